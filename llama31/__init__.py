@@ -1,0 +1,1 @@
+"""Reference harness for the MLPerf Training benchmark "Llama 3.1 8B pretraining"."""

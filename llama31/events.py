@@ -1,0 +1,76 @@
+"""What happens in a run, as the trainer tells it to whoever keeps a record: MLPerf log, metrics, progress.
+
+Standard library alone, so that a record can be kept and tested without a trainer.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step that has ended."""
+
+    step: int
+    """Steps since the start of training, this one included."""
+    consumed_samples: int
+    """Training sequences since the start of training, this step's included."""
+    loss: float
+    """Mean training loss of the step's tokens, nats per token."""
+    learning_rate: float
+    """Learning rate that the step used."""
+    seconds: float
+    """Wall time from the former step's (or evaluation's) end to this one's."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation that has ended."""
+
+    step: int
+    consumed_samples: int
+    loss: float
+    """Mean over all tokens of the evaluated sequences, nats per token (log perplexity)."""
+    samples: int
+    """Sequences evaluated."""
+    token_hash: str
+    """Fingerprint of the evaluated token ids; see `llama31.data.fingerprint`."""
+    seconds: float
+    reached_target: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    status: Literal["success", "aborted"]
+    """success: an evaluation reached the target. aborted: anything else."""
+    reason: str
+    """One line for a person."""
+    exit_code: int
+    """0 target reached; 2 a mistake of the user; 3 target not reached; 130 interrupted."""
+    step: int
+    consumed_samples: int
+
+
+class Observer:
+    """Keeps a record of a run. Methods are called on rank 0, in this order:
+
+    run_started, then for each step step_ended, with evaluation_started and evaluation_ended between two steps,
+    and at last run_stopped, once, in whatever way the run ends.
+    """
+
+    def run_started(self, consumed_samples: int) -> None:
+        """Timing starts: the model is initialised, no training data was touched."""
+
+    def step_ended(self, step: Step) -> None:
+        """An optimizer step has ended."""
+
+    def evaluation_started(self, step: int, consumed_samples: int) -> None:
+        """An evaluation begins after so many steps and training sequences."""
+
+    def evaluation_ended(self, evaluation: Evaluation) -> None:
+        """An evaluation has ended; unless it reached the target, training goes on."""
+
+    def run_stopped(self, outcome: Outcome) -> None:
+        """The run is over."""

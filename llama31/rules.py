@@ -1,0 +1,118 @@
+"""The rules of MLPerf Training's llama31_8b benchmark: every number once, with its source.
+
+Sources: the benchmark's description (README.md holds it), MLCommons' training rules, and for what a log
+must say the rule files of the mlperf-logging package (compliance_checker/training_6.1.0, rcp_checker/training_6.1.0).
+Nothing here imports more than the standard library.
+"""
+
+import math
+from dataclasses import dataclass
+
+BENCHMARK = "llama31_8b"
+RULESETS = ("5.1.0", "6.0.0", "6.1.0")  # the compliance checker's rulesets that hold llama31_8b
+
+# Data: c4/en/3.0.1 has 1,024 training shards, merged by 128 into 8 parts; the last 256 shards are for training.
+TRAIN_SHARDS = 1024
+SHARDS_PER_PART = 128
+BENCHMARK_PARTS = (6, 7)
+VALIDATION_SHARDS = 8
+VALIDATION_DOCUMENTS = 91_205  # the first of the unshuffled validation set
+VALIDATION_TOKENS = 47_186_855  # what these give with the Llama 3.1 tokenizer
+
+# Model
+SIZE = "8b"
+SEQUENCE_LENGTH = 8192
+
+# Optimizer: closed_llama31_8b.yaml, but for the warmup's default, which is the benchmark description's.
+OPTIMIZER_NAME = "adamw"
+ADAM_BETA1 = 0.9
+ADAM_BETA2 = 0.95
+ADAM_EPSILON = 1e-5
+WEIGHT_DECAY = 0.1
+CLIP_NORM = 1.0
+END_LR_FRACTION = 0.1  # of the base learning rate
+MAX_STEPS = 1_200_000  # length of the learning rate schedule; no run is that long
+DECAY_SCHEDULE = "cosine with linear warmup"
+DROPOUT = 0.0
+ALLOCATED_SEQUENCES = 163_840  # the reference's allocation: 5,120 steps at a global batch size of 32
+WARMUP_FRACTION = 0.1  # of the allocated steps
+
+# Evaluation and quality
+EVAL_EVERY = 12_288  # training sequences between evaluations, before rounding up to whole steps
+EVAL_SAMPLES = 1024  # sequences: the first of the validation data, unshuffled
+TARGET = 3.3  # log perplexity, nats per token
+
+# Submission
+RUNS_PER_SUBMISSION = 10
+
+
+@dataclass(frozen=True)
+class ReferencePoint:
+    """A reference convergence point: rcps_llama31_8b.json of mlperf-logging's rcp_checker/training_6.1.0.
+
+    Samples are sequences. `mean` and `minimum` are the samples to converge, as rcp_checker computes them
+    from the reference's 20 seeds: the fastest accepted mean of a submission is `minimum`.
+    """
+
+    global_batch_size: int
+    learning_rate: float
+    warmup_samples: int
+    mean: int
+    minimum: int
+
+
+REFERENCE_POINTS = {
+    point.global_batch_size: point
+    for point in (
+        ReferencePoint(16, 4e-4, 256, 161_109, 157_919),
+        ReferencePoint(32, 8e-4, 4096, 178_859, 173_650),
+        ReferencePoint(64, 8e-4, 6144, 226_645, 218_922),
+        ReferencePoint(96, 1e-3, 16_348, 278_640, 270_340),
+        ReferencePoint(128, 2e-3, 32_768, 344_747, 327_043),
+    )
+}
+
+
+def allocated_steps(allocated_sequences: int, global_batch_size: int) -> int:
+    """Optimizer steps that `allocated_sequences` last for, the last one rounded up."""
+    return math.ceil(allocated_sequences / global_batch_size)
+
+
+def warmup_steps(allocated_sequences: int, global_batch_size: int) -> int:
+    """Default warmup: 10% of the allocated steps, at least one (benchmark description, optimizer)."""
+    return max(1, round(WARMUP_FRACTION * allocated_steps(allocated_sequences, global_batch_size)))
+
+
+def end_learning_rate(base_learning_rate: float) -> float:
+    """Learning rate at the schedule's end, rounded to 12 digits so that 0.1 * 8e-4 reads 8e-5."""
+    return float(f"{END_LR_FRACTION * base_learning_rate:.12g}")
+
+
+def steps_between_evaluations(eval_every: int, global_batch_size: int) -> int:
+    """CEIL(eval_every / global_batch_size): `eval_every` in sequences, the result in optimizer steps."""
+    return math.ceil(eval_every / global_batch_size)
+
+
+def validation_name(documents: int) -> str:
+    """Name of the customised validation set of so many documents, without extension."""
+    return f"c4-validation-{documents}-samples.en"
+
+
+def train_part_name(part: int) -> str:
+    """Name of merged training part 0..7 (shards 128 * part to 128 * part + 127), without extension."""
+    return f"c4-train.en_{part}"
+
+
+def train_shard_name(shard: int) -> str:
+    """File name of a C4 training shard."""
+    return f"c4-train.{shard:05d}-of-{TRAIN_SHARDS:05d}.json.gz"
+
+
+def validation_shard_name(shard: int) -> str:
+    """File name of a C4 validation shard."""
+    return f"c4-validation.{shard:05d}-of-{VALIDATION_SHARDS:05d}.json.gz"
+
+
+def token_file_name(name: str) -> str:
+    """Prefix of a .bin/.idx pair made from `name`, as Megatron's preprocessing names it."""
+    return f"{name}_text_document"
