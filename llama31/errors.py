@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right."""
+"""What a user can put right, and what ends a run."""
 
 from collections.abc import Iterable
 
@@ -12,3 +12,11 @@ class UserError(Exception):
     def __init__(self, lines: str | Iterable[str]):
         self.lines = [lines] if isinstance(lines, str) else list(lines)
         super().__init__("\n".join(self.lines))
+
+
+class RunAborted(Exception):
+    """Training cannot go on; the message says why in one line, `exit_code` is the one to leave with."""
+
+    def __init__(self, reason: str, exit_code: int):
+        super().__init__(reason)
+        self.exit_code = exit_code

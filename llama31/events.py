@@ -6,6 +6,14 @@ Standard library alone, so that a record can be kept and tested without a traine
 from dataclasses import dataclass
 from typing import Literal
 
+# How a run ends: status and exit code
+SUCCESS: Literal["success"] = "success"
+ABORTED: Literal["aborted"] = "aborted"
+FAILED = 1
+BAD_INPUT = 2
+TARGET_NOT_REACHED = 3
+INTERRUPTED = 130  # as shells give it for SIGINT
+
 
 @dataclass(frozen=True)
 class Step:
@@ -48,7 +56,7 @@ class Outcome:
     reason: str
     """One line for a person."""
     exit_code: int
-    """0 target reached; 2 a mistake of the user; 3 target not reached; 130 interrupted."""
+    """0 for success, else FAILED, BAD_INPUT, TARGET_NOT_REACHED or INTERRUPTED."""
     step: int
     consumed_samples: int
 

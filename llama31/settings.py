@@ -175,6 +175,16 @@ class Settings:
     config_filename: str = ""
     """The config.sh that was sourced; it exports this itself."""
 
+    @property
+    def end_lr(self) -> float:
+        """Learning rate at the schedule's end: MIN_LR, or its default."""
+        return rules.end_learning_rate(self.max_lr) if self.min_lr is None else self.min_lr
+
+    @property
+    def warmup(self) -> int:
+        """Optimizer steps of warmup: WARMUP_STEPS, or its default."""
+        return rules.warmup_steps(self.allocated_sequences, self.gbs) if self.warmup_steps is None else self.warmup_steps
+
 
 @dataclass(frozen=True)
 class Resolved:

@@ -1,0 +1,119 @@
+# The settings of a run. Fill in what you need, then:  source config.sh;  bash run_llama31.sh
+# Every setting is here with its default; an empty value means the default that its comment names.
+# For one run alone:  bash run_llama31.sh GBS=16 MAX_LR=4e-4
+
+# Where it runs
+# Slurm account to charge.
+export ACCOUNT=""
+# Slurm partition; empty runs on this machine, without Slurm.
+export PARTITION=""
+# Slurm time limit of one job, [days-]hours:minutes:seconds.
+export TIME=""
+# Nodes.
+export NNODES=1
+# Ranks per node: one for each GPU, or CPU processes where DEVICE is cpu.
+export GPUS_PER_NODE=1
+# Container image; empty runs without a container.
+export IMAGE=""
+# Directory that gets a run directory for each run, with its settings, logs and metrics.
+export JOB_DIR=runs
+# Device: auto | cuda | cpu. auto takes CUDA where there is one.
+export DEVICE=auto
+
+# Data
+# Directory of the token files (.bin, .idx) of the training parts and of the validation set.
+export PREPROCESSED_PATH=""
+# Directory of the tokenizer in Hugging Face's format (tokenizer.json, tokenizer_config.json).
+export TOKENIZER_PATH=""
+# Directory for the training index; all nodes must see it. Empty: JOB_DIR/index.
+export TMP_NPY_INDEX=""
+# Training parts to train on, of 0 to 7, separated by spaces.
+export TRAIN_PARTS="6 7"
+# Documents in the validation set; part of its file name.
+export N_VALIDATION_SAMPLES=91205
+
+# Model
+# Model: 8b is the benchmark's; smaller ones of the same architecture: see llama31/sizes.py.
+export SIZE=8b
+# Tokens in a sequence.
+export SEQ_LENGTH=8192
+# Arithmetic: bf16 | fp8 | fp32; master weights are fp32. fp8 needs Transformer Engine and CUDA.
+export PRECISION=bf16
+
+# Batch and optimizer
+# Global batch size: sequences per optimizer step, over all ranks.
+export GBS=32
+# Micro batch size: sequences per forward pass of one rank.
+export MBS=1
+# Base learning rate, reached at the end of the warmup.
+export MAX_LR=0.0008
+# Learning rate at the end of the schedule. Empty: 0.1 x MAX_LR.
+export MIN_LR=""
+# Optimizer steps of linear warmup. Empty: 10% of the allocated steps, ALLOCATED_SEQUENCES / GBS.
+export WARMUP_STEPS=""
+# Training sequences that the run is planned for; sets the default of WARMUP_STEPS alone.
+export ALLOCATED_SEQUENCES=163840
+# Length of the learning rate schedule in optimizer steps; STOP_AT_STEP ends a run earlier.
+export MAX_STEPS=1200000
+
+# Evaluation
+# Training sequences between evaluations, rounded up to whole optimizer steps.
+export EVAL_EVERY=12288
+# Sequences evaluated each time: the first of the validation set.
+export EVAL_SAMPLES=1024
+# Training sequences before which no evaluation takes place.
+export START_EVAL_AT=0
+# Validation loss at which the run ends with success, nats per token.
+export TARGET=3.3
+
+# Parallel layout
+# Ranks that share each layer.
+export TENSOR_PARALLEL_SIZE=1
+# Ranks that divide the layers among them.
+export PIPELINE_PARALLEL_SIZE=1
+# Interleaved model chunks per pipeline rank; 1 is no interleaving.
+export VIRTUAL_PIPELINE_SIZE=1
+# Ranks that divide each sequence; needs Transformer Engine.
+export CONTEXT_PARALLEL_SIZE=1
+# Divide norms and dropout along the sequence within a tensor-parallel group; needs Transformer Engine.
+export SEQUENCE_PARALLEL=0
+
+# Checkpoints and jobs
+# Start from MODEL_CKPT.
+export USE_CKPT=0
+# MODEL_CKPT was converted from Hugging Face's weights: take the weights alone.
+export FROM_HF=0
+# Checkpoint directory to start from.
+export MODEL_CKPT=""
+# Directory to save checkpoints to.
+export CONTINUAL_CKPT=""
+# Save checkpoints to CONTINUAL_CKPT.
+export SAVE_CKPT=0
+# Optimizer steps that MODEL_CKPT was trained for.
+export START_STEPS=0
+# Optimizer step after which this job ends. Empty: at the target, or when the training data is used up.
+export STOP_AT_STEP=""
+# Seed of each experiment, separated by spaces. Empty: drawn at random, printed and stored.
+export SEEDS=""
+# Experiments: runs that differ in their seed.
+export NEXP=1
+# Consecutive jobs per experiment.
+export NPAR=1
+# Name put in front of the run directory's.
+export TAG=""
+# Longest step that is tolerated, in milliseconds; a longer one ends the run as aborted. 0: any.
+export STEP_TIME_ATOL=0
+
+# Submission
+# Submitting organisation, as the MLPerf log names it.
+export SUBMISSION_ORG=unset
+# System, as the MLPerf log names it.
+export SUBMISSION_PLATFORM=unset
+# Division: closed | open. A run that departs from the closed division's rules is logged as open.
+export SUBMISSION_DIVISION=closed
+# Category of the system: onprem | cloud | preview | research.
+export SUBMISSION_STATUS=onprem
+
+# This file, for the log, and so that a name in it that is no setting can be found.
+export CONFIG_FILENAME="${BASH_SOURCE[0]:-$0}"
+CONFIG_FILENAME="$(cd "$(dirname "$CONFIG_FILENAME")" && pwd)/$(basename "$CONFIG_FILENAME")"

@@ -1,0 +1,1 @@
+"""The corpus: from C4's json.gz files to token files."""

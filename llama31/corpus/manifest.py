@@ -1,0 +1,63 @@
+"""PREFIX.manifest.json beside a token file: what it was made from, and how. Standard library only."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from llama31.corpus.files import atomic_writer
+from llama31.errors import UserError
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The facts of one token file."""
+
+    inputs: list[str]
+    """Names of the input files, without directory, in the order read."""
+    input_bytes: list[int]
+    """Their sizes."""
+    json_key: str
+    """Key of the text in an input's record."""
+    tokenizer_sha256: str
+    """SHA-256 of the tokenizer's tokenizer.json."""
+    vocabulary_size: int
+    """Largest id of that tokenizer + 1."""
+    append_eod: bool
+    """Whether each document ends with the end-of-text token."""
+    dtype: str
+    """Type of the ids in the .bin: int32 | uint16."""
+    documents: int
+    tokens: int
+    largest_id: int
+    """Largest id in the data."""
+    versions: dict[str, str]
+    """Version of the library that made the ids."""
+
+
+def manifest_path(prefix: str | Path) -> Path:
+    """PREFIX.manifest.json."""
+    prefix = Path(prefix)
+    return prefix.with_name(prefix.name + ".manifest.json")
+
+
+def write(prefix: str | Path, manifest: Manifest) -> None:
+    """Write the manifest of PREFIX. Raises UserError where it cannot be written."""
+    with atomic_writer(manifest_path(prefix)) as file:
+        file.write(json.dumps(asdict(manifest), indent=2).encode() + b"\n")
+
+
+def read(prefix: str | Path) -> Manifest | None:
+    """Manifest of PREFIX; None where it has none, as token files that others made.
+
+    Raises UserError where it is not a manifest.
+    """
+    path = manifest_path(prefix)
+    try:
+        content = json.loads(path.read_bytes())
+        return Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a manifest of a token file ({error!r})") from error

@@ -1,0 +1,95 @@
+"""What a plan must know of a Hugging Face tokenizer, without loading it: standard library and orjson only."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from llama31.errors import UserError
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def tokenizer_file(tokenizer_dir: str | Path) -> Path:
+    """DIR/tokenizer.json. Raises UserError where the directory or the file is missing."""
+    directory = Path(tokenizer_dir)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such tokenizer directory")
+    path = directory / TOKENIZER_FILE
+    if not path.is_file():
+        raise UserError(f"{directory}: holds no {TOKENIZER_FILE}; a Hugging Face tokenizer directory has one")
+    return path
+
+
+def vocabulary_size(tokenizer_dir: str | Path) -> int:
+    """Largest id + 1 over the model's vocabulary and the added tokens.
+
+    Raises UserError where the directory or its tokenizer.json is missing, or the file is of an unknown format.
+    """
+    path = tokenizer_file(tokenizer_dir)
+    content = _content(path)
+    try:
+        size = 1 + max(*_vocabulary_ids(content["model"]["vocab"]), *(token["id"] for token in content["added_tokens"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not of the format of Hugging Face's tokenizers library ({error!r})") from error
+    assert isinstance(size, int)
+    return size
+
+
+def _content(path: Path) -> Any:
+    try:
+        return orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
+
+
+def _vocabulary_ids(vocabulary: Any) -> Any:
+    """Ids of a model's vocabulary: {token: id}, or for Unigram models a list whose positions are the ids."""
+    return vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+
+
+def named_tokens(tokenizer_dir: str | Path) -> dict[str, str]:
+    """What tokenizer_config.json, or else special_tokens_map.json, calls eos_token, bos_token and so on.
+
+    Empty where neither file is there. Raises UserError where one is not what it should be.
+    """
+    names: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = Path(tokenizer_dir) / file
+        try:
+            entries = orjson.loads(path.read_bytes()).items()
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: cannot be read: {error}") from error
+        for name, token in entries:
+            content = token.get("content") if isinstance(token, dict) else token
+            if name.endswith("_token") and isinstance(content, str):
+                names[name] = content
+    return names
+
+
+def end_of_text_id(tokenizer_dir: str | Path) -> int:
+    """Id that NeMo's AutoTokenizer calls eos_id: of eos_token, or of sep_token where there is none.
+
+    Raises UserError where the tokenizer has neither.
+    """
+    names = named_tokens(tokenizer_dir)
+    token = names.get("eos_token", names.get("sep_token"))
+    content = _content(tokenizer_file(tokenizer_dir))
+    found: int | None = {added["content"]: added["id"] for added in content["added_tokens"]}.get(token)
+    if found is None:
+        raise UserError(f"{tokenizer_dir}: has no end-of-text token (eos_token {token!r}), which append_eod needs")
+    return found
+
+
+def fingerprint(tokenizer_dir: str | Path) -> str:
+    """SHA-256 of tokenizer.json, in hexadecimal. Raises UserError where it is missing or cannot be read."""
+    path = tokenizer_file(tokenizer_dir)
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error

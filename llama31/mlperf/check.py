@@ -1,0 +1,144 @@
+"""`python3 -m llama31 check`: whether an MLPerf log holds, and where it does not, why.
+
+MLCommons' compliance checker judges (`llama31.mlperf.official`), and what it does not look at comes on top
+(`llama31.mlperf.own_rules`).
+
+A log of the open division is judged by the closed division's rules too, for the benchmark has none for the open one,
+and holds if it keeps all of them but those that it departs from. So a demonstration or a small experiment can be
+right without being a submission.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlperf_logging.mllog import constants
+
+from llama31 import paths, rules
+from llama31.errors import UserError
+from llama31.mlperf import official, own_rules
+from llama31.mlperf.records import TARGET_ACCURACY, Finding, read
+
+# The setting behind each value that may depart from the closed division. A log that declares its departures names
+# the settings (see `MLPerfLog.describe`), and may not depart in anything else.
+SETTINGS_OF_DEPARTURES = {
+    constants.MAX_SEQUENCE_LENGTH: "SEQ_LENGTH",
+    constants.EVAL_SAMPLES: "EVAL_SAMPLES",
+    constants.MAX_STEPS: "MAX_STEPS",
+    constants.OPT_LR_DECAY_STEPS: "MAX_STEPS",
+    constants.OPT_END_LR: "MIN_LR",
+    constants.EVAL_ACCURACY: "TARGET",
+    TARGET_ACCURACY: "TARGET",
+    constants.INIT_CHECKPOINT_STEP: "FROM_HF",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found out about a log."""
+
+    ruleset: str
+    facts: dict[str, str]
+    """What the log is of: name -> words."""
+    is_closed: bool
+    """The log is one of the closed division."""
+    is_accepted: bool
+    """The official checker accepts the log, taken as one of the closed division."""
+    checks: dict[str, list[Finding]]
+    """What was looked at -> what is wrong there, departures aside."""
+    departures: list[str]
+    """Where the run leaves the closed division's rules."""
+    notes: list[str]
+    """What is worth knowing and breaks no rule."""
+
+    @property
+    def failures(self) -> list[Finding]:
+        """All that is wrong, each once: the official checker repeats some of what the project's rules say."""
+        found: dict[tuple[str, str], Finding] = {}
+        for findings in self.checks.values():
+            for finding in findings:
+                found.setdefault((finding.key, finding.wants), finding)
+        return list(found.values())
+
+    @property
+    def holds(self) -> bool:
+        """The log keeps all rules but those that it departs from."""
+        return not self.failures
+
+
+def run(path: Path, ruleset: str) -> int:
+    """Checks the log at `path`, a file or a run directory, and prints the report; 0 if the log holds, else 1."""
+    report = check(path, ruleset)
+    print("\n".join(lines(report)))
+    return 0 if report.holds else 1
+
+
+def check(path: Path, ruleset: str) -> Report:
+    """Judges the log at `path`, a file or a run directory. Raises UserError where there is none to judge."""
+    if ruleset not in rules.RULESETS:
+        raise UserError(f"--ruleset {ruleset}: not one that has {rules.BENCHMARK}: {', '.join(rules.RULESETS)}")
+    file = path / paths.MLPERF_LOG if path.is_dir() else path
+    try:
+        log, damaged = read(file)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; give a run directory or an MLPerf log") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    if not log.records and not damaged:
+        raise UserError(f"{file}: has no :::MLLOG line; give a run directory or an MLPerf log")
+
+    found, warnings = official.judge(log.records, ruleset)
+    checks = {
+        "every :::MLLOG line can be read": list(own_rules.damage(damaged)),
+        "the values are possible and fit each other": [*own_rules.values(log), *own_rules.relations(log)],
+        "the run's events are in order": list(own_rules.order(log)),
+        "no evaluation was skipped, and sample counts are exact": list(own_rules.evaluations(log)),
+        "the run ended at the first loss that reached its target": list(own_rules.ending(log)),
+        f"the closed division's rules, by the official checker of ruleset {ruleset}": found,
+    }
+    departures = []
+    if not log.is_closed:
+        departed = [finding for findings in checks.values() for finding in findings if _departs(finding, log.declared)]
+        checks = {title: [f for f in findings if f not in departed] for title, findings in checks.items()}
+        departures = [str(finding) for finding in departed] if log.declared is None else log.declared
+    return Report(
+        ruleset=ruleset,
+        facts={"log": str(file), **own_rules.facts(log)},
+        is_closed=log.is_closed,
+        is_accepted=not found and not damaged,
+        checks=checks,
+        departures=departures,
+        notes=[*own_rules.notes(log), *map(str, warnings)],
+    )
+
+
+def _departs(finding: Finding, declared: Sequence[str] | None) -> bool:
+    """Whether a departure explains the finding: any that is possible, or one that the log declares, if it does."""
+    if declared is None or not finding.may_depart:
+        return finding.may_depart
+    setting = SETTINGS_OF_DEPARTURES.get(finding.key)
+    return setting is not None and any(re.match(rf"{setting}\b", departure) for departure in declared)
+
+
+def lines(report: Report) -> Iterator[str]:
+    """The report in plain words, line by line; the last one is the verdict."""
+    yield from (f"{name + ':':<11}{words}" for name, words in report.facts.items())
+    but = ", but for the departures" if report.departures else ""
+    yield from (f"holds: {title}{but}" for title, findings in report.checks.items() if not findings)
+    yield from (f"departs from the closed division: {departure}" for departure in report.departures)
+    yield from (f"note: {note}" for note in report.notes)
+    yield from (f"fails: {finding}" for finding in report.failures)
+    yield f"verdict: {_verdict(report)}"
+
+
+def _verdict(report: Report) -> str:
+    if not report.holds:
+        number = len(report.failures)
+        verdict = f"does not hold, for {number} reason{'s' if number > 1 else ''}"
+        if report.is_closed:
+            verdict += f"; the official checker {'accepts' if report.is_accepted else 'does not accept'} the log"
+        return verdict
+    if report.is_closed:
+        return f"holds; the official checker accepts the log in the closed division, ruleset {report.ruleset}"
+    return "holds outside the closed division, from which it departs as said and in nothing else"

@@ -1,0 +1,110 @@
+"""MLCommons' compliance checker, run on one log, with what it says put into plain words.
+
+For each ruleset the checker reads YAML files of Python expressions that it evaluates on the lines of a log
+(mlperf-logging, compliance_checker/mlp_compliance.py). Its messages quote those expressions; a `Finding` says the
+same for a person.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlperf_logging.compliance_checker import mlp_compliance
+from mlperf_logging.compliance_checker.mlp_parser.ruleset_610 import LogLine
+from mlperf_logging.mllog import constants
+
+from llama31 import rules
+from llama31.mlperf.records import Finding, Record, count, shown
+
+
+def judge(records: Sequence[Record], ruleset: str) -> tuple[list[Finding], list[Finding]]:
+    """What the checker has against a log of this benchmark in the closed division, and what it warns of.
+
+    Division and benchmark are taken as that, whatever the log says: the checker opens, and executes, the rule files
+    that these two name. And the benchmark's open ruleset is but a placeholder that wants a loss below 1.0.
+    """
+    checker = mlp_compliance.make_checker("training", ruleset, quiet=False, werror=False)
+    lines = [_as_checked(record) for record in records if _can_be_checked(record)]
+    directory = Path(mlp_compliance.__file__).parent
+    pending = [f"training_{ruleset}/common.yaml"]
+    mlp_compliance.enqueued_configs.clear()
+    while pending:  # as ComplianceChecker.check_loglines does, which also sets up the root logger
+        checker.configured_checks(lines, str(directory / pending.pop(0)))
+        pending += mlp_compliance.enqueued_configs
+        mlp_compliance.enqueued_configs.clear()
+    messages = [*checker.overwritable.items(), *((None, message) for message in checker.not_overwritable)]
+    findings = [_translate(key, message, records) for key, message in messages]
+    return findings, [_translate(key, message, records) for key, message in checker.warnings.items()]
+
+
+def _can_be_checked(record: Record) -> bool:
+    """The checker compares eval_accuracy with the target unguarded, so anything but a number would end it."""
+    return record.key != constants.EVAL_ACCURACY or isinstance(record.value, int | float)
+
+
+def _as_checked(record: Record) -> LogLine:
+    value = {
+        constants.SUBMISSION_DIVISION: constants.CLOSED,
+        constants.SUBMISSION_BENCHMARK: rules.BENCHMARK,
+    }.get(record.key, record.value)
+    # Messages quote the whole line; here its number stands for it, from which the record is found again.
+    content = {"value": value, "metadata": record.metadata}
+    return LogLine(str(record.number), record.time_ms, record.key, content, record.number)
+
+
+# What the tests of the rule files want, in plain words, and whether a run outside the closed division may differ.
+# The first pattern that matches a whole test counts.
+_VALUE = re.escape("v['value']")
+_TESTS = [
+    (re.compile(pattern), words, may_depart)
+    for pattern, words, may_depart in (
+        (rf"{_VALUE} == 1_200_000 - .*", "1,200,000 less the warmup steps", True),
+        (rf"{_VALUE} == (.+)", r"\1", True),
+        (rf"\({_VALUE} <= (\S+)\) and {_VALUE} > 0.0", r"\1 or less", True),
+        (rf"{_VALUE} in \[(.+)\]", r"one of \1", False),
+        (rf"{_VALUE} != ''", "a value", False),
+        (rf"{_VALUE} > 0", "a number above 0", False),
+        (rf"is_integer\({_VALUE}\)(?: and {_VALUE} >= 1)?", "a whole number above 0", False),
+        (r"'value' in v", "a value", False),
+        (r"not s\['(init|run)_started'\]", r"to be before \1_start", False),
+        (r"not s\['(init|run)_stopped'\]", r"to be before \1_stop", False),
+        (r"s\['(init|run)_started'\]", r"to be after \1_start", False),
+        (r"\( s\['(init|run)_stopped'\] == True \)", r"to be after \1_stop", False),
+        (r"ll\.timestamp - .*", "to be within 30 minutes of init_start", False),
+        (r"'(\w+)' in v\['metadata'\]", r"\1 in its metadata", False),
+        (r"\('\w+' in v\['metadata'\]\) \| \('samples_count' in .*", "samples_count in its metadata", False),
+        (r"v\['metadata'\]\['(\w+)'\] >=? 0 if .*", r"a \1 in its metadata that is not negative", False),
+        (r"'(\w+)' in v\['metadata'\] if '(\w+)' in .*", r"\1 beside \2 in its metadata", False),
+    )
+]
+_FAILED = re.compile(r"CHECK for '.*' failed in line (?P<line>\d+):\n.*\nfailed test: (?P<test>.*)\n")
+_BROKE = re.compile(r"Failed executing CHECK code:\n(?P<test>.*)\ntriggered by line:\n(?P<line>\d+)\n")
+_NEVER = re.compile(r"Failed checks for (?P<key>\w+) : (?P<test>.*)")
+_COUNT = re.compile(r"Required (\w+) occurrence of '\w+' but found")
+_NONE = re.compile(r"Required AT_LEAST_ONE occurrence of ('.*)")
+_COUNTS = {"EXACTLY_ONE": "exactly one line", "AT_LEAST_ONE": "at least one line"}
+
+
+def _translate(key: str | None, message: str, records: Sequence[Record]) -> Finding:
+    """A message of the checker, filed under a key or under none, as a finding about the log's records."""
+    of_key = [record for record in records if record.key == key]
+    if (match := _FAILED.match(message)) or (match := _BROKE.match(message)):
+        record = next(record for record in records if record.number == int(match["line"]))
+        return Finding(record.key, str(record), *in_words(match["test"]))
+    if match := _NEVER.match(message):
+        best = min(record.value for record in records if record.key == match["key"] and _can_be_checked(record))
+        return Finding(match["key"], f"{shown(best)} at best", *in_words(match["test"]))
+    if match := _COUNT.match(message):
+        return Finding(str(key), count(of_key), _COUNTS[match[1]])
+    if match := _NONE.match(message):
+        keys = sorted(re.findall(r"'(\w+)'", match[1]))  # a set in the checker, so without an order of its own
+        return Finding(" or ".join(keys), "none", "at least one line")
+    return Finding(key or "log", "what the official checker does not accept", message)
+
+
+def in_words(test: str) -> tuple[str, bool]:
+    """What a test of the rule files wants, and whether a run outside the closed division may differ there."""
+    for pattern, words, may_depart in _TESTS:
+        if match := pattern.fullmatch(test.strip()):
+            return match.expand(words), may_depart
+    return f"to pass `{test.strip()}`", False

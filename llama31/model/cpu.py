@@ -1,0 +1,84 @@
+"""Runs NeMo and Megatron-Core, unmodified, where there is no CUDA device.
+
+Megatron-Core asks `torch.cuda` for the current device, streams and random states, and writes "cuda" into some
+calls; it has no switch for that. Within `cpu_backend()` these few names of `torch.cuda` answer for the CPU, and a
+torch function mode (torch's own mechanism, the one behind `torch.set_default_device`) turns "cuda" devices into
+the CPU. Whatever is not listed here stays as it is and raises, as torch does without CUDA: no wrong result is silent.
+
+Streams are no-ops, which is right since CPU work is done in order. Megatron's CUDA random state becomes torch's CPU
+generator; its tracker saves and restores it around each use, as on a GPU.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+CPU = torch.device("cpu")
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    """Sends what asks for a CUDA device to the CPU."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.to:
+            args = (args[0], *map(_without_cuda, args[1:]))
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": _without_cuda(kwargs["device"])}
+        if kwargs.get("pin_memory"):  # page-locked memory serves copies to a GPU alone
+            kwargs = {**kwargs, "pin_memory": False}
+        result = func(*args, **kwargs)
+        # Megatron's optimizers tell precisions apart by these names.
+        if func is torch.Tensor.type and isinstance(result, str):
+            return result.replace("torch.", "torch.cuda.", 1)
+        return result
+
+
+def _without_cuda(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith("cuda"):
+        return CPU
+    return CPU if isinstance(value, torch.device) and value.type == "cuda" else value
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """For what has no meaning on a CPU: choosing a device, waiting for one."""
+
+
+def _get_state(*_: Any, **__: Any) -> torch.Tensor:
+    return torch.get_rng_state()
+
+
+def _set_state(state: torch.Tensor, *_: Any, **__: Any) -> None:
+    torch.set_rng_state(state)
+
+
+@contextlib.contextmanager
+def cpu_backend() -> Iterator[None]:
+    """Within this context Megatron-Core runs on the CPU; afterwards everything is as before."""
+    from megatron.core.tensor_parallel import random as megatron_random
+
+    replacements: list[tuple[Any, str, Any]] = [
+        (torch.cuda, "current_device", lambda: CPU),
+        (torch.cuda, "device_count", lambda: 1),
+        (torch.cuda, "set_device", _nothing),
+        (torch.cuda, "synchronize", _nothing),
+        (torch.cuda, "Stream", torch.cpu.Stream),
+        (torch.cuda, "stream", lambda _: contextlib.nullcontext()),
+        (torch.cuda, "current_stream", lambda *_: torch.cpu.current_stream()),
+        (torch.cuda, "manual_seed", torch.manual_seed),
+        (torch.cuda, "get_rng_state", _get_state),
+        (torch.cuda, "set_rng_state", _set_state),
+        (megatron_random, "_get_cuda_rng_state", _get_state),
+        (megatron_random, "_set_cuda_rng_state", _set_state),
+    ]
+    with contextlib.ExitStack() as stack:
+        for owner, name, replacement in replacements:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, replacement)
+        stack.enter_context(_CudaMeansCpu())
+        yield

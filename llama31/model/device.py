@@ -1,0 +1,57 @@
+"""Which device a run uses and what is installed for it. Nothing else asks."""
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Literal
+
+from llama31.errors import UserError
+from llama31.settings import Device, Precision, Settings
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What the recipe builds on."""
+
+    accelerator: Literal["gpu", "cpu"]
+    """Lightning's name for the kind of device."""
+    transformer_engine: bool
+    """Whether NVIDIA Transformer Engine runs the layers; without it torch does."""
+
+    @property
+    def process_group_backend(self) -> Literal["nccl", "gloo"]:
+        """Collectives between the ranks."""
+        return "nccl" if self.accelerator == "gpu" else "gloo"
+
+
+def detect(settings: Settings) -> Backend:
+    """The backend for DEVICE on this machine.
+
+    Raises UserError when the device that DEVICE names is not here, or lacks what the settings need.
+    """
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    if settings.device is Device.cuda and not has_cuda:
+        raise UserError("DEVICE=cuda: torch finds no CUDA device here; DEVICE=cpu works on every machine")
+    if settings.device is Device.cpu or not has_cuda:
+        return require(settings, Backend("cpu", transformer_engine=False))
+    has_engine = importlib.util.find_spec("transformer_engine") is not None
+    return require(settings, Backend("gpu", transformer_engine=has_engine))
+
+
+def require(settings: Settings, backend: Backend) -> Backend:
+    """Raises UserError for each setting that needs Transformer Engine where there is none; else gives `backend`."""
+    if backend.transformer_engine:
+        return backend
+    problems = []
+    if settings.precision is Precision.fp8:
+        problems.append("PRECISION=fp8: needs CUDA and Transformer Engine; PRECISION=bf16 works here")
+    if settings.context_parallel_size > 1:
+        problems.append(
+            f"CONTEXT_PARALLEL_SIZE={settings.context_parallel_size}: needs CUDA and Transformer Engine; 1 works here"
+        )
+    if settings.sequence_parallel:
+        problems.append("SEQUENCE_PARALLEL=1: needs CUDA and Transformer Engine; 0 works here")
+    if problems:
+        raise UserError(problems)
+    return backend

@@ -1,0 +1,80 @@
+"""Llama 3.1 in NeMo's terms: configurations, layers and the step functions between data and model."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import nemo_run as run
+import torch
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.transformer.spec_utils import ModuleSpec
+from nemo.collections.llm.gpt.model.base import gpt_data_step
+from nemo.collections.llm.gpt.model.llama import Llama31Config, Llama31Config8B
+
+from llama31 import rules
+from llama31.model.attention import ScaledDotProductAttention
+from llama31.model.device import Backend
+from llama31.settings import Settings
+from llama31.sizes import SIZES
+
+ROTARY_BASE = 500_000  # Llama 3.1 paper, section 3.2; NeMo's Llama31Config8B has it too
+
+
+def torch_layer_spec(config: Llama31Config) -> ModuleSpec:
+    """Layers of plain torch modules, for where Transformer Engine is not installed."""
+    spec = get_gpt_layer_local_spec(normalization=config.normalization)
+    spec.submodules.self_attention.submodules.core_attention = ScaledDotProductAttention
+    return spec
+
+
+def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Config]:
+    """NeMo's configuration of the model that SIZE names, for the backend at hand.
+
+    `8b` is NeMo's Llama31Config8B; the others differ from it in their dimensions alone. The vocabulary is the
+    tokenizer's, padded by Megatron to a multiple of 128 x tensor-parallel size.
+    """
+    shape = SIZES[settings.size]
+    config = run.Config(Llama31Config8B) if settings.size == rules.SIZE else run.Config(
+        Llama31Config,
+        num_layers=shape.layers,
+        hidden_size=shape.hidden_size,
+        ffn_hidden_size=shape.ffn_hidden_size,
+        num_attention_heads=shape.attention_heads,
+        num_query_groups=shape.key_value_heads,
+        rotary_base=ROTARY_BASE,
+    )
+    config.seq_length = settings.seq_length
+    config.attention_dropout = config.hidden_dropout = rules.DROPOUT
+    config.data_step_fn = data_step
+    config.forward_step_fn = forward_step
+    if not backend.transformer_engine:
+        config.transformer_layer_spec = torch_layer_spec
+        # Kernels of Transformer Engine and Apex.
+        config.gradient_accumulation_fusion = False
+        config.apply_rope_fusion = False
+        config.masked_softmax_fusion = False
+        config.persist_layer_norm = False
+        config.cross_entropy_loss_fusion = False
+    if backend.accelerator == "cpu":
+        config.use_cpu_initialization = True
+        # Compiled for CUDA by torch's just-in-time compiler.
+        config.bias_activation_fusion = False
+        config.bias_dropout_fusion = False
+    return config
+
+
+def data_step(dataloader_iter: Iterator) -> dict[str, Any]:
+    """NeMo's data step, keeping the fingerprints of an evaluation's sequences beside the batch.
+
+    They belong to whole sequences, so they are kept back from context parallelism's slicing.
+    """
+    batch, *rest = next(dataloader_iter)
+    fingerprints = batch.pop("fingerprint", None)
+    step = gpt_data_step(iter([(batch, *rest)]))
+    return step if fingerprints is None else {**step, "fingerprint": fingerprints}
+
+
+def forward_step(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Forward pass to the loss of each token; attention is causal in every backend, so there is no mask."""
+    return model(
+        input_ids=batch["tokens"], position_ids=batch["position_ids"], labels=batch["labels"], attention_mask=None
+    )

@@ -1,0 +1,34 @@
+"""Where things lie: the data that settings name, and the files of a run directory. Standard library alone."""
+
+from pathlib import Path
+
+from llama31 import rules
+from llama31.settings import Settings
+
+# Files of a run directory
+SETTINGS = "settings.yaml"
+RECORD = "run.json"
+OUTCOME = "outcome.json"
+METRICS = "metrics.jsonl"
+MLPERF_LOG = "mlperf.log"
+RANK_LOGS = "logs"
+NEMO_LOGS = "nemo"
+TENSORBOARD = "tensorboard"
+
+
+def train_prefixes(settings: Settings) -> list[Path]:
+    """Token files of the training parts, without extension."""
+    directory = Path(settings.preprocessed_path)
+    parts = map(int, settings.train_parts.split())
+    return [directory / rules.token_file_name(rules.train_part_name(part)) for part in parts]
+
+
+def validation_prefix(settings: Settings) -> Path:
+    """Token file of the validation set, without extension."""
+    name = rules.validation_name(settings.n_validation_samples)
+    return Path(settings.preprocessed_path) / rules.token_file_name(name)
+
+
+def index_root(settings: Settings) -> Path:
+    """Directory for training indices: TMP_NPY_INDEX, or its default."""
+    return Path(settings.tmp_npy_index) if settings.tmp_npy_index else Path(settings.job_dir) / "index"

@@ -1,0 +1,157 @@
+"""Settings -> NeMo 2.0 recipe: what is trained, on which data, how. A pure function; it reads no environment."""
+
+import math
+from pathlib import Path
+
+import nemo_run as run
+from megatron.core.distributed import DistributedDataParallelConfig
+from megatron.core.optimizer import OptimizerConfig
+from nemo import lightning as nl
+from nemo.collections import llm
+from nemo.collections.common.tokenizers import AutoTokenizer
+from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptimizerModule
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from llama31 import paths, rules
+from llama31.data.module import BenchmarkData
+from llama31.model.device import Backend
+from llama31.model.llama import model_config
+from llama31.settings import Precision, Settings
+
+
+def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Path) -> run.Partial:
+    """The recipe of one run.
+
+    Args:
+        settings: Checked settings.
+        backend: What is there to run on.
+        seed: Seed of the initial weights and of the training data's order.
+        run_dir: Directory for NeMo's and TensorBoard's logs.
+
+    Returns:
+        A nemo_run.Partial of `llm.pretrain`; `fiddle.build` makes the objects.
+    """
+    tokenizer = run.Config(AutoTokenizer, pretrained_model_name=settings.tokenizer_path)
+    return run.Partial(
+        llm.pretrain,
+        model=run.Config(llm.LlamaModel, config=model_config(settings, backend), tokenizer=tokenizer),
+        data=data(settings, backend, seed, tokenizer),
+        trainer=trainer(settings, backend),
+        optim=optimizer(settings),
+        log=run.Config(
+            nl.NeMoLogger,
+            explicit_log_dir=str(run_dir / paths.NEMO_LOGS),
+            update_logger_directory=False,
+            tensorboard=run.Config(TensorBoardLogger, save_dir=str(run_dir), name=paths.TENSORBOARD, version=""),
+        ),
+    )
+
+
+def data(settings: Settings, backend: Backend, seed: int, tokenizer: run.Config) -> run.Config[BenchmarkData]:
+    """Training parts and validation set, in the benchmark's order."""
+    on_gpu = backend.accelerator == "gpu"
+    return run.Config(
+        BenchmarkData,
+        train_prefixes=[str(prefix) for prefix in paths.train_prefixes(settings)],
+        validation_prefix=str(paths.validation_prefix(settings)),
+        eval_samples=settings.eval_samples,
+        seq_length=settings.seq_length,
+        micro_batch_size=settings.mbs,
+        global_batch_size=settings.gbs,
+        tokenizer=tokenizer,
+        seed=seed,
+        index_mapping_dir=str(paths.index_root(settings)),
+        # On a CPU, loading is quick beside a step and worker processes take cores from the model.
+        num_workers=2 if on_gpu else 0,
+        persistent_workers=on_gpu,
+        pin_memory=on_gpu,
+    )
+
+
+def trainer(settings: Settings, backend: Backend) -> run.Config[nl.Trainer]:
+    """Layout, precision and evaluation schedule.
+
+    max_steps is the length of the learning rate schedule, into which NeMo copies it; what ends a run is
+    `llama31.mlperf.callback`.
+    """
+    return run.Config(
+        nl.Trainer,
+        accelerator=backend.accelerator,
+        devices=settings.gpus_per_node,
+        num_nodes=settings.nnodes,
+        max_steps=settings.max_steps,
+        val_check_interval=rules.steps_between_evaluations(settings.eval_every, settings.gbs),
+        check_val_every_n_epoch=None,  # val_check_interval counts optimizer steps, from the start
+        limit_val_batches=math.ceil(settings.eval_samples / settings.gbs),
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        accumulate_grad_batches=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        strategy=strategy(settings, backend),
+        plugins=precision(settings),
+    )
+
+
+def strategy(settings: Settings, backend: Backend) -> run.Config[nl.MegatronStrategy]:
+    """Megatron's parallel layout; gradients are reduced in fp32, optimizer state is spread over the data ranks."""
+    pipelined = settings.virtual_pipeline_size > 1
+    return run.Config(
+        nl.MegatronStrategy,
+        tensor_model_parallel_size=settings.tensor_parallel_size,
+        pipeline_model_parallel_size=settings.pipeline_parallel_size,
+        virtual_pipeline_model_parallel_size=settings.virtual_pipeline_size if pipelined else None,
+        context_parallel_size=settings.context_parallel_size,
+        sequence_parallel=settings.sequence_parallel,
+        process_group_backend=backend.process_group_backend,
+        gradient_as_bucket_view=True,
+        ckpt_async_save=False,
+        replace_progress_bar=False,
+        ddp=run.Config(
+            DistributedDataParallelConfig,
+            grad_reduce_in_fp32=True,
+            use_distributed_optimizer=True,
+            overlap_grad_reduce=backend.accelerator == "gpu",
+            overlap_param_gather=backend.accelerator == "gpu",
+            average_in_collective=backend.accelerator == "gpu",  # gloo has no average
+        ),
+    )
+
+
+def precision(settings: Settings) -> run.Config[nl.MegatronMixedPrecision]:
+    """Mixed precision with fp32 master weights, or fp32 throughout."""
+    if settings.precision is Precision.fp32:
+        return run.Config(nl.MegatronMixedPrecision, precision="32")
+    mixed = llm.recipes.precision.mixed_precision
+    if settings.precision is Precision.fp8:
+        return mixed.bf16_with_fp8_mixed()
+    return mixed.bf16_mixed()
+
+
+def optimizer(settings: Settings) -> run.Config[MegatronOptimizerModule]:
+    """AdamW, clipping and the schedule: linear warmup, then a cosine to the end learning rate at max_steps."""
+    return run.Config(
+        MegatronOptimizerModule,
+        config=run.Config(
+            OptimizerConfig,
+            optimizer="adam",  # Megatron's name for Adam with decoupled weight decay, AdamW
+            lr=settings.max_lr,
+            min_lr=settings.end_lr,
+            adam_beta1=rules.ADAM_BETA1,
+            adam_beta2=rules.ADAM_BETA2,
+            adam_eps=rules.ADAM_EPSILON,
+            weight_decay=rules.WEIGHT_DECAY,
+            clip_grad=rules.CLIP_NORM,
+            bf16=settings.precision is not Precision.fp32,
+            use_distributed_optimizer=True,
+        ),
+        lr_scheduler=run.Config(
+            CosineAnnealingScheduler,
+            max_steps=settings.max_steps,
+            warmup_steps=settings.warmup,
+            constant_steps=0,
+            min_lr=settings.end_lr,
+        ),
+    )

@@ -1,0 +1,65 @@
+"""Files of a run directory that say what ran and how it ended. Standard library and OmegaConf."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from llama31 import paths
+from llama31.errors import UserError
+from llama31.events import Outcome
+from llama31.settings import Settings, from_dict, to_dict
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file under a temporary name and renames it, so that it is whole or not there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.rename(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def store_settings(run_dir: Path, settings: Settings) -> None:
+    """Writes the settings of a run."""
+    write_atomically(run_dir / paths.SETTINGS, OmegaConf.to_yaml(OmegaConf.create(to_dict(settings))))
+
+
+def load_settings(run_dir: Path) -> Settings:
+    """Settings that `store_settings` wrote."""
+    file = run_dir / paths.SETTINGS
+    if not file.is_file():
+        raise UserError(f"{run_dir}: no run directory, it has no {paths.SETTINGS}")
+    return from_dict({str(name): value for name, value in OmegaConf.load(file).items()})
+
+
+def store_record(run_dir: Path, record: dict[str, Any]) -> None:
+    """Writes what ran: versions, command, commit and so on."""
+    write_atomically(run_dir / paths.RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:
+    """Writes how the run ended, unless another rank has already, and gives the outcome that holds.
+
+    When one rank fails the others fail after it; what the first one says is the reason.
+    """
+    temporary = run_dir / f".{paths.OUTCOME}.{os.getpid()}"
+    temporary.write_text(json.dumps(asdict(outcome), indent=2) + "\n", encoding="utf-8")
+    try:
+        os.link(temporary, run_dir / paths.OUTCOME)
+    except FileExistsError:
+        return load_outcome(run_dir) or outcome
+    finally:
+        temporary.unlink()
+    return outcome
+
+
+def load_outcome(run_dir: Path) -> Outcome | None:
+    """How the run ended; None while it runs, or when it was killed before it could say."""
+    file = run_dir / paths.OUTCOME
+    return Outcome(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None

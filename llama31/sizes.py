@@ -1,0 +1,36 @@
+"""Shapes of the models: the benchmark's and small ones of the same architecture, for trying things out.
+
+All are Llama 3.1: RMSNorm, SwiGLU, grouped-query attention, RoPE with Llama 3.1's scaling, untied embeddings,
+no biases. Standard library alone, so that a plan needs no framework.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Dimensions of a model, in the words of the benchmark's model table."""
+
+    layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    attention_heads: int
+    key_value_heads: int
+
+    def parameters(self, vocab_size: int) -> int:
+        """Trainable parameters with `vocab_size` rows in each of the two embeddings.
+
+        Per layer: queries and output projection 2 h^2, keys and values 2 h^2 kv/heads, SwiGLU 3 h f, two norms 2 h;
+        then two embeddings and the final norm.
+        """
+        h, f = self.hidden_size, self.ffn_hidden_size
+        attention = 2 * h * h + 2 * h * h * self.key_value_heads // self.attention_heads
+        return self.layers * (attention + 3 * h * f + 2 * h) + 2 * vocab_size * h + h
+
+
+SIZES = {
+    "8b": Shape(layers=32, hidden_size=4096, ffn_hidden_size=14336, attention_heads=32, key_value_heads=8),
+    "demo": Shape(layers=4, hidden_size=256, ffn_hidden_size=704, attention_heads=8, key_value_heads=4),
+    "tiny": Shape(layers=4, hidden_size=64, ffn_hidden_size=160, attention_heads=4, key_value_heads=2),
+}
+"""Model sizes by the value of SIZE: `8b` is the benchmark's (Llama 3.1 paper, table 3)."""

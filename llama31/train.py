@@ -1,0 +1,130 @@
+"""What every rank of a run does: settings -> recipe -> training -> outcome."""
+
+import contextlib
+import errno
+import os
+import signal
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+from llama31 import checks, paths, record
+from llama31.departures import departures
+from llama31.errors import RunAborted, UserError
+from llama31.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Outcome
+from llama31.layout import Layout
+from llama31.settings import Settings
+
+
+def train(run_dir: Path) -> tuple[Outcome, bool]:
+    """Trains the run that `run_dir` describes; every rank calls this, under torchrun's environment variables.
+
+    Returns the outcome, and whether this rank came to it in order: together with all others, so that none of them
+    is left waiting. It raises nothing; the first rank to fail writes the outcome down for all.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    run = _Run(run_dir, rank, _keep_output(run_dir, rank))
+    if rank == 0:  # the others hold nothing that must be closed
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    orderly = False
+    try:
+        outcome = run.fit()
+        orderly = True
+    except BaseException as error:
+        traceback.print_exc()
+        outcome = run.failure(error)
+    outcome = record.store_outcome(run_dir, outcome)
+    run.stop(outcome)
+    return outcome, orderly
+
+
+def _keep_output(run_dir: Path, rank: int) -> TextIO:
+    """Sends all that this rank prints to its log file; gives the former standard output, for progress alone."""
+    console = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    with (run_dir / paths.RANK_LOGS / f"rank-{rank}.log").open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    return console
+
+
+class _Run:
+    """One rank's part of a run: what it opens, builds and closes."""
+
+    def __init__(self, run_dir: Path, rank: int, console: TextIO):
+        self.run_dir = run_dir
+        self.rank = rank
+        self.console = console
+        self.observers: list[Observer] = []
+        self.callback: Any = None  # a BenchmarkCallback, whose module imports torch
+
+    def fit(self) -> Outcome:
+        """Trains to the end. The MLPerf log begins before anything heavy is imported."""
+        settings = record.load_settings(self.run_dir)
+        data = checks.check(settings)
+        if self.rank == 0:
+            self._open_log(settings, data)
+
+        import fiddle
+
+        from llama31.mlperf.callback import BenchmarkCallback
+        from llama31.model import device
+        from llama31.recipe import pretrain_recipe
+
+        backend = device.detect(settings)
+        with contextlib.ExitStack() as stack:
+            if backend.accelerator == "cpu":
+                from llama31.model.cpu import cpu_backend
+
+                stack.enter_context(cpu_backend())
+            pretrain = fiddle.build(pretrain_recipe(settings, backend, int(settings.seeds), self.run_dir))
+            self.callback = BenchmarkCallback(settings, self.observers, data.available_samples(settings.seq_length))
+            if self.rank == 0:
+                self._open_records(settings, self.callback.last_step)
+            pretrain.keywords["trainer"].callbacks.append(self.callback)
+            pretrain()
+        return self.callback.outcome
+
+    def failure(self, error: BaseException) -> Outcome:
+        """The outcome that an exception means."""
+        step, samples = (self.callback.step, self.callback.consumed_samples) if self.callback else (0, 0)
+
+        def aborted(reason: str, exit_code: int) -> Outcome:
+            return Outcome(ABORTED, reason, exit_code, step, samples)
+
+        if isinstance(error, RunAborted):
+            return aborted(str(error), error.exit_code)
+        if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning turns the one into the other
+            return aborted(f"interrupted at step {step}", INTERRUPTED)
+        if isinstance(error, UserError):
+            return aborted("; ".join(error.lines), BAD_INPUT)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return aborted(f"{error.filename or self.run_dir}: cannot be written: {error.strerror}", BAD_INPUT)
+        log = self.run_dir / paths.RANK_LOGS / f"rank-{self.rank}.log"
+        return aborted(f"rank {self.rank} failed at step {step}: {type(error).__name__}: {error}; see {log}", FAILED)
+
+    def stop(self, outcome: Outcome) -> None:
+        """Closes the records, each whatever becomes of the others."""
+        for observer in self.observers:
+            with contextlib.suppress(OSError):  # a full disk, which the outcome tells
+                observer.run_stopped(outcome)
+
+    def _open_log(self, settings: Settings, data: checks.Data) -> None:
+        from llama31.mlperf.log import MLPerfLog
+
+        log = MLPerfLog(self.run_dir / paths.MLPERF_LOG)
+        self.observers.append(log)
+        log.init_started()
+        log.describe(
+            settings,
+            seed=int(settings.seeds),
+            data_parallel_size=Layout.of(settings).data_parallel_size,
+            train_samples=data.available_samples(settings.seq_length),
+            departures=departures(settings, data.validation.tokens),
+        )
+
+    def _open_records(self, settings: Settings, last_step: int) -> None:
+        from llama31.report.metrics import MetricsWriter
+        from llama31.report.progress import Progress
+
+        self.observers.append(MetricsWriter(self.run_dir / paths.METRICS))
+        self.observers.append(Progress(settings, last_step, self.console))

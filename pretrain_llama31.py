@@ -1,0 +1,21 @@
+#!/usr/bin/env python3
+"""What every rank of a run executes: pretrain_llama31.py RUN_DIR, under torchrun or srun (see run_llama31.sh)."""
+
+import os
+import sys
+from pathlib import Path
+
+from llama31.train import train
+
+
+def main() -> None:
+    """Trains; a rank that fails leaves with 1, so that its launcher ends the others."""
+    outcome, orderly = train(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of a broken process group may never end.
+    os._exit(0 if orderly else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Starts runs for tests and reads what they left behind."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama31 import checks, launch, paths, record
+from llama31.events import Outcome
+from llama31.settings import resolve
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TESTS = REPOSITORY / "tests"
+TIMEOUT = 300  # seconds; a run of these takes half a minute at most
+
+
+@dataclass
+class Run:
+    """A run that has ended."""
+
+    run_dir: Path
+    printed: str
+    exit_code: int
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Metrics of one kind: step, evaluation, outcome."""
+        lines = (self.run_dir / paths.METRICS).read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+    def losses(self) -> list[float]:
+        """Training loss of each step."""
+        return [event["loss"] for event in self.events("step")]
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        outcome = record.load_outcome(self.run_dir)
+        assert outcome, f"no outcome in {self.run_dir}; its logs: {self.logs()}"
+        return outcome
+
+    def logs(self) -> str:
+        """The ends of the ranks' logs."""
+        files = sorted((self.run_dir / paths.RANK_LOGS).iterdir())
+        return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-3000:]}" for file in files)
+
+
+def arguments(settings: dict[str, Any]) -> list[str]:
+    """NAME=value for the command line."""
+    return [f"{name}={value}" for name, value in settings.items()]
+
+
+def clean_environment() -> dict[str, str]:
+    """Our environment without settings that the caller may have sourced."""
+    from llama31.settings import names
+
+    return {name: value for name, value in os.environ.items() if name not in names()}
+
+
+def run_llama31(settings: dict[str, Any], *options: str) -> Run:
+    """Runs run_llama31.sh as a user does."""
+    done = subprocess.run(
+        ["bash", REPOSITORY / "run_llama31.sh", *options, *arguments(settings)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env={**clean_environment(), "LLAMA31_VENV": sys.prefix},
+        check=False,
+    )
+    printed = done.stdout + done.stderr
+    directories = [line.partition("run directory: ")[2] for line in printed.splitlines() if "run directory: " in line]
+    return Run(Path(directories[0] if directories else "/nonexistent"), printed, done.returncode)
+
+
+def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
+    """Trains from the weights in a directory; makes that directory, of its own initial weights, if it is not there."""
+    resolved = launch.with_absolute_paths(resolve(arguments(settings), {})).settings
+    checks.check(resolved)
+    run_dir = launch.make_run_dir(resolved)
+    record.store_settings(run_dir, resolved)
+    command = launch.command(resolved, run_dir)
+    script = command.index(str(REPOSITORY / "pretrain_llama31.py"))
+    command = [*command[:script], str(TESTS / "ranks_from_weights.py"), str(run_dir), str(weights)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=TIMEOUT, env=launch.environment(resolved), check=False
+    )
+    run = Run(run_dir, done.stdout + done.stderr, done.returncode)
+    assert done.returncode == 0, f"{' '.join(command)} failed:\n{run.printed[-2000:]}\n{run.logs()}"
+    return run
