@@ -13,7 +13,7 @@ import inspect
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from importlib import metadata
 from pathlib import Path
 
@@ -30,7 +30,7 @@ TRAIN_SHARDS = {6: (768, 769, 770), 7: (896, 897, 898)}
 VALIDATION_PERCENT = 5  # of the documents
 MIN_CHARACTERS = 200  # shorter docstrings are left out, as C4 leaves out short pages
 MIN_LETTERS = 0.7  # ASCII letters among the characters that are not white space: prose rather than tables
-FIRST_DAY = datetime(2019, 4, 18)  # C4's crawl is of April 2019
+FIRST_DAY = datetime(2019, 4, 18, tzinfo=timezone.utc)  # C4's crawl is of April 2019
 CRAWL_SECONDS = 10 * 24 * 3600
 
 
@@ -89,7 +89,7 @@ def documents(packages: Sequence[str]) -> Iterator[tuple[bytes, dict[str, str]]]
                     seen.add(digest)
                     moment = FIRST_DAY + timedelta(seconds=int.from_bytes(digest[8:16], "big") % CRAWL_SECONDS)
                     url = f"pypi://{package}/{name}"
-                    yield digest, {"text": text, "timestamp": f"{moment.isoformat()}Z", "url": url}
+                    yield digest, {"text": text, "timestamp": f"{moment:%Y-%m-%dT%H:%M:%SZ}", "url": url}
 
 
 def shard_of(digest: bytes) -> str:
@@ -102,7 +102,7 @@ def shard_of(digest: bytes) -> str:
     return rules.train_shard_name(shards[number % len(shards)])
 
 
-def build(directory: Path, packages: Sequence[str] = PACKAGES) -> list[Path]:
+def build(directory: Path, packages: Sequence[str] = PACKAGES) -> None:
     """Write the corpus's shards, each in the order of its documents' hashes. Raises UserError for a missing package."""
     package_versions(packages)
     names = [rules.train_shard_name(shard) for shards in TRAIN_SHARDS.values() for shard in shards]
@@ -114,7 +114,6 @@ def build(directory: Path, packages: Sequence[str] = PACKAGES) -> list[Path]:
         data = "".join(f"{line}\n" for _, line in sorted(lines)).encode()
         with atomic_writer(directory / name) as file:
             file.write(gzip.compress(data, mtime=0))
-    return [directory / name for name in names]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -55,14 +55,16 @@ def digest(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def prepare(root: Path) -> None:
+def prepare(
+    root: Path, packages: Sequence[str] = demo_corpus.PACKAGES, validation_documents: int = VALIDATION_DOCUMENTS
+) -> None:
     """Make all four directories. Raises UserError for a missing package and where the disk is full."""
     c4, tokenizer, merged, preprocessed = (root / name for name in ("c4", "tokenizer", "merged", "preprocessed"))
 
     step(
         c4,
-        {"packages": demo_corpus.package_versions(), "demo_corpus.py": digest(demo_corpus.__file__)},
-        lambda directory: demo_corpus.build(directory),
+        {"packages": demo_corpus.package_versions(packages), "demo_corpus.py": digest(demo_corpus.__file__)},
+        lambda directory: demo_corpus.build(directory, packages),
     )
     corpus = digest(c4 / STAMP)
 
@@ -81,13 +83,13 @@ def prepare(root: Path) -> None:
     def merge(directory: Path) -> None:
         for part, shards in demo_corpus.TRAIN_SHARDS.items():
             consolidate.merge_part(c4, directory, part, shards)
-        consolidate.merge_validation(c4, directory, VALIDATION_DOCUMENTS)
+        consolidate.merge_validation(c4, directory, validation_documents)
 
-    step(merged, {"c4": corpus, "validation_documents": VALIDATION_DOCUMENTS}, merge)
+    step(merged, {"c4": corpus, "validation_documents": validation_documents}, merge)
 
     def preprocess(directory: Path) -> None:
         names = [rules.train_part_name(part) for part in demo_corpus.TRAIN_SHARDS]
-        for name in (*names, rules.validation_name(VALIDATION_DOCUMENTS)):
+        for name in (*names, rules.validation_name(validation_documents)):
             found = tokenize(
                 [merged / f"{name}.json.gz"], directory / rules.token_file_name(name), tokenizer, quiet=True
             )

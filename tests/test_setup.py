@@ -223,7 +223,7 @@ def test_first_python_that_works_is_taken(checkout: Checkout, tmp_path: Path) ->
     }
     said = checkout.setup(expect=1, LLAMA31_PYTHON="", PATH=pythons(tmp_path / "bin", scripts))
     assert f"setup: making {checkout.venv} with python3.11 3.11" in said
-    assert said.endswith("no room\nsetup: python3.11 -m venv failed\n")
+    assert f"no room\nsetup: python3.11 -m venv -- {checkout.venv} failed; the whole output is in " in said
 
 
 def test_unknown_argument(checkout: Checkout) -> None:

@@ -35,11 +35,13 @@ PROBES = (
 class Encoder:
     """A tokenizer that turns lists of texts into ids. Make it with `load`."""
 
-    def __init__(self, name: str, vocabulary: int, encode: Callable[[Sequence[str]], Encoded]):
+    def __init__(self, name: str, reference: Tokenizer, eod: int | None, encode: Callable[[Sequence[str]], Encoded]):
         self.name = name
         """Library that computes the ids."""
-        self.vocabulary = vocabulary
+        self.vocabulary: int = reference.get_vocab_size(with_added_tokens=True)
         """Entries of the vocabulary with the added tokens."""
+        self.eod = eod
+        """Id of the end-of-text token, where the tokenizer has one."""
         self.encode = encode
 
 
@@ -60,7 +62,7 @@ def load(tokenizer_dir: str | Path, sample: Sequence[str] = ()) -> Encoder:
     unknown = [f"{name} {token!r}" for name, token in named.items() if reference.token_to_id(token) is None]
     if unknown:  # transformers, and so NeMo, would add them at the vocabulary's end
         raise UserError(f"{path}: has no {', '.join(unknown)}, which the files beside it name")
-    vocabulary = reference.get_vocab_size(with_added_tokens=True)
+    eod = reference.token_to_id(named.get("eos_token", named.get("sep_token", "")))  # as NeMo's AutoTokenizer.eos_id
 
     def exact(texts: Sequence[str]) -> Encoded:
         rows = [row.ids for row in reference.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -73,16 +75,16 @@ def load(tokenizer_dir: str | Path, sample: Sequence[str] = ()) -> Encoder:
         fast = _gigatoken(path)
         right = all(map(np.array_equal, fast(probes), exact(probes)))
         reason = "its ids differ on a sample"
-    except Exception as error:  # whatever an unknown kind of tokenizer makes it raise, the exact way is open
+    except Exception as error:  # noqa: BLE001 (whatever an unknown tokenizer makes it raise: the exact way is open)
         right, reason = False, str(error)
     if right:
-        return Encoder("gigatoken", vocabulary, fast)
+        return Encoder("gigatoken", reference, eod, fast)
     logging.getLogger(__name__).warning(
         "%s: gigatoken is not exact for this tokenizer (%s); using Hugging Face's tokenizers, some 20 times slower",
         path,
         reason,
     )
-    return Encoder("tokenizers", vocabulary, exact)
+    return Encoder("tokenizers", reference, eod, exact)
 
 
 def _gigatoken(path: Path) -> Callable[[Sequence[str]], Encoded]:

@@ -22,7 +22,7 @@ def failures_named(path: Path) -> Iterator[None]:
 
 def publish(partial: Path, path: Path) -> None:
     """Give the finished file `partial` its final name, for good: the directory is synchronised too."""
-    os.replace(partial, path)
+    partial.replace(path)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -20,7 +20,7 @@ from llama31.corpus import documents, encoder, manifest
 from llama31.corpus.documents import Block
 from llama31.corpus.encoder import Encoded
 from llama31.corpus.token_file import TokenFile, TokenType, TokenWriter, summary
-from llama31.corpus.tokenizer import end_of_text_id, fingerprint, vocabulary_size
+from llama31.corpus.tokenizer import fingerprint, vocabulary_size
 from llama31.errors import UserError
 
 SAMPLE_TEXTS = 200  # first documents on which the fast encoder is compared before it is trusted
@@ -48,17 +48,20 @@ def tokenize(
     size = documents.check_inputs(paths)
     prefix = Path(output_prefix)
     vocabulary = vocabulary_size(tokenizer_dir)
-    eod = end_of_text_id(tokenizer_dir) if append_eod else None
     blocks = chain.from_iterable(documents.blocks(path) for path in paths)
     first = next(blocks, None)
     encode = encoder.load(tokenizer_dir, _sample(first, json_key))
+    if append_eod and encode.eod is None:
+        raise UserError(f"{tokenizer_dir}: names no end-of-text token (eos_token), which append_eod needs")
     token_type = TokenType.for_vocabulary(encode.vocabulary)
     dtype = np.dtype(token_type.name).newbyteorder("<")
     largest = -1
     bar = tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet or not sys.stderr.isatty())
     with bar, TokenWriter(prefix, token_type, obsolete=[manifest.manifest_path(prefix)]) as writer:
         for block in documents.prefetched(chain([first] if first else [], blocks)):
-            ids, lengths = _documents(encode.encode(documents.texts(block, json_key)), eod)
+            ids, lengths = _documents(
+                encode.encode(documents.texts(block, json_key)), encode.eod if append_eod else None
+            )
             if len(ids):
                 largest = max(largest, int(ids.max()))
                 if largest >= min(vocabulary, np.iinfo(dtype).max + 1):

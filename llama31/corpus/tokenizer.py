@@ -72,20 +72,6 @@ def named_tokens(tokenizer_dir: str | Path) -> dict[str, str]:
     return names
 
 
-def end_of_text_id(tokenizer_dir: str | Path) -> int:
-    """Id that NeMo's AutoTokenizer calls eos_id: of eos_token, or of sep_token where there is none.
-
-    Raises UserError where the tokenizer has neither.
-    """
-    names = named_tokens(tokenizer_dir)
-    token = names.get("eos_token", names.get("sep_token"))
-    content = _content(tokenizer_file(tokenizer_dir))
-    found: int | None = {added["content"]: added["id"] for added in content["added_tokens"]}.get(token)
-    if found is None:
-        raise UserError(f"{tokenizer_dir}: has no end-of-text token (eos_token {token!r}), which append_eod needs")
-    return found
-
-
 def fingerprint(tokenizer_dir: str | Path) -> str:
     """SHA-256 of tokenizer.json, in hexadecimal. Raises UserError where it is missing or cannot be read."""
     path = tokenizer_file(tokenizer_dir)

@@ -6,7 +6,7 @@ same for a person.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mlperf_logging.compliance_checker import mlp_compliance
@@ -20,7 +20,7 @@ from llama31.mlperf.records import Finding, Record, count, shown
 def judge(records: Sequence[Record], ruleset: str) -> tuple[list[Finding], list[Finding]]:
     """What the checker has against a log of this benchmark in the closed division, and what it warns of.
 
-    Division and benchmark are taken as that, whatever the log says: the checker opens, and executes, the rule files
+    The checker is shown that division and benchmark, whatever the log says: it opens, and executes, the rule files
     that these two name. And the benchmark's open ruleset is but a placeholder that wants a loss below 1.0.
     """
     checker = mlp_compliance.make_checker("training", ruleset, quiet=False, werror=False)
@@ -33,8 +33,21 @@ def judge(records: Sequence[Record], ruleset: str) -> tuple[list[Finding], list[
         pending += mlp_compliance.enqueued_configs
         mlp_compliance.enqueued_configs.clear()
     messages = [*checker.overwritable.items(), *((None, message) for message in checker.not_overwritable)]
-    findings = [_translate(key, message, records) for key, message in messages]
-    return findings, [_translate(key, message, records) for key, message in checker.warnings.items()]
+    findings = [*_names(records), *(_translate(key, message, records) for key, message in messages)]
+    warnings = [_translate(key, message, records) for key, message in checker.warnings.items()]
+    return findings, [warning for warning in warnings if warning not in findings]
+
+
+def _names(records: Sequence[Record]) -> Iterator[Finding]:
+    """What is wrong with the division and the benchmark that the checker is not shown."""
+    for key, choices in {
+        constants.SUBMISSION_DIVISION: [constants.CLOSED, constants.OPEN],
+        constants.SUBMISSION_BENCHMARK: [rules.BENCHMARK],
+    }.items():
+        of_key = [record for record in records if record.key == key]
+        yield from (Finding(key, str(r), " or ".join(choices)) for r in of_key if r.value not in choices)
+        if len({shown(record.value) for record in of_key}) > 1:
+            yield Finding(key, count(of_key), "exactly one line")
 
 
 def _can_be_checked(record: Record) -> bool:

@@ -46,6 +46,11 @@ def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Conf
     config.attention_dropout = config.hidden_dropout = rules.DROPOUT
     config.data_step_fn = data_step
     config.forward_step_fn = forward_step
+    if settings.virtual_pipeline_size > 1:
+        # Batched sends mix up activations and gradients where two pipeline ranks exchange both; Megatron-LM's own
+        # arguments refuse that combination, its library computes a wrong loss.
+        config.overlap_p2p_comm = True
+        config.batch_p2p_comm = False
     if not backend.transformer_engine:
         config.transformer_layer_spec = torch_layer_spec
         # Kernels of Transformer Engine and Apex.
@@ -56,6 +61,8 @@ def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Conf
         config.cross_entropy_loss_fusion = False
     if backend.accelerator == "cpu":
         config.use_cpu_initialization = True
+        # gloo sends in the background, from memory that this would free.
+        config.deallocate_pipeline_outputs = False
         # Compiled for CUDA by torch's just-in-time compiler.
         config.bias_activation_fusion = False
         config.bias_dropout_fusion = False
