@@ -1,37 +1,19 @@
 """What cannot work, found before anything heavy is imported: one line for each problem, all at once."""
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
-from llama31 import paths
-from llama31.corpus import token_file, tokenizer
-from llama31.corpus.token_file import TokenFile
+from llama31 import inputs
 from llama31.errors import UserError
+from llama31.inputs import Data
 from llama31.layout import Layout
 from llama31.settings import Device, Precision, Settings
 from llama31.sizes import SIZES
-
-SAMPLED_IDS = 65_536  # token ids looked at, at each end of each token file
-
-
-@dataclass(frozen=True)
-class Data:
-    """The data of a run, as far as a look at it tells."""
-
-    train: tuple[TokenFile, ...]
-    validation: TokenFile
-    vocab_size: int
-
-    def available_samples(self, seq_length: int) -> int:
-        """Training sequences in one pass over all parts; Megatron cuts each part by itself."""
-        return sum(part.sequences(seq_length) for part in self.train)
 
 
 def check(settings: Settings) -> Data:
     """All that a run needs is there and fits together. Raises UserError with every problem found."""
     problems = refused(settings) + combinations(settings)
-    data = look_at_data(settings, problems)
+    data = inputs.look(settings, problems)
     if problems or data is None:
         raise UserError(problems)
     return data
@@ -123,11 +105,15 @@ def _model_problems(settings: Settings) -> list[str]:
     ):
         if count % tensor:
             works = max(n for n in range(1, tensor) if shape.key_value_heads % n == 0)
-            found.append(f"TENSOR_PARALLEL_SIZE={tensor} does not divide the {count} {what} of SIZE={settings.size}; {works} works")
+            found.append(
+                f"TENSOR_PARALLEL_SIZE={tensor} does not divide the {count} {what} of SIZE={settings.size}; {works} works"
+            )
             break
     if shape.layers % pipeline:
         works = max(n for n in range(1, pipeline) if shape.layers % n == 0)
-        found.append(f"PIPELINE_PARALLEL_SIZE={pipeline} does not divide the {shape.layers} layers of SIZE={settings.size}; {works} works")
+        found.append(
+            f"PIPELINE_PARALLEL_SIZE={pipeline} does not divide the {shape.layers} layers of SIZE={settings.size}; {works} works"
+        )
     elif shape.layers % (pipeline * settings.virtual_pipeline_size):
         found.append(
             f"VIRTUAL_PIPELINE_SIZE={settings.virtual_pipeline_size} does not divide the {shape.layers // pipeline} "
@@ -163,74 +149,6 @@ def device(settings: Settings) -> Device:
         return settings.device
     found = any(Path(file).exists() for file in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
     return Device.cuda if found else Device.cpu
-
-
-def look_at_data(settings: Settings, problems: list[str]) -> Data | None:
-    """The run's token files and tokenizer; what is missing or does not fit goes to `problems`."""
-    for name, value, example in (
-        ("PREPROCESSED_PATH", settings.preprocessed_path, "the directory of the token files (.bin, .idx)"),
-        ("TOKENIZER_PATH", settings.tokenizer_path, "the directory of the tokenizer"),
-    ):
-        if not value:
-            problems.append(f"{name} is empty; set it to {example}")
-        elif not Path(value).is_dir():
-            problems.append(f"{name}={value}: no such directory; set it to {example}")
-    files = []
-    if Path(settings.preprocessed_path or "/dev/null").is_dir():
-        for prefix in (*paths.train_prefixes(settings), paths.validation_prefix(settings)):
-            with _collected(problems):
-                files.append(token_file.summary(prefix))
-    vocab_size = 0
-    if Path(settings.tokenizer_path or "/dev/null").is_dir():
-        with _collected(problems):
-            vocab_size = tokenizer.vocabulary_size(Path(settings.tokenizer_path))
-    for root, name in ((Path(settings.job_dir), "JOB_DIR"), (paths.index_root(settings), "TMP_NPY_INDEX")):
-        there = next(parent for parent in (root, *root.absolute().parents) if parent.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            problems.append(f"{name}={root}: cannot be written to; name a directory that can")
-    if len(files) < len(settings.train_parts.split()) + 1 or not vocab_size:
-        return None
-    data = Data(tuple(files[:-1]), files[-1], vocab_size)
-    problems += _data_problems(settings, data)
-    return data
-
-
-def _data_problems(settings: Settings, data: Data) -> list[str]:
-    found = []
-    for file in (*data.train, data.validation):
-        largest = max(*file.first_tokens(SAMPLED_IDS), *file.last_tokens(SAMPLED_IDS))
-        if largest >= data.vocab_size:
-            found.append(
-                f"{token_file.bin_path(file.prefix)}: holds token id {largest}, but the tokenizer in "
-                f"TOKENIZER_PATH={settings.tokenizer_path} has {data.vocab_size} ids; use the one that made the data"
-            )
-    held = data.validation.sequences(settings.seq_length)
-    if settings.eval_samples > held:
-        found.append(
-            f"EVAL_SAMPLES={settings.eval_samples}: {token_file.bin_path(data.validation.prefix)} holds {held} "
-            f"sequences of {settings.seq_length} tokens; at most {held} works"
-        )
-    available = data.available_samples(settings.seq_length)
-    if settings.gbs > available:
-        found.append(
-            f"GBS={settings.gbs}: the training data holds {available} sequences of {settings.seq_length} tokens; "
-            f"at most {available} works"
-        )
-    return found
-
-
-class _collected:
-    """Context in which a UserError's lines go to a list instead."""
-
-    def __init__(self, problems: list[str]):
-        self.problems = problems
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> bool:
-        if isinstance(error, UserError):
-            self.problems += error.lines
-        return isinstance(error, UserError)
 
 
 def _nearest_multiples(value: int, unit: int) -> str:

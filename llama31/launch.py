@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -21,10 +21,19 @@ from llama31 import checks, paths, record
 from llama31.errors import UserError
 from llama31.events import ABORTED, FAILED, Outcome
 from llama31.plan import Plan
-from llama31.settings import Resolved, Settings, resolve
+from llama31.resolve import Resolved, resolve
+from llama31.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RECORDED_PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "lightning", "transformer_engine", "numpy", "mlperf-logging")
+RECORDED_PACKAGES = (
+    "torch",
+    "nemo_toolkit",
+    "megatron-core",
+    "lightning",
+    "transformer_engine",
+    "numpy",
+    "mlperf-logging",
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,10 +54,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def with_absolute_paths(resolved: Resolved) -> Resolved:
     """Paths as they are seen from anywhere; empty ones stay empty."""
-    names = ("job_dir", "preprocessed_path", "tokenizer_path", "tmp_npy_index", "config_filename")
-    values = {name: getattr(resolved.settings, name) for name in names}
-    absolute = {name: str(Path(value).absolute()) for name, value in values.items() if value}
-    return Resolved(replace(resolved.settings, **absolute), resolved.origins)
+
+    def absolute(path: str) -> str:
+        return str(Path(path).absolute()) if path else ""
+
+    settings = resolved.settings
+    settings = replace(
+        settings,
+        job_dir=absolute(settings.job_dir),
+        preprocessed_path=absolute(settings.preprocessed_path),
+        tokenizer_path=absolute(settings.tokenizer_path),
+        tmp_npy_index=absolute(settings.tmp_npy_index),
+        config_filename=absolute(settings.config_filename),
+    )
+    return Resolved(settings, resolved.origins)
 
 
 def command(settings: Settings, run_dir: Path) -> list[str]:

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llama31 import checks, paths, rules
-from llama31.checks import Data
 from llama31.corpus.token_file import bin_path
 from llama31.departures import departures
+from llama31.inputs import Data
 from llama31.layout import Layout
-from llama31.settings import Resolved, Settings, to_dict
+from llama31.resolve import Resolved
+from llama31.settings import Settings, to_dict
 from llama31.sizes import SIZES
 
 
@@ -53,9 +54,9 @@ class Plan:
     def _model(self) -> Iterator[str]:
         settings, shape = self.settings, SIZES[self.settings.size]
         yield (
-            f"Llama 3.1 {settings.size}: {shape.layers} layers, hidden {shape.hidden_size}, FFN {shape.ffn_hidden_size}, "
-            f"{shape.attention_heads} heads, {shape.key_value_heads} key-value heads, vocabulary {self.data.vocab_size:,}, "
-            f"{shape.parameters(self.data.vocab_size):,} parameters"
+            f"Llama 3.1 {settings.size}: {shape.layers} layers, hidden {shape.hidden_size}, "
+            f"FFN {shape.ffn_hidden_size}, {shape.attention_heads} heads, {shape.key_value_heads} key-value heads, "
+            f"vocabulary {self.data.vocab_size:,}, {shape.parameters(self.data.vocab_size):,} parameters"
         )
         device = checks.device(settings)
         chosen = f"{device.name} (DEVICE=auto)" if device is not settings.device else device.name

@@ -4,13 +4,13 @@ import math
 from pathlib import Path
 
 import nemo_run as run
+from lightning.pytorch.loggers import TensorBoardLogger
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
 from nemo.collections import llm
 from nemo.collections.common.tokenizers import AutoTokenizer
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptimizerModule
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from llama31 import paths, rules
 from llama31.data.module import BenchmarkData

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from llama31 import paths
 from llama31.errors import UserError
 from llama31.events import Outcome
-from llama31.settings import Settings, from_dict, to_dict
+from llama31.resolve import from_dict
+from llama31.settings import Settings, to_dict
 
 
 def write_atomically(path: Path, text: str) -> None:

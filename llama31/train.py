@@ -12,6 +12,7 @@ from llama31 import checks, paths, record
 from llama31.departures import departures
 from llama31.errors import RunAborted, UserError
 from llama31.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Outcome
+from llama31.inputs import Data
 from llama31.layout import Layout
 from llama31.settings import Settings
 
@@ -30,7 +31,7 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     try:
         outcome = run.fit()
         orderly = True
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - whatever it is becomes the outcome, and is printed
         traceback.print_exc()
         outcome = run.failure(error)
     outcome = record.store_outcome(run_dir, outcome)
@@ -108,7 +109,7 @@ class _Run:
             with contextlib.suppress(OSError):  # a full disk, which the outcome tells
                 observer.run_stopped(outcome)
 
-    def _open_log(self, settings: Settings, data: checks.Data) -> None:
+    def _open_log(self, settings: Settings, data: Data) -> None:
         from llama31.mlperf.log import MLPerfLog
 
         log = MLPerfLog(self.run_dir / paths.MLPERF_LOG)

@@ -10,7 +10,7 @@ from typing import Any
 
 from llama31 import checks, launch, paths, record
 from llama31.events import Outcome
-from llama31.settings import resolve
+from llama31.resolve import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TESTS = REPOSITORY / "tests"

@@ -12,7 +12,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from llama31 import rules
 from llama31.corpus.token_file import TokenType, TokenWriter
 
-MODULES = ("argparse", "difflib", "doctest", "inspect", "pathlib", "pickle", "random", "statistics", "tarfile", "typing")
+MODULES = (
+    "argparse",
+    "difflib",
+    "doctest",
+    "inspect",
+    "pathlib",
+    "pickle",
+    "random",
+    "statistics",
+    "tarfile",
+    "typing",
+)
 VOCABULARY = 512
 VALIDATION_DOCUMENTS = 40
 

@@ -7,8 +7,8 @@ from typing import Any
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from nemo.collections.llm import PreTrainingDataModule
 
-from llama31.data.index import identity
 from llama31.data.datasets import FirstSequences, TrainingSequences
+from llama31.data.index import identity
 
 
 class BenchmarkData(PreTrainingDataModule):
@@ -28,13 +28,14 @@ class BenchmarkData(PreTrainingDataModule):
         self.build_kwargs["blend_per_split"][1:] = [None, None]
         # NeMo creates masks where Transformer Engine is missing; no attention of ours takes one.
         self.create_attention_mask = False
+        self.index_root = Path(self.index_mapping_dir)
         self.train_prefixes = train_prefixes
         self.validation_prefix = validation_prefix
         self.eval_samples = eval_samples
 
     def build(self, *_: Any, **__: Any) -> None:
         """Builds both datasets; collective over the ranks, the first one writes the training index."""
-        self.index_mapping_dir = str(Path(self.index_mapping_dir) / identity(self.train_prefixes))
+        self.index_mapping_dir = str(self.index_root / identity(self.train_prefixes))
         sizes = [None, 0, 0]  # None: as many samples as the data has, each once
         self._train_ds, _, _ = BlendedMegatronDatasetBuilder(
             self.dataset_cls, sizes, is_built_on_rank=lambda: True, config=self.gpt_dataset_config

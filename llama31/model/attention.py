@@ -6,7 +6,6 @@ sequence length, and it needs a mask from the data. torch's keeps neither.
 
 from typing import Any
 
-import torch
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig

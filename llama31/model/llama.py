@@ -33,14 +33,18 @@ def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Conf
     tokenizer's, padded by Megatron to a multiple of 128 x tensor-parallel size.
     """
     shape = SIZES[settings.size]
-    config = run.Config(Llama31Config8B) if settings.size == rules.SIZE else run.Config(
-        Llama31Config,
-        num_layers=shape.layers,
-        hidden_size=shape.hidden_size,
-        ffn_hidden_size=shape.ffn_hidden_size,
-        num_attention_heads=shape.attention_heads,
-        num_query_groups=shape.key_value_heads,
-        rotary_base=ROTARY_BASE,
+    config = (
+        run.Config(Llama31Config8B)
+        if settings.size == rules.SIZE
+        else run.Config(
+            Llama31Config,
+            num_layers=shape.layers,
+            hidden_size=shape.hidden_size,
+            ffn_hidden_size=shape.ffn_hidden_size,
+            num_attention_heads=shape.attention_heads,
+            num_query_groups=shape.key_value_heads,
+            rotary_base=ROTARY_BASE,
+        )
     )
     config.seq_length = settings.seq_length
     config.attention_dropout = config.hidden_dropout = rules.DROPOUT
