@@ -10,7 +10,7 @@ from llama31.train import train
 
 def main() -> None:
     """Trains; a rank that fails leaves with 1, so that its launcher ends the others."""
-    outcome, orderly = train(Path(sys.argv[1]))
+    _, orderly = train(Path(sys.argv[1]))
     sys.stdout.flush()
     sys.stderr.flush()
     # Threads of a broken process group may never end.

@@ -106,13 +106,15 @@ def _model_problems(settings: Settings) -> list[str]:
         if count % tensor:
             works = max(n for n in range(1, tensor) if shape.key_value_heads % n == 0)
             found.append(
-                f"TENSOR_PARALLEL_SIZE={tensor} does not divide the {count} {what} of SIZE={settings.size}; {works} works"
+                f"TENSOR_PARALLEL_SIZE={tensor} does not divide the {count} {what} of SIZE={settings.size}; "
+                f"{works} works"
             )
             break
     if shape.layers % pipeline:
         works = max(n for n in range(1, pipeline) if shape.layers % n == 0)
         found.append(
-            f"PIPELINE_PARALLEL_SIZE={pipeline} does not divide the {shape.layers} layers of SIZE={settings.size}; {works} works"
+            f"PIPELINE_PARALLEL_SIZE={pipeline} does not divide the {shape.layers} layers of SIZE={settings.size}; "
+            f"{works} works"
         )
     elif shape.layers % (pipeline * settings.virtual_pipeline_size):
         found.append(

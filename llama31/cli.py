@@ -31,7 +31,7 @@ def plan(context: typer.Context) -> None:
 
 @app.command()
 def tokenize(
-    input: Annotated[list[Path], typer.Option(help="File of JSON lines: .json, .jsonl or .json.gz.")],
+    inputs: Annotated[list[Path], typer.Option("--input", help="File of JSON lines: .json, .jsonl or .json.gz.")],
     output_prefix: Annotated[Path, typer.Option(help="Path of the .bin and .idx to write, without extension.")],
     tokenizer: Annotated[Path, typer.Option(help="Directory of the Hugging Face tokenizer.")],
     append_eod: Annotated[bool, typer.Option(help="End each document with the end-of-text token.")] = False,
@@ -40,7 +40,7 @@ def tokenize(
     """Turn texts into Megatron token files."""
     from llama31.corpus import tokenize as corpus_tokenize
 
-    corpus_tokenize.tokenize(input, output_prefix, tokenizer, append_eod=append_eod, json_key=json_key)
+    corpus_tokenize.tokenize(inputs, output_prefix, tokenizer, append_eod=append_eod, json_key=json_key)
 
 
 @app.command()

@@ -25,15 +25,7 @@ from llama31.resolve import Resolved, resolve
 from llama31.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RECORDED_PACKAGES = (
-    "torch",
-    "nemo_toolkit",
-    "megatron-core",
-    "lightning",
-    "transformer_engine",
-    "numpy",
-    "mlperf-logging",
-)
+PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "lightning", "transformer_engine", "numpy", "mlperf-logging")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -130,7 +122,7 @@ def environment(settings: Settings) -> dict[str, str]:
 def describe(ranks: Sequence[str]) -> dict[str, Any]:
     """What runs, for the record: command, commit, versions and machine."""
     versions = {}
-    for package in RECORDED_PACKAGES:
+    for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return {

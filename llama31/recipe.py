@@ -60,7 +60,7 @@ def data(settings: Settings, backend: Backend, seed: int, tokenizer: run.Config)
         global_batch_size=settings.gbs,
         tokenizer=tokenizer,
         seed=seed,
-        index_mapping_dir=str(paths.index_root(settings)),
+        index_root=str(paths.index_root(settings)),
         # On a CPU, loading is quick beside a step and worker processes take cores from the model.
         num_workers=2 if on_gpu else 0,
         persistent_workers=on_gpu,

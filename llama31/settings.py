@@ -11,6 +11,7 @@ import inspect
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -186,7 +187,7 @@ def documentation() -> dict[str, str]:
     """Field name -> the docstring below the field, in the order of the class."""
     body = ast.parse(inspect.getsource(Settings)).body[0].body  # type: ignore[attr-defined]
     found = {}
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
             found[ast.unparse(field.target)] = ast.literal_eval(text.value)
     return found

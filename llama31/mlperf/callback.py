@@ -81,9 +81,7 @@ class BenchmarkCallback(Callback):
         for observer in self.observers:
             observer.step_ended(step)
         if not math.isfinite(loss):
-            self._abort(
-                f"the training loss is {loss} at step {self.step}; a lower MAX_LR or more WARMUP_STEPS may help"
-            )
+            self._abort(f"the training loss is {loss} at step {self.step}; a lower MAX_LR may help")
         limit = self.settings.step_time_atol
         if limit and self._steps_timed > WARM_STEPS and seconds * 1000 > limit:
             self._abort(f"step {self.step} took {seconds * 1000:.0f} ms; STEP_TIME_ATOL={limit} tolerates {limit}")
