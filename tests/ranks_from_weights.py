@@ -1,34 +1,45 @@
-"""A rank of a run that saves its initial weights, or starts from saved ones: RUN_DIR WEIGHTS_DIR, under torchrun.
+"""A rank of a run that saves its weights, or starts from saved ones: RUN_DIR WEIGHTS_DIR, under torchrun.
 
 The run is the product's own (`llama31.train`); one callback more saves or loads the weights where training starts,
-through Megatron's distributed checkpoints, which any parallel layout can read.
+through Megatron's distributed checkpoints, which any parallel layout can read. The run that saves them also leaves
+the final weights, as one torch file.
 """
 
+import multiprocessing
 import os
 import sys
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+INITIAL, FINAL = "initial", "final.pt"
 
-class InitialWeights(Callback):
-    """Loads the weights in `directory`; the run that finds none saves its own."""
+
+class SharedWeights(Callback):
+    """Loads the initial weights in `directory`; the run that finds none saves its own, of one rank."""
 
     def __init__(self, directory: Path):
-        self.directory = directory
+        self.initial = directory / INITIAL
+        self.final = directory / FINAL
+        self.loads = self.initial.exists()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         from megatron.core import dist_checkpointing
 
-        model = trainer.strategy.megatron_parallel
-        state = model.sharded_state_dict()
-        if self.directory.exists():
-            loaded = dist_checkpointing.load(state, str(self.directory))
+        state = trainer.strategy.megatron_parallel.sharded_state_dict()
+        if self.loads:
+            loaded = dist_checkpointing.load(state, str(self.initial))
             chunked = "model_0" in loaded  # one state for each chunk of an interleaved pipeline
             trainer.strategy.load_model_state_dict(loaded if chunked else {"state_dict": loaded})
         else:
-            self.directory.mkdir()
-            dist_checkpointing.save(state, str(self.directory))
+            self.initial.mkdir(parents=True)
+            dist_checkpointing.save(state, str(self.initial))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.loads:
+            named = trainer.strategy.megatron_parallel.module.named_parameters()
+            torch.save({name: value.detach() for name, value in named}, self.final)
 
 
 def main() -> None:
@@ -39,11 +50,13 @@ def main() -> None:
 
     def with_weights(*arguments):
         recipe = stock(*arguments)
-        recipe.trainer.callbacks = [InitialWeights(Path(sys.argv[2]))]
+        recipe.trainer.callbacks = [SharedWeights(Path(sys.argv[2]))]
         return recipe
 
     llama31.recipe.pretrain_recipe = with_weights
     _, orderly = train(Path(sys.argv[1]))
+    for child in multiprocessing.active_children():  # Megatron's writer of checkpoints
+        child.terminate()
     os._exit(0 if orderly else 1)
 
 

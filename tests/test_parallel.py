@@ -1,0 +1,98 @@
+"""Parallel layouts on the CPU: from the same weights, the same course and the same validation sequences."""
+
+from pathlib import Path
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from ranks_from_weights import FINAL
+from runs import Run, train_from_weights
+
+from llama31 import rules
+from llama31.sizes import SIZES
+
+STEPS = 10
+SEQ_LENGTH = 64
+EVAL_SAMPLES = 30  # GBS does not divide it: the last batch is filled up with sequences that must not count
+SETTINGS = {
+    "SIZE": "tiny",
+    "DEVICE": "cpu",
+    "PRECISION": "fp32",
+    "SEQ_LENGTH": SEQ_LENGTH,
+    "GBS": 8,
+    "MBS": 2,
+    "MAX_LR": 1e-3,
+    "WARMUP_STEPS": 5,
+    "EVAL_EVERY": 40,
+    "EVAL_SAMPLES": EVAL_SAMPLES,
+    "STOP_AT_STEP": STEPS,
+    "SEEDS": 1234,
+}
+LAYOUTS = {
+    "data": {"GPUS_PER_NODE": 2},
+    "tensor": {"GPUS_PER_NODE": 2, "TENSOR_PARALLEL_SIZE": 2},
+    "pipeline": {"GPUS_PER_NODE": 2, "PIPELINE_PARALLEL_SIZE": 2},
+    "interleaved pipeline": {"GPUS_PER_NODE": 2, "PIPELINE_PARALLEL_SIZE": 2, "VIRTUAL_PIPELINE_SIZE": 2},
+    "tensor and pipeline": {"GPUS_PER_NODE": 4, "TENSOR_PARALLEL_SIZE": 2, "PIPELINE_PARALLEL_SIZE": 2},
+}
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {**tiny_data, **SETTINGS, "JOB_DIR": tmp_path_factory.mktemp("runs")}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(scope="module")
+def one_rank(settings: dict[str, Any], weights: Path) -> Run:
+    """The run that the others are compared with; it saves the weights that they start from."""
+    return train_from_weights(settings, weights)
+
+
+@pytest.fixture(scope="module")
+def sequences(tiny_data: dict[str, str]) -> Any:
+    """The validation sequences, read by independent code."""
+    name = rules.token_file_name(rules.validation_name(int(tiny_data["N_VALIDATION_SAMPLES"])))
+    return oracle.windows(Path(tiny_data["PREPROCESSED_PATH"], f"{name}.bin"), "<u2", SEQ_LENGTH, EVAL_SAMPLES)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_follow_the_course_of_one_rank(
+    layout: str, settings: dict[str, Any], weights: Path, one_rank: Run, sequences: Any
+) -> None:
+    run = train_from_weights({**settings, **LAYOUTS[layout]}, weights)
+    assert len(run.losses()) == STEPS
+    assert run.losses() == pytest.approx(one_rank.losses(), rel=1e-4)
+    evaluations, expected = run.events("evaluation"), one_rank.events("evaluation")
+    assert [event["step"] for event in evaluations] == [5, 10]
+    assert [event["loss"] for event in evaluations] == pytest.approx([event["loss"] for event in expected], rel=1e-5)
+    assert {event["token_hash"] for event in evaluations} == {oracle.expected_fingerprint(sequences)}
+
+
+def test_bf16_with_the_distributed_optimizer_stays_near(settings: dict[str, Any], weights: Path, one_rank: Run) -> None:
+    run = train_from_weights({**settings, "GPUS_PER_NODE": 2, "PRECISION": "bf16"}, weights)
+    assert run.losses() == pytest.approx(one_rank.losses(), rel=2e-3)
+
+
+def test_validation_does_not_depend_on_seed_or_batch(
+    settings: dict[str, Any], sequences: Any, weights: Path, one_rank: Run
+) -> None:
+    run = train_from_weights({**settings, "SEEDS": 99, "GBS": 12, "MBS": 3, "EVAL_EVERY": 120}, weights)
+    assert run.losses() != pytest.approx(one_rank.losses(), rel=1e-4), "another seed must give other training data"
+    (evaluation,) = run.events("evaluation")
+    assert evaluation["samples"] == EVAL_SAMPLES
+    assert evaluation["token_hash"] == oracle.expected_fingerprint(sequences)
+
+
+def test_validation_loss_is_the_mean_over_all_tokens(weights: Path, one_rank: Run, sequences: Any) -> None:
+    shape = SIZES["tiny"]
+    state = torch.load(weights / FINAL, weights_only=True)
+    model = oracle.hugging_face_llama(state, shape.attention_heads, shape.key_value_heads)
+    assert one_rank.events("evaluation")[-1]["step"] == STEPS
+    assert one_rank.events("evaluation")[-1]["loss"] == pytest.approx(oracle.mean_loss(model, sequences), abs=1e-5)
