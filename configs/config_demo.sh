@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # The demo: a small Llama 3.1 on two CPU ranks, over the data that dev/prepare_demo.py makes in demo/.
 # bash dev/demo.sh does it all; to train again:  source configs/config_demo.sh;  bash run_llama31.sh
 
@@ -17,12 +18,12 @@ export PRECISION=fp32
 export SEQ_LENGTH=256
 export GBS=8
 export MBS=4
-export MAX_LR=4e-3
-export WARMUP_STEPS=20
+export MAX_LR=1.5e-3
+export WARMUP_STEPS=10
 
 export EVAL_EVERY=400
 export EVAL_SAMPLES=128
-export TARGET=4.6
-export STOP_AT_STEP=600
+export TARGET=4.9
+export STOP_AT_STEP=500
 
 export TAG=demo

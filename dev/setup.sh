@@ -162,7 +162,7 @@ main() { # A function, so that an edit of this file does not disturb a set-up un
         fi
         mkdir -p -- "$venv"
         : >"$venv/llama31-venv"
-        say "making $venv with $base $(version_of "$base"): 2 to 4 minutes and 3 GB, twice that with CUDA (log: $log)"
+        say "making $venv with $base $(version_of "$base"): 2 to 5 minutes and 3 GB, twice that with CUDA (log: $log)"
         logged "$base" -m venv -- "$venv"
         # The few packages without a wheel are built with the pinned setuptools, not with the newest.
         if build_tool="$(grep -Eo '^setuptools==[^ ;#]+' "$root/requirements.lock")"; then pip_install "$build_tool"; fi

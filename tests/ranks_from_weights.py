@@ -2,7 +2,7 @@
 
 The run is the product's own (`llama31.train`); one callback more saves or loads the weights where training starts,
 through Megatron's distributed checkpoints, which any parallel layout can read. The run that saves them also leaves
-the final weights, as one torch file.
+the initial and the final weights as torch files.
 """
 
 import multiprocessing
@@ -13,33 +13,37 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-INITIAL, FINAL = "initial", "final.pt"
+SHARED, INITIAL, FINAL = "shared", "initial.pt", "final.pt"
 
 
 class SharedWeights(Callback):
     """Loads the initial weights in `directory`; the run that finds none saves its own, of one rank."""
 
     def __init__(self, directory: Path):
-        self.initial = directory / INITIAL
-        self.final = directory / FINAL
-        self.loads = self.initial.exists()
+        self.directory = directory
+        self.shared = directory / SHARED
+        self.loads = self.shared.exists()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         from megatron.core import dist_checkpointing
 
         state = trainer.strategy.megatron_parallel.sharded_state_dict()
         if self.loads:
-            loaded = dist_checkpointing.load(state, str(self.initial))
+            loaded = dist_checkpointing.load(state, str(self.shared))
             chunked = "model_0" in loaded  # one state for each chunk of an interleaved pipeline
             trainer.strategy.load_model_state_dict(loaded if chunked else {"state_dict": loaded})
         else:
-            self.initial.mkdir(parents=True)
-            dist_checkpointing.save(state, str(self.initial))
+            self.shared.mkdir(parents=True)
+            dist_checkpointing.save(state, str(self.shared))
+            self._save(trainer, INITIAL)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.loads:
-            named = trainer.strategy.megatron_parallel.module.named_parameters()
-            torch.save({name: value.detach() for name, value in named}, self.final)
+            self._save(trainer, FINAL)
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        named = trainer.strategy.megatron_parallel.module.named_parameters()
+        torch.save({name: value.detach() for name, value in named}, self.directory / name)
 
 
 def main() -> None:
@@ -50,7 +54,7 @@ def main() -> None:
 
     def with_weights(*arguments):
         recipe = stock(*arguments)
-        recipe.trainer.callbacks = [SharedWeights(Path(sys.argv[2]))]
+        recipe.trainer.callbacks.append(SharedWeights(Path(sys.argv[2])))
         return recipe
 
     llama31.recipe.pretrain_recipe = with_weights

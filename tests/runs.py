@@ -11,6 +11,7 @@ from typing import Any
 from llama31 import checks, launch, paths, record
 from llama31.events import Outcome
 from llama31.resolve import resolve
+from llama31.settings import names
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TESTS = REPOSITORY / "tests"
@@ -52,11 +53,16 @@ def arguments(settings: dict[str, Any]) -> list[str]:
     return [f"{name}={value}" for name, value in settings.items()]
 
 
-def clean_environment() -> dict[str, str]:
-    """Our environment without settings that the caller may have sourced."""
-    from llama31.settings import names
+def environment() -> dict[str, str]:
+    """Our environment without settings that the caller may have sourced; run_llama31.sh takes our Python."""
+    ours = {name: value for name, value in os.environ.items() if name not in names()}
+    return {**ours, "LLAMA31_VENV": sys.prefix}
 
-    return {name: value for name, value in os.environ.items() if name not in names()}
+
+def finished(printed: str, exit_code: int) -> Run:
+    """The run that printed this; the launcher names its directory."""
+    directories = [line.partition("run directory: ")[2] for line in printed.splitlines() if "run directory: " in line]
+    return Run(Path(directories[0] if directories else "/nonexistent"), printed, exit_code)
 
 
 def run_llama31(settings: dict[str, Any], *options: str) -> Run:
@@ -66,12 +72,10 @@ def run_llama31(settings: dict[str, Any], *options: str) -> Run:
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
-        env={**clean_environment(), "LLAMA31_VENV": sys.prefix},
+        env=environment(),
         check=False,
     )
-    printed = done.stdout + done.stderr
-    directories = [line.partition("run directory: ")[2] for line in printed.splitlines() if "run directory: " in line]
-    return Run(Path(directories[0] if directories else "/nonexistent"), printed, done.returncode)
+    return finished(done.stdout + done.stderr, done.returncode)
 
 
 def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:

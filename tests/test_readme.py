@@ -1,0 +1,404 @@
+"""README.md and docs/gpu.md held against the code: files, settings, verbs, figures, exit codes and commands."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import typer
+from benchmark_run import SETTINGS, write_log
+
+from dev import demo_tokenizer
+from llama31 import checks, cli, events, paths, rules
+from llama31.corpus import consolidate
+from llama31.corpus.tokenizer import TOKENIZER_FILE
+from llama31.errors import UserError
+from llama31.events import ABORTED, TARGET_NOT_REACHED, Outcome
+from llama31.mlperf import check
+from llama31.resolve import resolve
+from llama31.settings import Device, Settings, names, to_dict
+from llama31.sizes import SIZES, Shape
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = REPOSITORY / "README.md"
+DOCUMENTS = (README, *sorted((REPOSITORY / "docs").glob("*.md")))
+TEXT = README.read_text(encoding="utf-8")
+PLACEHOLDERS = {"NAME", "RUN_DIR"}  # upper-case words of commands that a reader replaces
+
+Table = list[dict[str, str]]
+
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+# --- Reading Markdown ---------------------------------------------------------------------------------------------
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """Fenced code blocks of a language, without the indentation that a list gives them."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", document.read_text(encoding="utf-8"), re.M | re.S)
+    return [re.sub(rf"^{indent}", "", block, flags=re.M) for indent, block in found]
+
+
+def code(document: Path) -> str:
+    """All that stands in backticks or in a bash block, comments aside."""
+    prose = re.sub(r"^ *```.*?^ *```$", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    commands = [re.sub(r"\s# .*", "", block) for block in blocks(document, "bash")]
+    return "\n".join([*re.findall(r"`([^`]+)`", prose), *commands])
+
+
+def tables() -> Iterator[Table]:
+    """Tables of the README, each row as column title -> cell."""
+    for lines in re.findall(r"(?:^\|.*\|\n)+", TEXT, re.M):
+        titles, _, *rows = ([cell.strip() for cell in line.strip("|\n").split("|")] for line in lines.splitlines())
+        yield [dict(zip(titles, row, strict=True)) for row in rows]
+
+
+def table(title: str) -> Table:
+    """Rows of all tables whose first column has this title."""
+    found = [row for rows in tables() if next(iter(rows[0])) == title for row in rows]
+    assert found, f"no table begins with {title!r}"
+    return found
+
+
+def identifier(words: str) -> str:
+    """Words of a reader as a name in the code: Key-value heads -> key_value_heads."""
+    return re.sub(r"[ -]", "_", words).lower()
+
+
+def shown(value: object) -> str:
+    """A value of the code as tables show it."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return re.sub(r"e([-+])0+", r"e\1", f"{value:g}") if isinstance(value, float) else str(value)
+
+
+def number(cell: str) -> float:
+    """A figure of a table."""
+    return float(cell.replace(",", ""))
+
+
+# --- Names --------------------------------------------------------------------------------------------------------
+
+
+def ignored(name: str) -> bool:
+    """What commands make in the checkout, such as runs/."""
+    return re.search(rf"^/{re.escape(name)}[/*]", (REPOSITORY / ".gitignore").read_text(), re.M) is not None
+
+
+def run_dir_files() -> set[str]:
+    """Names that a run directory may hold."""
+    return {value for name, value in vars(paths).items() if name.isupper()}
+
+
+def data_files() -> set[str]:
+    """Names of the benchmark's data, without extension."""
+    data = (*map(rules.train_part_name, rules.BENCHMARK_PARTS), rules.validation_name(rules.VALIDATION_DOCUMENTS))
+    return {TOKENIZER_FILE, *map(rules.token_file_name, data)}
+
+
+@every_document
+def test_files_exist(document: Path) -> None:
+    text = code(document)
+    mentioned = set(re.findall(r"(?<![\w/.$-])(?:\.?\w[\w.-]*/)+(?:[\w.-]*\w)?", text))
+    mentioned |= set(re.findall(r"(?<![\w/.$-])\w[\w-]*\.(?:sh|py|md|toml|txt|lock|yaml|json|jsonl|log)\b(?!/)", text))
+    mentioned |= set(re.findall(r"\bc4-[\w.-]*_text_document[\w.]*", text))
+    assert len(mentioned) > 3
+    for name in mentioned - run_dir_files() - data_files():
+        assert (REPOSITORY / name).exists() or ignored(name.split("/")[0]), f"{document.name} names {name}"
+
+
+@every_document
+def test_no_machine_is_named(document: Path) -> None:
+    """Absolute paths are examples, below /data; the one package index named is PyTorch's public one."""
+    text = document.read_text(encoding="utf-8")
+    assert set(re.findall(r"(?<![\w.:/>}-])/(\w+)/", text)) <= {"data"}
+    assert set(re.findall(r"https?://[^\s)]+", code(document))) <= {"https://download.pytorch.org/whl/cpu"}
+
+
+@every_document
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    headings = {identifier(heading).replace("_", "-") for heading in re.findall(r"^#+ (.+)$", text, re.M)}
+    for target in re.findall(r"\]\((?!https://)([^)]+)\)", text):
+        file, _, anchor = target.partition("#")
+        assert (document.parent / file).exists(), target
+        assert not anchor or anchor in headings, target
+
+
+def tree() -> Iterator[tuple[Path, str]]:
+    """Each path of the README's tree with its note."""
+    (block,) = blocks(README, "text")
+    parents: list[str] = []
+    for line in block.splitlines():
+        match = re.fullmatch(r"((?:    )*)(\S+) +(\S.*)", line)
+        assert match, f"no path and note: {line}"
+        depth = len(match[1]) // 4
+        parents[depth:] = [match[2]]
+        yield Path(*parents), match[3]
+
+
+def test_tree_is_what_is_there() -> None:
+    found = [path for path, _ in tree()]
+    for path in found:
+        assert (REPOSITORY / path).exists(), path
+    assert len(found) == len(set(found))
+    package = REPOSITORY / "llama31"
+    needed = set(package.glob("[a-z]*.py")) | {path.parent for path in package.glob("**/__init__.py")}
+    needed |= {path for path in REPOSITORY.iterdir() if path.is_dir() and path.name.isalnum() and any(path.iterdir())}
+    for path in sorted(path.relative_to(REPOSITORY) for path in needed):
+        assert path in found or ignored(path.name), f"{path} is not in the tree"
+
+
+@every_document
+def test_settings_exist(document: Path) -> None:
+    """An upper-case name is a setting, or a variable that a script other than config.sh knows."""
+    scripts = [*REPOSITORY.glob("dev/*.sh"), REPOSITORY / "run_llama31.sh"]
+    known = set(re.findall(r"\w+", "\n".join(script.read_text() for script in scripts)))
+    text = re.sub(r"[\w./-]*\.(?:md|txt)\b|\bLICENSE\b", "", code(document))
+    mentioned = set(re.findall(r"(?<![\w./-])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*(?![\w./-])", text))
+    assert len(mentioned) > 3
+    assert mentioned - set(names()) - PLACEHOLDERS <= known
+
+
+@every_document
+def test_values_given_to_settings_are_of_their_type(document: Path) -> None:
+    given = [pair for pair in re.findall(r"\b[A-Z_]+=[^\s`;]+", code(document)) if pair.partition("=")[0] in names()]
+    assert given
+    for pair in given:
+        resolve([pair], {})
+
+
+@every_document
+def test_verbs_and_their_flags_exist(document: Path) -> None:
+    group: Any = typer.main.get_command(cli.app)
+    known = {
+        verb: {"--help"} | {option for parameter in command.params for option in parameter.opts}
+        for verb, command in group.commands.items()
+    }
+    text = code(document).replace("\\\n", " ")
+    for verb, rest in re.findall(r"-m llama31 ([a-z]\w*)(.*)", text):
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= known[verb], f"{verb}{rest}"
+    sources = "\n".join(path.read_text() for path in (REPOSITORY / "llama31").glob("*.py"))
+    for flag in re.findall(r"^--[a-z-]+", text, re.M):  # named by itself, in backticks
+        assert any(flag in flags for flags in known.values()) or f'"{flag}"' in sources, flag
+
+
+# --- Figures ------------------------------------------------------------------------------------------------------
+
+
+def test_the_two_commands_come_first() -> None:
+    beginning = "\n".join(TEXT.splitlines()[:40])
+    for command in ("bash dev/demo.sh", "bash dev/test.sh"):
+        assert re.search(rf"^{command}\b", beginning, re.M), command
+
+
+def test_rules_are_those_of_the_code() -> None:
+    rows = table("Rule")
+    for row in rows:
+        value = getattr(rules, identifier(row["Rule"]).upper())
+        assert row["Value"] == shown(value) or number(row["Value"]) == value, row
+        if row.get("Setting"):
+            assert to_dict(Settings())[row["Setting"].strip("`").lower()] == value, row
+    shown_rules = {identifier(row["Rule"]).upper() for row in rows}
+    fixed = {name for name in vars(rules) if re.match("ADAM_|EVAL_|VALIDATION_", name)}
+    assert fixed <= shown_rules
+
+
+def test_figures_within_the_text_follow_from_the_rules() -> None:
+    usual = Settings()
+    interval = rules.steps_between_evaluations(usual.eval_every, usual.gbs)
+    first, last = (consolidate.part_shards(part) for part in rules.BENCHMARK_PARTS)
+    point = rules.REFERENCE_POINTS[usual.gbs]
+    for words in (
+        "Python 3.10 to 3.12",
+        f"loss reaches {rules.TARGET}",
+        f"`{rules.BENCHMARK}`",
+        f"the last {len(first) + len(last)} shards, which are parts {usual.train_parts.replace(' ', ' and ')}",
+        f"shards {first[0]} to {first[-1]}, part {rules.BENCHMARK_PARTS[1]} shards {last[0]} to {last[-1]}",
+        f"the first {usual.eval_samples:,} sequences",
+        f"{usual.eval_samples * usual.seq_length:,} tokens",
+        f"at `GBS={usual.gbs}` that is {interval} steps",
+        f"{usual.warmup} at `GBS={usual.gbs}`",
+        f"`WARMUP_STEPS={point.warmup_samples // point.global_batch_size}` at `GBS={usual.gbs}`",
+        f"rulesets {', '.join(rules.RULESETS[:-1])} and {rules.RULESETS[-1]}",
+    ):
+        assert words in re.sub(r"\s+", " ", TEXT), words
+    steps = [point.mean / point.global_batch_size for point in rules.REFERENCE_POINTS.values()]
+    assert max(steps) < rules.MAX_STEPS / 100, "a run of the reference ends within the schedule's first hundredth"
+    free = re.search(r"Free in the closed division: (.*?), the seed", TEXT, re.S)
+    assert free and not set(re.findall(r"`(\w+)`", free[1])) & {
+        row.get("Setting", "").strip("`") for row in table("Rule")
+    }
+
+
+def test_model_table_is_that_of_the_sizes() -> None:
+    rows = {identifier(row.pop("")): row for row in table("")}
+    vocabularies = rows.pop(identifier("Vocabulary, its tokenizer's"))
+    parameters = rows.pop("parameters")
+    assert list(vocabularies) == list(SIZES)
+    assert rows == {
+        field.name: {size: shown(getattr(shape, field.name)) for size, shape in SIZES.items()}
+        for field in fields(Shape)
+    }
+    assert vocabularies["demo"] == shown(demo_tokenizer.VOCABULARY)
+    assert vocabularies["tiny"] == shown(tiny.VOCABULARY)
+    for size, shape in SIZES.items():
+        assert parameters[size] == shown(shape.parameters(int(number(vocabularies[size]))))
+    base = re.search(r"^ROTARY_BASE = ([\d_]+)", (REPOSITORY / "llama31/model/llama.py").read_text(), re.M)
+    assert base and f"base {int(base[1]):,}" in TEXT
+
+
+def test_reference_points_are_those_of_the_rules() -> None:
+    points = [{identifier(title): number(cell) for title, cell in row.items()} for row in table("Global batch size")]
+    assert points == [vars(point) for point in rules.REFERENCE_POINTS.values()]
+
+
+def test_exit_codes_are_those_of_a_run() -> None:
+    codes = {value: name for name, value in vars(events).items() if name.isupper() and isinstance(value, int)}
+    rows = {int(row["Exit code"]): row["Meaning"] for row in table("Exit code")}
+    assert set(rows) == {0, *codes}
+    for value, name in {0: events.SUCCESS, **codes}.items():
+        assert re.match(name.lower().replace("_", " "), rows[value]), f"{value} is {name}: {rows[value]}"
+
+
+def test_verdicts_are_those_of_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A log of the closed division, one with a departure, and one that did not reach its target."""
+    logs = {
+        write_log(tmp_path / "closed.log"): 0,
+        write_log(tmp_path / "open.log", departures=["TARGET=3.3: for the sake of argument"]): 0,
+        write_log(tmp_path / "failed.log", outcome=Outcome(ABORTED, "x", TARGET_NOT_REACHED, 1, SETTINGS.gbs)): 1,
+    }
+    for (log, exit_code), row in zip(logs.items(), table("Verdict begins with"), strict=True):
+        assert check.run(log, rules.RULESETS[-1]) == exit_code == int(row["Exit code"])
+        assert f"\nverdict: {row['Verdict begins with']}" in capsys.readouterr().out
+
+
+def test_run_directory_is_described() -> None:
+    rows = {row["In the run directory"].strip("`") for row in table("In the run directory")}
+    assert rows == run_dir_files()
+
+
+# --- Commands -----------------------------------------------------------------------------------------------------
+
+
+@every_document
+def test_bash_blocks_are_bash(document: Path) -> None:
+    found = blocks(document, "bash")
+    assert found
+    for block in found:
+        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and not done.stderr, f"{done.stderr}\n{block}"
+
+
+def bash(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a script in `directory`, with no setting in its environment."""
+    kept = {
+        name: value for name, value in os.environ.items() if name not in names() and not name.startswith("LLAMA31_")
+    }
+    command = ["bash", "-euc", script]
+    return subprocess.run(command, cwd=directory, env=kept, capture_output=True, text=True, timeout=60, check=False)
+
+
+@cache
+def exported_by(config: str) -> dict[str, str]:
+    """Variables of an environment that sourced a config file."""
+    done = bash(f"source {config}; env -0", REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    return dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry)
+
+
+@every_document
+def test_settings_of_commands_fit_together(document: Path) -> None:
+    """Whatever device and data they need: with these settings the commands would start."""
+    commands = re.findall(r"^bash (dev/demo|run_llama31)\.sh\b([^#\n]*)", "\n".join(blocks(document, "bash")), re.M)
+    assert commands
+    for script, rest in commands:
+        config = "configs/config_demo.sh" if script == "dev/demo" else "config.sh"
+        given = [word for word in rest.split() if word != "--dryrun"]
+        settings = resolve(given, exported_by(config)).settings
+        if settings.device is Device.auto:
+            settings = replace(settings, device=Device.cuda)
+        try:
+            checks.check(settings)
+        except UserError as error:  # only that the data is not here
+            lines = [line for line in error.lines if not line.startswith(("PREPROCESSED_PATH", "TOKENIZER_PATH"))]
+            assert not lines, f"{script}{rest}"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, tiny_data: dict[str, str]) -> Path:
+    """The repository as its user has it: config.sh filled in, here for a small model, and .venv made."""
+    shutil.copy(REPOSITORY / "run_llama31.sh", tmp_path)
+    (tmp_path / "llama31").symlink_to(REPOSITORY / "llama31")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    filled = {**tiny_data, "SIZE": "tiny", "SEQ_LENGTH": 64, "EVAL_SAMPLES": 16}
+    exports = "".join(f"export {name}={shlex.quote(str(value))}\n" for name, value in filled.items())
+    (tmp_path / "config.sh").write_text((REPOSITORY / "config.sh").read_text() + exports)
+    return tmp_path
+
+
+DRY_RUNS = [block for block in blocks(README, "bash") if "--dryrun" in block]
+
+
+@pytest.mark.parametrize("block", DRY_RUNS, ids=lambda block: block.splitlines()[-1])
+def test_dry_runs_work(block: str, checkout: Path) -> None:
+    done = bash(block, checkout)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"pretrain_llama31\.py RUN_DIR$", done.stdout, re.M)
+    assert re.search(r"^  SIZE=tiny +config\.sh$", done.stdout, re.M)
+    for name in re.findall(r"--dryrun.*?\b([A-Z]+)=", block):
+        assert re.search(rf"^  {name}=\S+ +command line$", done.stdout, re.M), done.stdout
+
+
+HELP = [block for block in blocks(README, "bash") if "--help" in block]
+
+
+@pytest.mark.parametrize("block", HELP, ids=lambda block: block.splitlines()[-1])
+def test_help_is_given(block: str, checkout: Path) -> None:
+    done = bash(block, checkout)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage: ") == block.count("--help")
+    group: Any = typer.main.get_command(cli.app)
+    assert all(re.search(rf"^  {verb} ", done.stdout, re.M) for verb in group.commands)
+
+
+def test_settings_to_fill_in_are_taken(checkout: Path, tiny_data: dict[str, str]) -> None:
+    """The exports that the README gives, but for the paths, which are not here."""
+    (exports,) = (block for block in blocks(README, "bash") if block.startswith("export PREPROCESSED_PATH"))
+    with (checkout / "config.sh").open("a") as config:
+        config.write(re.sub(r"^export \w+_PATH=.*\n", "", exports, flags=re.M))
+    done = bash("source config.sh; bash run_llama31.sh --dryrun", checkout)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^  GPUS_PER_NODE=8 +config\.sh$", done.stdout, re.M)
+
+
+def test_tokenize_commands_name_the_benchmarks_files(checkout: Path, tmp_path: Path) -> None:
+    """The block with stand-ins for python3 and zcat that print what they were given."""
+    (block,) = (block for block in blocks(README, "bash") if "--output-prefix" in block)
+    stand_ins = "python3() { printf '%s\\n' \"$@\"; }\nzcat() { printf '%s\\n' \"$@\" >&2; }\n"
+    block = block.replace("source .venv/bin/activate\n", stand_ins)
+    block = re.sub(r">/data/c4/(\S+)", r">\1", block)
+    done = bash(block, tmp_path)
+    assert done.returncode == 0, done.stderr
+    words = [Path(word).name for word in done.stdout.split()]
+    part = rules.BENCHMARK_PARTS[0]
+    validation = rules.validation_name(rules.VALIDATION_DOCUMENTS)
+    shards = [rules.train_shard_name(shard) for shard in consolidate.part_shards(part)]
+    inputs = [word for option, word in pairwise(words) if option == "--input"]
+    assert inputs == [*shards, f"{validation}.json"]
+    outputs = [word for option, word in pairwise(words) if option == "--output-prefix"]
+    assert outputs == [rules.token_file_name(rules.train_part_name(part)), rules.token_file_name(validation)]
+    shards = [rules.validation_shard_name(shard) for shard in range(rules.VALIDATION_SHARDS)]
+    assert [Path(word).name for word in done.stderr.split()] == shards
+    assert (tmp_path / f"{validation}.json").is_file()
+    assert f"head -n {rules.VALIDATION_DOCUMENTS} " in block

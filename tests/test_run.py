@@ -1,0 +1,183 @@
+"""Runs through run_llama31.sh, to every end that a run can have."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, finished, run_llama31
+from tiny import VOCABULARY, write_tokens
+
+from llama31 import paths, record, rules
+from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
+from llama31.mlperf import check
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def settings(tiny_data: dict[str, str], tmp_path: Path) -> dict[str, Any]:
+    return {
+        **tiny_data,
+        "JOB_DIR": tmp_path / "my runs",
+        "SIZE": "tiny",
+        "DEVICE": "cpu",
+        "PRECISION": "fp32",
+        "SEQ_LENGTH": 64,
+        "GBS": 8,
+        "MBS": 2,
+        "MAX_LR": 1e-3,
+        "WARMUP_STEPS": 5,
+        "EVAL_EVERY": 24,
+        "EVAL_SAMPLES": 16,
+        "SEEDS": 1,
+    }
+
+
+def logged(run: Run) -> list[tuple[str, Any]]:
+    """Key and value, or status where there is one, of each event of the MLPerf log."""
+    events = oracle.mlperf_events(run.run_dir / paths.MLPERF_LOG)
+    return [(event["key"], event["metadata"].get("status", event["value"])) for event in events]
+
+
+def assert_aborted(run: Run, exit_code: int, *words: str) -> None:
+    """The run left with `exit_code`, one line that holds `words`, and an MLPerf log closed as aborted."""
+    assert run.exit_code == exit_code, run.printed + run.logs()
+    assert "Traceback" not in run.printed
+    assert run.outcome.status == "aborted"
+    for word in words:
+        assert word in run.outcome.reason
+    assert "\n" not in run.outcome.reason
+    assert run.outcome.reason in run.printed
+    assert logged(run)[-1] == ("run_stop", "aborted")
+
+
+def test_target_reached(settings: dict[str, Any]) -> None:
+    run = run_llama31({**settings, "GPUS_PER_NODE": 2, "TARGET": 6.5})
+    assert run.exit_code == 0, run.printed + run.logs()
+    evaluations = run.events("evaluation")
+    assert [event["step"] for event in evaluations] == [3], "stops at the first evaluation at or below the target"
+    assert run.outcome.status == "success"
+    assert run.outcome.consumed_samples == 3 * 8
+    assert logged(run)[-1] == ("run_stop", "success")
+    assert check.run(run.run_dir, "6.1.0") == 0
+    stored = record.load_settings(run.run_dir)
+    assert (stored.target, stored.size, stored.seeds) == (6.5, "tiny", "1")
+    described = json.loads((run.run_dir / paths.RECORD).read_text())
+    assert {"command", "commit", "versions"} <= set(described)
+    assert list((run.run_dir / paths.TENSORBOARD).glob("events.out.tfevents.*")), "TensorBoard's events are missing"
+    assert (Path(settings["JOB_DIR"]) / "latest").resolve() == run.run_dir
+
+
+def test_target_not_reached(settings: dict[str, Any]) -> None:
+    run = run_llama31({**settings, "STOP_AT_STEP": 7, "START_EVAL_AT": 40})
+    assert_aborted(run, TARGET_NOT_REACHED, "TARGET=3.3", "STOP_AT_STEP=7")
+    assert [event["step"] for event in run.events("step")] == [1, 2, 3, 4, 5, 6, 7]
+    assert [event["step"] for event in run.events("evaluation")] == [6], "none before START_EVAL_AT, none at the stop"
+    assert [value for key, value in logged(run) if key == "eval_accuracy"] == [run.events("evaluation")[0]["loss"]]
+
+
+def test_training_data_used_up(settings: dict[str, Any]) -> None:
+    run = run_llama31({**settings, "TRAIN_PARTS": 7, "GBS": 96, "MBS": 8, "EVAL_EVERY": 12_288})
+    available = (np.fromfile(_bin(settings, 7), "<u2").size - 1) // 64
+    assert_aborted(run, TARGET_NOT_REACHED, f"{available}")
+    assert len(run.events("step")) == available // 96
+
+
+def test_loss_that_is_no_number(settings: dict[str, Any]) -> None:
+    run = run_llama31({**settings, "MAX_LR": 1e20, "WARMUP_STEPS": 1})
+    assert_aborted(run, TARGET_NOT_REACHED, "nan", f"step {run.outcome.step}")
+    assert run.outcome.step <= 5, "stops at once"
+
+
+def test_step_that_takes_too_long(settings: dict[str, Any]) -> None:
+    run = run_llama31({**settings, "STEP_TIME_ATOL": 1})
+    assert_aborted(run, TARGET_NOT_REACHED, "STEP_TIME_ATOL=1")
+
+
+def test_token_ids_beyond_the_vocabulary(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Ids that a look at the files' ends does not find: the run stops at the first of them."""
+    data = tmp_path / "preprocessed"
+    ids = np.random.default_rng(0).integers(VOCABULARY, size=400_000)
+    ids[150_000:250_000] = VOCABULARY + 7
+    document = np.split(ids, 4000)
+    write_tokens(data / rules.token_file_name(rules.train_part_name(6)), [part.tolist() for part in document])
+    validation = rules.token_file_name(rules.validation_name(40))
+    write_tokens(data / validation, [ids[:20_000].tolist()])
+    run = run_llama31({**settings, "PREPROCESSED_PATH": data, "TRAIN_PARTS": 6, "GPUS_PER_NODE": 2})
+    assert_aborted(run, BAD_INPUT, f"token id {VOCABULARY + 7}", f"{VOCABULARY} ids", "TOKENIZER_PATH")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(signum: signal.Signals, settings: dict[str, Any]) -> None:
+    run = stopped_by(lambda launcher, _: launcher.send_signal(signum), {**settings, "GPUS_PER_NODE": 2})
+    assert_aborted(run, INTERRUPTED, "interrupted at step")
+
+
+def test_rank_that_is_killed(settings: dict[str, Any]) -> None:
+    run = stopped_by(lambda _, ranks: os.kill(ranks[1], signal.SIGKILL), {**settings, "GPUS_PER_NODE": 2})
+    assert_aborted(run, FAILED, "failed", paths.RANK_LOGS)
+
+
+def test_full_disk(settings: dict[str, Any], small_disk: Path) -> None:
+    """The disk fills up while the run writes its records."""
+    index = Path(settings["JOB_DIR"]).parent / "index"
+    run = run_llama31({**settings, "JOB_DIR": small_disk, "TMP_NPY_INDEX": index, "STOP_AT_STEP": 5000})
+    assert run.exit_code == BAD_INPUT, run.printed + run.logs()
+    assert "Traceback" not in run.printed
+    assert "No space left on device" in run.printed
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 KiB."""
+    disk = tmp_path / "small disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], check=False).returncode == 0
+    if not mounted:
+        pytest.skip("only root can mount a small file system to fill up")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def stopped_by(stop: Any, settings: dict[str, Any]) -> Run:
+    """A run that `stop(launcher, process ids of the ranks)` was called on after its first step."""
+    launcher = subprocess.Popen(
+        ["bash", REPOSITORY / "run_llama31.sh", *arguments(settings)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+    )
+    try:
+        printed = ""
+        for line in launcher.stdout:
+            printed += line
+            if line.startswith("step 1/"):
+                break
+        stop(launcher, ranks_of(launcher.pid))
+        rest, _ = launcher.communicate(timeout=TIMEOUT)
+    finally:
+        launcher.kill()
+    return finished(printed + rest, launcher.returncode)
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """Process ids of a launcher's ranks, in their order: children of its child, torchrun."""
+
+    def children(pid: int) -> list[int]:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    (torchrun,) = children(launcher)
+    return sorted(children(torchrun))
+
+
+def _bin(settings: dict[str, Any], part: int) -> Path:
+    name = rules.token_file_name(rules.train_part_name(part))
+    return Path(settings["PREPROCESSED_PATH"], f"{name}.bin")
