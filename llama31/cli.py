@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from llama31 import rules
+from llama31.corpus import tools
 from llama31.errors import UserError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.add_typer(tools.app)
 EVERYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 

@@ -1,73 +1,145 @@
 """C4's shards -> one file for each training part, and the customised validation set.
 
-Compressed shards are joined as they are: a gzip file may have several members, so nothing is compressed again.
+Compressed shards are joined as they are: a gzip file may have several members, so nothing is compressed again. Each
+shard is read once: what is copied is decompressed on the way, to see that it is whole.
 """
 
-import gzip
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
+
+from isal import igzip, isal_zlib
 
 from llama31 import rules
 from llama31.corpus import documents
 from llama31.corpus.files import atomic_writer, failures_named
+from llama31.corpus.gzip_members import Gunzip
+from llama31.corpus.locking import only_run_in
+from llama31.corpus.parts import part_shards
+from llama31.corpus.progress import Progress
+from llama31.corpus.side_by_side import run_all
 from llama31.errors import UserError
 
 VALIDATION_FILE = "c4-validation.en.json.gz"  # all validation shards
-GZIP_MAGIC = b"\x1f\x8b"
-COPY_BYTES = 16 << 20
+BLOCK_BYTES = 4 << 20
+
+Told = Callable[[int], object]
+"""Is told the bytes that were done."""
 
 
-def part_shards(part: int) -> range:
-    """Training shards of merged part 0..7."""
-    return range(part * rules.SHARDS_PER_PART, (part + 1) * rules.SHARDS_PER_PART)
+def consolidate(c4_dir: Path, merged_dir: Path, parts: Sequence[int], sample: int, jobs: int) -> str:
+    """Make the files of `parts`, of all validation shards and of their first `sample` documents, `jobs` at a time.
+
+    What is done already is left alone. Gives a line that says what was done. Raises UserError with a line for each
+    file that cannot be made, which lists all its missing and damaged shards; where one is missing, nothing is begun.
+    """
+    shards = [train_shards(c4_dir, part) for part in parts] + [validation_shards(c4_dir)]
+    _require(shards)
+    with failures_named(merged_dir):
+        merged_dir.mkdir(parents=True, exist_ok=True)
+    total = sum(shard.stat().st_size for several in shards for shard in several)
+    with only_run_in(merged_dir), Progress("consolidate", total) as progress:
+
+        def make(part: int | None) -> Path:
+            if part is None:
+                return merge_validation(c4_dir, merged_dir, sample, progress.add)
+            return merge_part(c4_dir, merged_dir, part, told=progress.add)
+
+        run_all(make, [None, *parts], jobs)
+        made = "".join(f"part {part}, " for part in parts)
+        return f"{merged_dir}: {made}validation and its first {sample:,} documents; {progress.figures()}"
 
 
-def merge_part(c4_dir: str | Path, merged_dir: str | Path, part: int, shards: Iterable[int] | None = None) -> Path:
+def merge_part(
+    c4_dir: str | Path, merged_dir: str | Path, part: int, shards: Iterable[int] | None = None, told: Told = bool
+) -> Path:
     """Join a part's training shards, all 128 unless `shards` names fewer, as MERGED_DIR/c4-train.en_<part>.json.gz.
 
-    Does nothing where that is done already. Raises UserError listing all shards that are missing or no gzip files.
+    Does nothing where that is done already. Raises UserError listing all shards that are missing or damaged.
     """
-    names = [rules.train_shard_name(shard) for shard in (part_shards(part) if shards is None else shards)]
-    return _join([Path(c4_dir) / name for name in names], Path(merged_dir) / f"{rules.train_part_name(part)}.json.gz")
+    return _join(
+        train_shards(Path(c4_dir), part, shards), Path(merged_dir) / f"{rules.train_part_name(part)}.json.gz", told
+    )
 
 
-def merge_validation(c4_dir: str | Path, merged_dir: str | Path, sample: int = rules.VALIDATION_DOCUMENTS) -> Path:
+def merge_validation(
+    c4_dir: str | Path, merged_dir: str | Path, sample: int = rules.VALIDATION_DOCUMENTS, told: Told = bool
+) -> Path:
     """Join the 8 validation shards, and write their first `sample` documents as the customised validation set.
 
     Returns MERGED_DIR/c4-validation-<sample>-samples.en.json.gz. Does nothing where that is done already. Raises
-    UserError listing all shards that are missing or no gzip files, or where they hold fewer documents.
+    UserError listing all shards that are missing or damaged, or where they hold fewer documents.
     """
-    names = [rules.validation_shard_name(shard) for shard in range(rules.VALIDATION_SHARDS)]
-    merged = _join([Path(c4_dir) / name for name in names], Path(merged_dir) / VALIDATION_FILE)
+    merged = _join(validation_shards(Path(c4_dir)), Path(merged_dir) / VALIDATION_FILE, told)
     target = Path(merged_dir) / f"{rules.validation_name(sample)}.json.gz"
     if not _newer(target, [merged]):
         _write_head(merged, target, sample)
     return target
 
 
-def _join(sources: Sequence[Path], target: Path) -> Path:
-    problems = [problem for source in sources if (problem := _problem(source))]
-    if problems:
-        unusable = f"{len(problems)} of the {len(sources)} shards of {target.name} cannot be used"
-        raise UserError(f"{unusable}: {', '.join(problems)}")
-    whole = sum(source.stat().st_size for source in sources)
-    if _newer(target, sources) and target.stat().st_size == whole:
+def train_shards(c4_dir: Path, part: int, shards: Iterable[int] | None = None) -> list[Path]:
+    """Files of a part's training shards, in order."""
+    return [c4_dir / rules.train_shard_name(shard) for shard in (part_shards(part) if shards is None else shards)]
+
+
+def validation_shards(c4_dir: Path) -> list[Path]:
+    """Files of the validation shards, in order."""
+    return [c4_dir / rules.validation_shard_name(shard) for shard in range(rules.VALIDATION_SHARDS)]
+
+
+def _require(files: Iterable[Sequence[Path]]) -> None:
+    missing = [f"{path} (missing)" for several in files for path in several if not path.is_file()]
+    if missing:
+        raise UserError(f"{len(missing)} shards cannot be used: {', '.join(missing)}")
+
+
+def _join(shards: Sequence[Path], target: Path, told: Told) -> Path:
+    _require([shards])
+    total = sum(shard.stat().st_size for shard in shards)
+    if _newer(target, shards) and target.stat().st_size == total:
+        told(total)
         return target
     with atomic_writer(target) as file:
-        for source in sources:
-            with open(source, "rb") as shard:
-                shutil.copyfileobj(shard, file, COPY_BYTES)
+        damaged = [f"{shard} ({damage})" for shard in shards if (damage := _append(shard, file, told))]
+        if damaged:
+            raise UserError(f"{target}: {len(damaged)} of {len(shards)} shards cannot be used: {', '.join(damaged)}")
     return target
 
 
-def _problem(source: Path) -> str:
-    """What is wrong with a shard; empty where it looks whole."""
-    if not source.is_file():
-        return f"{source} (missing)"
-    with failures_named(source), open(source, "rb") as file:
-        return "" if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC else f"{source} (not gzip)"
+class _Copied:
+    """A file that is copied as it is read."""
+
+    def __init__(self, source: BinaryIO, target: BinaryIO, told: Told):
+        self._source = source
+        self._target = target
+        self._told = told
+
+    def read(self, count: int) -> bytes:
+        data = self._source.read(count)
+        self._target.write(data)
+        self._told(len(data))
+        return data
+
+    def tell(self) -> int:
+        return self._source.tell()
+
+
+def _append(shard: Path, target: BinaryIO, told: Told) -> str:
+    """Copy a shard to the end of `target`; gives what is wrong with it, empty where it is whole."""
+    end = b""
+    with open(shard, "rb") as source:
+        gunzip = Gunzip(_Copied(source, target, told))
+        try:
+            while data := gunzip.read(BLOCK_BYTES):
+                end = data
+        except EOFError:
+            return "truncated"
+        except isal_zlib.error as error:
+            return f"damaged: {error}"
+    if not end:
+        return "empty"
+    return "" if end.endswith(b"\n") else "its last line has no end"  # the next shard would go on in that line
 
 
 def _newer(target: Path, sources: Sequence[Path]) -> bool:
@@ -77,7 +149,10 @@ def _newer(target: Path, sources: Sequence[Path]) -> bool:
 
 def _write_head(source: Path, target: Path, count: int) -> None:
     found = 0
-    with atomic_writer(target) as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
+    with (
+        atomic_writer(target) as file,
+        igzip.IGzipFile(filename="", mode="wb", compresslevel=2, fileobj=file, mtime=0) as compressed,
+    ):
         for line in islice((line for block in documents.blocks(source) for line in block.lines), count):
             compressed.write(line + b"\n")
             found += 1

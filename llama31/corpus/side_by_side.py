@@ -1,0 +1,25 @@
+"""Independent pieces of work, several at a time; one that fails does not keep the others from being done."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TypeVar
+
+from llama31.errors import UserError
+
+T = TypeVar("T")
+
+
+def run_all(work: Callable[[T], object], items: Iterable[T], jobs: int) -> None:
+    """Call `work` on each item, `jobs` at a time. Raises UserError with the lines of all that failed with one."""
+    lines: list[str] = []
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for future in as_completed([pool.submit(work, item) for item in items]):
+            try:
+                future.result()
+            except UserError as error:
+                lines += error.lines
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or a fault nothing new is begun
+    if lines:
+        raise UserError(sorted(lines))

@@ -1,0 +1,39 @@
+"""Verbs of python3 -m llama31 that prepare the corpus; utils/*.sh call them. Imports wait until a verb is called."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llama31 import rules
+
+app = typer.Typer()
+Jobs = Annotated[int | None, typer.Option(min=1, help="Files at a time; all cores unless given.")]
+
+
+@app.command()
+def compress(
+    directory: Annotated[Path, typer.Argument(help="Directory with C4's .json files.")],
+    jobs: Jobs = None,
+) -> None:
+    """Compress C4's .json files to .json.gz in their place."""
+    from llama31.corpus import compress
+    from llama31.corpus.progress import cores
+
+    print(compress.compress(directory, jobs or cores()))
+
+
+@app.command()
+def consolidate(
+    c4: Annotated[Path, typer.Argument(help="Directory with C4's .json.gz shards.")],
+    merged: Annotated[Path, typer.Argument(help="Directory to write the merged files to.")],
+    parts: Annotated[str, typer.Option(help="Parts to merge, of 0 to 7, separated by spaces; may be empty.")],
+    samples: Annotated[int, typer.Option(min=1, help="Documents of the validation set.")] = rules.VALIDATION_DOCUMENTS,
+    jobs: Jobs = None,
+) -> None:
+    """Join C4's shards to a file for each part, and make the customised validation set."""
+    from llama31.corpus import consolidate
+    from llama31.corpus.parts import parse
+    from llama31.corpus.progress import cores
+
+    print(consolidate.consolidate(c4, merged, parse(parts), samples, jobs or cores()))
