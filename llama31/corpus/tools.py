@@ -37,3 +37,29 @@ def consolidate(
     from llama31.corpus.progress import cores
 
     print(consolidate.consolidate(c4, merged, parse(parts), samples, jobs or cores()))
+
+
+@app.command()
+def preprocess(
+    merged: Annotated[Path, typer.Argument(help="Directory with the merged .json.gz files.")],
+    preprocessed: Annotated[Path, typer.Argument(help="Directory to write the token files to.")],
+    tokenizer: Annotated[Path, typer.Option(help="Directory of the Hugging Face tokenizer.")],
+    parts: Annotated[str, typer.Option(help="Training parts, of 0 to 7, separated by spaces; may be empty.")],
+    samples: Annotated[int, typer.Option(min=1, help="Documents of the validation set.")] = rules.VALIDATION_DOCUMENTS,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Files at a time; one for 8 cores unless given.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for each file; the cores in equal parts.")] = None,
+    share: Annotated[str, typer.Option(help="I/N: of every N files the I-th alone, counted from 0.")] = "",
+    check: Annotated[bool, typer.Option(help="Only see whether all is done, and name what is not.")] = False,
+) -> None:
+    """Tokenise the benchmark's training parts and validation set, each file on its own."""
+    from llama31.corpus import preprocess
+    from llama31.corpus.parts import parse
+    from llama31.corpus.progress import cores
+
+    tasks = preprocess.merged_tasks(merged, preprocessed, parse(parts), samples)
+    if not check:
+        ours = preprocess.share_of(tasks, share)
+        jobs = jobs or preprocess.jobs_here(ours)
+        preprocess.tokenize_all(ours, tokenizer, jobs, threads or max(1, cores() // jobs))
+    if not share:
+        print(preprocess.check_done(tasks))

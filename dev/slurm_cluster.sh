@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# A real Slurm cluster on this machine, of two virtual nodes n1 and n2, to try jobs on.
+#
+#     bash dev/slurm_cluster.sh start [DIRECTORY]     starts it, or finds it running; installs Debian's packages first
+#     export SLURM_CONF=DIRECTORY/slurm.conf          then sbatch, srun, squeue, sinfo work
+#     bash dev/slurm_cluster.sh status [DIRECTORY]    exit code 0: both nodes are ready for jobs
+#     bash dev/slurm_cluster.sh stop [DIRECTORY]      ends its jobs and daemons
+#
+# DIRECTORY (default: /tmp/llama31-slurm) holds all that the cluster has: settings, munge's key and socket, state, logs.
+# Several clusters can run side by side, in a directory each. Needs root, for slurmd starts jobs as their users. The one
+# trace outside of DIRECTORY, packages aside, is a line of /etc/hosts that gives n1 and n2 this machine's address.
+# Exit code 2: it cannot be done here; one line says why. Start: 3 s, and 15 s to install the packages.
+set -euo pipefail
+
+nodes=(n1 n2)
+patience=60 # seconds to wait for daemons to come up or to end
+
+say() { printf 'slurm_cluster: %s\n' "$*" >&2; }
+fail() {
+    say "$@"
+    exit 2
+}
+
+# --- The parts of the cluster -------------------------------------------------------------------------------------
+
+pid_of() { # NAME: prints the id of the daemon that we started under this name, if it lives
+    local pid
+    pid="$(cat -- "$dir/$1.pid" 2>/dev/null)" || return 1
+    # The id may belong to another program by now; ours have this directory in their command line.
+    [[ -n $pid ]] && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$dir/" && printf '%s\n' "$pid"
+}
+
+wait_for() { # WHAT COMMAND...: until the command succeeds
+    local what="$1" deadline=$((SECONDS + patience))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        if ((SECONDS >= deadline)); then fail "$what: not within $patience s; see the logs in $dir"; fi
+        sleep 0.1
+    done
+}
+
+nodes_are_ready() {
+    [[ $(sinfo --noheader --Node --format=%T | grep -cE '^(idle|mixed|allocated)$') == "${#nodes[@]}" ]]
+}
+
+is_running() {
+    local name
+    for name in munged slurmctld "${nodes[@]/#/slurmd.}"; do pid_of "$name" >/dev/null || return 1; done
+    nodes_are_ready
+}
+
+# --- start ----------------------------------------------------------------------------------------------------------
+
+install_packages() {
+    local program
+    for program in slurmctld slurmd munged sbatch; do
+        if ! command -v "$program" >/dev/null; then
+            command -v apt-get >/dev/null || fail "$program is not installed, and this is no Debian to install it on"
+            say "installing slurm-wlm and munge"
+            { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q --yes --no-install-recommends \
+                slurm-wlm munge; } >"$dir/apt.log" 2>&1 || fail "apt-get failed; see $dir/apt.log"
+            return
+        fi
+    done
+}
+
+free_ports() { # COUNT: prints so many ports that nobody listens on
+    python3 -c 'import socket, sys
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]))]
+print(*(s.getsockname()[1] for s in sockets))' "$1"
+}
+
+write_settings() {
+    local ports host
+    read -ra ports < <(free_ports $((1 + ${#nodes[@]})))
+    host="$(hostname -s)"
+    {
+        cat <<CONF
+ClusterName=llama31
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=${ports[0]}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket=$dir/munge.socket
+CredType=cred/munge
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+StateSaveLocation=$dir/state
+SlurmdSpoolDir=$dir/spool.%n
+SlurmctldPidFile=$dir/slurmctld.pid
+SlurmdPidFile=$dir/slurmd.%n.pid
+SlurmctldLogFile=$dir/slurmctld.log
+SlurmdLogFile=$dir/slurmd.%n.log
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=1,batch_sched_delay=0,sched_min_interval=0
+ReturnToService=2
+KillWait=2
+MinJobAge=3600
+CONF
+        for ((i = 0; i < ${#nodes[@]}; i++)); do
+            echo "NodeName=${nodes[i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[i + 1]} CPUs=2 RealMemory=4000"
+        done
+        echo "PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO"
+    } >"$dir/slurm.conf"
+}
+
+start() {
+    ((EUID == 0)) || fail "needs root: slurmd starts jobs as their users"
+    mkdir -p -- "$dir"
+    exec 9>"$dir/lock" # one start or stop at a time
+    flock 9
+    if is_running; then
+        say "is running; export SLURM_CONF=$SLURM_CONF"
+        return
+    fi
+    stop_daemons # what an interrupted start left
+    install_packages
+    grep -qE '^127\.0\.0\.1 +n1 n2$' /etc/hosts || echo "127.0.0.1 n1 n2" >>/etc/hosts
+    rm -rf -- "$dir/state" # jobs of an earlier life
+    mkdir -p -- "$dir/state" "${nodes[@]/#/$dir/spool.}"
+    if [[ ! -f $dir/munge.key ]]; then (umask 077 && head -c 128 /dev/urandom >"$dir/munge.key"); fi
+    write_settings
+
+    # Daemons must not inherit the lock. munged finds fault with logs and sockets below /tmp unless it is forced.
+    munged --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" \
+        --seed-file="$dir/munge.seed" --log-file="$dir/munged.log" 2>>"$dir/munged.log" 9>&-
+    slurmctld -f "$dir/slurm.conf" 9>&-
+    local node
+    for node in "${nodes[@]}"; do slurmd -f "$dir/slurm.conf" -N "$node" 9>&-; done
+    wait_for "nodes ${nodes[*]}" is_running
+    say "ready; export SLURM_CONF=$SLURM_CONF"
+}
+
+# --- stop -----------------------------------------------------------------------------------------------------------
+
+no_jobs_left() { [[ -z $(squeue --noheader) ]]; }
+
+gone() { ! pid_of "$1"; }
+
+stop_daemons() {
+    local name pid
+    for name in "${nodes[@]/#/slurmd.}" slurmctld munged; do
+        if pid="$(pid_of "$name")"; then
+            kill "$pid"
+            wait_for "end of $name" gone "$name"
+        fi
+    done
+}
+
+stop() {
+    [[ -d $dir ]] || return 0
+    exec 9>"$dir/lock"
+    flock 9
+    if is_running; then
+        squeue --noheader --format=%A | xargs --no-run-if-empty scancel
+        wait_for "end of the jobs" no_jobs_left
+    fi
+    stop_daemons
+    say "stopped"
+}
+
+main() {
+    dir="$(realpath -m -- "${2:-/tmp/llama31-slurm}")"
+    export SLURM_CONF="$dir/slurm.conf"
+    case "${1:-}" in
+        start) start ;;
+        stop) stop ;;
+        status)
+            if is_running; then sinfo; else
+                say "not running"
+                exit 1
+            fi
+            ;;
+        *) fail "unknown command: ${1:-none}; what works: start, status, stop" ;;
+    esac
+}
+
+main "$@"

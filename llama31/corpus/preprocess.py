@@ -1,0 +1,109 @@
+"""The benchmark's files -> token files: which there are, and a process of `tokenize` for each.
+
+The files are independent. So any number of machines can do a share of them each, and a file that fails, or whose
+process is killed, does not keep the others from being done.
+"""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from llama31 import rules
+from llama31.corpus.progress import cores
+from llama31.corpus.side_by_side import run_all
+from llama31.corpus.token_file import summary
+from llama31.corpus.tokenizer import tokenizer_file
+from llama31.errors import UserError
+
+CORES_PER_FILE = 8  # more hardly speed up one file: its gzip stream is read by one
+
+
+@dataclass(frozen=True)
+class Task:
+    """A file to tokenise."""
+
+    source: Path
+    prefix: Path
+    """Of the token file, without extension."""
+
+
+def merged_tasks(merged_dir: Path, preprocessed_dir: Path, parts: Sequence[int], sample: int) -> list[Task]:
+    """Merged training parts, and the validation set of the first `sample` documents."""
+    names = [*map(rules.train_part_name, parts), rules.validation_name(sample)]
+    return [Task(merged_dir / f"{name}.json.gz", preprocessed_dir / rules.token_file_name(name)) for name in names]
+
+
+def share_of(tasks: Sequence[Task], share: str) -> Sequence[Task]:
+    """Of every N tasks the I-th alone, for "I/N"; all for an empty text. Raises UserError."""
+    if not share:
+        return tasks
+    index, _, count = share.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise UserError(f"--share={share}: not I/N with I from 0 to N - 1; example: 0/2")
+    return tasks[int(index) :: int(count)]
+
+
+def jobs_here(tasks: Sequence[Task]) -> int:
+    """Files to tokenise at a time on this machine."""
+    return max(1, min(len(tasks), cores() // CORES_PER_FILE))
+
+
+def tokenize_all(tasks: Sequence[Task], tokenizer_dir: Path, jobs: int, threads: int) -> None:
+    """Tokenise the files, `jobs` at a time with so many threads each. What is done already is left alone: `tokenize` sees that.
+
+    Raises UserError with a line for each file that failed; its process has said why on stderr.
+    """
+    tokenizer_file(tokenizer_dir)
+    with _ended_with_us() as processes:
+
+        def run(task: Task) -> None:
+            command = [sys.executable, "-m", "llama31", "tokenize", f"--input={task.source}"]
+            command += [f"--output-prefix={task.prefix}", f"--tokenizer={tokenizer_dir}", f"--threads={threads}"]
+            with subprocess.Popen(command) as process:
+                processes.add(process)
+            processes.remove(process)
+            if process.returncode:
+                raise UserError(f"{task.source}: FAILED ({_ending(process.returncode)})")
+
+        run_all(run, tasks, jobs)
+
+
+def _ending(returncode: int) -> str:
+    return f"exit code {returncode}" if returncode > 0 else f"killed by {signal.Signals(-returncode).name}"
+
+
+@contextmanager
+def _ended_with_us() -> Iterator[set["subprocess.Popen[bytes]"]]:
+    """A set of processes that are ended when this one is told to end. (Ctrl-C reaches them by itself.)"""
+    processes: set[subprocess.Popen[bytes]] = set()
+
+    def end(signum: int, _: FrameType | None) -> None:
+        for process in list(processes):
+            process.terminate()
+        sys.exit(128 + signum)
+
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield processes
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def check_done(tasks: Sequence[Task]) -> str:
+    """A line that says what there is. Raises UserError naming the files of which no whole token file is there."""
+    undone, documents, tokens = [], 0, 0
+    for task in tasks:
+        try:
+            found = summary(task.prefix)
+        except UserError as error:
+            undone.append(f"{task.source}: not done: {error}")
+        else:
+            documents, tokens = documents + found.documents, tokens + found.tokens
+    if undone:
+        raise UserError(undone)
+    return f"{len(tasks):,} files done: {documents:,} documents, {tokens:,} tokens"

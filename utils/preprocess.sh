@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Makes the token files (.bin, .idx) of the training parts and of the validation set.
+#
+#     sbatch [--nodes=2 ...] utils/preprocess.sh      in a Slurm job: the files are shared out among its nodes
+#     bash utils/preprocess.sh                        the same work on this machine
+#
+# Environment:
+#   TOKENIZER_PATH          directory of the tokenizer
+#   MERGED_C4_PATH          directory with c4-train.en_<part>.json.gz and the validation set
+#   PREPROCESSED_PATH       directory for c4-train.en_<part>_text_document.{bin,idx} and
+#                           c4-validation-<N_VALIDATION_SAMPLES>-samples.en_text_document.{bin,idx}
+#   PARTS                   training parts, separated by spaces (default: 6 7, the benchmark's)
+#   N_VALIDATION_SAMPLES    documents in the validation set (default: 91205)
+#   JOBS                    files at a time on each machine (default: one for every 8 cores)
+#   CONT_IMAGE_URL          container image to work in, for Slurm with pyxis (default: none; .venv, or else python3)
+#
+# A file that fails is named, the others are done all the same, and the exit code is not 0. What is done is skipped, and
+# what was begun is gone on with, so the same command can be given again.
+#SBATCH --job-name=llama31-preprocess
+#SBATCH --nodes=1
+#SBATCH --exclusive
+set -euo pipefail
+
+fail() {
+    printf 'preprocess: %s\n' "$*" >&2
+    exit 2
+}
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+if [[ ! -f $here/llama31.sh ]]; then # sbatch runs a copy of this script, and Slurm knows of which
+    here="$(dirname "$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's/^ *Command=//p')")"
+fi
+root="$(dirname "$here")"
+(($# == 0)) || fail "unknown arguments: $*; settings go into the environment"
+[[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || fail "this is no job array: --nodes=N shares the files out among N nodes"
+(: "${TOKENIZER_PATH:?set it to the directory of the tokenizer}") || exit 2
+(: "${MERGED_C4_PATH:?set it to the directory with the merged files}") || exit 2
+(: "${PREPROCESSED_PATH:?set it to the directory for the token files}") || exit 2
+tokenizer="$(realpath -m -- "$TOKENIZER_PATH")"
+merged="$(realpath -m -- "$MERGED_C4_PATH")"
+preprocessed="$(realpath -m -- "$PREPROCESSED_PATH")"
+mkdir -p -- "$preprocessed" || exit 2
+
+work=(bash "$here/llama31.sh" preprocess "$merged" "$preprocessed" --tokenizer="$tokenizer"
+    --parts="${PARTS-6 7}" --samples="${N_VALIDATION_SAMPLES:-91205}")
+
+if [[ -z ${SLURM_JOB_ID:-} ]]; then
+    [[ -z ${CONT_IMAGE_URL:-} ]] || fail "CONT_IMAGE_URL=$CONT_IMAGE_URL needs Slurm; within the container, unset it"
+    exec "${work[@]}" ${JOBS:+"--jobs=$JOBS"}
+fi
+
+step=(srun)
+if [[ -n ${CONT_IMAGE_URL:-} ]]; then
+    step+=(--container-image="$CONT_IMAGE_URL" --no-container-mount-home --container-workdir="$root"
+        --container-mounts="$root:$root,$tokenizer:$tokenizer,$merged:$merged,$preprocessed:$preprocessed")
+    work=(env LLAMA31_VENV=none "${work[@]}") # the image's own python3
+fi
+jobs="${JOBS:-$(((SLURM_CPUS_ON_NODE + 7) / 8))}"
+threads=$((SLURM_CPUS_ON_NODE / jobs))
+nodes="$SLURM_JOB_NUM_NODES"
+# shellcheck disable=SC2016 # the tasks know their number, this script does not
+share='exec "$@" --share="$SLURM_PROCID/$SLURM_NTASKS"'
+"${step[@]}" --nodes="$nodes" --ntasks=$((nodes * jobs)) --ntasks-per-node="$jobs" --cpus-per-task="$threads" \
+    bash -c "$share" preprocess "${work[@]}" --jobs=1 --threads="$threads" || failed=$?
+"${step[@]}" --nodes=1 --ntasks=1 "${work[@]}" --check || failed=$?
+exit "${failed:-0}"
