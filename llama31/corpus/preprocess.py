@@ -54,9 +54,10 @@ def jobs_here(tasks: Sequence[Task]) -> int:
 
 
 def tokenize_all(tasks: Sequence[Task], tokenizer_dir: Path, jobs: int, threads: int) -> None:
-    """Tokenise the files, `jobs` at a time with so many threads each. What is done already is left alone: `tokenize` sees that.
+    """Tokenise the files, `jobs` at a time with so many threads each.
 
-    Raises UserError with a line for each file that failed; its process has said why on stderr.
+    What is done already is left alone: `tokenize` sees to that. Raises UserError with a line for each file that failed;
+    its process has said why on stderr.
     """
     tokenizer_file(tokenizer_dir)
     with _ended_with_us() as processes:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from llama31 import rules
+from llama31.errors import UserError
 
 app = typer.Typer()
 Jobs = Annotated[int | None, typer.Option(min=1, help="Files at a time; all cores unless given.")]
@@ -63,3 +64,35 @@ def preprocess(
         preprocess.tokenize_all(ours, tokenizer, jobs, threads or max(1, cores() // jobs))
     if not share:
         print(preprocess.check_done(tasks))
+
+
+@app.command()
+def download(
+    what: Annotated[str, typer.Argument(help="preprocessed | tokenizer | raw")],
+    directory: Annotated[Path, typer.Argument(help="Directory to download to.")],
+    path: Annotated[str, typer.Option(help="Bucket and directory.")] = "",
+    parts: Annotated[str, typer.Option(help="Parts whose training shards to download.")] = "0 1 2 3 4 5 6 7",
+    jobs: Annotated[int, typer.Option(min=1, help="Transfers at a time.")] = 8,
+) -> None:
+    """Download the benchmark's data from MLCommons' bucket."""
+    from llama31.corpus import download, rclone
+    from llama31.corpus.parts import parse
+    from llama31.corpus.tokenizer import vocabulary_size
+
+    if not path:
+        raise UserError(f"MLC_PATH: set it to the path of the {what} data, bucket/directory; {rclone.ACCESS}")
+    print(download.download(rclone.RemoteDirectory(path), directory, parse(parts), jobs))
+    if what == "tokenizer":
+        print(f"{directory}: a vocabulary of {vocabulary_size(directory):,}")
+
+
+@app.command()
+def download_hf(
+    directory: Annotated[Path, typer.Argument(help="Directory to download to.")],
+    repository: Annotated[str, typer.Option(help="Repository at Hugging Face.")] = "meta-llama/Llama-3.1-8B",
+    weights: Annotated[bool, typer.Option(help="The weights too, 16 GB.")] = False,
+) -> None:
+    """Download Llama 3.1 8B's tokenizer from Hugging Face."""
+    from llama31.corpus import hub
+
+    print(hub.download(repository, directory, weights))

@@ -1,0 +1,121 @@
+"""Listing and reading a directory of an S3 bucket with the rclone program."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from llama31.errors import UserError
+
+REMOTE = "mlc-training"  # its name in MLCommons' instructions
+VARIABLES = {
+    "MLC_ENDPOINT": "ENDPOINT",
+    "MLC_ACCESS_KEY_ID": "ACCESS_KEY_ID",
+    "MLC_SECRET_ACCESS_KEY": "SECRET_ACCESS_KEY",
+}
+"""Variable of the environment -> option of rclone's S3 remote."""
+ACCESS = (
+    "MLCommons publishes endpoint, keys and paths in the README of small_llm_pretraining, "
+    "https://github.com/mlcommons/training, and in its members' area; its own R2 downloader, "
+    "https://github.com/mlcommons/r2-downloader, fetches the same files without rclone"
+)
+READ_BYTES = 1 << 20
+
+
+class Interrupted(Exception):
+    """A transfer ended before all was there; the message says why."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file in the bucket."""
+
+    path: str
+    """Below the directory listed."""
+    size: int
+    """Bytes."""
+    md5: str
+    """Hexadecimal; empty where the bucket does not know it."""
+
+
+class RemoteDirectory:
+    """A directory of the bucket that the environment names."""
+
+    def __init__(self, path: str, environment: Mapping[str, str] = os.environ):
+        """`path`: bucket/directory. Raises UserError where rclone, or access, is missing."""
+        if not shutil.which("rclone"):
+            raise UserError(
+                "rclone is not installed; Debian: apt-get install rclone; others: https://rclone.org/install"
+            )
+        self._environment = dict(environment)
+        # The AWS library within rclone does not start with this one set; rclone has an option of its own.
+        if bundle := self._environment.pop("AWS_CA_BUNDLE", ""):
+            self._environment.setdefault("RCLONE_CA_CERT", bundle)
+        self._directory = f"{self._remote()}:{path.strip('/')}"
+
+    def _remote(self) -> str:
+        """A remote made of our variables, else the user's own."""
+        values = {name: self._environment.get(name, "") for name in VARIABLES}
+        missing = [name for name, value in values.items() if not value]
+        if not missing:
+            # In the environment, unlike on the command line, no other user sees the keys.
+            options = {option: values[name] for name, option in VARIABLES.items()}
+            for option, value in {"TYPE": "s3", "PROVIDER": "Cloudflare", **options}.items():
+                self._environment[f"RCLONE_CONFIG_LLAMA31_{option}"] = value
+            return "llama31"
+        if len(missing) < len(VARIABLES):
+            raise UserError(f"{' and '.join(missing)}: not set, though others of {', '.join(VARIABLES)} are")
+        listed = subprocess.run(["rclone", "listremotes"], env=self._environment, capture_output=True, check=False)
+        if f"{REMOTE}:" in listed.stdout.decode().split():
+            return REMOTE
+        raise UserError(
+            f"no access to the bucket: set {', '.join(VARIABLES)}, or make the rclone remote {REMOTE}; {ACCESS}"
+        )
+
+    def files(self) -> list[RemoteFile]:
+        """All files, of subdirectories too. Raises UserError, one line, where there are none or access is refused."""
+        command = ["rclone", "lsjson", "--quiet", "--recursive", "--files-only", "--hash", "--retries=1"]
+        done = subprocess.run(
+            [*command, self._directory], env=self._environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise UserError(f"{self._directory}: {_reason(done.stderr)}; {ACCESS}")
+        found = [
+            RemoteFile(entry["Path"], entry["Size"], entry.get("Hashes", {}).get("md5", ""))
+            for entry in json.loads(done.stdout)
+        ]
+        if not found:
+            raise UserError(f"{self._directory}: holds no files; {ACCESS}")
+        for file in found:
+            if ".." in PurePosixPath(file.path).parts or file.path.startswith("/"):
+                raise UserError(f"{self._directory}: {file.path!r} would lie outside of the directory to download to")
+        return sorted(found, key=lambda file: file.path)
+
+    def read(self, file: RemoteFile, offset: int, count: int) -> Iterator[bytes]:
+        """`count` bytes of a file in pieces. Raises Interrupted where fewer come."""
+        command = ["rclone", "cat", "--quiet", "--retries=1", f"--offset={offset}", f"--count={count}"]
+        with subprocess.Popen(
+            [*command, f"{self._directory}/{file.path}"],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdout and process.stderr
+            try:
+                while data := process.stdout.read(READ_BYTES):
+                    count -= len(data)
+                    yield data
+                errors = process.stderr.read().decode(errors="replace")
+            finally:
+                process.kill()  # no more than a reader that gave up needs
+        if count:
+            raise Interrupted(f"{self._directory}/{file.path}: {_reason(errors)}")
+
+
+def _reason(errors: str) -> str:
+    """What rclone says last about what went wrong, without time and the details below it."""
+    lines = [line for line in errors.splitlines() if line[:1].isdigit()]
+    return lines[-1].split(" ", 2)[2].strip() if lines else "the connection ended early"
