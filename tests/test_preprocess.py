@@ -17,7 +17,7 @@ import pytest
 import tiny
 
 from llama31 import rules
-from llama31.corpus.preprocess import Task, merged_tasks, share_of, tokenize_all
+from llama31.corpus.preprocess import Task, from_merged, share_of, tokenize_all
 from llama31.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -103,7 +103,7 @@ def corpus(made: Corpus, tmp_path: Path) -> Corpus:
 @pytest.mark.parametrize("jobs", ["", "3"])
 def test_makes_the_files_and_leaves_them_alone_then(jobs: str, corpus: Corpus, made: Corpus) -> None:
     out, _ = corpus.run(JOBS=jobs)
-    assert out.splitlines()[-1].startswith("4 files done: ")
+    assert out.splitlines()[-1].startswith("4 token files done: ")
     assert corpus.files() == made.files()
     before = corpus.inodes()
     corpus.run(JOBS=jobs)
@@ -136,7 +136,7 @@ def test_a_killed_process_is_named(tmp_path: Path, corpus: Corpus, monkeypatch: 
     python.write_text('#!/bin/sh\ncase "$*" in *en_6*) kill -9 $$ ;; *) echo "$3 $4" >>"$0.calls" ;; esac\n')
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    tasks = merged_tasks(Path("merged"), Path("preprocessed"), [5, 6, 7], SAMPLE)
+    tasks = from_merged(Path("merged"), Path("preprocessed"), [5, 6, 7], SAMPLE).tasks
     with pytest.raises(UserError) as error:
         tokenize_all(tasks, corpus.root / "tokenizer", jobs=1, threads=1)
     assert error.value.lines == ["merged/c4-train.en_6.json.gz: FAILED (killed by SIGKILL)"]
@@ -217,7 +217,7 @@ ROOT/preprocessed
 --tokenizer=ROOT/tokenizer
 --parts=6 7
 --samples=40
---check
+--finish
 """
 
 
@@ -291,7 +291,7 @@ def cluster() -> Iterator[Cluster]:
 def test_job_on_two_nodes(cluster: Cluster, corpus: Corpus, made: Corpus) -> None:
     number, state, printed = cluster.job(corpus, "--nodes=2")
     assert state == "COMPLETED", printed
-    assert printed.splitlines()[-1].startswith("4 files done: ")
+    assert printed.splitlines()[-1].startswith("4 token files done: ")
     assert corpus.files() == made.files()
     for node in ("n1", "n2"):
         log = (cluster.directory / f"slurmd.{node}.log").read_text()

@@ -7,6 +7,8 @@
 # Environment:
 #   TOKENIZER_PATH          directory of the tokenizer
 #   MERGED_C4_PATH          directory with c4-train.en_<part>.json.gz and the validation set
+#   FROM_SHARDS             1: make the parts from their 128 shards each in C4_PATH, which need not be merged then; each
+#                           shard is a file of its own, and in the end they are joined (default: 0)
 #   PREPROCESSED_PATH       directory for c4-train.en_<part>_text_document.{bin,idx} and
 #                           c4-validation-<N_VALIDATION_SAMPLES>-samples.en_text_document.{bin,idx}
 #   PARTS                   training parts, separated by spaces (default: 6 7, the benchmark's)
@@ -41,8 +43,19 @@ merged="$(realpath -m -- "$MERGED_C4_PATH")"
 preprocessed="$(realpath -m -- "$PREPROCESSED_PATH")"
 mkdir -p -- "$preprocessed" || exit 2
 
+mounts="$root:$root,$tokenizer:$tokenizer,$merged:$merged,$preprocessed:$preprocessed"
 work=(bash "$here/llama31.sh" preprocess "$merged" "$preprocessed" --tokenizer="$tokenizer"
     --parts="${PARTS-6 7}" --samples="${N_VALIDATION_SAMPLES:-91205}")
+case "${FROM_SHARDS:-0}" in
+    0) ;;
+    1)
+        (: "${C4_PATH:?set it to the directory with the shards, for FROM_SHARDS=1}") || exit 2
+        c4="$(realpath -m -- "$C4_PATH")"
+        mounts+=",$c4:$c4"
+        work+=(--shards="$c4")
+        ;;
+    *) fail "FROM_SHARDS=$FROM_SHARDS: what works: 0, 1" ;;
+esac
 
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
     [[ -z ${CONT_IMAGE_URL:-} ]] || fail "CONT_IMAGE_URL=$CONT_IMAGE_URL needs Slurm; within the container, unset it"
@@ -52,15 +65,18 @@ fi
 step=(srun)
 if [[ -n ${CONT_IMAGE_URL:-} ]]; then
     step+=(--container-image="$CONT_IMAGE_URL" --no-container-mount-home --container-workdir="$root"
-        --container-mounts="$root:$root,$tokenizer:$tokenizer,$merged:$merged,$preprocessed:$preprocessed")
+        --container-mounts="$mounts")
     work=(env LLAMA31_VENV=none "${work[@]}") # the image's own python3
 fi
 jobs="${JOBS:-$(((SLURM_CPUS_ON_NODE + 7) / 8))}"
+if [[ ! $jobs =~ ^[1-9][0-9]*$ ]] || ((jobs > SLURM_CPUS_ON_NODE)); then
+    fail "JOBS=$jobs: files at a time on each machine, 1 to its $SLURM_CPUS_ON_NODE cores"
+fi
 threads=$((SLURM_CPUS_ON_NODE / jobs))
 nodes="$SLURM_JOB_NUM_NODES"
 # shellcheck disable=SC2016 # the tasks know their number, this script does not
 share='exec "$@" --share="$SLURM_PROCID/$SLURM_NTASKS"'
 "${step[@]}" --nodes="$nodes" --ntasks=$((nodes * jobs)) --ntasks-per-node="$jobs" --cpus-per-task="$threads" \
     bash -c "$share" preprocess "${work[@]}" --jobs=1 --threads="$threads" || failed=$?
-"${step[@]}" --nodes=1 --ntasks=1 "${work[@]}" --check || failed=$?
+"${step[@]}" --nodes=1 --ntasks=1 "${work[@]}" --finish || failed=$?
 exit "${failed:-0}"

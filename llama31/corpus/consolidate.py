@@ -34,11 +34,12 @@ def consolidate(c4_dir: Path, merged_dir: Path, parts: Sequence[int], sample: in
     What is done already is left alone. Gives a line that says what was done. Raises UserError with a line for each
     file that cannot be made, which lists all its missing and damaged shards; where one is missing, nothing is begun.
     """
-    shards = [train_shards(c4_dir, part) for part in parts] + [validation_shards(c4_dir)]
-    _require(shards)
+    files = [(validation_shards(c4_dir), merged_dir / VALIDATION_FILE)]
+    files += [(train_shards(c4_dir, part), _part_path(merged_dir, part)) for part in parts]
+    _require(shards for shards, _ in files)
     with failures_named(merged_dir):
         merged_dir.mkdir(parents=True, exist_ok=True)
-    total = sum(shard.stat().st_size for several in shards for shard in several)
+    total = sum(_size(shards) for shards, target in files if not _is_joined(shards, target))
     with only_run_in(merged_dir), Progress("consolidate", total) as progress:
 
         def make(part: int | None) -> Path:
@@ -88,6 +89,10 @@ def validation_shards(c4_dir: Path) -> list[Path]:
     return [c4_dir / rules.validation_shard_name(shard) for shard in range(rules.VALIDATION_SHARDS)]
 
 
+def _part_path(merged_dir: Path, part: int) -> Path:
+    return merged_dir / f"{rules.train_part_name(part)}.json.gz"
+
+
 def _require(files: Iterable[Sequence[Path]]) -> None:
     missing = [f"{path} (missing)" for several in files for path in several if not path.is_file()]
     if missing:
@@ -96,15 +101,21 @@ def _require(files: Iterable[Sequence[Path]]) -> None:
 
 def _join(shards: Sequence[Path], target: Path, told: Told) -> Path:
     _require([shards])
-    total = sum(shard.stat().st_size for shard in shards)
-    if _newer(target, shards) and target.stat().st_size == total:
-        told(total)
+    if _is_joined(shards, target):
         return target
     with atomic_writer(target) as file:
         damaged = [f"{shard} ({damage})" for shard in shards if (damage := _append(shard, file, told))]
         if damaged:
             raise UserError(f"{target}: {len(damaged)} of {len(shards)} shards cannot be used: {', '.join(damaged)}")
     return target
+
+
+def _size(shards: Iterable[Path]) -> int:
+    return sum(shard.stat().st_size for shard in shards)
+
+
+def _is_joined(shards: Sequence[Path], target: Path) -> bool:
+    return _newer(target, shards) and target.stat().st_size == _size(shards)
 
 
 class _Copied:

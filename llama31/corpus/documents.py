@@ -1,5 +1,6 @@
 """Reading documents from files of JSON lines (.json, .jsonl), as they are or compressed (.gz)."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -7,14 +8,36 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import orjson
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 
+from llama31.corpus.files import failures_named
+from llama31.corpus.gzip_members import Gunzip, Plain, Stream
 from llama31.errors import UserError
 
-BLOCK_BYTES = 16 << 20  # of JSON, read at a time
+BLOCK_BYTES = 6 << 20  # of JSON, read at a time
+LINE_BYTES = 64 << 20  # a longer line is refused: what one line needs bounds the memory
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place between two lines of a file, from where reading can go on."""
+
+    line: int
+    """Number of the next line; a file's first is 1."""
+    offset: int
+    """Byte of the file, as it lies on disk, to start from: that of the line, or of the gzip member that holds it."""
+    skip: int
+    """Bytes of JSON between `offset` and the line."""
+    bytes_read: int
+    """Bytes of the file, as it lies on disk, that have been read so far: all of them in the end."""
+    sha256: str
+    """SHA-256 of these bytes, in hexadecimal."""
+
+
+START = Place(1, 0, 0, 0, hashlib.sha256().hexdigest())
 
 
 @dataclass(frozen=True)
@@ -25,8 +48,8 @@ class Block:
     first_line: int
     """Number of the first line; a file's first is 1."""
     lines: list[bytes]
-    bytes_read: int
-    """Bytes of the file, as it lies on disk, that were read for this block."""
+    end: Place
+    """The place after the last line."""
 
 
 def check_inputs(paths: Sequence[Path]) -> int:
@@ -46,38 +69,101 @@ def check_inputs(paths: Sequence[Path]) -> int:
     return total
 
 
-def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-    """The lines of a file in blocks of about `block_bytes`, empty lines included.
+class Changed(UserError):
+    """A file is not the one that a place was taken from."""
 
-    Raises UserError where the file cannot be read, is not gzip though it is named so, or is a truncated gzip file.
+
+class _Hashed:
+    """A file that hashes what is read of it, each byte once."""
+
+    def __init__(self, raw: BinaryIO):
+        self._raw = raw
+        self._sha256 = hashlib.sha256()
+        self.hashed = 0
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    def read(self, count: int) -> bytes:
+        data = self._raw.read(count)
+        new = self._raw.tell() - self.hashed
+        if new > 0:
+            self._sha256.update(data[-new:] if new < len(data) else data)
+            self.hashed += new
+        return data
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def seek(self, offset: int) -> None:
+        self._raw.seek(offset)
+
+
+def blocks(path: Path, start: Place = START, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+    """The lines of a file from `start` on in blocks of at most about `block_bytes`, empty lines included.
+
+    The last block may be without lines; its end tells the whole file's size and hash. Going on from a place costs
+    reading the file up to there, and decompressing its gzip member up to there.
+
+    Raises UserError where the file cannot be read, is not gzip though it is named so, is a truncated gzip file or has
+    a line of more than LINE_BYTES; Changed where it is not the file that `start` was taken from.
     """
+    line = start.line
     try:
         with open(path, "rb") as raw:
-            if path.suffix == ".gz":
-                with igzip.open(raw, "rb") as stream:
-                    yield from _blocks(path, raw, stream, block_bytes)
-            else:
-                yield from _blocks(path, raw, raw, block_bytes)
+            for block in _blocks(path, raw, start, block_bytes):
+                line = block.end.line
+                yield block
     except EOFError:
-        raise UserError(f"{path}: truncated gzip file") from None
+        raise UserError(f"{path}:{line}: truncated gzip file: it ends after this line began") from None
     except (OSError, isal_zlib.error) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(f"{path}:{line}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _blocks(path: Path, raw: BinaryIO, stream: BinaryIO, block_bytes: int) -> Iterator[Block]:
-    line, position = 1, 0
+def _blocks(path: Path, raw: BinaryIO, start: Place, block_bytes: int) -> Iterator[Block]:
+    file = _read_before(path, raw, start)
+    file.seek(start.offset)
+    stream: Stream = Gunzip(file) if path.suffix == ".gz" else Plain(file)
+    skip = start.skip
+    while skip:
+        skip -= len(stream.read(min(skip, block_bytes)))
+
+    def block(first_line: int, lines: list[bytes], back: int) -> Block:
+        place = Place(first_line + len(lines), *stream.place(back), file.hashed, file.sha256)
+        return Block(path, first_line, lines, place)
+
+    line = start.line
     pieces: list[bytes] = []  # of the line that the last block ended within
+    pending = 0  # their bytes
     while data := stream.read(block_bytes):
         cut = data.rfind(b"\n") + 1
         if cut:
             lines = b"".join([*pieces, data[:cut]]).split(b"\n")[:-1]
-            yield Block(path, line, lines, raw.tell() - position)
-            line, position = line + len(lines), raw.tell()
-            pieces = []
+            yield block(line, lines, len(data) - cut)
+            line += len(lines)
+            pieces, pending = [], 0
         pieces.append(data[cut:])
+        pending += len(data) - cut
+        if pending > LINE_BYTES:
+            raise UserError(f"{path}:{line}: a line of more than {LINE_BYTES >> 20} MiB, the longest that is read")
     rest = b"".join(pieces)
-    if rest:
-        yield Block(path, line, [rest], raw.tell() - position)
+    yield block(line, [rest] if rest else [], 0)
+
+
+def check_read(path: Path, place: Place) -> None:
+    """Read a file up to a place once more. Raises Changed where it is not the file that `place` was taken from."""
+    with failures_named(path), open(path, "rb") as raw:
+        _read_before(path, raw, place)
+
+
+def _read_before(path: Path, raw: BinaryIO, place: Place) -> _Hashed:
+    file = _Hashed(raw)
+    while file.hashed < place.bytes_read and file.read(min(BLOCK_BYTES, place.bytes_read - file.hashed)):
+        pass
+    if file.sha256 != place.sha256:
+        raise Changed(f"{path}: changed since it was read up to line {place.line}")
+    return file
 
 
 def prefetched(items: Iterator[T]) -> Iterator[T]:

@@ -4,19 +4,25 @@ The ids are those of NeMo's AutoTokenizer.text_to_ids: what tokenizer.json says,
 their own ids, nothing added before or after a text.
 """
 
-import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from llama31.corpus.tokenizer import named_tokens, tokenizer_file
+from llama31.corpus.tokenizer import contradictions, named_tokens, tokenizer_file
 from llama31.errors import UserError
 
 Encoded = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]
 """The ids of all texts, one text after another, and the number of ids of each text."""
+
+CHECK_EVERY = 4096  # documents: one in so many is compared with Hugging Face's ids; costs about 1.5% of the time
+CHECK_CHARACTERS = 1 << 16  # longer documents are not compared: Hugging Face's library takes 200 bytes for a character
+CACHE_BYTES = 256 << 20  # gigatoken keeps each word it meets; beyond this much memory it is made anew
 
 PROBES = (
     "",
@@ -32,69 +38,133 @@ PROBES = (
 """Texts on which tokenizers like to differ; a tokenizer's own special tokens are added to them."""
 
 
-class Encoder:
-    """A tokenizer that turns lists of texts into ids. Make it with `load`."""
+class Inexact(Exception):
+    """The fast encoder failed, or gave other ids than Hugging Face's library; the message says which."""
 
-    def __init__(self, name: str, reference: Tokenizer, eod: int | None, encode: Callable[[Sequence[str]], Encoded]):
-        self.name = name
-        """Library that computes the ids."""
-        self.vocabulary: int = reference.get_vocab_size(with_added_tokens=True)
+
+class Encoder(Protocol):
+    """Turns lists of texts into ids."""
+
+    name: str
+    """Library that computes the ids."""
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """The ids of the texts."""
+
+
+class Exact:
+    """Hugging Face's tokenizers library, as a tokenizer directory says. Also what the tokenizer is, to callers."""
+
+    name = "tokenizers"
+
+    def __init__(self, tokenizer_dir: str | Path):
+        """Raises UserError where the directory holds no tokenizer that the library can read as transformers does."""
+        self.path = tokenizer_file(tokenizer_dir)
+        if found := contradictions(tokenizer_dir):
+            raise UserError(found)
+        try:
+            self._tokenizer = Tokenizer.from_file(str(self.path))
+        except Exception as error:  # the library raises plain Exception
+            raise UserError(f"{self.path}: the tokenizers library cannot read it: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        named = named_tokens(self.path.parent)
+        unknown = [f"{name} {token!r}" for name, token in named.items() if self._tokenizer.token_to_id(token) is None]
+        if unknown:  # transformers, and so NeMo, would add them at the vocabulary's end
+            raise UserError(f"{self.path}: has no {', '.join(unknown)}, which the files beside it name")
+        self.vocabulary: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         """Entries of the vocabulary with the added tokens."""
-        self.eod = eod
+        end = named.get("eos_token", named.get("sep_token", ""))  # as NeMo's AutoTokenizer.eos_id
+        self.eod: int | None = self._tokenizer.token_to_id(end)
         """Id of the end-of-text token, where the tokenizer has one."""
-        self.encode = encode
 
-
-def load(tokenizer_dir: str | Path, sample: Sequence[str] = ()) -> Encoder:
-    """Encoder for a Hugging Face tokenizer directory, gigatoken where its ids are right for `sample` and PROBES.
-
-    A warning says when it is not, and that Hugging Face's tokenizers library does the work. Raises UserError where the
-    directory holds no tokenizer that this library can read.
-    """
-    path = tokenizer_file(tokenizer_dir)
-    try:
-        reference = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(f"{path}: the tokenizers library cannot read it: {error}") from error
-    reference.no_truncation()
-    reference.no_padding()
-    named = named_tokens(path.parent)
-    unknown = [f"{name} {token!r}" for name, token in named.items() if reference.token_to_id(token) is None]
-    if unknown:  # transformers, and so NeMo, would add them at the vocabulary's end
-        raise UserError(f"{path}: has no {', '.join(unknown)}, which the files beside it name")
-    eod = reference.token_to_id(named.get("eos_token", named.get("sep_token", "")))  # as NeMo's AutoTokenizer.eos_id
-
-    def exact(texts: Sequence[str]) -> Encoded:
-        rows = [row.ids for row in reference.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        rows = [row.ids for row in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return np.fromiter((number for row in rows for number in row), np.uint32, int(lengths.sum())), lengths
 
-    specials = [token.content for token in reference.get_added_tokens_decoder().values()]
-    probes = [*PROBES, *(f"a{special} {special}\n{special}b" for special in specials), *sample]
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens included."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
+    def probes(self) -> list[str]:
+        """PROBES, and texts with each of the tokenizer's special tokens."""
+        specials = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+        return [*PROBES, *(f"a{special} {special}\n{special}b" for special in specials)]
+
+
+class Fast:
+    """gigatoken, compared with Hugging Face's library now and then. Raises Inexact where it fails or differs."""
+
+    name = "gigatoken"
+
+    def __init__(self, exact: Exact, sample: Sequence[str] = (), parallel: bool = True):
+        """Compares the ids of `sample` and of the tokenizer's probes. `parallel`: encodes on the threads of `use`."""
+        self._exact = exact
+        self._parallel = parallel
+        self._documents = 0
+        self._load()
+        probes = [*exact.probes(), *sample]
+        self._compare(probes, self._encode(probes), range(len(probes)))
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        if _resident_bytes() > self._base + CACHE_BYTES:
+            self._load()
+        encoded = self._encode(texts)
+        due = range(-self._documents % CHECK_EVERY, len(texts), CHECK_EVERY)
+        self._compare(texts, encoded, [number for number in due if len(texts[number]) <= CHECK_CHARACTERS])
+        self._documents += len(texts)
+        return encoded
+
+    def _load(self) -> None:
+        self._tokenizer = None  # frees its memory before the next is made
+        with _failures_inexact():
+            import gigatoken
+
+            self._tokenizer = gigatoken.Tokenizer.from_json(self._exact.path.read_bytes())
+        self._base = _resident_bytes()
+
+    def _encode(self, texts: Sequence[str]) -> Encoded:
+        with _failures_inexact():
+            import awkward
+
+            rows = self._tokenizer.encode_batch(list(texts), parallel=self._parallel)
+            return np.asarray(awkward.flatten(rows, axis=1)), np.asarray(awkward.num(rows))
+
+    def _compare(self, texts: Sequence[str], encoded: Encoded, numbers: Sequence[int]) -> None:
+        ids, lengths = encoded
+        if len(lengths) != len(texts) or lengths.sum() != len(ids):
+            raise Inexact("it left out ids")
+        if not numbers:
+            return
+        ends = np.cumsum(lengths)
+        right, right_lengths = self._exact.encode([texts[number] for number in numbers])
+        found = np.concatenate([ids[ends[number] - lengths[number] : ends[number]] for number in numbers])
+        if not (np.array_equal(lengths[list(numbers)], right_lengths) and np.array_equal(found, right)):
+            raise Inexact("its ids differ on a sample")
+
+
+@contextmanager
+def _failures_inexact() -> Iterator[None]:
+    """Whatever gigatoken raises becomes Inexact; a panic in its Rust code is a BaseException, not an Exception."""
     try:
-        fast = _gigatoken(path)
-        right = all(map(np.array_equal, fast(probes), exact(probes)))
-        reason = "its ids differ on a sample"
-    except Exception as error:  # noqa: BLE001 (whatever an unknown tokenizer makes it raise: the exact way is open)
-        right, reason = False, str(error)
-    if right:
-        return Encoder("gigatoken", reference, eod, fast)
-    logging.getLogger(__name__).warning(
-        "%s: gigatoken is not exact for this tokenizer (%s); using Hugging Face's tokenizers, some 20 times slower",
-        path,
-        reason,
-    )
-    return Encoder("tokenizers", reference, eod, exact)
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise Inexact(f"{type(error).__name__}: {error}") from error
 
 
-def _gigatoken(path: Path) -> Callable[[Sequence[str]], Encoded]:
-    import awkward
-    import gigatoken
+def use_threads(threads: int) -> None:
+    """Let both libraries encode on so many threads. In effect where this process has not encoded in parallel before."""
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
 
-    tokenizer = gigatoken.Tokenizer.from_json(path.read_bytes())
 
-    def encode(texts: Sequence[str]) -> Encoded:
-        rows = tokenizer.encode_batch(list(texts))
-        return np.asarray(awkward.flatten(rows, axis=1)), np.asarray(awkward.num(rows))
-
-    return encode
+def _resident_bytes() -> int:
+    """Memory of this process; 0 where Linux's /proc does not tell, so that the cache is then not bounded."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

@@ -1,7 +1,8 @@
 """The benchmark's files -> token files: which there are, and a process of `tokenize` for each.
 
 The files are independent. So any number of machines can do a share of them each, and a file that fails, or whose
-process is killed, does not keep the others from being done.
+process is killed, does not keep the others from being done. A part can also be made from its 128 shards as they are:
+each gives a token file of its own, and these are joined in the end.
 """
 
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 from llama31 import rules
+from llama31.corpus.consolidate import train_shards
+from llama31.corpus.join import is_joined, join, remove
 from llama31.corpus.progress import cores
 from llama31.corpus.side_by_side import run_all
 from llama31.corpus.token_file import summary
@@ -32,10 +35,49 @@ class Task:
     """Of the token file, without extension."""
 
 
-def merged_tasks(merged_dir: Path, preprocessed_dir: Path, parts: Sequence[int], sample: int) -> list[Task]:
+@dataclass(frozen=True)
+class Part:
+    """A training part that is made from its shards."""
+
+    prefix: Path
+    shards: list[Task]
+    is_joined: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done for a set of token files."""
+
+    prefixes: list[Path]
+    """Of the token files wanted."""
+    tasks: list[Task]
+    """Files to tokenise."""
+    parts: list[Part]
+    """Parts that are made from shards."""
+
+
+def from_merged(merged_dir: Path, preprocessed_dir: Path, parts: Sequence[int], sample: int) -> Work:
     """Merged training parts, and the validation set of the first `sample` documents."""
     names = [*map(rules.train_part_name, parts), rules.validation_name(sample)]
-    return [Task(merged_dir / f"{name}.json.gz", preprocessed_dir / rules.token_file_name(name)) for name in names]
+    tasks = [Task(merged_dir / f"{name}.json.gz", preprocessed_dir / rules.token_file_name(name)) for name in names]
+    return Work([task.prefix for task in tasks], tasks, [])
+
+
+def from_shards(merged: Work, c4_dir: Path, parts: Sequence[int], tokenizer_dir: Path) -> Work:
+    """The same token files, of which those of the training parts are made from their shards.
+
+    Raises UserError where one is there that was made from them with another tokenizer.
+    """
+    *_, validation = merged.tasks
+    found = []
+    for part, prefix in zip(parts, merged.prefixes, strict=False):
+        shards = train_shards(c4_dir, part)
+        names = [shard.name.removesuffix(".json.gz") for shard in shards]
+        pieces = [prefix.parent / "shards" / rules.token_file_name(name) for name in names]
+        is_there = is_joined(prefix, [shard.name for shard in shards], tokenizer_dir)
+        found.append(Part(prefix, list(map(Task, shards, pieces)), is_there))
+    shard_tasks = [task for part in found if not part.is_joined for task in part.shards]
+    return Work(merged.prefixes, [validation, *shard_tasks], found)
 
 
 def share_of(tasks: Sequence[Task], share: str) -> Sequence[Task]:
@@ -95,16 +137,31 @@ def _ended_with_us() -> Iterator[set["subprocess.Popen[bytes]"]]:
         signal.signal(signal.SIGTERM, former)
 
 
-def check_done(tasks: Sequence[Task]) -> str:
-    """A line that says what there is. Raises UserError naming the files of which no whole token file is there."""
-    undone, documents, tokens = [], 0, 0
-    for task in tasks:
-        try:
-            found = summary(task.prefix)
-        except UserError as error:
-            undone.append(f"{task.source}: not done: {error}")
-        else:
-            documents, tokens = documents + found.documents, tokens + found.tokens
+def finish(work: Work, jobs: int) -> str:
+    """Join the parts made from shards; gives a line that says what there is now.
+
+    Raises UserError naming the files of which no whole token file is there; then nothing is joined.
+    """
+    undone = [f"{task.source}: not done: {problem}" for task in work.tasks if (problem := _problem(task.prefix))]
     if undone:
         raise UserError(undone)
-    return f"{len(tasks):,} files done: {documents:,} documents, {tokens:,} tokens"
+    run_all(_join, work.parts, jobs)
+    found = [summary(prefix) for prefix in work.prefixes]
+    documents, tokens = sum(file.documents for file in found), sum(file.tokens for file in found)
+    return f"{len(found):,} token files done: {documents:,} documents, {tokens:,} tokens"
+
+
+def _join(part: Part) -> None:
+    pieces = [shard.prefix for shard in part.shards]
+    if not part.is_joined:
+        join(pieces, part.prefix)
+    remove(pieces)
+
+
+def _problem(prefix: Path) -> str:
+    """What keeps a token file from being whole; empty where it is."""
+    try:
+        summary(prefix)
+    except UserError as error:
+        return str(error)
+    return ""

@@ -10,24 +10,19 @@ Format: megatron.core.datasets.indexed_dataset, here with one sequence per docum
 Standard library only, and `summary` reads a few bytes whatever the size, so that a plan can be shown at once.
 """
 
-import os
 import struct
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
-from llama31.corpus.files import PARTIAL, failures_named, publish
+from llama31.corpus.files import failures_named
 from llama31.errors import UserError
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
-WRITE_BLOCK = 1 << 20  # index entries made at a time
 UINT16_BELOW = 65_500  # vocabulary size from which ids are int32: DType.optimal_dtype
 
 
@@ -158,90 +153,3 @@ def _number(file: BinaryIO, offset: int, form: str) -> int:
     file.seek(offset)
     number: int = struct.unpack(form, file.read(struct.calcsize(form)))[0]
     return number
-
-
-class TokenWriter:
-    """Writes PREFIX.bin as the tokens come, and PREFIX.idx when all are there.
-
-    A context manager: both files get their final names when the block ends without an exception, .bin first, so that
-    an .idx always describes a whole .bin; otherwise both vanish, and what was there before stays. Raises UserError,
-    naming the file, where one cannot be written (full disk, no permission).
-    """
-
-    def __init__(self, prefix: str | Path, token_type: TokenType, obsolete: Sequence[Path] = ()):
-        """`obsolete`: files that describe the pair that was there before, to be removed just before it is replaced."""
-        self.prefix = Path(prefix)
-        self.token_type = token_type
-        self._obsolete = obsolete
-        self._lengths = array("i")
-        self._bin, self._idx = bin_path(self.prefix), idx_path(self.prefix)
-        self._partial_bin, self._partial_idx = (path.with_name(path.name + PARTIAL) for path in (self._bin, self._idx))
-
-    def __enter__(self) -> "TokenWriter":
-        with failures_named(self._bin):
-            self.prefix.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._partial_bin, "wb")
-        return self
-
-    @property
-    def documents(self) -> int:
-        """Documents written so far."""
-        return len(self._lengths)
-
-    def write(self, tokens: bytes | memoryview, lengths: "array[int]") -> None:
-        """Append documents: their ids one after another in the file's type, and how many each has (array "i").
-
-        Documents without tokens must have been left out.
-        """
-        with failures_named(self._bin):
-            self._file.write(tokens)
-        self._lengths.extend(lengths)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            self._close()
-            self._partial_bin.unlink(missing_ok=True)
-            self._partial_idx.unlink(missing_ok=True)
-
-    def _finish(self) -> None:
-        with failures_named(self._bin):
-            _sync(self._file)
-            self._file.close()
-        with failures_named(self._idx), open(self._partial_idx, "wb") as file:
-            self._write_index(file)
-            _sync(file)
-        with failures_named(self._idx):
-            for path in (*self._obsolete, self._idx):
-                path.unlink(missing_ok=True)  # an older index must not describe the new .bin, even for a moment
-            publish(self._partial_bin, self._bin)
-            publish(self._partial_idx, self._idx)
-
-    def _close(self) -> None:
-        try:
-            self._file.close()
-        except OSError:
-            pass  # after a full disk the buffer's rest fails once more; the file is removed anyway
-
-    def _write_index(self, file: BinaryIO) -> None:
-        count = len(self._lengths)
-        file.write(HEADER.pack(MAGIC, VERSION, self.token_type.code, count, count + 1))
-        self._lengths.tofile(file)
-        end = 0
-        for start in range(0, count, WRITE_BLOCK):
-            *pointers, end = accumulate(
-                (length * self.token_type.itemsize for length in self._lengths[start : start + WRITE_BLOCK]),
-                initial=end,
-            )
-            array("q", pointers).tofile(file)
-        for start in range(0, count + 1, WRITE_BLOCK):
-            array("q", range(start, min(start + WRITE_BLOCK, count + 1))).tofile(file)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -9,6 +9,9 @@ import orjson
 from llama31.errors import UserError
 
 TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+CLASSES = ("PreTrainedTokenizerFast", "GPT2TokenizerFast", "GPT2Tokenizer")
+"""transformers' classes that take tokenizer.json as it is, but for what `contradictions` looks at."""
 
 
 def tokenizer_file(tokenizer_dir: str | Path) -> Path:
@@ -57,7 +60,7 @@ def named_tokens(tokenizer_dir: str | Path) -> dict[str, str]:
     Empty where neither file is there. Raises UserError where one is not what it should be.
     """
     names: dict[str, str] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+    for file in ("special_tokens_map.json", CONFIG_FILE):
         path = Path(tokenizer_dir) / file
         try:
             entries = orjson.loads(path.read_bytes()).items()
@@ -70,6 +73,28 @@ def named_tokens(tokenizer_dir: str | Path) -> dict[str, str]:
             if name.endswith("_token") and isinstance(content, str):
                 names[name] = content
     return names
+
+
+def contradictions(tokenizer_dir: str | Path) -> list[str]:
+    """Lines on where transformers, by tokenizer_config.json, would not do what tokenizer.json says."""
+    path = Path(tokenizer_dir) / CONFIG_FILE
+    if not path.is_file():
+        return []
+    config, content = _content(path), _content(tokenizer_file(tokenizer_dir))
+    found = []
+    name = config.get("tokenizer_class", CLASSES[0])
+    if name not in CLASSES:
+        found.append(f"{path}: tokenizer_class={name} may not take {TOKENIZER_FILE} as it is; {CLASSES[0]} does")
+    if config.get("split_special_tokens"):
+        found.append(f"{path}: split_special_tokens=true: NeMo's data has special tokens as single ids; false works")
+    space = bool(config.get("add_prefix_space"))
+    if ((content.get("pre_tokenizer") or {}).get("add_prefix_space", space)) != space:
+        found.append(f"{path}: add_prefix_space={space} is not what {TOKENIZER_FILE} says; {not space} is")
+    known = {token["content"]: token for token in content["added_tokens"]}
+    for number, token in config.get("added_tokens_decoder", {}).items():
+        if {**token, "id": int(number)} != known.get(token["content"]):
+            found.append(f"{path}: token {number} {token['content']!r} is not as in {TOKENIZER_FILE}'s added_tokens")
+    return found
 
 
 def fingerprint(tokenizer_dir: str | Path) -> str:

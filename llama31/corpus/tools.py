@@ -50,20 +50,23 @@ def preprocess(
     jobs: Annotated[int | None, typer.Option(min=1, help="Files at a time; one for 8 cores unless given.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for each file; the cores in equal parts.")] = None,
     share: Annotated[str, typer.Option(help="I/N: of every N files the I-th alone, counted from 0.")] = "",
-    check: Annotated[bool, typer.Option(help="Only see whether all is done, and name what is not.")] = False,
+    shards: Annotated[Path | None, typer.Option(help="Directory of C4's shards to make the parts from.")] = None,
+    finish: Annotated[bool, typer.Option(help="Tokenise nothing more: join shards, name what is missing.")] = False,
 ) -> None:
     """Tokenise the benchmark's training parts and validation set, each file on its own."""
     from llama31.corpus import preprocess
     from llama31.corpus.parts import parse
     from llama31.corpus.progress import cores
 
-    tasks = preprocess.merged_tasks(merged, preprocessed, parse(parts), samples)
-    if not check:
-        ours = preprocess.share_of(tasks, share)
-        jobs = jobs or preprocess.jobs_here(ours)
-        preprocess.tokenize_all(ours, tokenizer, jobs, threads or max(1, cores() // jobs))
+    work = preprocess.from_merged(merged, preprocessed, parse(parts), samples)
+    if shards:
+        work = preprocess.from_shards(work, shards, parse(parts), tokenizer)
+    tasks = preprocess.share_of(work.tasks, share)
+    jobs = jobs or preprocess.jobs_here(tasks)
+    if not finish:
+        preprocess.tokenize_all(tasks, tokenizer, jobs, threads or max(1, cores() // jobs))
     if not share:
-        print(preprocess.check_done(tasks))
+        print(preprocess.finish(work, jobs))
 
 
 @app.command()

@@ -1,0 +1,229 @@
+"""Writing a token file: the ids and lengths go to disk as they come, so that memory does not grow with the corpus."""
+
+import fcntl
+import hashlib
+import os
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from llama31.corpus.files import PARTIAL, failures_named, publish
+from llama31.corpus.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
+from llama31.errors import UserError
+
+BLOCK_DOCUMENTS = 1 << 20  # index entries made at a time
+READ_BYTES = 16 << 20
+
+Buffer = bytes | memoryview | array[int] | np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of a token file is on disk for good."""
+
+    documents: int
+    bin_bytes: int
+    bin_sha256: str
+    """SHA-256 of the first `bin_bytes` of the .bin, in hexadecimal."""
+
+
+EMPTY = Extent(0, 0, hashlib.sha256().hexdigest())
+
+
+class Damaged(Exception):
+    """What an Extent describes is not there, or is other data."""
+
+
+class TokenWriter:
+    """Writes PREFIX.bin and PREFIX.idx under temporary names, which `synced` and a later TokenWriter can go on from.
+
+    A context manager: both files get their final names when the block ends without an exception, .bin first, so that
+    an .idx always describes a whole .bin. Otherwise what is on disk since `synced` stays under its temporary names;
+    without any, both vanish; and what was there before stays. Raises UserError, naming the file, where one cannot be
+    written (full disk, no permission) or another process is writing it.
+    """
+
+    def __init__(self, prefix: str | Path, token_type: TokenType, start: Extent = EMPTY):
+        """`start`: where an earlier TokenWriter came to; entering raises Damaged where that is not on disk."""
+        self.prefix = Path(prefix)
+        self.token_type = token_type
+        self.documents = start.documents
+        self.bin_bytes = start.bin_bytes
+        self._start = start
+        self._resumable = start != EMPTY
+        self._bin_sha256, self._idx_sha256 = hashlib.sha256(), hashlib.sha256()
+        self._bin_path, self._idx_path = bin_path(self.prefix), idx_path(self.prefix)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens written so far."""
+        return self.bin_bytes // self.token_type.itemsize
+
+    @property
+    def bin_sha256(self) -> str:
+        """SHA-256 of what was written to the .bin, in hexadecimal."""
+        return self._bin_sha256.hexdigest()
+
+    @property
+    def idx_sha256(self) -> str:
+        """SHA-256 of the .idx, in hexadecimal; known when the files have their final names."""
+        return self._idx_sha256.hexdigest()
+
+    def __enter__(self) -> "TokenWriter":
+        with failures_named(self._bin_path):
+            self.prefix.parent.mkdir(parents=True, exist_ok=True)
+            self._bin = _locked(partial(self._bin_path))
+        with failures_named(self._idx_path):
+            self._idx = _locked(partial(self._idx_path))
+        try:
+            self._go_to_start()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _go_to_start(self) -> None:
+        with failures_named(self._bin_path):
+            for data in _blocks(self._bin, 0, self.bin_bytes):
+                self._bin_sha256.update(data)
+            if self.bin_sha256 != self._start.bin_sha256:
+                raise Damaged(f"{partial(self._bin_path)} is damaged")
+            _cut(self._bin, self.bin_bytes)
+        with failures_named(self._idx_path):
+            end = HEADER.size + 4 * self.documents
+            if self._resumable and os.fstat(self._idx.fileno()).st_size < end:
+                raise Damaged(f"{partial(self._idx_path)} is truncated")
+            _cut(self._idx, end)
+
+    def write(self, tokens: Buffer, lengths: Buffer) -> None:
+        """Append documents: their ids one after another in the file's type, and how many each has (int32).
+
+        Documents without tokens must have been left out.
+        """
+        with failures_named(self._bin_path):
+            self._bin_sha256.update(tokens)
+            self._bin.write(tokens)
+        with failures_named(self._idx_path):
+            self._idx.write(lengths)
+        self.bin_bytes += memoryview(tokens).nbytes
+        self.documents += memoryview(lengths).nbytes // 4
+
+    def synced(self) -> Extent:
+        """Have all that was written so far on disk, to go on from after a crash."""
+        with failures_named(self._bin_path):
+            _sync(self._bin)
+        with failures_named(self._idx_path):
+            _sync(self._idx)
+        self._resumable = True
+        return Extent(self.documents, self.bin_bytes, self.bin_sha256)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._close()
+            if not self._resumable:
+                discard(self.prefix)
+
+    def _finish(self) -> None:
+        with failures_named(self._idx_path):
+            self._complete_index()
+            _sync(self._idx)
+        with failures_named(self._bin_path):
+            _sync(self._bin)
+            self._idx_path.unlink(missing_ok=True)  # an older index must not describe the new .bin, even for a moment
+            publish(partial(self._bin_path), self._bin_path)
+        with failures_named(self._idx_path):
+            publish(partial(self._idx_path), self._idx_path)
+
+    def _complete_index(self) -> None:
+        """The header, and after the lengths the pointers and the document index."""
+        self._idx.flush()
+        header = HEADER.pack(MAGIC, VERSION, self.token_type.code, self.documents, self.documents + 1)
+        self._idx_sha256.update(header)
+        for lengths in self._lengths():
+            self._idx_sha256.update(lengths)
+        end = 0
+        for lengths in self._lengths():
+            ends = end + np.cumsum(lengths, dtype="<i8") * self.token_type.itemsize
+            self._append(np.concatenate(([end], ends[:-1])).astype("<i8"))
+            end = int(ends[-1])
+        for start in range(0, self.documents + 1, BLOCK_DOCUMENTS):
+            self._append(np.arange(start, min(start + BLOCK_DOCUMENTS, self.documents + 1), dtype="<i8"))
+        self._idx.flush()
+        os.pwrite(self._idx.fileno(), header, 0)
+
+    def _lengths(self) -> Iterator[np.ndarray[Any, Any]]:
+        for data in _blocks(self._idx, HEADER.size, 4 * self.documents, 4 * BLOCK_DOCUMENTS):
+            yield np.frombuffer(data, "<i4")
+
+    def _append(self, entries: np.ndarray[Any, Any]) -> None:
+        self._idx.write(entries)
+        self._idx_sha256.update(entries)
+
+    def _close(self) -> None:
+        for file in (self._bin, self._idx):
+            try:
+                file.close()
+            except OSError:
+                pass  # after a full disk the buffer's rest fails once more
+
+
+def partial(path: Path) -> Path:
+    """The name that a file bears while it is written."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def discard(prefix: Path) -> None:
+    """Remove what an unfinished TokenWriter left."""
+    for path in (bin_path(prefix), idx_path(prefix)):
+        with failures_named(path):
+            partial(path).unlink(missing_ok=True)
+
+
+def unpublish(prefix: Path) -> None:
+    """Give finished files their temporary names again: for a step that ended between the two renames, or after."""
+    for path in (bin_path(prefix), idx_path(prefix)):
+        with failures_named(path):
+            if path.exists() and not partial(path).exists():
+                path.rename(partial(path))
+
+
+def _locked(path: Path) -> BinaryIO:
+    """The file to read and write, made if need be. Raises UserError where another process holds it."""
+    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"{path}: another process is writing it") from None
+    except OSError:
+        pass  # a file system without locks
+    return file
+
+
+def _cut(file: BinaryIO, size: int) -> None:
+    """Make the file `size` bytes long, zeros where it was shorter, and go to its end."""
+    if os.fstat(file.fileno()).st_size != size:
+        file.truncate(size)
+    file.seek(size)
+
+
+def _blocks(file: BinaryIO, start: int, size: int, block_bytes: int = READ_BYTES) -> Iterator[bytes]:
+    """`size` bytes of the file from `start` on, without moving its position; fewer where it ends before."""
+    for offset in range(start, start + size, block_bytes):
+        yield os.pread(file.fileno(), min(block_bytes, start + size - offset), offset)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
