@@ -230,7 +230,7 @@ def test_a_run_says_all_about_itself(
     code, run_dir = start(usual, "TAG=it's mine")
     printed = capsys.readouterr().out
     assert code == 0 and run_dir.name.startswith("it's mine-tiny-gbs8-seed")
-    assert f"run directory: {run_dir}" in printed and "success: it did\n5 steps, 40 sequences;" in printed
+    assert f"run directory: {run_dir}" in printed and "success: it did\nsteps 5, samples 40," in printed
 
     settings = record.load_settings(run_dir)
     text = (run_dir / paths.RECORD).read_text()
@@ -287,4 +287,4 @@ def test_what_ends_the_launcher_interrupts_the_ranks(signum: signal.Signals, usu
         launcher.send_signal(signum)
         printed, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == 130
-    assert "aborted: SIGINT\n3 steps, 24 sequences;" in printed
+    assert "aborted: SIGINT\nsteps 3, samples 24," in printed
