@@ -239,7 +239,7 @@ def test_start_eval_at_an_evaluation_includes_it(train: Callable[..., Course]) -
 def test_an_evaluation_is_the_mean_over_its_sequences(
     train: Callable[..., Course], gbs: int, mbs: int, eval_samples: int
 ) -> None:
-    settings = replace(CLOSED, gbs=gbs, mbs=mbs, eval_samples=eval_samples, eval_every=10 * gbs)
+    settings = replace(CLOSED, gbs=gbs, mbs=mbs, eval_samples=eval_samples, eval_every=10 * gbs, stop_at_step=20)
     course = train(settings, [3.5, 3.25])
     expected = sum(FINGERPRINTS[:eval_samples]) % 2**64
     assert [evaluation.loss for evaluation in course.evaluations] == pytest.approx([3.5, 3.25], abs=1e-12)

@@ -61,9 +61,10 @@ def claim_benchmark_data(directory: Path) -> dict[str, str]:
 
 def without_machine(text: str, directory: Path) -> str:
     """A plan without the paths of this machine, and without the blanks that line up what follows them."""
+    # Before the repository, in which a virtual environment may lie.
+    text = re.sub(rf"{re.escape(sys.prefix)}/bin/python[0-9.]*", "PYTHON", text)
     for path, name in ((str(directory), "DATA"), (str(REPOSITORY), "REPOSITORY")):
         text = text.replace(path, name)
-    text = re.sub(rf"{re.escape(sys.prefix)}/bin/python[0-9.]*", "PYTHON", text)
     return re.sub(r"(?m)^(  [A-Z_]+=.*?) +(default|config\.sh|command line)", r"\1  \2", text)
 
 
