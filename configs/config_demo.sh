@@ -24,5 +24,3 @@ export EVAL_EVERY=400
 export EVAL_SAMPLES=128
 export TARGET=4.9
 export STOP_AT_STEP=500
-
-export TAG=demo
