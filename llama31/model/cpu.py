@@ -77,8 +77,10 @@ def cpu_backend() -> Iterator[None]:
     replacements: list[tuple[Any, str, Any]] = [
         (torch.cuda, "current_device", lambda: CPU),
         (torch.cuda, "device_count", lambda: 1),  # NeMo seeds Megatron's tracker where there is a device
+        (torch.cuda, "is_available", lambda: False),  # which torch's CUDA build may conclude from device_count
         (torch.cuda, "synchronize", _nothing),
         (torch.cuda, "Stream", torch.cpu.Stream),
+        (torch.cuda, "stream", lambda _: contextlib.nullcontext()),  # torch's CUDA build looks for a driver here
         # torch.manual_seed calls manual_seed_all, so that must not call torch.manual_seed in turn.
         (torch.cuda, "manual_seed", torch.default_generator.manual_seed),
         (torch.cuda, "manual_seed_all", torch.default_generator.manual_seed),
