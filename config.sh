@@ -1,6 +1,7 @@
 # The settings of a run. Fill in what you need, then:  source config.sh;  bash run_llama31.sh
 # Every setting is here with its default; an empty value means the default that its comment names.
 # For one run alone:  bash run_llama31.sh GBS=16 MAX_LR=4e-4
+# shellcheck shell=bash
 
 # Where it runs
 # Slurm account to charge.
@@ -51,7 +52,7 @@ export MAX_LR=0.0008
 export MIN_LR=""
 # Optimizer steps of linear warmup. Empty: 10% of the allocated steps, ALLOCATED_SEQUENCES / GBS.
 export WARMUP_STEPS=""
-# Training sequences that the run is planned for; sets the default of WARMUP_STEPS alone.
+# Training sequences that the run is planned for; all that it sets is the default of WARMUP_STEPS.
 export ALLOCATED_SEQUENCES=163840
 # Length of the learning rate schedule in optimizer steps; STOP_AT_STEP ends a run earlier.
 export MAX_STEPS=1200000
@@ -99,7 +100,7 @@ export SEEDS=""
 export NEXP=1
 # Consecutive jobs per experiment.
 export NPAR=1
-# Name put in front of the run directory's.
+# Put in front of the run directory's name.
 export TAG=""
 # Longest step that is tolerated, in milliseconds; a longer one ends the run as aborted. 0: any.
 export STEP_TIME_ATOL=0
@@ -114,6 +115,8 @@ export SUBMISSION_DIVISION=closed
 # Category of the system: onprem | cloud | preview | research.
 export SUBMISSION_STATUS=onprem
 
-# This file, for the log, and so that a name in it that is no setting can be found.
-export CONFIG_FILENAME="${BASH_SOURCE[0]:-$0}"
-CONFIG_FILENAME="$(cd "$(dirname "$CONFIG_FILENAME")" && pwd)/$(basename "$CONFIG_FILENAME")"
+# This file, or the config_*.sh that sources it: for the log, and so that a name in it that is no setting is found.
+CONFIG_FILENAME="${BASH_SOURCE[0]:-$0}"
+case "${BASH_SOURCE[1]:-}" in config_*.sh | */config_*.sh) CONFIG_FILENAME="${BASH_SOURCE[1]}" ;; esac
+CONFIG_FILENAME="$(CDPATH='' cd -- "$(dirname -- "$CONFIG_FILENAME")" && pwd)/$(basename -- "$CONFIG_FILENAME")"
+export CONFIG_FILENAME

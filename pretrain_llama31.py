@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What every rank of a run executes: pretrain_llama31.py RUN_DIR, under torchrun or srun (see run_llama31.sh)."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ from llama31.train import train
 def main() -> None:
     """Trains; a rank that fails leaves with 1, so that its launcher ends the others."""
     _, orderly = train(Path(sys.argv[1]))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a full disk
+        sys.stdout.flush()
+        sys.stderr.flush()
     # Threads of a broken process group may never end.
     os._exit(0 if orderly else 1)
 

@@ -2,12 +2,19 @@
 # Runs the benchmark as config.sh says:  source config.sh; bash run_llama31.sh [--dryrun] [NAME=value ...]
 set -euo pipefail
 
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+here="$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
 python="${LLAMA31_VENV:-$here/.venv}/bin/python"
-# In a container, or where the packages are installed otherwise, the python at hand has them.
-[[ -x "$python" ]] || python="$(command -v python3)" || {
-    echo "no python3 found; bash dev/setup.sh makes one in .venv" >&2
-    exit 2
-}
+if [[ ! -x $python ]]; then
+    if [[ -n ${LLAMA31_VENV:-} ]]; then
+        echo "LLAMA31_VENV=$LLAMA31_VENV: holds no bin/python; bash dev/setup.sh makes it" >&2
+        exit 2
+    fi
+    # In a container, or where the packages are installed otherwise, the python at hand has them.
+    python="$(command -v python3)" || {
+        echo "no python3 found; bash dev/setup.sh makes one in .venv" >&2
+        exit 2
+    }
+fi
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONSAFEPATH=1 # a directory llama31 where the user stands is not ours
 exec "$python" -m llama31 run "$@"

@@ -2,9 +2,8 @@
 # The demo: a small Llama 3.1 on two CPU ranks, over the data that dev/prepare_demo.py makes in demo/.
 # bash dev/demo.sh does it all; to train again:  source configs/config_demo.sh;  bash run_llama31.sh
 
-LLAMA31_DEMO="$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." && pwd)"
+LLAMA31_DEMO="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")/.." && pwd)"
 source "$LLAMA31_DEMO/config.sh"
-export CONFIG_FILENAME="$LLAMA31_DEMO/configs/config_demo.sh"
 
 export JOB_DIR="$LLAMA31_DEMO/runs"
 export PREPROCESSED_PATH="$LLAMA31_DEMO/demo/preprocessed"
@@ -25,5 +24,3 @@ export EVAL_EVERY=400
 export EVAL_SAMPLES=128
 export TARGET=4.9
 export STOP_AT_STEP=500
-
-export TAG=demo

@@ -1,158 +1,303 @@
 """What cannot work, found before anything heavy is imported: one line for each problem, all at once."""
 
+import importlib.util
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from llama31 import inputs
+from llama31 import inputs, rules
+from llama31.corpus.token_file import bin_path
 from llama31.errors import UserError
 from llama31.inputs import Data
 from llama31.layout import Layout
-from llama31.settings import Device, Precision, Settings
+from llama31.settings import Device, Precision, Settings, shown
 from llama31.sizes import SIZES
+
+SHOWN_REMEDIES = 2  # in a line
+DEVICE_FILES = Path("/dev")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A setting that does not go with the others."""
+
+    name: str
+    """Field to change."""
+    what: str
+    """What is wrong, with the value."""
+    candidates: tuple[Any, ...] = ()
+    """Values that would mend it, the best first; those that break something else instead are not shown."""
 
 
 def check(settings: Settings) -> Data:
     """All that a run needs is there and fits together. Raises UserError with every problem found."""
-    problems = refused(settings) + combinations(settings)
-    data = inputs.look(settings, problems)
-    if problems or data is None:
-        raise UserError(problems)
+    data, lines = look(settings)
+    if lines or data is None:
+        raise UserError(lines)
     return data
 
 
-def refused(settings: Settings) -> list[str]:
+def look(settings: Settings) -> tuple[Data | None, list[str]]:
+    """As `check`, but gives the lines; the data is None where files are missing or damaged."""
+    data, lines = inputs.look(settings)
+    found = list(problems(settings, data))
+    return data, [*(_line(problem, found, settings, data) for problem in found), *lines]
+
+
+def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
+    """Settings that no run of this version can have together; with data, also those that the data cannot serve."""
+    yield from _lacking(settings)
+    yield from _layout(settings)
+    yield from _schedule(settings)
+    if settings.size in SIZES:
+        yield from _model(settings)
+    else:
+        yield Problem("size", f"SIZE={settings.size}: not one of {', '.join(SIZES)}")
+    yield from _engine(settings)
+    if data:
+        yield from _data(settings, data)
+
+
+def _line(problem: Problem, found: list[Problem], settings: Settings, data: Data | None) -> str:
+    """The problem in one line, with values that mend it and break nothing else."""
+    others = {other.name for other in found} - {problem.name}
+
+    def left(changed: Settings) -> list[Problem]:
+        return [other for other in problems(changed, data) if other.name not in others]
+
+    works, pairs = [], []
+    for value in problem.candidates:
+        changed = replace(settings, **{problem.name: value})
+        follows = left(changed)
+        if not follows:
+            works.append(assignment(problem.name, value))
+        for second in follows[0].candidates if len(follows) == 1 else ():
+            if not left(replace(changed, **{follows[0].name: second})):
+                pairs.append(f"{assignment(problem.name, value)} with {assignment(follows[0].name, second)}")
+    mends = (works or pairs)[:SHOWN_REMEDIES]
+    return f"{problem.what}; {' or '.join(mends)} works" if mends else problem.what
+
+
+def assignment(name: str, value: Any) -> str:
+    """NAME=value for a field, as it is written on the command line but for a shell's quotes."""
+    return f"{name.upper()}={shown(value)}"
+
+
+def _lacking(settings: Settings) -> Iterator[Problem]:
     """Settings whose feature this version lacks: never accepted and then ignored."""
     lacking = {
-        "runs through Slurm": ("account", "partition", "time"),
+        "Slurm": ("account", "partition", "time"),
         "containers": ("image",),
-        "checkpoints": (
-            "use_ckpt",
-            "from_hf",
-            "model_ckpt",
-            "continual_ckpt",
-            "save_ckpt",
-            "start_steps",
-        ),
+        "checkpoints": ("use_ckpt", "from_hf", "model_ckpt", "continual_ckpt", "save_ckpt", "start_steps"),
         "runs on several nodes": ("nnodes",),
-        "several experiments at once": ("nexp",),
+        "several experiments": ("nexp",),
         "chains of jobs": ("npar",),
     }
-    usual = Settings()
-    found = []
     for feature, names in lacking.items():
         for name in names:
-            value, default = getattr(settings, name), getattr(usual, name)
-            if value != default:
-                works = f"{name.upper()}={int(default) if isinstance(default, bool) else default}"
-                found.append(f"{name.upper()}={value}: this version has no {feature} yet; {works} works")
-    if len(settings.seeds.split()) > settings.nexp:
-        found.append(f"SEEDS={settings.seeds}: more seeds than experiments, NEXP={settings.nexp}")
-    return found
+            value, usual = getattr(settings, name), getattr(Settings(), name)
+            if value != usual:
+                yield Problem(name, f"{assignment(name, value)}: {feature}: not in this version", (usual,))
+    seeds = settings.seeds.split()
+    if len(seeds) > settings.nexp:
+        fewer = " ".join(seeds[: settings.nexp])
+        yield Problem("seeds", f"SEEDS={settings.seeds}: more seeds than experiments, NEXP={settings.nexp}", (fewer,))
 
 
-def combinations(settings: Settings) -> list[str]:
-    """Settings that exclude each other."""
-    return [*_layout_problems(settings), *_model_problems(settings), *_schedule_problems(settings)]
-
-
-def _layout_problems(settings: Settings) -> list[str]:
-    found = []
+def _layout(settings: Settings) -> Iterator[Problem]:
+    """Ranks, batches and sequences that cannot be divided."""
     layout = Layout.of(settings)
-    ranks = f"NNODES*GPUS_PER_NODE={settings.nnodes}*{settings.gpus_per_node}"
-    product = (
-        f"TENSOR_PARALLEL_SIZE*PIPELINE_PARALLEL_SIZE*CONTEXT_PARALLEL_SIZE={settings.tensor_parallel_size}*"
-        f"{settings.pipeline_parallel_size}*{settings.context_parallel_size}"
+    model, pipeline, virtual = (
+        layout.model_parallel_size,
+        settings.pipeline_parallel_size,
+        settings.virtual_pipeline_size,
     )
-    if layout.world_size % layout.model_parallel_size:
-        more = layout.model_parallel_size * -(-layout.world_size // layout.model_parallel_size)
-        found.append(f"{ranks} is not a multiple of {product}; {more} ranks would work")
+    if layout.world_size % model:
+        yield Problem(
+            "gpus_per_node",
+            f"NNODES*GPUS_PER_NODE={settings.nnodes}*{settings.gpus_per_node} is not a multiple of "
+            "TENSOR_PARALLEL_SIZE*PIPELINE_PARALLEL_SIZE*CONTEXT_PARALLEL_SIZE="
+            f"{settings.tensor_parallel_size}*{pipeline}*{settings.context_parallel_size}",
+            _multiples(settings.gpus_per_node, model),
+        )
     unit = layout.data_parallel_size * settings.mbs
     if settings.gbs % unit:
-        found.append(
-            f"GBS={settings.gbs} is not a multiple of data parallel*MBS={layout.data_parallel_size}*{settings.mbs}; "
-            f"nearest: {_nearest_multiples(settings.gbs, unit)}"
+        yield Problem(
+            "gbs",
+            f"GBS={settings.gbs} is not a multiple of data parallel*MBS={layout.data_parallel_size}*{settings.mbs}",
+            _multiples(settings.gbs, unit * (pipeline if virtual > 1 else 1)),
         )
     if settings.sequence_parallel and settings.tensor_parallel_size == 1:
-        found.append("SEQUENCE_PARALLEL=1: needs TENSOR_PARALLEL_SIZE above 1; SEQUENCE_PARALLEL=0 works")
-    virtual = settings.virtual_pipeline_size
-    if virtual > 1 and settings.pipeline_parallel_size == 1:
-        found.append(f"VIRTUAL_PIPELINE_SIZE={virtual}: needs PIPELINE_PARALLEL_SIZE above 1; 1 works")
-    elif virtual > 1 and layout.accumulation_steps % settings.pipeline_parallel_size:
-        found.append(
-            f"VIRTUAL_PIPELINE_SIZE={virtual}: needs micro batches per step, here {layout.accumulation_steps}, to be a "
-            f"multiple of PIPELINE_PARALLEL_SIZE={settings.pipeline_parallel_size}; 1 works"
+        yield Problem("sequence_parallel", "SEQUENCE_PARALLEL=1: needs TENSOR_PARALLEL_SIZE above 1", (False,))
+    if virtual > 1 and pipeline == 1:
+        yield Problem(
+            "virtual_pipeline_size", f"VIRTUAL_PIPELINE_SIZE={virtual}: needs PIPELINE_PARALLEL_SIZE above 1", (1,)
         )
-    sequence_parts = 2 * settings.context_parallel_size if settings.context_parallel_size > 1 else 1
+    elif virtual > 1 and layout.accumulation_steps % pipeline:
+        yield Problem(
+            "virtual_pipeline_size",
+            f"VIRTUAL_PIPELINE_SIZE={virtual}: needs the micro batches of a step, here {layout.accumulation_steps}, "
+            f"to be a multiple of PIPELINE_PARALLEL_SIZE={pipeline}",
+            (1,),
+        )
+    # Context parallelism gives each rank two pieces, one early and one late, as causal attention has more to do late.
+    pieces = 2 * settings.context_parallel_size if settings.context_parallel_size > 1 else 1
     if settings.sequence_parallel:
-        sequence_parts *= settings.tensor_parallel_size
-    if settings.seq_length % sequence_parts:
-        found.append(
-            f"SEQ_LENGTH={settings.seq_length} is not a multiple of {sequence_parts}, which the parallel layout "
-            f"needs; nearest: {_nearest_multiples(settings.seq_length, sequence_parts)}"
+        pieces *= settings.tensor_parallel_size
+    if settings.seq_length % pieces:
+        yield Problem(
+            "seq_length",
+            f"SEQ_LENGTH={settings.seq_length} is not a multiple of the {pieces} pieces that context and sequence "
+            "parallelism cut it into",
+            _multiples(settings.seq_length, pieces),
         )
-    return found
 
 
-def _model_problems(settings: Settings) -> list[str]:
-    found = []
-    if settings.size not in SIZES:
-        return [f"SIZE={settings.size}: not one of {', '.join(SIZES)}"]
+def _schedule(settings: Settings) -> Iterator[Problem]:
+    """Steps and learning rates in an order that cannot be."""
+    if settings.warmup >= settings.max_steps:
+        yield Problem(
+            "warmup_steps",
+            f"WARMUP_STEPS={settings.warmup}: must be below MAX_STEPS={settings.max_steps}",
+            (int(rules.WARMUP_FRACTION * settings.max_steps),),
+        )
+    if settings.end_lr > settings.max_lr:
+        yield Problem(
+            "min_lr",
+            f"MIN_LR={settings.end_lr}: must not be above MAX_LR={settings.max_lr}",
+            (rules.end_learning_rate(settings.max_lr),),
+        )
+    if settings.stop_at_step is not None and settings.stop_at_step > settings.max_steps:
+        yield Problem(
+            "stop_at_step",
+            f"STOP_AT_STEP={settings.stop_at_step}: must not be above MAX_STEPS={settings.max_steps}",
+            (settings.max_steps,),
+        )
+    if settings.warmup_steps is not None and settings.allocated_sequences != rules.ALLOCATED_SEQUENCES:
+        yield Problem(
+            "allocated_sequences",
+            f"ALLOCATED_SEQUENCES={settings.allocated_sequences}: has no effect beside "
+            f"WARMUP_STEPS={settings.warmup_steps}",
+            (rules.ALLOCATED_SEQUENCES,),
+        )
+
+
+def _model(settings: Settings) -> Iterator[Problem]:
+    """Parallel sizes that do not divide the model."""
     shape = SIZES[settings.size]
     tensor, pipeline = settings.tensor_parallel_size, settings.pipeline_parallel_size
-    for count, what in (
-        (shape.attention_heads, "attention heads"),
-        (shape.key_value_heads, "key-value heads"),
-        (shape.ffn_hidden_size, "FFN dimension"),
-    ):
+    shared = {
+        "attention heads": shape.attention_heads,
+        "key-value heads": shape.key_value_heads,
+        "rows of the FFN": shape.ffn_hidden_size,
+    }
+    for what, count in shared.items():
         if count % tensor:
-            works = max(n for n in range(1, tensor) if shape.key_value_heads % n == 0)
-            found.append(
-                f"TENSOR_PARALLEL_SIZE={tensor} does not divide the {count} {what} of SIZE={settings.size}; "
-                f"{works} works"
+            yield Problem(
+                "tensor_parallel_size",
+                f"TENSOR_PARALLEL_SIZE={tensor} does not divide the {count} {what} of SIZE={settings.size}",
+                _common_divisors(*shared.values(), below=tensor),
             )
             break
-    if shape.layers % pipeline:
-        works = max(n for n in range(1, pipeline) if shape.layers % n == 0)
-        found.append(
-            f"PIPELINE_PARALLEL_SIZE={pipeline} does not divide the {shape.layers} layers of SIZE={settings.size}; "
-            f"{works} works"
+    layers = shape.layers
+    if layers % pipeline:
+        yield Problem(
+            "pipeline_parallel_size",
+            f"PIPELINE_PARALLEL_SIZE={pipeline} does not divide the {layers} layers of SIZE={settings.size}",
+            _common_divisors(layers, below=pipeline),
         )
-    elif shape.layers % (pipeline * settings.virtual_pipeline_size):
-        found.append(
-            f"VIRTUAL_PIPELINE_SIZE={settings.virtual_pipeline_size} does not divide the {shape.layers // pipeline} "
-            f"layers of a pipeline rank; 1 works"
+    elif (chunks := settings.virtual_pipeline_size) > 1 and (layers // pipeline) % chunks:
+        yield Problem(
+            "virtual_pipeline_size",
+            f"VIRTUAL_PIPELINE_SIZE={chunks} does not divide the {layers // pipeline} layers of a pipeline rank",
+            _common_divisors(layers // pipeline, below=chunks),
         )
+
+
+def _engine(settings: Settings) -> Iterator[Problem]:
+    """What needs Transformer Engine, where there is none; `llama31.model.device` has the last word."""
     if device(settings) is Device.cpu:
-        if settings.precision is Precision.fp8:
-            found.append("PRECISION=fp8: needs CUDA and Transformer Engine, this runs on the CPU; bf16 works")
-        if settings.context_parallel_size > 1:
-            found.append(
-                f"CONTEXT_PARALLEL_SIZE={settings.context_parallel_size}: needs CUDA and Transformer Engine, "
-                "this runs on the CPU; 1 works"
-            )
-        if settings.sequence_parallel and settings.tensor_parallel_size > 1:
-            found.append("SEQUENCE_PARALLEL=1: needs CUDA and Transformer Engine, this runs on the CPU; 0 works")
-    return found
+        why = "this runs on the CPU"
+    elif gpus() != 0 and importlib.util.find_spec("transformer_engine") is None:
+        why = "which is not installed here"
+    else:  # or a plan for another machine
+        return
+    for name, wanted, works in (
+        ("precision", settings.precision is Precision.fp8, Precision.bf16),
+        ("context_parallel_size", settings.context_parallel_size > 1, 1),
+        ("sequence_parallel", settings.sequence_parallel, False),
+    ):
+        if wanted:
+            given = assignment(name, getattr(settings, name))
+            yield Problem(name, f"{given}: needs CUDA and Transformer Engine, {why}", (works,))
 
 
-def _schedule_problems(settings: Settings) -> list[str]:
-    found = []
-    if settings.warmup >= settings.max_steps:
-        found.append(f"WARMUP_STEPS={settings.warmup}: must be below MAX_STEPS={settings.max_steps}")
-    if settings.end_lr > settings.max_lr:
-        found.append(f"MIN_LR={settings.end_lr}: must not be above MAX_LR={settings.max_lr}")
-    if settings.stop_at_step is not None and settings.stop_at_step > settings.max_steps:
-        found.append(f"STOP_AT_STEP={settings.stop_at_step}: must not be above MAX_STEPS={settings.max_steps}")
-    return found
+def _data(settings: Settings, data: Data) -> Iterator[Problem]:
+    """More sequences than the data holds."""
+    length = settings.seq_length
+    held, available = data.validation.sequences(length), data.available_samples(length)
+    if not held or not available:
+        short = bin_path(data.validation.prefix) if not held else "the training data"
+        longest = min(data.validation.tokens, max(part.tokens for part in data.train)) - 1
+        works = (longest,) if longest else ()
+        yield Problem("seq_length", f"SEQ_LENGTH={length}: {short} holds no sequence of that length", works)
+        return
+    if settings.eval_samples > held:
+        yield Problem(
+            "eval_samples",
+            f"EVAL_SAMPLES={settings.eval_samples}: {bin_path(data.validation.prefix)} is enough for {held:,} of "
+            f"{length} tokens",
+            (held,),
+        )
+    if settings.gbs > available:
+        unit = Layout.of(settings).data_parallel_size * settings.mbs
+        yield Problem(
+            "gbs",
+            f"GBS={settings.gbs}: the training data is enough for {available:,} of {length} tokens",
+            (available // unit * unit,) if available >= unit else (),
+        )
 
 
 def device(settings: Settings) -> Device:
     """The kind of device the run will use, by a look at the machine's device files; torch has the last word."""
     if settings.device is not Device.auto:
         return settings.device
-    found = any(Path(file).exists() for file in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
-    return Device.cuda if found else Device.cpu
+    return Device.cpu if gpus() == 0 else Device.cuda
 
 
-def _nearest_multiples(value: int, unit: int) -> str:
+def gpus() -> int | None:
+    """GPUs that a process of this machine may use; None where there are some and their number cannot be told."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1"):
+        return 0
+    numbered = sum(file.name.removeprefix("nvidia").isdecimal() for file in DEVICE_FILES.glob("nvidia*"))
+    if numbered and visible:
+        return len(visible.split(","))
+    if numbered:
+        return numbered
+    return None if any((DEVICE_FILES / file).exists() for file in ("nvidiactl", "kfd", "dxg")) else 0
+
+
+def missing_gpus(settings: Settings) -> str | None:
+    """A line where DEVICE asks for GPUs that this machine lacks. A plan may be made here for another machine."""
+    here = gpus()
+    if device(settings) is Device.cpu or here is None or here >= settings.gpus_per_node:
+        return None
+    if here == 0:
+        return "DEVICE=cuda: this machine has no GPU; DEVICE=cpu works"
+    return f"GPUS_PER_NODE={settings.gpus_per_node}: this machine has {here}; GPUS_PER_NODE={here} works"
+
+
+def _common_divisors(*values: int, below: int) -> tuple[int, ...]:
+    """Numbers less than `below` that divide all values, the largest first."""
+    common = math.gcd(*values)
+    return tuple(n for n in range(min(common, below - 1), 0, -1) if common % n == 0)
+
+
+def _multiples(value: int, unit: int) -> tuple[int, ...]:
+    """The multiples of `unit` next to `value`, from 1 x unit on."""
     below = value // unit * unit
-    return f"{below}, {below + unit}" if below else f"{unit}"
+    return (below, below + unit) if below else (unit,)

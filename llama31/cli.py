@@ -1,29 +1,40 @@
 """The verbs of python3 -m llama31. Each imports what it needs when it is called, so that help and errors are quick."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError:  # most likely the system's python3
+    print(f"{sys.executable} lacks the packages; bash dev/setup.sh makes .venv/bin/python with them", file=sys.stderr)
+    sys.exit(2)
 
 from llama31 import rules
 from llama31.corpus import tools
 from llama31.errors import UserError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.add_typer(tools.app)
-EVERYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
+# Settings are no options, and an option with a typing error is told of together with theirs.
+SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@app.command(context_settings=EVERYTHING)
+@app.command(context_settings=SETTINGS, options_metavar="[--dryrun] [NAME=value ...]")
 def run(context: typer.Context) -> None:
-    """Train what the environment (config.sh) and NAME=value arguments say; --dryrun shows the plan."""
+    """Train; --dryrun shows the plan. Settings: NAME=value over the environment; config.sh lists them."""
     from llama31 import launch
 
     raise typer.Exit(launch.main(context.args))
 
 
-@app.command(context_settings=EVERYTHING)
+@app.command(context_settings=SETTINGS, options_metavar="[NAME=value ...]")
 def plan(context: typer.Context) -> None:
     """Show the plan of a run, as run --dryrun does."""
     from llama31 import launch
@@ -56,10 +67,30 @@ def check(
     raise typer.Exit(mlperf_check.run(path, ruleset))
 
 
+@app.command()
+def summary(run_dir: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
+    """Show how a run ended, and its figures."""
+    from llama31 import record
+    from llama31.report import summary as run_summary
+
+    settings, outcome = record.load_settings(run_dir), record.load_outcome(run_dir)
+    if outcome is None:
+        raise UserError(f"{run_dir}: has no outcome; the run goes on, or was killed")
+    print("\n".join(run_summary.lines(run_dir, settings, outcome)))
+
+
 def main() -> None:
     """Runs the verb; a user's mistake is a line on standard error and exit code 2."""
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except UserError as error:
         print("\n".join(error.lines), file=sys.stderr)
         sys.exit(2)
+    except typer.TyperException as error:  # no such verb or option, one is missing, and so on
+        print(" ".join(error.format_message().split()), file=sys.stderr)
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
+    except BrokenPipeError:  # as in `run --dryrun | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

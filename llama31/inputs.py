@@ -1,18 +1,20 @@
-"""The data that a run reads: a quick look at its files, and what is wrong with them. Standard library alone."""
+"""The data that a run reads: a quick look at its files, and what is wrong with them. Standard library and orjson."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama31 import paths
-from llama31.corpus import token_file, tokenizer
-from llama31.corpus.token_file import TokenFile
+from llama31 import paths, rules
+from llama31.corpus import manifest, token_file, tokenizer
+from llama31.corpus.files import failures_named
+from llama31.corpus.token_file import TokenFile, bin_path, idx_path
 from llama31.errors import UserError
 from llama31.settings import Settings
 
-SAMPLED_IDS = 65_536  # token ids looked at, at each end of each token file
+SAMPLED_IDS = 65_536  # token ids looked at, at each end of a token file without a manifest
 
 
 @dataclass(frozen=True)
@@ -28,64 +30,120 @@ class Data:
         return sum(part.sequences(seq_length) for part in self.train)
 
 
-def look(settings: Settings, problems: list[str]) -> Data | None:
-    """The run's token files and tokenizer; what is missing or does not fit goes to `problems`."""
-    for name, value, example in (
-        ("PREPROCESSED_PATH", settings.preprocessed_path, "the directory of the token files (.bin, .idx)"),
-        ("TOKENIZER_PATH", settings.tokenizer_path, "the directory of the tokenizer"),
-    ):
-        if not value:
-            problems.append(f"{name} is empty; set it to {example}")
-        elif not Path(value).is_dir():
-            problems.append(f"{name}={value}: no such directory; set it to {example}")
-    files = []
-    if Path(settings.preprocessed_path or "/dev/null").is_dir():
-        for prefix in (*paths.train_prefixes(settings), paths.validation_prefix(settings)):
-            with _collected(problems):
+def look(settings: Settings) -> tuple[Data | None, list[str]]:
+    """The run's token files and tokenizer, and what is wrong, a line each. Without usable files there is no Data."""
+    found: list[str] = []
+    files, vocab_size = _token_files(settings, found), _vocabulary_size(settings, found)
+    if not found:
+        with _collected(found):
+            _check_ids(settings, files, vocab_size)
+    data = None if found else Data(tuple(files[:-1]), files[-1], vocab_size)
+    for name, directory in (("JOB_DIR", Path(settings.job_dir)), ("TMP_NPY_INDEX", paths.index_root(settings))):
+        if not _can_be_written(directory):
+            found.append(f"{name}={directory}: cannot be written to; name a directory that can")
+    return data, found
+
+
+def _token_files(settings: Settings, found: list[str]) -> list[TokenFile]:
+    """Training parts and, last, the validation set."""
+    files: list[TokenFile] = []
+    if not _is_directory("PREPROCESSED_PATH", settings.preprocessed_path, "the token files (.bin, .idx)", found):
+        return files
+    with _collected(found):
+        found += _absent(settings)
+    for prefix in (*paths.train_prefixes(settings), paths.validation_prefix(settings)):
+        if idx_path(prefix).exists():
+            with _collected(found):
                 files.append(token_file.summary(prefix))
-    vocab_size = 0
-    if Path(settings.tokenizer_path or "/dev/null").is_dir():
-        with _collected(problems):
-            vocab_size = tokenizer.vocabulary_size(Path(settings.tokenizer_path))
-    for root, name in ((Path(settings.job_dir), "JOB_DIR"), (paths.index_root(settings), "TMP_NPY_INDEX")):
-        there = next(parent for parent in (root, *root.absolute().parents) if parent.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            problems.append(f"{name}={root}: cannot be written to; name a directory that can")
-    if len(files) < len(settings.train_parts.split()) + 1 or not vocab_size:
-        return None
-    data = Data(tuple(files[:-1]), files[-1], vocab_size)
-    problems += _data_problems(settings, data)
-    return data
+    return files
 
 
-def _data_problems(settings: Settings, data: Data) -> list[str]:
-    found = []
-    for file in (*data.train, data.validation):
-        largest = max(*file.first_tokens(SAMPLED_IDS), *file.last_tokens(SAMPLED_IDS))
-        if largest >= data.vocab_size:
+def _absent(settings: Settings) -> Iterator[str]:
+    """A line for training parts, and one for the validation set, that are not there, with what is."""
+    directory = Path(settings.preprocessed_path)
+    for name, value, name_of in (
+        ("TRAIN_PARTS", settings.train_parts, rules.train_part_name),
+        ("N_VALIDATION_SAMPLES", str(settings.n_validation_samples), rules.validation_name),
+    ):
+        wanted, there = [int(number) for number in value.split()], _numbers_in(directory, name_of)
+        absent = [number for number in wanted if number not in there]
+        if absent:
+            usable = " ".join(str(number) for number in [n for n in wanted if n in there] or there[:1])
+            works = f"{name}={usable} works" if usable else "python3 -m llama31 tokenize makes it"
+            yield f"{name}={value}: no {idx_path(directory / rules.token_file_name(name_of(absent[0])))}; {works}"
+
+
+def _numbers_in(directory: Path, name_of: Callable[[int], str]) -> list[int]:
+    """All n for which the directory holds the index of token file `name_of(n)`."""
+    pattern = re.compile(re.escape(idx_path(Path(rules.token_file_name(name_of(0)))).name).replace("0", "([0-9]+)"))
+    with failures_named(directory):
+        return sorted(int(match[1]) for file in directory.iterdir() if (match := pattern.fullmatch(file.name)))
+
+
+def _vocabulary_size(settings: Settings, found: list[str]) -> int:
+    """Ids of a tokenizer that NeMo's AutoTokenizer can load and Megatron's datasets can use."""
+    directory = settings.tokenizer_path
+    if not _is_directory("TOKENIZER_PATH", directory, "a tokenizer in Hugging Face's format", found):
+        return 0
+    size = 0
+    with _collected(found):
+        size = tokenizer.vocabulary_size(directory)
+        if not any((Path(directory) / file).is_file() for file in ("tokenizer_config.json", "config.json")):
+            found.append(f"TOKENIZER_PATH={directory}: holds no tokenizer_config.json; copy it from the same tokenizer")
+        elif not {"eos_token", "sep_token"} & tokenizer.named_tokens(directory).keys():
             found.append(
-                f"{token_file.bin_path(file.prefix)}: holds token id {largest}, but the tokenizer in "
-                f"TOKENIZER_PATH={settings.tokenizer_path} has {data.vocab_size} ids; use the one that made the data"
+                f"TOKENIZER_PATH={directory}: tokenizer_config.json names no eos_token; add the end-of-text token"
             )
-    held = data.validation.sequences(settings.seq_length)
-    if settings.eval_samples > held:
-        found.append(
-            f"EVAL_SAMPLES={settings.eval_samples}: {token_file.bin_path(data.validation.prefix)} holds {held} "
-            f"sequences of {settings.seq_length} tokens; at most {held} works"
-        )
-    available = data.available_samples(settings.seq_length)
-    if settings.gbs > available:
-        found.append(
-            f"GBS={settings.gbs}: the training data holds {available} sequences of {settings.seq_length} tokens; "
-            f"at most {available} works"
-        )
-    return found
+    return size
+
+
+def _check_ids(settings: Settings, files: Sequence[TokenFile], vocab_size: int) -> None:
+    """Raises UserError for the first token file whose ids are not those of the tokenizer."""
+    here = tokenizer.fingerprint(settings.tokenizer_path)
+    for file in files:
+        path = bin_path(file.prefix)
+        made = manifest.read(file.prefix)
+        if made and (made.documents, made.tokens) != (file.documents, file.tokens):
+            raise UserError(
+                f"{manifest.manifest_path(file.prefix)}: is of {made.tokens:,} tokens in {made.documents:,} documents, "
+                f"{path.name} holds {file.tokens:,} in {file.documents:,}; remove it if the data was not made here"
+            )
+        if made and made.tokenizer_sha256 != here:
+            raise UserError(
+                f"TOKENIZER_PATH={settings.tokenizer_path}: {path} was made with another tokenizer (SHA-256 of "
+                f"tokenizer.json {made.tokenizer_sha256[:12]}..., here {here[:12]}...); use that one"
+            )
+        ids = [0, made.largest_id] if made else [*file.first_tokens(SAMPLED_IDS), *file.last_tokens(SAMPLED_IDS)]
+        strange = min(ids) if min(ids) < 0 else max(ids)
+        if not 0 <= strange < vocab_size:
+            raise UserError(
+                f"TOKENIZER_PATH={settings.tokenizer_path}: has {vocab_size:,} ids, but {path} holds id {strange}; "
+                "use the tokenizer that made the data"
+            )
+
+
+def _is_directory(name: str, value: str, of: str, found: list[str]) -> bool:
+    """Whether a setting names a directory; if not, a line says so."""
+    if value and os.path.isdir(value):  # noqa: PTH112 - unlike Path's, this never raises
+        return True
+    wrong = f"{name}={value}: no such directory" if value else f"{name} is empty"
+    found.append(f"{wrong}; set it to the directory of {of}")
+    return False
+
+
+def _can_be_written(directory: Path) -> bool:
+    """Whether this user may make files in a directory, or make it first."""
+    try:
+        there = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+        return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    except OSError:  # no permission to look, or too long a name
+        return False
 
 
 @contextlib.contextmanager
-def _collected(problems: list[str]) -> Iterator[None]:
-    """Within this context a UserError's lines go to `problems` instead."""
+def _collected(found: list[str]) -> Iterator[None]:
+    """Within this context a UserError's lines go to `found` instead."""
     try:
         yield
     except UserError as error:
-        problems += error.lines
+        found += error.lines

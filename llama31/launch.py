@@ -12,54 +12,68 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from llama31 import checks, paths, record
+from llama31.corpus.files import failures_named
 from llama31.errors import UserError
 from llama31.events import ABORTED, FAILED, Outcome
 from llama31.plan import Plan
-from llama31.resolve import Resolved, resolve
+from llama31.report import summary
+from llama31.resolve import LIBRARIES, Resolved, read
 from llama31.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "lightning", "transformer_engine", "numpy", "mlperf-logging")
+PATH_SETTINGS = (
+    "job_dir",
+    "preprocessed_path",
+    "tokenizer_path",
+    "tmp_npy_index",
+    "model_ckpt",
+    "continual_ckpt",
+    "config_filename",
+)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs, or with --dryrun shows, what the environment and the arguments ask for; gives the exit code."""
-    dryrun = "--dryrun" in arguments
-    unknown = [argument for argument in arguments if argument.startswith("-") and argument != "--dryrun"]
-    if unknown:
-        raise UserError(f"{unknown[0]}: no such option; --dryrun shows the plan and runs nothing")
-    resolved = resolve([argument for argument in arguments if argument != "--dryrun"], os.environ)
-    resolved = with_absolute_paths(resolved)
-    data = checks.check(resolved.settings)
-    plan = Plan(resolved, data, command(resolved.settings, Path("RUN_DIR")))
-    if dryrun:
+    given = [argument for argument in arguments if argument != "--dryrun"]
+    resolved = with_absolute_paths(read(given, os.environ))
+    data, lines = checks.look(resolved.settings)
+    problems = [*resolved.problems, *(line for line in lines if not resolved.touched(line))]
+    if problems or data is None:
+        raise UserError(problems)
+    plan = Plan(resolved, data, user_command(resolved.settings), command(resolved.settings, Path("RUN_DIR")))
+    if "--dryrun" in arguments:
         print(plan.text(), end="")
         return 0
-    return run(plan)
+    if missing := checks.missing_gpus(resolved.settings):
+        raise UserError(missing)
+    return run(plan, given)
 
 
 def with_absolute_paths(resolved: Resolved) -> Resolved:
     """Paths as they are seen from anywhere; empty ones stay empty."""
+    absolute: dict[str, Any] = {}
+    for name in PATH_SETTINGS:
+        if path := getattr(resolved.settings, name):
+            # Not every shell replaces the ~ in NAME=~/directory.
+            absolute[name] = str((Path.home() / path[2:] if path.startswith("~/") else Path(path)).absolute())
+    return replace(resolved, settings=replace(resolved.settings, **absolute))
 
-    def absolute(path: str) -> str:
-        return str(Path(path).absolute()) if path else ""
 
-    settings = resolved.settings
-    settings = replace(
-        settings,
-        job_dir=absolute(settings.job_dir),
-        preprocessed_path=absolute(settings.preprocessed_path),
-        tokenizer_path=absolute(settings.tokenizer_path),
-        tmp_npy_index=absolute(settings.tmp_npy_index),
-        config_filename=absolute(settings.config_filename),
-    )
-    return Resolved(settings, resolved.origins)
+def user_command(settings: Settings) -> list[str]:
+    """What a user types for this run, where no settings are in the environment."""
+    given = [
+        checks.assignment(field.name, value)
+        for field in fields(Settings)
+        if (value := getattr(settings, field.name)) != field.default
+    ]
+    return ["bash", str(REPOSITORY / "run_llama31.sh"), *given]
 
 
 def command(settings: Settings, run_dir: Path) -> list[str]:
@@ -75,20 +89,25 @@ def command(settings: Settings, run_dir: Path) -> list[str]:
     ]
 
 
-def run(plan: Plan) -> int:
-    """Makes the run directory, starts the ranks, waits for them and says how it ended; gives the exit code."""
-    seed = plan.settings.seeds or str(random.SystemRandom().randrange(2**31))
+def run(plan: Plan, arguments: Sequence[str]) -> int:
+    """Makes the run directory, starts the ranks, waits for them and says how it ended; gives the exit code.
+
+    `arguments` are the user's, for the record.
+    """
+    seed = plan.settings.seeds.strip() or str(random.SystemRandom().randrange(2**31))
     settings = replace(plan.settings, seeds=seed)
     run_dir = make_run_dir(settings)
-    ranks = command(settings, run_dir)
-    record.store_settings(run_dir, settings)
-    record.store_record(run_dir, describe(ranks))
-    print(plan.summary() + f"  seed {seed}\nrun directory: {run_dir}\n", flush=True)
-    with (run_dir / paths.RANK_LOGS / "torchrun.log").open("wb") as errors:
-        returncode = _wait(subprocess.Popen(ranks, stderr=errors, env=environment(settings), start_new_session=True))
-    outcome = record.load_outcome(run_dir) or _killed(run_dir, returncode)
-    print(f"{outcome.status}: {outcome.reason}")
-    print(f"{outcome.step:,} steps, {outcome.consumed_samples:,} sequences; run directory: {run_dir}")
+    ranks, ranks_environment = command(settings, run_dir), environment(settings)
+    with failures_named(run_dir):
+        record.reserve_outcome(run_dir)
+        record.store_settings(run_dir, settings)
+        record.store_record(run_dir, describe(replace(plan.resolved, settings=settings), arguments, ranks))
+        _name_latest(run_dir)
+        print(plan.summary() + f"  seed {seed}\nrun directory: {run_dir}\n", flush=True)
+        with (run_dir / paths.RANK_LOGS / "torchrun.log").open("wb") as errors:
+            returncode = _wait(subprocess.Popen(ranks, stderr=errors, env=ranks_environment, start_new_session=True))
+        outcome = record.load_outcome(run_dir) or _killed(run_dir, returncode)
+    print("\n".join(summary.lines(run_dir, settings, outcome)))
     return outcome.exit_code
 
 
@@ -99,13 +118,23 @@ def make_run_dir(settings: Settings) -> Path:
     for attempt in range(1000):
         candidate = run_dir.with_name(f"{run_dir.name}-{attempt}") if attempt else run_dir
         try:
-            (candidate / paths.RANK_LOGS).mkdir(parents=True, exist_ok=False)
+            candidate.mkdir(parents=True)
+            (candidate / paths.RANK_LOGS).mkdir()
         except FileExistsError:
             continue
         except OSError as error:
             raise UserError(f"JOB_DIR={settings.job_dir}: {candidate} cannot be made: {error.strerror}") from error
         return candidate
     raise UserError(f"JOB_DIR={settings.job_dir}: {run_dir} and a thousand like it exist; use another JOB_DIR")
+
+
+def _name_latest(run_dir: Path) -> None:
+    """JOB_DIR/latest is the newest run directory, where the file system has links."""
+    link = run_dir.with_name("latest")
+    partial = link.with_name(f".latest.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        partial.symlink_to(run_dir.name)
+        partial.replace(link)
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -116,24 +145,36 @@ def environment(settings: Settings) -> dict[str, str]:
         cores = len(os.sched_getaffinity(0))
         ours.setdefault("OMP_NUM_THREADS", str(max(1, cores // settings.gpus_per_node)))
         ours["CUDA_VISIBLE_DEVICES"] = ""
+        # Megatron compiles a CUDA extension when it is imported. torch's CUDA build, finding no GPU to compile for,
+        # then fails in a way that Megatron does not expect, unless an architecture is named.
+        ours.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
     return ours
 
 
-def describe(ranks: Sequence[str]) -> dict[str, Any]:
-    """What runs, for the record: command, commit, versions and machine."""
+def describe(resolved: Resolved, arguments: Sequence[str], ranks: Sequence[str]) -> dict[str, Any]:
+    """What runs, for the record: commands, where each setting came from, commit, versions, environment and machine."""
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
+    changes = _git("status", "--porcelain")
+    read_by_libraries = {
+        name: value for name, value in sorted(environment(resolved.settings).items()) if name.startswith(LIBRARIES)
+    }
     return {
+        "arguments": list(arguments),
+        "repeated_by": shlex.join(user_command(resolved.settings)),
         "command": shlex.join(ranks),
+        "origins": dict(resolved.origins),
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "uncommitted_changes": None if changes is None else bool(changes),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "directory": str(Path.cwd()),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,
+        "environment": read_by_libraries,
     }
 
 
@@ -149,13 +190,18 @@ def _git(*arguments: str) -> str | None:
 
 
 def _wait(ranks: subprocess.Popen) -> int:
-    """Waits for the ranks; Ctrl-C and SIGTERM are handed to them, so that they can close their logs."""
+    """Waits for the ranks; what is to end this process is handed to them, so that they can close their logs.
 
-    def hand_on(signum: int, _: FrameType | None) -> None:
+    They get SIGINT whatever came: SIGTERM is what torchrun sends to the ranks that are left when one has failed.
+    """
+
+    def hand_on(*_: int | FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
-            ranks.send_signal(signum)
+            ranks.send_signal(signal.SIGINT)
 
-    former = {signum: signal.signal(signum, hand_on) for signum in (signal.SIGINT, signal.SIGTERM)}
+    # SIGHUP: the terminal was closed; under nohup it is ignored, and stays so.
+    heard = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+    former = {signum: signal.signal(signum, hand_on) for signum in heard}
     try:
         return ranks.wait()
     finally:

@@ -10,7 +10,7 @@ from llama31.departures import departures
 from llama31.inputs import Data
 from llama31.layout import Layout
 from llama31.resolve import Resolved
-from llama31.settings import Settings, to_dict
+from llama31.settings import Settings, shown, to_dict
 from llama31.sizes import SIZES
 
 
@@ -21,7 +21,9 @@ class Plan:
     resolved: Resolved
     data: Data
     command: Sequence[str]
-    """What is executed; in it, RUN_DIR stands for the run directory that a run makes."""
+    """What a user types for this run, where no settings are in the environment."""
+    ranks_command: Sequence[str]
+    """What that executes; RUN_DIR stands for the run directory that a run makes."""
 
     @property
     def settings(self) -> Settings:
@@ -37,7 +39,7 @@ class Plan:
             "Learning rate and evaluation": self._schedule(),
             "Data": self._data(),
             "Closed division": self._division(),
-            "Command": [shlex.join(self.command)],
+            "Command": [shlex.join(self.command), f"which runs: {shlex.join(self.ranks_command)}"],
         }
         return "\n".join(f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in sections.items())
 
@@ -47,9 +49,22 @@ class Plan:
         return "".join(f"  {line}\n" for line in lines)
 
     def _settings(self) -> Iterator[str]:
-        for name, value in to_dict(self.settings).items():
-            shown = "" if value is None else int(value) if isinstance(value, bool) else value
-            yield f"{name.upper() + '=' + str(shown):<48} {self.resolved.origins[name]}".rstrip()
+        settings = self.settings
+        # What an empty value comes to, and how.
+        computed = {
+            "tmp_npy_index": (paths.index_root(settings), "JOB_DIR/index"),
+            "min_lr": (settings.end_lr, f"{rules.END_LR_FRACTION} x MAX_LR"),
+            "warmup_steps": (settings.warmup, f"{rules.WARMUP_FRACTION:.0%} of ALLOCATED_SEQUENCES / GBS"),
+            "stop_at_step": ("", "none"),
+            "seeds": ("", "drawn at random"),
+        }
+        for name, value in to_dict(settings).items():
+            origin = self.resolved.origins[name]
+            if name in computed and value in (None, ""):
+                value, how = computed[name]
+                origin = f"{origin}: {how}"
+            written = shlex.quote(text) if (text := shown(value)) else ""
+            yield f"{f'{name.upper()}={written}':<48} {origin}"
 
     def _model(self) -> Iterator[str]:
         settings, shape = self.settings, SIZES[self.settings.size]
@@ -61,35 +76,45 @@ class Plan:
         device = checks.device(settings)
         chosen = f"{device.name} (DEVICE=auto)" if device is not settings.device else device.name
         yield f"device {chosen}, precision {settings.precision.name}"
+        if missing := checks.missing_gpus(settings):
+            yield f"not for this machine: {missing}"
 
     def _layout(self) -> Iterator[str]:
         settings, layout = self.settings, Layout.of(self.settings)
         yield (
-            f"{layout.world_size} ranks = {settings.nnodes} nodes x {settings.gpus_per_node}: "
+            f"world size {layout.world_size} = {settings.nnodes} x {settings.gpus_per_node} (nodes x ranks) = "
             f"tensor {settings.tensor_parallel_size} x pipeline {settings.pipeline_parallel_size} x "
             f"context {settings.context_parallel_size} x data {layout.data_parallel_size}"
         )
+        if settings.virtual_pipeline_size > 1:
+            yield f"interleaved pipeline: {settings.virtual_pipeline_size} model chunks per rank"
+        if settings.sequence_parallel:
+            yield "sequence parallel: norms are divided along the sequence among the tensor-parallel ranks"
         yield (
             f"global batch {settings.gbs} sequences = micro batch {settings.mbs} x data parallel "
-            f"{layout.data_parallel_size} x {layout.accumulation_steps} accumulation steps; "
+            f"{layout.data_parallel_size} x accumulation {layout.accumulation_steps}; "
             f"{settings.gbs * settings.seq_length:,} tokens a step"
         )
 
     def _schedule(self) -> Iterator[str]:
-        settings, layout = self.settings, Layout.of(self.settings)
+        settings, interval = self.settings, Layout.of(self.settings).eval_interval
         yield (
             f"learning rate: linear to {settings.max_lr:g} at step {settings.warmup:,} "
             f"({settings.warmup * settings.gbs:,} sequences), then a cosine to {settings.end_lr:g} "
             f"at step {settings.max_steps:,}"
         )
-        from_start = f" from sequence {settings.start_eval_at:,} on" if settings.start_eval_at else ""
-        yield (
-            f"evaluation: every {layout.eval_interval:,} steps ({layout.eval_interval * settings.gbs:,} sequences)"
-            f"{from_start}, on {settings.eval_samples:,} sequences; ends at validation loss {settings.target:g}"
-        )
         available = self.data.available_samples(settings.seq_length)
         last = min(settings.stop_at_step or settings.max_steps, settings.max_steps, available // settings.gbs)
-        yield f"ends without the target after {last:,} steps ({last * settings.gbs:,} of {available:,} sequences)"
+        first = interval * max(1, -(-settings.start_eval_at // (interval * settings.gbs)))
+        yield (
+            f"evaluation: every {interval:,} steps ({interval * settings.gbs:,} sequences) from step {first:,} on, "
+            f"on {settings.eval_samples:,} sequences; ends at validation loss {settings.target:g}"
+        )
+        early = ", before any evaluation" if first > last else ""
+        end = f"after {last:,} steps ({last * settings.gbs:,} of {available:,} sequences)"
+        yield f"ends without the target {end}{early}"
+        if settings.step_time_atol:
+            yield f"ends at a step that takes longer than {settings.step_time_atol:,} ms"
         point = rules.REFERENCE_POINTS.get(settings.gbs)
         if point and settings.size == rules.SIZE:
             yield f"the reference needs {point.mean:,} sequences on average at this batch size"

@@ -16,6 +16,7 @@ from llama31 import paths, rules
 from llama31.data.module import BenchmarkData
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
+from llama31.model.seed import SeedWeights
 from llama31.settings import Precision, Settings
 
 
@@ -36,7 +37,7 @@ def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Pa
         llm.pretrain,
         model=run.Config(llm.LlamaModel, config=model_config(settings, backend), tokenizer=tokenizer),
         data=data(settings, backend, seed, tokenizer),
-        trainer=trainer(settings, backend),
+        trainer=trainer(settings, backend, seed),
         optim=optimizer(settings),
         log=run.Config(
             nl.NeMoLogger,
@@ -68,7 +69,7 @@ def data(settings: Settings, backend: Backend, seed: int, tokenizer: run.Config)
     )
 
 
-def trainer(settings: Settings, backend: Backend) -> run.Config[nl.Trainer]:
+def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Trainer]:
     """Layout, precision and evaluation schedule.
 
     max_steps is the length of the learning rate schedule, into which NeMo copies it; what ends a run is
@@ -91,6 +92,7 @@ def trainer(settings: Settings, backend: Backend) -> run.Config[nl.Trainer]:
         enable_model_summary=False,
         use_distributed_sampler=False,
         strategy=strategy(settings, backend),
+        callbacks=[run.Config(SeedWeights, seed)],
         plugins=precision(settings),
     )
 
@@ -131,14 +133,17 @@ def precision(settings: Settings) -> run.Config[nl.MegatronMixedPrecision]:
 
 
 def optimizer(settings: Settings) -> run.Config[MegatronOptimizerModule]:
-    """AdamW, clipping and the schedule: linear warmup, then a cosine to the end learning rate at max_steps."""
+    """AdamW, clipping and the schedule: linear warmup, then a cosine to the end learning rate at max_steps.
+
+    NeMo counts so: the first step of w warmup steps uses 1 / (w + 1) of the base learning rate, not 0 or 1 / w; step
+    w + 1 uses all of it, and step max_steps + 1 would use the end learning rate.
+    """
     return run.Config(
         MegatronOptimizerModule,
         config=run.Config(
             OptimizerConfig,
             optimizer="adam",  # Megatron's name for Adam with decoupled weight decay, AdamW
             lr=settings.max_lr,
-            min_lr=settings.end_lr,
             adam_beta1=rules.ADAM_BETA1,
             adam_beta2=rules.ADAM_BETA2,
             adam_eps=rules.ADAM_EPSILON,

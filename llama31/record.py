@@ -9,26 +9,19 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from llama31 import paths
+from llama31.corpus.files import atomic_writer
 from llama31.errors import UserError
 from llama31.events import Outcome
 from llama31.resolve import from_dict
 from llama31.settings import Settings, to_dict
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file under a temporary name and renames it, so that it is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.rename(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+RESERVE = ".reserve"
+RESERVED_BYTES = 8192  # an outcome, and the entries of two names for it
 
 
 def store_settings(run_dir: Path, settings: Settings) -> None:
     """Writes the settings of a run."""
-    write_atomically(run_dir / paths.SETTINGS, OmegaConf.to_yaml(OmegaConf.create(to_dict(settings))))
+    _write(run_dir / paths.SETTINGS, OmegaConf.to_yaml(OmegaConf.create(to_dict(settings))))
 
 
 def load_settings(run_dir: Path) -> Settings:
@@ -41,7 +34,17 @@ def load_settings(run_dir: Path) -> Settings:
 
 def store_record(run_dir: Path, record: dict[str, Any]) -> None:
     """Writes what ran: versions, command, commit and so on."""
-    write_atomically(run_dir / paths.RECORD, json.dumps(record, indent=2) + "\n")
+    _write(run_dir / paths.RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_writer(path) as file:
+        file.write(text.encode())
+
+
+def reserve_outcome(run_dir: Path) -> None:
+    """Takes the room that an outcome needs, so that a run can still say that the disk is full."""
+    (run_dir / RESERVE).write_bytes(bytes(RESERVED_BYTES))
 
 
 def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:
@@ -49,14 +52,15 @@ def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:
 
     When one rank fails the others fail after it; what the first one says is the reason.
     """
+    (run_dir / RESERVE).unlink(missing_ok=True)
     temporary = run_dir / f".{paths.OUTCOME}.{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(outcome), indent=2) + "\n", encoding="utf-8")
     try:
+        temporary.write_text(json.dumps(asdict(outcome), indent=2) + "\n", encoding="utf-8")
         os.link(temporary, run_dir / paths.OUTCOME)
     except FileExistsError:
         return load_outcome(run_dir) or outcome
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     return outcome
 
 

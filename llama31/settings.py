@@ -1,9 +1,9 @@
 """Every setting of a run, in one place: its name, type, default, unit and meaning.
 
 A field of `Settings` is the setting whose name is the field's in upper case, in the environment (config.sh
-exports all of them) and on the command line (`NAME=value`). A value is taken from the command line, else from
-the environment, else from the default here; an empty value means the default. `llama31.resolve` does that once, and
-the same object is printed, trained with, logged and stored in the run directory.
+exports all of them) and on the command line (`NAME=value`). A value is taken from the command line, else from the
+environment, else from the default here; an empty value means the default. `llama31.resolve` does that once, and the
+same object is printed, trained with, logged and stored in the run directory.
 """
 
 import ast
@@ -105,7 +105,7 @@ class Settings:
     warmup_steps: int | None = None
     """Optimizer steps of linear warmup. Empty: 10% of the allocated steps, ALLOCATED_SEQUENCES / GBS."""
     allocated_sequences: int = rules.ALLOCATED_SEQUENCES
-    """Training sequences that the run is planned for; sets the default of WARMUP_STEPS alone."""
+    """Training sequences that the run is planned for; all that it sets is the default of WARMUP_STEPS."""
     max_steps: int = rules.MAX_STEPS
     """Length of the learning rate schedule in optimizer steps; STOP_AT_STEP ends a run earlier."""
 
@@ -153,7 +153,7 @@ class Settings:
     npar: int = 1
     """Consecutive jobs per experiment."""
     tag: str = ""
-    """Name put in front of the run directory's."""
+    """Put in front of the run directory's name."""
     step_time_atol: int = 0
     """Longest step that is tolerated, in milliseconds; a longer one ends the run as aborted. 0: any."""
 
@@ -196,6 +196,13 @@ def documentation() -> dict[str, str]:
 def names() -> list[str]:
     """Names of all settings as users write them, in upper case."""
     return [field.name.upper() for field in fields(Settings)]
+
+
+def shown(value: Any) -> str:
+    """A value as a user writes it: 0 or 1, an enumeration's name, nothing for none."""
+    if isinstance(value, bool):
+        return str(int(value))
+    return "" if value is None else value.name if isinstance(value, Enum) else str(value)
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:

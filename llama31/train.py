@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import signal
+import sys
 import traceback
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,16 +26,20 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     """
     rank = int(os.environ.get("RANK", "0"))
     run = _Run(run_dir, rank, _keep_output(run_dir, rank))
+    signal.signal(signal.SIGINT, run.interrupt)
     if rank == 0:  # the others hold nothing that must be closed
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    orderly = False
     try:
         outcome = run.fit()
         orderly = True
     except BaseException as error:  # noqa: BLE001 - whatever it is becomes the outcome, and is printed
-        traceback.print_exc()
         outcome = run.failure(error)
-    outcome = record.store_outcome(run_dir, outcome)
+        orderly = False
+        trace = "".join(traceback.format_exception(error))
+    with contextlib.suppress(OSError):  # a full disk; the room for the outcome is reserved, that for the trace is not
+        outcome = record.store_outcome(run_dir, outcome)
+        if not orderly:
+            print(trace, file=sys.stderr, flush=True)
     run.stop(outcome)
     return outcome, orderly
 
@@ -57,6 +62,12 @@ class _Run:
         self.console = console
         self.observers: list[Observer] = []
         self.callback: Any = None  # a BenchmarkCallback, whose module imports torch
+        self.interrupted = False
+
+    def interrupt(self, *_: Any) -> None:
+        """Notes that the user ended the run: what other exceptions follow from ranks that end is not the reason."""
+        self.interrupted = True
+        raise KeyboardInterrupt
 
     def fit(self) -> Outcome:
         """Trains to the end. The MLPerf log begins before anything heavy is imported."""
@@ -92,16 +103,22 @@ class _Run:
         def aborted(reason: str, exit_code: int) -> Outcome:
             return Outcome(ABORTED, reason, exit_code, step, samples)
 
+        if self.interrupted:
+            return aborted(f"interrupted at step {step}", INTERRUPTED)
+        while isinstance(error, KeyboardInterrupt | SystemExit) and error.__context__:
+            error = error.__context__  # torchrun ends all ranks when one has failed, be this one's failure half told
         if isinstance(error, RunAborted):
             return aborted(str(error), error.exit_code)
-        if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning turns the one into the other
-            return aborted(f"interrupted at step {step}", INTERRUPTED)
         if isinstance(error, UserError):
             return aborted("; ".join(error.lines), BAD_INPUT)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return aborted(f"{error.filename or self.run_dir}: cannot be written: {error.strerror}", BAD_INPUT)
-        log = self.run_dir / paths.RANK_LOGS / f"rank-{self.rank}.log"
-        return aborted(f"rank {self.rank} failed at step {step}: {type(error).__name__}: {error}; see {log}", FAILED)
+        logs = self.run_dir / paths.RANK_LOGS
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            return aborted(f"ended by SIGTERM at step {step}; if another rank failed, {logs} says why", FAILED)
+        first_line = str(error).partition("\n")[0]
+        what = f"{type(error).__name__}: {first_line}"
+        return aborted(f"rank {self.rank} failed at step {step}: {what}; see {logs}", FAILED)
 
     def stop(self, outcome: Outcome) -> None:
         """Closes the records, each whatever becomes of the others."""

@@ -3,6 +3,8 @@
 Modules beside the tests are imported by their plain names: NeMo installs a package that is called `tests`.
 """
 
+from pathlib import Path
+
 import pytest
 from tiny import make_data
 
@@ -11,3 +13,14 @@ from tiny import make_data
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Settings that name tiny.py's data, made once; a shell or a format string would trip over the path."""
     return make_data(tmp_path_factory.mktemp("data") / "a $HOME {of} data")
+
+
+@pytest.fixture
+def usual(tiny_data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Settings of a run on the CPU that works, on a machine that has no GPU.
+
+    The data is enough for 262 sequences of validation and 2,480 of training.
+    """
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    small = {"SIZE": "tiny", "DEVICE": "cpu", "SEQ_LENGTH": "32", "GBS": "8", "EVAL_SAMPLES": "16"}
+    return {**tiny_data, **small, "JOB_DIR": str(tmp_path / "runs")}

@@ -84,10 +84,12 @@ def test_target_not_reached(settings: dict[str, Any]) -> None:
 
 
 def test_training_data_used_up(settings: dict[str, Any]) -> None:
-    run = run_llama31({**settings, "TRAIN_PARTS": 7, "GBS": 96, "MBS": 8, "EVAL_EVERY": 12_288})
+    run = run_llama31({**settings, "TRAIN_PARTS": 7, "GBS": 96, "MBS": 8, "EVAL_EVERY": 192})
     available = (np.fromfile(_bin(settings, 7), "<u2").size - 1) // 64
     assert_aborted(run, TARGET_NOT_REACHED, f"{available}")
     assert len(run.events("step")) == available // 96
+    evaluated = [event["step"] for event in run.events("evaluation")]
+    assert evaluated == list(range(2, available // 96 + 1, 2)), "none but those of the cadence"
 
 
 def test_loss_that_is_no_number(settings: dict[str, Any]) -> None:
@@ -122,7 +124,7 @@ def test_interrupted(signum: signal.Signals, settings: dict[str, Any]) -> None:
 
 def test_rank_that_is_killed(settings: dict[str, Any]) -> None:
     run = stopped_by(lambda _, ranks: os.kill(ranks[1], signal.SIGKILL), {**settings, "GPUS_PER_NODE": 2})
-    assert_aborted(run, FAILED, "failed", paths.RANK_LOGS)
+    assert_aborted(run, FAILED, "step", paths.RANK_LOGS)
 
 
 def test_full_disk(settings: dict[str, Any], small_disk: Path) -> None:
@@ -136,10 +138,10 @@ def test_full_disk(settings: dict[str, Any], small_disk: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 400 KiB."""
+    """A file system of 120 KiB."""
     disk = tmp_path / "small disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], check=False).returncode == 0
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", disk], check=False).returncode == 0
     if not mounted:
         pytest.skip("only root can mount a small file system to fill up")
     yield disk

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from megatron.core.datasets.gpt_dataset import GPTDataset
-from megatron.core.datasets.indexed_dataset import IndexedDataset
 from torch.utils.data import Dataset
 
+from llama31.corpus import token_file
 from llama31.errors import UserError
 
 
@@ -39,10 +39,11 @@ def check_ids(tokens: np.ndarray, vocab_size: int, source: str | Path) -> None:
 class TrainingSequences(GPTDataset):
     """Megatron's training set, which never hands on an id that the model has no row for."""
 
-    def __getitem__(self, idx: int | None) -> dict[str, torch.Tensor]:
-        sample = super().__getitem__(idx)
-        check_ids(sample["labels"].numpy(), self.config.tokenizer.vocab_size, self.dataset_path)
-        return sample
+    def _query_document_sample_shuffle_indices(self, idx: int) -> tuple[np.ndarray, np.ndarray]:
+        # Megatron's own reading of a sequence, all seq_length + 1 ids, before it takes some of them for padding.
+        text, documents = super()._query_document_sample_shuffle_indices(idx)
+        check_ids(text, self.config.tokenizer.vocab_size, self.dataset_path)
+        return text, documents
 
 
 class FirstSequences(Dataset):
@@ -62,22 +63,27 @@ class FirstSequences(Dataset):
 
     def __init__(self, prefix: str | Path, seq_length: int, samples: int, length: int, vocab_size: int):
         assert length >= samples
+        file = token_file.summary(prefix)
+        if file.sequences(seq_length) < samples:
+            raise UserError(
+                f"{token_file.bin_path(file.prefix)}: holds {file.sequences(seq_length)} sequences of {seq_length} "
+                f"tokens, fewer than EVAL_SAMPLES={samples}"
+            )
         self.prefix = prefix
         self.seq_length = seq_length
         self.samples = samples
         self.length = length
         self.vocab_size = vocab_size
-        self._tokens = IndexedDataset(str(prefix), mmap=True)
-        self._ends = np.cumsum(self._tokens.sequence_lengths, dtype=np.int64)
-        if self._ends[-1] < samples * seq_length + 1:
-            raise ValueError(f"{prefix} holds {self._ends[-1]} tokens, too few for {samples} sequences")
+        # Documents lie in the file one after another.
+        self._tokens = np.memmap(token_file.bin_path(file.prefix), dtype=file.token_type.name, mode="r")
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         counts = index < self.samples
-        text = self._read((index if counts else 0) * self.seq_length, self.seq_length + 1)
+        start = index * self.seq_length if counts else 0
+        text = self._tokens[start : start + self.seq_length + 1].astype(np.int64)
         check_ids(text, self.vocab_size, self.prefix)
         ids = torch.from_numpy(text)
         return {
@@ -87,14 +93,3 @@ class FirstSequences(Dataset):
             "position_ids": torch.arange(self.seq_length),
             "fingerprint": torch.tensor(fingerprint(text) if counts else 0),
         }
-
-    def _read(self, start: int, length: int) -> np.ndarray:
-        """Tokens start to start + length of the file, as int64, across the borders of its documents."""
-        parts = []
-        document = int(np.searchsorted(self._ends, start, side="right"))
-        while length:
-            offset = start - (self._ends[document] - self._tokens.sequence_lengths[document])
-            part = self._tokens.get(document, offset=int(offset), length=int(min(length, self._ends[document] - start)))
-            parts.append(part)
-            start, length, document = start + len(part), length - len(part), document + 1
-        return np.concatenate(parts).astype(np.int64)

@@ -1,14 +1,18 @@
 """NeMo's pre-training data module with the benchmark's order of the data."""
 
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from nemo.collections.llm import PreTrainingDataModule
+from torch.utils.data import Dataset
 
+from llama31.data import index
 from llama31.data.datasets import FirstSequences, TrainingSequences
-from llama31.data.index import identity
 
 
 class BenchmarkData(PreTrainingDataModule):
@@ -37,12 +41,23 @@ class BenchmarkData(PreTrainingDataModule):
         self.eval_samples = eval_samples
 
     def build(self, *_: Any, **__: Any) -> None:
-        """Builds both datasets; collective over the ranks, the first one writes the training index."""
-        self.index_mapping_dir = str(Path(self.index_root) / identity(self.train_prefixes))
-        sizes = [None, 0, 0]  # None: as many samples as the data has, each once
-        self._train_ds, _, _ = BlendedMegatronDatasetBuilder(
-            self.dataset_cls, sizes, is_built_on_rank=lambda: True, config=self.gpt_dataset_config
-        ).build()
+        """Builds both datasets; collective over the ranks, of which the first writes the training index if it must.
+
+        Raises UserError where that cannot be written.
+        """
+        first = torch.distributed.get_rank() == 0
+        # What the first rank sees holds for all: another node may see the files with other times.
+        agreed: list[Any] = [None, None]
+        if first:
+            directory = index.location(self.index_root, self.train_prefixes, self.seq_length, self.seed)
+            agreed = [directory, directory.is_dir()]
+        torch.distributed.broadcast_object_list(agreed)
+        directory, is_there = agreed
+        if not is_there:
+            with index.building(directory) if first else nullcontext(directory) as partial:
+                self._training_sequences(partial, is_built_on_rank=lambda: first)
+            torch.distributed.barrier()
+        self._train_ds = self._training_sequences(directory, is_built_on_rank=lambda: True)
         global_batch_size = self.data_sampler.global_batch_size
         self._validation_ds = FirstSequences(
             self.validation_prefix,
@@ -52,3 +67,12 @@ class BenchmarkData(PreTrainingDataModule):
             vocab_size=self.tokenizer.vocab_size,
         )
         self._test_ds = None
+
+    def _training_sequences(self, directory: Path, is_built_on_rank: Callable[[], bool]) -> Dataset | None:
+        """The training set with its index in `directory`, where Megatron writes it if it is not there."""
+        self.index_mapping_dir = str(directory)
+        sizes = [None, 0, 0]  # None: as many samples as the data has, each once
+        train, _, _ = BlendedMegatronDatasetBuilder(
+            self.dataset_cls, sizes, is_built_on_rank, config=self.gpt_dataset_config
+        ).build()
+        return train

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from megatron.core import parallel_state
 
+from llama31 import rules
 from llama31.errors import RunAborted
 from llama31.events import ABORTED, SUCCESS, TARGET_NOT_REACHED, Evaluation, Observer, Outcome, Step
 from llama31.settings import Settings
@@ -32,6 +33,7 @@ class BenchmarkCallback(Callback):
     def __init__(self, settings: Settings, observers: Sequence[Observer], available_samples: int):
         self.settings = settings
         self.observers = observers
+        self.interval = rules.steps_between_evaluations(settings.eval_every, settings.gbs)
         self.last_step, self.last_reason = _end_of_training(settings, available_samples)
         self.step = 0
         self.outcome: Outcome | None = None
@@ -158,9 +160,12 @@ class BenchmarkCallback(Callback):
     # Ends
 
     def _allow_evaluation(self, trainer: Trainer) -> None:
-        """Lightning evaluates nothing while the number of batches to evaluate is 0."""
-        started = self.consumed_samples >= self.settings.start_eval_at
-        trainer.limit_val_batches = self._evaluation_batches if started else 0
+        """Lightning evaluates nothing while the number of batches to evaluate is 0.
+
+        Left alone it would evaluate once more, off the cadence, where the training data ends.
+        """
+        due = self.step % self.interval == 0 and self.consumed_samples >= self.settings.start_eval_at
+        trainer.limit_val_batches = self._evaluation_batches if due else 0
 
     def _abort(self, reason: str) -> None:
         raise RunAborted(reason, TARGET_NOT_REACHED)

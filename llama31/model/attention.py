@@ -16,7 +16,8 @@ from torch.nn import functional
 class ScaledDotProductAttention(MegatronModule):
     """Causal self-attention in the place of Megatron's `DotProductAttention`.
 
-    It handles what this benchmark trains with, and refuses the rest: causal, no dropout, whole sequences.
+    It handles what this benchmark trains with, and refuses the rest by a ValueError: causal, no dropout, whole
+    sequences.
     """
 
     def __init__(
@@ -27,19 +28,17 @@ class ScaledDotProductAttention(MegatronModule):
         attention_type: str,
         attention_dropout: float | None = None,
         softmax_scale: float | None = None,
-        **_: Any,
+        cp_comm_type: str | None = None,
+        pg_collection: Any = None,
     ):
         super().__init__(config=config)
         dropout = config.attention_dropout if attention_dropout is None else attention_dropout
-        asked = {
-            "causal self-attention": attn_mask_type is AttnMaskType.causal and attention_type == "self",
-            "no dropout": dropout == 0,
-            "no context parallelism": config.context_parallel_size == 1,
-            "no attention window": config.window_size is None,
-        }
-        if not all(asked.values()):
-            raise ValueError(f"attention without Transformer Engine needs: {[k for k, v in asked.items() if not v]}")
-        self.softmax_scale = softmax_scale
+        _need("causal self-attention", attn_mask_type is AttnMaskType.causal and attention_type == "self")
+        _need("no dropout", dropout == 0)
+        _need("no context parallelism", config.context_parallel_size == 1)
+        _need("no attention window", config.window_size is None)
+        _need("the plain softmax", config.softmax_type == "vanilla")
+        self.softmax_scale = softmax_scale  # None: 1 / sqrt(head size)
 
     def forward(
         self,
@@ -51,7 +50,7 @@ class ScaledDotProductAttention(MegatronModule):
         attention_bias: Tensor | None = None,
         packed_seq_params: Any = None,
     ) -> Tensor:
-        """Attends; the mask is causal whatever `attention_mask` holds, so none is accepted.
+        """Attends to the tokens before each token and to itself; no other mask is accepted.
 
         Args:
             query: [sequence, batch, heads, head size], this rank's heads.
@@ -60,8 +59,10 @@ class ScaledDotProductAttention(MegatronModule):
         Returns:
             [sequence, batch, heads * head size].
         """
-        if attention_mask is not None or attention_bias is not None or packed_seq_params is not None:
-            raise ValueError("attention without Transformer Engine takes no mask, bias or packed sequences")
+        _need("the causal mask", attention_mask is None and attn_mask_type in (None, AttnMaskType.causal))
+        _need("no bias", attention_bias is None)
+        _need("no packed sequences", packed_seq_params is None)
+        _need("a key for each query", key.size(0) == query.size(0))  # torch lays the mask from the first key on
         # [sequence, batch, heads, size] -> [batch, heads, sequence, size]
         query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
         context = functional.scaled_dot_product_attention(
@@ -73,3 +74,8 @@ class ScaledDotProductAttention(MegatronModule):
             enable_gqa=query.size(1) != key.size(1),
         )
         return context.permute(2, 0, 1, 3).flatten(start_dim=2).contiguous()
+
+
+def _need(what: str, there: bool) -> None:
+    if not there:
+        raise ValueError(f"attention without Transformer Engine needs {what}")

@@ -1,9 +1,12 @@
 """Runs NeMo and Megatron-Core, unmodified, where there is no CUDA device.
 
 Megatron-Core asks `torch.cuda` for the current device, streams and random states, and writes "cuda" into some
-calls; it has no switch for that. Within `cpu_backend()` these few names of `torch.cuda` answer for the CPU, and a
-torch function mode (torch's own mechanism, the one behind `torch.set_default_device`) turns "cuda" devices into
-the CPU. Whatever is not listed here stays as it is and raises, as torch does without CUDA: no wrong result is silent.
+calls. Its own switches reach no further than the initial weights (`use_cpu_initialization`), and NeMo's (`cpu=` of
+MegatronParallel, gloo) no further than the placing of the model and the collectives. So within `cpu_backend()` a few
+names of `torch.cuda` answer for the CPU, and a torch function mode (torch's own mechanism, the one behind
+`torch.set_default_device`) turns "cuda" devices into the CPU. A run needs each of them. Whatever is not listed stays
+as it is and raises, as torch does without CUDA; where torch would answer with zeros, or put a call off for ever, it is
+made to raise: no wrong result is silent.
 
 Streams are no-ops, which is right since CPU work is done in order. Megatron's CUDA random state becomes torch's CPU
 generator; its tracker saves and restores it around each use, as on a GPU.
@@ -33,8 +36,8 @@ class _CudaMeansCpu(TorchFunctionMode):
         if kwargs.get("pin_memory"):  # page-locked memory serves copies to a GPU alone
             kwargs = {**kwargs, "pin_memory": False}
         result = func(*args, **kwargs)
-        # Megatron's optimizers tell precisions apart by these names.
-        if func is torch.Tensor.type and isinstance(result, str):
+        # Megatron's optimizers tell precisions apart by the names of types on CUDA: torch.cuda.FloatTensor.
+        if func is torch.Tensor.type and isinstance(result, str) and not result.startswith("torch.cuda."):
             return result.replace("torch.", "torch.cuda.", 1)
         return result
 
@@ -46,7 +49,7 @@ def _without_cuda(value: Any) -> Any:
 
 
 def _nothing(*_: Any, **__: Any) -> None:
-    """For what has no meaning on a CPU: choosing a device, waiting for one."""
+    """Waiting for a device: CPU work is done when its call returns."""
 
 
 def _get_state(*_: Any, **__: Any) -> torch.Tensor:
@@ -57,6 +60,15 @@ def _set_state(state: torch.Tensor, *_: Any, **__: Any) -> None:
     torch.set_rng_state(state)
 
 
+def _refused(what: str) -> Callable:
+    """In the place of a function that would answer wrongly without CUDA, and say nothing."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError(f"{what} of a CUDA device: there is none on the CPU (llama31.model.cpu)")
+
+    return refuse
+
+
 @contextlib.contextmanager
 def cpu_backend() -> Iterator[None]:
     """Within this context Megatron-Core runs on the CPU; afterwards everything is as before."""
@@ -64,17 +76,22 @@ def cpu_backend() -> Iterator[None]:
 
     replacements: list[tuple[Any, str, Any]] = [
         (torch.cuda, "current_device", lambda: CPU),
-        (torch.cuda, "device_count", lambda: 1),
-        (torch.cuda, "set_device", _nothing),
+        (torch.cuda, "device_count", lambda: 1),  # NeMo seeds Megatron's tracker where there is a device
+        (torch.cuda, "is_available", lambda: False),  # which torch's CUDA build may conclude from device_count
         (torch.cuda, "synchronize", _nothing),
         (torch.cuda, "Stream", torch.cpu.Stream),
-        (torch.cuda, "stream", lambda _: contextlib.nullcontext()),
-        (torch.cuda, "current_stream", lambda *_: torch.cpu.current_stream()),
-        (torch.cuda, "manual_seed", torch.manual_seed),
+        (torch.cuda, "stream", lambda _: contextlib.nullcontext()),  # torch's CUDA build looks for a driver here
+        # torch.manual_seed calls manual_seed_all, so that must not call torch.manual_seed in turn.
+        (torch.cuda, "manual_seed", torch.default_generator.manual_seed),
+        (torch.cuda, "manual_seed_all", torch.default_generator.manual_seed),
         (torch.cuda, "get_rng_state", _get_state),
         (torch.cuda, "set_rng_state", _set_state),
         (megatron_random, "_get_cuda_rng_state", _get_state),
         (megatron_random, "_set_cuda_rng_state", _set_state),
+        # Without CUDA, torch puts other changes of random states off until it is initialised, which never comes,
+        # and all its statistics of memory are 0.
+        (torch.cuda.random, "_lazy_call", _refused("the random state")),
+        (torch.cuda.memory, "memory_stats_as_nested_dict", _refused("the memory")),
     ]
     with contextlib.ExitStack() as stack:
         for owner, name, replacement in replacements:

@@ -1,0 +1,312 @@
+"""The plan: its text for the benchmark, and that every setting shows up in it, in a record, or is refused."""
+
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from runs import REPOSITORY, arguments, environment
+
+from llama31 import checks, launch, rules
+from llama31.corpus.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
+from llama31.departures import departures
+from llama31.layout import Layout
+from llama31.mlperf.log import MLPerfLog
+from llama31.plan import Plan
+from llama31.resolve import Resolved, resolve
+from llama31.settings import Settings
+
+GOLDEN = REPOSITORY / "tests" / "golden" / "plan_benchmark_1x8.txt"
+LLAMA_VOCABULARY = 128_256  # ids of Llama 3.1's tokenizer
+
+
+def claim_tokens(prefix: Path, documents: int, tokens: int) -> None:
+    """A token file of any size that takes no room: all but the ends of its index is a hole, its ids are zeros."""
+    token_type = TokenType.int32
+    with open(bin_path(prefix), "wb") as file:
+        file.truncate(tokens * token_type.itemsize)
+    pointers = HEADER.size + 4 * documents
+    with open(idx_path(prefix), "wb") as file:
+        file.write(HEADER.pack(MAGIC, VERSION, token_type.code, documents, documents + 1))
+        file.seek(pointers - 4)
+        file.write(struct.pack("<i", 1))  # tokens of the last document
+        file.seek(pointers + 8 * (documents - 1))
+        file.write(struct.pack("<q", (tokens - 1) * token_type.itemsize))
+        file.seek(pointers + 8 * (2 * documents + 1) - 8)
+        file.write(struct.pack("<q", documents))
+
+
+def claim_benchmark_data(directory: Path) -> dict[str, str]:
+    """Files with the outer dimensions of the benchmark's (part 6: as in MLCommons' download)."""
+    preprocessed, tokenizer = directory / "preprocessed", directory / "tokenizer"
+    preprocessed.mkdir()
+    tokenizer.mkdir()
+    for part in rules.BENCHMARK_PARTS:
+        prefix = preprocessed / rules.token_file_name(rules.train_part_name(part))
+        claim_tokens(prefix, documents=45_608_611, tokens=20_994_193_570)
+    validation = preprocessed / rules.token_file_name(rules.validation_name(rules.VALIDATION_DOCUMENTS))
+    claim_tokens(validation, rules.VALIDATION_DOCUMENTS, rules.VALIDATION_TOKENS)
+    vocabulary = {f"token{i}": i for i in range(LLAMA_VOCABULARY)}
+    (tokenizer / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}, "added_tokens": []}))
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps({"eos_token": "token1"}))
+    return {"PREPROCESSED_PATH": str(preprocessed), "TOKENIZER_PATH": str(tokenizer)}
+
+
+def without_machine(text: str, directory: Path) -> str:
+    """A plan without the paths of this machine, and without the blanks that line up what follows them."""
+    # Before the repository, in which a virtual environment may lie.
+    text = re.sub(rf"{re.escape(sys.prefix)}/bin/python[0-9.]*", "PYTHON", text)
+    for path, name in ((str(directory), "DATA"), (str(REPOSITORY), "REPOSITORY")):
+        text = text.replace(path, name)
+    return re.sub(r"(?m)^(  [A-Z_]+=.*?) +(default|config\.sh|command line)", r"\1  \2", text)
+
+
+def printed_by(*command: str | Path, **exported: str) -> str:
+    done = subprocess.run(
+        command, env={**environment(), **exported}, cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_plan_of_the_benchmark_on_eight_gpus(tmp_path: Path) -> None:
+    """`run_llama31.sh --dryrun` and `python3 -m llama31 plan`, to the letter. To renew the file: REWRITE_GOLDEN=1."""
+    given = [
+        *arguments(claim_benchmark_data(tmp_path)),
+        "DEVICE=cuda",
+        "GPUS_PER_NODE=8",
+        "TENSOR_PARALLEL_SIZE=2",
+        f"JOB_DIR={tmp_path}/runs",
+        "SUBMISSION_ORG=Example & Sons",
+    ]
+    no_gpu = {"CUDA_VISIBLE_DEVICES": ""}
+    sourced = 'source config.sh; exec "$@"'
+    commands = (["bash", "run_llama31.sh", "--dryrun"], [sys.executable, "-m", "llama31", "plan"])
+    text, other = (
+        without_machine(printed_by("bash", "-c", sourced, "-", *command, *given, **no_gpu), tmp_path)
+        for command in commands
+    )
+    assert text == other
+    assert not (tmp_path / "runs").exists(), "a plan makes nothing"
+    if os.environ.get("REWRITE_GOLDEN"):
+        GOLDEN.write_text(text)
+    assert text == GOLDEN.read_text()
+
+
+def test_the_command_shown_gives_the_same_plan(usual: dict[str, str]) -> None:
+    """Copied from the plan into a shell, whatever the paths hold."""
+    settings = {**usual, "TAG": 'it\'s $HOME "x" `y` \\', "TRAIN_PARTS": "6"}
+    shown = printed_by("bash", "run_llama31.sh", "--dryrun", *arguments(settings))
+    command = re.search(r"(?m)^  (bash .*)$", shown)
+    assert command
+    again = printed_by("bash", "-c", f"{command[1]} --dryrun")
+    assert again.replace("command line", "default") == shown.replace("command line", "default")
+
+
+# Every setting
+
+
+@pytest.fixture
+def usual(usual: dict[str, str]) -> dict[str, str]:
+    """Settings of a run that works, with a seed that is not drawn anew for each plan."""
+    return {**usual, "SEEDS": "1"}
+
+
+TWO = {"GPUS_PER_NODE": "2"}
+TWO_STAGES = {"GPUS_PER_NODE": "2", "PIPELINE_PARALLEL_SIZE": "2"}
+ON_GPU = {"DEVICE": "cuda", "GPUS_PER_NODE": "2"}
+
+REFUSED = {
+    "ACCOUNT": "a",
+    "PARTITION": "a",
+    "TIME": "1:00:00",
+    "NNODES": "2",
+    "IMAGE": "a",
+    "USE_CKPT": "1",
+    "FROM_HF": "1",
+    "MODEL_CKPT": "/c",
+    "CONTINUAL_CKPT": "/c",
+    "SAVE_CKPT": "1",
+    "START_STEPS": "1",
+    "NEXP": "2",
+    "NPAR": "2",
+}
+"""Settings whose feature is not there yet: a value other than the default is refused."""
+
+PLANNED: dict[str, tuple[str, dict[str, str]]] = {
+    "GPUS_PER_NODE": ("2", {}),
+    "DEVICE": ("cuda", {}),
+    "PREPROCESSED_PATH": ("a copy", {}),
+    "TOKENIZER_PATH": ("a copy", {}),
+    "TMP_NPY_INDEX": ("elsewhere", {}),
+    "TRAIN_PARTS": ("7", {}),
+    "N_VALIDATION_SAMPLES": ("41", {}),
+    "SIZE": ("demo", {}),
+    "SEQ_LENGTH": ("16", {}),
+    "PRECISION": ("fp32", {}),
+    "GBS": ("4", {}),
+    "MBS": ("2", {}),
+    "MAX_LR": ("1e-3", {}),
+    "MIN_LR": ("1e-6", {}),
+    "WARMUP_STEPS": ("7", {}),
+    "ALLOCATED_SEQUENCES": ("800", {}),
+    "MAX_STEPS": ("5000", {}),
+    "EVAL_EVERY": ("80", {}),
+    "EVAL_SAMPLES": ("12", {}),
+    "START_EVAL_AT": ("30000", {}),
+    "TARGET": ("4.5", {}),
+    "TENSOR_PARALLEL_SIZE": ("2", TWO),
+    "PIPELINE_PARALLEL_SIZE": ("2", TWO),
+    "VIRTUAL_PIPELINE_SIZE": ("2", TWO_STAGES),
+    "CONTEXT_PARALLEL_SIZE": ("2", ON_GPU),
+    "SEQUENCE_PARALLEL": ("1", {**ON_GPU, "TENSOR_PARALLEL_SIZE": "2"}),
+    "STOP_AT_STEP": ("50", {}),
+    "STEP_TIME_ATOL": ("900", {}),
+}
+"""Settings that change what the plan says beside its list of settings: the value, and what it takes besides.
+
+What training makes of them is for the tests of the recipe and of the callback (llama31/recipe.py, mlperf/callback.py).
+"""
+
+LOGGED = {
+    "SUBMISSION_ORG": "Example",
+    "SUBMISSION_PLATFORM": "8xH200",
+    "SUBMISSION_DIVISION": "open",
+    "SUBMISSION_STATUS": "research",
+    "CONFIG_FILENAME": "/x/config_mine.sh",
+}
+"""Settings that change the MLPerf log."""
+
+NAMING = {"JOB_DIR": "elsewhere", "TAG": "mine", "SEEDS": "2"}
+"""Settings that change the name of the run directory; the seed also trains, see llama31/train.py."""
+
+
+def test_every_setting_acts_or_is_refused() -> None:
+    """The four lists together are all settings: none is accepted and then ignored."""
+    known = [*REFUSED, *PLANNED, *LOGGED, *NAMING]
+    assert sorted(known) == sorted(field.name.upper() for field in fields(Settings))
+
+
+def resolved_from(settings: dict[str, str]) -> Resolved:
+    return launch.with_absolute_paths(resolve(arguments(settings), {}))
+
+
+def differs(
+    name: str, value: str, usual: dict[str, str], effect: Callable[[Resolved], str], **besides: str
+) -> tuple[str, str]:
+    """The effect without and with a value of a setting."""
+    before, after = (
+        effect(resolved_from(given)) for given in ({**usual, **besides}, {**usual, **besides, name: value})
+    )
+    return before, after
+
+
+@pytest.mark.parametrize(("name", "value"), REFUSED.items())
+def test_settings_without_a_feature_are_refused(name: str, value: str, usual: dict[str, str]) -> None:
+    (line,) = checks.look(resolved_from({**usual, name: value}).settings)[1]
+    assert line.startswith(f"{name}=") and "not in this version" in line
+
+
+def plan_text(resolved: Resolved) -> str:
+    """The plan without its list of settings and without the command that names them."""
+    plan = Plan(resolved, checks.check(resolved.settings), [], launch.command(resolved.settings, Path("RUN_DIR")))
+    return plan.text().partition("\n\n")[2]
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_settings_change_the_plan(name: str, usual: dict[str, str], tmp_path: Path) -> None:
+    value, besides = PLANNED[name]
+    if value == "a copy":
+        value = shutil.copytree(usual[name], tmp_path / "copy")
+    if name == "N_VALIDATION_SAMPLES":
+        copy = Path(shutil.copytree(usual["PREPROCESSED_PATH"], tmp_path / "copy"))
+        for file in copy.glob("*-40-*"):
+            shutil.copy(file, copy / file.name.replace("-40-", f"-{value}-"))
+        besides = {"PREPROCESSED_PATH": str(copy)}
+    before, after = differs(name, value, usual, plan_text, **besides)
+    assert before != after
+
+
+@pytest.mark.parametrize(("name", "value"), LOGGED.items())
+def test_settings_change_the_log(name: str, value: str, usual: dict[str, str], tmp_path: Path) -> None:
+    def log(resolved: Resolved) -> str:
+        path = tmp_path / "mlperf.log"
+        path.unlink(missing_ok=True)
+        log = MLPerfLog(path)
+        log.describe(resolved.settings, seed=1, data_parallel_size=1, train_samples=1, departures=[])
+        log.close()
+        return re.sub(r'"time_ms": \d+', "", path.read_text())
+
+    before, after = differs(name, value, usual, log)
+    assert before != after and Path(value).name in after
+
+
+@pytest.mark.parametrize(("name", "value"), NAMING.items())
+def test_settings_change_the_run_directory(
+    name: str, value: str, usual: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch.time, "strftime", lambda _: "TIME")
+    monkeypatch.chdir(tmp_path)
+    before, after = differs(name, value, usual, lambda resolved: str(launch.make_run_dir(resolved.settings)))
+    assert before == str(tmp_path / "runs" / "tiny-gbs8-seed1-TIME")
+    assert before != after and value in after.removeprefix(str(tmp_path))
+
+
+# Parts of the plan
+
+
+def test_computed_defaults_are_shown_with_their_values(usual: dict[str, str]) -> None:
+    resolved = resolved_from({**usual, "MAX_LR": "1e-3", "GBS": "16"})
+    text = Plan(resolved, checks.check(resolved.settings), [], []).text()
+    for line in (
+        r"MIN_LR=0\.0001 +default: 0\.1 x MAX_LR",
+        r"WARMUP_STEPS=1024 +default: 10% of ALLOCATED_SEQUENCES / GBS",
+        r"TMP_NPY_INDEX=\S+/runs/index +default: JOB_DIR/index",
+        r"STOP_AT_STEP= +default: none",
+        r"SEEDS=1 +command line",
+    ):
+        assert re.search(rf"(?m)^  {line}$", text), line
+    resolved = resolved_from({**usual, "MIN_LR": "0", "WARMUP_STEPS": "0"})
+    text = Plan(resolved, checks.check(resolved.settings), [], []).text()
+    assert re.search(r"(?m)^  MIN_LR=0\.0 +command line$", text)
+    assert re.search(r"(?m)^  WARMUP_STEPS=0 +command line$", text)
+
+
+@pytest.mark.parametrize(
+    ("eval_every", "start", "line"),
+    [
+        ("80", "0", "every 10 steps (80 sequences) from step 10 on"),
+        ("81", "0", "every 11 steps (88 sequences) from step 11 on"),
+        ("80", "80", "every 10 steps (80 sequences) from step 10 on"),
+        ("80", "81", "every 10 steps (80 sequences) from step 20 on"),
+    ],
+)
+def test_first_evaluation(eval_every: str, start: str, line: str, usual: dict[str, str]) -> None:
+    text = plan_text(resolved_from({**usual, "EVAL_EVERY": eval_every, "START_EVAL_AT": start}))
+    assert line in text and "before any evaluation" not in text
+
+
+def test_a_run_that_ends_before_its_first_evaluation_is_told(usual: dict[str, str]) -> None:
+    text = plan_text(resolved_from({**usual, "EVAL_EVERY": "80", "STOP_AT_STEP": "9"}))
+    assert "ends without the target after 9 steps (72 of 2,480 sequences), before any evaluation" in text
+
+
+def test_layout_arithmetic() -> None:
+    settings = resolve(["NNODES=4", "GPUS_PER_NODE=8", "TENSOR_PARALLEL_SIZE=2", "GBS=64", "MBS=2"], {}).settings
+    layout = Layout.of(settings)
+    assert (layout.world_size, layout.model_parallel_size, layout.data_parallel_size) == (32, 2, 16)
+    assert (layout.accumulation_steps, layout.eval_interval) == (2, 192)
+
+
+def test_departures_are_in_the_plan(usual: dict[str, str]) -> None:
+    resolved = resolved_from(usual)
+    text = plan_text(resolved)
+    found = departures(resolved.settings, checks.check(resolved.settings).validation.tokens)
+    assert found and all(f"\n  - {line}\n" in text for line in found)
