@@ -49,10 +49,14 @@ def tokenize(
     tokenizer: Annotated[Path, typer.Option(help="Directory of the Hugging Face tokenizer.")],
     append_eod: Annotated[bool, typer.Option(help="End each document with the end-of-text token.")] = False,
     json_key: Annotated[str, typer.Option(help="Key of the text in each record.")] = "text",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that encode; all cores unless given.")] = None,
 ) -> None:
     """Turn texts into Megatron token files."""
+    from llama31.corpus import encoder
     from llama31.corpus import tokenize as corpus_tokenize
 
+    if threads:
+        encoder.use_threads(threads)
     corpus_tokenize.tokenize(inputs, output_prefix, tokenizer, append_eod=append_eod, json_key=json_key)
 
 

@@ -1,16 +1,18 @@
 """Reading documents from files of JSON lines (.json, .jsonl), as they are or compressed (.gz)."""
 
+import errno
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import orjson
 from isal import isal_zlib
 
-from llama31.corpus.files import failures_named
+from llama31.corpus.files import sha256_of
 from llama31.corpus.gzip_members import Gunzip, Plain, Stream
 from llama31.errors import UserError
 
@@ -37,7 +39,32 @@ class Place:
     """SHA-256 of these bytes, in hexadecimal."""
 
 
-START = Place(1, 0, 0, 0, hashlib.sha256().hexdigest())
+BEGINNING = Place(1, 0, 0, 0, hashlib.sha256().hexdigest())
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far several files have been read, one after another."""
+
+    finished: tuple[str, ...]
+    """SHA-256 of each file that was read to its end and left."""
+    finished_bytes: int
+    """Their size."""
+    place: Place
+    """In the file after those."""
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all files, as they lie on disk, that have been read so far."""
+        return self.finished_bytes + self.place.bytes_read
+
+    @staticmethod
+    def from_json(content: Any) -> "Position":
+        """The position that `asdict` took apart."""
+        return Position(tuple(content["finished"]), content["finished_bytes"], Place(**content["place"]))
+
+
+START = Position((), 0, BEGINNING)
 
 
 @dataclass(frozen=True)
@@ -52,21 +79,38 @@ class Block:
     """The place after the last line."""
 
 
-def check_inputs(paths: Sequence[Path]) -> int:
-    """Total size of the input files in bytes. Raises UserError with a line for each that cannot be an input."""
-    problems, total = [], 0
+def sizes(paths: Sequence[Path]) -> list[int]:
+    """Size of each input file in bytes. Raises UserError with a line for each that cannot be an input."""
+    problems = []
     for path in paths:
         if not path.name.endswith(SUFFIXES):
             problems.append(f"{path}: not one of {', '.join(SUFFIXES)}")
         elif not path.is_file():
             problems.append(f"{path}: no such file")
-        else:
-            total += path.stat().st_size
+        elif not os.access(path, os.R_OK):
+            problems.append(f"{path}: {os.strerror(errno.EACCES)}")
     if not paths:
         problems.append("no input files")
     if problems:
         raise UserError(problems)
-    return total
+    return [path.stat().st_size for path in paths]
+
+
+def read(paths: Sequence[Path], start: Position = START) -> Iterator[tuple[Block, Position]]:
+    """The blocks of several files from a position on, each with the position after it.
+
+    Raises what `blocks` raises, and Changed where a file that was read before is another now.
+    """
+    for path, sha256 in zip(paths, start.finished, strict=False):
+        if sha256_of(path) != sha256:
+            raise Changed(f"{path}: changed since it was read")
+    position = start
+    for path in paths[len(start.finished) :]:
+        for block in blocks(path, position.place):
+            position = replace(position, place=block.end)
+            yield block, position
+        end = position.place
+        position = Position((*position.finished, end.sha256), position.finished_bytes + end.bytes_read, BEGINNING)
 
 
 class Changed(UserError):
@@ -100,7 +144,7 @@ class _Hashed:
         self._raw.seek(offset)
 
 
-def blocks(path: Path, start: Place = START, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+def blocks(path: Path, start: Place = BEGINNING, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
     """The lines of a file from `start` on in blocks of at most about `block_bytes`, empty lines included.
 
     The last block may be without lines; its end tells the whole file's size and hash. Going on from a place costs
@@ -149,12 +193,6 @@ def _blocks(path: Path, raw: BinaryIO, start: Place, block_bytes: int) -> Iterat
             raise UserError(f"{path}:{line}: a line of more than {LINE_BYTES >> 20} MiB, the longest that is read")
     rest = b"".join(pieces)
     yield block(line, [rest] if rest else [], 0)
-
-
-def check_read(path: Path, place: Place) -> None:
-    """Read a file up to a place once more. Raises Changed where it is not the file that `place` was taken from."""
-    with failures_named(path), open(path, "rb") as raw:
-        _read_before(path, raw, place)
 
 
 def _read_before(path: Path, raw: BinaryIO, place: Place) -> _Hashed:

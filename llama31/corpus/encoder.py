@@ -8,13 +8,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from llama31.corpus.tokenizer import contradictions, named_tokens, tokenizer_file
+from llama31.corpus.token_file import TokenType
+from llama31.corpus.tokenizer import contradictions, named_tokens, tokenizer_file, vocabulary_size
 from llama31.errors import UserError
 
 Encoded = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]
@@ -73,7 +74,9 @@ class Exact:
         if unknown:  # transformers, and so NeMo, would add them at the vocabulary's end
             raise UserError(f"{self.path}: has no {', '.join(unknown)}, which the files beside it name")
         self.vocabulary: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        """Entries of the vocabulary with the added tokens."""
+        """Entries of the vocabulary with the added tokens; Megatron takes the type of the ids by this."""
+        self.ids = vocabulary_size(tokenizer_dir)
+        """Largest id + 1."""
         end = named.get("eos_token", named.get("sep_token", ""))  # as NeMo's AutoTokenizer.eos_id
         self.eod: int | None = self._tokenizer.token_to_id(end)
         """Id of the end-of-text token, where the tokenizer has one."""
@@ -82,6 +85,12 @@ class Exact:
         rows = [row.ids for row in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return np.fromiter((number for row in rows for number in row), np.uint32, int(lengths.sum())), lengths
+
+    def check_id(self, number: int) -> None:
+        """Raises UserError where an id is beyond the vocabulary, or the type of a token file's ids."""
+        limit = min(self.ids, TokenType.for_vocabulary(self.vocabulary).limit)
+        if number >= limit:
+            raise UserError(f"{self.path}: gives id {number}, beyond its vocabulary of {limit}")
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens included."""
@@ -99,10 +108,9 @@ class Fast:
 
     name = "gigatoken"
 
-    def __init__(self, exact: Exact, sample: Sequence[str] = (), parallel: bool = True):
-        """Compares the ids of `sample` and of the tokenizer's probes. `parallel`: encodes on the threads of `use`."""
+    def __init__(self, exact: Exact, sample: Sequence[str] = ()):
+        """Compares the ids of `sample` and of the tokenizer's probes."""
         self._exact = exact
-        self._parallel = parallel
         self._documents = 0
         self._load()
         probes = [*exact.probes(), *sample]
@@ -118,7 +126,7 @@ class Fast:
         return encoded
 
     def _load(self) -> None:
-        self._tokenizer = None  # frees its memory before the next is made
+        self._tokenizer: Any = None  # frees its memory before the next is made
         with _failures_inexact():
             import gigatoken
 
@@ -129,7 +137,7 @@ class Fast:
         with _failures_inexact():
             import awkward
 
-            rows = self._tokenizer.encode_batch(list(texts), parallel=self._parallel)
+            rows = self._tokenizer.encode_batch(list(texts), parallel=True)
             return np.asarray(awkward.flatten(rows, axis=1)), np.asarray(awkward.num(rows))
 
     def _compare(self, texts: Sequence[str], encoded: Encoded, numbers: Sequence[int]) -> None:

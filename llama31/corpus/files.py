@@ -1,5 +1,6 @@
 """Writing files so that nothing half-written ever bears its final name."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import BinaryIO
 from llama31.errors import UserError
 
 PARTIAL = ".partial"  # appended to a file's name while it is written
+HASH_BYTES = 4 << 20  # read at a time
 
 
 @contextmanager
@@ -47,3 +49,12 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
             publish(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal. Raises UserError, naming it, where it cannot be read."""
+    digest = hashlib.sha256()
+    with failures_named(path), open(path, "rb") as file:
+        while data := file.read(HASH_BYTES):
+            digest.update(data)
+    return digest.hexdigest()

@@ -78,6 +78,7 @@ def _combined(manifests: Sequence[Manifest], prefix: Path) -> Manifest:
         manifests[0],
         inputs=[name for each in manifests for name in each.inputs],
         input_bytes=[size for each in manifests for size in each.input_bytes],
+        input_sha256=[sha256 for each in manifests for sha256 in each.input_sha256],
         documents=sum(each.documents for each in manifests),
         tokens=sum(each.tokens for each in manifests),
         largest_id=max(each.largest_id for each in manifests),

@@ -16,6 +16,8 @@ class Manifest:
     """Names of the input files, without directory, in the order read."""
     input_bytes: list[int]
     """Their sizes."""
+    input_sha256: list[str]
+    """SHA-256 of each, in hexadecimal, as all hashes here."""
     json_key: str
     """Key of the text in an input's record."""
     tokenizer_sha256: str
@@ -30,8 +32,10 @@ class Manifest:
     tokens: int
     largest_id: int
     """Largest id in the data."""
+    bin_sha256: str
+    idx_sha256: str
     versions: dict[str, str]
-    """Version of the library that made the ids."""
+    """Versions of the libraries that made the ids, first the one that encoded."""
 
 
 def manifest_path(prefix: str | Path) -> Path:

@@ -16,19 +16,20 @@ def cores() -> int:
 class Progress:
     """A bar with bytes, rate and time left on a terminal's stderr; a context manager, to be used by several threads."""
 
-    def __init__(self, label: str, total: int):
-        """`total`: bytes to come."""
+    def __init__(self, label: str, total: int, done: int = 0, quiet: bool = False):
+        """`total`: bytes in all, of which an earlier run did the first `done`."""
         self._bar = tqdm(
             desc=label,
             total=total,
+            initial=done,
             unit="B",
             unit_scale=True,
             leave=False,
-            disable=not sys.stderr.isatty(),
+            disable=quiet or not sys.stderr.isatty(),
         )
         self._lock = threading.Lock()
         self._start = time.monotonic()
-        self.done = 0
+        self.done = done
         """Bytes so far."""
 
     def __enter__(self) -> "Progress":
@@ -42,6 +43,11 @@ class Progress:
         with self._lock:
             self.done += count
             self._bar.update(count)
+
+    def reach(self, done: int, note: str) -> None:
+        """So many bytes are done in all; `note` is shown behind them."""
+        self._bar.set_postfix_str(note, refresh=False)
+        self.add(done - self.done)
 
     def figures(self) -> str:
         """Bytes so far, and in what time, for the line at the end."""

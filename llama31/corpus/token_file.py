@@ -37,6 +37,11 @@ class TokenType(Enum):
         self.typecode = typecode
         self.itemsize = itemsize
 
+    @property
+    def limit(self) -> int:
+        """Smallest id that is too large."""
+        return 1 << 16 if self is TokenType.uint16 else 1 << 31
+
     @staticmethod
     def for_vocabulary(size: int) -> "TokenType":
         """The type that Megatron's preprocessing takes for a vocabulary of `size` entries."""

@@ -3,9 +3,7 @@
 import fcntl
 import hashlib
 import os
-from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +18,7 @@ from llama31.errors import UserError
 BLOCK_DOCUMENTS = 1 << 20  # index entries made at a time
 READ_BYTES = 16 << 20
 
-Buffer = bytes | memoryview | array[int] | np.ndarray[Any, Any]
+Buffer = bytes | memoryview
 
 
 @dataclass(frozen=True)
@@ -167,8 +165,8 @@ class TokenWriter:
             yield np.frombuffer(data, "<i4")
 
     def _append(self, entries: np.ndarray[Any, Any]) -> None:
-        self._idx.write(entries)
-        self._idx_sha256.update(entries)
+        self._idx.write(entries.data)
+        self._idx_sha256.update(entries.data)
 
     def _close(self) -> None:
         for file in (self._bin, self._idx):
@@ -200,7 +198,7 @@ def unpublish(prefix: Path) -> None:
 
 def _locked(path: Path) -> BinaryIO:
     """The file to read and write, made if need be. Raises UserError where another process holds it."""
-    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")  # noqa: SIM115 - the caller closes it
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -6,25 +6,29 @@ no BOS and no EOS, also where the tokenizer's post-processor would add one; an e
 
 import sys
 import time
-from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+import numpy.typing as npt
 
-from llama31.corpus import documents, encoder, manifest
-from llama31.corpus.documents import Block
-from llama31.corpus.encoder import Encoded
-from llama31.corpus.token_file import TokenFile, TokenType, TokenWriter, summary
-from llama31.corpus.tokenizer import fingerprint, vocabulary_size
+from llama31.corpus import checkpoint, documents, manifest, token_writer
+from llama31.corpus.checkpoint import Checkpoint
+from llama31.corpus.documents import Changed
+from llama31.corpus.encoder import Encoded, Encoder, Exact, Fast, Inexact
+from llama31.corpus.job import Job
+from llama31.corpus.manifest import Manifest
+from llama31.corpus.progress import Progress
+from llama31.corpus.token_file import TokenFile, TokenType, summary
+from llama31.corpus.token_writer import Damaged, TokenWriter
 from llama31.errors import UserError
 
 SAMPLE_TEXTS = 200  # first documents on which the fast encoder is compared before it is trusted
-SAMPLE_CHARACTERS = 1 << 20
+SAMPLE_CHARACTERS = 5000  # of each
+CHECKPOINT_SECONDS = 20.0  # between two checkpoints: at most so much work is done again after a kill
 
 
 def tokenize(
@@ -40,70 +44,121 @@ def tokenize(
     `append_eod` ends each document with the tokenizer's end-of-text token (the benchmark's data has none). Progress
     goes to a terminal's stderr, and one line with the figures to stderr at the end; neither with `quiet`.
 
-    Raises UserError for a file, line or tokenizer that cannot be used, and where the output cannot be written; what
-    lay under the output's names before is then still there.
+    What a killed run left is gone on with, and an output that was made from the same inputs in the same way is left as
+    it is. Raises UserError for a file, line or tokenizer that cannot be used, where the output cannot be written, and
+    where one is there that was made otherwise.
     """
     start = time.monotonic()
-    paths = [Path(path) for path in inputs]
-    size = documents.check_inputs(paths)
-    prefix = Path(output_prefix)
-    vocabulary = vocabulary_size(tokenizer_dir)
-    blocks = chain.from_iterable(documents.blocks(path) for path in paths)
-    first = next(blocks, None)
-    encode = encoder.load(tokenizer_dir, _sample(first, json_key))
-    if append_eod and encode.eod is None:
+    job = Job([Path(path) for path in inputs], Path(output_prefix), Path(tokenizer_dir), append_eod, json_key)
+    if found := job.finished():
+        checkpoint.discard(job.prefix)
+        _say(f"{job.prefix}: is there, {_counts(found)}, made from the same inputs", quiet)
+        return found
+    exact = Exact(tokenizer_dir)
+    if append_eod and exact.eod is None:
         raise UserError(f"{tokenizer_dir}: names no end-of-text token (eos_token), which append_eod needs")
-    token_type = TokenType.for_vocabulary(encode.vocabulary)
-    dtype = np.dtype(token_type.name).newbyteorder("<")
-    largest = -1
-    bar = tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet or not sys.stderr.isatty())
-    with bar, TokenWriter(prefix, token_type, obsolete=[manifest.manifest_path(prefix)]) as writer:
-        for block in documents.prefetched(chain([first] if first else [], blocks)):
-            ids, lengths = _documents(
-                encode.encode(documents.texts(block, json_key)), encode.eod if append_eod else None
+    encoder = _make(job, exact, quiet)
+    found = summary(job.prefix)
+    seconds = time.monotonic() - start
+    figures = f"{job.size / 1e6:,.1f} MB in {seconds:,.1f} s by {encoder}"
+    _say(f"{job.prefix}: {_counts(found)} from {figures}", quiet)
+    return found
+
+
+def _counts(found: TokenFile) -> str:
+    return f"{found.documents:,} documents, {found.tokens:,} tokens ({found.token_type.name})"
+
+
+def _say(line: str, quiet: bool = False) -> None:
+    if not quiet:
+        print(line, file=sys.stderr)
+
+
+def _make(job: Job, exact: Exact, quiet: bool) -> str:
+    """Make the output, from its checkpoint on; gives the name of the library that made the ids."""
+    start = checkpoint.load(job.prefix)
+    if start and start.job != job.identity:
+        _say(f"{job.prefix}: what was begun there is of other inputs or options; it is made anew", quiet)
+        start = None
+    if start is None or start.encoder != exact.name:
+        try:
+            fast = Fast(exact, _sample(job))
+            _go_on(job, fast, exact, start or Checkpoint(job.identity, fast.name), quiet)
+            return fast.name
+        except Inexact as error:
+            _say(
+                f"WARNING: {job.tokenizer_dir}: {Fast.name} is not exact for this tokenizer ({error}); "
+                f"all is encoded by {exact.name}, which takes some 20 times as long"
             )
+            start = None  # what was written may be wrong
+    _go_on(job, exact, exact, start or Checkpoint(job.identity, exact.name), quiet)
+    return exact.name
+
+
+def _sample(job: Job) -> list[str]:
+    """The beginning of the first texts."""
+    block = next(documents.blocks(job.inputs[0]))
+    texts = documents.texts(replace(block, lines=block.lines[:SAMPLE_TEXTS]), job.json_key)
+    return [text[:SAMPLE_CHARACTERS] for text in texts]
+
+
+def _go_on(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: bool) -> None:
+    """Make the output from a checkpoint on, or from nothing where what the checkpoint is of was changed since."""
+    try:
+        _run(job, encoder, exact, start, quiet)
+    except (Changed, Damaged) as error:
+        _say(f"{job.prefix}: what was begun there cannot be gone on with ({error}); it is made anew", quiet)
+        _run(job, encoder, exact, Checkpoint(job.identity, encoder.name), quiet)
+
+
+def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: bool) -> None:
+    """Make the output from a checkpoint on. Raises Changed or Damaged where that cannot be."""
+    if start.is_begun:
+        token_writer.unpublish(job.prefix)  # a run may have been killed after it gave the files their names
+    else:
+        checkpoint.discard(job.prefix)
+    token_type = TokenType.for_vocabulary(exact.vocabulary)
+    eod = exact.eod if job.append_eod else None
+    position, largest_id = start.position, start.largest_id
+    due = time.monotonic() + CHECKPOINT_SECONDS
+    with (
+        Progress("tokenize", job.size, start.position.bytes_read, quiet) as progress,
+        TokenWriter(job.prefix, token_type, start.extent) as writer,
+    ):
+
+        def save() -> None:
+            reached = Checkpoint(job.identity, encoder.name, position, writer.synced(), largest_id)
+            checkpoint.store(job.prefix, reached)
+
+        for block, position in documents.prefetched(documents.read(job.inputs, start.position)):
+            ids, lengths = _documents(encoder.encode(documents.texts(block, job.json_key)), eod)
             if len(ids):
-                largest = max(largest, int(ids.max()))
-                if largest >= min(vocabulary, np.iinfo(dtype).max + 1):
-                    raise UserError(f"{tokenizer_dir}: gives id {largest}, beyond its vocabulary of {vocabulary}")
-                writer.write(ids.astype(dtype).data.cast("B"), array("i", lengths.astype(np.int32).tobytes()))
-            bar.update(block.bytes_read)
-            bar.set_postfix_str(f"{writer.documents:,} documents")
+                largest_id = max(largest_id, int(ids.max()))
+                exact.check_id(largest_id)
+                writer.write(_as_bytes(ids, token_type), _as_bytes(lengths, TokenType.int32))
+            progress.reach(position.bytes_read, f"{writer.documents:,} documents, {writer.tokens:,} tokens")
+            if time.monotonic() >= due:
+                save()
+                due = time.monotonic() + CHECKPOINT_SECONDS
         if not writer.documents:
-            raise UserError(f"{', '.join(map(str, paths))}: no text in any record")
-    result = summary(prefix)
+            raise UserError(f"{', '.join(map(str, job.inputs))}: no text in any record")
+        save()
     manifest.write(
-        prefix,
-        manifest.Manifest(
-            inputs=[path.name for path in paths],
-            input_bytes=[path.stat().st_size for path in paths],
-            json_key=json_key,
-            tokenizer_sha256=fingerprint(tokenizer_dir),
-            vocabulary_size=vocabulary,
-            append_eod=append_eod,
+        job.prefix,
+        Manifest(
+            **job.identity,
+            input_sha256=[*position.finished, position.place.sha256],
+            vocabulary_size=exact.ids,
             dtype=token_type.name,
-            documents=result.documents,
-            tokens=result.tokens,
-            largest_id=largest,
-            versions={encode.name: version(encode.name)},
+            documents=writer.documents,
+            tokens=writer.tokens,
+            largest_id=largest_id,
+            bin_sha256=writer.bin_sha256,
+            idx_sha256=writer.idx_sha256,
+            versions={name: version(name) for name in (encoder.name, "tokenizers", "orjson", "isal")},
         ),
     )
-    if not quiet:
-        seconds = time.monotonic() - start
-        print(
-            f"{prefix}: {result.documents:,} documents, {result.tokens:,} tokens ({token_type.name}) "
-            f"from {size / 1e6:.1f} MB in {seconds:.1f} s by {encode.name}",
-            file=sys.stderr,
-        )
-    return result
-
-
-def _sample(block: Block | None, json_key: str) -> list[str]:
-    """The first documents of a block."""
-    if block is None:
-        return []
-    found = documents.texts(replace(block, lines=block.lines[:SAMPLE_TEXTS]), json_key)
-    return [text[: SAMPLE_CHARACTERS // SAMPLE_TEXTS] for text in found]
+    checkpoint.discard(job.prefix)
 
 
 def _documents(encoded: Encoded, eod: int | None) -> Encoded:
@@ -113,3 +168,7 @@ def _documents(encoded: Encoded, eod: int | None) -> Encoded:
     if eod is None:
         return ids, lengths
     return np.insert(ids, np.cumsum(lengths), eod), lengths + 1
+
+
+def _as_bytes(numbers: npt.NDArray[Any], token_type: TokenType) -> memoryview:
+    return numbers.astype(np.dtype(token_type.name).newbyteorder("<"), copy=False).data.cast("B")

@@ -1,0 +1,72 @@
+"""What a token file is to be made from, and how; and whether it is there already."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llama31.corpus import checkpoint, documents, manifest
+from llama31.corpus.files import sha256_of
+from llama31.corpus.manifest import Manifest, manifest_path
+from llama31.corpus.token_file import TokenFile, bin_path, idx_path, summary
+from llama31.corpus.tokenizer import fingerprint
+from llama31.errors import UserError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of `tokenize`. Raises UserError where an input or the tokenizer cannot be used."""
+
+    inputs: Sequence[Path]
+    prefix: Path
+    tokenizer_dir: Path
+    append_eod: bool
+    json_key: str
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Those fields of a Manifest that say what the output is made from, and how."""
+        return {
+            "inputs": [path.name for path in self.inputs],
+            "input_bytes": documents.sizes(self.inputs),
+            "tokenizer_sha256": fingerprint(self.tokenizer_dir),
+            "append_eod": self.append_eod,
+            "json_key": self.json_key,
+        }
+
+    @property
+    def size(self) -> int:
+        """Bytes of all inputs, as they lie on disk."""
+        return sum(self.identity["input_bytes"])
+
+    def finished(self) -> TokenFile | None:
+        """The output, where it is there; None where it is to be made.
+
+        Raises UserError where one is there that was made otherwise, or is not whole.
+        """
+        there = [path for path in (bin_path(self.prefix), idx_path(self.prefix)) if path.exists()]
+        made = manifest.read(self.prefix)
+        if made is None:
+            begun = checkpoint.load(self.prefix)  # of a run that was killed just before it wrote the manifest
+            if there and not (begun and begun.job == self.identity):
+                raise UserError(f"{there[0]}: is there, and nothing tells how it was made; remove it or name another")
+            return None
+        for name, value in self.identity.items():
+            if getattr(made, name) != value:
+                other = f"{name}={getattr(made, name)}, now {value}"
+                raise UserError(f"{manifest_path(self.prefix)}: made otherwise: {other}; remove it or name another")
+        if not there:
+            return None
+        found = summary(self.prefix)
+        if (found.documents, found.tokens) != (made.documents, made.tokens):
+            raise UserError(f"{manifest_path(self.prefix)}: is of another {bin_path(self.prefix).name}; remove both")
+        self._require_unchanged(made)
+        return found
+
+    def _require_unchanged(self, made: Manifest) -> None:
+        """Inputs that were written after the manifest are read, and must hold what they held."""
+        since = manifest_path(self.prefix).stat().st_mtime_ns
+        for path, sha256 in zip(self.inputs, made.input_sha256, strict=True):
+            if path.stat().st_mtime_ns >= since and sha256_of(path) != sha256:
+                raise UserError(f"{path}: changed since {self.prefix} was made from it; remove that or name another")
