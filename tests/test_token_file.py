@@ -9,8 +9,9 @@ import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
-from llama31.corpus import token_file
-from llama31.corpus.token_file import HEADER, TokenType, TokenWriter, bin_path, idx_path, summary
+from llama31.corpus import token_file, token_writer
+from llama31.corpus.token_file import HEADER, TokenType, bin_path, idx_path, summary
+from llama31.corpus.token_writer import TokenWriter
 from llama31.errors import UserError
 
 DOCUMENTS = [[5], [1, 2, 3], [0, 499, 7, 7], list(range(300)), [9]]
@@ -19,7 +20,7 @@ DOCUMENTS = [[5], [1, 2, 3], [0, 499, 7, 7], list(range(300)), [9]]
 def write(prefix: Path, token_type: TokenType, documents: list[list[int]]) -> None:
     with TokenWriter(prefix, token_type) as writer:
         for ids in documents:
-            writer.write(array(token_type.typecode, ids).tobytes(), array("i", [len(ids)]))
+            writer.write(array(token_type.typecode, ids).tobytes(), array("i", [len(ids)]).tobytes())
 
 
 def built_by_megatron(prefix: Path, token_type: TokenType, documents: list[list[int]]) -> None:
@@ -41,7 +42,7 @@ def only_line(error: pytest.ExceptionInfo[UserError]) -> str:
 def test_bytes_are_megatrons(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token_type: TokenType, block: int
 ) -> None:
-    monkeypatch.setattr(token_file, "WRITE_BLOCK", block)
+    monkeypatch.setattr(token_writer, "BLOCK_DOCUMENTS", block)
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     write(ours, token_type, DOCUMENTS)
     built_by_megatron(theirs, token_type, DOCUMENTS)
@@ -142,7 +143,7 @@ def test_failure_leaves_what_was_there(tmp_path: Path) -> None:
     write(prefix, TokenType.int32, DOCUMENTS)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(KeyboardInterrupt), TokenWriter(prefix, TokenType.uint16) as writer:
-        writer.write(b"\x01\x00", array("i", [1]))
+        writer.write(b"\x01\x00", array("i", [1]).tobytes())
         raise KeyboardInterrupt
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

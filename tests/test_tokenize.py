@@ -2,13 +2,12 @@
 
 import gzip
 import json
-import logging
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import gigatoken
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +18,8 @@ from transformers import AutoTokenizer
 
 from dev import demo_tokenizer
 from llama31.corpus import documents, encoder, manifest
+from llama31.corpus import tokenize as tokenize_module
+from llama31.corpus.encoder import Exact, Fast
 from llama31.corpus.token_file import summary
 from llama31.corpus.tokenize import tokenize
 from llama31.corpus.tokenizer import fingerprint, vocabulary_size
@@ -77,7 +78,9 @@ def huggingface(tokenizer_dir: Path) -> Any:
     return AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True)
 
 
-load = cache(encoder.load)
+@cache
+def fast(tokenizer_dir: Path) -> Fast:
+    return Fast(Exact(tokenizer_dir))
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:
@@ -138,8 +141,7 @@ def test_kinds_of_input_and_block_sizes(
     lines.write_bytes(lines.read_bytes().rstrip(b"\n"))
     members = write_lines(tmp_path / "3.json.gz", texts[5:8])
     members.write_bytes(members.read_bytes() + write_lines(tmp_path / "rest.json.gz", texts[8:]).read_bytes())
-    read = documents.blocks
-    monkeypatch.setattr(documents, "blocks", lambda path: read(path, block_bytes))
+    monkeypatch.setattr(documents, "BLOCK_BYTES", block_bytes)
     tokenize([plain, lines, members], tmp_path / "ours", small, quiet=True)
     assert same_bytes(tmp_path / "ours", tmp_path / "theirs")
 
@@ -153,33 +155,44 @@ SPECIALS = st.sampled_from(
 @given(texts=st.lists(st.lists(st.text(max_size=30) | SPECIALS, max_size=4).map("".join), min_size=1, max_size=20))
 def test_any_text(small: Path, texts: list[str]) -> None:
     tokenizer = huggingface(small)
-    encode = load(small)
-    assert encode.name == "gigatoken"
-    ids, lengths = encode.encode(texts)
+    ids, lengths = fast(small).encode(texts)
     expected = [ids_of(tokenizer, text) for text in texts]
     assert lengths.tolist() == [len(row) for row in expected]
     assert ids.tolist() == [number for row in expected for number in row]
 
 
-@pytest.mark.parametrize("how", ["other ids", "cannot load"])
+@pytest.mark.parametrize("how", ["other ids at once", "other ids far down", "too few", "it fails", "it panics"])
 def test_slow_path_is_exact(
-    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str
+    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
-    right = encoder._gigatoken
+    """Whatever is wrong with the fast library is noticed, and all is made by the other one."""
+    right = gigatoken.Tokenizer.encode_batch
+    texts = [f"text {number}" for number in range(3000)]
 
-    def wrong(path: Path) -> Any:
-        if how == "cannot load":
-            raise ValueError("unsupported pre-tokenizer")
-        encode = right(path)
-        return lambda texts: (np.zeros_like(encode(texts)[0]), encode(texts)[1])
+    def wrong(self: Any, texts: list[str], **options: Any) -> Any:
+        rows = right(self, texts, **options)
+        if how == "it fails":
+            raise ValueError("no such thing")
+        if how == "it panics":
+            raise BaseException("as Rust's panics do")
+        if how == "too few":
+            return rows[:-1]
+        if how == "other ids far down" and "text 2500" not in texts:
+            return rows
+        return rows * 0
 
-    monkeypatch.setattr(encoder, "_gigatoken", wrong)
-    with caplog.at_level(logging.WARNING):
-        tokenize([write_lines(tmp_path / "in.json", TEXTS)], tmp_path / "ours", small, quiet=True)
-    (warning,) = caplog.messages
+    monkeypatch.setattr(gigatoken.Tokenizer, "encode_batch", wrong)
+    monkeypatch.setattr(documents, "BLOCK_BYTES", 10_000)
+    monkeypatch.setattr(encoder, "CHECK_EVERY", 100)
+    monkeypatch.setattr(tokenize_module, "CHECKPOINT_SECONDS", 0)
+    tokenize([write_lines(tmp_path / "in.json", texts)], tmp_path / "ours", small, quiet=True)
+    (warning,) = capsys.readouterr().err.splitlines()
     assert "gigatoken is not exact for this tokenizer" in warning
-    oracle(tmp_path / "theirs", TEXTS, small, append_eod=False)
+    oracle(tmp_path / "theirs", texts, small, append_eod=False)
     assert same_bytes(tmp_path / "ours", tmp_path / "theirs")
+    facts = manifest.read(tmp_path / "ours")
+    assert facts is not None
+    assert "gigatoken" not in facts.versions
 
 
 def test_tokenizer_of_another_kind(tmp_path: Path) -> None:
@@ -200,9 +213,9 @@ BAD_INPUT = {
     "no object": (GOOD + b"[1]\n", ".json", '{path}:2: not an object with a "text"'),
     "not a string": (GOOD + b'{"text":3}\n', ".json", '{path}:2: "text" is not a string but int'),
     "far down": (GOOD * 5000 + b"no\n", ".json.gz", "{path}:5001: not JSON"),
-    "truncated gzip": (gzip.compress(GOOD * 5000)[:-20], ".raw.json.gz", "{path}: "),
-    "not gzip": (GOOD, ".raw.json.gz", "{path}: "),
-    "damaged gzip": (gzip.compress(GOOD)[:12] + b"\x07" * 40, ".raw.json.gz", "{path}: "),
+    "truncated gzip": (gzip.compress(GOOD * 5000)[:-20], ".raw.json.gz", "{path}:4694: truncated gzip"),
+    "not gzip": (GOOD, ".raw.json.gz", "{path}:1: "),
+    "damaged gzip": (gzip.compress(GOOD)[:12] + b"\x07" * 40, ".raw.json.gz", "{path}:1: "),
     "other name": (GOOD, ".txt", "{path}: not one of .json"),
     "no text at all": (b'{"text":""}\n', ".json", "{path}: no text in any record"),
     "empty": (b"", ".json", "{path}: no text in any record"),
@@ -238,8 +251,12 @@ def test_full_disk(tmp_path: Path, small: Path, file: str) -> None:
     with pytest.raises(UserError) as error:
         tokenize([source], out / "data", small, quiet=True)
     assert error.value.lines == [f"{out / file}: No space left on device"]
-    left = [path.name for path in out.iterdir()]
-    assert sorted(left) == (["data.bin", "data.idx"] if file == "data.manifest.json" else [])
+    left = {path.name for path in out.iterdir()}
+    assert left == ({"data.bin", "data.checkpoint.json", "data.idx"} if file == "data.manifest.json" else set())
+    tokenize([source], out / "data", small, quiet=True)  # now that there is room
+    oracle(tmp_path / "theirs", TEXTS, small, append_eod=False)
+    assert same_bytes(out / "data", tmp_path / "theirs")
+    assert {path.name for path in out.iterdir()} == {"data.bin", "data.idx", "data.manifest.json"}
 
 
 def test_failure_leaves_what_was_there(tmp_path: Path, small: Path) -> None:
@@ -293,4 +310,9 @@ def test_tokenizer_that_its_configuration_extends(tmp_path: Path, small: Path) -
 
 def test_vocabulary_size(small: Path, large: Path) -> None:
     for directory in (small, large):
-        assert vocabulary_size(directory) == load(directory).vocabulary == len(huggingface(directory))
+        assert (
+            vocabulary_size(directory)
+            == Exact(directory).vocabulary
+            == Exact(directory).ids
+            == len(huggingface(directory))
+        )

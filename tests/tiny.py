@@ -10,7 +10,8 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from llama31 import rules
-from llama31.corpus.token_file import TokenType, TokenWriter
+from llama31.corpus.token_file import TokenType
+from llama31.corpus.token_writer import TokenWriter
 
 MODULES = (
     "argparse",
@@ -64,7 +65,7 @@ def write_tokens(prefix: Path, documents: list[list[int]], vocabulary: int = VOC
     token_type = TokenType.for_vocabulary(vocabulary)
     with TokenWriter(prefix, token_type) as writer:
         for ids in documents:
-            writer.write(array(token_type.typecode, ids).tobytes(), array("i", [len(ids)]))
+            writer.write(array(token_type.typecode, ids).tobytes(), array("i", [len(ids)]).tobytes())
     return prefix
 
 

@@ -61,6 +61,8 @@ class Exact:
     def __init__(self, tokenizer_dir: str | Path):
         """Raises UserError where the directory holds no tokenizer that the library can read as transformers does."""
         self.path = tokenizer_file(tokenizer_dir)
+        self.ids = vocabulary_size(tokenizer_dir)
+        """Largest id + 1."""
         if found := contradictions(tokenizer_dir):
             raise UserError(found)
         try:
@@ -75,8 +77,6 @@ class Exact:
             raise UserError(f"{self.path}: has no {', '.join(unknown)}, which the files beside it name")
         self.vocabulary: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         """Entries of the vocabulary with the added tokens; Megatron takes the type of the ids by this."""
-        self.ids = vocabulary_size(tokenizer_dir)
-        """Largest id + 1."""
         end = named.get("eos_token", named.get("sep_token", ""))  # as NeMo's AutoTokenizer.eos_id
         self.eod: int | None = self._tokenizer.token_to_id(end)
         """Id of the end-of-text token, where the tokenizer has one."""

@@ -45,14 +45,15 @@ class Job:
 
         Raises UserError where one is there that was made otherwise, or is not whole.
         """
+        identity = self.identity
         there = [path for path in (bin_path(self.prefix), idx_path(self.prefix)) if path.exists()]
         made = manifest.read(self.prefix)
         if made is None:
             begun = checkpoint.load(self.prefix)  # of a run that was killed just before it wrote the manifest
-            if there and not (begun and begun.job == self.identity):
+            if there and not (begun and begun.job == identity):
                 raise UserError(f"{there[0]}: is there, and nothing tells how it was made; remove it or name another")
             return None
-        for name, value in self.identity.items():
+        for name, value in identity.items():
             if getattr(made, name) != value:
                 other = f"{name}={getattr(made, name)}, now {value}"
                 raise UserError(f"{manifest_path(self.prefix)}: made otherwise: {other}; remove it or name another")

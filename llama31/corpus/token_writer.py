@@ -211,9 +211,11 @@ def _locked(path: Path) -> BinaryIO:
 
 def _cut(file: BinaryIO, size: int) -> None:
     """Make the file `size` bytes long, zeros where it was shorter, and go to its end."""
-    if os.fstat(file.fileno()).st_size != size:
+    there = os.fstat(file.fileno()).st_size
+    if there > size:
         file.truncate(size)
-    file.seek(size)
+    file.seek(min(there, size))
+    file.write(bytes(max(0, size - there)))
 
 
 def _blocks(file: BinaryIO, start: int, size: int, block_bytes: int = READ_BYTES) -> Iterator[bytes]:
