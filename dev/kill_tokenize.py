@@ -2,8 +2,8 @@
 
     python3 -m dev.kill_tokenize DIRECTORY [--kills 50] [--documents 40000] [--seed 0]
 
-DIRECTORY must be new. Each start goes on with what the one before left, and is ended by SIGKILL: half of the times after
-a random while, half of the times as it opens, renames or removes one of its files, where a crash does the most harm.
+DIRECTORY must be new. Each start goes on with what the one before left, and is ended by SIGKILL: half of the times
+after a random while, half of the times as it opens, renames or removes one of its files, where a crash does most harm.
 Whenever a start comes to the end, its files are compared with those of the undisturbed run, and all begins anew. After
 each kill, a file that bears a final name must be whole. 50 kills take about 3 minutes on two cores.
 """
@@ -11,7 +11,6 @@ each kill, a file that bears a final name must be whole. 50 kills take about 3 m
 import argparse
 import gzip
 import json
-import os
 import random
 import signal
 import subprocess
@@ -21,34 +20,7 @@ from pathlib import Path
 
 from dev import demo_tokenizer
 
-WORDS = [
-    "the",
-    "of",
-    "and",
-    "to",
-    "in",
-    "is",
-    "that",
-    "for",
-    "it",
-    "as",
-    "was",
-    "with",
-    "be",
-    "by",
-    "on",
-    "not",
-    "he",
-    "his",
-    "but",
-    "at",
-    "are",
-    "this",
-    "have",
-    "from",
-    "or",
-    "had",
-]
+WORDS = "the of and to in is that for it as was with be by on not he his but at are this have from".split()  # noqa: SIM905
 ENDINGS = (".bin", ".idx", ".manifest.json")
 CHILD = """
 import os, signal, sys
@@ -129,7 +101,7 @@ def campaign(directory: Path, kills: int, documents: int, seed: int) -> str:
             left = {path.name for path in directory.iterdir() if path.name.startswith("data")}
             assert left == {f"data{ending}" for ending in ENDINGS}, f"left behind: {left}"
             for ending in ENDINGS:
-                os.remove(f"{prefix}{ending}")
+                Path(f"{prefix}{ending}").unlink()
             continue
         assert process.returncode == -signal.SIGKILL, f"a run failed by itself: exit code {process.returncode}"
         done += 1
@@ -147,6 +119,7 @@ def campaign(directory: Path, kills: int, documents: int, seed: int) -> str:
 
 
 def main() -> None:
+    """Runs a campaign as the command line says."""
     parser = argparse.ArgumentParser(description="Kill tokenize again and again.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--kills", type=int, default=50)

@@ -113,6 +113,11 @@ def _check_ids(settings: Settings, files: Sequence[TokenFile], vocab_size: int) 
                 f"TOKENIZER_PATH={settings.tokenizer_path}: {path} was made with another tokenizer (SHA-256 of "
                 f"tokenizer.json {made.tokenizer_sha256[:12]}..., here {here[:12]}...); use that one"
             )
+        if made and made.append_eod:
+            raise UserError(
+                f"{path}: was made with --append-eod; the benchmark's data has no end-of-text tokens: tokenise it "
+                "without, to a new PREPROCESSED_PATH"
+            )
         ids = [0, made.largest_id] if made else [*file.first_tokens(SAMPLED_IDS), *file.last_tokens(SAMPLED_IDS)]
         strange = min(ids) if min(ids) < 0 else max(ids)
         if not 0 <= strange < vocab_size:

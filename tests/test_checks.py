@@ -236,6 +236,7 @@ def add_manifest(data: dict[str, str], name: str, **changes: Any) -> Path:
     true = manifest.Manifest(
         inputs=["c4.json.gz"],
         input_bytes=[1],
+        input_sha256=[],
         json_key="text",
         tokenizer_sha256=tokenizer.fingerprint(data["TOKENIZER_PATH"]),
         vocabulary_size=VOCABULARY,
@@ -244,6 +245,8 @@ def add_manifest(data: dict[str, str], name: str, **changes: Any) -> Path:
         documents=file.documents,
         tokens=file.tokens,
         largest_id=VOCABULARY - 1,
+        bin_sha256="",
+        idx_sha256="",
         versions={},
     )
     manifest.write(file.prefix, replace(true, **changes))
@@ -273,6 +276,12 @@ def test_vocabulary_smaller_than_the_ids(own_data: dict[str, str]) -> None:
     add_manifest(own_data, TRAIN_7, largest_id=300)
     (line,) = lines_of(own_data)
     assert "_7_text_document.bin holds id 300" in line
+
+
+def test_data_with_end_of_text_tokens(own_data: dict[str, str]) -> None:
+    add_manifest(own_data, TRAIN_6, append_eod=True)
+    (line,) = lines_of(own_data)
+    assert "_6_text_document.bin: was made with --append-eod; the benchmark's data has no end-of-text tokens" in line
 
 
 def test_manifest_of_other_data(own_data: dict[str, str]) -> None:

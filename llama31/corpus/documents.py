@@ -79,8 +79,8 @@ class Block:
     """The place after the last line."""
 
 
-def sizes(paths: Sequence[Path]) -> list[int]:
-    """Size of each input file in bytes. Raises UserError with a line for each that cannot be an input."""
+def check_inputs(paths: Sequence[Path]) -> None:
+    """Raises UserError with a line for each file that cannot be an input."""
     problems = []
     for path in paths:
         if not path.name.endswith(SUFFIXES):
@@ -93,7 +93,6 @@ def sizes(paths: Sequence[Path]) -> list[int]:
         problems.append("no input files")
     if problems:
         raise UserError(problems)
-    return [path.stat().st_size for path in paths]
 
 
 def read(paths: Sequence[Path], start: Position = START) -> Iterator[tuple[Block, Position]]:
@@ -144,8 +143,8 @@ class _Hashed:
         self._raw.seek(offset)
 
 
-def blocks(path: Path, start: Place = BEGINNING, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-    """The lines of a file from `start` on in blocks of at most about `block_bytes`, empty lines included.
+def blocks(path: Path, start: Place = BEGINNING, block_bytes: int = 0) -> Iterator[Block]:
+    """The lines of a file from `start` on in blocks of at most about `block_bytes` (0: BLOCK_BYTES), with empty lines.
 
     The last block may be without lines; its end tells the whole file's size and hash. Going on from a place costs
     reading the file up to there, and decompressing its gzip member up to there.
@@ -156,7 +155,7 @@ def blocks(path: Path, start: Place = BEGINNING, block_bytes: int = BLOCK_BYTES)
     line = start.line
     try:
         with open(path, "rb") as raw:
-            for block in _blocks(path, raw, start, block_bytes):
+            for block in _blocks(path, raw, start, block_bytes or BLOCK_BYTES):
                 line = block.end.line
                 yield block
     except EOFError:

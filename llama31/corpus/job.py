@@ -26,19 +26,19 @@ class Job:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Those fields of a Manifest that say what the output is made from, and how."""
+        """Those fields of a Manifest that say what the output is made from, and how, but for the inputs' contents."""
+        documents.check_inputs(self.inputs)
         return {
             "inputs": [path.name for path in self.inputs],
-            "input_bytes": documents.sizes(self.inputs),
             "tokenizer_sha256": fingerprint(self.tokenizer_dir),
             "append_eod": self.append_eod,
             "json_key": self.json_key,
         }
 
     @property
-    def size(self) -> int:
-        """Bytes of all inputs, as they lie on disk."""
-        return sum(self.identity["input_bytes"])
+    def input_bytes(self) -> list[int]:
+        """Size of each input, as it lies on disk."""
+        return [path.stat().st_size for path in self.inputs]
 
     def finished(self) -> TokenFile | None:
         """The output, where it is there; None where it is to be made.
@@ -68,6 +68,7 @@ class Job:
     def _require_unchanged(self, made: Manifest) -> None:
         """Inputs that were written after the manifest are read, and must hold what they held."""
         since = manifest_path(self.prefix).stat().st_mtime_ns
-        for path, sha256 in zip(self.inputs, made.input_sha256, strict=True):
-            if path.stat().st_mtime_ns >= since and sha256_of(path) != sha256:
+        for path, size, sha256 in zip(self.inputs, made.input_bytes, made.input_sha256, strict=True):
+            status = path.stat()
+            if status.st_size != size or (status.st_mtime_ns >= since and sha256_of(path) != sha256):
                 raise UserError(f"{path}: changed since {self.prefix} was made from it; remove that or name another")

@@ -60,7 +60,7 @@ def tokenize(
     encoder = _make(job, exact, quiet)
     found = summary(job.prefix)
     seconds = time.monotonic() - start
-    figures = f"{job.size / 1e6:,.1f} MB in {seconds:,.1f} s by {encoder}"
+    figures = f"{sum(job.input_bytes) / 1e6:,.1f} MB in {seconds:,.1f} s by {encoder}"
     _say(f"{job.prefix}: {_counts(found)} from {figures}", quiet)
     return found
 
@@ -122,7 +122,7 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
     position, largest_id = start.position, start.largest_id
     due = time.monotonic() + CHECKPOINT_SECONDS
     with (
-        Progress("tokenize", job.size, start.position.bytes_read, quiet) as progress,
+        Progress("tokenize", sum(job.input_bytes), start.position.bytes_read, quiet) as progress,
         TokenWriter(job.prefix, token_type, start.extent) as writer,
     ):
 
@@ -135,7 +135,7 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
             if len(ids):
                 largest_id = max(largest_id, int(ids.max()))
                 exact.check_id(largest_id)
-                writer.write(_as_bytes(ids, token_type), _as_bytes(lengths, TokenType.int32))
+                writer.write(as_bytes(ids, token_type), as_bytes(lengths, TokenType.int32))
             progress.reach(position.bytes_read, f"{writer.documents:,} documents, {writer.tokens:,} tokens")
             if time.monotonic() >= due:
                 save()
@@ -147,6 +147,7 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
         job.prefix,
         Manifest(
             **job.identity,
+            input_bytes=job.input_bytes,
             input_sha256=[*position.finished, position.place.sha256],
             vocabulary_size=exact.ids,
             dtype=token_type.name,
@@ -170,5 +171,6 @@ def _documents(encoded: Encoded, eod: int | None) -> Encoded:
     return np.insert(ids, np.cumsum(lengths), eod), lengths + 1
 
 
-def _as_bytes(numbers: npt.NDArray[Any], token_type: TokenType) -> memoryview:
+def as_bytes(numbers: npt.NDArray[Any], token_type: TokenType) -> memoryview:
+    """The numbers in a token file's type."""
     return numbers.astype(np.dtype(token_type.name).newbyteorder("<"), copy=False).data.cast("B")

@@ -1,0 +1,291 @@
+"""tokenize on awkward sizes, through kills and reruns, and as a user meets it; the ids are transformers'."""
+
+import fcntl
+import gzip
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+from transformers import AutoTokenizer
+
+from dev import demo_tokenizer, kill_tokenize
+from llama31.corpus import checkpoint, documents
+from llama31.corpus.consolidate import merge_part
+from llama31.corpus.encoder import Exact, Fast
+from llama31.corpus.token_file import TokenType
+from llama31.corpus.token_writer import TokenWriter
+from llama31.corpus.tokenize import tokenize
+from llama31.errors import UserError
+
+ENDINGS = (".bin", ".idx")
+TEXTS = ["It's a first text.", "", "The second <|eot_id|> one,\r\nof two lines.", "3"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokenizer of Llama 3's kind."""
+    directory = tmp_path_factory.mktemp("tokenizer")
+    demo_tokenizer.save(demo_tokenizer.train(TEXTS, vocabulary=300), directory)
+    return directory
+
+
+def write(path: Path, texts: Sequence[str]) -> Path:
+    data = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
+    path.write_bytes(gzip.compress(data, 1) if path.suffix == ".gz" else data)
+    return path
+
+
+def theirs(prefix: Path, documents_ids: Sequence[Sequence[int]]) -> Path:
+    """Megatron's own builder."""
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+    for ids in documents_ids:
+        builder.add_item(torch.IntTensor(ids))
+        builder.end_document()
+    builder.finalize(f"{prefix}.idx")
+    return prefix
+
+
+def text_to_ids(tokenizer_dir: Path, text: str) -> list[int]:
+    """What NeMo's AutoTokenizer.text_to_ids does."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True)
+    ids: list[int] = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
+    return ids
+
+
+def content(prefix: Path, endings: Sequence[str] = ENDINGS) -> list[bytes]:
+    return [Path(f"{prefix}{ending}").read_bytes() for ending in endings]
+
+
+def run(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "llama31", "tokenize", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def is_assigned(character: str) -> bool:
+    """To what all share; Python's table of Unicode may be older than the libraries'."""
+    return unicodedata.category(character) not in ("Cn", "Co", "Cs")
+
+
+def test_every_code_point(tokenizer_dir: Path) -> None:
+    """Each character among letters, digits, spaces and punctuation: the libraries' tables of Unicode agree."""
+    private = [chr(code) for code in (0xE000, 0xF8FF, 0xF0000, 0x10FFFD)]
+    unassigned = [chr(code) for code in range(0x378, 0xE01F0, 97) if not 0xD800 <= code < 0xE000]
+    characters = [*private, *unassigned, *filter(is_assigned, map(chr, range(0x110000)))]
+    blocks = [characters[start : start + 512] for start in range(0, len(characters), 512)]
+    texts = [
+        "".join(f"{character}a{character}{character} {character}1.{character}" for character in block)
+        for block in blocks
+    ]
+    exact = Exact(tokenizer_dir)
+    fast_ids, fast_lengths = Fast(exact).encode(texts)
+    ids, lengths = exact.encode(texts)
+    for text, one, other in zip(
+        texts, np.split(ids, np.cumsum(lengths)), np.split(fast_ids, np.cumsum(fast_lengths)), strict=False
+    ):
+        assert np.array_equal(one, other), f"ids differ for the characters from U+{ord(text[0]):04X} on"
+
+
+def test_a_million_tiny_documents(tmp_path: Path, tokenizer_dir: Path) -> None:
+    texts = ["a", "bc", "1", ""]
+    source = write(tmp_path / "in.json.gz", texts * 250_000)
+    found = tokenize([source], tmp_path / "ours", tokenizer_dir, quiet=True)
+    assert found.documents == 750_000
+    theirs(tmp_path / "theirs", [text_to_ids(tokenizer_dir, text) for text in texts if text] * 250_000)
+    assert content(tmp_path / "ours") == content(tmp_path / "theirs")
+
+
+def test_one_enormous_document(tmp_path: Path, tokenizer_dir: Path) -> None:
+    """50 MB in one line. transformers would take 10 GB for it; but it is made of equal parts, and so are its ids."""
+    part = "The quick brown fox, it's 1234567 o'clock.\n"
+    ids = text_to_ids(tokenizer_dir, part)
+    assert text_to_ids(tokenizer_dir, part * 3) == ids * 3
+    count = 50_000_000 // len(part)
+    source = write(tmp_path / "in.json", ["before", part * count, "after"])
+    tokenize([source], tmp_path / "ours", tokenizer_dir, quiet=True)
+    before, after = text_to_ids(tokenizer_dir, "before"), text_to_ids(tokenizer_dir, "after")
+    theirs(tmp_path / "theirs", [before, ids * count, after])
+    assert content(tmp_path / "ours") == content(tmp_path / "theirs")
+
+
+def test_a_line_beyond_all_bounds(tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "LINE_BYTES", 1 << 20)
+    source = write(tmp_path / "in.json.gz", ["fine", "a" * (9 << 20)])
+    with pytest.raises(UserError, match=r"in\.json\.gz:2: a line of more than 1 MiB, the longest that is read"):
+        tokenize([source], tmp_path / "out", tokenizer_dir, quiet=True)
+
+
+def test_shards_as_they_are_give_what_merging_first_gives(tmp_path: Path, tokenizer_dir: Path) -> None:
+    c4 = tmp_path / "c4"
+    c4.mkdir()
+    shards = [write(c4 / f"c4-train.{768 + number:05}-of-01024.json.gz", TEXTS[number:]) for number in range(3)]
+    merged = merge_part(c4, tmp_path, 6, [768, 769, 770])
+    tokenize([merged], tmp_path / "one", tokenizer_dir, quiet=True)
+    tokenize(shards, tmp_path / "other", tokenizer_dir, quiet=True)
+    assert content(tmp_path / "one") == content(tmp_path / "other")
+
+
+def test_threads(tmp_path: Path, tokenizer_dir: Path) -> None:
+    """Any number of threads gives the same bytes; and the figures go to stderr."""
+    source = write(tmp_path / "in put.json", [f"{text} {number}" for number in range(3000) for text in TEXTS])
+    for threads in (1, 2, 5):
+        arguments = [
+            f"--output-prefix={tmp_path}/out {threads}",
+            f"--tokenizer={tokenizer_dir}",
+            f"--threads={threads}",
+        ]
+        done = run(f"--input={source}", *arguments)
+        assert (done.returncode, done.stdout) == (0, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"{tmp_path}/out {threads}: 12,000 documents, ")
+        assert content(tmp_path / f"out {threads}") == content(tmp_path / "out 1")
+
+
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    """A short campaign of dev/kill_tokenize.py."""
+    report = kill_tokenize.campaign(tmp_path / "kills", kills=8, documents=8000, seed=1)
+    assert "each with the bytes of the undisturbed run" in report
+
+
+def test_done_once(tmp_path: Path, tokenizer_dir: Path) -> None:
+    """What is there and right is left alone; what is there and otherwise made is never replaced."""
+    prefix, source = tmp_path / "out", write(tmp_path / "in.json", TEXTS)
+    arguments = [f"--input={source}", f"--output-prefix={prefix}", f"--tokenizer={tokenizer_dir}"]
+    assert run(*arguments).returncode == 0
+    files = (*ENDINGS, ".manifest.json")
+    before, written = content(prefix, files), Path(f"{prefix}.bin").stat().st_mtime_ns
+    again = run(*arguments)
+    assert again.returncode == 0
+    assert "is there, 3 documents" in again.stderr
+    assert Path(f"{prefix}.bin").stat().st_mtime_ns == written
+
+    def refused(line: str, *arguments: object) -> None:
+        done = run(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        (found,) = done.stderr.splitlines()
+        assert line in found
+        assert content(prefix, files) == before
+
+    refused("append_eod=False, now True; remove it", *arguments, "--append-eod")
+    refused("json_key=text, now url; remove it", *arguments, "--json-key=url")
+    refused("inputs=['in.json'], now ['in.json', 'in.json']", f"--input={source}", *arguments)
+    other = tmp_path / "other tokenizer"
+    demo_tokenizer.save(demo_tokenizer.train(TEXTS, vocabulary=290), other)
+    refused("made otherwise: tokenizer_sha256=", *arguments[:2], f"--tokenizer={other}")
+    changed = source.read_bytes().replace(b"first", b"worst")
+    source.write_bytes(changed)
+    refused(f"{source}: changed since {prefix} was made from it", *arguments)
+    Path(f"{prefix}.manifest.json").unlink()
+    files = ENDINGS
+    before = content(prefix, files)
+    refused(f"{prefix}.bin: is there, and nothing tells how it was made; remove it", *arguments)
+
+
+def test_bad_line_is_mended(
+    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that failed is gone on with once the line is mended; all is made anew where what it had read is changed."""
+    monkeypatch.setattr(documents, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
+    source = tmp_path / "in.json"
+    for number, changed in enumerate(("text 480", "text 7")):
+        prefix = tmp_path / str(number)
+        texts = [f"text {number}" for number in range(500)]
+        bad = write(source, texts).read_bytes().replace(b"text 450", b"\xff")
+        source.write_bytes(bad)
+        with pytest.raises(UserError, match=r"in\.json:451: not JSON"):
+            tokenize([source], prefix, tokenizer_dir, quiet=True)
+        assert checkpoint.load(prefix)
+        texts[texts.index(changed)] = "another text"
+        write(source, texts)
+        capsys.readouterr()
+        tokenize([source], prefix, tokenizer_dir)
+        assert ("is made anew" in capsys.readouterr().err) == (changed == "text 7")
+        theirs(tmp_path / "theirs", [text_to_ids(tokenizer_dir, text) for text in texts])
+        assert content(prefix) == content(tmp_path / "theirs")
+        assert {path.name for path in tmp_path.glob(f"{number}.*")} == {
+            f"{number}{ending}" for ending in (*ENDINGS, ".manifest.json")
+        }
+
+
+@pytest.mark.parametrize("damage", ["shorter", "other", "gone"])
+def test_unfinished_output_that_was_damaged(
+    tmp_path: Path,
+    tokenizer_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:
+    monkeypatch.setattr(documents, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
+    source, prefix, texts = tmp_path / "in.json", tmp_path / "out", [f"text {number}" for number in range(500)]
+    source.write_bytes(write(source, texts).read_bytes() + b"no")
+    with pytest.raises(UserError, match=r"in\.json:501: not JSON"):
+        tokenize([source], prefix, tokenizer_dir, quiet=True)
+    unfinished = tmp_path / "out.bin.partial"
+    if damage == "gone":
+        unfinished.unlink()
+    else:
+        data = unfinished.read_bytes()
+        unfinished.write_bytes(data[: len(data) // 2] if damage == "shorter" else bytes(len(data)))
+    write(source, texts)
+    capsys.readouterr()
+    tokenize([source], prefix, tokenizer_dir)
+    assert "cannot be gone on with" in capsys.readouterr().err
+    theirs(tmp_path / "theirs", [text_to_ids(tokenizer_dir, text) for text in texts])
+    assert content(prefix) == content(tmp_path / "theirs")
+
+
+def test_two_at_once(tmp_path: Path, tokenizer_dir: Path) -> None:
+    source, prefix = write(tmp_path / "in.json", TEXTS), tmp_path / "out"
+    said = r"out\.bin\.partial: another process is writing it"
+    with TokenWriter(prefix, TokenType.uint16), pytest.raises(UserError, match=said):
+        tokenize([source], prefix, tokenizer_dir, quiet=True)
+
+
+def test_no_permission_to_read(tmp_path: Path, tokenizer_dir: Path) -> None:
+    source = write(tmp_path / "in.json", TEXTS)
+    source.chmod(0)
+    # root may read everything, unless it gives up the capabilities for that
+    prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    arguments = [f"--input={source}", f"--output-prefix={tmp_path}/out", f"--tokenizer={tokenizer_dir}"]
+    done = subprocess.run(
+        [*prefix, sys.executable, "-m", "llama31", "tokenize", *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"Invalid value for '--input': path '{source}' is not readable.\n"
+
+
+def test_progress_on_a_terminal(tmp_path: Path, tokenizer_dir: Path) -> None:
+    """A line with rate, time left, documents and tokens, wiped in the end; then the figures."""
+    source = write(tmp_path / "in.json", TEXTS * 60_000)
+    ours, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    command = [sys.executable, "-m", "llama31", "tokenize", f"--input={source}", f"--output-prefix={tmp_path}/out"]
+    with subprocess.Popen([*command, f"--tokenizer={tokenizer_dir}"], stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        try:
+            while data := os.read(ours, 1 << 16):
+                shown += data
+        except OSError:  # the terminal's end was closed
+            pass
+        os.close(ours)
+    assert process.returncode == 0
+    *states, figures = shown.decode().replace("\r\n", "\r").strip("\r").split("\r")
+    assert re.search(
+        r"tokenize: +[0-9]+%.*[0-9.]+[kM]/[0-9.]+M \[.*<.*MB/s, [0-9,]+ documents, [0-9,]+ tokens\]", "\n".join(states)
+    )
+    assert "180,000 documents" in figures
