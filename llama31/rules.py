@@ -18,6 +18,9 @@ BENCHMARK_PARTS = (6, 7)
 VALIDATION_SHARDS = 8
 VALIDATION_DOCUMENTS = 91_205  # the first of the unshuffled validation set
 VALIDATION_TOKENS = 47_186_855  # what these give with the Llama 3.1 tokenizer
+PART_6_DOCUMENTS = 45_608_611  # of MLCommons' preprocessed data, whose .idx has 912,172,262 bytes
+PART_6_TOKENS = 20_994_193_570  # and whose .bin has 83,976,774,280 bytes, 4 for each token
+VOCABULARY_SIZE = 128_256  # ids of the Llama 3.1 tokenizer
 
 # Model
 SIZE = "8b"
@@ -116,3 +119,22 @@ def validation_shard_name(shard: int) -> str:
 def token_file_name(name: str) -> str:
     """Prefix of a .bin/.idx pair made from `name`, as Megatron's preprocessing names it."""
     return f"{name}_text_document"
+
+
+@dataclass(frozen=True)
+class KnownCounts:
+    """What a token file of MLCommons' preprocessed data holds, which the Llama 3.1 tokenizer made."""
+
+    documents: int
+    tokens: int
+    whatever_tokenizer: bool
+    """Whether the file's name promises that many documents, also where another tokenizer made it."""
+
+
+KNOWN_COUNTS = {
+    token_file_name(train_part_name(6)): KnownCounts(PART_6_DOCUMENTS, PART_6_TOKENS, whatever_tokenizer=False),
+    token_file_name(validation_name(VALIDATION_DOCUMENTS)): KnownCounts(
+        VALIDATION_DOCUMENTS, VALIDATION_TOKENS, whatever_tokenizer=True
+    ),
+}
+"""By the prefix of the token file."""

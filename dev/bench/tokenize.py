@@ -1,9 +1,10 @@
 """Speed and memory of `python3 -m llama31 tokenize`, beside what Megatron-LM's tools/preprocess_data.py does.
 
-    python3 -m dev.bench.tokenize DIRECTORY [--megabytes 400] [--repeats 2] [--large-megabytes 2000]
+    python3 -m dev.bench.tokenize DIRECTORY [--megabytes 787] [--repeats 1] [--large-megabytes 2000]
 
-Makes a corpus of json.gz from the docstrings of all installed packages, repeated to the size wanted, and a tokenizer
-of Llama 3's kind with 128,000 entries learnt from them (kept in DIRECTORY; 2 minutes). Then, in turns on the same file:
+Makes a corpus of json.gz from the docstrings of all installed packages, repeated to the size of one of C4's shards, and
+a tokenizer of Llama 3's kind with 128,000 entries learnt from them (both kept in DIRECTORY; about 2 minutes). Then, in
+turns on the same file:
 
     peer   a pool of 2 worker processes; each takes lines of JSON, 32 at a time, and gives a text's ids by transformers'
            tokenizer, one text at a time; the parent adds them to Megatron's own IndexedDatasetBuilder
@@ -207,8 +208,8 @@ def main() -> None:
     """Runs the benchmark as the command line says."""
     parser = argparse.ArgumentParser(description="Benchmark of tokenize.")
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--megabytes", type=float, default=400)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--megabytes", type=float, default=787)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--large-megabytes", type=float, default=2000)
     arguments = parser.parse_args()
     directory: Path = arguments.directory

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import get_origin, get_type_hints
 
 from llama31.corpus.files import atomic_writer
 from llama31.errors import UserError
@@ -58,7 +59,11 @@ def read(prefix: str | Path) -> Manifest | None:
     path = manifest_path(prefix)
     try:
         content = json.loads(path.read_bytes())
-        return Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+        found = Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+        for name, wanted in get_type_hints(Manifest).items():
+            if not isinstance(getattr(found, name), get_origin(wanted) or wanted):
+                raise TypeError(f"{name}={getattr(found, name)!r}")
+        return found
     except FileNotFoundError:
         return None
     except OSError as error:

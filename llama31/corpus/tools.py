@@ -1,5 +1,6 @@
 """Verbs of python3 -m llama31 that prepare the corpus; utils/*.sh call them. Imports wait until a verb is called."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -67,6 +68,23 @@ def preprocess(
         preprocess.tokenize_all(tasks, tokenizer, jobs, threads or max(1, cores() // jobs))
     if not share:
         print(preprocess.finish(work, jobs))
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="PREFIX|DIR", help="A token file without its .bin, or a directory.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Directory of the tokenizer; unless given, TOKENIZER_PATH, if that is there.")
+    ] = None,
+    head: Annotated[int, typer.Option(min=0, help="Show the first so many documents of each file, decoded.")] = 0,
+) -> None:
+    """Check token files by all that is known of them; exit code 1 on any doubt."""
+    from llama31.corpus import verify_table
+
+    named = os.environ.get("TOKENIZER_PATH", "")
+    if tokenizer is None and named and (head or Path(named).is_dir()):
+        tokenizer = Path(named)
+    raise typer.Exit(verify_table.run(path, tokenizer, head))
 
 
 @app.command()

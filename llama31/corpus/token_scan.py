@@ -1,0 +1,126 @@
+"""A token file, read through once from beginning to end: what is wrong within it, its largest id, its hashes.
+
+Memory stays the same whatever the size. Time is that of SHA-256 where hashes are wanted, else the disk's.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from llama31.corpus.documents import prefetched
+from llama31.corpus.files import failures_named
+from llama31.corpus.progress import Progress
+from llama31.corpus.token_file import HEADER, TokenFile, bin_path, idx_path
+from llama31.errors import UserError
+
+BLOCK = 1 << 20  # numbers read at a time
+
+Numbers: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found in a token file."""
+
+    doubts: list[str]
+    """A line for each kind of thing that is wrong, with the first place where it is."""
+    largest_id: int
+    idx_sha256: str
+    """SHA-256 of the .idx, in hexadecimal; of nothing where hashes are not wanted."""
+    bin_sha256: str
+
+
+def scan(file: TokenFile, largest_id: int, hashed: bool, progress: Progress) -> Scan:
+    """Read a .bin/.idx pair through; its ids should be 0 to `largest_id`.
+
+    Raises UserError where a file cannot be read, or becomes shorter meanwhile.
+    """
+    index, data = _Reading(idx_path(file.prefix), hashed, progress), _Reading(bin_path(file.prefix), hashed, progress)
+    doubts = list(_index_doubts(index, file))
+    largest = -1
+
+    def ids() -> Iterator[tuple[Numbers, Numbers]]:
+        nonlocal largest
+        for block in data.following(f"<i{file.token_type.itemsize}", file.tokens):
+            unsigned = block.view(f"<u{file.token_type.itemsize}")  # in which negative ids are large ones
+            numbers = unsigned if file.token_type.typecode.isupper() else block
+            largest = max(largest, int(numbers.max()))
+            yield numbers, unsigned <= largest_id
+
+    if wrong := _first(ids()):
+        doubts.append(f"{data.path}: token {wrong[0]:,} is id {wrong[1]}, not one of 0 to {largest_id}")
+    return Scan(doubts, largest, index.sha256.hexdigest(), data.sha256.hexdigest())
+
+
+class _Reading:
+    """A file that is read from its beginning to its end."""
+
+    def __init__(self, path: Path, hashed: bool, progress: Progress):
+        self.path = path
+        self.sha256 = hashlib.sha256()
+        self._hashed = hashed
+        self._progress = progress
+        self._position = 0
+
+    def following(self, dtype: str, count: int) -> Iterator[Numbers]:
+        """The next `count` numbers in blocks; a thread reads ahead."""
+        start, self._position = self._position, self._position + np.dtype(dtype).itemsize * count
+        for block in prefetched(_numbers(self.path, dtype, start, count)):
+            if self._hashed:
+                self.sha256.update(block.data)
+            self._progress.reach(self._progress.done + block.nbytes, self.path.name)
+            yield block
+
+
+def _numbers(path: Path, dtype: str, start: int, count: int) -> Iterator[Numbers]:
+    """`count` numbers of a file from byte `start` on, in blocks."""
+    with failures_named(path), open(path, "rb") as file:
+        file.seek(start)
+        for size in [BLOCK] * (count // BLOCK) + [count % BLOCK] * (count % BLOCK > 0):
+            size *= np.dtype(dtype).itemsize
+            data = file.read(size)
+            if len(data) < size:
+                raise UserError(f"{path}: became shorter while it was read")
+            yield np.frombuffer(data, dtype)
+
+
+def _index_doubts(index: _Reading, file: TokenFile) -> Iterator[str]:
+    """What is wrong in an index, part by part: lengths, pointers, documents."""
+    (header,) = index.following(f"V{HEADER.size}", 1)
+    *_, sequences, ends = HEADER.unpack(header.tobytes())
+    lengths = index.following("<i4", sequences)
+    if wrong := _first((block, block > 0) for block in lengths):
+        yield f"{index.path}: document {wrong[0]:,} has {wrong[1]:,} tokens"
+    expected = _pointers(_numbers(index.path, "<i4", HEADER.size, sequences), file.token_type.itemsize)
+    found = index.following("<i8", sequences)
+    if wrong := _first((block, block == right) for block, right in zip(found, expected, strict=True)):
+        yield f"{index.path}: document {wrong[0]:,} begins at byte {wrong[1]:,}, not where the one before it ends"
+    expected = (np.arange(start, min(start + BLOCK, ends)) for start in range(0, ends, BLOCK))
+    found = index.following("<i8", ends)
+    if wrong := _first((block, block == right) for block, right in zip(found, expected, strict=True)):
+        yield f"{index.path}: entry {wrong[0]:,} of the document index is {wrong[1]:,}; each document has one sequence"
+
+
+def _pointers(lengths: Iterable[Numbers], itemsize: int) -> Iterator[Numbers]:
+    """Byte at which each document begins."""
+    end = 0
+    for block in lengths:
+        ends = end + np.cumsum(block, dtype=np.int64) * itemsize
+        yield np.concatenate(([end], ends[:-1]))
+        end = int(ends[-1])
+
+
+def _first(blocks: Iterable[tuple[Numbers, Numbers]]) -> tuple[int, int] | None:
+    """Place and value of the first number that is not right, if any. Reads all, for the hash's sake."""
+    first, start = None, 0
+    for block, is_right in blocks:
+        if first is None and not is_right.all():
+            place = int(is_right.argmin())
+            first = start + place, int(block[place])
+        start += len(block)
+    return first
