@@ -9,9 +9,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 LLAMA31_VENV="$(bash dev/setup.sh)"
 export LLAMA31_VENV
-"$LLAMA31_VENV/bin/python" -m dev.prepare_demo demo
-
 source configs/config_demo.sh
+"$LLAMA31_VENV/bin/python" -m dev.prepare_demo demo "$N_VALIDATION_SAMPLES"
+
 for setting in "$@"; do
     if [[ $setting == JOB_DIR=?* ]]; then JOB_DIR="${setting#JOB_DIR=}"; fi
 done

@@ -2,12 +2,12 @@
 
     python3 -m dev.demo_corpus DIRECTORY
 
-File names, records and keys are C4's (c4/en/3.0.1); each record is one docstring. The same package versions give
-the same bytes. About 15 MB of text; needs about 15 s on one core.
+File names, records and keys are C4's (c4/en/3.0.1), not yet compressed; each record is one docstring. There are all
+shards of the parts that the benchmark trains on, and all validation shards. The same package versions give the same
+bytes. About 15 MB of text; needs about 15 s on one core.
 """
 
 import ast
-import gzip
 import hashlib
 import inspect
 import json
@@ -18,14 +18,16 @@ from importlib import metadata
 from pathlib import Path
 
 from llama31 import rules
-from llama31.corpus.files import atomic_writer
+from llama31.corpus.parts import part_shards
 from llama31.errors import UserError
 
 PACKAGES = ("megatron-core", "networkx", "numpy", "pandas", "scikit-learn", "scipy", "torchmetrics")
 """Distributions whose docstrings are taken: large, well documented, and held by every installation."""
 
-TRAIN_SHARDS = {6: (768, 769, 770), 7: (896, 897, 898)}
-"""Training part -> its shards in this corpus; C4 has 128 of each part."""
+TRAIN_SHARDS = [
+    rules.train_shard_name(shard).removesuffix(".gz") for part in rules.BENCHMARK_PARTS for shard in part_shards(part)
+]
+VALIDATION_SHARDS = [rules.validation_shard_name(shard).removesuffix(".gz") for shard in range(rules.VALIDATION_SHARDS)]
 
 VALIDATION_PERCENT = 5  # of the documents
 MIN_CHARACTERS = 200  # shorter docstrings are left out, as C4 leaves out short pages
@@ -96,24 +98,22 @@ def shard_of(digest: bytes) -> str:
     """File that a document goes to, by its hash, so that training and validation are of one distribution."""
     number = int.from_bytes(digest[:8], "big")
     place, number = number % 100, number // 100
-    if place < VALIDATION_PERCENT:
-        return rules.validation_shard_name(number % rules.VALIDATION_SHARDS)
-    shards = [shard for part in sorted(TRAIN_SHARDS) for shard in TRAIN_SHARDS[part]]
-    return rules.train_shard_name(shards[number % len(shards)])
+    shards = VALIDATION_SHARDS if place < VALIDATION_PERCENT else TRAIN_SHARDS
+    return shards[number % len(shards)]
 
 
 def build(directory: Path, packages: Sequence[str] = PACKAGES) -> None:
-    """Write the corpus's shards, each in the order of its documents' hashes. Raises UserError for a missing package."""
+    """Write the shards, each in the order of its documents' hashes. Raises UserError for a missing package.
+
+    A single small package would leave some shards empty, which no command takes.
+    """
     package_versions(packages)
-    names = [rules.train_shard_name(shard) for shards in TRAIN_SHARDS.values() for shard in shards]
-    names += [rules.validation_shard_name(shard) for shard in range(rules.VALIDATION_SHARDS)]
-    contents: dict[str, list[tuple[bytes, str]]] = {name: [] for name in names}
+    contents: dict[str, list[tuple[bytes, str]]] = {name: [] for name in (*TRAIN_SHARDS, *VALIDATION_SHARDS)}
     for digest, record in documents(packages):
         contents[shard_of(digest)].append((digest, json.dumps(record, ensure_ascii=False, separators=(",", ":"))))
+    directory.mkdir(parents=True, exist_ok=True)
     for name, lines in contents.items():
-        data = "".join(f"{line}\n" for _, line in sorted(lines)).encode()
-        with atomic_writer(directory / name) as file:
-            file.write(gzip.compress(data, mtime=0))
+        (directory / name).write_text("".join(f"{line}\n" for _, line in sorted(lines)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,105 +1,122 @@
-"""The demo's data, from nothing: corpus -> tokenizer -> merged files -> token files.
+"""The demo's data, from nothing, by the commands of README.md's section on data.
 
-    python3 -m dev.prepare_demo DIRECTORY
+    python3 -m dev.prepare_demo DIRECTORY VALIDATION_DOCUMENTS
 
-Makes DIRECTORY/{c4,tokenizer,merged,preprocessed}. A step whose directory is there and was made from the same inputs
-is skipped. About 25 s and 30 MB on two cores.
+Makes DIRECTORY/{c4,merged,tokenizer,preprocessed}. What is done is skipped, and what was begun is gone on with; data
+of other packages, or of another version of the code, is made anew. About 20 s and 30 MB on two cores.
 """
 
 import hashlib
 import json
+import os
+import shlex
 import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from dev import demo_corpus, demo_tokenizer
 from llama31 import rules
-from llama31.corpus import consolidate
-from llama31.corpus.files import failures_named
-from llama31.corpus.tokenize import tokenize
+from llama31.corpus.files import atomic_writer, failures_named
 from llama31.errors import UserError
 
-VALIDATION_DOCUMENTS = 300
-"""Documents of the demo's validation set, configs/config_demo.sh's N_VALIDATION_SAMPLES."""
+REPOSITORY = Path(__file__).resolve().parents[1]
+MADE_FROM = "made_from.json"  # in DIRECTORY: what the corpus and the tokenizer are made from
+DIRECTORIES = ("c4", "merged", "tokenizer", "preprocessed")
+PARTIAL = ".partial"  # appended to a directory's name while it is made
 
-STAMP = "made_from.json"  # in each directory: what it was made from
+CLEARED = ("CONT_IMAGE_URL", "FROM_SHARDS", "JOBS", "SLURM_ARRAY_JOB_ID", "SLURM_JOB_ID")
+"""Variables of a user's own preprocessing, without which the commands work on this machine and as usual."""
 
 
-def step(directory: Path, inputs: dict[str, object], make: Callable[[Path], None]) -> None:
-    """Make `directory` by `make`, under a temporary name until it is whole; skip it where its stamp says `inputs`."""
-    start = time.monotonic()
-    stamp = json.dumps(inputs, indent=2) + "\n"
-    try:
-        if (directory / STAMP).read_text() == stamp:
-            print(f"{directory}: is there")
+def prepare(root: Path, validation_documents: int, packages: Sequence[str] = demo_corpus.PACKAGES) -> None:
+    """Make the four directories. Raises UserError for a missing package, a full disk or a command that failed."""
+    root = root.resolve()
+    c4, merged, tokenizer, preprocessed = (root / name for name in DIRECTORIES)
+    with failures_named(root):
+        claim(root, packages)
+        make(c4, lambda directory: demo_corpus.build(directory, packages))
+
+        run({"C4_PATH": c4}, "bash", "utils/parallel_compress_json_to_gz.sh")
+
+        wanted = {"PARTS": " ".join(map(str, rules.BENCHMARK_PARTS)), "N_VALIDATION_SAMPLES": validation_documents}
+        run({"C4_PATH": c4, "MERGED_C4_PATH": merged, **wanted}, "bash", "utils/consolidate_data.sh")
+
+        make(tokenizer, lambda directory: train_tokenizer(merged, directory))
+
+        paths = {"TOKENIZER_PATH": tokenizer, "MERGED_C4_PATH": merged, "PREPROCESSED_PATH": preprocessed}
+        run({**paths, **wanted}, "bash", "utils/preprocess.sh")
+
+        run({}, sys.executable, "-m", "llama31", "verify", str(preprocessed), "--tokenizer", str(tokenizer))
+
+
+def claim(root: Path, packages: Sequence[str]) -> None:
+    """Have `root` hold nothing but what is made from today's packages and code, and say so in a file.
+
+    Raises UserError where it holds data of which nothing tells that it was made here.
+    """
+    made_from = {
+        "packages": demo_corpus.package_versions(packages),
+        "tokenizers": version("tokenizers"),
+        **{Path(name).name: sha256(name) for name in (demo_corpus.__file__, demo_tokenizer.__file__)},
+    }
+    stamp = (json.dumps(made_from, indent=2) + "\n").encode()
+    path = root / MADE_FROM
+    if path.is_file():
+        if path.read_bytes() == stamp:
             return
-    except FileNotFoundError:
-        pass
-    partial = directory.with_name(directory.name + ".partial")
-    with failures_named(directory):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        make(partial)
-        (partial / STAMP).write_text(stamp)
-        shutil.rmtree(directory, ignore_errors=True)
-        partial.rename(directory)
-    size = sum(path.stat().st_size for path in directory.iterdir())
-    print(f"{directory}: {size / 1e6:.1f} MB in {time.monotonic() - start:.1f} s", flush=True)
+        print(f"{root}: was made from other packages or by other code; it is made anew")
+        for name in DIRECTORIES:
+            shutil.rmtree(root / name, ignore_errors=True)
+            shutil.rmtree(root / (name + PARTIAL), ignore_errors=True)
+    elif any((root / name).exists() for name in DIRECTORIES):
+        raise UserError(f"{root}: holds data, and no {MADE_FROM} tells how it was made; remove it or name another")
+    with atomic_writer(path) as file:
+        file.write(stamp)
 
 
-def digest(path: str | Path) -> str:
+def sha256(path: str) -> str:
     """SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def prepare(
-    root: Path, packages: Sequence[str] = demo_corpus.PACKAGES, validation_documents: int = VALIDATION_DOCUMENTS
-) -> None:
-    """Make all four directories. Raises UserError for a missing package and where the disk is full."""
-    c4, tokenizer, merged, preprocessed = (root / name for name in ("c4", "tokenizer", "merged", "preprocessed"))
+def make(directory: Path, build: Callable[[Path], None]) -> None:
+    """Make `directory` by `build`, under another name until it is whole; skip it where it is there."""
+    if directory.is_dir():
+        print(f"{directory}: is there")
+        return
+    start = time.monotonic()
+    partial = directory.with_name(directory.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    build(partial)
+    partial.rename(directory)
+    print(f"{directory}: made in {time.monotonic() - start:.1f} s")
 
-    step(
-        c4,
-        {"packages": demo_corpus.package_versions(packages), "demo_corpus.py": digest(demo_corpus.__file__)},
-        lambda directory: demo_corpus.build(directory, packages),
-    )
-    corpus = digest(c4 / STAMP)
 
-    def train(directory: Path) -> None:
-        shards = [
-            c4 / rules.train_shard_name(shard) for shards in demo_corpus.TRAIN_SHARDS.values() for shard in shards
-        ]
-        demo_tokenizer.save(demo_tokenizer.train(demo_tokenizer.texts(shards)), directory)
+def train_tokenizer(merged: Path, directory: Path) -> None:
+    """Learn the tokenizer from the merged training parts."""
+    files = [merged / f"{rules.train_part_name(part)}.json.gz" for part in rules.BENCHMARK_PARTS]
+    demo_tokenizer.save(demo_tokenizer.train(demo_tokenizer.texts(files)), directory)
 
-    step(
-        tokenizer,
-        {"c4": corpus, "tokenizers": version("tokenizers"), "demo_tokenizer.py": digest(demo_tokenizer.__file__)},
-        train,
-    )
 
-    def merge(directory: Path) -> None:
-        for part, shards in demo_corpus.TRAIN_SHARDS.items():
-            consolidate.merge_part(c4, directory, part, shards)
-        consolidate.merge_validation(c4, directory, validation_documents)
-
-    step(merged, {"c4": corpus, "validation_documents": validation_documents}, merge)
-
-    def preprocess(directory: Path) -> None:
-        names = [rules.train_part_name(part) for part in demo_corpus.TRAIN_SHARDS]
-        for name in (*names, rules.validation_name(validation_documents)):
-            found = tokenize(
-                [merged / f"{name}.json.gz"], directory / rules.token_file_name(name), tokenizer, quiet=True
-            )
-            print(f"{name}: {found.documents:,} documents, {found.tokens:,} tokens")
-
-    step(preprocessed, {"merged": digest(merged / STAMP), "tokenizer": digest(tokenizer / STAMP)}, preprocess)
+def run(settings: Mapping[str, object], *command: str) -> None:
+    """Show a command of README.md, and run it. Raises UserError where it fails; it has said why by itself."""
+    given = {name: str(value) for name, value in settings.items()}
+    shown = [*(f"{name}={shlex.quote(value)}" for name, value in given.items()), shlex.join(command)]
+    print("$", " ".join(shown).replace(f"{REPOSITORY}/", "").replace(sys.executable, "python3"), flush=True)
+    environment = {**os.environ, **dict.fromkeys(CLEARED, ""), "LLAMA31_VENV": sys.prefix, **given}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=False)
+    if done.returncode:
+        raise UserError(f"{shlex.join(command)}: exit code {done.returncode}")
 
 
 if __name__ == "__main__":
     try:
-        prepare(Path(sys.argv[1]))
+        prepare(Path(sys.argv[1]), int(sys.argv[2]))
     except UserError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -1,4 +1,4 @@
-"""README.md and docs/gpu.md held against the code: files, settings, verbs, figures, exit codes and commands."""
+"""README.md and docs/ held against the code: files, settings, verbs, figures, exit codes and commands."""
 
 import os
 import re
@@ -31,6 +31,7 @@ from llama31.sizes import SIZES, Shape
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
+DATA = REPOSITORY / "docs" / "data.md"
 DOCUMENTS = (README, *sorted((REPOSITORY / "docs").glob("*.md")))
 TEXT = README.read_text(encoding="utf-8")
 PLACEHOLDERS = {"NAME", "RUN_DIR"}  # upper-case words of commands that a reader replaces
@@ -125,14 +126,19 @@ def test_no_machine_is_named(document: Path) -> None:
     assert set(re.findall(r"https?://[^\s)]+", code(document))) <= {"https://download.pytorch.org/whl/cpu"}
 
 
+def anchors(document: Path) -> set[str]:
+    """What a link can lead to within a document: its headings, in GitHub's form."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 @every_document
 def test_links_lead_somewhere(document: Path) -> None:
-    text = document.read_text(encoding="utf-8")
-    headings = {identifier(heading).replace("_", "-") for heading in re.findall(r"^#+ (.+)$", text, re.M)}
-    for target in re.findall(r"\]\((?!https://)([^)]+)\)", text):
+    for target in re.findall(r"\]\((?!https://)([^)]+)\)", document.read_text(encoding="utf-8")):
         file, _, anchor = target.partition("#")
-        assert (document.parent / file).exists(), target
-        assert not anchor or anchor in headings, target
+        path = document.parent / file if file else document
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
 
 
 def tree() -> Iterator[tuple[Path, str]]:
@@ -162,7 +168,7 @@ def test_tree_is_what_is_there() -> None:
 @every_document
 def test_settings_exist(document: Path) -> None:
     """An upper-case name is a setting, or a variable that a script other than config.sh knows."""
-    scripts = [*REPOSITORY.glob("dev/*.sh"), REPOSITORY / "run_llama31.sh"]
+    scripts = [*REPOSITORY.glob("dev/*.sh"), *REPOSITORY.glob("utils/*.sh"), REPOSITORY / "run_llama31.sh"]
     known = set(re.findall(r"\w+", "\n".join(script.read_text() for script in scripts)))
     text = re.sub(r"[\w./-]*\.(?:md|txt)\b|\bLICENSE\b", "", code(document))
     mentioned = set(re.findall(r"(?<![\w./-])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*(?![\w./-])", text))
@@ -382,9 +388,28 @@ def test_settings_to_fill_in_are_taken(checkout: Path, tiny_data: dict[str, str]
     assert re.search(r"^  GPUS_PER_NODE=8 +config\.sh$", done.stdout, re.M)
 
 
+def test_data_is_prepared_in_the_benchmarks_order() -> None:
+    """Each script of utils/ that a user calls; what the commands do is tested in test_demo_corpus.py."""
+    section = TEXT[TEXT.index("\n### 2. Data\n") : TEXT.index("\n### 3. Settings\n")]
+    called = re.findall(
+        r"utils/(\w+\.sh)(?: (\w+)$)?|-m llama31 (verify)", "\n".join(re.findall(r"^[^`#].*$", section, re.M)), re.M
+    )
+    assert [" ".join(filter(None, words)) for words in called] == [
+        "download_data.sh preprocessed",
+        "download_data.sh tokenizer",
+        "download_data.sh raw",
+        "parallel_compress_json_to_gz.sh",
+        "consolidate_data.sh",
+        "download_hf_llama3.sh",
+        "preprocess.sh",
+        "preprocess.sh",
+        "verify",
+    ]
+
+
 def test_tokenize_commands_name_the_benchmarks_files(checkout: Path, tmp_path: Path) -> None:
     """The block with stand-ins for python3 and zcat that print what they were given."""
-    (block,) = (block for block in blocks(README, "bash") if "--output-prefix" in block)
+    (block,) = (block for block in blocks(DATA, "bash") if "--output-prefix" in block)
     stand_ins = "python3() { printf '%s\\n' \"$@\"; }\nzcat() { printf '%s\\n' \"$@\" >&2; }\n"
     block = block.replace("source .venv/bin/activate\n", stand_ins)
     block = re.sub(r">/data/c4/(\S+)", r">\1", block)

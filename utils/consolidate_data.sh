@@ -12,8 +12,8 @@
 #   PARTS                   parts to make, separated by spaces (default: 0 1 2 3 4 5 6 7; the benchmark trains on 6 7)
 #   JOBS                    files to make at a time (default: the number of cores)
 #
-# Shards are copied compressed, and decompressed on the way to see that they are whole: shards that are missing or damaged
-# are all listed, and the exit code is then 2. What is done is skipped, so a run that was ended can be started again.
+# Shards are copied compressed, and decompressed on the way to see that they are whole: those missing or damaged are all
+# listed, and the exit code is then 2. What is done is skipped, so a run that was ended can be started again.
 # Disk: as much as the shards of the parts.
 set -euo pipefail
 

@@ -17,7 +17,7 @@
 # and in the members' area of MLCommons. Another way is its R2 downloader, https://github.com/mlcommons/r2-downloader.
 #
 # A download that was cut goes on where it was, within a file too. Sizes and hashes are checked against the bucket.
-# Disk: 85 GB for the token files of part 6 and the validation set; 320 GB for all shards.
+# Disk: 85 GB for the token files of part 6 and the validation set; 305 GB for all shards, 77 GB for PARTS="6 7".
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
