@@ -7,7 +7,7 @@
 #   C4_PATH                 directory with c4-train.*.json.gz and c4-validation.*.json.gz
 #   MERGED_C4_PATH          directory for c4-train.en_<part>.json.gz, c4-validation.en.json.gz and the validation set,
 #                           c4-validation-<N_VALIDATION_SAMPLES>-samples.en.json.gz
-#   N_VALIDATION_SAMPLES    documents in the validation set: the first of the validation shards (default: 91205, the
+#   N_VALIDATION_SAMPLES    documents in the validation set: the first of the validation shards (default: 91,205, the
 #                           fewest that give the 47,185,920 tokens that were wanted)
 #   PARTS                   parts to make, separated by spaces (default: 0 1 2 3 4 5 6 7; the benchmark trains on 6 7)
 #   JOBS                    files to make at a time (default: the number of cores)
@@ -21,4 +21,4 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 (: "${C4_PATH:?set it to the directory with the .json.gz files of C4}") || exit 2
 (: "${MERGED_C4_PATH:?set it to the directory for the merged files}") || exit 2
 exec bash "$here/llama31.sh" consolidate "$C4_PATH" "$MERGED_C4_PATH" --parts="${PARTS-0 1 2 3 4 5 6 7}" \
-    --samples="${N_VALIDATION_SAMPLES:-91205}" ${JOBS:+"--jobs=$JOBS"}
+    ${N_VALIDATION_SAMPLES:+"--samples=$N_VALIDATION_SAMPLES"} ${JOBS:+"--jobs=$JOBS"}

@@ -12,7 +12,7 @@
 #   PREPROCESSED_PATH       directory for c4-train.en_<part>_text_document.{bin,idx} and
 #                           c4-validation-<N_VALIDATION_SAMPLES>-samples.en_text_document.{bin,idx}
 #   PARTS                   training parts, separated by spaces (default: 6 7, the benchmark's)
-#   N_VALIDATION_SAMPLES    documents in the validation set (default: 91205)
+#   N_VALIDATION_SAMPLES    documents in the validation set (default: 91,205)
 #   JOBS                    files at a time on each machine (default: one for every 8 cores)
 #   CONT_IMAGE_URL          container image to work in, for Slurm with pyxis (default: none; .venv, or else python3)
 #
@@ -46,7 +46,7 @@ mkdir -p -- "$preprocessed" || exit 2
 
 mounts="$root:$root,$tokenizer:$tokenizer,$merged:$merged,$preprocessed:$preprocessed"
 work=(bash "$here/llama31.sh" preprocess "$merged" "$preprocessed" --tokenizer="$tokenizer"
-    --parts="${PARTS-6 7}" --samples="${N_VALIDATION_SAMPLES:-91205}")
+    --parts="${PARTS-6 7}" ${N_VALIDATION_SAMPLES:+"--samples=$N_VALIDATION_SAMPLES"})
 case "${FROM_SHARDS:-0}" in
     0) ;;
     1)
