@@ -241,6 +241,7 @@ def add_manifest(data: dict[str, str], name: str, **changes: Any) -> Path:
         tokenizer_sha256=tokenizer.fingerprint(data["TOKENIZER_PATH"]),
         vocabulary_size=VOCABULARY,
         append_eod=False,
+        eod_id=None,
         dtype="uint16",
         documents=file.documents,
         tokens=file.tokens,

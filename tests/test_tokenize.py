@@ -296,16 +296,44 @@ def test_bad_tokenizer_gives_one_line(tmp_path: Path, name: str) -> None:
         assert "\n" not in line
 
 
-def test_tokenizer_that_its_configuration_extends(tmp_path: Path, small: Path) -> None:
-    """transformers, and so NeMo, would give <pad> a new id: not what tokenizer.json says."""
+EXTENSIONS = {
+    "at the end": {"pad_token": {"content": "<pad>"}},
+    "an ordinary entry": {"eos_token": "the"},
+    "a list": {"additional_special_tokens": ["<new>"]},
+    "an ordinary entry in a list": {"additional_special_tokens": [{"content": "the"}]},
+    "by names": {"extra_special_tokens": {"image": "<new>"}},
+}
+
+
+@pytest.mark.parametrize("name", EXTENSIONS)
+def test_tokenizer_that_its_configuration_extends(tmp_path: Path, small: Path, name: str) -> None:
+    """transformers, and so NeMo, would give such tokens ids that tokenizer.json does not."""
     (tmp_path / "tokenizer.json").write_bytes((small / "tokenizer.json").read_bytes())
-    (tmp_path / "tokenizer_config.json").write_text('{"pad_token": {"content": "<pad>"}}')
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(EXTENSIONS[name]))
     source = write_lines(tmp_path / "in.json", TEXTS)
-    with pytest.raises(UserError, match="has no pad_token '<pad>'"):
+    with pytest.raises(UserError, match=r"names '(<pad>|the|<new>)' as a special token, which is not among"):
         tokenize([source], tmp_path / "out", tmp_path, quiet=True)
+
+
+def test_no_end_of_text(tmp_path: Path, small: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((small / "tokenizer.json").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text("{}")
+    source = write_lines(tmp_path / "in.json", TEXTS)
     with pytest.raises(UserError, match="names no end-of-text token"):
         tokenize([source], tmp_path / "out", tmp_path, append_eod=True, quiet=True)
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["[]", '"x"', "null", '{"added_tokens_decoder": []}', '{"added_tokens_decoder": {"x": {}}}', '{"eos_token": {}}'],
+)
+def test_configuration_of_no_tokenizer(tmp_path: Path, small: Path, config: str) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((small / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    source = write_lines(tmp_path / "in.json", TEXTS)
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: not of the format") as error:
+        tokenize([source], tmp_path / "out", tmp_path, quiet=True)
+    assert len(error.value.lines) == 1
 
 
 def test_vocabulary_size(small: Path, large: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gigatoken
 import numpy as np
 import pytest
 import torch
@@ -22,12 +24,11 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from transformers import AutoTokenizer
 
 from dev import demo_tokenizer, kill_tokenize
-from llama31.corpus import checkpoint, documents
+from llama31.corpus import checkpoint, documents, token_writer
 from llama31.corpus.consolidate import merge_part
 from llama31.corpus.encoder import Exact, Fast
-from llama31.corpus.token_file import TokenType
-from llama31.corpus.token_writer import TokenWriter
 from llama31.corpus.tokenize import tokenize
+from llama31.corpus.writing import writing
 from llama31.errors import UserError
 
 ENDINGS = (".bin", ".idx")
@@ -220,6 +221,71 @@ def test_bad_line_is_mended(
         }
 
 
+def test_end_of_text_token_that_changed(
+    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which token ends a text is said beside tokenizer.json: neither unfinished nor finished output is taken then."""
+    monkeypatch.setattr(documents, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
+    tokenizer, source, prefix = tmp_path / "tokenizer", tmp_path / "in.json", tmp_path / "out"
+    shutil.copytree(tokenizer_dir, tokenizer)
+    texts = [f"text {number}" for number in range(500)]
+    source.write_bytes(write(source, texts).read_bytes() + b"no")
+    with pytest.raises(UserError, match="not JSON"):
+        tokenize([source], prefix, tokenizer, append_eod=True, quiet=True)
+    write(source, texts)
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (tokenizer / file).exists():
+            content_of = json.loads((tokenizer / file).read_text())
+            (tokenizer / file).write_text(json.dumps({**content_of, "eos_token": "<|eot_id|>"}))
+    tokenize([source], prefix, tokenizer, append_eod=True)
+    assert "is of other inputs or options; it is made anew" in capsys.readouterr().err
+    end = Exact(tokenizer).encode(["<|eot_id|>"])[0].tolist()
+    theirs(tmp_path / "theirs", [text_to_ids(tokenizer, text) + end for text in texts])
+    assert content(prefix) == content(tmp_path / "theirs")
+    with pytest.raises(UserError, match="made otherwise: eod_id="):
+        tokenize([source], prefix, tokenizer_dir, append_eod=True)
+
+
+def test_output_that_was_removed_without_its_manifest(
+    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made again, also where the run is ended between its last two renames."""
+    source, prefix = write(tmp_path / "in.json", TEXTS), tmp_path / "out"
+    tokenize([source], prefix, tokenizer_dir, quiet=True)
+    right = content(prefix)
+    for ending in ENDINGS:
+        Path(f"{prefix}{ending}").unlink()
+    publish = token_writer.publish
+
+    def ended(partial: Path, path: Path) -> None:
+        publish(partial, path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(token_writer, "publish", ended)
+        with pytest.raises(KeyboardInterrupt):
+            tokenize([source], prefix, tokenizer_dir, quiet=True)
+    tokenize([source], prefix, tokenizer_dir, quiet=True)
+    assert content(prefix) == right
+
+
+def test_long_text_for_the_slow_library(
+    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gigatoken.Tokenizer, "encode_batch", lambda *_, **__: None)
+    source = write(tmp_path / "in.json", ["a", "b" * (5 << 20)])
+    with pytest.raises(UserError, match=r"in\.json:2: a text of 5,242,880 characters; .* at most 4,194,304"):
+        tokenize([source], tmp_path / "out", tokenizer_dir, quiet=True)
+
+
+@pytest.mark.parametrize("prefix", [".", "/", "..", "a/.."])
+def test_prefix_without_a_name(tmp_path: Path, tokenizer_dir: Path, prefix: str) -> None:
+    source = write(tmp_path / "in.json", TEXTS)
+    with pytest.raises(UserError, match="names a directory"):
+        tokenize([source], prefix, tokenizer_dir, quiet=True)
+
+
 @pytest.mark.parametrize("damage", ["shorter", "other", "gone"])
 def test_unfinished_output_that_was_damaged(
     tmp_path: Path,
@@ -250,9 +316,10 @@ def test_unfinished_output_that_was_damaged(
 
 def test_two_at_once(tmp_path: Path, tokenizer_dir: Path) -> None:
     source, prefix = write(tmp_path / "in.json", TEXTS), tmp_path / "out"
-    said = r"out\.bin\.partial: another process is writing it"
-    with TokenWriter(prefix, TokenType.uint16), pytest.raises(UserError, match=said):
+    with writing(prefix), pytest.raises(UserError, match=f"{prefix}: another process is writing it"):
         tokenize([source], prefix, tokenizer_dir, quiet=True)
+    tokenize([source], prefix, tokenizer_dir, quiet=True)
+    assert not prefix.with_name("out.lock").exists()
 
 
 def test_no_permission_to_read(tmp_path: Path, tokenizer_dir: Path) -> None:

@@ -83,12 +83,15 @@ def check_inputs(paths: Sequence[Path]) -> None:
     """Raises UserError with a line for each file that cannot be an input."""
     problems = []
     for path in paths:
-        if not path.name.endswith(SUFFIXES):
-            problems.append(f"{path}: not one of {', '.join(SUFFIXES)}")
-        elif not path.is_file():
-            problems.append(f"{path}: no such file")
-        elif not os.access(path, os.R_OK):
-            problems.append(f"{path}: {os.strerror(errno.EACCES)}")
+        try:
+            if not path.name.endswith(SUFFIXES):
+                problems.append(f"{path}: not one of {', '.join(SUFFIXES)}")
+            elif not path.is_file():
+                problems.append(f"{path}: no such file")
+            elif not os.access(path, os.R_OK):
+                problems.append(f"{path}: {os.strerror(errno.EACCES)}")
+        except OSError as error:  # a directory that may not be searched
+            problems.append(f"{path}: {error.strerror}")
     if not paths:
         problems.append("no input files")
     if problems:
@@ -213,10 +216,11 @@ def prefetched(items: Iterator[T]) -> Iterator[T]:
             yield item  # type: ignore[misc]
 
 
-def texts(block: Block, key: str) -> list[str]:
+def texts(block: Block, key: str, longest: int = LINE_BYTES) -> list[str]:
     """The text of each line that is not empty.
 
-    Raises UserError, naming file and line, for what is not a JSON object with a text under `key`.
+    Raises UserError, naming file and line, for what is not a JSON object with a text under `key`, and for a text of
+    more than `longest` characters.
     """
     found = []
     for number, line in enumerate(block.lines, block.first_line):
@@ -230,5 +234,10 @@ def texts(block: Block, key: str) -> list[str]:
             raise UserError(f'{block.path}:{number}: not an object with a "{key}"') from None
         if type(text) is not str:
             raise UserError(f'{block.path}:{number}: "{key}" is not a string but {type(text).__name__}')
+        if len(text) > longest:
+            raise UserError(
+                f"{block.path}:{number}: a text of {len(text):,} characters; "
+                f"the library that this tokenizer needs gets at most {longest:,}, to bound its memory"
+            )
         found.append(text)
     return found

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from llama31.corpus.documents import LINE_BYTES
 from llama31.corpus.token_file import TokenType
-from llama31.corpus.tokenizer import contradictions, named_tokens, tokenizer_file, vocabulary_size
+from llama31.corpus.tokenizer import contradictions, tokenizer_file, vocabulary_size
 from llama31.errors import UserError
 
 Encoded = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]
@@ -49,6 +50,9 @@ class Encoder(Protocol):
     name: str
     """Library that computes the ids."""
 
+    longest_text: int
+    """Characters of a text that it can take without leaving the bounds of memory."""
+
     def encode(self, texts: Sequence[str]) -> Encoded:
         """The ids of the texts."""
 
@@ -57,6 +61,7 @@ class Exact:
     """Hugging Face's tokenizers library, as a tokenizer directory says. Also what the tokenizer is, to callers."""
 
     name = "tokenizers"
+    longest_text = 4 << 20  # it takes 150 bytes and more for each character of a text
 
     def __init__(self, tokenizer_dir: str | Path):
         """Raises UserError where the directory holds no tokenizer that the library can read as transformers does."""
@@ -71,15 +76,8 @@ class Exact:
             raise UserError(f"{self.path}: the tokenizers library cannot read it: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        named = named_tokens(self.path.parent)
-        unknown = [f"{name} {token!r}" for name, token in named.items() if self._tokenizer.token_to_id(token) is None]
-        if unknown:  # transformers, and so NeMo, would add them at the vocabulary's end
-            raise UserError(f"{self.path}: has no {', '.join(unknown)}, which the files beside it name")
         self.vocabulary: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         """Entries of the vocabulary with the added tokens; Megatron takes the type of the ids by this."""
-        end = named.get("eos_token", named.get("sep_token", ""))  # as NeMo's AutoTokenizer.eos_id
-        self.eod: int | None = self._tokenizer.token_to_id(end)
-        """Id of the end-of-text token, where the tokenizer has one."""
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         rows = [row.ids for row in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -107,6 +105,7 @@ class Fast:
     """gigatoken, compared with Hugging Face's library now and then. Raises Inexact where it fails or differs."""
 
     name = "gigatoken"
+    longest_text = LINE_BYTES
 
     def __init__(self, exact: Exact, sample: Sequence[str] = ()):
         """Compares the ids of `sample` and of the tokenizer's probes."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llama31.corpus import checkpoint, documents, manifest
-from llama31.corpus.files import sha256_of
+from llama31.corpus.files import failures_named, sha256_of
 from llama31.corpus.manifest import Manifest, manifest_path
 from llama31.corpus.token_file import TokenFile, bin_path, idx_path, summary
-from llama31.corpus.tokenizer import fingerprint
+from llama31.corpus.tokenizer import end_of_text, fingerprint
 from llama31.errors import UserError
 
 
@@ -24,16 +24,29 @@ class Job:
     append_eod: bool
     json_key: str
 
+    def __post_init__(self) -> None:
+        documents.check_inputs(self.inputs)
+        if self.prefix.name in ("", ".."):
+            raise UserError(f"{self.prefix}: names a directory; the output's files need a name in it")
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Those fields of a Manifest that say what the output is made from, and how, but for the inputs' contents."""
-        documents.check_inputs(self.inputs)
         return {
             "inputs": [path.name for path in self.inputs],
             "tokenizer_sha256": fingerprint(self.tokenizer_dir),
             "append_eod": self.append_eod,
+            "eod_id": self._eod_id(),
             "json_key": self.json_key,
         }
+
+    def _eod_id(self) -> int | None:
+        if not self.append_eod:
+            return None
+        found = end_of_text(self.tokenizer_dir)
+        if found is None:
+            raise UserError(f"{self.tokenizer_dir}: names no end-of-text token (eos_token), which append_eod needs")
+        return found
 
     @property
     def input_bytes(self) -> list[int]:
@@ -46,7 +59,8 @@ class Job:
         Raises UserError where one is there that was made otherwise, or is not whole.
         """
         identity = self.identity
-        there = [path for path in (bin_path(self.prefix), idx_path(self.prefix)) if path.exists()]
+        with failures_named(self.prefix):
+            there = [path for path in (bin_path(self.prefix), idx_path(self.prefix)) if path.exists()]
         made = manifest.read(self.prefix)
         if made is None:
             begun = checkpoint.load(self.prefix)  # of a run that was killed just before it wrote the manifest
@@ -70,5 +84,7 @@ class Job:
         since = manifest_path(self.prefix).stat().st_mtime_ns
         for path, size, sha256 in zip(self.inputs, made.input_bytes, made.input_sha256, strict=True):
             status = path.stat()
-            if status.st_size != size or (status.st_mtime_ns >= since and sha256_of(path) != sha256):
+            if status.st_size != size or (
+                max(status.st_mtime_ns, status.st_ctime_ns) >= since and sha256_of(path) != sha256
+            ):
                 raise UserError(f"{path}: changed since {self.prefix} was made from it; remove that or name another")

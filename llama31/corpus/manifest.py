@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from llama31.corpus.files import atomic_writer
 from llama31.errors import UserError
@@ -27,6 +27,8 @@ class Manifest:
     """Largest id of that tokenizer + 1."""
     append_eod: bool
     """Whether each document ends with the end-of-text token."""
+    eod_id: int | None
+    """Id of that token; none without."""
     dtype: str
     """Type of the ids in the .bin: int32 | uint16."""
     documents: int
@@ -37,6 +39,11 @@ class Manifest:
     idx_sha256: str
     versions: dict[str, str]
     """Versions of the libraries that made the ids, first the one that encoded."""
+
+
+def _plain(wanted: Any) -> Any:
+    """list for list[str], int | None as it is, and so on: what isinstance takes."""
+    return get_origin(wanted) if get_origin(wanted) in (list, dict) else wanted
 
 
 def manifest_path(prefix: str | Path) -> Path:
@@ -61,7 +68,7 @@ def read(prefix: str | Path) -> Manifest | None:
         content = json.loads(path.read_bytes())
         found = Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
         for name, wanted in get_type_hints(Manifest).items():
-            if not isinstance(getattr(found, name), get_origin(wanted) or wanted):
+            if not isinstance(getattr(found, name), _plain(wanted)):
                 raise TypeError(f"{name}={getattr(found, name)!r}")
         return found
     except FileNotFoundError:

@@ -1,6 +1,5 @@
 """Writing a token file: the ids and lengths go to disk as they come, so that memory does not grow with the corpus."""
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ import numpy as np
 
 from llama31.corpus.files import PARTIAL, failures_named, publish
 from llama31.corpus.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
-from llama31.errors import UserError
 
 BLOCK_DOCUMENTS = 1 << 20  # index entries made at a time
 READ_BYTES = 16 << 20
@@ -44,7 +42,7 @@ class TokenWriter:
     A context manager: both files get their final names when the block ends without an exception, .bin first, so that
     an .idx always describes a whole .bin. Otherwise what is on disk since `synced` stays under its temporary names;
     without any, both vanish; and what was there before stays. Raises UserError, naming the file, where one cannot be
-    written (full disk, no permission) or another process is writing it.
+    written (full disk, no permission). No other process may write the same files meanwhile: see `writing`.
     """
 
     def __init__(self, prefix: str | Path, token_type: TokenType, start: Extent = EMPTY):
@@ -76,9 +74,9 @@ class TokenWriter:
     def __enter__(self) -> "TokenWriter":
         with failures_named(self._bin_path):
             self.prefix.parent.mkdir(parents=True, exist_ok=True)
-            self._bin = _locked(partial(self._bin_path))
+            self._bin = _opened(partial(self._bin_path))
         with failures_named(self._idx_path):
-            self._idx = _locked(partial(self._idx_path))
+            self._idx = _opened(partial(self._idx_path))
         try:
             self._go_to_start()
         except BaseException:
@@ -196,17 +194,9 @@ def unpublish(prefix: Path) -> None:
                 path.rename(partial(path))
 
 
-def _locked(path: Path) -> BinaryIO:
-    """The file to read and write, made if need be. Raises UserError where another process holds it."""
-    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")  # noqa: SIM115 - the caller closes it
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise UserError(f"{path}: another process is writing it") from None
-    except OSError:
-        pass  # a file system without locks
-    return file
+def _opened(path: Path) -> BinaryIO:
+    """The file to read and write, made if need be."""
+    return open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
 
 
 def _cut(file: BinaryIO, size: int) -> None:

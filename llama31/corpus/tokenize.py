@@ -19,11 +19,13 @@ from llama31.corpus import checkpoint, documents, manifest, token_writer
 from llama31.corpus.checkpoint import Checkpoint
 from llama31.corpus.documents import Changed
 from llama31.corpus.encoder import Encoded, Encoder, Exact, Fast, Inexact
+from llama31.corpus.files import failures_named
 from llama31.corpus.job import Job
-from llama31.corpus.manifest import Manifest
+from llama31.corpus.manifest import Manifest, manifest_path
 from llama31.corpus.progress import Progress
 from llama31.corpus.token_file import TokenFile, TokenType, summary
 from llama31.corpus.token_writer import Damaged, TokenWriter
+from llama31.corpus.writing import writing
 from llama31.errors import UserError
 
 SAMPLE_TEXTS = 200  # first documents on which the fast encoder is compared before it is trusted
@@ -50,15 +52,13 @@ def tokenize(
     """
     start = time.monotonic()
     job = Job([Path(path) for path in inputs], Path(output_prefix), Path(tokenizer_dir), append_eod, json_key)
-    if found := job.finished():
-        checkpoint.discard(job.prefix)
-        _say(f"{job.prefix}: is there, {_counts(found)}, made from the same inputs", quiet)
-        return found
-    exact = Exact(tokenizer_dir)
-    if append_eod and exact.eod is None:
-        raise UserError(f"{tokenizer_dir}: names no end-of-text token (eos_token), which append_eod needs")
-    encoder = _make(job, exact, quiet)
-    found = summary(job.prefix)
+    with writing(job.prefix):
+        if found := job.finished():
+            checkpoint.discard(job.prefix)
+            _say(f"{job.prefix}: is there, {_counts(found)}, made from the same inputs", quiet)
+            return found
+        encoder = _make(job, Exact(tokenizer_dir), quiet)
+        found = summary(job.prefix)
     seconds = time.monotonic() - start
     figures = f"{sum(job.input_bytes) / 1e6:,.1f} MB in {seconds:,.1f} s by {encoder}"
     _say(f"{job.prefix}: {_counts(found)} from {figures}", quiet)
@@ -117,8 +117,10 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
         token_writer.unpublish(job.prefix)  # a run may have been killed after it gave the files their names
     else:
         checkpoint.discard(job.prefix)
+    with failures_named(manifest_path(job.prefix)):
+        manifest_path(job.prefix).unlink(missing_ok=True)  # of an output that was removed
     token_type = TokenType.for_vocabulary(exact.vocabulary)
-    eod = exact.eod if job.append_eod else None
+    eod: int | None = job.identity["eod_id"]
     position, largest_id = start.position, start.largest_id
     due = time.monotonic() + CHECKPOINT_SECONDS
     with (
@@ -131,7 +133,7 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
             checkpoint.store(job.prefix, reached)
 
         for block, position in documents.prefetched(documents.read(job.inputs, start.position)):
-            ids, lengths = _documents(encoder.encode(documents.texts(block, job.json_key)), eod)
+            ids, lengths = _documents(encoder.encode(documents.texts(block, job.json_key, encoder.longest_text)), eod)
             if len(ids):
                 largest_id = max(largest_id, int(ids.max()))
                 exact.check_id(largest_id)

@@ -1,6 +1,8 @@
 """What a plan must know of a Hugging Face tokenizer, without loading it: standard library and orjson only."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,13 +34,20 @@ def vocabulary_size(tokenizer_dir: str | Path) -> int:
     Raises UserError where the directory or its tokenizer.json is missing, or the file is of an unknown format.
     """
     path = tokenizer_file(tokenizer_dir)
-    content = _content(path)
-    try:
+    with _format_named(path):
+        content = _content(path)
         size = 1 + max(*_vocabulary_ids(content["model"]["vocab"]), *(token["id"] for token in content["added_tokens"]))
-    except (KeyError, TypeError, ValueError) as error:
+        assert isinstance(size, int)
+        return size
+
+
+@contextmanager
+def _format_named(path: Path) -> Iterator[None]:
+    """Turn what follows from JSON of another shape into a UserError of one line that names `path`."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not of the format of Hugging Face's tokenizers library ({error!r})") from error
-    assert isinstance(size, int)
-    return size
 
 
 def _content(path: Path) -> Any:
@@ -65,22 +74,43 @@ def _vocabulary_ids(vocabulary: Any) -> Any:
 def named_tokens(tokenizer_dir: str | Path) -> dict[str, str]:
     """What tokenizer_config.json, or else special_tokens_map.json, calls eos_token, bos_token and so on.
 
-    Empty where neither file is there. Raises UserError where one is not what it should be.
+    Those of a list, as additional_special_tokens, are called by the list's name and their number. Empty where neither
+    file is there. Raises UserError where one is not what it should be.
     """
     names: dict[str, str] = {}
     for file in ("special_tokens_map.json", CONFIG_FILE):
         path = Path(tokenizer_dir) / file
-        try:
-            entries = orjson.loads(path.read_bytes()).items()
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"{path}: cannot be read: {error}") from error
-        for name, token in entries:
-            content = token.get("content") if isinstance(token, dict) else token
-            if name.endswith("_token") and isinstance(content, str):
-                names[name] = content
+        if path.is_file():
+            with _format_named(path):
+                for name, value in _content(path).items():
+                    names.update(_named(name, value))
     return names
+
+
+def _named(name: str, value: Any) -> dict[str, str]:
+    """The tokens of one entry; none where it is not about special tokens."""
+    if name in ("additional_special_tokens", "extra_special_tokens"):
+        several = value.items() if isinstance(value, dict) else enumerate(value or ())
+        return {f"{name}[{key}]": _token(token) for key, token in several}
+    return {name: _token(value)} if name.endswith("_token") and isinstance(value, str | dict) else {}
+
+
+def _token(value: Any) -> str:
+    """A token that is given as itself, or with how it is to be used."""
+    content = value["content"] if isinstance(value, dict) else value
+    if not isinstance(content, str):
+        raise TypeError(f"{content!r} is not a token")
+    return content
+
+
+def end_of_text(tokenizer_dir: str | Path) -> int | None:
+    """Id of the token that NeMo's AutoTokenizer takes as the end of a text; None where the tokenizer names none."""
+    named = named_tokens(tokenizer_dir)
+    wanted = named.get("eos_token", named.get("sep_token"))
+    path = tokenizer_file(tokenizer_dir)
+    with _format_named(path):
+        found: dict[str, int] = {token["content"]: token["id"] for token in _content(path)["added_tokens"]}
+    return found.get(wanted) if wanted else None
 
 
 def contradictions(tokenizer_dir: str | Path) -> list[str]:
@@ -88,7 +118,11 @@ def contradictions(tokenizer_dir: str | Path) -> list[str]:
     path = Path(tokenizer_dir) / CONFIG_FILE
     if not path.is_file():
         return []
-    config, content = _content(path), _content(tokenizer_file(tokenizer_dir))
+    with _format_named(path):
+        return _contradictions(path, _content(path), _content(tokenizer_file(tokenizer_dir)))
+
+
+def _contradictions(path: Path, config: dict[str, Any], content: dict[str, Any]) -> list[str]:
     found = []
     name = config.get("tokenizer_class", CLASSES[0])
     if name not in CLASSES:
@@ -102,6 +136,9 @@ def contradictions(tokenizer_dir: str | Path) -> list[str]:
     for number, token in config.get("added_tokens_decoder", {}).items():
         if {**token, "id": int(number)} != known.get(token["content"]):
             found.append(f"{path}: token {number} {token['content']!r} is not as in {TOKENIZER_FILE}'s added_tokens")
+    for token in sorted(set(named_tokens(path.parent).values()) - known.keys()):
+        # transformers would add it at the vocabulary's end, or cut it out of texts where it is an ordinary entry
+        found.append(f"{path}: names {token!r} as a special token, which is not among {TOKENIZER_FILE}'s added_tokens")
     return found
 
 
