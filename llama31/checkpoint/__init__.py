@@ -1,0 +1,1 @@
+"""Checkpoints: conversion between Hugging Face and NeMo."""
