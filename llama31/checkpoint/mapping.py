@@ -18,6 +18,7 @@ PREFIX = "module."  # NeMo's, before each of Megatron's keys
 LAYERS = "decoder.layers."
 EMBEDDINGS = ("embedding.word_embeddings.weight", "output_layer.weight")
 QKV = "self_attention.linear_qkv.weight"
+FC1 = "mlp.linear_fc1.weight"
 WHOLE_MODEL = {
     "embedding.word_embeddings.weight": ("model.embed_tokens.weight",),
     "decoder.final_layernorm.weight": ("model.norm.weight",),
@@ -28,7 +29,7 @@ IN_EACH_LAYER = {
     QKV: ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
     "self_attention.linear_proj.weight": ("self_attn.o_proj.weight",),
     "mlp.linear_fc1.layer_norm_weight": ("post_attention_layernorm.weight",),
-    "mlp.linear_fc1.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+    FC1: ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
     "mlp.linear_fc2.weight": ("mlp.down_proj.weight",),
 }
 

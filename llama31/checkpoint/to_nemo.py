@@ -1,0 +1,210 @@
+"""Hugging Face -> NeMo: Megatron's own save of the model, which is given each tensor when its turn comes.
+
+Megatron plans the checkpoint from a model without weights. Then each tensor is read from the safetensors, brought into
+Megatron's form and written into a file of its own, so one tensor at a time is in memory. A file that has its name is
+complete; a run that goes on after an interruption keeps it.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fiddle
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies.base import SaveShardedStrategy
+from megatron.core.dist_checkpointing.strategies.torch import (
+    MCoreSavePlanner,
+    _replace_state_dict_keys_with_sharded_keys,
+    mcore_to_pyt_state_dict,
+)
+from nemo import lightning as nl
+from nemo.collections import llm
+from nemo.collections.common.tokenizers import AutoTokenizer
+from nemo.lightning import get_vocab_size
+from nemo.lightning.io.pl import TrainerContext
+from torch.distributed import checkpoint as torch_checkpoint
+from torch.distributed.checkpoint import FileSystemWriter, SavePlan, SavePlanner
+from torch.distributed.checkpoint.filesystem import DEFAULT_SUFFIX, _StorageInfo
+from torch.distributed.checkpoint.metadata import StorageMeta
+from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
+from torch.nn.functional import pad
+
+from llama31.checkpoint import mapping, megatron
+from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
+from llama31.checkpoint.nemo import CONTEXT, WEIGHTS
+from llama31.corpus import tokenizer
+from llama31.corpus.files import atomic_writer
+
+NOTES = "written"  # beside the weights while they are written
+TOKENIZER = "tokenizer"  # directory in the context
+CONTENT = {"singleton_local_shards": False}  # how the keys are made, for Megatron's load
+
+
+def write(source: HuggingFaceCheckpoint, destination: Path, done: Callable[[int], object]) -> None:
+    """Writes context and weights into `destination`; calls `done` with the bytes of each tensor."""
+    _write_weights(source, destination / WEIGHTS, done)
+    _write_context(source, destination)
+
+
+def _vocabulary(source: HuggingFaceCheckpoint) -> int | None:
+    """The vocabulary that the model's configuration must name; None where the tokenizer has just as many ids.
+
+    Then NeMo pads it for each layout, so that every tensor-parallel size works, as it does for a model of its own.
+    """
+    if not (source.path / tokenizer.TOKENIZER_FILE).is_file():
+        return source.architecture.vocab_size
+    same = tokenizer.vocabulary_size(source.path) == source.architecture.vocab_size
+    return None if same else source.architecture.vocab_size
+
+
+def _write_weights(source: HuggingFaceCheckpoint, directory: Path, done: Callable[[int], object]) -> None:
+    llama = source.architecture
+    config = fiddle.build(megatron.nemo_config(llama, torch.float32))
+    rows = _vocabulary(source) or get_vocab_size(config, llama.vocab_size, config.make_vocab_size_divisible_by)
+    model = megatron.empty_model(llama, rows)
+    places = megatron.stored_as(model, mapping.PREFIX)
+    if unknown := {key for key, _ in places.values()} - set(mapping.megatron_keys(llama)):
+        raise ValueError(f"not mapped to a parameter of Hugging Face's: {', '.join(sorted(unknown))}")
+    for name, (key, _) in places.items():
+        module, _, parameter = name.rpartition(".")
+        dtype = getattr(torch, source.dtype(key))
+        setattr(model.get_submodule(module), parameter, torch.nn.Parameter(model.get_parameter(name).to(dtype)))
+    directory.mkdir(parents=True, exist_ok=True)
+    dist_checkpointing.save(
+        {"state_dict": model.sharded_state_dict(prefix=mapping.PREFIX, metadata=CONTENT)},
+        str(directory),
+        sharded_strategy=_Strategy(source, done),
+        content_metadata=CONTENT,
+    )
+
+
+def _write_context(source: HuggingFaceCheckpoint, destination: Path) -> None:
+    """The configuration of the model, as NeMo's `io.load_context` reads it, and the tokenizer."""
+    llama = source.architecture
+    config = megatron.nemo_config(llama, getattr(torch, source.dtype(f"{mapping.PREFIX}embedding.word_embeddings.weight")))
+    config.vocab_size = _vocabulary(source)
+    files = destination / TOKENIZER  # NeMo copies it into the context
+    files.mkdir()
+    for file in source.small_files():
+        (files / file.name).write_bytes(file.read_bytes())
+    has_tokenizer = (files / tokenizer.TOKENIZER_FILE).is_file()
+    model = llm.LlamaModel(fiddle.build(config), tokenizer=AutoTokenizer(str(files)) if has_tokenizer else None)
+    trainer = nl.Trainer(accelerator="cpu", devices=1, strategy=nl.MegatronStrategy(ckpt_async_save=False))
+    TrainerContext(model=model, trainer=trainer, extra={}).io_dump(destination / CONTEXT, yaml_attrs=["model"])
+
+
+class _Strategy(SaveShardedStrategy):
+    """Megatron's strategy for its format torch_dist, but for where the data come from, and when."""
+
+    def __init__(self, source: HuggingFaceCheckpoint, done: Callable[[int], object]):
+        super().__init__("torch_dist", 1)
+        self.source = source
+        self.done = done
+
+    @property
+    def can_handle_sharded_objects(self) -> bool:
+        return True
+
+    def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
+        by_key, *_ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, keep_only_main_replica=True)
+        planner = _Planner(self.source)
+        torch_checkpoint.save(
+            mcore_to_pyt_state_dict(by_key),
+            storage_writer=_Writer(Path(checkpoint_dir), self.done),
+            planner=planner,
+        )
+        if unused := sorted(self.source.tensors.keys() - planner.used):
+            raise ValueError(f"not mapped to a parameter of Megatron's: {', '.join(unused)}")
+
+
+class _Planner(MCoreSavePlanner):
+    """Plans as Megatron does; reads what is to be written from the safetensors."""
+
+    def __init__(self, source: HuggingFaceCheckpoint):
+        super().__init__(flatten_state_dict=False)
+        self.source = source
+        self.used: set[str] = set()
+        """Parameters of Hugging Face that are in the plan."""
+
+    def create_local_plan(self) -> SavePlan:
+        plan = super().create_local_plan()
+        for item in plan.items:
+            if item.type is not WriteItemType.BYTE_IO:
+                self.used.update(self._names(item))
+        return plan
+
+    def _names(self, item: WriteItem) -> tuple[str, ...]:
+        key, offset = item.index.fqn, item.index.offset
+        names = mapping.hugging_face_names(key, offset[0] if mapping.is_layered(key) else 0)
+        if key.endswith(mapping.FC1):  # Megatron stores the two halves of SwiGLU as a chunk each
+            return names[1:] if offset[1] else names[:1]
+        return names
+
+    def resolve_data(self, write_item: WriteItem) -> Any:
+        """The tensor of an item, in its own memory, or the bytes of an object."""
+        if write_item.type is WriteItemType.BYTE_IO:
+            return super().resolve_data(write_item)
+        tensors = [self.source.tensor(name) for name in self._names(write_item)]
+        tensor = mapping.join(write_item.index.fqn, tensors, self.source.architecture)
+        sizes = write_item.tensor_data.chunk.sizes
+        if mapping.is_layered(write_item.index.fqn):
+            tensor = tensor.unsqueeze(0)
+        return pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, sizes[0] - tensor.shape[0])).view(sizes).contiguous()
+
+
+class _Writer(FileSystemWriter):
+    """Writes a file for each layer and for each parameter outside of the layers.
+
+    Beside the weights it notes the lengths of the items in each file, so that a run after an interruption can go on.
+    """
+
+    def __init__(self, directory: Path, done: Callable[[int], object]):
+        super().__init__(directory)
+        self.directory = directory
+        self.notes = directory.with_name(NOTES)
+        self.done = done
+
+    def storage_meta(self) -> StorageMeta:
+        return StorageMeta()  # not where it is written, which is not where it will lie
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        files: dict[Any, list[WriteItem]] = {}
+        for item in plan.items:
+            key, offset = item.index.fqn, item.index.offset
+            files.setdefault(offset[0] if offset and mapping.is_layered(key) else key if offset else "objects", []).append(item)
+        results = [
+            result
+            for number, items in enumerate(files.values())
+            for result in self._write(f"__0_{number}{DEFAULT_SUFFIX}", items, planner)
+        ]
+        future: Future[list[WriteResult]] = Future()
+        future.set_result(results)
+        return future
+
+    def _write(self, name: str, items: list[WriteItem], planner: SavePlanner) -> Iterator[WriteResult]:
+        note = self.notes / f"{name}.json"
+        lengths = json.loads(note.read_text()) if note.exists() else []
+        if not lengths:
+            with atomic_writer(self.directory / name) as file:
+                for item in items:
+                    start = file.tell()
+                    data = planner.resolve_data(item)
+                    if isinstance(data, io.BytesIO):
+                        file.write(data.getbuffer())
+                    else:
+                        torch.save(data, file)
+                    lengths.append(file.tell() - start)
+                    self.done(lengths[-1])
+            with atomic_writer(note) as file:
+                file.write(json.dumps(lengths).encode())
+        else:
+            self.done(sum(lengths))
+        offset = 0
+        for item, length in zip(items, lengths, strict=True):
+            yield WriteResult(item.index, length, _StorageInfo(name, offset, length))
+            offset += length
