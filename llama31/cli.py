@@ -12,6 +12,7 @@ except ModuleNotFoundError:  # most likely the system's python3
     sys.exit(2)
 
 from llama31 import rules
+from llama31.checkpoint import Format
 from llama31.errors import UserError
 
 app = typer.Typer(
@@ -52,6 +53,18 @@ def tokenize(
     from llama31.corpus import tokenize as corpus_tokenize
 
     corpus_tokenize.tokenize(inputs, output_prefix, tokenizer, append_eod=append_eod, json_key=json_key)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Option(help="Directory of the checkpoint to read.")],
+    destination: Annotated[Path, typer.Option(help="Directory to write; it must not exist.")],
+    to: Annotated[Format, typer.Option(help="What to write: a NeMo checkpoint, or Hugging Face's files.")] = "nemo",
+) -> None:
+    """Turn a Hugging Face Llama into a NeMo checkpoint or, with --to hf, the other way; compare the logits of both."""
+    from llama31.checkpoint import convert as checkpoint_convert
+
+    raise typer.Exit(checkpoint_convert.convert(source, destination, to))
 
 
 @app.command()

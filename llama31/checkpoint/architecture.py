@@ -148,7 +148,7 @@ def from_nemo(config: Mapping[str, Any], vocab_size: int, path: Path) -> Archite
             vocab_size=vocab_size,
             max_position_embeddings=read.positive("seq_length"),
             norm_epsilon=read.number("layernorm_epsilon"),
-            rope_theta=read.number("rotary_base"),
+            rope_theta=float(read.number("rotary_base")),
             rope_scaling=scaling,
             tied_embeddings=bool(read.value("share_embeddings_and_output_weights", False)),
             initializer_range=read.number("init_method_std"),

@@ -1,6 +1,7 @@
 """A Llama as Hugging Face saves it: config.json, safetensors, tokenizer. The checks need the standard library alone."""
 
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -64,11 +65,11 @@ class HuggingFaceCheckpoint:
     def small_files(self) -> list[Path]:
         """Tokenizer and generation settings: what else a converted checkpoint takes along."""
         names = (*SMALL_FILES, GENERATION_CONFIG)
-        return sorted({file for name in names for file in self.path.glob(name) if file.is_file()})
+        return sorted(file for name in names for file in self.path.glob(name))
 
     def bytes(self) -> int:
         """Size of all weights."""
-        return sum(ITEM_BYTES[stored.dtype] * _elements(stored.shape) for stored in self.tensors.values())
+        return sum(ITEM_BYTES[stored.dtype] * math.prod(stored.shape) for stored in self.tensors.values())
 
 
 def look(path: Path) -> HuggingFaceCheckpoint:
@@ -174,7 +175,7 @@ def _wrong_kinds(llama: Architecture, tensors: dict[str, Stored]) -> Iterator[st
     """Lines on parameters that Megatron keeps in one tensor, of all layers, and that are of several types here."""
     for key in mapping.megatron_keys(llama):
         layers = range(llama.layers) if mapping.is_layered(key) else (0,)
-        kinds = {}
+        kinds: dict[str, str] = {}
         for layer in layers:
             for name in mapping.hugging_face_names(key, layer):
                 if name in tensors:
@@ -187,10 +188,3 @@ def _wrong_kinds(llama: Architecture, tensors: dict[str, Stored]) -> Iterator[st
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{', '.join(names[:SHOWN])}{more}"
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count

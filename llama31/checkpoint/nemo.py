@@ -1,5 +1,6 @@
 """A NeMo checkpoint of a Llama, `context` and `weights`. The checks need the standard library and PyYAML alone."""
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from llama31.checkpoint import architecture, mapping, metadata
+from llama31.checkpoint import architecture, huggingface, mapping, metadata
 from llama31.checkpoint.architecture import Architecture
 from llama31.checkpoint.huggingface import DTYPES, ITEM_BYTES, read_json
 from llama31.checkpoint.metadata import Contents
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONTEXT, WEIGHTS = "context", "weights"
+TOKENIZER = "tokenizer"  # directory in the context, where it was made here
+NOTES = "written"  # directory beside the weights while they are written
 MODEL = "model.yaml"  # in the context: the model's configuration, all fields of it
 BACKEND = "metadata.json"  # in the weights
 
@@ -30,8 +33,8 @@ class NemoCheckpoint:
 
     path: Path
     architecture: Architecture
-    tokenizer: Path | None
-    """Directory of the tokenizer's files."""
+    tokenizer: Path
+    """Directory of the tokenizer's files and of the settings for generation; it need not be there."""
     tensors: dict[str, Contents]
     """The model's parameters by their keys."""
 
@@ -73,19 +76,12 @@ class NemoCheckpoint:
 
     def small_files(self) -> list[Path]:
         """Tokenizer and generation settings."""
-        directory = self.tokenizer
-        return sorted(file for file in directory.iterdir() if file.is_file()) if directory else []
+        names = (*huggingface.SMALL_FILES, huggingface.GENERATION_CONFIG)
+        return sorted(file for name in names for file in self.tokenizer.glob(name))
 
     def bytes(self) -> int:
         """Size of all weights."""
-        count = 0
-        for contents in self.tensors.values():
-            for chunk in contents.chunks:
-                elements = 1
-                for length in chunk.sizes:
-                    elements *= length
-                count += elements * ITEM_BYTES[contents.dtype]
-        return count
+        return sum(math.prod(contents.shape) * ITEM_BYTES[contents.dtype] for contents in self.tensors.values())
 
 
 def look(path: Path) -> NemoCheckpoint:
@@ -103,9 +99,7 @@ def look(path: Path) -> NemoCheckpoint:
     model = _model(path / CONTEXT / MODEL)
     tokenizer_dir = _tokenizer(path / CONTEXT, model)
     config = model["config"]
-    vocab_size = config.get("vocab_size") or (tokenizer.vocabulary_size(tokenizer_dir) if tokenizer_dir else 0)
-    if not vocab_size:
-        raise UserError(f"{path / CONTEXT / MODEL}: names neither a vocab_size nor a tokenizer that is there")
+    vocab_size = config.get("vocab_size") or tokenizer.vocabulary_size(tokenizer_dir)
     llama = architecture.from_nemo(config, vocab_size, path / CONTEXT / MODEL)
     # The optimizer's state and the trainer's have keys of their own.
     ours = {key: contents for key, contents in tensors.items() if key.startswith(mapping.PREFIX)}
@@ -129,11 +123,10 @@ def _model(path: Path) -> dict[str, Any]:
     return model
 
 
-def _tokenizer(context: Path, model: dict[str, Any]) -> Path | None:
+def _tokenizer(context: Path, model: dict[str, Any]) -> Path:
     described = model.get("tokenizer")
     name = described.get("pretrained_model_name") if isinstance(described, dict) else None
-    directory = context / name if isinstance(name, str) else None
-    return directory if directory and (directory / tokenizer.TOKENIZER_FILE).is_file() else None
+    return context / (name if isinstance(name, str) else TOKENIZER)
 
 
 def _wrong_parameters(checkpoint: NemoCheckpoint) -> Iterator[str]:

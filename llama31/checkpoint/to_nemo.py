@@ -7,6 +7,7 @@ complete; a run that goes on after an interruption keeps it.
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,10 @@ from torch.nn.functional import pad
 
 from llama31.checkpoint import mapping, megatron
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
-from llama31.checkpoint.nemo import CONTEXT, WEIGHTS
+from llama31.checkpoint.nemo import CONTEXT, NOTES, TOKENIZER, WEIGHTS
 from llama31.corpus import tokenizer
 from llama31.corpus.files import atomic_writer
 
-NOTES = "written"  # beside the weights while they are written
-TOKENIZER = "tokenizer"  # directory in the context
 CONTENT = {"singleton_local_shards": False}  # how the keys are made, for Megatron's load
 
 
@@ -85,17 +84,23 @@ def _write_weights(source: HuggingFaceCheckpoint, directory: Path, done: Callabl
 
 def _write_context(source: HuggingFaceCheckpoint, destination: Path) -> None:
     """The configuration of the model, as NeMo's `io.load_context` reads it, and the tokenizer."""
-    llama = source.architecture
-    config = megatron.nemo_config(llama, getattr(torch, source.dtype(f"{mapping.PREFIX}embedding.word_embeddings.weight")))
+    dtype = getattr(torch, source.dtype(f"{mapping.PREFIX}embedding.word_embeddings.weight"))
+    config = megatron.nemo_config(source.architecture, dtype)
     config.vocab_size = _vocabulary(source)
-    files = destination / TOKENIZER  # NeMo copies it into the context
+    context, files = destination / CONTEXT, destination / TOKENIZER
+    for directory in (context, files):
+        shutil.rmtree(directory, ignore_errors=True)  # of a run that was interrupted
     files.mkdir()
     for file in source.small_files():
-        (files / file.name).write_bytes(file.read_bytes())
+        shutil.copyfile(file, files / file.name)
     has_tokenizer = (files / tokenizer.TOKENIZER_FILE).is_file()
     model = llm.LlamaModel(fiddle.build(config), tokenizer=AutoTokenizer(str(files)) if has_tokenizer else None)
     trainer = nl.Trainer(accelerator="cpu", devices=1, strategy=nl.MegatronStrategy(ckpt_async_save=False))
-    TrainerContext(model=model, trainer=trainer, extra={}).io_dump(destination / CONTEXT, yaml_attrs=["model"])
+    TrainerContext(model=model, trainer=trainer, extra={}).io_dump(context, yaml_attrs=["model"])
+    if has_tokenizer:
+        shutil.rmtree(files)  # NeMo has copied them
+    else:
+        files.rename(context / TOKENIZER)
 
 
 class _Strategy(SaveShardedStrategy):
@@ -176,7 +181,9 @@ class _Writer(FileSystemWriter):
         files: dict[Any, list[WriteItem]] = {}
         for item in plan.items:
             key, offset = item.index.fqn, item.index.offset
-            files.setdefault(offset[0] if offset and mapping.is_layered(key) else key if offset else "objects", []).append(item)
+            files.setdefault(
+                offset[0] if offset and mapping.is_layered(key) else key if offset else "objects", []
+            ).append(item)
         results = [
             result
             for number, items in enumerate(files.values())

@@ -1,0 +1,96 @@
+"""NeMo -> Hugging Face: safetensors of limited size, config.json, tokenizer.
+
+One file's tensors at a time are in memory. A file that has its name is complete; a run that goes on after an
+interruption keeps it.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoTokenizer, LlamaConfig
+
+from llama31.checkpoint import mapping
+from llama31.checkpoint.huggingface import INDEX, ITEM_BYTES, WEIGHTS
+from llama31.checkpoint.nemo import NemoCheckpoint
+from llama31.corpus.files import PARTIAL, atomic_writer, failures_named, publish
+from llama31.corpus.tokenizer import TOKENIZER_FILE
+
+FILE_BYTES = 1 << 30  # of a file's tensors, unless one alone has more
+
+Place = tuple[str, int]  # one of Megatron's keys, and the layer
+
+
+def write(source: NemoCheckpoint, destination: Path, done: Callable[[int], object]) -> None:
+    """Writes the model into the directory `destination`; calls `done` with the bytes of each file."""
+    _write_weights(source, destination, done)
+    for file in source.small_files():
+        (destination / file.name).write_bytes(file.read_bytes())
+    _write_config(source, destination)
+
+
+def _write_weights(source: NemoCheckpoint, destination: Path, done: Callable[[int], object]) -> None:
+    sizes = _sizes(source)
+    groups = list(_groups(sizes))
+    weight_map: dict[str, str] = {}
+    for number, places in enumerate(groups, start=1):
+        name = WEIGHTS if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        if not (destination / name).exists():
+            _write_file(source, places, destination / name)
+        done(sum(sizes[place] for place in places))
+        weight_map |= {parameter: name for place in places for parameter in mapping.hugging_face_names(*place)}
+    if len(groups) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        with atomic_writer(destination / INDEX) as file:
+            file.write(json.dumps(index, indent=2).encode() + b"\n")
+
+
+def _sizes(source: NemoCheckpoint) -> dict[Place, int]:
+    """Bytes of each of Megatron's parameters, without padding, in the order in which Hugging Face has them."""
+    shapes = source.architecture.shapes()
+    sizes: dict[Place, int] = {}
+    for name, shape in shapes.items():
+        key, layer, _ = mapping.megatron_key(name)
+        sizes[key, layer] = sizes.get((key, layer), 0) + math.prod(shape) * ITEM_BYTES[source.dtype(key)]
+    return sizes
+
+
+def _groups(sizes: dict[Place, int]) -> Iterator[list[Place]]:
+    """What goes into each file."""
+    group: list[Place] = []
+    filled = 0
+    for place, size in sizes.items():
+        if group and filled + size > FILE_BYTES:
+            yield group
+            group, filled = [], 0
+        group.append(place)
+        filled += size
+    yield group
+
+
+def _write_file(source: NemoCheckpoint, places: list[Place], path: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    for key, layer in places:
+        parts = mapping.split(key, source.tensor(key, layer), source.architecture)
+        tensors |= dict(zip(mapping.hugging_face_names(key, layer), (part.clone() for part in parts), strict=True))
+    partial = path.with_name(path.name + PARTIAL)
+    with failures_named(path):
+        save_file(tensors, partial, metadata={"format": "pt"})
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        publish(partial, path)
+
+
+def _write_config(source: NemoCheckpoint, destination: Path) -> None:
+    """config.json; the ids of special tokens are the tokenizer's."""
+    ids = {}
+    if (destination / TOKENIZER_FILE).exists():
+        tokenizer = AutoTokenizer.from_pretrained(destination)
+        ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    dtype = source.dtype(f"{mapping.PREFIX}embedding.word_embeddings.weight")
+    fields = source.architecture.hugging_face()
+    LlamaConfig(architectures=["LlamaForCausalLM"], dtype=dtype, **fields, **ids).save_pretrained(destination)

@@ -1,0 +1,26 @@
+"""One run at a time in a directory."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llama31.corpus.files import failures_named
+from llama31.errors import UserError
+
+
+@contextmanager
+def only_run_in(directory: Path) -> Iterator[None]:
+    """Hold `directory` while the block runs. Raises UserError where another process does, or it cannot be opened."""
+    with failures_named(directory):
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with failures_named(directory):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{directory}: another run is at work there; wait for its end") from None
+        yield
+    finally:
+        os.close(handle)
