@@ -72,14 +72,20 @@ def _prepare(source: HuggingFaceCheckpoint | NemoCheckpoint, destination: Path, 
     if os.path.lexists(destination):
         raise UserError(f"{destination}: exists; name a --destination that does not, or remove it")
     with failures_named(partial):
-        if partial.exists() and not (partial / RECORD).is_file() and any(partial.iterdir()):
-            raise UserError(f"{partial}: is in the way, and was not made by a conversion; remove it")
+        there = 0
+        if partial.exists():
+            if not (partial / RECORD).is_file() and any(partial.iterdir()):
+                raise UserError(f"{partial}: is in the way, and was not made by a conversion; remove it")
+            there = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
+        disk = next(parent for parent in (partial, *partial.absolute().parents) if parent.exists())
+        free, missing = shutil.disk_usage(disk).free, source.bytes() - there
+        if free < missing:
+            raise UserError(f"{destination}: needs {_size(missing)} more, and {_size(free)} are free on its disk")
         partial.mkdir(parents=True, exist_ok=True)
-        there = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-        free = shutil.disk_usage(partial).free
-    missing = source.bytes() - there
-    if free < missing:
-        raise UserError(f"{destination}: needs {missing / 1e9:,.1f} GB more, and {free / 1e9:,.1f} GB are free there")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _describe(source: HuggingFaceCheckpoint | NemoCheckpoint, target: Format) -> dict[str, Any]:
