@@ -17,7 +17,7 @@ from ranks_of_converted import OWN_SAVE
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from llama31.checkpoint import convert, huggingface, mapping, megatron, metadata, nemo, parity, to_hugging_face, to_nemo
+from llama31.checkpoint import convert, huggingface, mapping, megatron, metadata, nemo, parity, to_hugging_face
 from llama31.corpus.progress import Progress
 
 TESTS = Path(__file__).resolve().parent
@@ -279,7 +279,7 @@ def test_a_killed_conversion_goes_on(models: Path, tmp_path: Path, capsys: pytes
     assert sorted(path.name for path in destination.iterdir()) == ["context", "conversion.json", "weights"]
 
 
-class InterruptedError_(Exception):
+class Interrupted(Exception):
     pass
 
 
@@ -290,7 +290,7 @@ def interrupt_at(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
         nonlocal left
         left -= 1
         if left < 0:
-            raise InterruptedError_
+            raise Interrupted
         add(self, size)
 
     monkeypatch.setattr(Progress, "add", interrupted)
@@ -302,7 +302,7 @@ def test_an_interrupted_export_goes_on(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(to_hugging_face, "FILE_BYTES", 100_000)
-        with monkeypatch.context() as inner, pytest.raises(InterruptedError_):
+        with monkeypatch.context() as inner, pytest.raises(Interrupted):
             interrupt_at(count, inner)
             convert.convert(converted / "3.1", tmp_path / "out", "hf")
         assert not (tmp_path / "out").exists()
@@ -316,7 +316,7 @@ def test_an_interrupted_export_goes_on(
 def test_another_source_starts_anew(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    with monkeypatch.context() as inner, pytest.raises(InterruptedError_):
+    with monkeypatch.context() as inner, pytest.raises(Interrupted):
         interrupt_at(12, inner)
         convert.convert(models / "3.1", tmp_path / "out", "nemo")
     assert convert.convert(models / "3.2 tied, wide heads", tmp_path / "out", "nemo") == 0

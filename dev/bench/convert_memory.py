@@ -2,8 +2,8 @@
 
     python3 dev/bench/convert_memory.py DIRECTORY
 
-DIRECTORY gets 8 GB, which stay there. The peak is that of the process (ru_maxrss): it counts what is read through mapped
-files too. The limit is the model in its type once, plus the largest file of the source.
+DIRECTORY gets 8 GB, which stay there. The peak is that of the process (ru_maxrss): it counts what is read through
+mapped files too. The limit is the model in its type once, plus the largest file of the source.
 """
 
 import json

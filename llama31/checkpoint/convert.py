@@ -37,7 +37,7 @@ def convert(source_dir: Path, destination: Path, target: Format) -> int:
     with only_run_in(partial):
         description = _describe(source, target)
         resumed = _begin(partial, description)
-        what = f"{len(source.architecture.shapes())} tensors, {size / 1e9:,.1f} GB"
+        what = f"{len(source.architecture.shapes())} tensors, {_size(size)}"
         print(f"{source_dir}: {what}; {'going on' if resumed else 'converting'}", file=sys.stderr)
         with Progress("convert, compare", 3 * size) as progress, _quiet():  # written once, read by each of two models
             difference = _work(source, partial, progress)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CONTEXT, WEIGHTS = "context", "weights"
 TOKENIZER = "tokenizer"  # directory in the context, where it was made here
-NOTES = "written"  # directory beside the weights while they are written
+NOTES = "writing"  # directory in a checkpoint of either kind while it is written
 MODEL = "model.yaml"  # in the context: the model's configuration, all fields of it
 BACKEND = "metadata.json"  # in the weights
 

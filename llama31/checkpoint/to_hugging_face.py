@@ -9,17 +9,19 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig
 
 from llama31.checkpoint import mapping
-from llama31.checkpoint.huggingface import INDEX, ITEM_BYTES, WEIGHTS
-from llama31.checkpoint.nemo import NemoCheckpoint
-from llama31.corpus.files import PARTIAL, atomic_writer, failures_named, publish
+from llama31.checkpoint.huggingface import GENERATION_CONFIG, INDEX, ITEM_BYTES, WEIGHTS, read_json
+from llama31.checkpoint.nemo import NOTES, NemoCheckpoint
+from llama31.corpus.files import atomic_writer, failures_named, publish
 from llama31.corpus.tokenizer import TOKENIZER_FILE
 
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 FILE_BYTES = 1 << 30  # of a file's tensors, unless one alone has more
 
 Place = tuple[str, int]  # one of Megatron's keys, and the layer
@@ -77,20 +79,27 @@ def _write_file(source: NemoCheckpoint, places: list[Place], path: Path) -> None
     for key, layer in places:
         parts = mapping.split(key, source.tensor(key, layer), source.architecture)
         tensors |= dict(zip(mapping.hugging_face_names(key, layer), (part.clone() for part in parts), strict=True))
-    partial = path.with_name(path.name + PARTIAL)
+    partial = path.parent / NOTES / path.name  # safetensors makes files of its own beside it, which a kill leaves
     with failures_named(path):
+        partial.parent.mkdir(exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(tensors, partial, metadata={"format": "pt"})
+        partial.chmod(mode)  # which safetensors narrows to the owner
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         publish(partial, path)
 
 
 def _write_config(source: NemoCheckpoint, destination: Path) -> None:
-    """config.json; the ids of special tokens are the tokenizer's."""
-    ids = {}
+    """config.json; the ids of special tokens are those for generation, or else the tokenizer's."""
+    tokens: dict[str, Any] = {}
     if (destination / TOKENIZER_FILE).exists():
         tokenizer = AutoTokenizer.from_pretrained(destination)
-        ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        tokens = {name: getattr(tokenizer, name) for name in TOKEN_IDS}
+    if (destination / GENERATION_CONFIG).exists():
+        generation = read_json(destination / GENERATION_CONFIG)
+        tokens |= {name: generation[name] for name in TOKEN_IDS if name in generation}
     dtype = source.dtype(f"{mapping.PREFIX}embedding.word_embeddings.weight")
     fields = source.architecture.hugging_face()
-    LlamaConfig(architectures=["LlamaForCausalLM"], dtype=dtype, **fields, **ids).save_pretrained(destination)
+    LlamaConfig(architectures=["LlamaForCausalLM"], dtype=dtype, **fields, **tokens).save_pretrained(destination)

@@ -7,8 +7,10 @@ complete; a run that goes on after an interruption keeps it.
 
 import io
 import json
+import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,13 @@ from nemo.collections import llm
 from nemo.collections.common.tokenizers import AutoTokenizer
 from nemo.lightning import get_vocab_size
 from nemo.lightning.io.pl import TrainerContext
-from torch.distributed import checkpoint as torch_checkpoint
-from torch.distributed.checkpoint import FileSystemWriter, SavePlan, SavePlanner
-from torch.distributed.checkpoint.filesystem import DEFAULT_SUFFIX, _StorageInfo
-from torch.distributed.checkpoint.metadata import StorageMeta
+from torch.distributed.checkpoint import SavePlan
+from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, DEFAULT_SUFFIX, _StorageInfo
+from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
-from torch.distributed.checkpoint.storage import WriteResult
-from torch.futures import Future
 from torch.nn.functional import pad
 
-from llama31.checkpoint import mapping, megatron
+from llama31.checkpoint import mapping, megatron, metadata
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
 from llama31.checkpoint.nemo import CONTEXT, NOTES, TOKENIZER, WEIGHTS
 from llama31.corpus import tokenizer
@@ -117,14 +116,17 @@ class _Strategy(SaveShardedStrategy):
 
     def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
         by_key, *_ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, keep_only_main_replica=True)
+        # The steps of torch.distributed.checkpoint.save, which hides what is raised within it.
         planner = _Planner(self.source)
-        torch_checkpoint.save(
-            mcore_to_pyt_state_dict(by_key),
-            storage_writer=_Writer(Path(checkpoint_dir), self.done),
-            planner=planner,
-        )
+        planner.set_up_planner(mcore_to_pyt_state_dict(by_key), is_coordinator=True)
+        (plan,), table = planner.create_global_plan([planner.create_local_plan()])
         if unused := sorted(self.source.tensors.keys() - planner.used):
             raise ValueError(f"not mapped to a parameter of Megatron's: {', '.join(unused)}")
+        written = _write_items(planner.finish_plan(plan).items, planner, Path(checkpoint_dir), self.done)
+        table.storage_data = dict(written)
+        table.version = CURRENT_DCP_VERSION
+        with atomic_writer(Path(checkpoint_dir, metadata.FILE)) as file:
+            pickle.dump(table, file)
 
 
 class _Planner(MCoreSavePlanner):
@@ -162,56 +164,43 @@ class _Planner(MCoreSavePlanner):
         return pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, sizes[0] - tensor.shape[0])).view(sizes).contiguous()
 
 
-class _Writer(FileSystemWriter):
-    """Writes a file for each layer and for each parameter outside of the layers.
+def _write_items(
+    items: Iterable[WriteItem], planner: _Planner, directory: Path, done: Callable[[int], object]
+) -> Iterator[tuple[MetadataIndex, _StorageInfo]]:
+    """Writes a file for each layer and each parameter outside of the layers; gives where each item is.
 
     Beside the weights it notes the lengths of the items in each file, so that a run after an interruption can go on.
     """
-
-    def __init__(self, directory: Path, done: Callable[[int], object]):
-        super().__init__(directory)
-        self.directory = directory
-        self.notes = directory.with_name(NOTES)
-        self.done = done
-
-    def storage_meta(self) -> StorageMeta:
-        return StorageMeta()  # not where it is written, which is not where it will lie
-
-    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        files: dict[Any, list[WriteItem]] = {}
-        for item in plan.items:
-            key, offset = item.index.fqn, item.index.offset
-            files.setdefault(
-                offset[0] if offset and mapping.is_layered(key) else key if offset else "objects", []
-            ).append(item)
-        results = [
-            result
-            for number, items in enumerate(files.values())
-            for result in self._write(f"__0_{number}{DEFAULT_SUFFIX}", items, planner)
-        ]
-        future: Future[list[WriteResult]] = Future()
-        future.set_result(results)
-        return future
-
-    def _write(self, name: str, items: list[WriteItem], planner: SavePlanner) -> Iterator[WriteResult]:
-        note = self.notes / f"{name}.json"
-        lengths = json.loads(note.read_text()) if note.exists() else []
-        if not lengths:
-            with atomic_writer(self.directory / name) as file:
-                for item in items:
-                    start = file.tell()
-                    data = planner.resolve_data(item)
-                    if isinstance(data, io.BytesIO):
-                        file.write(data.getbuffer())
-                    else:
-                        torch.save(data, file)
-                    lengths.append(file.tell() - start)
-                    self.done(lengths[-1])
-            with atomic_writer(note) as file:
-                file.write(json.dumps(lengths).encode())
+    files: dict[str | int, list[WriteItem]] = {}
+    for item in items:
+        key, offset = item.index.fqn, item.index.offset
+        file = "objects" if offset is None else offset[0] if mapping.is_layered(key) else key
+        files.setdefault(file, []).append(item)
+    for number, contents in enumerate(files.values()):
+        name = f"__0_{number}{DEFAULT_SUFFIX}"
+        note = directory.with_name(NOTES) / f"{name}.json"
+        if note.exists():
+            lengths = json.loads(note.read_text())
+            done(sum(lengths))
         else:
-            self.done(sum(lengths))
-        offset = 0
-        for item, length in zip(items, lengths, strict=True):
-            yield WriteResult(item.index, length, _StorageInfo(name, offset, length))
-            offset += length
+            lengths = _write_file(contents, planner, directory / name, done)
+            with atomic_writer(note) as stream:
+                stream.write(json.dumps(lengths).encode())
+        for item, end, length in zip(contents, accumulate(lengths), lengths, strict=True):
+            yield item.index, _StorageInfo(name, end - length, length)
+
+
+def _write_file(items: list[WriteItem], planner: _Planner, path: Path, done: Callable[[int], object]) -> list[int]:
+    """Writes items one after another, as torch's readers expect them; gives their lengths."""
+    lengths = []
+    with atomic_writer(path) as file:
+        for item in items:
+            start = file.tell()
+            data = planner.resolve_data(item)
+            if isinstance(data, io.BytesIO):
+                file.write(data.getbuffer())
+            else:
+                torch.save(data, file)
+            lengths.append(file.tell() - start)
+            done(lengths[-1])
+    return lengths
