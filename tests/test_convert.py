@@ -11,9 +11,9 @@ from typing import Any
 
 import llamas
 import pytest
+import ranks_of_converted
 import torch
 from llamas import KINDS
-from ranks_of_converted import OWN_SAVE
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -127,6 +127,16 @@ def loaded(converted: Path, tokens: torch.Tensor, tmp_path_factory: pytest.TempP
     return output
 
 
+@every_kind
+def test_one_rank_loads_it(kind: str, models: Path, converted: Path, tokens: torch.Tensor) -> None:
+    with megatron.one_rank():
+        model = ranks_of_converted.load(converted / kind, KINDS[kind].config["vocab_size"], torch.float32)
+        found = ranks_of_converted.logits(model, tokens)
+    expected = logits(models / kind, tokens)
+    assert expected.std() > 0.1, "the test's models must have something to say"
+    torch.testing.assert_close(found[..., : expected.shape[2]], expected, rtol=0, atol=LIMIT)
+
+
 @pytest.mark.parametrize("layout", ["tp", "pp"])
 @pytest.mark.parametrize("kind", llamas.TENSOR_PARALLEL)
 def test_two_ranks_load_it(kind: str, layout: str, loaded: Path, models: Path, tokens: torch.Tensor) -> None:
@@ -139,12 +149,15 @@ def test_two_ranks_load_it(kind: str, layout: str, loaded: Path, models: Path, t
 
 def test_megatrons_own_save_has_the_same_tensors(loaded: Path, converted: Path) -> None:
     (name, *_) = llamas.TENSOR_PARALLEL
-    ours, own = metadata.read(converted / name / "weights"), metadata.read(loaded / OWN_SAVE / "weights")
+    ours, own = (
+        metadata.read(converted / name / "weights"),
+        metadata.read(loaded / ranks_of_converted.OWN_SAVE / "weights"),
+    )
     assert {key: (value.dtype, value.shape) for key, value in ours.items()} == {
         key: (value.dtype, value.shape) for key, value in own.items()
     }
     # Objects too: the empty extra states that Transformer Engine's layers ask for.
-    assert objects(converted / name / "weights") == objects(loaded / OWN_SAVE / "weights")
+    assert objects(converted / name / "weights") == objects(loaded / ranks_of_converted.OWN_SAVE / "weights")
 
 
 def objects(weights: Path) -> set[str]:
@@ -157,7 +170,7 @@ def objects(weights: Path) -> set[str]:
 
 def test_shards_of_two_ranks_are_put_together(loaded: Path, converted: Path, models: Path, tmp_path: Path) -> None:
     (name, *_) = llamas.TENSOR_PARALLEL
-    shutil.copytree(loaded / OWN_SAVE, tmp_path / "checkpoint")
+    shutil.copytree(loaded / ranks_of_converted.OWN_SAVE, tmp_path / "checkpoint")
     shutil.copytree(converted / name / "context", tmp_path / "checkpoint" / "context")
     assert convert.convert(tmp_path / "checkpoint", tmp_path / "back", "hf") == 0
     expected, found = tensors(models / name), tensors(tmp_path / "back")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama31.checkpoint import architecture, mapping
 from llama31.checkpoint.architecture import Architecture
+from llama31.corpus import tokenizer
 from llama31.corpus.files import failures_named
 from llama31.errors import UserError
 
@@ -46,6 +47,8 @@ class HuggingFaceCheckpoint:
     path: Path
     architecture: Architecture
     tensors: dict[str, Stored]
+    tokenizer_ids: int
+    """Size of the tokenizer; 0 where there is none."""
 
     def dtype(self, key: str) -> str:
         """torch's name of the type in which the parameters of one of Megatron's keys are stored."""
@@ -98,7 +101,8 @@ def look(path: Path) -> HuggingFaceCheckpoint:
     problems = [*_wrong_names(path, llama, tensors), *_wrong_kinds(llama, tensors)]
     if problems:
         raise UserError(problems)
-    return HuggingFaceCheckpoint(path, llama, tensors)
+    has_tokenizer = all((path / name).is_file() for name in (tokenizer.TOKENIZER_FILE, "tokenizer_config.json"))
+    return HuggingFaceCheckpoint(path, llama, tensors, tokenizer.vocabulary_size(path) if has_tokenizer else 0)
 
 
 def read_json(path: Path) -> Any:

@@ -1,8 +1,8 @@
 """Hugging Face -> NeMo: Megatron's own save of the model, which is given each tensor when its turn comes.
 
-Megatron plans the checkpoint from a model without weights. Then each tensor is read from the safetensors, brought into
-Megatron's form and written into a file of its own, so one tensor at a time is in memory. A file that has its name is
-complete; a run that goes on after an interruption keeps it.
+Megatron plans the checkpoint from a model without weights. Then tensor after tensor is read from the safetensors,
+brought into Megatron's form and written, so one at a time is in memory. A file that has its name is complete; a run
+that goes on after an interruption keeps it.
 """
 
 import io
@@ -37,7 +37,6 @@ from torch.nn.functional import pad
 from llama31.checkpoint import mapping, megatron, metadata
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
 from llama31.checkpoint.nemo import CONTEXT, NOTES, TOKENIZER, WEIGHTS
-from llama31.corpus import tokenizer
 from llama31.corpus.files import atomic_writer
 
 CONTENT = {"singleton_local_shards": False}  # how the keys are made, for Megatron's load
@@ -54,10 +53,8 @@ def _vocabulary(source: HuggingFaceCheckpoint) -> int | None:
 
     Then NeMo pads it for each layout, so that every tensor-parallel size works, as it does for a model of its own.
     """
-    if not (source.path / tokenizer.TOKENIZER_FILE).is_file():
-        return source.architecture.vocab_size
-    same = tokenizer.vocabulary_size(source.path) == source.architecture.vocab_size
-    return None if same else source.architecture.vocab_size
+    size = source.architecture.vocab_size
+    return None if source.tokenizer_ids == size else size
 
 
 def _write_weights(source: HuggingFaceCheckpoint, directory: Path, done: Callable[[int], object]) -> None:
@@ -92,11 +89,11 @@ def _write_context(source: HuggingFaceCheckpoint, destination: Path) -> None:
     files.mkdir()
     for file in source.small_files():
         shutil.copyfile(file, files / file.name)
-    has_tokenizer = (files / tokenizer.TOKENIZER_FILE).is_file()
-    model = llm.LlamaModel(fiddle.build(config), tokenizer=AutoTokenizer(str(files)) if has_tokenizer else None)
+    tokenizer = AutoTokenizer(str(files)) if source.tokenizer_ids else None
+    model = llm.LlamaModel(fiddle.build(config), tokenizer=tokenizer)
     trainer = nl.Trainer(accelerator="cpu", devices=1, strategy=nl.MegatronStrategy(ckpt_async_save=False))
     TrainerContext(model=model, trainer=trainer, extra={}).io_dump(context, yaml_attrs=["model"])
-    if has_tokenizer:
+    if tokenizer:
         shutil.rmtree(files)  # NeMo has copied them
     else:
         files.rename(context / TOKENIZER)
