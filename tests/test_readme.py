@@ -20,6 +20,7 @@ from benchmark_run import SETTINGS, write_log
 
 from dev import demo_tokenizer
 from llama31 import checks, cli, events, paths, rules
+from llama31.checkpoint import convert, huggingface
 from llama31.corpus import consolidate
 from llama31.corpus.tokenizer import TOKENIZER_FILE
 from llama31.errors import UserError
@@ -106,6 +107,11 @@ def data_files() -> set[str]:
     return {TOKENIZER_FILE, *map(rules.token_file_name, data)}
 
 
+def checkpoint_files() -> set[str]:
+    """Names of files in a checkpoint of Hugging Face or one that was converted."""
+    return {huggingface.CONFIG, convert.RECORD}
+
+
 @every_document
 def test_files_exist(document: Path) -> None:
     text = code(document)
@@ -113,7 +119,7 @@ def test_files_exist(document: Path) -> None:
     mentioned |= set(re.findall(r"(?<![\w/.$-])\w[\w-]*\.(?:sh|py|md|toml|txt|lock|yaml|json|jsonl|log)\b(?!/)", text))
     mentioned |= set(re.findall(r"\bc4-[\w.-]*_text_document[\w.]*", text))
     assert len(mentioned) > 3
-    for name in mentioned - run_dir_files() - data_files():
+    for name in mentioned - run_dir_files() - data_files() - checkpoint_files():
         assert (REPOSITORY / name).exists() or ignored(name.split("/")[0]), f"{document.name} names {name}"
 
 
@@ -162,7 +168,7 @@ def test_tree_is_what_is_there() -> None:
 @every_document
 def test_settings_exist(document: Path) -> None:
     """An upper-case name is a setting, or a variable that a script other than config.sh knows."""
-    scripts = [*REPOSITORY.glob("dev/*.sh"), REPOSITORY / "run_llama31.sh"]
+    scripts = [*REPOSITORY.glob("dev/*.sh"), *REPOSITORY.glob("utils/*.sh"), REPOSITORY / "run_llama31.sh"]
     known = set(re.findall(r"\w+", "\n".join(script.read_text() for script in scripts)))
     text = re.sub(r"[\w./-]*\.(?:md|txt)\b|\bLICENSE\b", "", code(document))
     mentioned = set(re.findall(r"(?<![\w./-])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*(?![\w./-])", text))
