@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llama31.checkpoint import convert, huggingface, mapping, megatron, metadata, nemo, parity, to_hugging_face
 from llama31.corpus.progress import Progress
+from llama31.errors import UserError
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
@@ -258,6 +259,7 @@ KILLED = """
 import os, signal, sys
 from llama31 import cli
 from llama31.corpus.progress import Progress
+from llama31.errors import UserError
 left, add = int(sys.argv.pop(1)), Progress.add
 def killed(self, count):
     global left
@@ -337,27 +339,76 @@ def test_another_source_starts_anew(
     assert nemo.look(tmp_path / "out").architecture.vocab_size == 501
 
 
+def test_a_full_disk_is_named_and_the_work_goes_on(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as inner, pytest.raises(Interrupted):
+        interrupt_at(12, inner)
+        convert.convert(models / "3.1", tmp_path / "out", "nemo")
+    weights = tmp_path / "out.partial" / "weights"
+    (weights / "__0_3.distcp.partial").symlink_to("/dev/full")
+    with pytest.raises(UserError) as error:
+        convert.convert(models / "3.1", tmp_path / "out", "nemo")
+    assert error.value.lines == [f"{weights / '__0_3.distcp'}: No space left on device"]
+    assert convert.convert(models / "3.1", tmp_path / "out", "nemo") == 0
+
+
+def test_one_conversion_at_a_time(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def meanwhile(*_: Any) -> None:
+        convert.convert(models / "3.1", tmp_path / "out", "nemo")
+
+    monkeypatch.setattr(convert, "_work", meanwhile)
+    with pytest.raises(UserError) as error:
+        convert.convert(models / "3.1", tmp_path / "out", "nemo")
+    assert error.value.lines == [f"{tmp_path / 'out.partial'}: another run is at work there; wait for its end"]
+
+
 # --- The commands -------------------------------------------------------------------------------------------------
 
 
-def test_the_script_converts(models: Path, converted: Path, tmp_path: Path) -> None:
-    destination = tmp_path / "a new place" / "check $point"
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "CONT_IMAGE"))}
-    names = {"LLAMA31_VENV": sys.prefix, "SRC_PATH": str(models / "3.1"), "DST_PATH": str(destination)}
-    done = subprocess.run(
+def run_script(**environment: str) -> subprocess.CompletedProcess[str]:
+    """utils/launch_nemo_convert.sh by hand."""
+    taken = ("SLURM", "CONT_IMAGE", "SRC_PATH", "DST_PATH")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
+    return subprocess.run(
         ["bash", REPOSITORY / "utils" / "launch_nemo_convert.sh"],
-        env={**ours, **names},
+        env={**ours, "LLAMA31_VENV": sys.prefix, **environment},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
         check=False,
     )
+
+
+def test_the_script_converts(models: Path, converted: Path, tmp_path: Path) -> None:
+    destination = tmp_path / "a new place" / "check $point"
+    done = run_script(SRC_PATH=str(models / "3.1"), DST_PATH=str(destination))
     assert done.returncode == 0, done.stderr
     first, last = done.stdout.splitlines()
     assert first.startswith("logits of 256 tokens, fp32: largest difference ")
     assert last == f"{destination}: complete"
     assert done.stderr.splitlines() == [f"{models / '3.1'}: 39 tensors, 0.5 MB; converting"]
-    ours_, expected = nemo.look(destination), nemo.look(converted / "3.1")
-    assert ours_.architecture == expected.architecture
-    for key in ours_.tensors:
-        assert torch.equal(ours_.tensor(key, 1), expected.tensor(key, 1))
+    ours, expected = nemo.look(destination), nemo.look(converted / "3.1")
+    assert ours.architecture == expected.architecture
+    for key in ours.tensors:
+        assert torch.equal(ours.tensor(key, 1), expected.tensor(key, 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "SRC_PATH: set it to the directory of the Hugging Face checkpoint"),
+        ({"SRC_PATH": "somewhere"}, "DST_PATH: set it to the directory to make"),
+        ({"SRC_PATH": "somewhere", "DST_PATH": "else"}, "/somewhere: no such directory"),
+        (
+            {"SRC_PATH": "somewhere", "DST_PATH": "else", "CONT_IMAGE_URL": "image"},
+            "CONT_IMAGE_URL=image needs Slurm; within the container, unset it",
+        ),
+    ],
+    ids=str,
+)
+def test_the_script_refuses(given: dict[str, str], says: str) -> None:
+    done = run_script(**given)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -30,7 +30,7 @@ def convert(source_dir: Path, destination: Path, target: Format) -> int:
     The work goes on in DESTINATION.partial, which a run after an interruption takes up again. Raises UserError, before
     anything heavy is imported, where the source is no whole Llama or the destination cannot be.
     """
-    source = _look(source_dir, target)
+    source, destination = _look(source_dir, target), destination.absolute()
     partial = destination.with_name(destination.name + PARTIAL)
     _prepare(source, destination, partial)
     size = source.bytes()
@@ -101,8 +101,9 @@ def _describe(source: HuggingFaceCheckpoint | NemoCheckpoint, target: Format) ->
 def _begin(partial: Path, description: dict[str, Any]) -> bool:
     """Whether the directory holds the beginning of this conversion; of another one it is emptied."""
     record = partial / RECORD
-    with contextlib.suppress(UserError):
-        if huggingface.read_json(record) == description:
+    if record.is_file():
+        begun = huggingface.read_json(record)
+        if {name: begun.get(name) for name in description} == description:
             return True
     with failures_named(partial):
         for path in partial.iterdir():

@@ -7,10 +7,12 @@ interruption keeps it.
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig
@@ -20,6 +22,7 @@ from llama31.checkpoint.huggingface import GENERATION_CONFIG, INDEX, ITEM_BYTES,
 from llama31.checkpoint.nemo import NOTES, NemoCheckpoint
 from llama31.corpus.files import atomic_writer, failures_named, publish
 from llama31.corpus.tokenizer import TOKENIZER_FILE
+from llama31.errors import UserError
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 FILE_BYTES = 1 << 30  # of a file's tensors, unless one alone has more
@@ -30,9 +33,10 @@ Place = tuple[str, int]  # one of Megatron's keys, and the layer
 def write(source: NemoCheckpoint, destination: Path, done: Callable[[int], object]) -> None:
     """Writes the model into the directory `destination`; calls `done` with the bytes of each file."""
     _write_weights(source, destination, done)
-    for file in source.small_files():
-        (destination / file.name).write_bytes(file.read_bytes())
-    _write_config(source, destination)
+    with failures_named(destination):
+        for file in source.small_files():
+            shutil.copyfile(file, destination / file.name)
+        _write_config(source, destination)
 
 
 def _write_weights(source: NemoCheckpoint, destination: Path, done: Callable[[int], object]) -> None:
@@ -84,7 +88,10 @@ def _write_file(source: NemoCheckpoint, places: list[Place], path: Path) -> None
         partial.parent.mkdir(exist_ok=True)
         partial.touch()
         mode = partial.stat().st_mode
-        save_file(tensors, partial, metadata={"format": "pt"})
+        try:
+            save_file(tensors, partial, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise UserError(f"{path}: {error}") from error  # such as a full disk
         partial.chmod(mode)  # which safetensors narrows to the owner
         with open(partial, "rb") as file:
             os.fsync(file.fileno())

@@ -37,7 +37,7 @@ from torch.nn.functional import pad
 from llama31.checkpoint import mapping, megatron, metadata
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
 from llama31.checkpoint.nemo import CONTEXT, NOTES, TOKENIZER, WEIGHTS
-from llama31.corpus.files import atomic_writer
+from llama31.corpus.files import atomic_writer, failures_named
 
 CONTENT = {"singleton_local_shards": False}  # how the keys are made, for Megatron's load
 
@@ -86,17 +86,19 @@ def _write_context(source: HuggingFaceCheckpoint, destination: Path) -> None:
     context, files = destination / CONTEXT, destination / TOKENIZER
     for directory in (context, files):
         shutil.rmtree(directory, ignore_errors=True)  # of a run that was interrupted
-    files.mkdir()
-    for file in source.small_files():
-        shutil.copyfile(file, files / file.name)
+    with failures_named(files):
+        files.mkdir()
+        for file in source.small_files():
+            shutil.copyfile(file, files / file.name)
     tokenizer = AutoTokenizer(str(files)) if source.tokenizer_ids else None
     model = llm.LlamaModel(fiddle.build(config), tokenizer=tokenizer)
     trainer = nl.Trainer(accelerator="cpu", devices=1, strategy=nl.MegatronStrategy(ckpt_async_save=False))
-    TrainerContext(model=model, trainer=trainer, extra={}).io_dump(context, yaml_attrs=["model"])
-    if tokenizer:
-        shutil.rmtree(files)  # NeMo has copied them
-    else:
-        files.rename(context / TOKENIZER)
+    with failures_named(context):
+        TrainerContext(model=model, trainer=trainer, extra={}).io_dump(context, yaml_attrs=["model"])
+        if tokenizer:
+            shutil.rmtree(files)  # NeMo has copied them
+        else:
+            files.rename(context / TOKENIZER)
 
 
 class _Strategy(SaveShardedStrategy):
@@ -155,10 +157,10 @@ class _Planner(MCoreSavePlanner):
             return super().resolve_data(write_item)
         tensors = [self.source.tensor(name) for name in self._names(write_item)]
         tensor = mapping.join(write_item.index.fqn, tensors, self.source.architecture)
-        sizes = write_item.tensor_data.chunk.sizes
         if mapping.is_layered(write_item.index.fqn):
-            tensor = tensor.unsqueeze(0)
-        return pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, sizes[0] - tensor.shape[0])).view(sizes).contiguous()
+            return tensor.unsqueeze(0)
+        missing = write_item.tensor_data.chunk.sizes[0] - tensor.shape[0]
+        return pad(tensor, (0, 0, 0, missing)) if missing else tensor
 
 
 def _write_items(
