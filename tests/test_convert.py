@@ -17,9 +17,10 @@ from llamas import KINDS
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from llama31.checkpoint import convert, huggingface, mapping, megatron, metadata, nemo, parity, to_hugging_face
+from llama31.checkpoint import convert, huggingface, mapping, metadata, nemo, parity, to_hugging_face
 from llama31.corpus.progress import Progress
 from llama31.errors import UserError
+from llama31.model.one_rank import one_rank
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
@@ -130,7 +131,7 @@ def loaded(converted: Path, tokens: torch.Tensor, tmp_path_factory: pytest.TempP
 
 @every_kind
 def test_one_rank_loads_it(kind: str, models: Path, converted: Path, tokens: torch.Tensor) -> None:
-    with megatron.one_rank():
+    with one_rank():
         model = ranks_of_converted.load(converted / kind, KINDS[kind].config["vocab_size"], torch.float32)
         found = ranks_of_converted.logits(model, tokens)
     expected = logits(models / kind, tokens)
@@ -213,7 +214,7 @@ def test_another_configuration_is_another_model(
 ) -> None:
     shutil.copytree(models / "3.1", tmp_path / "source")
     llamas.edit_config(tmp_path / "source", **change)
-    with megatron.one_rank():
+    with one_rank():
         theirs, ours = huggingface.look(tmp_path / "source"), nemo.look(converted / "3.1")
         assert not parity.compare(theirs, ours, lambda _: None).passes
 
@@ -260,6 +261,7 @@ import os, signal, sys
 from llama31 import cli
 from llama31.corpus.progress import Progress
 from llama31.errors import UserError
+from llama31.model.one_rank import one_rank
 left, add = int(sys.argv.pop(1)), Progress.add
 def killed(self, count):
     global left

@@ -308,6 +308,16 @@ def truncated_file(source: Path) -> str:
     return f"{file}: truncated: {size - 1:,} bytes of {size:,}"
 
 
+def a_part_left_out(source: Path) -> str:
+    from torch.distributed.checkpoint import FileSystemReader
+
+    table = FileSystemReader(source / "weights").read_metadata()
+    key = "module.decoder.layers.mlp.linear_fc2.weight"
+    table.state_dict_metadata[key].chunks.pop()
+    (source / "weights" / metadata.FILE).write_bytes(pickle.dumps(table))
+    return f"{source / 'weights'}: {key} is not whole: the table leaves out a part of it"
+
+
 def another_model(source: Path) -> str:
     return edit_model(source, "llama.LlamaModel", "llama.LlamaModel", "", "llama.Llama31Config", "qwen.Qwen2Config")
 
@@ -342,6 +352,7 @@ def edit_model(source: Path, old: str, new: str, says: str, *more: str) -> str:
         truncated_table,
         missing_file,
         truncated_file,
+        a_part_left_out,
         another_model,
         other_layers,
         tied,

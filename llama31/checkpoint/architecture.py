@@ -115,8 +115,11 @@ def from_hugging_face(config: Mapping[str, Any], path: Path) -> Architecture:
     )
 
 
-def from_nemo(config: Mapping[str, Any], vocab_size: int, path: Path) -> Architecture:
-    """Reads the model's configuration in a NeMo checkpoint's model.yaml, which lies at `path`. As from_hugging_face."""
+def from_nemo(config: Mapping[str, Any], tokenizer_ids: int, path: Path) -> Architecture:
+    """Reads the model's configuration in a NeMo checkpoint's model.yaml, which lies at `path`.
+
+    The vocabulary is the tokenizer's where the configuration leaves it open. Raises UserError as from_hugging_face.
+    """
     read = _Reader(config, path)
     target = str(read.value("_target_", ""))
     if ".llama." not in target or "Llama4" in target:
@@ -145,7 +148,7 @@ def from_nemo(config: Mapping[str, Any], vocab_size: int, path: Path) -> Archite
             attention_heads=heads,
             key_value_heads=read.positive("num_query_groups", heads),
             head_size=read.positive("kv_channels", hidden // heads),
-            vocab_size=vocab_size,
+            vocab_size=read.positive("vocab_size", tokenizer_ids),
             max_position_embeddings=read.positive("seq_length"),
             norm_epsilon=read.number("layernorm_epsilon"),
             rope_theta=float(read.number("rotary_base")),

@@ -46,7 +46,7 @@ def convert(source_dir: Path, destination: Path, target: Format) -> int:
             f"mean {difference.mean:.2g}"
         )
         if not difference.passes:
-            print(f"that is too much for the same model; the result stays in {partial}", file=sys.stderr)
+            print(f"the same model has less than {difference.limit:g}; the result stays in {partial}", file=sys.stderr)
             return 1
         _finish(partial, destination, {**description, "logits": vars(difference)})
     print(f"{destination}: complete")
@@ -127,9 +127,10 @@ def _quiet() -> Iterator[None]:
 
 def _work(source: HuggingFaceCheckpoint | NemoCheckpoint, partial: Path, progress: Progress) -> "Difference":
     """Writes the destination, looks at it as at any checkpoint, and compares it with its source."""
-    from llama31.checkpoint import megatron, parity, to_hugging_face, to_nemo
+    from llama31.checkpoint import parity, to_hugging_face, to_nemo
+    from llama31.model.one_rank import one_rank
 
-    with megatron.one_rank():
+    with one_rank():
         if isinstance(source, HuggingFaceCheckpoint):
             to_nemo.write(source, partial, progress.add)
             return parity.compare(source, nemo.look(partial), progress.add)

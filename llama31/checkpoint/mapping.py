@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 PREFIX = "module."  # NeMo's, before each of Megatron's keys
 LAYERS = "decoder.layers."
-EMBEDDINGS = ("embedding.word_embeddings.weight", "output_layer.weight")
+EMBEDDING = f"{PREFIX}embedding.word_embeddings.weight"
+OUTPUT = f"{PREFIX}output_layer.weight"
 QKV = "self_attention.linear_qkv.weight"
 FC1 = "mlp.linear_fc1.weight"
 WHOLE_MODEL = {
@@ -36,8 +37,8 @@ IN_EACH_LAYER = {
 
 def megatron_keys(architecture: Architecture) -> list[str]:
     """Keys of all parameters in a NeMo checkpoint of this model."""
-    whole = [key for key in WHOLE_MODEL if not (architecture.tied_embeddings and key == "output_layer.weight")]
-    return [f"{PREFIX}{key}" for key in (*whole, *(f"{LAYERS}{key}" for key in IN_EACH_LAYER))]
+    keys = [f"{PREFIX}{key}" for key in (*WHOLE_MODEL, *(f"{LAYERS}{key}" for key in IN_EACH_LAYER))]
+    return [key for key in keys if not (architecture.tied_embeddings and key == OUTPUT)]
 
 
 def is_layered(key: str) -> bool:
@@ -80,6 +81,6 @@ def split(key: str, tensor: "Tensor", architecture: Architecture) -> tuple["Tens
         groups, heads = architecture.key_value_heads, architecture.attention_heads
         grouped = tensor.view(groups, -1, architecture.head_size, architecture.hidden_size)
         return tuple(part.flatten(0, 2) for part in grouped.split((heads // groups, 1, 1), dim=1))
-    if key.removeprefix(PREFIX) in EMBEDDINGS:
+    if key in (EMBEDDING, OUTPUT):
         return (tensor[: architecture.vocab_size],)
     return tensor.chunk(len(hugging_face_names(key)))

@@ -1,34 +1,17 @@
 """Megatron's model of a Llama without its weights, on the CPU: what a checkpoint of it holds, and its forward pass."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import fiddle
 import nemo_run as run
 import torch
-from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from nemo.collections.llm.gpt.model.llama import Llama3Config, Llama31Config, LlamaConfig
 
 from llama31.checkpoint.architecture import Architecture
-from llama31.model.cpu import cpu_backend
 from llama31.model.device import Backend
 from llama31.model.llama import adapt, without_kernels
-
-
-@contextmanager
-def one_rank() -> Iterator[None]:
-    """Within this context this process is Megatron's only rank, on the CPU."""
-    with cpu_backend():
-        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-        try:
-            parallel_state.initialize_model_parallel()
-            yield
-        finally:
-            parallel_state.destroy_model_parallel()
-            torch.distributed.destroy_process_group()
 
 
 def nemo_config(llama: Architecture, dtype: torch.dtype) -> run.Config[LlamaConfig]:

@@ -50,14 +50,11 @@ class NemoCheckpoint:
         layered = mapping.is_layered(key)
         whole = torch.empty(contents.shape[1:] if layered else contents.shape, dtype=getattr(torch, contents.dtype))
         for chunk in contents.chunks:
-            offsets, sizes = chunk.offsets, chunk.sizes
-            if layered:
-                if not offsets[0] <= layer < offsets[0] + sizes[0]:
-                    continue
-                offsets, sizes = offsets[1:], sizes[1:]
+            if layered and chunk.offsets[0] != layer:
+                continue
+            block = [slice(start, start + size) for start, size in zip(chunk.offsets, chunk.sizes, strict=True)]
             part = self._read(chunk)
-            target = whole[tuple(slice(start, start + size) for start, size in zip(offsets, sizes, strict=True))]
-            target.copy_(part[layer - chunk.offsets[0]] if layered else part)
+            whole[tuple(block[1:] if layered else block)].copy_(part[0] if layered else part)
         return whole
 
     def _read(self, chunk: metadata.Chunk) -> "Tensor":
@@ -99,8 +96,8 @@ def look(path: Path) -> NemoCheckpoint:
     model = _model(path / CONTEXT / MODEL)
     tokenizer_dir = _tokenizer(path / CONTEXT, model)
     config = model["config"]
-    vocab_size = config.get("vocab_size") or tokenizer.vocabulary_size(tokenizer_dir)
-    llama = architecture.from_nemo(config, vocab_size, path / CONTEXT / MODEL)
+    tokenizer_ids = 0 if config.get("vocab_size") else tokenizer.vocabulary_size(tokenizer_dir)
+    llama = architecture.from_nemo(config, tokenizer_ids, path / CONTEXT / MODEL)
     # The optimizer's state and the trainer's have keys of their own.
     ours = {key: contents for key, contents in tensors.items() if key.startswith(mapping.PREFIX)}
     checkpoint = NemoCheckpoint(path, llama, tokenizer_dir, ours)
@@ -140,15 +137,18 @@ def _wrong_parameters(checkpoint: NemoCheckpoint) -> Iterator[str]:
         contents = checkpoint.tensors[key]
         parts = [shapes[name] for name in mapping.hugging_face_names(key)]
         shape = (sum(part[0] for part in parts), *parts[0][1:])
-        layers, rest = ((llama.layers,), 1) if mapping.is_layered(key) else ((), 0)
+        layered = mapping.is_layered(key)
+        shape = (llama.layers, *shape) if layered else shape
         found = contents.shape
-        if key.removeprefix(mapping.PREFIX) in mapping.EMBEDDINGS and found[0] >= shape[0]:
+        if key in (mapping.EMBEDDING, mapping.OUTPUT) and found[0] >= shape[0]:
             found = (shape[0], *found[1:])  # Megatron pads the vocabulary
-        if found != (*layers, *shape):
-            yield f"{where}: {key} has shape {list(contents.shape)}; {MODEL} asks for {[*layers, *shape]}"
+        if found != shape:
+            yield f"{where}: {key} has shape {list(contents.shape)}; {MODEL} asks for {list(shape)}"
         elif contents.dtype not in DTYPES.values():
             yield f"{where}: {key} is {contents.dtype}; what can be converted: {', '.join(DTYPES.values())}"
-        elif rest and any(chunk.sizes[0] != 1 for chunk in contents.chunks):
+        elif sum(math.prod(chunk.sizes) for chunk in contents.chunks) != math.prod(contents.shape):
+            yield f"{where}: {key} is not whole: the table leaves out a part of it"
+        elif layered and any(chunk.sizes[0] != 1 for chunk in contents.chunks):
             yield f"{where}: {key} is stored several layers at a time; Megatron stores them one by one"
     for key in sorted(checkpoint.tensors.keys() - set(expected)):
         yield f"{where}: holds {key}, which a Llama of this {MODEL} has not; it would be lost"

@@ -17,8 +17,6 @@ from llama31.checkpoint import mapping, megatron
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
 from llama31.checkpoint.nemo import NemoCheckpoint
 
-LIMIT = 1e-4
-"""Largest difference between logits that passes."""
 TOKENS = 256  # in the batch: enough for RoPE's scaling to show
 
 
@@ -29,11 +27,13 @@ class Difference:
     tokens: int
     maximum: float
     mean: float
+    limit: float = 1e-4
+    """Largest difference that passes."""
 
     @property
     def passes(self) -> bool:
         """Whether the models are the same; NaN is not."""
-        return self.maximum <= LIMIT
+        return self.maximum <= self.limit
 
 
 def compare(theirs: HuggingFaceCheckpoint, ours: NemoCheckpoint, done: Callable[[int], object]) -> Difference:
@@ -64,15 +64,14 @@ def hugging_face_logits(checkpoint: HuggingFaceCheckpoint, tokens: Tensor, done:
 
 def megatron_logits(checkpoint: NemoCheckpoint, tokens: Tensor, done: Callable[[int], object]) -> Tensor:
     """Logits of Megatron's model, [batch, sequence, vocabulary], for token ids [batch, sequence]."""
-    embedding = f"{mapping.PREFIX}embedding.word_embeddings.weight"
-    rows = checkpoint.tensors[embedding].shape[0]
+    rows = checkpoint.tensors[mapping.EMBEDDING].shape[0]
     # A tied output layer takes the embedding's own memory; with a weight of its own it computes the same.
     model = megatron.empty_model(checkpoint.architecture, rows, share_embeddings_and_output_weights=False)
     places = megatron.stored_as(model, mapping.PREFIX)
 
     def load(name: str) -> Tensor:
         key, layer = places[name]
-        return checkpoint.tensor(key if key in checkpoint.tensors else embedding, layer)
+        return checkpoint.tensor(key if key in checkpoint.tensors else mapping.EMBEDDING, layer)
 
     _page(model, load, done)
     positions = torch.arange(tokens.shape[1]).expand_as(tokens)

@@ -107,6 +107,5 @@ def _write_config(source: NemoCheckpoint, destination: Path) -> None:
     if (destination / GENERATION_CONFIG).exists():
         generation = read_json(destination / GENERATION_CONFIG)
         tokens |= {name: generation[name] for name in TOKEN_IDS if name in generation}
-    dtype = source.dtype(f"{mapping.PREFIX}embedding.word_embeddings.weight")
-    fields = source.architecture.hugging_face()
-    LlamaConfig(architectures=["LlamaForCausalLM"], dtype=dtype, **fields, **tokens).save_pretrained(destination)
+    fields = {**source.architecture.hugging_face(), **tokens, "dtype": source.dtype(mapping.EMBEDDING)}
+    LlamaConfig(architectures=["LlamaForCausalLM"], **fields).save_pretrained(destination)

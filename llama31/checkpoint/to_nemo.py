@@ -80,8 +80,7 @@ def _write_weights(source: HuggingFaceCheckpoint, directory: Path, done: Callabl
 
 def _write_context(source: HuggingFaceCheckpoint, destination: Path) -> None:
     """The configuration of the model, as NeMo's `io.load_context` reads it, and the tokenizer."""
-    dtype = getattr(torch, source.dtype(f"{mapping.PREFIX}embedding.word_embeddings.weight"))
-    config = megatron.nemo_config(source.architecture, dtype)
+    config = megatron.nemo_config(source.architecture, getattr(torch, source.dtype(mapping.EMBEDDING)))
     config.vocab_size = _vocabulary(source)
     context, files = destination / CONTEXT, destination / TOKENIZER
     for directory in (context, files):
