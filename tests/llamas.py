@@ -33,6 +33,7 @@ COMMON = {
     "max_position_embeddings": 131_072,
     "initializer_range": 0.1,  # so that the logits are large enough to differ
 }
+ONE_HEAD = "3.1 fp16, fp32 norms"  # of keys and values, which no tensor-parallel ranks can share
 KINDS = {
     "3.1": Kind({"vocab_size": 512, "tie_word_embeddings": False}, tokenizer=512),
     # Multi-head attention, and a vocabulary that neither 128 nor 2 divides.
@@ -58,13 +59,12 @@ KINDS = {
         },
         tokenizer=501,
     ),
-    "3.1 fp16, fp32 norms": Kind(
+    ONE_HEAD: Kind(
         {"vocab_size": 300, "num_key_value_heads": 1, "num_attention_heads": 2, "tie_word_embeddings": False},
         torch.float16,
         norms=torch.float32,
     ),
 }
-TENSOR_PARALLEL = [name for name, kind in KINDS.items() if kind.config.get("num_key_value_heads", 2) % 2 == 0]
 
 
 def make(kind: Kind, directory: Path) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import yaml
+from llamas import ONE_HEAD
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from nemo.lightning import io
@@ -82,6 +83,8 @@ def main() -> None:
         model_parallel_cuda_manual_seed(1234)
         name = "tp" if "tensor_model_parallel_size" in layout else "pp"
         for checkpoint in checkpoints:
+            if name == "tp" and checkpoint.name == ONE_HEAD:
+                continue
             found = logits(load(checkpoint, vocabulary(checkpoint, tokens), torch.float32), tokens)
             if found is not None and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
                 torch.save(found, output / f"{checkpoint.name} {name}.pt")

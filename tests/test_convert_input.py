@@ -181,6 +181,19 @@ def change(source: Path, name: str, tensor: torch.Tensor, says: str) -> str:
     raise AssertionError(name)
 
 
+@pytest.mark.slow
+def test_a_tokenizer_with_code_of_its_own_is_refused(source: Path, tmp_path: Path) -> None:
+    described = {"tokenizer_class": "Strange", "auto_map": {"AutoTokenizer": ["strange.Strange", None]}}
+    (source / "tokenizer_config.json").write_text(json.dumps(described))
+    (source / "strange.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nclass Strange: pass\n")
+    with pytest.raises(UserError) as error:
+        convert.convert(source, tmp_path / "out", "nemo")
+    (line,) = error.value.lines
+    assert line.startswith(f"{source}: NeMo cannot load its tokenizer: ")
+    assert not (tmp_path / "out").exists()
+    shutil.rmtree(tmp_path / "out.partial")
+
+
 def broken_tokenizer(source: Path) -> str:
     (source / "tokenizer.json").write_text("{}")
     return f"{source / 'tokenizer.json'}: not of the format of Hugging Face's tokenizers library"

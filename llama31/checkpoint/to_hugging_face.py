@@ -102,7 +102,11 @@ def _write_config(source: NemoCheckpoint, destination: Path) -> None:
     """config.json; the ids of special tokens are those for generation, or else the tokenizer's."""
     tokens: dict[str, Any] = {}
     if (destination / TOKENIZER_FILE).exists():
-        tokenizer = AutoTokenizer.from_pretrained(destination)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(destination)
+        except ValueError as error:  # one that needs code of its own, for instance
+            line = str(error).splitlines()[0]
+            raise UserError(f"{source.tokenizer}: transformers cannot load the tokenizer: {line}") from error
         tokens = {name: getattr(tokenizer, name) for name in TOKEN_IDS}
     if (destination / GENERATION_CONFIG).exists():
         generation = read_json(destination / GENERATION_CONFIG)

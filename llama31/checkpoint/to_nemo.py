@@ -38,14 +38,15 @@ from llama31.checkpoint import mapping, megatron, metadata
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
 from llama31.checkpoint.nemo import CONTEXT, NOTES, TOKENIZER, WEIGHTS
 from llama31.corpus.files import atomic_writer, failures_named
+from llama31.errors import UserError
 
 CONTENT = {"singleton_local_shards": False}  # how the keys are made, for Megatron's load
 
 
 def write(source: HuggingFaceCheckpoint, destination: Path, done: Callable[[int], object]) -> None:
     """Writes context and weights into `destination`; calls `done` with the bytes of each tensor."""
-    _write_weights(source, destination / WEIGHTS, done)
     _write_context(source, destination)
+    _write_weights(source, destination / WEIGHTS, done)
 
 
 def _vocabulary(source: HuggingFaceCheckpoint) -> int | None:
@@ -89,7 +90,10 @@ def _write_context(source: HuggingFaceCheckpoint, destination: Path) -> None:
         files.mkdir()
         for file in source.small_files():
             shutil.copyfile(file, files / file.name)
-    tokenizer = AutoTokenizer(str(files)) if source.tokenizer_ids else None
+    try:
+        tokenizer = AutoTokenizer(str(files)) if source.tokenizer_ids else None
+    except ValueError as error:  # one that needs code of its own, for instance
+        raise UserError(f"{source.path}: NeMo cannot load its tokenizer: {str(error).splitlines()[0]}") from error
     model = llm.LlamaModel(fiddle.build(config), tokenizer=tokenizer)
     trainer = nl.Trainer(accelerator="cpu", devices=1, strategy=nl.MegatronStrategy(ckpt_async_save=False))
     with failures_named(context):
