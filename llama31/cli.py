@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 try:
     import typer
@@ -12,7 +12,6 @@ except ModuleNotFoundError:  # most likely the system's python3
     sys.exit(2)
 
 from llama31 import rules
-from llama31.checkpoint import Format
 from llama31.errors import UserError
 
 app = typer.Typer(
@@ -59,7 +58,9 @@ def tokenize(
 def convert(
     source: Annotated[Path, typer.Option(help="Directory of the checkpoint to read.")],
     destination: Annotated[Path, typer.Option(help="Directory to write; it must not exist.")],
-    to: Annotated[Format, typer.Option(help="What to write: a NeMo checkpoint, or Hugging Face's files.")] = "nemo",
+    to: Annotated[
+        Literal["nemo", "hf"], typer.Option(help="What to write: a NeMo checkpoint, or Hugging Face's files.")
+    ] = "nemo",
 ) -> None:
     """Turn a Hugging Face Llama into a NeMo checkpoint or, with --to hf, the other way; compare the logits of both."""
     from llama31.checkpoint import convert as checkpoint_convert

@@ -18,11 +18,9 @@ import yaml
 from llamas import ONE_HEAD
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
-from nemo.lightning import io
 
 from llama31.model.cpu import cpu_backend
 from llama31.model.device import Backend
-from llama31.model.llama import adapt
 
 PREFIX = "module."
 OWN_SAVE = "own save"
@@ -37,6 +35,10 @@ class Vocabulary:
 
 def load(checkpoint: Path, vocab_size: int, dtype: torch.dtype) -> Any:
     """Megatron's model of this rank, with the weights of a checkpoint; the configuration is the context's."""
+    from nemo.lightning import io  # not above: Megatron's save starts a process that would import it again
+
+    from llama31.model.llama import adapt
+
     config = io.load_context(checkpoint, subpath="model.config")
     adapt(config, Backend("cpu", transformer_engine=False))
     config.vocab_size = None
@@ -71,6 +73,8 @@ def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor | None:
 
 def vocabulary(checkpoint: Path, tokens: torch.Tensor) -> int:
     """Ids of the model: its context's, or else its tokenizer's."""
+    from nemo.lightning import io
+
     config = yaml.safe_load((checkpoint / "context" / "model.yaml").read_text())["config"]
     return config["vocab_size"] or io.load_context(checkpoint, subpath="model").tokenizer.vocab_size
 

@@ -8,9 +8,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from llama31.checkpoint import Format, huggingface, nemo
+from llama31.checkpoint import huggingface, nemo
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
 from llama31.checkpoint.nemo import NemoCheckpoint
 from llama31.corpus.files import PARTIAL, atomic_writer, failures_named, publish
@@ -21,6 +21,7 @@ from llama31.errors import UserError
 if TYPE_CHECKING:
     from llama31.checkpoint.parity import Difference
 
+Format = Literal["nemo", "hf"]
 RECORD = "conversion.json"  # in the destination: what it was made from, and how well it fits
 
 
