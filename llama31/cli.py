@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 try:
     import typer
@@ -58,6 +58,20 @@ def tokenize(
     if threads:
         encoder.use_threads(threads)
     corpus_tokenize.tokenize(inputs, output_prefix, tokenizer, append_eod=append_eod, json_key=json_key)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Option(help="Directory of the checkpoint to read.")],
+    destination: Annotated[Path, typer.Option(help="Directory to write; it must not exist.")],
+    to: Annotated[
+        Literal["nemo", "hf"], typer.Option(help="What to write: a NeMo checkpoint, or Hugging Face's files.")
+    ] = "nemo",
+) -> None:
+    """Turn a Hugging Face Llama into a NeMo checkpoint or, with --to hf, the other way; compare the logits of both."""
+    from llama31.checkpoint import convert as checkpoint_convert
+
+    raise typer.Exit(checkpoint_convert.convert(source, destination, to))
 
 
 @app.command()

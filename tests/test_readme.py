@@ -20,6 +20,7 @@ from benchmark_run import SETTINGS, write_log
 
 from dev import demo_tokenizer
 from llama31 import checks, cli, events, paths, rules
+from llama31.checkpoint import convert, huggingface
 from llama31.corpus import consolidate
 from llama31.corpus.tokenizer import TOKENIZER_FILE
 from llama31.errors import UserError
@@ -107,6 +108,11 @@ def data_files() -> set[str]:
     return {TOKENIZER_FILE, *map(rules.token_file_name, data)}
 
 
+def checkpoint_files() -> set[str]:
+    """Names of files in a checkpoint of Hugging Face or one that was converted."""
+    return {huggingface.CONFIG, convert.RECORD}
+
+
 @every_document
 def test_files_exist(document: Path) -> None:
     text = code(document)
@@ -114,7 +120,7 @@ def test_files_exist(document: Path) -> None:
     mentioned |= set(re.findall(r"(?<![\w/.$-])\w[\w-]*\.(?:sh|py|md|toml|txt|lock|yaml|json|jsonl|log)\b(?!/)", text))
     mentioned |= set(re.findall(r"\bc4-[\w.-]*_text_document[\w.]*", text))
     assert len(mentioned) > 3
-    for name in mentioned - run_dir_files() - data_files():
+    for name in mentioned - run_dir_files() - data_files() - checkpoint_files():
         assert (REPOSITORY / name).exists() or ignored(name.split("/")[0]), f"{document.name} names {name}"
 
 

@@ -8,7 +8,7 @@ import torch
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.transformer.spec_utils import ModuleSpec
 from nemo.collections.llm.gpt.model.base import gpt_data_step
-from nemo.collections.llm.gpt.model.llama import Llama31Config, Llama31Config8B
+from nemo.collections.llm.gpt.model.llama import Llama31Config, Llama31Config8B, LlamaConfig
 
 from llama31 import rules
 from llama31.model.attention import ScaledDotProductAttention
@@ -55,14 +55,15 @@ def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Conf
         # arguments refuse that combination, its library computes a wrong loss.
         config.overlap_p2p_comm = True
         config.batch_p2p_comm = False
+    adapt(config, backend)
+    return config
+
+
+def adapt(config: run.Config[LlamaConfig], backend: Backend) -> None:
+    """Turns off what the backend at hand has not."""
     if not backend.transformer_engine:
         config.transformer_layer_spec = torch_layer_spec
-        # Kernels of Transformer Engine and Apex.
-        config.gradient_accumulation_fusion = False
-        config.apply_rope_fusion = False
-        config.masked_softmax_fusion = False
-        config.persist_layer_norm = False
-        config.cross_entropy_loss_fusion = False
+        without_kernels(config)
     if backend.accelerator == "cpu":
         config.use_cpu_initialization = True
         # gloo sends in the background, from memory that this would free.
@@ -70,7 +71,15 @@ def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Conf
         # Compiled for CUDA by torch's just-in-time compiler.
         config.bias_activation_fusion = False
         config.bias_dropout_fusion = False
-    return config
+
+
+def without_kernels(config: run.Config[LlamaConfig]) -> None:
+    """Turns off the kernels of Transformer Engine and Apex."""
+    config.gradient_accumulation_fusion = False
+    config.apply_rope_fusion = False
+    config.masked_softmax_fusion = False
+    config.persist_layer_norm = False
+    config.cross_entropy_loss_fusion = False
 
 
 def data_step(dataloader_iter: Iterator) -> dict[str, Any]:

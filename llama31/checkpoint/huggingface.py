@@ -1,0 +1,194 @@
+"""A Llama as Hugging Face saves it: config.json, safetensors, tokenizer. The checks need the standard library alone."""
+
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama31.checkpoint import architecture, mapping
+from llama31.checkpoint.architecture import Architecture
+from llama31.corpus import tokenizer
+from llama31.corpus.files import failures_named
+from llama31.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # safetensors' names: torch's
+ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+SHOWN = 3  # names of tensors in one message
+MAX_HEADER = 100_000_000  # bytes; the safetensors format allows no more
+# What a tokenizer may consist of, and what else of a model is no weight.
+SMALL_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.jinja")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of a safetensors file."""
+
+    file: Path
+    dtype: str
+    """torch's name of it."""
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class HuggingFaceCheckpoint:
+    """A directory that was looked at: all parameters are there, with the right shapes."""
+
+    path: Path
+    architecture: Architecture
+    tensors: dict[str, Stored]
+    tokenizer_ids: int
+    """Size of the tokenizer; 0 where there is none."""
+
+    def dtype(self, key: str) -> str:
+        """torch's name of the type in which the parameters of one of Megatron's keys are stored."""
+        return self.tensors[mapping.hugging_face_names(key)[0]].dtype
+
+    def tensor(self, name: str) -> "Tensor":
+        """Reads one parameter."""
+        from safetensors import safe_open
+
+        with safe_open(self.tensors[name].file, framework="pt") as file:
+            return file.get_tensor(name)
+
+    def files(self) -> list[Path]:
+        """The files that hold the weights, and config.json."""
+        return [self.path / CONFIG, *sorted({stored.file for stored in self.tensors.values()})]
+
+    def small_files(self) -> list[Path]:
+        """Tokenizer and generation settings: what else a converted checkpoint takes along."""
+        names = (*SMALL_FILES, GENERATION_CONFIG)
+        return sorted(file for name in names for file in self.path.glob(name))
+
+    def bytes(self) -> int:
+        """Size of all weights."""
+        return sum(ITEM_BYTES[stored.dtype] * math.prod(stored.shape) for stored in self.tensors.values())
+
+
+def look(path: Path) -> HuggingFaceCheckpoint:
+    """Reads the configuration and the headers of all files.
+
+    Raises UserError, with a line for each thing that is wrong, where it is not a whole Llama.
+    """
+    config = read_json(path / CONFIG)
+    if not isinstance(config, dict):
+        raise UserError(f"{path / CONFIG}: holds no JSON object")
+    llama = architecture.from_hugging_face(config, path / CONFIG)
+    files = _weight_files(path)
+    problems: list[str] = []
+    tensors: dict[str, Stored] = {}
+    for file, names in files.items():
+        try:
+            found = read_header(file)
+        except UserError as error:
+            problems += error.lines
+            continue
+        lost = [name for name in names if name not in found]
+        problems += [f"{path / INDEX}: says that {file.name} holds {_some(lost)}; it does not"] if lost else []
+        tensors |= found
+    if problems:
+        raise UserError(problems)
+    problems = [*_wrong_names(path, llama, tensors), *_wrong_kinds(llama, tensors)]
+    if problems:
+        raise UserError(problems)
+    has_tokenizer = all((path / name).is_file() for name in (tokenizer.TOKENIZER_FILE, "tokenizer_config.json"))
+    return HuggingFaceCheckpoint(path, llama, tensors, tokenizer.vocabulary_size(path) if has_tokenizer else 0)
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError, naming the file, where it cannot be read or is not JSON."""
+    with failures_named(path):
+        text = path.read_bytes()
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
+
+
+def read_header(file: Path) -> dict[str, Stored]:
+    """The tensors of a safetensors file. Raises UserError where the file is not whole."""
+    with failures_named(file), open(file, "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or 8 + length > size or length > MAX_HEADER:
+            raise UserError(f"{file}: truncated, or no safetensors file: {size:,} bytes do not hold its header")
+        text = stream.read(length)
+    try:
+        header = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        found = {name: (entry["dtype"], tuple(map(int, entry["shape"]))) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(f"{file}: no safetensors file: its header cannot be read") from error
+    if size != expected:
+        kind = "truncated" if size < expected else "too long"
+        raise UserError(f"{file}: {kind}: {size:,} bytes of {expected:,}; get it again")
+    strange = [name for name, (dtype, _) in found.items() if dtype not in DTYPES]
+    if strange:
+        dtype = found[strange[0]][0]
+        raise UserError(f"{file}: {_some(strange)} of type {dtype}; what can be converted: {', '.join(DTYPES)}")
+    return {name: Stored(file, DTYPES[dtype], shape) for name, (dtype, shape) in found.items()}
+
+
+def _weight_files(path: Path) -> dict[Path, list[str]]:
+    """The weights' files, with the tensors that the index says they hold."""
+    if not (path / INDEX).exists():
+        if (path / WEIGHTS).is_file():
+            return {path / WEIGHTS: []}
+        others = next(iter(sorted(path.glob("*.safetensors"))), None)
+        problem = f"holds {others.name}, but no {INDEX}" if others else f"holds no {WEIGHTS} and no {INDEX}"
+        raise UserError(f"{path}: {problem}; get the whole checkpoint, as safetensors")
+    index = read_json(path / INDEX)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{path / INDEX}: has no weight_map that says which file holds which tensor")
+    names = defaultdict(list)
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise UserError(f"{path / INDEX}: {name} is in {file!r}, which is not the name of a file beside it")
+        names[path / file].append(name)
+    missing = [file for file in sorted(names) if not file.is_file()]
+    if missing:
+        raise UserError(f"{path / INDEX}: names {file.name}, which is not there; get it again" for file in missing)
+    return dict(sorted(names.items()))
+
+
+def _wrong_names(path: Path, llama: Architecture, tensors: dict[str, Stored]) -> Iterator[str]:
+    """Lines on parameters that are missing, that nothing is known of, or that have another shape."""
+    shapes = llama.shapes()
+    if lost := [name for name in shapes if name not in tensors]:
+        yield f"{path}: holds no {_some(lost)}, which {CONFIG} asks for"
+    if unknown := sorted(tensors.keys() - shapes.keys()):
+        yield f"{path}: holds {_some(unknown)}, which a Llama of this {CONFIG} has not; it would be lost"
+    for name in shapes.keys() & tensors.keys():
+        stored = tensors[name]
+        if stored.shape != shapes[name]:
+            yield f"{stored.file}: {name} has shape {list(stored.shape)}; {CONFIG} asks for {list(shapes[name])}"
+
+
+def _wrong_kinds(llama: Architecture, tensors: dict[str, Stored]) -> Iterator[str]:
+    """Lines on parameters that Megatron keeps in one tensor, of all layers, and that are of several types here."""
+    for key in mapping.megatron_keys(llama):
+        layers = range(llama.layers) if mapping.is_layered(key) else (0,)
+        kinds: dict[str, str] = {}
+        for layer in layers:
+            for name in mapping.hugging_face_names(key, layer):
+                if name in tensors:
+                    kinds.setdefault(tensors[name].dtype, name)
+        if len(kinds) > 1:
+            found = ", ".join(f"{name} is {dtype}" for dtype, name in kinds.items())
+            yield f"{next(iter(tensors.values())).file.parent}: {found}; Megatron keeps both in one tensor of one type"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"

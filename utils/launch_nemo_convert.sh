@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Converts a Hugging Face checkpoint of a Llama to a NeMo checkpoint (context, weights) with utils/nemo_convert.py.
+#
+#     sbatch utils/launch_nemo_convert.sh      in a Slurm job, on one node
+#     bash utils/launch_nemo_convert.sh        on this machine
+#
+# Environment:
+#   SRC_PATH          directory of the Hugging Face checkpoint: config.json, safetensors, tokenizer
+#   DST_PATH          directory to make; it must not exist. MODEL_CKPT=$DST_PATH FROM_HF=1 then trains from it
+#   CONT_IMAGE_URL    container image to work in, for Slurm with pyxis (default: none; .venv, or else python3)
+#
+# It needs no GPU. What is not complete is in DST_PATH.partial; the same command, given again, goes on with it.
+#SBATCH --job-name=llama31-convert
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+set -euo pipefail
+
+fail() {
+    printf 'launch_nemo_convert: %s\n' "$*" >&2
+    exit 2
+}
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+if [[ ! -f $here/nemo_convert.py ]]; then # sbatch runs a copy of this script, and Slurm knows of which
+    here="$(dirname "$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's/^ *Command=//p')")"
+fi
+root="$(dirname "$here")"
+(($# == 0)) || fail "unknown arguments: $*; settings go into the environment"
+(: "${SRC_PATH:?set it to the directory of the Hugging Face checkpoint}") || exit 2
+(: "${DST_PATH:?set it to the directory to make}") || exit 2
+source="$(realpath -m -- "$SRC_PATH")"
+destination="$(realpath -m -- "$DST_PATH")"
+
+python="${LLAMA31_VENV:-$root/.venv}/bin/python"
+[[ -x $python ]] || python=python3
+command=("$here/nemo_convert.py" --source="$source" --destination="$destination")
+if [[ -z ${CONT_IMAGE_URL:-} ]]; then
+    exec "$python" "${command[@]}"
+fi
+[[ -n ${SLURM_JOB_ID:-} ]] || fail "CONT_IMAGE_URL=$CONT_IMAGE_URL needs Slurm; within the container, unset it"
+parent="$(dirname "$destination")"
+mkdir -p -- "$parent" || exit 2
+exec srun --nodes=1 --ntasks=1 --container-image="$CONT_IMAGE_URL" --no-container-mount-home \
+    --container-workdir="$root" --container-mounts="$root:$root,$source:$source,$parent:$parent" \
+    python3 "${command[@]}"
