@@ -52,6 +52,7 @@ def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
     yield from _lacking(settings)
     yield from _layout(settings)
     yield from _schedule(settings)
+    yield from _checkpoints(settings)
     if settings.size in SIZES:
         yield from _model(settings)
     else:
@@ -91,7 +92,6 @@ def _lacking(settings: Settings) -> Iterator[Problem]:
     lacking = {
         "Slurm": ("account", "partition", "time"),
         "containers": ("image",),
-        "checkpoints": ("use_ckpt", "from_hf", "model_ckpt", "continual_ckpt", "save_ckpt", "start_steps"),
         "runs on several nodes": ("nnodes",),
         "several experiments": ("nexp",),
         "chains of jobs": ("npar",),
@@ -183,6 +183,25 @@ def _schedule(settings: Settings) -> Iterator[Problem]:
             f"WARMUP_STEPS={settings.warmup_steps}",
             (rules.ALLOCATED_SEQUENCES,),
         )
+
+
+def _checkpoints(settings: Settings) -> Iterator[Problem]:
+    """Settings of checkpoints without those that they need, or that need them."""
+    if settings.save_ckpt and not settings.continual_ckpt:
+        yield Problem("continual_ckpt", "SAVE_CKPT=1: CONTINUAL_CKPT is empty; set it to a directory for checkpoints")
+    usual = Settings()
+    for name in ("continual_ckpt", "save_every", "save_every_minutes", "keep_last"):
+        if not settings.save_ckpt and (value := getattr(settings, name)) != getattr(usual, name):
+            yield Problem("save_ckpt", f"{assignment(name, value)}: does nothing without SAVE_CKPT", (True,))
+    for name in ("use_ckpt", "from_hf"):
+        if getattr(settings, name) and not settings.model_ckpt:
+            yield Problem("model_ckpt", f"{name.upper()}=1: MODEL_CKPT is empty; set it to a checkpoint's directory")
+    if settings.use_ckpt and settings.from_hf:
+        yield Problem("use_ckpt", "USE_CKPT=1 goes on from MODEL_CKPT, FROM_HF=1 takes its weights alone", (False,))
+    for name in ("model_ckpt", "start_steps"):
+        value = getattr(settings, name)
+        if value != getattr(usual, name) and not (settings.use_ckpt or settings.from_hf):
+            yield Problem("use_ckpt", f"{assignment(name, value)}: does nothing without USE_CKPT or FROM_HF", (True,))
 
 
 def _model(settings: Settings) -> Iterator[Problem]:

@@ -1,0 +1,192 @@
+"""Where a job starts: from random weights, from converted ones, or from a checkpoint of its own run."""
+
+import json
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from llama31.checkpoint import store
+from llama31.checkpoint.identity import changes, identity
+from llama31.checkpoint.store import Checkpoint, Manifest
+from llama31.corpus.files import PARTIAL
+from llama31.errors import UserError
+from llama31.events import Outcome
+from llama31.inputs import Data
+from llama31.report.reading import Reading
+from llama31.settings import Settings
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a job starts. Steps, samples and departures are those of the run so far."""
+
+    checkpoint: str = ""
+    """Checkpoint to go on from, or whose weights to take; empty for random weights."""
+    weights_only: bool = False
+    """Take the weights of `checkpoint` alone."""
+    job: int = 1
+    """Number of this job in the chain."""
+    step: int = 0
+    consumed_samples: int = 0
+    departures: list[str] = field(default_factory=list)
+
+    @property
+    def goes_on(self) -> bool:
+        """The job goes on with a run that others began."""
+        return bool(self.checkpoint) and not self.weights_only
+
+    def words(self) -> str:
+        """What the job starts from, in a person's words."""
+        if self.goes_on:
+            return f"goes on after step {self.step:,} ({self.consumed_samples:,} sequences), from {self.checkpoint}"
+        if self.weights_only:
+            return f"starts from the weights in {self.checkpoint}, with a fresh optimizer: not a benchmark result"
+        return "starts from random weights"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look for a checkpoint found."""
+
+    settings: Settings
+    """The settings, with the run's seed where they left it open."""
+    start: Start
+    notes: Sequence[str] = ()
+    """What a person should know: a line for each checkpoint that was passed over."""
+    damaged: Sequence[Path] = ()
+    """Checkpoints of this run that cannot be used."""
+    incomplete: Sequence[Path] = ()
+    """What killed saves of this run left behind."""
+    outcome: Outcome | None = None
+    """How the run ended, if it reached its target."""
+
+    def clear(self) -> Iterator[str]:
+        """Removes what killed saves left behind, and takes their names from damaged checkpoints; says so."""
+        for path in self.incomplete:
+            store.remove(path)
+            yield f"{path}: removed, a save that was killed"
+        for path in self.damaged:
+            with_suffix = path.with_name(path.name + store.DAMAGED)
+            path.rename(with_suffix)
+            yield f"{path}: renamed {with_suffix.name}; remove it when you have looked at it"
+
+
+def find(settings: Settings, data: Data, allowed: Collection[str] = (), *, thorough: bool) -> Found:
+    """The newest complete checkpoint of the run that the settings describe, or what else it starts from.
+
+    With SAVE_CKPT the checkpoints in CONTINUAL_CKPT come first: they are of an earlier job of the run, whose first
+    one MODEL_CKPT may have started.
+
+    Args:
+        settings: Checked settings.
+        data: The data they name.
+        allowed: Fields in which the run may change.
+        thorough: Read a checkpoint to its end before it is chosen, with progress on a terminal; else look at sizes.
+
+    Raises:
+        UserError: With all that speaks against going on from what was found.
+    """
+    if settings.save_ckpt:
+        root = Path(settings.continual_ckpt)
+        settings = replace(settings, seeds=_seed(settings, root))
+        seed = int(settings.seeds) if settings.seeds else None
+        found = _in_chain(settings, data, allowed, store.listing(root, seed), thorough)
+        incomplete = [leftover.path for leftover in store.listing(root, seed, PARTIAL)]
+    else:
+        found, incomplete = None, []
+    return replace(found or _first_job(settings, data, allowed, thorough), incomplete=incomplete)
+
+
+def _in_chain(
+    settings: Settings, data: Data, allowed: Collection[str], chain: Sequence[Checkpoint], thorough: bool
+) -> Found | None:
+    """The newest good one of the run's own checkpoints; None if it has none yet."""
+    damaged, notes = [], []
+    for checkpoint in chain:
+        try:
+            manifest = _read(checkpoint.path, thorough)
+        except UserError as error:
+            damaged.append(checkpoint.path)
+            notes += [f"{line}; passed over" for line in error.lines]
+            continue
+        wanted = Path(settings.model_ckpt)
+        if settings.use_ckpt and wanted.parent == checkpoint.path.parent and wanted != checkpoint.path:
+            raise UserError(
+                f"MODEL_CKPT={wanted}: the run went on to {checkpoint.path.name}, which comes first; "
+                "move that away, or name another CONTINUAL_CKPT"
+            )
+        return replace(_going_on(settings, data, allowed, checkpoint.path, manifest), notes=notes, damaged=damaged)
+    if damaged:
+        raise UserError([*notes, f"CONTINUAL_CKPT={settings.continual_ckpt}: no good checkpoint is left; name another"])
+    return None
+
+
+def _first_job(settings: Settings, data: Data, allowed: Collection[str], thorough: bool) -> Found:
+    """What the settings themselves say a run starts from."""
+    path = Path(settings.model_ckpt)
+    if settings.from_hf:
+        for part in (store.CONTEXT, store.WEIGHTS):
+            if not (path / part).is_dir():
+                raise UserError(f"MODEL_CKPT={path}: no NeMo checkpoint, it has no directory {part}")
+        return Found(settings, Start(str(path), weights_only=True))
+    if not settings.use_ckpt:
+        return Found(settings, Start())
+    if not path.is_dir():
+        raise UserError(f"MODEL_CKPT={path}: no such directory")
+    try:
+        manifest = _read(path, thorough)
+    except UserError as error:
+        raise UserError(f"MODEL_CKPT={error.lines[0]}; FROM_HF=1 takes the weights alone") from error
+    return _going_on(settings, data, allowed, path, manifest)
+
+
+def _read(path: Path, thorough: bool) -> Manifest:
+    """The manifest of a checkpoint that is complete. Raises UserError for any other."""
+    manifest = store.read_manifest(path)
+    wrong = store.damage(path, manifest)
+    if not wrong and thorough:
+        with Reading(f"verifying {path.name}", sum(size for size, _ in manifest.files.values()), sys.stderr) as read:
+            wrong = store.damage_inside(path, manifest, read.add)
+    if wrong:
+        raise UserError(f"{path}: damaged: {wrong}")
+    return manifest
+
+
+def _going_on(settings: Settings, data: Data, allowed: Collection[str], path: Path, manifest: Manifest) -> Found:
+    """Going on from a good checkpoint, if it is of the run that the settings describe."""
+    settings = replace(settings, seeds=settings.seeds or str(manifest.seed))
+    granted, refused = changes(manifest.identity, identity(settings, data), allowed)
+    if settings.start_steps not in (0, manifest.step):
+        refused.append(f"START_STEPS={settings.start_steps}: the checkpoint is of step {manifest.step}")
+    if refused:
+        raise UserError([f"{line} ({path})" for line in refused])
+    start = Start(
+        checkpoint=str(path),
+        job=manifest.job + 1,
+        step=manifest.step,
+        consumed_samples=manifest.consumed_samples,
+        departures=[*manifest.departures, *(f"{line} after step {manifest.step:,}" for line in granted)],
+    )
+    return Found(settings, start, outcome=Outcome(**manifest.outcome) if manifest.outcome else None)
+
+
+def _seed(settings: Settings, root: Path) -> str:
+    """The run's seed: the one given, else that of the checkpoints in CONTINUAL_CKPT; empty if there are none."""
+    there = sorted({checkpoint.seed for checkpoint in store.listing(root)})
+    if settings.seeds or not there:
+        return settings.seeds
+    if len(there) > 1:
+        some = ", ".join(map(str, there[:5]))
+        raise UserError(f"SEEDS is empty, and CONTINUAL_CKPT={root} holds runs of the seeds {some}; SEEDS={there[0]} works")
+    return str(there[0])
+
+
+def store_start(file: Path, start: Start) -> None:
+    """Writes down where a job starts, for its ranks."""
+    file.write_text(json.dumps(asdict(start), indent=2) + "\n", encoding="utf-8")
+
+
+def load_start(file: Path) -> Start:
+    """What `store_start` wrote; random weights where there is nothing."""
+    return Start(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Start()
