@@ -196,8 +196,6 @@ def _checkpoints(settings: Settings) -> Iterator[Problem]:
     for name in ("use_ckpt", "from_hf"):
         if getattr(settings, name) and not settings.model_ckpt:
             yield Problem("model_ckpt", f"{name.upper()}=1: MODEL_CKPT is empty; set it to a checkpoint's directory")
-    if settings.use_ckpt and settings.from_hf:
-        yield Problem("use_ckpt", "USE_CKPT=1 goes on from MODEL_CKPT, FROM_HF=1 takes its weights alone", (False,))
     for name in ("model_ckpt", "start_steps"):
         value = getattr(settings, name)
         if value != getattr(usual, name) and not (settings.use_ckpt or settings.from_hf):

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from llama31 import checks, paths, record
+from llama31.checkpoint import identity, resume, space
 from llama31.corpus.files import failures_named
 from llama31.errors import UserError
 from llama31.events import ABORTED, FAILED, Outcome
@@ -42,18 +43,46 @@ PATH_SETTINGS = (
 def main(arguments: Sequence[str]) -> int:
     """Runs, or with --dryrun shows, what the environment and the arguments ask for; gives the exit code."""
     given = [argument for argument in arguments if argument != "--dryrun"]
-    resolved = with_absolute_paths(read(given, os.environ))
+    assignments, allowed = _without_allowed_changes(given)
+    resolved = with_absolute_paths(read(assignments, os.environ))
     data, lines = checks.look(resolved.settings)
     problems = [*resolved.problems, *(line for line in lines if not resolved.touched(line))]
     if problems or data is None:
         raise UserError(problems)
-    plan = Plan(resolved, data, user_command(resolved.settings), command(resolved.settings, Path("RUN_DIR")))
-    if "--dryrun" in arguments:
+    is_dry = "--dryrun" in arguments
+    if not is_dry and (missing := checks.missing_gpus(resolved.settings)):
+        raise UserError(missing)
+    found = resume.find(resolved.settings, data, identity.names_allowed(allowed), thorough=not is_dry)
+    resolved = replace(resolved, settings=found.settings)
+    plan = Plan(
+        resolved, data, user_command(resolved.settings), command(resolved.settings, Path("RUN_DIR")), found.start
+    )
+    print("".join(f"{note}\n" for note in found.notes), end="", file=sys.stderr)
+    if found.outcome:
+        print(f"finished: {found.outcome.reason} at step {found.outcome.step:,}; {found.start.checkpoint}")
+        return found.outcome.exit_code
+    if resolved.settings.save_ckpt:
+        space.check(resolved.settings, data)
+    if is_dry:
         print(plan.text(), end="")
         return 0
-    if missing := checks.missing_gpus(resolved.settings):
-        raise UserError(missing)
+    print("".join(f"{line}\n" for line in found.clear()), end="", file=sys.stderr)
     return run(plan, given)
+
+
+def _without_allowed_changes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without each `--allow-change NAME`, and the names."""
+    others, names = [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        option, equals, name = argument.partition("=")
+        if option != "--allow-change":
+            others.append(argument)
+        elif not (name := name if equals else next(remaining, "")):
+            raise UserError("--allow-change: name the setting that may change, such as --allow-change GBS")
+        else:
+            names.append(name)
+    return others, names
 
 
 def with_absolute_paths(resolved: Resolved) -> Resolved:
@@ -101,11 +130,13 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
     with failures_named(run_dir):
         record.reserve_outcome(run_dir)
         record.store_settings(run_dir, settings)
+        resume.store_start(run_dir / paths.START, plan.start)
         record.store_record(run_dir, describe(replace(plan.resolved, settings=settings), arguments, ranks))
         _name_latest(run_dir)
         print(plan.summary() + f"  seed {seed}\nrun directory: {run_dir}\n", flush=True)
         with (run_dir / paths.RANK_LOGS / "torchrun.log").open("wb") as errors:
-            returncode = _wait(subprocess.Popen(ranks, stderr=errors, env=ranks_environment, start_new_session=True))
+            torchrun = subprocess.Popen(ranks, stderr=errors, env=ranks_environment, start_new_session=True)
+            returncode = _wait(torchrun, run_dir / paths.SAVER_PID)
         outcome = record.load_outcome(run_dir) or _killed(run_dir, returncode)
     print("\n".join(summary.lines(run_dir, settings, outcome)))
     return outcome.exit_code
@@ -189,18 +220,24 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _wait(ranks: subprocess.Popen) -> int:
+def _wait(ranks: subprocess.Popen, saver_pid: Path) -> int:
     """Waits for the ranks; what is to end this process is handed to them, so that they can close their logs.
 
-    They get SIGINT whatever came: SIGTERM is what torchrun sends to the ranks that are left when one has failed.
+    They get SIGINT, for SIGTERM is what torchrun sends to the ranks that are left when one has failed. But where they
+    save checkpoints, a warning that time runs out, SIGTERM or SIGUSR1, has them save one: the rank that said so in
+    `saver_pid` gets SIGUSR1, past torchrun, which would give them 30 seconds.
     """
 
-    def hand_on(*_: int | FrameType | None) -> None:
+    def hand_on(signum: int, _: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
-            ranks.send_signal(signal.SIGINT)
+            if signum in (signal.SIGTERM, signal.SIGUSR1) and saver_pid.is_file() and ranks.poll() is None:
+                os.kill(int(saver_pid.read_text()), signal.SIGUSR1)
+            else:
+                ranks.send_signal(signal.SIGINT)
 
     # SIGHUP: the terminal was closed; under nohup it is ignored, and stays so.
-    heard = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    heard = [signum for signum in ends if signal.getsignal(signum) is not signal.SIG_IGN]
     former = {signum: signal.signal(signum, hand_on) for signum in heard}
     try:
         return ranks.wait()

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llama31 import checks, paths, rules
+from llama31.checkpoint import space
+from llama31.checkpoint.resume import Start
 from llama31.corpus.token_file import bin_path
 from llama31.departures import departures
 from llama31.inputs import Data
@@ -24,6 +26,8 @@ class Plan:
     """What a user types for this run, where no settings are in the environment."""
     ranks_command: Sequence[str]
     """What that executes; RUN_DIR stands for the run directory that a run makes."""
+    start: Start
+    """Where the job starts."""
 
     @property
     def settings(self) -> Settings:
@@ -37,6 +41,7 @@ class Plan:
             "Model": self._model(),
             "Layout and batches": self._layout(),
             "Learning rate and evaluation": self._schedule(),
+            "Checkpoints": self._checkpoints(),
             "Data": self._data(),
             "Closed division": self._division(),
             "Command": [shlex.join(self.command), f"which runs: {shlex.join(self.ranks_command)}"],
@@ -45,7 +50,7 @@ class Plan:
 
     def summary(self) -> str:
         """The plan in a few lines, for the start of a run."""
-        lines = [*self._model(), *self._layout(), *self._schedule(), *self._division()]
+        lines = [*self._model(), *self._layout(), *self._schedule(), *self._checkpoints(), *self._division()]
         return "".join(f"  {line}\n" for line in lines)
 
     def _settings(self) -> Iterator[str]:
@@ -104,7 +109,9 @@ class Plan:
             f"at step {settings.max_steps:,}"
         )
         available = self.data.available_samples(settings.seq_length)
-        last = min(settings.stop_at_step or settings.max_steps, settings.max_steps, available // settings.gbs)
+        start = self.start
+        of_data = start.step + (available - start.consumed_samples) // settings.gbs
+        last = min(settings.stop_at_step or settings.max_steps, settings.max_steps, of_data)
         first = interval * max(1, -(-settings.start_eval_at // (interval * settings.gbs)))
         yield (
             f"evaluation: every {interval:,} steps ({interval * settings.gbs:,} sequences) from step {first:,} on, "
@@ -119,6 +126,23 @@ class Plan:
         if point and settings.size == rules.SIZE:
             yield f"the reference needs {point.mean:,} sequences on average at this batch size"
 
+    def _checkpoints(self) -> Iterator[str]:
+        settings = self.settings
+        yield self.start.words()
+        if not settings.save_ckpt:
+            yield "no checkpoint is saved"
+            return
+        times = [f"{settings.save_every:,} steps"] if settings.save_every else []
+        times += [f"{settings.save_every_minutes:g} minutes"] if settings.save_every_minutes else []
+        every = f"every {' and every '.join(times)}, " if times else ""
+        yield (
+            f"saves {every}at the end of the job, on SIGTERM and on SIGUSR1, to {settings.continual_ckpt}: about "
+            f"{space.size(space.estimate(settings, self.data))} each, of which the last "
+            f"{settings.keep_last} stay"
+            if settings.keep_last
+            else "all stay"
+        )
+
     def _data(self) -> Iterator[str]:
         for file in (*self.data.train, self.data.validation):
             yield f"{bin_path(file.prefix)}: {file.documents:,} documents, {file.tokens:,} tokens"
@@ -126,7 +150,7 @@ class Plan:
         yield f"{paths.index_root(self.settings)}: training index"
 
     def _division(self) -> Iterator[str]:
-        found = departures(self.settings, self.data.validation.tokens)
+        found = list(dict.fromkeys([*self.start.departures, *departures(self.settings, self.data.validation.tokens)]))
         if not found:
             yield "within the closed division's rules"
         else:

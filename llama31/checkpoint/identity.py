@@ -44,7 +44,9 @@ def _data_file(file: Any) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def changes(theirs: Mapping[str, Any], ours: Mapping[str, Any], allowed: Collection[str]) -> tuple[list[str], list[str]]:
+def changes(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], allowed: Collection[str]
+) -> tuple[list[str], list[str]]:
     """What differs from the run's own: a line for each change, those allowed and those that are not."""
     granted, refused = [], []
     for name in (*FIXED, "shape", *ALLOWED):

@@ -111,7 +111,12 @@ def _in_chain(
             notes += [f"{line}; passed over" for line in error.lines]
             continue
         wanted = Path(settings.model_ckpt)
-        if settings.use_ckpt and wanted.parent == checkpoint.path.parent and wanted != checkpoint.path:
+        if (
+            settings.use_ckpt
+            and not settings.from_hf
+            and wanted.parent == checkpoint.path.parent
+            and wanted != checkpoint.path
+        ):
             raise UserError(
                 f"MODEL_CKPT={wanted}: the run went on to {checkpoint.path.name}, which comes first; "
                 "move that away, or name another CONTINUAL_CKPT"
@@ -178,7 +183,9 @@ def _seed(settings: Settings, root: Path) -> str:
         return settings.seeds
     if len(there) > 1:
         some = ", ".join(map(str, there[:5]))
-        raise UserError(f"SEEDS is empty, and CONTINUAL_CKPT={root} holds runs of the seeds {some}; SEEDS={there[0]} works")
+        raise UserError(
+            f"SEEDS is empty, and CONTINUAL_CKPT={root} holds runs of the seeds {some}; SEEDS={there[0]} works"
+        )
     return str(there[0])
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ GO_ON, SAVE, SAVE_AND_END = range(3)
 
 
 class Saver:
-    """Saves the checkpoints of a job. Its methods are collective, but for `request_end`.
+    """Saves the checkpoints of a job. `is_due` and `save` are collective.
 
     Args:
         settings: Checked settings, with SAVE_CKPT.
@@ -53,6 +54,16 @@ class Saver:
         """All ranks agreed to end the job after this step, for it was told to."""
         self._end_requested = False
         self._saved_at = time.monotonic()
+
+    def listen(self) -> None:
+        """From now on SIGUSR1 asks for a save and the end of the job, and so does SIGTERM unless torchrun is there.
+
+        torchrun sends SIGTERM to the ranks that are left when one has failed. Lightning takes SIGTERM for itself when
+        it starts, so this is called before and after.
+        """
+        signals = [signal.SIGUSR1] if "TORCHELASTIC_RUN_ID" in os.environ else [signal.SIGUSR1, signal.SIGTERM]
+        for signum in signals:
+            signal.signal(signum, self.request_end)
 
     def request_end(self, *_: Any) -> None:
         """Asks for a save and the end of the job after the step under way; a signal's handler."""

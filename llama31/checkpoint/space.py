@@ -1,5 +1,6 @@
 """How much room a checkpoint takes, and whether the disk has it."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -27,10 +28,12 @@ def check(settings: Settings, data: Data) -> None:
     root = Path(settings.continual_ckpt)
     needs = estimate(settings, data)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(root).free
+        there = next(parent for parent in (root, *root.parents) if parent.exists())
+        free = shutil.disk_usage(there).free
     except OSError as error:
-        raise UserError(f"CONTINUAL_CKPT={root}: cannot be made: {error.strerror}") from error
+        raise UserError(f"CONTINUAL_CKPT={root}: {error.strerror}") from error
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"CONTINUAL_CKPT={root}: cannot be written to; name a directory that can")
     if free < needs:
         raise UserError(
             f"CONTINUAL_CKPT={root}: the next checkpoint takes about {size(needs)}, the disk has {size(free)} free"

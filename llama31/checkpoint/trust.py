@@ -12,29 +12,32 @@ from typing import Any
 from llama31.errors import UserError
 
 METADATA = ".metadata"
-_TORCH = "torch.distributed.checkpoint"
 _KNOWN = {
-    *((f"{_TORCH}.metadata", name) for name in (
-        "Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata", "BytesStorageMetadata", "TensorProperties",
-        "ChunkStorageMetadata", "_MEM_FORMAT_ENCODING",
-    )),
-    (f"{_TORCH}.filesystem", "_StorageInfo"),
-    ("torch", "Size"),
-    ("torch.serialization", "_get_layout"),
-    ("pathlib", "PosixPath"),
-    ("pathlib._local", "PosixPath"),  # where newer Pythons keep it
-    ("collections", "OrderedDict"),
+    "collections": {"OrderedDict"},
+    "megatron.core.dist_checkpointing.strategies.torch": {"MCoreMetadata", "MCoreSavePlan"},
+    "pathlib": {"PosixPath"},
+    "pathlib._local": {"PosixPath"},  # where newer Pythons keep it
+    "torch": {"Size"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
+        "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.planner": {
+        "BytesIOWriteData", "SavePlan", "TensorWriteData", "WriteItem", "WriteItemType",
+    },
+    "torch.serialization": {"_get_layout"},
 }  # fmt: skip
 
 
 class _TableUnpickler(pickle.Unpickler):
-    """Knows the dataclasses of torch's tables of contents, torch's types and plain containers."""
+    """Knows the dataclasses of torch's and Megatron's tables of contents, torch's types and plain containers."""
 
     def find_class(self, module: str, name: str) -> Any:
         import torch
 
         is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if is_type or (module, name) in _KNOWN:
+        if is_type or name in _KNOWN.get(module, ()):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"names {module}.{name}")
 
@@ -50,5 +53,5 @@ def read_table(weights: Path) -> Any:
             return _TableUnpickler(source).load()
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from error
-    except Exception as error:  # noqa: BLE001 - a damaged pickle can raise anything
+    except Exception as error:
         raise UserError(f"{file}: not a table of contents as torch writes it: {error}") from error

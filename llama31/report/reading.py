@@ -9,7 +9,7 @@ INTERVAL = 0.2  # seconds between two lines
 
 
 class Reading:
-    """Shows how much of `total` bytes was read, how fast, and how long the rest takes; `add` may be called by threads."""
+    """Shows how much of `total` bytes was read, how fast, and how long the rest takes; threads may call `add`."""
 
     def __init__(self, what: str, total: int, out: TextIO):
         self.what = what
