@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llama31 import checks, paths, rules
 from llama31.checkpoint import space
@@ -26,7 +26,7 @@ class Plan:
     """What a user types for this run, where no settings are in the environment."""
     ranks_command: Sequence[str]
     """What that executes; RUN_DIR stands for the run directory that a run makes."""
-    start: Start
+    start: Start = field(default_factory=Start)
     """Where the job starts."""
 
     @property
@@ -109,8 +109,7 @@ class Plan:
             f"at step {settings.max_steps:,}"
         )
         available = self.data.available_samples(settings.seq_length)
-        start = self.start
-        of_data = start.step + (available - start.consumed_samples) // settings.gbs
+        of_data = self.start.step_after(available, settings.gbs)
         last = min(settings.stop_at_step or settings.max_steps, settings.max_steps, of_data)
         first = interval * max(1, -(-settings.start_eval_at // (interval * settings.gbs)))
         yield (
@@ -118,7 +117,7 @@ class Plan:
             f"on {settings.eval_samples:,} sequences; ends at validation loss {settings.target:g}"
         )
         early = ", before any evaluation" if first > last else ""
-        end = f"after {last:,} steps ({last * settings.gbs:,} of {available:,} sequences)"
+        end = f"after {last:,} steps ({self.start.samples_after(last, settings.gbs):,} of {available:,} sequences)"
         yield f"ends without the target {end}{early}"
         if settings.step_time_atol:
             yield f"ends at a step that takes longer than {settings.step_time_atol:,} ms"
@@ -137,10 +136,7 @@ class Plan:
         every = f"every {' and every '.join(times)}, " if times else ""
         yield (
             f"saves {every}at the end of the job, on SIGTERM and on SIGUSR1, to {settings.continual_ckpt}: about "
-            f"{space.size(space.estimate(settings, self.data))} each, of which the last "
-            f"{settings.keep_last} stay"
-            if settings.keep_last
-            else "all stay"
+            f"{space.size(space.estimate(settings, self.data))} each; keeps {settings.keep_last or 'all'}"
         )
 
     def _data(self) -> Iterator[str]:

@@ -16,7 +16,7 @@ from llama31.sizes import SIZES
 FIXED = ("size", "precision")
 CHANGEABLE = (
     "seq_length", "gbs", "max_lr", "min_lr", "warmup_steps", "max_steps", "eval_every", "eval_samples", "start_eval_at",
-    "target", "train_parts",
+    "target", "train_parts", "seeds",
 )  # fmt: skip
 TOKENIZER, DATA = "tokenizer_path", "preprocessed_path"
 ALLOWED = (*CHANGEABLE, TOKENIZER, DATA)

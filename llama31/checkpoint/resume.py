@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import yaml
+
 from llama31.checkpoint import store
 from llama31.checkpoint.identity import changes, identity
 from llama31.checkpoint.store import Checkpoint, Manifest
@@ -15,6 +17,7 @@ from llama31.events import Outcome
 from llama31.inputs import Data
 from llama31.report.reading import Reading
 from llama31.settings import Settings
+from llama31.sizes import SIZES
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,14 @@ class Start:
     def goes_on(self) -> bool:
         """The job goes on with a run that others began."""
         return bool(self.checkpoint) and not self.weights_only
+
+    def samples_after(self, step: int, global_batch_size: int) -> int:
+        """Training sequences that the run has seen after a step of this job."""
+        return self.consumed_samples + (step - self.step) * global_batch_size
+
+    def step_after(self, samples: int, global_batch_size: int) -> int:
+        """The last step that so many training sequences of the run are enough for."""
+        return self.step + (samples - self.consumed_samples) // global_batch_size
 
     def words(self) -> str:
         """What the job starts from, in a person's words."""
@@ -134,6 +145,7 @@ def _first_job(settings: Settings, data: Data, allowed: Collection[str], thoroug
         for part in (store.CONTEXT, store.WEIGHTS):
             if not (path / part).is_dir():
                 raise UserError(f"MODEL_CKPT={path}: no NeMo checkpoint, it has no directory {part}")
+        _refuse_other_model(settings, path)
         return Found(settings, Start(str(path), weights_only=True))
     if not settings.use_ckpt:
         return Found(settings, Start())
@@ -144,6 +156,26 @@ def _first_job(settings: Settings, data: Data, allowed: Collection[str], thoroug
     except UserError as error:
         raise UserError(f"MODEL_CKPT={error.lines[0]}; FROM_HF=1 takes the weights alone") from error
     return _going_on(settings, data, allowed, path, manifest)
+
+
+def _refuse_other_model(settings: Settings, path: Path) -> None:
+    """Raises UserError if NeMo's description of the model in a checkpoint is of another shape than SIZE."""
+    file = path / store.CONTEXT / "model.yaml"
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))["config"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"MODEL_CKPT={path}: {file.name} in its context cannot be read: {error!r:.100}") from error
+    shape = SIZES[settings.size]
+    fields_of_nemo = {
+        "num_layers": shape.layers,
+        "hidden_size": shape.hidden_size,
+        "ffn_hidden_size": shape.ffn_hidden_size,
+        "num_attention_heads": shape.attention_heads,
+        "num_query_groups": shape.key_value_heads,
+    }
+    for name, value in fields_of_nemo.items():
+        if config.get(name) != value:
+            raise UserError(f"MODEL_CKPT={path}: has {name} {config.get(name)}, SIZE={settings.size} has {value}")
 
 
 def _read(path: Path, thorough: bool) -> Manifest:
