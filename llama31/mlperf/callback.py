@@ -60,7 +60,7 @@ class BenchmarkCallback(Callback):
     @property
     def consumed_samples(self) -> int:
         """Training sequences since the start of training."""
-        return self.start.consumed_samples + (self.step - self.start.step) * self.settings.gbs
+        return self.start.samples_after(self.step, self.settings.gbs)
 
     # Training
 
@@ -215,10 +215,7 @@ def _end_of_training(settings: Settings, available_samples: int, start: Start) -
     """Last optimizer step if the target is not reached, and why it is that one."""
     ends = [
         (settings.max_steps, f"MAX_STEPS={settings.max_steps} steps"),
-        (
-            start.step + (available_samples - start.consumed_samples) // settings.gbs,
-            f"the {available_samples} sequences of training data",
-        ),
+        (start.step_after(available_samples, settings.gbs), f"the {available_samples} sequences of training data"),
     ]
     if settings.stop_at_step is not None:
         ends.append((settings.stop_at_step, f"STOP_AT_STEP={settings.stop_at_step} steps"))
