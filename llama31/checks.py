@@ -186,20 +186,27 @@ def _schedule(settings: Settings) -> Iterator[Problem]:
 
 
 def _checkpoints(settings: Settings) -> Iterator[Problem]:
-    """Settings of checkpoints without those that they need, or that need them."""
+    """Settings of checkpoints without those that they need."""
     if settings.save_ckpt and not settings.continual_ckpt:
-        yield Problem("continual_ckpt", "SAVE_CKPT=1: CONTINUAL_CKPT is empty; set it to a directory for checkpoints")
-    usual = Settings()
-    for name in ("continual_ckpt", "save_every", "save_every_minutes", "keep_last"):
-        if not settings.save_ckpt and (value := getattr(settings, name)) != getattr(usual, name):
-            yield Problem("save_ckpt", f"{assignment(name, value)}: does nothing without SAVE_CKPT", (True,))
+        yield Problem("save_ckpt", "SAVE_CKPT=1: needs CONTINUAL_CKPT, a directory for checkpoints", (False,))
+    if settings.continual_ckpt and not settings.save_ckpt:
+        yield Problem("save_ckpt", f"CONTINUAL_CKPT={settings.continual_ckpt}: does nothing without SAVE_CKPT", (True,))
     for name in ("use_ckpt", "from_hf"):
         if getattr(settings, name) and not settings.model_ckpt:
-            yield Problem("model_ckpt", f"{name.upper()}=1: MODEL_CKPT is empty; set it to a checkpoint's directory")
-    for name in ("model_ckpt", "start_steps"):
-        value = getattr(settings, name)
-        if value != getattr(usual, name) and not (settings.use_ckpt or settings.from_hf):
-            yield Problem("use_ckpt", f"{assignment(name, value)}: does nothing without USE_CKPT or FROM_HF", (True,))
+            yield Problem(name, f"{name.upper()}=1: needs MODEL_CKPT, the directory of a checkpoint", (False,))
+    starts_from_one = settings.use_ckpt or settings.from_hf
+    if settings.model_ckpt and not starts_from_one:
+        line = f"MODEL_CKPT={settings.model_ckpt}: does nothing without USE_CKPT or FROM_HF"
+        yield Problem("use_ckpt", line, (True,))
+    for name, needs, has in (
+        ("save_every", "SAVE_CKPT", settings.save_ckpt),
+        ("save_every_minutes", "SAVE_CKPT", settings.save_ckpt),
+        ("keep_last", "SAVE_CKPT", settings.save_ckpt),
+        ("start_steps", "USE_CKPT or FROM_HF", starts_from_one),
+    ):
+        value, usual = getattr(settings, name), getattr(Settings(), name)
+        if value != usual and not has:
+            yield Problem(name, f"{assignment(name, value)}: does nothing without {needs}", (usual,))
 
 
 def _model(settings: Settings) -> Iterator[Problem]:

@@ -164,7 +164,6 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "SEQUENCE_PARALLEL": ("1", {**ON_GPU, "TENSOR_PARALLEL_SIZE": "2"}),
     "STOP_AT_STEP": ("50", {}),
     "STEP_TIME_ATOL": ("900", {}),
-    "SAVE_CKPT": ("1", {"CONTINUAL_CKPT": "/c"}),
     "CONTINUAL_CKPT": ("/d", SAVING),
     "SAVE_EVERY": ("9", SAVING),
     "SAVE_EVERY_MINUTES": ("9", SAVING),
@@ -175,8 +174,8 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
 What training makes of them is for the tests of the recipe and of the callback (llama31/recipe.py, mlperf/callback.py).
 """
 
-RESUMING = ("USE_CKPT", "FROM_HF", "MODEL_CKPT", "START_STEPS")
-"""Settings of where a job starts, which take a checkpoint: tests/test_checkpoint_choice.py."""
+CHECKPOINTS = ("SAVE_CKPT", "USE_CKPT", "FROM_HF", "MODEL_CKPT", "START_STEPS")
+"""Settings that take a checkpoint, or that others need: tests/test_checkpoint_choice.py, test_checks.py."""
 
 LOGGED = {
     "SUBMISSION_ORG": "Example",
@@ -193,7 +192,7 @@ NAMING = {"JOB_DIR": "elsewhere", "TAG": "mine", "SEEDS": "2"}
 
 def test_every_setting_acts_or_is_refused() -> None:
     """The five lists together are all settings: none is accepted and then ignored."""
-    known = [*REFUSED, *PLANNED, *RESUMING, *LOGGED, *NAMING]
+    known = [*REFUSED, *PLANNED, *CHECKPOINTS, *LOGGED, *NAMING]
     assert sorted(known) == sorted(field.name.upper() for field in fields(Settings))
 
 

@@ -176,10 +176,7 @@ def _failures_told(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told: BaseException | None = error
-        while told and not isinstance(told, OSError):
-            told = told.__cause__ or told.__context__
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO):
-            if (told and told.errno == number) or os.strerror(number) in str(error):
+            if os.strerror(number) in str(error):
                 raise UserError(f"{path}: cannot be saved: {os.strerror(number)}") from error
         raise
