@@ -136,7 +136,7 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
         print(plan.summary() + f"  seed {seed}\nrun directory: {run_dir}\n", flush=True)
         with (run_dir / paths.RANK_LOGS / "torchrun.log").open("wb") as errors:
             torchrun = subprocess.Popen(ranks, stderr=errors, env=ranks_environment, start_new_session=True)
-            returncode = _wait(torchrun, run_dir / paths.SAVER_PID)
+            returncode = _wait(torchrun, run_dir)
         outcome = record.load_outcome(run_dir) or _killed(run_dir, returncode)
     print("\n".join(summary.lines(run_dir, settings, outcome)))
     return outcome.exit_code
@@ -220,18 +220,19 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _wait(ranks: subprocess.Popen, saver_pid: Path) -> int:
+def _wait(ranks: subprocess.Popen, run_dir: Path) -> int:
     """Waits for the ranks; what is to end this process is handed to them, so that they can close their logs.
 
     They get SIGINT, for SIGTERM is what torchrun sends to the ranks that are left when one has failed. But where they
-    save checkpoints, a warning that time runs out, SIGTERM or SIGUSR1, has them save one: the rank that said so in
-    `saver_pid` gets SIGUSR1, past torchrun, which would give them 30 seconds.
+    save checkpoints, a warning that time runs out, SIGTERM or SIGUSR1, has them save one: a rank gets SIGUSR1, past
+    torchrun, which would give it 30 seconds.
     """
 
     def hand_on(signum: int, _: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
-            if signum in (signal.SIGTERM, signal.SIGUSR1) and saver_pid.is_file() and ranks.poll() is None:
-                os.kill(int(saver_pid.read_text()), signal.SIGUSR1)
+            saver = record.load_saver(run_dir) if signum in (signal.SIGTERM, signal.SIGUSR1) else None
+            if saver and ranks.poll() is None:
+                os.kill(saver, signal.SIGUSR1)
             else:
                 ranks.send_signal(signal.SIGINT)
 

@@ -13,7 +13,6 @@ START = "start.json"
 METRICS = "metrics.jsonl"
 MLPERF_LOG = "mlperf.log"
 RANK_LOGS = "logs"
-SAVER_PID = "saver.pid"
 NEMO_LOGS = "nemo"
 TENSORBOARD = "tensorboard"
 

@@ -155,7 +155,7 @@ class _Run:
         )
         saver.listen()
         if self.rank == 0:
-            (self.run_dir / paths.SAVER_PID).write_text(str(os.getpid()), encoding="utf-8")
+            record.store_saver(self.run_dir)
         return saver
 
     def _open_log(self, settings: Settings, data: Data, departed: list[str]) -> None:
