@@ -132,13 +132,9 @@ def main() -> None:
         print(said, flush=True)
     before, leftovers = store.listing(root), list(root.glob(f"*{PARTIAL}"))
     check_start(finish(root, settings), before, leftovers)
-    newest = store.listing(root)[0]
-    if newest.step != last_step or (
-        names := different(tensors(newest.path), tensors(store.listing(reference)[0].path))
-    ):
-        raise SystemExit(
-            f"{newest.path}: differs from the reference in {names if newest.step == last_step else 'step'}"
-        )
+    ours, theirs = store.listing(root)[0], store.listing(reference)[0]
+    if ours.step != theirs.step or (names := different(tensors(ours.path), tensors(theirs.path))):
+        raise SystemExit(f"{ours.path} is not {theirs.path}: {names if ours.step == theirs.step else 'another step'}")
     print(f"{options.kills} kills: weights and optimizer after step {last_step} are the reference's, to the bit")
 
 

@@ -1,0 +1,156 @@
+"""Saves that are asked for, saves that are killed, and starts from weights alone, in real runs."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import oracle
+import pytest
+from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_llama31, stopped_by
+
+from llama31 import paths
+from llama31.checkpoint import store
+from llama31.corpus.files import PARTIAL
+from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {
+        **tiny_data,
+        "JOB_DIR": tmp_path_factory.mktemp("runs"),
+        "SIZE": "tiny",
+        "DEVICE": "cpu",
+        "PRECISION": "fp32",
+        "SEQ_LENGTH": 32,
+        "GBS": 4,
+        "MBS": 2,
+        "MAX_LR": 1e-3,
+        "WARMUP_STEPS": 5,
+        "EVAL_EVERY": 16,
+        "EVAL_SAMPLES": 8,
+        "SEEDS": 1,
+    }
+
+
+def test_a_warning_saves_within_a_step(settings: dict[str, Any], tmp_path: Path) -> None:
+    """SIGUSR1 to the first job, SIGTERM to the second, which goes on where the first one ended."""
+    saving = {**settings, "GPUS_PER_NODE": 2, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path}
+    before = 0
+    for job, signum in enumerate((signal.SIGUSR1, signal.SIGTERM), start=1):
+        steps_at_signal: list[int] = []
+
+        def warn(
+            launcher: subprocess.Popen, _: list[int], signum: int = signum, steps: list[int] = steps_at_signal
+        ) -> None:
+            metrics = (Path(settings["JOB_DIR"]) / "latest" / paths.METRICS).read_text()
+            steps.append(metrics.count('"event": "step"'))
+            launcher.send_signal(signum)
+
+        run = stopped_by(warn, saving, f"step {before + 1}/")
+        assert run.exit_code == INTERRUPTED, run.printed + run.logs()
+        step = run.outcome.step
+        assert run.outcome.reason == f"told to end at step {step}; the checkpoint of this step is saved"
+        assert before < step <= steps_at_signal[0] + 2, "one step may end before the signal arrives, one after"
+        newest = store.listing(tmp_path)[0]
+        assert (newest.job, newest.step) == (job, step)
+        assert [event["step"] for event in run.events("step")] == list(range(1, step + 1))
+        assert [event["step"] for event in run.events("evaluation")] == list(range(4, step + 1, 4))
+        before = step
+
+
+def test_killed_at_random_moments(settings: dict[str, Any], tmp_path: Path) -> None:
+    """dev/kill_saves.py, which compares what is left with a run that nobody killed, on two kills instead of 30."""
+    these = {name: value for name, value in settings.items() if name not in ("JOB_DIR", "SEEDS")}
+    command = [sys.executable, REPOSITORY / "dev" / "kill_saves.py", tmp_path, "--kills", "2", *arguments(these)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("2 kills: weights and optimizer after step 24 are the reference's")
+
+
+# Weights alone
+
+
+@pytest.fixture(scope="module")
+def trained(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    """A run of 8 steps, and its last checkpoint."""
+    root = tmp_path_factory.mktemp("trained")
+    run = run_llama31({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": root, "STOP_AT_STEP": 8})
+    assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
+    return run, store.listing(root)[0].path
+
+
+def test_weights_alone(trained: tuple[Run, Path], settings: dict[str, Any], tmp_path: Path) -> None:
+    """Without our manifest it is a NeMo checkpoint like any; with no learning rate to speak of, its loss stays."""
+    source, checkpoint = trained
+    path = checkpoints.copy(checkpoint, tmp_path)
+    (path / store.MANIFEST).unlink()
+    from_it = {"FROM_HF": 1, "MODEL_CKPT": path, "START_STEPS": 8, "MAX_LR": 1e-12, "STOP_AT_STEP": 4}
+    run = run_llama31({**settings, **from_it, "GPUS_PER_NODE": 2, "TENSOR_PARALLEL_SIZE": 2})
+    assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
+    (evaluation,) = run.events("evaluation")
+    assert evaluation["loss"] == pytest.approx(source.events("evaluation")[-1]["loss"], abs=1e-4)
+    assert evaluation["loss"] != pytest.approx(source.events("evaluation")[0]["loss"], abs=1e-3)
+    assert [event["step"] for event in run.events("step")] == [1, 2, 3, 4]
+    assert run.printed.count("not a benchmark result") == 1
+    log = {event["key"]: event for event in oracle.mlperf_events(run.run_dir / paths.MLPERF_LOG)}
+    assert log["init_checkpoint_step"]["value"] == 8
+    assert log["submission_division"]["value"] == "open"
+    assert any("FROM_HF=1" in line for line in log["submission_division"]["metadata"]["departures"])
+
+
+# Checkpoints that others made
+
+
+class Mischief:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mknod, (str(self.file),)
+
+
+@pytest.mark.parametrize(("name", "exit_code"), [(".metadata", BAD_INPUT), ("common.pt", FAILED)])
+def test_nothing_in_a_checkpoint_is_executed(
+    name: str, exit_code: int, trained: tuple[Run, Path], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    path = checkpoints.copy(trained[1], tmp_path)
+    (path / store.WEIGHTS / name).write_bytes(pickle.dumps(Mischief(tmp_path / "executed")))
+    run = run_llama31({**settings, "FROM_HF": 1, "MODEL_CKPT": path, "STOP_AT_STEP": 1})
+    assert not (tmp_path / "executed").exists()
+    assert run.exit_code == exit_code, run.printed + run.logs()
+    if name == ".metadata":
+        assert "names posix.mknod" in run.outcome.reason
+
+
+# Full disk
+
+
+def test_disk_that_fills_up_while_saving(settings: dict[str, Any], small_disk: Path) -> None:
+    """There is room for one checkpoint and not for two: the first stays in force, and a line tells."""
+    run = run_llama31({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": small_disk, "SAVE_EVERY": 2, "STOP_AT_STEP": 9})
+    assert run.exit_code == BAD_INPUT, run.printed + run.logs()
+    assert run.outcome.reason.endswith("cannot be saved: No space left on device")
+    assert [checkpoint.step for checkpoint in store.listing(small_disk)] == [2]
+    assert [checkpoint.step for checkpoint in store.listing(small_disk, suffix=PARTIAL)] == [4]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    """A file system of 7 MB."""
+    disk = tmp_path / "small disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", disk]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("only root can mount a small file system to fill up")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
