@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
@@ -21,7 +21,7 @@ from llama31 import checks, paths, record
 from llama31.checkpoint import identity, resume, space
 from llama31.corpus.files import failures_named
 from llama31.errors import UserError
-from llama31.events import ABORTED, FAILED, Outcome
+from llama31.events import ABORTED, FAILED, TARGET_NOT_REACHED, Outcome
 from llama31.plan import Plan
 from llama31.report import summary
 from llama31.resolve import LIBRARIES, Resolved, read
@@ -57,17 +57,34 @@ def main(arguments: Sequence[str]) -> int:
     plan = Plan(
         resolved, data, user_command(resolved.settings), command(resolved.settings, Path("RUN_DIR")), found.start
     )
-    print("".join(f"{note}\n" for note in found.notes), end="", file=sys.stderr)
-    if found.outcome:
-        print(f"finished: {found.outcome.reason} at step {found.outcome.step:,}; {found.start.checkpoint}")
-        return found.outcome.exit_code
+    _tell(found.notes)
+    if outcome := found.outcome or _nothing_left(plan):
+        print(f"finished: {outcome.reason}, at step {outcome.step:,}; its last checkpoint: {found.start.checkpoint}")
+        return outcome.exit_code
+    if not is_dry:
+        _tell(found.clear())
     if resolved.settings.save_ckpt:
         space.check(resolved.settings, data)
     if is_dry:
         print(plan.text(), end="")
         return 0
-    print("".join(f"{line}\n" for line in found.clear()), end="", file=sys.stderr)
     return run(plan, given)
+
+
+def _tell(lines: Iterable[str]) -> None:
+    """Prints lines that are no part of a plan."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _nothing_left(plan: Plan) -> Outcome | None:
+    """The outcome of a job whose steps were all done by jobs before it, None if there is something left to do."""
+    start = plan.start
+    last, reason = start.last_step(plan.settings, plan.data.available_samples(plan.settings.seq_length))
+    if not start.goes_on or start.step < last:
+        return None
+    why = f"the validation loss did not reach TARGET={plan.settings.target} in {reason}"
+    return Outcome(ABORTED, why, TARGET_NOT_REACHED, start.step, start.consumed_samples)
 
 
 def _without_allowed_changes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -109,8 +109,7 @@ class Plan:
             f"at step {settings.max_steps:,}"
         )
         available = self.data.available_samples(settings.seq_length)
-        of_data = self.start.step_after(available, settings.gbs)
-        last = min(settings.stop_at_step or settings.max_steps, settings.max_steps, of_data)
+        last, _ = self.start.last_step(settings, available)
         first = interval * max(1, -(-settings.start_eval_at // (interval * settings.gbs)))
         yield (
             f"evaluation: every {interval:,} steps ({interval * settings.gbs:,} sequences) from step {first:,} on, "

@@ -14,7 +14,7 @@ from llama31 import checks, launch, paths
 from llama31.checkpoint import identity, resume, space, store
 from llama31.corpus.files import PARTIAL
 from llama31.errors import UserError
-from llama31.events import SUCCESS, Outcome
+from llama31.events import SUCCESS, TARGET_NOT_REACHED, Outcome
 from llama31.resolve import resolve
 from llama31.settings import Settings
 
@@ -198,6 +198,14 @@ def test_what_a_killed_save_left_is_named_and_removed(saving: dict[str, str], ro
     assert not left.exists() and others.exists(), "another run's save may be going on"
 
 
+def test_a_first_save_that_was_killed(saving: dict[str, str], root: Path) -> None:
+    """Without a seed given, the run is the one that had begun to save."""
+    path = save(saving, root, 1, 10)
+    left = path.rename(path.with_name(path.name + PARTIAL))
+    found = find({name: value for name, value in saving.items() if name != "SEEDS"})
+    assert (found.start, found.settings.seeds, found.incomplete) == (resume.Start(), str(SEED), [left])
+
+
 # What must stay the same
 
 
@@ -363,8 +371,16 @@ def test_the_plan_says_where_it_starts(saving: dict[str, str], root: Path, capsy
 def test_a_finished_run_ends_at_once(saving: dict[str, str], root: Path, capsys: pytest.CaptureFixture) -> None:
     save(saving, root, 1, 10, outcome=asdict(Outcome(SUCCESS, "reached", 0, 10, 80)))
     assert launched(saving) == 0
-    assert "finished: reached at step 10" in capsys.readouterr().out
+    assert "finished: reached, at step 10" in capsys.readouterr().out
     assert not (Path(saving["JOB_DIR"]) / "latest").exists()
+
+
+def test_a_job_without_a_step_left_ends_at_once(
+    saving: dict[str, str], root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    save(saving, root, 1, 10)
+    assert launched(saving, "STOP_AT_STEP=10") == TARGET_NOT_REACHED
+    assert "did not reach TARGET=3.3 in STOP_AT_STEP=10 steps, at step 10; " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", [["--allow-change", "GBS"], ["--allow-change=GBS"]])

@@ -177,7 +177,7 @@ def test_a_run_that_is_over_ends_at_once(ranks: int, settings: dict[str, Any], i
     before = sorted(Path(settings["JOB_DIR"]).iterdir())
     again = run({name: value for name, value in these.items() if name != "SEEDS"})
     assert again.exit_code == 0, again.printed
-    assert "finished: validation loss" in again.printed and "at step 20" in again.printed
+    assert "finished: validation loss" in again.printed and ", at step 20;" in again.printed
     assert sorted(Path(settings["JOB_DIR"]).iterdir()) == before, "no run directory is made"
 
 

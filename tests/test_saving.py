@@ -80,10 +80,13 @@ def test_killed_at_random_moments(settings: dict[str, Any], tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def trained(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
-    """A run of 8 steps, and its last checkpoint."""
+    """A run of 8 steps that saves by the clock, after each of them, and its last checkpoint."""
     root = tmp_path_factory.mktemp("trained")
-    run = run_llama31({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": root, "STOP_AT_STEP": 8})
+    saving = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": root, "SAVE_EVERY_MINUTES": 1e-6, "KEEP_LAST": 3}
+    run = run_llama31({**settings, **saving, "STOP_AT_STEP": 8})
     assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
+    assert [event["step"] for event in run.events("checkpoint")] == list(range(1, 9))
+    assert [checkpoint.step for checkpoint in store.listing(root)] == [8, 7, 6]
     return run, store.listing(root)[0].path
 
 

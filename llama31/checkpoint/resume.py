@@ -11,7 +11,7 @@ import yaml
 from llama31.checkpoint import store
 from llama31.checkpoint.identity import changes, identity
 from llama31.checkpoint.store import Checkpoint, Manifest
-from llama31.corpus.files import PARTIAL
+from llama31.corpus.files import PARTIAL, failures_named
 from llama31.errors import UserError
 from llama31.events import Outcome
 from llama31.inputs import Data
@@ -43,9 +43,16 @@ class Start:
         """Training sequences that the run has seen after a step of this job."""
         return self.consumed_samples + (step - self.step) * global_batch_size
 
-    def step_after(self, samples: int, global_batch_size: int) -> int:
-        """The last step that so many training sequences of the run are enough for."""
-        return self.step + (samples - self.consumed_samples) // global_batch_size
+    def last_step(self, settings: Settings, available_samples: int) -> tuple[int, str]:
+        """Last optimizer step of the job if the target is not reached, and why it is that one."""
+        of_data = self.step + (available_samples - self.consumed_samples) // settings.gbs
+        ends = [
+            (settings.max_steps, f"MAX_STEPS={settings.max_steps} steps"),
+            (of_data, f"the {available_samples} sequences of training data"),
+        ]
+        if settings.stop_at_step is not None:
+            ends.append((settings.stop_at_step, f"STOP_AT_STEP={settings.stop_at_step} steps"))
+        return min(ends)
 
     def words(self) -> str:
         """What the job starts from, in a person's words."""
@@ -79,7 +86,8 @@ class Found:
             yield f"{path}: removed, a save that was killed"
         for path in self.damaged:
             with_suffix = path.with_name(path.name + store.DAMAGED)
-            path.rename(with_suffix)
+            with failures_named(path):
+                path.rename(with_suffix)
             yield f"{path}: renamed {with_suffix.name}; remove it when you have looked at it"
 
 
@@ -209,8 +217,8 @@ def _going_on(settings: Settings, data: Data, allowed: Collection[str], path: Pa
 
 
 def _seed(settings: Settings, root: Path) -> str:
-    """The run's seed: the one given, else that of the checkpoints in CONTINUAL_CKPT; empty if there are none."""
-    there = sorted({checkpoint.seed for checkpoint in store.listing(root)})
+    """The run's seed: the one given, else that of what it saved in CONTINUAL_CKPT; empty if it saved nothing yet."""
+    there = sorted({saved.seed for saved in (*store.listing(root), *store.listing(root, suffix=PARTIAL))})
     if settings.seeds or not there:
         return settings.seeds
     if len(there) > 1:

@@ -45,7 +45,7 @@ class BenchmarkCallback(Callback):
         self.settings = settings
         self.observers = observers
         self.interval = rules.steps_between_evaluations(settings.eval_every, settings.gbs)
-        self.last_step, self.last_reason = _end_of_training(settings, available_samples, start)
+        self.last_step, self.last_reason = start.last_step(settings, available_samples)
         self.start = start
         self.saver = saver
         self.step = start.step
@@ -193,11 +193,11 @@ class BenchmarkCallback(Callback):
             saved = self.saver.save(trainer, self.step, self.consumed_samples, self.outcome)
             for observer in self.observers:
                 observer.checkpoint_saved(saved)
+            self._clock = time.perf_counter()
         if self.saver.is_ending and not is_last:
             reason = f"told to end at step {self.step}; the checkpoint of this step is saved"
             self.outcome = Outcome(ABORTED, reason, INTERRUPTED, self.step, self.consumed_samples)
             trainer.should_stop = True
-        self._clock = time.perf_counter()
 
     def _allow_evaluation(self, trainer: Trainer) -> None:
         """Lightning evaluates nothing while the number of batches to evaluate is 0.
@@ -209,17 +209,6 @@ class BenchmarkCallback(Callback):
 
     def _abort(self, reason: str) -> None:
         raise RunAborted(reason, TARGET_NOT_REACHED)
-
-
-def _end_of_training(settings: Settings, available_samples: int, start: Start) -> tuple[int, str]:
-    """Last optimizer step if the target is not reached, and why it is that one."""
-    ends = [
-        (settings.max_steps, f"MAX_STEPS={settings.max_steps} steps"),
-        (start.step_after(available_samples, settings.gbs), f"the {available_samples} sequences of training data"),
-    ]
-    if settings.stop_at_step is not None:
-        ends.append((settings.stop_at_step, f"STOP_AT_STEP={settings.stop_at_step} steps"))
-    return min(ends)
 
 
 def _wrap(value: int) -> int:
