@@ -101,8 +101,8 @@ def in_three_jobs(
 ) -> Chain:
     """The last job saves every 5 steps, and ends at the target."""
     chain = Chain([], tmp_path_factory.mktemp("in three jobs"))
-    these = {**settings, "GPUS_PER_NODE": ranks, "CONTINUAL_CKPT": chain.checkpoints, "TARGET": target}
-    for settings_of_job in ({"STOP_AT_STEP": CUTS[0]}, {"STOP_AT_STEP": CUTS[1]}, {"SAVE_EVERY": 5, "KEEP_LAST": 3}):
+    these = {**settings, "GPUS_PER_NODE": ranks, "CONTINUAL_CKPT": chain.checkpoints, "TARGET": target, "KEEP_LAST": 0}
+    for settings_of_job in ({"STOP_AT_STEP": CUTS[0]}, {"STOP_AT_STEP": CUTS[1]}, {"SAVE_EVERY": 5}):
         chain.jobs.append(run({**these, **settings_of_job}))
         assert "Traceback" not in chain.jobs[-1].printed, chain.jobs[-1].printed + chain.jobs[-1].logs()
     assert [job.exit_code for job in chain.jobs] == [TARGET_NOT_REACHED, TARGET_NOT_REACHED, 0]
@@ -142,9 +142,10 @@ def test_each_job_says_where_it_starts(in_three_jobs: Chain) -> None:
     assert "goes on after step 8" in third.printed and "checkpoint-seed-1234-par-2-8-steps" in third.printed
 
 
-def test_checkpoints_that_stay(in_three_jobs: Chain) -> None:
+def test_checkpoints_and_what_they_hold(in_three_jobs: Chain) -> None:
     names = {checkpoint.path.name for checkpoint in store.listing(in_three_jobs.checkpoints)}
-    assert names == {f"checkpoint-seed-1234-par-3-{step}-steps" for step in (10, 15, 20)}
+    saved = ((1, 7), (2, 8), (3, 10), (3, 15), (3, 20))
+    assert names == {f"checkpoint-seed-1234-par-{job}-{step}-steps" for job, step in saved}
     assert {path.name for path in in_three_jobs.checkpoints.iterdir()} == names, "nothing else is left"
     assert {path.name for path in in_three_jobs.last.iterdir()} == {
         store.WEIGHTS, store.CONTEXT, store.MANIFEST, paths.MLPERF_LOG, paths.METRICS,
@@ -183,34 +184,24 @@ def test_a_run_that_is_over_ends_at_once(ranks: int, settings: dict[str, Any], i
 
 # Layouts
 
-LAYOUTS = {
-    "pipeline from one rank": {"GPUS_PER_NODE": 2, "PIPELINE_PARALLEL_SIZE": 2},
-    "tensor from one rank": {"GPUS_PER_NODE": 2, "TENSOR_PARALLEL_SIZE": 2},
-    "data from tensor": {"GPUS_PER_NODE": 2},
-}
+PIPELINE = {"GPUS_PER_NODE": 2, "PIPELINE_PARALLEL_SIZE": 2}
+TENSOR = {"GPUS_PER_NODE": 2, "TENSOR_PARALLEL_SIZE": 2}
+DATA = {"GPUS_PER_NODE": 2}
+LAYOUTS = {1: [PIPELINE], 2: [TENSOR, DATA]}
+"""Ranks that saved the first checkpoint -> the layouts of the jobs that go on from it, one from the other."""
 
 
-@pytest.fixture(scope="module")
-def one_rank(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """A run of one rank, saved after its seventh step."""
-    root = tmp_path_factory.mktemp("one rank")
-    job = run({**settings, "CONTINUAL_CKPT": root, "SAVE_EVERY": 7, "STOP_AT_STEP": 12, "KEEP_LAST": 0})
-    return Chain([job], root)
-
-
-def test_another_layout_follows_the_same_course(settings: dict[str, Any], one_rank: Chain, tmp_path: Path) -> None:
-    """From one rank to pipeline 2, to tensor 2, and from there to data 2; each job starts where the former ended."""
-    expected = one_rank.jobs[0]
-    checkpoint = one_rank.checkpoints / store.name(1234, 1, 7)
-    end = 7
-    for layout, ranks in LAYOUTS.items():
-        end += 2 if end < 11 else 1
-        root = tmp_path / layout
-        job = run(
-            {**settings, **ranks, "MODEL_CKPT": checkpoint, "USE_CKPT": 1, "CONTINUAL_CKPT": root, "STOP_AT_STEP": end}
-        )
+def test_another_layout_follows_the_same_course(
+    ranks: int, settings: dict[str, Any], in_one_go: Chain, in_three_jobs: Chain, tmp_path: Path
+) -> None:
+    target = record.load_settings(in_three_jobs.jobs[0].run_dir).target
+    checkpoint = in_three_jobs.checkpoints / store.name(1234, 1, CUTS[0])
+    expected = in_one_go.jobs[0]
+    for number, layout in enumerate(LAYOUTS[ranks]):
+        root, end = tmp_path / str(number), 10 + 2 * number
+        chosen = {"MODEL_CKPT": checkpoint, "USE_CKPT": 1, "CONTINUAL_CKPT": root, "TARGET": target}
+        job = run({**settings, **layout, **chosen, "STOP_AT_STEP": end})
         assert job.losses() == pytest.approx(expected.losses()[:end], rel=1e-5), job.printed + job.logs()
+        evaluations = [[event["loss"] for event in each.events("evaluation")] for each in (job, expected)]
+        assert evaluations[0] == pytest.approx(evaluations[1][: end // 4], rel=1e-5)
         checkpoint = store.listing(root)[0].path
-    assert [event["loss"] for event in job.events("evaluation")] == pytest.approx(
-        [event["loss"] for event in expected.events("evaluation")], rel=1e-5
-    )
