@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kills a run that saves often with SIGKILL, at random moments, and shows that nothing is lost by it.
 
-    dev/kill_saves.py DIRECTORY [--kills 30] [--seconds 6] [--seed 0] [NAME=value ...]
+    dev/kill_saves.py DIRECTORY [--kills 30] [--seconds 6] [--seed 0] [--minutes M] [NAME=value ...]
 
 A reference trains in one go. Then the same run, saving after each step, is started again and again, and each time it
 is killed with all its processes, within some seconds of its first step. Each start must go on from the newest complete
@@ -30,7 +30,7 @@ from llama31.checkpoint import store  # noqa: E402
 from llama31.corpus.files import PARTIAL  # noqa: E402
 from llama31.events import TARGET_NOT_REACHED  # noqa: E402
 
-STEPS_PER_KILL = 12  # of the reference: so many that the run is not over before it was killed often enough
+STEPS_PER_KILL = 8  # of the reference: so many that the run is not over before it was killed often enough
 
 
 @dataclass
@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=6, help="from the first step, within which to kill")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no kill is begun")
     options, settings = parser.parse_known_args()
     directory = options.directory.absolute()
     root, reference, tally = (directory / name for name in ("killed", "reference", "kills.txt"))
@@ -111,11 +112,14 @@ def main() -> None:
     last_step = options.kills * STEPS_PER_KILL
     settings += [f"JOB_DIR={directory / 'runs'}", "SEEDS=1", f"STOP_AT_STEP={last_step}"]
 
+    began = time.monotonic()
     if not store.listing(reference):
         finish(reference, settings)
     done = len(tally.read_text().splitlines()) if tally.is_file() else 0
     moments = [random.Random(options.seed + number).uniform(0, options.seconds) for number in range(options.kills)]
     for number, moment in enumerate(moments[done:], start=done + 1):
+        if time.monotonic() - began > 60 * options.minutes:
+            raise SystemExit(f"{number - 1} of {options.kills} kills; call again for the rest")
         before, leftovers = store.listing(root), list(root.glob(f"*{PARTIAL}"))
         job = start(root, [*settings, "SAVE_EVERY=1"])
         job.read_until("step ")

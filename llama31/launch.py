@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from llama31 import checks, paths, record
-from llama31.checkpoint import identity, resume, space
+from llama31.checkpoint import identity, resume, space, start, store
 from llama31.corpus.files import failures_named
 from llama31.errors import UserError
 from llama31.events import ABORTED, FAILED, TARGET_NOT_REACHED, Outcome
@@ -61,7 +61,8 @@ def main(arguments: Sequence[str]) -> int:
     if outcome := found.outcome or _nothing_left(plan):
         print(f"finished: {outcome.reason}, at step {outcome.step:,}; its last checkpoint: {found.start.checkpoint}")
         return outcome.exit_code
-    if not is_dry:
+    if not is_dry and found.settings.save_ckpt and found.settings.seeds:
+        store.lock(Path(found.settings.continual_ckpt), found.settings.seeds).close()
         _tell(found.clear())
     if resolved.settings.save_ckpt:
         space.check(resolved.settings, data)
@@ -79,12 +80,11 @@ def _tell(lines: Iterable[str]) -> None:
 
 def _nothing_left(plan: Plan) -> Outcome | None:
     """The outcome of a job whose steps were all done by jobs before it, None if there is something left to do."""
-    start = plan.start
-    last, reason = start.last_step(plan.settings, plan.data.available_samples(plan.settings.seq_length))
-    if not start.goes_on or start.step < last:
+    last, reason = plan.start.last_step(plan.settings, plan.data.available_samples(plan.settings.seq_length))
+    if not plan.start.goes_on or plan.start.step < last:
         return None
     why = f"the validation loss did not reach TARGET={plan.settings.target} in {reason}"
-    return Outcome(ABORTED, why, TARGET_NOT_REACHED, start.step, start.consumed_samples)
+    return Outcome(ABORTED, why, TARGET_NOT_REACHED, plan.start.step, plan.start.consumed_samples)
 
 
 def _without_allowed_changes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -147,7 +147,7 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
     with failures_named(run_dir):
         record.reserve_outcome(run_dir)
         record.store_settings(run_dir, settings)
-        resume.store_start(run_dir / paths.START, plan.start)
+        start.store(run_dir / paths.START, plan.start)
         record.store_record(run_dir, describe(replace(plan.resolved, settings=settings), arguments, ranks))
         _name_latest(run_dir)
         print(plan.summary() + f"  seed {seed}\nrun directory: {run_dir}\n", flush=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from llama31 import checks, paths, rules
 from llama31.checkpoint import space
-from llama31.checkpoint.resume import Start
+from llama31.checkpoint.start import Start
 from llama31.corpus.token_file import bin_path
 from llama31.departures import departures
 from llama31.inputs import Data

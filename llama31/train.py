@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from llama31 import checks, paths, record
-from llama31.checkpoint import identity, resume
+from llama31.checkpoint import identity, start, store
 from llama31.departures import departures
 from llama31.errors import RunAborted, UserError
 from llama31.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Outcome
@@ -68,7 +68,8 @@ class _Run:
         self.rank = rank
         self.console = console
         self.observers: list[Observer] = []
-        self.start = resume.Start()
+        self.start = start.Start()
+        self.lock: TextIO | None = None  # of the run's checkpoints, held until the process ends
         self.callback: Any = None  # a BenchmarkCallback, whose module imports torch
         self.interrupted = False
 
@@ -80,7 +81,7 @@ class _Run:
     def fit(self) -> Outcome:
         """Trains to the end. The MLPerf log begins before anything heavy is imported."""
         settings = record.load_settings(self.run_dir)
-        self.start = resume.load_start(self.run_dir / paths.START)
+        self.start = start.load(self.run_dir / paths.START)
         data = checks.check(settings)
         departed = self.start.departures + departures(settings, data.validation.tokens)
         departed = list(dict.fromkeys(departed))  # each once, in their order
@@ -155,6 +156,7 @@ class _Run:
         )
         saver.listen()
         if self.rank == 0:
+            self.lock = store.lock(Path(settings.continual_ckpt), settings.seeds)
             record.store_saver(self.run_dir)
         return saver
 

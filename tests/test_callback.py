@@ -16,7 +16,7 @@ import torch
 from one_rank import one_rank
 
 from llama31 import rules
-from llama31.checkpoint.resume import Start
+from llama31.checkpoint.start import Start
 from llama31.departures import departures
 from llama31.errors import RunAborted
 from llama31.events import ABORTED, SUCCESS, TARGET_NOT_REACHED, Evaluation, Observer, Outcome, Step

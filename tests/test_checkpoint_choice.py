@@ -11,7 +11,7 @@ import pytest
 from runs import arguments
 
 from llama31 import checks, launch, paths
-from llama31.checkpoint import identity, resume, space, store
+from llama31.checkpoint import identity, resume, space, start, store
 from llama31.corpus.files import PARTIAL
 from llama31.errors import UserError
 from llama31.events import SUCCESS, TARGET_NOT_REACHED, Outcome
@@ -77,20 +77,19 @@ def refused(given: dict[str, str], *more: str, allowed: tuple[str, ...] = ()) ->
 
 
 def test_nothing_there_is_a_first_job(saving: dict[str, str], usual: dict[str, str]) -> None:
-    assert find(saving).start == find(usual).start == resume.Start()
+    assert find(saving).start == find(usual).start == start.Start()
 
 
 def test_the_newest_of_the_chain(saving: dict[str, str], root: Path) -> None:
     """A later job is newer, also where it began again from an earlier step."""
     for job, step in ((1, 100), (1, 20), (2, 30)):
         save(saving, root, job, step)
-    start = find(saving).start
-    assert start == resume.Start(str(root / store.name(SEED, 2, 30)), job=3, step=30, consumed_samples=240)
+    assert find(saving).start == start.Start(str(root / store.name(SEED, 2, 30)), job=3, step=30, consumed_samples=240)
 
 
 def test_other_seeds_are_other_runs(saving: dict[str, str], root: Path) -> None:
     save({**saving, "SEEDS": "8"}, root, 1, 100)
-    assert find(saving).start == resume.Start()
+    assert find(saving).start == start.Start()
     mine = save(saving, root, 1, 10)
     assert find(saving).start.checkpoint == str(mine)
     without_seed = {name: value for name, value in saving.items() if name != "SEEDS"}
@@ -113,7 +112,7 @@ def test_layout_and_micro_batches_are_free(saving: dict[str, str], root: Path) -
 def test_model_ckpt_starts_the_first_job_alone(saving: dict[str, str], root: Path, tmp_path: Path) -> None:
     path = save(saving, tmp_path / "elsewhere", 3, 50)
     chosen = (f"MODEL_CKPT={path}", "USE_CKPT=1")
-    assert find(saving, *chosen).start == resume.Start(str(path), job=4, step=50, consumed_samples=400)
+    assert find(saving, *chosen).start == start.Start(str(path), job=4, step=50, consumed_samples=400)
     newer = save(saving, root, 4, 60)
     assert find(saving, *chosen).start.checkpoint == str(newer)
 
@@ -203,7 +202,7 @@ def test_a_first_save_that_was_killed(saving: dict[str, str], root: Path) -> Non
     path = save(saving, root, 1, 10)
     left = path.rename(path.with_name(path.name + PARTIAL))
     found = find({name: value for name, value in saving.items() if name != "SEEDS"})
-    assert (found.start, found.settings.seeds, found.incomplete) == (resume.Start(), str(SEED), [left])
+    assert (found.start, found.settings.seeds, found.incomplete) == (start.Start(), str(SEED), [left])
 
 
 # What must stay the same
@@ -291,9 +290,9 @@ def converted(tmp_path: Path) -> Path:
 
 
 def test_weights_alone(usual: dict[str, str], saving: dict[str, str], root: Path, converted: Path) -> None:
-    start = find(usual, f"MODEL_CKPT={converted}", "FROM_HF=1").start
-    assert start == resume.Start(str(converted), weights_only=True)
-    assert "not a benchmark result" in start.words()
+    found = find(usual, f"MODEL_CKPT={converted}", "FROM_HF=1").start
+    assert found == start.Start(str(converted), weights_only=True)
+    assert "not a benchmark result" in found.words()
     newer = save(saving, root, 1, 10)
     assert find(saving, f"MODEL_CKPT={converted}", "FROM_HF=1").start.checkpoint == str(newer), "the second job"
 
@@ -313,6 +312,16 @@ def test_no_checkpoint_of_nemo(part: str, usual: dict[str, str], converted: Path
 def test_a_converted_checkpoint_has_no_run_to_go_on_with(usual: dict[str, str], converted: Path) -> None:
     (line,) = refused(usual, f"MODEL_CKPT={converted}", "USE_CKPT=1")
     assert line.startswith(f"MODEL_CKPT={converted}: ") and "FROM_HF=1 takes the weights alone" in line
+
+
+# Two at once
+
+
+def test_a_run_that_goes_on_elsewhere(saving: dict[str, str], root: Path) -> None:
+    save(saving, root, 1, 10)
+    with store.lock(root, SEED), pytest.raises(UserError, match=r"seed 7 .* another job"):
+        launched(saving)
+    store.lock(root, SEED).close()
 
 
 # What is kept
@@ -407,7 +416,7 @@ def test_allow_change_of_what_cannot_change(option: list[str], line: str, saving
 
 
 def test_start_is_stored_for_the_ranks(tmp_path: Path) -> None:
-    start = resume.Start("/c", job=3, step=7, consumed_samples=56, departures=["x"])
-    resume.store_start(tmp_path / paths.START, start)
-    assert resume.load_start(tmp_path / paths.START) == start
-    assert resume.load_start(tmp_path / "nothing") == resume.Start()
+    resumed = start.Start("/c", job=3, step=7, consumed_samples=56, departures=["x"])
+    start.store(tmp_path / paths.START, resumed)
+    assert start.load(tmp_path / paths.START) == resumed
+    assert start.load(tmp_path / "nothing") == start.Start()

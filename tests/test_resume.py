@@ -146,7 +146,8 @@ def test_checkpoints_and_what_they_hold(in_three_jobs: Chain) -> None:
     names = {checkpoint.path.name for checkpoint in store.listing(in_three_jobs.checkpoints)}
     saved = ((1, 7), (2, 8), (3, 10), (3, 15), (3, 20))
     assert names == {f"checkpoint-seed-1234-par-{job}-{step}-steps" for job, step in saved}
-    assert {path.name for path in in_three_jobs.checkpoints.iterdir()} == names, "nothing else is left"
+    visible = {path.name for path in in_three_jobs.checkpoints.iterdir() if not path.name.startswith(".")}
+    assert visible == names, "nothing else is left"
     assert {path.name for path in in_three_jobs.last.iterdir()} == {
         store.WEIGHTS, store.CONTEXT, store.MANIFEST, paths.MLPERF_LOG, paths.METRICS,
     }  # fmt: skip

@@ -6,6 +6,7 @@ run's MLPerf log and metrics up to that step, and `checkpoint.json`, the manifes
 SHA-256 of all files. It is written under a name that ends in .partial, and gets its own when all of it was read back.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from llama31.corpus.files import PARTIAL, atomic_writer, failures_named
 from llama31.errors import UserError
@@ -144,6 +145,25 @@ def damage_inside(path: Path, manifest: Manifest, told: Callable[[int], None] = 
             return f"{error.filename}: {error.strerror}"
     changed = [file for file, now in zip(names, found, strict=True) if tuple(manifest.files[file]) != now]
     return f"{', '.join(changed[:3])} changed since it was saved (SHA-256)" if changed else ""
+
+
+def lock(root: Path, seed: int | str) -> TextIO:
+    """A file that keeps other jobs of the run from saving, while it is open. Makes the directory if need be.
+
+    Raises UserError if another job has it. File systems without locks are trusted to have one job at a time.
+    """
+    file = root / f".seed-{seed}.lock"
+    with failures_named(file):
+        root.mkdir(parents=True, exist_ok=True)
+        held = file.open("w", encoding="utf-8")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.close()
+        raise UserError(f"CONTINUAL_CKPT={root}: the run of seed {seed} goes on there, in another job") from None
+    except OSError:
+        pass
+    return held
 
 
 def remove(path: Path) -> None:

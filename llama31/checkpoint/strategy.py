@@ -14,7 +14,7 @@ from nemo.lightning.io import pl as nemo_io
 from nemo.lightning.pytorch.strategies.utils import RestoreConfig
 
 from llama31.checkpoint import store
-from llama31.checkpoint.resume import Start
+from llama31.checkpoint.start import Start
 from llama31.checkpoint.trust import read_table
 
 

@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from megatron.core import parallel_state
 
 from llama31 import rules
-from llama31.checkpoint.resume import Start
 from llama31.checkpoint.saver import Saver
+from llama31.checkpoint.start import Start
 from llama31.errors import RunAborted
 from llama31.events import ABORTED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Evaluation, Observer, Outcome, Step
 from llama31.settings import Settings
