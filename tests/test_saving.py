@@ -141,7 +141,7 @@ def test_disk_that_fills_up_while_saving(settings: dict[str, Any], small_disk: P
     """There is room for one checkpoint and not for two: the first stays in force, and a line tells."""
     run = run_llama31({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": small_disk, "SAVE_EVERY": 2, "STOP_AT_STEP": 9})
     assert run.exit_code == BAD_INPUT, run.printed + run.logs()
-    assert run.outcome.reason.endswith("cannot be saved: No space left on device")
+    assert "par-1-4-steps: cannot be saved: No space left on device" in run.outcome.reason
     assert [checkpoint.step for checkpoint in store.listing(small_disk)] == [2]
     assert [checkpoint.step for checkpoint in store.listing(small_disk, suffix=PARTIAL)] == [4]
 

@@ -28,6 +28,11 @@ from llama31.settings import Settings
 
 # What the ranks agree on after a step; the highest of their wishes holds.
 GO_ON, SAVE, SAVE_AND_END = range(3)
+# What tells in an exception that the disk is the reason: Megatron hands on its writers' words alone.
+WRITE_ERRORS = {
+    **{os.strerror(n): os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)},
+    "unexpected pos": f"{os.strerror(errno.ENOSPC)}, or no quota",  # torch, of a write that was cut short
+}
 
 
 class Saver:
@@ -176,7 +181,7 @@ def _failures_told(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO):
-            if os.strerror(number) in str(error):
-                raise UserError(f"{path}: cannot be saved: {os.strerror(number)}") from error
+        for sign, reason in WRITE_ERRORS.items():
+            if sign in str(error):
+                raise UserError(f"{path}: cannot be saved: {reason}") from error
         raise

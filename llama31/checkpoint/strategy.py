@@ -81,6 +81,6 @@ def load(trainer: Trainer, start: Start) -> None:
         return
     read_table(Path(start.checkpoint) / store.WEIGHTS)
     if start.weights_only:
-        trainer.strategy.restore_config = RestoreConfig(start.checkpoint, load_artifacts=False)
+        trainer.strategy.restore_config = RestoreConfig(path=start.checkpoint, load_artifacts=False)
     else:
         trainer.ckpt_path = start.checkpoint
