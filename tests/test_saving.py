@@ -109,6 +109,22 @@ def test_weights_alone(trained: tuple[Run, Path], settings: dict[str, Any], tmp_
     assert any("FROM_HF=1" in line for line in log["submission_division"]["metadata"]["departures"])
 
 
+# A run that changes
+
+
+def test_another_batch_size_from_here_on(trained: tuple[Run, Path], settings: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = checkpoints.copy(trained[1], tmp_path)
+    changed = {**settings, "GBS": 8, "MODEL_CKPT": checkpoint, "USE_CKPT": 1, "STOP_AT_STEP": 11}
+    run = run_llama31(changed, "--allow-change", "GBS")
+    assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
+    assert [event["consumed_samples"] for event in run.events("step")] == [*range(4, 33, 4), 40, 48, 56]
+    assert run.losses()[:8] == trained[0].losses()
+    assert [event["step"] for event in run.events("evaluation")] == [4, 8, 10], "every 4 steps of 4, every 2 of 8"
+    log = {event["key"]: event for event in oracle.mlperf_events(run.run_dir / paths.MLPERF_LOG)}
+    departures = log["submission_division"]["metadata"]["departures"]
+    assert "GBS=8: the run has GBS=4; changed by --allow-change GBS after step 8" in departures
+
+
 # Checkpoints that others made
 
 
