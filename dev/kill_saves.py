@@ -41,11 +41,11 @@ class Job:
     printed: list[str] = field(default_factory=list)
 
     def read_until(self, words: str) -> None:
-        """Reads on to a line with these words; it is an error if there is none."""
+        """Reads on to a line that begins so; it is an error if there is none."""
         assert self.launcher.stdout
         for line in self.launcher.stdout:
             self.printed.append(line)
-            if words in line:
+            if line.startswith(words):
                 return
         raise SystemExit(f"the run ended without {words!r}:\n{''.join(self.printed)}")
 

@@ -428,6 +428,7 @@ def test_where_the_benchmark_says_nothing_it_is_nemos_recipe() -> None:
     assert difference("trainer.strategy") == {
         "trainer.strategy.process_group_backend",  # NeMo leaves NCCL to Lightning
         "trainer.strategy.pipeline_dtype",  # the precision's, in both
+        "trainer.strategy",  # NeMo's, with what loads a checkpoint where Transformer Engine is absent
         "trainer.strategy.ckpt_async_save",
         "trainer.strategy.ckpt_optim_fully_reshardable",  # other layouts go on from a checkpoint
         "trainer.strategy.distrib_optim_fully_reshardable_mem_efficient",
@@ -533,7 +534,7 @@ ELSEWHERE = {
     "device": "llama31/model/device.py",
     "start_eval_at": CALLBACK,
     "target": CALLBACK,
-    "stop_at_step": CALLBACK,
+    "stop_at_step": "llama31/checkpoint/start.py",
     "step_time_atol": CALLBACK,
     "use_ckpt": RESUME,
     "from_hf": RESUME,
