@@ -180,7 +180,7 @@ def _failures_told(path: Path) -> Iterator[None]:
     """A full disk and its like as a line that names the checkpoint; Megatron wraps what its writers raise."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:  # torch's CheckpointException is one
         for sign, reason in WRITE_ERRORS.items():
             if sign in str(error):
                 raise UserError(f"{path}: cannot be saved: {reason}") from error
