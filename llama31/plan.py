@@ -11,6 +11,7 @@ from llama31.corpus.token_file import bin_path
 from llama31.departures import departures
 from llama31.inputs import Data
 from llama31.layout import Layout
+from llama31.report.reading import size
 from llama31.resolve import Resolved
 from llama31.settings import Settings, shown, to_dict
 from llama31.sizes import SIZES
@@ -135,7 +136,7 @@ class Plan:
         every = f"every {' and every '.join(times)}, " if times else ""
         yield (
             f"saves {every}at the end of the job, on SIGTERM and on SIGUSR1, to {settings.continual_ckpt}: about "
-            f"{space.size(space.estimate(settings, self.data))} each; keeps {settings.keep_last or 'all'}"
+            f"{size(space.estimate(settings, self.data))} each; keeps {settings.keep_last or 'all'}"
         )
 
     def _data(self) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Which checkpoint a job starts from, what it refuses, and what is kept: on the files alone, without training."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from llama31.checkpoint import identity, resume, space, start, store
 from llama31.corpus.files import PARTIAL
 from llama31.errors import UserError
 from llama31.events import SUCCESS, TARGET_NOT_REACHED, Outcome
+from llama31.report import reading
 from llama31.resolve import resolve
 from llama31.settings import Settings
 
@@ -420,3 +422,23 @@ def test_start_is_stored_for_the_ranks(tmp_path: Path) -> None:
     start.store(tmp_path / paths.START, resumed)
     assert start.load(tmp_path / paths.START) == resumed
     assert start.load(tmp_path / "nothing") == start.Start()
+
+
+class Terminal(io.StringIO):
+    """A terminal to write to."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_of_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((0.0, 2.0, 2.1, 3.0, 3.1))
+    monkeypatch.setattr(reading.time, "monotonic", lambda: next(clock))
+    with reading.Reading("verifying x", 4_000_000_000, terminal := Terminal()) as read:
+        read.add(1_000_000_000)
+        read.add(1)  # too soon for another line
+    shown, end = terminal.getvalue().split("\r\x1b[K")[1:]
+    assert (shown, end) == ("verifying x: 1.0 GB of 4.0 GB, 500.0 MB/s, 0:06 left", "")
+    with reading.Reading("verifying x", 4, quiet := io.StringIO()) as read:
+        read.add(4)
+    assert quiet.getvalue() == ""

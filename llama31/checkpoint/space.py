@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llama31.errors import UserError
 from llama31.inputs import Data
+from llama31.report.reading import size
 from llama31.settings import Precision, Settings
 from llama31.sizes import SIZES
 
@@ -38,8 +39,3 @@ def check(settings: Settings, data: Data) -> None:
         raise UserError(
             f"CONTINUAL_CKPT={root}: the next checkpoint takes about {size(needs)}, the disk has {size(free)} free"
         )
-
-
-def size(count: int) -> str:
-    """A number of bytes as a person reads it."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -4,8 +4,8 @@ import time
 from typing import TextIO
 
 from llama31 import rules
-from llama31.checkpoint.space import size
 from llama31.events import Evaluation, Observer, Outcome, Saved, Step
+from llama31.report.reading import size
 from llama31.settings import Settings
 
 PLAIN_INTERVAL = 15.0  # seconds between lines where output is no terminal

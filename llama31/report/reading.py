@@ -1,4 +1,4 @@
-"""Progress of reading many bytes: a live line on a terminal, nothing elsewhere."""
+"""Bytes in a person's words; progress of reading many: a live line on a terminal, nothing elsewhere."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ class Reading:
             rate = self.done / (now - self._began)
             left = round((self.total - self.done) / rate)
             self.out.write(
-                f"\r\x1b[K{self.what}: {self.done / 1e9:.1f} of {self.total / 1e9:.1f} GB, {rate / 1e9:.2f} GB/s, "
+                f"\r\x1b[K{self.what}: {size(self.done)} of {size(self.total)}, {size(rate)}/s, "
                 f"{left // 60}:{left % 60:02} left"
             )
             self.out.flush()
@@ -45,3 +45,8 @@ class Reading:
         if self._live:
             self.out.write("\r\x1b[K")
             self.out.flush()
+
+
+def size(count: float) -> str:
+    """A number of bytes as a person reads it."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
