@@ -17,7 +17,7 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     for child in multiprocessing.active_children():  # Megatron's writer of checkpoints
-        child.terminate()
+        child.kill()
     # Threads of a broken process group may never end.
     os._exit(0 if orderly else 1)
 

@@ -58,16 +58,17 @@ class Saver:
         self.is_ending = False
         """All ranks agreed to end the job after this step, for it was told to."""
         self._end_requested = False
+        # torchrun sends SIGTERM to the ranks that are left when one has failed; Slurm does when time runs out.
+        under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+        self._signals = {signal.SIGUSR1} if under_torchrun else {signal.SIGUSR1, signal.SIGTERM}
         self._saved_at = time.monotonic()
 
     def listen(self) -> None:
-        """From now on SIGUSR1 asks for a save and the end of the job, and so does SIGTERM unless torchrun is there.
+        """From now on SIGUSR1, and SIGTERM where torchrun is not there, ask for a save and the end of the job.
 
-        torchrun sends SIGTERM to the ranks that are left when one has failed. Lightning takes SIGTERM for itself when
-        it starts, so this is called before and after.
+        Lightning takes SIGTERM for itself when it starts, so this is called before and after.
         """
-        signals = [signal.SIGUSR1] if "TORCHELASTIC_RUN_ID" in os.environ else [signal.SIGUSR1, signal.SIGTERM]
-        for signum in signals:
+        for signum in self._signals:
             signal.signal(signum, self.request_end)
 
     def request_end(self, *_: Any) -> None:
@@ -103,7 +104,12 @@ class Saver:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
             torch.distributed.barrier()
-            trainer.save_checkpoint(partial)
+            # Slurm's signals reach all processes of a rank; the writers that Megatron starts here must outlive them.
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+            try:
+                trainer.save_checkpoint(partial)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
             if first:
                 TrainerContext.from_trainer(trainer).io_dump(partial / store.CONTEXT, yaml_attrs=["model"])
                 for name in (paths.MLPERF_LOG, paths.METRICS):
@@ -139,10 +145,14 @@ def _read_back(partial: Path) -> dict[str, tuple[int, str]]:
     stored: dict[str, list[Any]] = {}
     for info in read_table(partial / store.WEIGHTS).storage_data.values():
         stored.setdefault(info.relative_path, []).append(info)
+    # One rank lists them: other nodes may see the directory a moment later.
+    listed = [[str(file.relative_to(partial)) for file in store.files_of(partial)] if rank == 0 else None]
+    torch.distributed.broadcast_object_list(listed)
     found = {}
-    for file in store.files_of(partial)[rank::world]:
+    for name in (listed[0] or [])[rank::world]:
+        file = partial / name
         _to_disk(file)
-        found[str(file.relative_to(partial))] = store.digest(file)
+        found[name] = store.digest(file)
         for info in stored.get(file.name, ()) if file.parent.name == store.WEIGHTS else ():
             _check_blob(file, info.offset, info.length)
     ranks: list[Any] = [None] * world
