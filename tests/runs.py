@@ -96,10 +96,8 @@ def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
     return run
 
 
-def stopped_by(
-    stop: Callable[[subprocess.Popen, list[int]], object], settings: dict[str, Any], line: str = "step 1/"
-) -> Run:
-    """A run that `stop(launcher, process ids of the ranks)` was called on when it had printed a line."""
+def stopped_by(stop: Callable[[subprocess.Popen, list[int]], object], settings: dict[str, Any]) -> Run:
+    """A run that `stop(launcher, process ids of the ranks)` was called on after its first step."""
     launcher = subprocess.Popen(
         ["bash", REPOSITORY / "run_llama31.sh", *arguments(settings)],
         stdout=subprocess.PIPE,
@@ -109,9 +107,9 @@ def stopped_by(
     )
     try:
         printed = ""
-        for text in launcher.stdout:
-            printed += text
-            if text.startswith(line):
+        for line in launcher.stdout:
+            printed += line
+            if line.startswith("step 1/"):
                 break
         stop(launcher, ranks_of(launcher.pid))
         rest, _ = launcher.communicate(timeout=TIMEOUT)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 import torch
 from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_llama31, stopped_by
 
-from llama31 import paths
+from llama31 import launch, paths, record
 from llama31.checkpoint import store
 from llama31.corpus.files import PARTIAL
 from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
+from llama31.resolve import resolve
 
 pytestmark = pytest.mark.slow
 
@@ -41,29 +43,71 @@ def settings(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 
 
 def test_a_warning_saves_within_a_step(settings: dict[str, Any], tmp_path: Path) -> None:
-    """SIGUSR1 to the first job, SIGTERM to the second, which goes on where the first one ended."""
-    saving = {**settings, "GPUS_PER_NODE": 2, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path}
-    before = 0
-    for job, signum in enumerate((signal.SIGUSR1, signal.SIGTERM), start=1):
-        steps_at_signal: list[int] = []
+    steps_at_signal = []
 
-        def warn(
-            launcher: subprocess.Popen, _: list[int], signum: int = signum, steps: list[int] = steps_at_signal
-        ) -> None:
-            metrics = (Path(settings["JOB_DIR"]) / "latest" / paths.METRICS).read_text()
-            steps.append(metrics.count('"event": "step"'))
-            launcher.send_signal(signum)
+    def warn(launcher: subprocess.Popen, _: list[int]) -> None:
+        metrics = (Path(settings["JOB_DIR"]) / "latest" / paths.METRICS).read_text()
+        steps_at_signal.append(metrics.count('"event": "step"'))
+        launcher.send_signal(signal.SIGUSR1)
 
-        run = stopped_by(warn, saving, f"step {before + 1}/")
-        assert run.exit_code == INTERRUPTED, run.printed + run.logs()
-        step = run.outcome.step
-        assert run.outcome.reason == f"told to end at step {step}; the checkpoint of this step is saved"
-        assert before < step <= steps_at_signal[0] + 2, "one step may end before the signal arrives, one after"
-        newest = store.listing(tmp_path)[0]
-        assert (newest.job, newest.step) == (job, step)
-        assert [event["step"] for event in run.events("step")] == list(range(1, step + 1))
-        assert [event["step"] for event in run.events("evaluation")] == list(range(4, step + 1, 4))
-        before = step
+    run = stopped_by(warn, {**settings, "GPUS_PER_NODE": 2, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path})
+    assert steps_at_signal[0] < run.outcome.step <= steps_at_signal[0] + 2, "one may end before the signal arrives"
+    assert_saved_and_ended(run, tmp_path)
+
+
+def test_slurms_warning_to_all_processes_of_a_rank(settings: dict[str, Any], tmp_path: Path) -> None:
+    """A rank that srun starts, with SIGTERM to what it started too, such as Megatron's writers of checkpoints."""
+    saving = {**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path, "SAVE_EVERY": 1}
+    resolved = launch.with_absolute_paths(resolve(arguments(saving), {})).settings
+    run_dir = launch.make_run_dir(resolved)
+    record.store_settings(run_dir, resolved)
+    single = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(free_port()),
+    }
+    rank = subprocess.Popen(
+        [sys.executable, REPOSITORY / "pretrain_llama31.py", run_dir],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**launch.environment(resolved), **single},
+        start_new_session=True,
+    )
+    try:
+        printed = ""
+        for line in rank.stdout:
+            printed += line
+            if line.startswith("saved after step 1:"):
+                break
+        os.killpg(rank.pid, signal.SIGTERM)
+        rest, _ = rank.communicate(timeout=TIMEOUT)
+    finally:
+        rank.kill()
+    run = Run(run_dir, printed + rest, INTERRUPTED)
+    assert rank.returncode == 0, run.printed + run.logs()
+    assert_saved_and_ended(run, tmp_path)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return int(listener.getsockname()[1])
+
+
+def assert_saved_and_ended(run: Run, root: Path) -> None:
+    """The job saved a checkpoint after its last step, and closed its records."""
+    assert run.exit_code == INTERRUPTED, run.printed + run.logs()
+    step = run.outcome.step
+    assert run.outcome.reason == f"told to end at step {step}; the checkpoint of this step is saved"
+    newest = store.listing(root)[0]
+    assert (newest.job, newest.step) == (1, step)
+    assert store.damage_inside(newest.path, store.read_manifest(newest.path)) == ""
+    assert [event["step"] for event in run.events("step")] == list(range(1, step + 1))
+    assert [event["step"] for event in run.events("evaluation")] == list(range(4, step + 1, 4))
+    assert oracle.mlperf_events(run.run_dir / paths.MLPERF_LOG)[-1]["metadata"]["status"] == "aborted"
 
 
 def test_killed_at_random_moments(settings: dict[str, Any], tmp_path: Path) -> None:
