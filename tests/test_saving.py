@@ -72,7 +72,7 @@ def test_slurms_warning_to_all_processes_of_a_rank(settings: dict[str, Any], tmp
         [sys.executable, REPOSITORY / "pretrain_llama31.py", run_dir],
         stdout=subprocess.PIPE,
         text=True,
-        env={**launch.environment(resolved), **single},
+        env={**launch.environment(resolved), **single, **meeting},
         start_new_session=True,
     )
     try:
