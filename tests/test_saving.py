@@ -61,13 +61,8 @@ def test_slurms_warning_to_all_processes_of_a_rank(settings: dict[str, Any], tmp
     resolved = launch.with_absolute_paths(resolve(arguments(saving), {})).settings
     run_dir = launch.make_run_dir(resolved)
     record.store_settings(run_dir, resolved)
-    single = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(free_port()),
-    }
+    single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     rank = subprocess.Popen(
         [sys.executable, REPOSITORY / "pretrain_llama31.py", run_dir],
         stdout=subprocess.PIPE,
