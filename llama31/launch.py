@@ -6,7 +6,6 @@ import os
 import platform
 import random
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -14,10 +13,9 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from llama31 import checks, paths, record
+from llama31 import checks, paths, record, signals
 from llama31.checkpoint import identity, resume, space, start, store
 from llama31.corpus.files import failures_named
 from llama31.errors import UserError
@@ -153,7 +151,7 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
         print(plan.summary() + f"  seed {seed}\nrun directory: {run_dir}\n", flush=True)
         with (run_dir / paths.RANK_LOGS / "torchrun.log").open("wb") as errors:
             torchrun = subprocess.Popen(ranks, stderr=errors, env=ranks_environment, start_new_session=True)
-            returncode = _wait(torchrun, run_dir)
+            returncode = signals.wait(torchrun, run_dir)
         outcome = record.load_outcome(run_dir) or _killed(run_dir, returncode)
     print("\n".join(summary.lines(run_dir, settings, outcome)))
     return outcome.exit_code
@@ -235,33 +233,6 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def _wait(ranks: subprocess.Popen, run_dir: Path) -> int:
-    """Waits for the ranks; what is to end this process is handed to them, so that they can close their logs.
-
-    They get SIGINT, for SIGTERM is what torchrun sends to the ranks that are left when one has failed. But where they
-    save checkpoints, a warning that time runs out, SIGTERM or SIGUSR1, has them save one: a rank gets SIGUSR1, past
-    torchrun, which would give it 30 seconds.
-    """
-
-    def hand_on(signum: int, _: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            saver = record.load_saver(run_dir) if signum in (signal.SIGTERM, signal.SIGUSR1) else None
-            if saver and ranks.poll() is None:
-                os.kill(saver, signal.SIGUSR1)
-            else:
-                ranks.send_signal(signal.SIGINT)
-
-    # SIGHUP: the terminal was closed; under nohup it is ignored, and stays so.
-    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-    heard = [signum for signum in ends if signal.getsignal(signum) is not signal.SIG_IGN]
-    former = {signum: signal.signal(signum, hand_on) for signum in heard}
-    try:
-        return ranks.wait()
-    finally:
-        for signum, handler in former.items():
-            signal.signal(signum, handler)
 
 
 def _killed(run_dir: Path, returncode: int) -> Outcome:
