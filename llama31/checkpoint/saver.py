@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from io import BytesIO
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,8 @@ class Saver:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
             torch.distributed.barrier()
-            # Slurm's signals reach all processes of a rank; the writers that Megatron starts here must outlive them.
-            signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
-            try:
+            with _held(self._signals):
                 trainer.save_checkpoint(partial)
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
             if first:
                 TrainerContext.from_trainer(trainer).io_dump(partial / store.CONTEXT, yaml_attrs=["model"])
                 for name in (paths.MLPERF_LOG, paths.METRICS):
@@ -134,6 +131,21 @@ class Saver:
         self._saved_at = time.monotonic()
         size = sum(bytes_ for bytes_, _ in files.values())
         return Saved(step, consumed_samples, str(path), size, self._saved_at - began)
+
+
+@contextmanager
+def _held(signals: set[signal.Signals]) -> Iterator[None]:
+    """Holds signals back within this context, for ever in processes that start within it.
+
+    Slurm's signals reach all processes of a rank, and Megatron's writers of checkpoints must outlive them.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    resource_tracker.ensure_running()  # starts a process, the first time, and then lets SIGTERM through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
 def _read_back(partial: Path) -> dict[str, tuple[int, str]]:
