@@ -14,6 +14,7 @@ from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptim
 
 from llama31 import paths, rules
 from llama31.checkpoint.random_states import RandomStates
+from llama31.checkpoint.schedule import ScheduleOfSettings
 from llama31.checkpoint.strategy import ResumableStrategy
 from llama31.data.module import BenchmarkData
 from llama31.model.device import Backend
@@ -94,7 +95,7 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
         enable_model_summary=False,
         use_distributed_sampler=False,
         strategy=strategy(settings, backend),
-        callbacks=[run.Config(SeedWeights, seed), run.Config(RandomStates)],
+        callbacks=[run.Config(SeedWeights, seed), run.Config(RandomStates), run.Config(ScheduleOfSettings)],
         plugins=precision(settings),
     )
 

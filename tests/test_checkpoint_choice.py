@@ -1,5 +1,6 @@
 """Which checkpoint a job starts from, what it refuses, and what is kept: on the files alone, without training."""
 
+import errno
 import io
 import json
 import shutil
@@ -131,6 +132,18 @@ def test_a_finished_run(saving: dict[str, str], root: Path) -> None:
     assert find(saving).outcome == outcome
 
 
+def test_a_finished_run_cannot_change(saving: dict[str, str], root: Path) -> None:
+    save(saving, root, 1, 10, outcome=asdict(Outcome(SUCCESS, "reached", 0, 10, 80)))
+    (line,) = refused(saving, "TARGET=2.5", allowed=("target",))
+    assert line.startswith("--allow-change: the run is finished")
+
+
+def test_weights_that_a_run_did_not_begin_with(saving: dict[str, str], root: Path, tmp_path: Path) -> None:
+    save(saving, root, 1, 10)
+    (line,) = refused(saving, f"MODEL_CKPT={tmp_path}", "FROM_HF=1")
+    assert line.startswith("FROM_HF=1: the run has FROM_HF=0, which cannot change")
+
+
 # Damage
 
 
@@ -172,6 +185,47 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     (said,) = found.clear()
     assert str(damaged) in said and damaged.with_name(damaged.name + store.DAMAGED).is_dir()
     assert find(saving).notes == []
+
+
+def test_damage_to_the_one_that_is_named(saving: dict[str, str], root: Path) -> None:
+    """MODEL_CKPT names the newest, which is damaged: the one before it is taken, and that is said."""
+    good, damaged = save(saving, root, 1, 10), save(saving, root, 1, 20)
+    damage_content(damaged)
+    found = find(saving, f"MODEL_CKPT={damaged}", "USE_CKPT=1")
+    assert found.start.checkpoint == str(good)
+    assert len(found.notes) == 1
+
+
+def test_damaged_again(saving: dict[str, str], root: Path) -> None:
+    """The same step was saved again, and is damaged again."""
+    save(saving, root, 1, 10)
+    for number in range(2):
+        damaged = save(saving, root, 1, 20)
+        damage_content(damaged)
+        list(find(saving).clear())
+        assert len(list(root.glob(f"*{store.DAMAGED}*"))) == number + 1
+    assert find(saving).start.step == 10
+
+
+@pytest.mark.parametrize("field", ["identity", "outcome", "step", "departures", "files"])
+def test_manifest_of_other_types(field: str, saving: dict[str, str], root: Path) -> None:
+    good, damaged = save(saving, root, 1, 10), save(saving, root, 1, 20)
+    file = damaged / store.MANIFEST
+    for value in (3.5, "x"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+        assert find(saving).start.checkpoint == str(good)
+
+
+def test_checkpoint_that_may_not_be_read(saving: dict[str, str], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rights, or a file server that is away, are no damage: nothing is renamed, and no work is done again."""
+    save(saving, root, 1, 10)
+    save(saving, root, 1, 20)
+
+    def forbidden(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", "the file")
+
+    monkeypatch.setattr(store, "digest", forbidden)
+    assert refused(saving) == ["the file: Permission denied"]
 
 
 @pytest.mark.parametrize("harm", DAMAGES)
@@ -277,43 +331,18 @@ def test_departures_of_earlier_jobs_stay(saving: dict[str, str], root: Path) -> 
     assert find(saving).start.departures == ["FROM_HF=1: the closed division starts from random weights"]
 
 
-# Weights alone
+# Weights alone; see test_weights_only.py
 
 
-@pytest.fixture
-def converted(tmp_path: Path) -> Path:
-    """A NeMo checkpoint that others made, as far as the choice looks at it."""
-    path = tmp_path / "converted"
-    (path / store.WEIGHTS).mkdir(parents=True)
-    (path / store.CONTEXT).mkdir()
-    shape = {"num_layers": 4, "hidden_size": 64, "ffn_hidden_size": 160, "num_attention_heads": 4}
-    (path / store.CONTEXT / "model.yaml").write_text(json.dumps({"config": {**shape, "num_query_groups": 2}}))
-    return path
+def test_the_second_job_of_a_run_from_weights(saving: dict[str, str], root: Path, tmp_path: Path) -> None:
+    from_weights = {**saving, "MODEL_CKPT": str(tmp_path), "FROM_HF": "1"}
+    newer = save(from_weights, root, 1, 10)
+    assert find(from_weights).start.checkpoint == str(newer)
 
 
-def test_weights_alone(usual: dict[str, str], saving: dict[str, str], root: Path, converted: Path) -> None:
-    found = find(usual, f"MODEL_CKPT={converted}", "FROM_HF=1").start
-    assert found == start.Start(str(converted), weights_only=True)
-    assert "not a benchmark result" in found.words()
-    newer = save(saving, root, 1, 10)
-    assert find(saving, f"MODEL_CKPT={converted}", "FROM_HF=1").start.checkpoint == str(newer), "the second job"
-
-
-def test_weights_of_another_model(usual: dict[str, str], converted: Path) -> None:
-    lines = refused(usual, f"MODEL_CKPT={converted}", "FROM_HF=1", "SIZE=demo")
-    assert lines == [f"MODEL_CKPT={converted}: has hidden_size 64, SIZE=demo has 256"]
-
-
-@pytest.mark.parametrize("part", [store.WEIGHTS, store.CONTEXT])
-def test_no_checkpoint_of_nemo(part: str, usual: dict[str, str], converted: Path) -> None:
-    shutil.rmtree(converted / part)
-    (line,) = refused(usual, f"MODEL_CKPT={converted}", "FROM_HF=1")
-    assert line == f"MODEL_CKPT={converted}: no NeMo checkpoint, it has no directory {part}"
-
-
-def test_a_converted_checkpoint_has_no_run_to_go_on_with(usual: dict[str, str], converted: Path) -> None:
-    (line,) = refused(usual, f"MODEL_CKPT={converted}", "USE_CKPT=1")
-    assert line.startswith(f"MODEL_CKPT={converted}: ") and "FROM_HF=1 takes the weights alone" in line
+def test_a_converted_checkpoint_has_no_run_to_go_on_with(usual: dict[str, str], tmp_path: Path) -> None:
+    (line,) = refused(usual, f"MODEL_CKPT={tmp_path}", "USE_CKPT=1")
+    assert line.startswith(f"MODEL_CKPT={tmp_path}: ") and "FROM_HF=1 takes the weights alone" in line
 
 
 # Two at once

@@ -28,7 +28,7 @@ from llama31.events import ABORTED, TARGET_NOT_REACHED, Outcome
 from llama31.mlperf import check
 from llama31.resolve import resolve
 from llama31.settings import Device, Settings, names, to_dict
-from llama31.sizes import SIZES, Shape
+from llama31.sizes import ROTARY_BASE, SIZES, Shape
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
@@ -266,8 +266,7 @@ def test_model_table_is_that_of_the_sizes() -> None:
     assert vocabularies["tiny"] == shown(tiny.VOCABULARY)
     for size, shape in SIZES.items():
         assert parameters[size] == shown(shape.parameters(int(number(vocabularies[size]))))
-    base = re.search(r"^ROTARY_BASE = ([\d_]+)", (REPOSITORY / "llama31/model/llama.py").read_text(), re.M)
-    assert base and f"base {int(base[1]):,}" in TEXT
+    assert f"base {ROTARY_BASE:,}" in TEXT
 
 
 def test_reference_points_are_those_of_the_rules() -> None:

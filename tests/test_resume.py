@@ -183,6 +183,20 @@ def test_a_run_that_is_over_ends_at_once(ranks: int, settings: dict[str, Any], i
     assert sorted(Path(settings["JOB_DIR"]).iterdir()) == before, "no run directory is made"
 
 
+@pytest.mark.parametrize("ranks", [1], ids=["one rank"], indirect=True, scope="module")
+def test_changed_learning_rate(settings: dict[str, Any], in_three_jobs: Chain, tmp_path: Path) -> None:
+    """The step after the change has the new schedule's rate: of 9 warmup steps, step 8 uses 8 / 10 of MAX_LR."""
+    target = record.load_settings(in_three_jobs.jobs[0].run_dir).target
+    checkpoint = in_three_jobs.checkpoints / store.name(1234, 1, CUTS[0])
+    chosen = {"MODEL_CKPT": checkpoint, "USE_CKPT": 1, "CONTINUAL_CKPT": tmp_path, "TARGET": target}
+    allowed = ("--allow-change=MAX_LR", "--allow-change=MIN_LR")
+    job = run({**settings, **chosen, "MAX_LR": 5e-3, "STOP_AT_STEP": CUTS[1]}, *allowed)
+    assert job.exit_code == TARGET_NOT_REACHED, job.printed
+    rates = [event["learning_rate"] for event in job.events("step")]
+    assert rates[-1] == pytest.approx(4e-3), job.printed + job.logs()
+    assert rates[:-1] == [event["learning_rate"] for event in in_three_jobs.jobs[0].events("step")]
+
+
 # Layouts
 
 PIPELINE = {"GPUS_PER_NODE": 2, "PIPELINE_PARALLEL_SIZE": 2}

@@ -1,6 +1,7 @@
 """Saves that are asked for, saves that are killed, and starts from weights alone, in real runs."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,8 @@ import torch
 from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_llama31, stopped_by
 
 from llama31 import launch, paths, record
-from llama31.checkpoint import store
+from llama31.checkpoint import nemo, store
+from llama31.corpus import tokenizer
 from llama31.corpus.files import PARTIAL
 from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 from llama31.resolve import resolve
@@ -23,10 +25,18 @@ from llama31.resolve import resolve
 pytestmark = pytest.mark.slow
 
 
+WEIGHTS_BESIDE = "model-00001-of-00001.safetensors"
+
+
 @pytest.fixture(scope="module")
 def settings(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The tokenizer lies in a directory as a download of a model leaves it: beside weights and directories."""
+    model = Path(shutil.copytree(tiny_data["TOKENIZER_PATH"], tmp_path_factory.mktemp("downloaded") / "model"))
+    (model / WEIGHTS_BESIDE).write_bytes(bytes(1_000_000))
+    (model / ".cache" / "huggingface").mkdir(parents=True)
     return {
         **tiny_data,
+        "TOKENIZER_PATH": model,
         "JOB_DIR": tmp_path_factory.mktemp("runs"),
         "SIZE": "tiny",
         "DEVICE": "cpu",
@@ -146,6 +156,21 @@ def test_weights_alone(trained: tuple[Run, Path], settings: dict[str, Any], tmp_
     assert log["init_checkpoint_step"]["value"] == 8
     assert log["submission_division"]["value"] == "open"
     assert any("FROM_HF=1" in line for line in log["submission_division"]["metadata"]["departures"])
+
+
+def test_context_holds_the_tokenizer_and_nothing_beside_it(
+    trained: tuple[Run, Path], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """NeMo finds its tokenizer in the checkpoint, wherever that is moved to."""
+    checkpoint = checkpoints.copy(trained[1], tmp_path)
+    found = nemo.look(checkpoint)
+    assert found.tokenizer == checkpoint / store.CONTEXT / nemo.TOKENIZER
+    names = {file.name for file in found.tokenizer.iterdir()}
+    assert names == {"tokenizer.json", "tokenizer_config.json"}
+    assert tokenizer.fingerprint(found.tokenizer) == tokenizer.fingerprint(settings["TOKENIZER_PATH"])
+    assert not list(checkpoint.rglob(WEIGHTS_BESIDE))
+    assert {path.name for path in checkpoint.iterdir() if path.is_dir()} == {store.CONTEXT, store.WEIGHTS}
+    assert not list(trained[1].parent.rglob(f"*{PARTIAL}"))
 
 
 # A run that changes

@@ -10,7 +10,8 @@ import torch
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from llama31.checkpoint.trust import METADATA, read_table
+from llama31.checkpoint import metadata
+from llama31.checkpoint.trust import read_table
 from llama31.errors import UserError
 
 
@@ -34,16 +35,16 @@ def test_a_table_that_runs_something_is_refused(
     call: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / METADATA).write_bytes(pickle.dumps(Runs(*call)))
-    with pytest.raises(UserError, match=r"\.metadata: not a table of contents as torch writes it: names "):
+    (tmp_path / metadata.FILE).write_bytes(pickle.dumps(Runs(*call)))
+    with pytest.raises(UserError, match=r"\.metadata: cannot be read as the table .*'names "):
         read_table(tmp_path)
     assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\x80\x04"])
 def test_a_damaged_table_is_one_line(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / METADATA).write_bytes(content)
-    with pytest.raises(UserError, match=r"^[^\n]*not a table of contents[^\n]*$"):
+    (tmp_path / metadata.FILE).write_bytes(content)
+    with pytest.raises(UserError, match=r"^[^\n]*cannot be read as the table of a distributed checkpoint[^\n]*$"):
         read_table(tmp_path)
 
 

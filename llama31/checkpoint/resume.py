@@ -5,19 +5,16 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
-from llama31.checkpoint import store
+from llama31.checkpoint import store, weights_only
 from llama31.checkpoint.identity import changes, identity
 from llama31.checkpoint.start import Start
-from llama31.checkpoint.store import Checkpoint, Manifest
-from llama31.corpus.files import PARTIAL, failures_named
+from llama31.checkpoint.store import Checkpoint, Damaged, Manifest
+from llama31.corpus.files import PARTIAL
 from llama31.errors import UserError
 from llama31.events import Outcome
 from llama31.inputs import Data
 from llama31.report.reading import Reading
 from llama31.settings import Settings
-from llama31.sizes import SIZES
 
 
 @dataclass(frozen=True)
@@ -42,10 +39,7 @@ class Found:
             store.remove(path)
             yield f"{path}: removed, a save that was killed"
         for path in self.damaged:
-            with_suffix = path.with_name(path.name + store.DAMAGED)
-            with failures_named(path):
-                path.rename(with_suffix)
-            yield f"{path}: renamed {with_suffix.name}; remove it when you have looked at it"
+            yield f"{path}: renamed {store.set_aside(path).name}; remove it when you have looked at it"
 
 
 def find(settings: Settings, data: Data, allowed: Collection[str] = (), *, thorough: bool) -> Found:
@@ -82,35 +76,33 @@ def _in_chain(
     for checkpoint in chain:
         try:
             manifest = _read(checkpoint.path, thorough)
-        except UserError as error:
+        except Damaged as error:
             damaged.append(checkpoint.path)
             notes += [f"{line}; passed over" for line in error.lines]
             continue
-        wanted = Path(settings.model_ckpt)
-        if (
-            settings.use_ckpt
-            and not settings.from_hf
-            and wanted.parent == checkpoint.path.parent
-            and wanted != checkpoint.path
-        ):
-            raise UserError(
-                f"MODEL_CKPT={wanted}: the run went on to {checkpoint.path.name}, which comes first; "
-                "move that away, or name another CONTINUAL_CKPT"
-            )
+        _refuse_older(settings, checkpoint.path, damaged)
         return replace(_going_on(settings, data, allowed, checkpoint.path, manifest), notes=notes, damaged=damaged)
     if damaged:
         raise UserError([*notes, f"CONTINUAL_CKPT={settings.continual_ckpt}: no good checkpoint is left; name another"])
     return None
 
 
+def _refuse_older(settings: Settings, newest: Path, damaged: Sequence[Path]) -> None:
+    """Raises UserError if MODEL_CKPT names a good checkpoint of the run that is not its newest."""
+    wanted = Path(settings.model_ckpt).resolve()
+    there = [path.resolve() for path in (newest, *damaged)]
+    if settings.use_ckpt and not settings.from_hf and wanted.parent == there[0].parent and wanted not in there:
+        raise UserError(
+            f"MODEL_CKPT={settings.model_ckpt}: the run went on to {newest.name}, which comes first; "
+            "move that away, or name another CONTINUAL_CKPT"
+        )
+
+
 def _first_job(settings: Settings, data: Data, allowed: Collection[str], thorough: bool) -> Found:
     """What the settings themselves say a run starts from."""
     path = Path(settings.model_ckpt)
     if settings.from_hf:
-        for part in (store.CONTEXT, store.WEIGHTS):
-            if not (path / part).is_dir():
-                raise UserError(f"MODEL_CKPT={path}: no NeMo checkpoint, it has no directory {part}")
-        _refuse_other_model(settings, path)
+        weights_only.check(settings, data)
         return Found(settings, Start(str(path), weights_only=True))
     if not settings.use_ckpt:
         return Found(settings, Start())
@@ -123,35 +115,15 @@ def _first_job(settings: Settings, data: Data, allowed: Collection[str], thoroug
     return _going_on(settings, data, allowed, path, manifest)
 
 
-def _refuse_other_model(settings: Settings, path: Path) -> None:
-    """Raises UserError if NeMo's description of the model in a checkpoint is of another shape than SIZE."""
-    file = path / store.CONTEXT / "model.yaml"
-    try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))["config"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"MODEL_CKPT={path}: {file.name} in its context cannot be read: {error!r:.100}") from error
-    shape = SIZES[settings.size]
-    fields_of_nemo = {
-        "num_layers": shape.layers,
-        "hidden_size": shape.hidden_size,
-        "ffn_hidden_size": shape.ffn_hidden_size,
-        "num_attention_heads": shape.attention_heads,
-        "num_query_groups": shape.key_value_heads,
-    }
-    for name, value in fields_of_nemo.items():
-        if config.get(name) != value:
-            raise UserError(f"MODEL_CKPT={path}: has {name} {config.get(name)}, SIZE={settings.size} has {value}")
-
-
 def _read(path: Path, thorough: bool) -> Manifest:
-    """The manifest of a checkpoint that is complete. Raises UserError for any other."""
+    """The manifest of a checkpoint that is complete. Raises Damaged for any other."""
     manifest = store.read_manifest(path)
     wrong = store.damage(path, manifest)
     if not wrong and thorough:
         with Reading(f"verifying {path.name}", sum(size for size, _ in manifest.files.values()), sys.stderr) as read:
             wrong = store.damage_inside(path, manifest, read.add)
     if wrong:
-        raise UserError(f"{path}: damaged: {wrong}")
+        raise Damaged(f"{path}: damaged: {wrong}")
     return manifest
 
 
@@ -163,6 +135,8 @@ def _going_on(settings: Settings, data: Data, allowed: Collection[str], path: Pa
         refused.append(f"START_STEPS={settings.start_steps}: the checkpoint is of step {manifest.step}")
     if refused:
         raise UserError([f"{line} ({path})" for line in refused])
+    if granted and manifest.outcome:
+        raise UserError(f"--allow-change: the run is finished, and cannot go on with other settings ({path})")
     start = Start(
         checkpoint=str(path),
         job=manifest.job + 1,

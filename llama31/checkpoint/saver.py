@@ -8,6 +8,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict
 from io import BytesIO
 from multiprocessing import resource_tracker
@@ -20,6 +21,8 @@ from nemo.lightning.io.pl import TrainerContext
 
 from llama31 import paths
 from llama31.checkpoint import store
+from llama31.checkpoint.huggingface import CONFIG, small_files
+from llama31.checkpoint.nemo import TOKENIZER
 from llama31.checkpoint.store import Manifest
 from llama31.checkpoint.trust import read_table
 from llama31.corpus.files import PARTIAL, publish
@@ -108,7 +111,7 @@ class Saver:
             with _held(self._signals):
                 trainer.save_checkpoint(partial)
             if first:
-                TrainerContext.from_trainer(trainer).io_dump(partial / store.CONTEXT, yaml_attrs=["model"])
+                _write_context(TrainerContext.from_trainer(trainer), partial / store.CONTEXT)
                 for name in (paths.MLPERF_LOG, paths.METRICS):
                     shutil.copyfile(self.run_dir / name, partial / name)
             torch.distributed.barrier()
@@ -131,6 +134,24 @@ class Saver:
         self._saved_at = time.monotonic()
         size = sum(bytes_ for bytes_, _ in files.values())
         return Saved(step, consumed_samples, str(path), size, self._saved_at - began)
+
+
+def _write_context(context: TrainerContext, directory: Path) -> None:
+    """Writes NeMo's record of the trainer and the model, and the tokenizer's files, into a new directory.
+
+    NeMo copies all that lies beside the tokenizer, be it weights, and fails at a directory; so it gets a copy.
+    """
+    copied = directory.with_name(TOKENIZER)
+    copied.mkdir()
+    context.__io__ = deepcopy(context.__io__)  # the run's own tokenizer shares it
+    tokenizer = context.__io__.model.tokenizer
+    source = Path(tokenizer.pretrained_model_name)
+    for file in (*small_files(source), source / CONFIG):  # which names the tokenizer's class if nothing else does
+        if file.is_file():
+            shutil.copyfile(file, copied / file.name)
+    tokenizer.pretrained_model_name = str(copied)
+    context.io_dump(directory, yaml_attrs=["model"])
+    shutil.rmtree(copied)
 
 
 @contextmanager

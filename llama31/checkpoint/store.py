@@ -6,26 +6,32 @@ run's MLPerf log and metrics up to that step, and `checkpoint.json`, the manifes
 SHA-256 of all files. It is written under a name that ends in .partial, and gets its own when all of it was read back.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from llama31.corpus.files import PARTIAL, atomic_writer, failures_named
 from llama31.errors import UserError
+from llama31.events import Outcome
+from llama31.typed import from_json
 
 WEIGHTS, CONTEXT = "weights", "context"
 MANIFEST = "checkpoint.json"
 DAMAGED = ".damaged"  # appended to the name of a checkpoint that cannot be used
 CHUNK = 1 << 22  # bytes read at once
+PASSING = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
+"""Errors of reading that say nothing of the file: rights, and a file server that is away."""
 _NAME = re.compile(r"checkpoint-seed-(?P<seed>\d+)-par-(?P<job>\d+)-(?P<step>\d+)-steps")
 
 
@@ -80,19 +86,39 @@ def listing(root: Path, seed: int | None = None, suffix: str = "") -> list[Check
     return sorted((c for c in found if c and seed in (None, c.seed)), reverse=True)
 
 
+class Damaged(UserError):
+    """A checkpoint is incomplete, or other than it was saved: the one before it is to be used."""
+
+
 def read_manifest(path: Path) -> Manifest:
-    """Manifest of the checkpoint in a directory. Raises UserError where there is none that can be read."""
+    """Manifest of the checkpoint in a directory.
+
+    Raises Damaged where there is none that can be understood, UserError where it cannot be read.
+    """
     file = path / MANIFEST
     try:
-        content = json.loads(file.read_bytes())
-        manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+        with _unreadable_named(file):
+            manifest = from_json(Manifest, json.loads(file.read_bytes()))
         sizes = [(int(size), str(digest)) for size, digest in manifest.files.values()]
+        if manifest.outcome is not None:
+            from_json(Outcome, manifest.outcome)
     except FileNotFoundError:
-        raise UserError(f"{path}: incomplete, it has no {MANIFEST}") from None
+        raise Damaged(f"{path}: incomplete, it has no {MANIFEST}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: cannot be read: {error!r}") from error
+        raise Damaged(f"{file}: cannot be read: {error!r}") from error
     assert len(sizes) == len(manifest.files)
     return manifest
+
+
+@contextmanager
+def _unreadable_named(path: Path) -> Iterator[None]:
+    """Turns what keeps a good file from being read into a UserError of one line; it may be gone tomorrow."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in PASSING:
+            raise UserError(f"{error.filename or path}: {error.strerror}") from error
+        raise
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -125,7 +151,8 @@ def damage(path: Path, manifest: Manifest) -> str:
     """What is wrong with a checkpoint as far as a look at its files' sizes tells; empty if nothing is."""
     for file, (size, _) in manifest.files.items():
         try:
-            there = (path / file).stat().st_size
+            with _unreadable_named(path / file):
+                there = (path / file).stat().st_size
         except OSError as error:
             return f"{file}: {error.strerror}"
         if there != size:
@@ -134,13 +161,17 @@ def damage(path: Path, manifest: Manifest) -> str:
 
 
 def damage_inside(path: Path, manifest: Manifest, told: Callable[[int], None] = lambda _: None) -> str:
-    """As `damage`, by reading all of it: which files are not those that were saved; empty if none."""
+    """As `damage`, by reading all of it: which files are not those that were saved; empty if none.
+
+    Both raise UserError where a file cannot be read for a reason that says nothing of it.
+    """
     if wrong := damage(path, manifest):
         return wrong
     names = sorted(manifest.files, key=lambda file: -manifest.files[file][0])
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
         try:
-            found = list(threads.map(partial(digest, told=told), (path / file for file in names)))
+            with _unreadable_named(path):
+                found = list(threads.map(partial(digest, told=told), (path / file for file in names)))
         except OSError as error:
             return f"{error.filename}: {error.strerror}"
     changed = [file for file, now in zip(names, found, strict=True) if tuple(manifest.files[file]) != now]
@@ -172,6 +203,15 @@ def remove(path: Path) -> None:
         if not path.name.endswith((PARTIAL, DAMAGED)):
             path = path.rename(path.with_name(path.name + PARTIAL))
         shutil.rmtree(path)
+
+
+def set_aside(path: Path) -> Path:
+    """Gives a damaged checkpoint a name of its own that is none of a checkpoint; gives that."""
+    names = (path.name + DAMAGED, *(f"{path.name}{DAMAGED}-{number}" for number in range(2, 1000)))
+    new = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    with failures_named(path):
+        path.rename(new)
+    return new
 
 
 def prune(root: Path, seed: int, keep: int, newest: Path) -> Iterable[Path]:

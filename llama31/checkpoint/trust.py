@@ -2,16 +2,16 @@
 
 torch's distributed checkpoints hold two kinds of pickles. Tensors and objects go through torch.load, which the ranks
 are told to confine to data (TORCH_FORCE_WEIGHTS_ONLY_LOAD, in `llama31.train`). The table of contents, `.metadata`,
-goes through pickle itself; here it is read before, by an unpickler that knows the classes of such tables alone.
+goes through pickle itself; here it is read before, and refused if it names anything but the classes of such tables.
 """
 
 import pickle
 from pathlib import Path
 from typing import Any
 
-from llama31.errors import UserError
+from llama31.checkpoint import metadata
+from llama31.checkpoint.metadata import InertUnpickler
 
-METADATA = ".metadata"
 _KNOWN = {
     "collections": {"OrderedDict"},
     "megatron.core.dist_checkpointing.strategies.torch": {"MCoreMetadata", "MCoreSavePlan"},
@@ -30,7 +30,7 @@ _KNOWN = {
 }  # fmt: skip
 
 
-class _TableUnpickler(pickle.Unpickler):
+class _TableUnpickler(InertUnpickler):
     """Knows the dataclasses of torch's and Megatron's tables of contents, torch's types and plain containers."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -43,15 +43,8 @@ class _TableUnpickler(pickle.Unpickler):
 
 
 def read_table(weights: Path) -> Any:
-    """The table of contents of a checkpoint's `weights`, a torch.distributed.checkpoint Metadata.
+    """The table of contents of a checkpoint's `weights`, as `metadata.load` gives it.
 
-    Raises UserError where it is missing, damaged, or would execute something.
+    Raises UserError where it is missing, damaged, or would execute something if torch read it.
     """
-    file = weights / METADATA
-    try:
-        with open(file, "rb") as source:
-            return _TableUnpickler(source).load()
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from error
-    except Exception as error:
-        raise UserError(f"{file}: not a table of contents as torch writes it: {error}") from error
+    return metadata.load(weights, _TableUnpickler)
