@@ -250,12 +250,14 @@ def test_end_of_text_token_that_changed(
 def test_output_that_was_removed_without_its_manifest(
     tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is made again, also where the run is ended between its last two renames."""
+    """It is made again, also where the run is ended between its last two renames. Of half of it a line tells."""
     source, prefix = write(tmp_path / "in.json", TEXTS), tmp_path / "out"
     tokenize([source], prefix, tokenizer_dir, quiet=True)
     right = content(prefix)
-    for ending in ENDINGS:
-        Path(f"{prefix}{ending}").unlink()
+    Path(f"{prefix}.idx").unlink()
+    with pytest.raises(UserError, match=r"out\.bin: its other half is gone; remove it, and both are made anew"):
+        tokenize([source], prefix, tokenizer_dir, quiet=True)
+    Path(f"{prefix}.bin").unlink()
     publish = token_writer.publish
 
     def ended(partial: Path, path: Path) -> None:

@@ -73,6 +73,8 @@ class Job:
                 raise UserError(f"{manifest_path(self.prefix)}: made otherwise: {other}; remove it or name another")
         if not there:
             return None
+        if len(there) == 1:
+            raise UserError(f"{there[0]}: its other half is gone; remove it, and both are made anew")
         found = summary(self.prefix)
         if (found.documents, found.tokens) != (made.documents, made.tokens):
             raise UserError(f"{manifest_path(self.prefix)}: is of another {bin_path(self.prefix).name}; remove both")

@@ -71,7 +71,7 @@ _VALUE = re.escape("v['value']")
 _TESTS = [
     (re.compile(pattern), words, may_depart)
     for pattern, words, may_depart in (
-        (rf"{_VALUE} == 1_200_000 - .*", "1,200,000 less the warmup steps", True),
+        (rf"{_VALUE} == {rules.MAX_STEPS:_} - .*", f"{rules.MAX_STEPS:,} less the warmup steps", True),
         (rf"{_VALUE} == (.+)", r"\1", True),
         (rf"\({_VALUE} <= (\S+)\) and {_VALUE} > 0.0", r"\1 or less", True),
         (rf"{_VALUE} in \[(.+)\]", r"one of \1", False),
