@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from llama31 import checks, paths, rules
 from llama31.corpus.token_file import bin_path
 from llama31.departures import departures
+from llama31.estimates import disk, memory, speed
+from llama31.estimates.gpus import GB, GPUS, TERA
 from llama31.inputs import Data
 from llama31.layout import Layout
 from llama31.resolve import Resolved
@@ -37,6 +39,7 @@ class Plan:
             "Model": self._model(),
             "Layout and batches": self._layout(),
             "Learning rate and evaluation": self._schedule(),
+            "Memory, disk and time": self._estimates(),
             "Data": self._data(),
             "Closed division": self._division(),
             "Command": [shlex.join(self.command), f"which runs: {shlex.join(self.ranks_command)}"],
@@ -45,7 +48,7 @@ class Plan:
 
     def summary(self) -> str:
         """The plan in a few lines, for the start of a run."""
-        lines = [*self._model(), *self._layout(), *self._schedule(), *self._division()]
+        lines = [*self._model(), *self._layout(), *self._schedule(), *self._estimates(), *self._division()]
         return "".join(f"  {line}\n" for line in lines)
 
     def _settings(self) -> Iterator[str]:
@@ -115,9 +118,44 @@ class Plan:
         yield f"ends without the target {end}{early}"
         if settings.step_time_atol:
             yield f"ends at a step that takes longer than {settings.step_time_atol:,} ms"
-        point = rules.REFERENCE_POINTS.get(settings.gbs)
-        if point and settings.size == rules.SIZE:
+        if point := self._reference_point():
             yield f"the reference needs {point.mean:,} sequences on average at this batch size"
+
+    def _estimates(self) -> Iterator[str]:
+        settings, vocab_size = self.settings, self.data.vocab_size
+        needed = memory.per_gpu(settings, vocab_size)
+        there = f" of {GPUS[settings.gpu].memory / GB:.0f}" if settings.gpu else ""
+        yield f"memory of a rank: about {needed.total / GB:.1f}{there} GB: {memory.described(needed)}"
+        less = memory.per_gpu(settings, vocab_size, recompute=True)
+        yield (
+            f"with full recomputation, which this version has not: {less.total / GB:.1f}{there} GB, "
+            f"of which activations {less.activations / GB:.1f}"
+        )
+        yield (
+            f"disk: training index {disk.training_index(settings, self.data) / GB:.2f} GB; "
+            f"a checkpoint to go on from takes {disk.checkpoint(settings, vocab_size) / GB:.2f} GB"
+        )
+        flops = speed.flops_per_step(settings, vocab_size)
+        yield (
+            f"{flops / TERA:,.2f} TFLOP a step, {speed.flops_per_token(settings, vocab_size) / 1e9:.2f} GFLOP a token"
+        )
+        if settings.gpu and settings.precision in speed.UTILISATION:
+            yield from self._time(flops)
+
+    def _time(self, flops_per_step: int) -> Iterator[str]:
+        settings, gpu = self.settings, GPUS[self.settings.gpu]
+        line = (
+            f"at {speed.UTILISATION[settings.precision]:.0%} of {gpu.bf16_flops / TERA:,.0f} TFLOP/s a GPU, which is "
+            f"assumed: {speed.seconds(flops_per_step, settings, gpu):.2f} s a step"
+        )
+        if point := self._reference_point():
+            flops = speed.flops_to(point.mean, settings, self.data.vocab_size)
+            line += f", {speed.seconds(flops, settings, gpu) / 3600:.1f} h to the reference's sample count"
+        yield line
+
+    def _reference_point(self) -> rules.ReferencePoint | None:
+        """What the reference needed with this batch size; None where it says nothing of this run."""
+        return rules.REFERENCE_POINTS.get(self.settings.gbs) if self.settings.size == rules.SIZE else None
 
     def _data(self) -> Iterator[str]:
         for file in (*self.data.train, self.data.validation):

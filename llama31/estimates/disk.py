@@ -1,0 +1,25 @@
+"""Room on disk for what a run writes."""
+
+from llama31.inputs import Data
+from llama31.settings import Precision, Settings
+from llama31.sizes import SIZES
+
+
+def training_index(settings: Settings, data: Data) -> int:
+    """Bytes of the arrays of Megatron's training index, one pass over the data.
+
+    For each part (megatron.core.datasets.gpt_dataset): the documents in shuffled order, int32; where each sequence
+    begins and the last one ends, as a document and an offset, int32 each; the sequences in shuffled order, uint32.
+    For a blend of several parts (blended_dataset): of each sequence the part, int16, and its number there, int64.
+    """
+    length = settings.seq_length
+    parts = sum(4 * part.documents + 8 * (part.sequences(length) + 1) + 4 * part.sequences(length) for part in data.train)
+    return parts + (10 * data.available_samples(length) if len(data.train) > 1 else 0)
+
+
+def checkpoint(settings: Settings, vocab_size: int) -> int:
+    """Bytes of a checkpoint to go on from: the weights, their fp32 masters and Adam's two moments.
+
+    14 bytes a parameter; 12 in fp32, where weights are their own masters.
+    """
+    return SIZES[settings.size].parameters(vocab_size) * (12 if settings.precision is Precision.fp32 else 14)
