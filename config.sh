@@ -20,7 +20,7 @@ export IMAGE=""
 export JOB_DIR=runs
 # Device: auto | cuda | cpu. auto takes CUDA where there is one.
 export DEVICE=auto
-# GPU that the run must fit, such as H200; the names: see llama31/estimates/gpus.py. Empty: memory is not checked.
+# GPU that the run must fit, such as H200; see llama31/estimates/gpus.py. Empty: memory is not checked.
 export GPU=""
 
 # Data

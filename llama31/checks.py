@@ -3,7 +3,7 @@
 import importlib.util
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,13 @@ class Problem:
     """What is wrong, with the value."""
     candidates: tuple[Any, ...] = ()
     """Values that would mend it, the best first; those that break something else instead are not shown."""
-    elsewhere: tuple[tuple[str, Any], ...] = ()
-    """(field, value) of other settings that would mend it as well."""
+    elsewhere: tuple[Mapping[str, Any], ...] = ()
+    """Changes of other settings, or of several at once, that would mend it as well: values by field."""
 
     @property
-    def remedies(self) -> list[tuple[str, Any]]:
-        """(field, value) of all that would mend it, the best first."""
-        return [*((self.name, value) for value in self.candidates), *self.elsewhere]
+    def remedies(self) -> list[Mapping[str, Any]]:
+        """All changes that would mend it, the best first."""
+        return [*({self.name: value} for value in self.candidates), *self.elsewhere]
 
 
 def check(settings: Settings) -> Data:
@@ -80,16 +80,21 @@ def _line(problem: Problem, found: list[Problem], settings: Settings, data: Data
     def left(changed: Settings) -> list[Problem]:
         return [other for other in problems(changed, data) if other.name not in others]
 
-    works, pairs = [], []
-    for name, value in problem.remedies:
-        changed = replace(settings, **{name: value})
+    works: list[Mapping[str, Any]] = []
+    widened: list[Mapping[str, Any]] = []  # by what another setting then needs
+    for change in problem.remedies:
+        changed = replace(settings, **change)
         follows = left(changed)
         if not follows:
-            works.append(assignment(name, value))
+            works.append(change)
         for second in follows[0].candidates if len(follows) == 1 else ():
-            if not left(replace(changed, **{follows[0].name: second})):
-                pairs.append(f"{assignment(name, value)} with {assignment(follows[0].name, second)}")
-    mends = (works or pairs)[:SHOWN_REMEDIES]
+            more = {follows[0].name: second}
+            if not left(replace(changed, **more)):
+                widened.append({**change, **more})
+    mends = [
+        " with ".join(assignment(name, value) for name, value in change.items())
+        for change in (works or widened)[:SHOWN_REMEDIES]
+    ]
     return f"{problem.what}; {' or '.join(mends)} works" if mends else problem.what
 
 
@@ -261,7 +266,7 @@ def _memory(settings: Settings, data: Data) -> Iterator[Problem]:
     if needed.total > there:
         yield Problem(
             "mbs",
-            f"GPU={settings.gpu}: has {there / GB:.0f} GB, but about {needed.total / GB:.1f} GB are needed on each, "
+            f"GPU={settings.gpu}: {there / GB:.0f} GB, but each would need about {needed.total / GB:.1f} GB: "
             f"{memory.described(needed)}",
             elsewhere=tuple(memory.smaller(settings)),
         )

@@ -73,7 +73,7 @@ class Settings:
     device: Device = Device.auto
     """Device: auto | cuda | cpu. auto takes CUDA where there is one."""
     gpu: str = ""
-    """GPU that the run must fit, such as H200; the names: see llama31/estimates/gpus.py. Empty: memory is not checked."""
+    """GPU that the run must fit, such as H200; see llama31/estimates/gpus.py. Empty: memory is not checked."""
 
     # Data
     preprocessed_path: str = ""

@@ -12,9 +12,10 @@ def training_index(settings: Settings, data: Data) -> int:
     begins and the last one ends, as a document and an offset, int32 each; the sequences in shuffled order, uint32.
     For a blend of several parts (blended_dataset): of each sequence the part, int16, and its number there, int64.
     """
-    length = settings.seq_length
-    parts = sum(4 * part.documents + 8 * (part.sequences(length) + 1) + 4 * part.sequences(length) for part in data.train)
-    return parts + (10 * data.available_samples(length) if len(data.train) > 1 else 0)
+    sequences, parts = data.available_samples(settings.seq_length), len(data.train)
+    documents = sum(part.documents for part in data.train)
+    blend = (2 + 8) * sequences if parts > 1 else 0
+    return 4 * documents + 8 * (sequences + parts) + 4 * sequences + blend
 
 
 def checkpoint(settings: Settings, vocab_size: int) -> int:

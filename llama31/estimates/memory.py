@@ -12,7 +12,6 @@ than 1% together.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from llama31.estimates.gpus import GB
@@ -61,7 +60,10 @@ def per_gpu(settings: Settings, vocab_size: int, *, recompute: bool = False) -> 
         recompute: Whether each layer keeps its input alone, and computes the rest anew in the backward pass.
     """
     stages = range(settings.pipeline_parallel_size)
-    return max((_of_stage(settings, vocab_size, stage, recompute) for stage in stages), key=lambda memory: memory.total)
+    return max(
+        (of_stage(settings, vocab_size, stage, recompute=recompute) for stage in stages),
+        key=lambda memory: memory.total,
+    )
 
 
 def parameters(settings: Settings, vocab_size: int, stage: int) -> int:
@@ -83,7 +85,7 @@ def _padded(vocab_size: int, tensor: int) -> int:
     return math.ceil(vocab_size / unit) * unit
 
 
-def _of_stage(settings: Settings, vocab_size: int, stage: int, recompute: bool) -> Memory:
+def of_stage(settings: Settings, vocab_size: int, stage: int, *, recompute: bool = False) -> Memory:
     """Memory of a rank of one pipeline stage.
 
     bf16: 2 bytes a weight, 4 a gradient, and 12 for the optimizer (fp32 master weight and two moments) divided by its
@@ -159,14 +161,16 @@ def _logits(settings: Settings, vocab_size: int, number: int) -> int:
     return norm + _padded(vocab_size, tensor) // tensor * (FP32 + (number if number < FP32 else 0))
 
 
-def smaller(settings: Settings) -> Iterator[tuple[str, int]]:
-    """(field, value) of changes that lower the memory, those that cost least speed first."""
-    yield from (("mbs", n) for n in range(settings.mbs - 1, 0, -1) if settings.mbs % n == 0)
-    shape = SIZES[settings.size]
+def smaller(settings: Settings) -> list[dict[str, int]]:
+    """Changes of settings that lower the memory, values by field: one setting first, then two."""
+    shape, mbs = SIZES[settings.size], settings.mbs
+    batches = [{"mbs": n} for n in range(mbs - 1, 0, -1) if mbs % n == 0]
+    layouts = []
     for name, divided in (
         ("tensor_parallel_size", shape.key_value_heads),
         ("context_parallel_size", shape.key_value_heads),
         ("pipeline_parallel_size", shape.layers),
     ):
         now = getattr(settings, name)
-        yield from ((name, n) for n in range(2 * now, divided + 1, now) if divided % n == 0)
+        layouts += [{name: n} for n in range(2 * now, divided + 1, now) if divided % n == 0]
+    return [*batches, *layouts, *({**batch, **layout} for batch in batches[-1:] for layout in layouts)]
