@@ -8,11 +8,12 @@ from llama31 import checks, paths, rules
 from llama31.corpus.token_file import bin_path
 from llama31.departures import departures
 from llama31.estimates import disk, memory, speed
-from llama31.estimates.gpus import GB, GPUS, TERA
+from llama31.estimates.gpus import GB, GPUS
+from llama31.estimates.units import scaled
 from llama31.inputs import Data
 from llama31.layout import Layout
 from llama31.resolve import Resolved
-from llama31.settings import Settings, shown, to_dict
+from llama31.settings import Device, Settings, shown, to_dict
 from llama31.sizes import SIZES
 
 
@@ -123,35 +124,32 @@ class Plan:
 
     def _estimates(self) -> Iterator[str]:
         settings, vocab_size = self.settings, self.data.vocab_size
-        needed = memory.per_gpu(settings, vocab_size)
+        if checks.device(settings) is not Device.cpu:
+            yield from self._memory()
+        index, checkpoint = disk.training_index(settings, self.data), disk.checkpoint(settings, vocab_size)
+        yield f"disk: {scaled(index, 'B')} for the training index; a checkpoint takes {scaled(checkpoint, 'B')}"
+        flops = speed.flops_per_step(settings, vocab_size)
+        line = f"{scaled(flops, 'FLOP')} a step, {scaled(speed.flops_per_token(settings, vocab_size), 'FLOP')} a token"
+        if settings.gpu and settings.precision in speed.UTILISATION:
+            gpu, share = GPUS[settings.gpu], speed.UTILISATION[settings.precision]
+            line += f"; at {share:.0%} of {scaled(gpu.bf16_flops, 'FLOP/s')} a GPU, which is assumed: "
+            line += f"{speed.seconds(flops, settings, gpu):.2f} s a step"
+            if point := self._reference_point():
+                hours = speed.seconds(speed.flops_to(point.mean, settings, vocab_size), settings, gpu) / 3600
+                line += f", {hours:.1f} h to the reference's sample count"
+        yield line
+
+    def _memory(self) -> Iterator[str]:
+        settings = self.settings
+        needed = memory.per_gpu(settings, self.data.vocab_size)
+        less = memory.per_gpu(settings, self.data.vocab_size, recompute=True)
         there = f" of {GPUS[settings.gpu].memory / GB:.0f}" if settings.gpu else ""
-        yield f"memory of a rank: about {needed.total / GB:.1f}{there} GB: {memory.described(needed)}"
-        less = memory.per_gpu(settings, vocab_size, recompute=True)
+        unchecked = "" if settings.gpu else "; with GPU set, this is checked"
+        yield f"memory of a GPU: about {needed.total / GB:.1f}{there} GB: {memory.described(needed)}{unchecked}"
         yield (
             f"with full recomputation, which this version has not: {less.total / GB:.1f}{there} GB, "
             f"of which activations {less.activations / GB:.1f}"
         )
-        yield (
-            f"disk: training index {disk.training_index(settings, self.data) / GB:.2f} GB; "
-            f"a checkpoint to go on from takes {disk.checkpoint(settings, vocab_size) / GB:.2f} GB"
-        )
-        flops = speed.flops_per_step(settings, vocab_size)
-        yield (
-            f"{flops / TERA:,.2f} TFLOP a step, {speed.flops_per_token(settings, vocab_size) / 1e9:.2f} GFLOP a token"
-        )
-        if settings.gpu and settings.precision in speed.UTILISATION:
-            yield from self._time(flops)
-
-    def _time(self, flops_per_step: int) -> Iterator[str]:
-        settings, gpu = self.settings, GPUS[self.settings.gpu]
-        line = (
-            f"at {speed.UTILISATION[settings.precision]:.0%} of {gpu.bf16_flops / TERA:,.0f} TFLOP/s a GPU, which is "
-            f"assumed: {speed.seconds(flops_per_step, settings, gpu):.2f} s a step"
-        )
-        if point := self._reference_point():
-            flops = speed.flops_to(point.mean, settings, self.data.vocab_size)
-            line += f", {speed.seconds(flops, settings, gpu) / 3600:.1f} h to the reference's sample count"
-        yield line
 
     def _reference_point(self) -> rules.ReferencePoint | None:
         """What the reference needed with this batch size; None where it says nothing of this run."""

@@ -66,7 +66,7 @@ def test_the_dry_run_shows_the_plan_or_what_is_missing(exported: dict[str, str])
     if exported["NNODES"] == "1":
         assert (done.returncode, done.stderr) == (0, "")
         memory = GPUS[exported["GPU"]].memory // GB
-        assert re.search(rf"(?m)^  memory of a rank: about [0-9.]+ of {memory} GB: weights ", done.stdout)
+        assert re.search(rf"(?m)^  memory of a GPU: about [0-9.]+ of {memory} GB: weights ", done.stdout)
         assert re.search(r"(?m) s a step, [0-9.]+ h to the reference's sample count$", done.stdout)
     else:
         assert (done.returncode, done.stdout) == (2, "")
