@@ -87,8 +87,7 @@ def _line(problem: Problem, found: list[Problem], settings: Settings, data: Data
         follows = left(changed)
         if not follows:
             works.append(change)
-        for second in follows[0].candidates if len(follows) == 1 else ():
-            more = {follows[0].name: second}
+        for more in follows[0].remedies if len(follows) == 1 else ():
             if not left(replace(changed, **more)):
                 widened.append({**change, **more})
     mends = [

@@ -190,6 +190,11 @@ def test_a_run_that_does_not_fit_is_refused(
         assert of_eight_gpus(benchmark_data, *given, *suggestion.split(" with ")) == [], suggestion
 
 
+def test_what_mends_something_else_fits_the_gpu(benchmark_data: dict[str, str]) -> None:
+    (line,) = of_eight_gpus(benchmark_data, "GPU=H100", "GBS=30")
+    assert suggested(line) == ["GBS=24 with TENSOR_PARALLEL_SIZE=2", "GBS=24 with TENSOR_PARALLEL_SIZE=4"]
+
+
 def test_memory_is_not_checked_without_a_name_for_the_gpu(benchmark_data: dict[str, str]) -> None:
     assert of_eight_gpus(benchmark_data, "GPU=", "MBS=4") == []
 

@@ -86,6 +86,10 @@ def test_bf16_with_the_distributed_optimizer_stays_near(settings: dict[str, Any]
     assert_memory_is_as_estimated(run)
 
 
+def test_memory_of_one_rank_is_as_estimated(one_rank: Run) -> None:
+    assert_memory_is_as_estimated(one_rank)
+
+
 def assert_memory_is_as_estimated(run: Run) -> None:
     """The plan's weights, gradients and optimizer state of each stage are what its ranks hold, to the byte.
 
