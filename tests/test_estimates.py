@@ -192,7 +192,7 @@ def test_layouts_that_ran_fit(run: Published) -> None:
 
 
 def test_a_layout_that_needs_what_this_version_has_not() -> None:
-    """It ran on 80 GB, with gradients in less than fp32 or with recomputation; its log does not say which."""
+    """It ran on 80 GB, so it saved memory elsewhere, as gradients in bf16 or recomputation would; how is not known."""
     assert of_published(CISCO_8_NODES) > GPUS["H100"].memory >= of_published(CISCO_8_NODES, recompute=True)
 
 
