@@ -277,3 +277,12 @@ def test_departures_are_in_the_plan(usual: dict[str, str]) -> None:
     text = plan_text(resolved)
     found = departures(resolved.settings, checks.check(resolved.settings).validation.tokens)
     assert found and all(f"\n  - {line}\n" in text for line in found)
+
+
+@pytest.mark.parametrize("changes", [{}, {**ON_GPU, "GPU": "H100"}])
+def test_memory_disk_and_time_are_shown_before_a_run_too(changes: dict[str, str], usual: dict[str, str]) -> None:
+    resolved = resolved_from({**usual, **changes})
+    plan = Plan(resolved, checks.check(resolved.settings), [], [])
+    estimates = plan.text().partition("\nMemory, disk and time\n")[2].partition("\n\n")[0]
+    assert len(estimates.splitlines()) == (4 if changes else 2) and estimates in plan.summary()
+    assert ("memory of a GPU: about " in estimates) == ("s a step" in estimates) == bool(changes)
