@@ -82,17 +82,23 @@ export CONTEXT_PARALLEL_SIZE=1
 export SEQUENCE_PARALLEL=0
 
 # Checkpoints and jobs
-# Start from MODEL_CKPT.
+# Go on from the checkpoint MODEL_CKPT, unless CONTINUAL_CKPT holds one of this run.
 export USE_CKPT=0
-# MODEL_CKPT was converted from Hugging Face's weights: take the weights alone.
+# Start from the weights alone of MODEL_CKPT, such as one converted from Hugging Face's.
 export FROM_HF=0
-# Checkpoint directory to start from.
+# Checkpoint directory for USE_CKPT or FROM_HF.
 export MODEL_CKPT=""
 # Directory to save checkpoints to.
 export CONTINUAL_CKPT=""
-# Save checkpoints to CONTINUAL_CKPT.
+# Save checkpoints to CONTINUAL_CKPT, and go on from the newest one of this run there.
 export SAVE_CKPT=0
-# Optimizer steps that MODEL_CKPT was trained for.
+# Optimizer steps between two saves; 0 saves at the end of a job alone.
+export SAVE_EVERY=0
+# Minutes between two saves; 0 does not look at the clock.
+export SAVE_EVERY_MINUTES=0.0
+# Checkpoints of this run to keep; 0 keeps all.
+export KEEP_LAST=2
+# Optimizer steps that MODEL_CKPT was trained for; with FROM_HF for the log, else to make sure.
 export START_STEPS=0
 # Optimizer step after which this job ends. Empty: at the target, or when the training data is used up.
 export STOP_AT_STEP=""

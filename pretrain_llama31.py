@@ -2,6 +2,7 @@
 """What every rank of a run executes: pretrain_llama31.py RUN_DIR, under torchrun or srun (see run_llama31.sh)."""
 
 import contextlib
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ def main() -> None:
     with contextlib.suppress(OSError):  # a full disk
         sys.stdout.flush()
         sys.stderr.flush()
+    for child in multiprocessing.active_children():  # Megatron's writer of checkpoints
+        child.kill()
     # Threads of a broken process group may never end.
     os._exit(0 if orderly else 1)
 

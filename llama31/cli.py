@@ -26,7 +26,7 @@ app.add_typer(tools.app)
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@app.command(context_settings=SETTINGS, options_metavar="[--dryrun] [NAME=value ...]")
+@app.command(context_settings=SETTINGS, options_metavar="[--dryrun] [--allow-change NAME] [NAME=value ...]")
 def run(context: typer.Context) -> None:
     """Train; --dryrun shows the plan. Settings: NAME=value over the environment; config.sh lists them."""
     from llama31 import launch

@@ -34,7 +34,7 @@ def departures(settings: Settings, validation_tokens: int | None = None) -> list
     if not set(map(int, settings.train_parts.split())) <= set(rules.BENCHMARK_PARTS):
         parts = " ".join(map(str, rules.BENCHMARK_PARTS))
         found.append(f"TRAIN_PARTS={settings.train_parts}: the closed division trains on parts {parts}")
-    if settings.use_ckpt and settings.from_hf:
+    if settings.from_hf:
         found.append("FROM_HF=1: the closed division starts from random weights")
     full_set = settings.n_validation_samples == rules.VALIDATION_DOCUMENTS
     if full_set and validation_tokens not in (None, rules.VALIDATION_TOKENS):

@@ -48,6 +48,17 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """One checkpoint that was saved."""
+
+    step: int
+    consumed_samples: int
+    path: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a run ended."""
 
@@ -64,8 +75,8 @@ class Outcome:
 class Observer:
     """Keeps a record of a run. Methods are called on rank 0, in this order:
 
-    run_started, then for each step step_ended, with evaluation_started and evaluation_ended between two steps,
-    and at last run_stopped, once, in whatever way the run ends.
+    run_started, then for each step step_ended, with evaluation_started and evaluation_ended, and then
+    checkpoint_saved, between two steps, and at last run_stopped, once, in whatever way the run ends.
     """
 
     def run_started(self, consumed_samples: int) -> None:
@@ -79,6 +90,9 @@ class Observer:
 
     def evaluation_ended(self, evaluation: Evaluation) -> None:
         """An evaluation has ended; unless it reached the target, training goes on."""
+
+    def checkpoint_saved(self, saved: Saved) -> None:
+        """A checkpoint is complete."""
 
     def run_stopped(self, outcome: Outcome) -> None:
         """The run is over."""

@@ -6,21 +6,20 @@ import os
 import platform
 import random
 import shlex
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from llama31 import checks, paths, record
+from llama31 import checks, paths, record, signals
+from llama31.checkpoint import identity, resume, space, start, store
 from llama31.corpus.files import failures_named
 from llama31.errors import UserError
-from llama31.events import ABORTED, FAILED, Outcome
+from llama31.events import ABORTED, FAILED, TARGET_NOT_REACHED, Outcome
 from llama31.plan import Plan
 from llama31.report import summary
 from llama31.resolve import LIBRARIES, Resolved, read
@@ -42,18 +41,63 @@ PATH_SETTINGS = (
 def main(arguments: Sequence[str]) -> int:
     """Runs, or with --dryrun shows, what the environment and the arguments ask for; gives the exit code."""
     given = [argument for argument in arguments if argument != "--dryrun"]
-    resolved = with_absolute_paths(read(given, os.environ))
+    assignments, allowed = _without_allowed_changes(given)
+    resolved = with_absolute_paths(read(assignments, os.environ))
     data, lines = checks.look(resolved.settings)
     problems = [*resolved.problems, *(line for line in lines if not resolved.touched(line))]
     if problems or data is None:
         raise UserError(problems)
-    plan = Plan(resolved, data, user_command(resolved.settings), command(resolved.settings, Path("RUN_DIR")))
-    if "--dryrun" in arguments:
+    is_dry = "--dryrun" in arguments
+    if not is_dry and (missing := checks.missing_gpus(resolved.settings)):
+        raise UserError(missing)
+    found = resume.find(resolved.settings, data, identity.names_allowed(allowed), thorough=not is_dry)
+    resolved = replace(resolved, settings=found.settings)
+    plan = Plan(
+        resolved, data, user_command(resolved.settings), command(resolved.settings, Path("RUN_DIR")), found.start
+    )
+    _tell(found.notes)
+    if outcome := found.outcome or _nothing_left(plan):
+        print(f"finished: {outcome.reason}, at step {outcome.step:,}; its last checkpoint: {found.start.checkpoint}")
+        return outcome.exit_code
+    if not is_dry and found.settings.save_ckpt and found.settings.seeds:
+        store.lock(Path(found.settings.continual_ckpt), found.settings.seeds).close()
+        _tell(found.clear())
+    if resolved.settings.save_ckpt:
+        space.check(resolved.settings, data)
+    if is_dry:
         print(plan.text(), end="")
         return 0
-    if missing := checks.missing_gpus(resolved.settings):
-        raise UserError(missing)
     return run(plan, given)
+
+
+def _tell(lines: Iterable[str]) -> None:
+    """Prints lines that are no part of a plan."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _nothing_left(plan: Plan) -> Outcome | None:
+    """The outcome of a job whose steps were all done by jobs before it, None if there is something left to do."""
+    last, reason = plan.start.last_step(plan.settings, plan.data.available_samples(plan.settings.seq_length))
+    if not plan.start.goes_on or plan.start.step < last:
+        return None
+    why = f"the validation loss did not reach TARGET={plan.settings.target} in {reason}"
+    return Outcome(ABORTED, why, TARGET_NOT_REACHED, plan.start.step, plan.start.consumed_samples)
+
+
+def _without_allowed_changes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without each `--allow-change NAME`, and the names."""
+    others, names = [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        option, equals, name = argument.partition("=")
+        if option != "--allow-change":
+            others.append(argument)
+        elif not (name := name if equals else next(remaining, "")):
+            raise UserError("--allow-change: name the setting that may change, such as --allow-change GBS")
+        else:
+            names.append(name)
+    return others, names
 
 
 def with_absolute_paths(resolved: Resolved) -> Resolved:
@@ -101,11 +145,13 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
     with failures_named(run_dir):
         record.reserve_outcome(run_dir)
         record.store_settings(run_dir, settings)
+        start.store(run_dir / paths.START, plan.start)
         record.store_record(run_dir, describe(replace(plan.resolved, settings=settings), arguments, ranks))
         _name_latest(run_dir)
         print(plan.summary() + f"  seed {seed}\nrun directory: {run_dir}\n", flush=True)
         with (run_dir / paths.RANK_LOGS / "torchrun.log").open("wb") as errors:
-            returncode = _wait(subprocess.Popen(ranks, stderr=errors, env=ranks_environment, start_new_session=True))
+            torchrun = subprocess.Popen(ranks, stderr=errors, env=ranks_environment, start_new_session=True)
+            returncode = signals.wait(torchrun, run_dir)
         outcome = record.load_outcome(run_dir) or _killed(run_dir, returncode)
     print("\n".join(summary.lines(run_dir, settings, outcome)))
     return outcome.exit_code
@@ -187,26 +233,6 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def _wait(ranks: subprocess.Popen) -> int:
-    """Waits for the ranks; what is to end this process is handed to them, so that they can close their logs.
-
-    They get SIGINT whatever came: SIGTERM is what torchrun sends to the ranks that are left when one has failed.
-    """
-
-    def hand_on(*_: int | FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            ranks.send_signal(signal.SIGINT)
-
-    # SIGHUP: the terminal was closed; under nohup it is ignored, and stays so.
-    heard = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
-    former = {signum: signal.signal(signum, hand_on) for signum in heard}
-    try:
-        return ranks.wait()
-    finally:
-        for signum, handler in former.items():
-            signal.signal(signum, handler)
 
 
 def _killed(run_dir: Path, returncode: int) -> Outcome:

@@ -9,6 +9,7 @@ from llama31.settings import Settings
 SETTINGS = "settings.yaml"
 RECORD = "run.json"
 OUTCOME = "outcome.json"
+START = "start.json"
 METRICS = "metrics.jsonl"
 MLPERF_LOG = "mlperf.log"
 RANK_LOGS = "logs"

@@ -2,9 +2,11 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llama31 import checks, paths, rules
+from llama31.checkpoint import space
+from llama31.checkpoint.start import Start
 from llama31.corpus.token_file import bin_path
 from llama31.departures import departures
 from llama31.estimates import disk, memory, speed
@@ -12,6 +14,7 @@ from llama31.estimates.gpus import GB, GPUS
 from llama31.estimates.units import scaled
 from llama31.inputs import Data
 from llama31.layout import Layout
+from llama31.report.reading import size
 from llama31.resolve import Resolved
 from llama31.settings import Device, Settings, shown, to_dict
 from llama31.sizes import SIZES
@@ -27,6 +30,8 @@ class Plan:
     """What a user types for this run, where no settings are in the environment."""
     ranks_command: Sequence[str]
     """What that executes; RUN_DIR stands for the run directory that a run makes."""
+    start: Start = field(default_factory=Start)
+    """Where the job starts."""
 
     @property
     def settings(self) -> Settings:
@@ -41,6 +46,7 @@ class Plan:
             "Layout and batches": self._layout(),
             "Learning rate and evaluation": self._schedule(),
             "Memory, disk and time": self._estimates(),
+            "Checkpoints": self._checkpoints(),
             "Data": self._data(),
             "Closed division": self._division(),
             "Command": [shlex.join(self.command), f"which runs: {shlex.join(self.ranks_command)}"],
@@ -49,7 +55,8 @@ class Plan:
 
     def summary(self) -> str:
         """The plan in a few lines, for the start of a run."""
-        lines = [*self._model(), *self._layout(), *self._schedule(), *self._estimates(), *self._division()]
+        lines = [*self._model(), *self._layout(), *self._schedule(), *self._estimates(), *self._checkpoints()]
+        lines += self._division()
         return "".join(f"  {line}\n" for line in lines)
 
     def _settings(self) -> Iterator[str]:
@@ -108,14 +115,14 @@ class Plan:
             f"at step {settings.max_steps:,}"
         )
         available = self.data.available_samples(settings.seq_length)
-        last = min(settings.stop_at_step or settings.max_steps, settings.max_steps, available // settings.gbs)
+        last, _ = self.start.last_step(settings, available)
         first = interval * max(1, -(-settings.start_eval_at // (interval * settings.gbs)))
         yield (
             f"evaluation: every {interval:,} steps ({interval * settings.gbs:,} sequences) from step {first:,} on, "
             f"on {settings.eval_samples:,} sequences; ends at validation loss {settings.target:g}"
         )
         early = ", before any evaluation" if first > last else ""
-        end = f"after {last:,} steps ({last * settings.gbs:,} of {available:,} sequences)"
+        end = f"after {last:,} steps ({self.start.samples_after(last, settings.gbs):,} of {available:,} sequences)"
         yield f"ends without the target {end}{early}"
         if settings.step_time_atol:
             yield f"ends at a step that takes longer than {settings.step_time_atol:,} ms"
@@ -155,6 +162,20 @@ class Plan:
         """What the reference needed with this batch size; None where it says nothing of this run."""
         return rules.REFERENCE_POINTS.get(self.settings.gbs) if self.settings.size == rules.SIZE else None
 
+    def _checkpoints(self) -> Iterator[str]:
+        settings = self.settings
+        yield self.start.words()
+        if not settings.save_ckpt:
+            yield "no checkpoint is saved"
+            return
+        times = [f"{settings.save_every:,} steps"] if settings.save_every else []
+        times += [f"{settings.save_every_minutes:g} minutes"] if settings.save_every_minutes else []
+        every = f"every {' and every '.join(times)}, " if times else ""
+        yield (
+            f"saves {every}at the end of the job, on SIGTERM and on SIGUSR1, to {settings.continual_ckpt}: about "
+            f"{size(space.estimate(settings, self.data))} each; keeps {settings.keep_last or 'all'}"
+        )
+
     def _data(self) -> Iterator[str]:
         for file in (*self.data.train, self.data.validation):
             yield f"{bin_path(file.prefix)}: {file.documents:,} documents, {file.tokens:,} tokens"
@@ -162,7 +183,7 @@ class Plan:
         yield f"{paths.index_root(self.settings)}: training index"
 
     def _division(self) -> Iterator[str]:
-        found = departures(self.settings, self.data.validation.tokens)
+        found = list(dict.fromkeys([*self.start.departures, *departures(self.settings, self.data.validation.tokens)]))
         if not found:
             yield "within the closed division's rules"
         else:

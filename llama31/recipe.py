@@ -13,6 +13,9 @@ from nemo.collections.common.tokenizers import AutoTokenizer
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptimizerModule
 
 from llama31 import paths, rules
+from llama31.checkpoint.random_states import RandomStates
+from llama31.checkpoint.schedule import ScheduleOfSettings
+from llama31.checkpoint.strategy import ResumableStrategy
 from llama31.data.module import BenchmarkData
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
@@ -92,16 +95,16 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
         enable_model_summary=False,
         use_distributed_sampler=False,
         strategy=strategy(settings, backend),
-        callbacks=[run.Config(SeedWeights, seed)],
+        callbacks=[run.Config(SeedWeights, seed), run.Config(RandomStates), run.Config(ScheduleOfSettings)],
         plugins=precision(settings),
     )
 
 
-def strategy(settings: Settings, backend: Backend) -> run.Config[nl.MegatronStrategy]:
+def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrategy]:
     """Megatron's parallel layout; gradients are reduced in fp32, optimizer state is spread over the data ranks."""
     pipelined = settings.virtual_pipeline_size > 1
     return run.Config(
-        nl.MegatronStrategy,
+        ResumableStrategy,
         tensor_model_parallel_size=settings.tensor_parallel_size,
         pipeline_model_parallel_size=settings.pipeline_parallel_size,
         virtual_pipeline_model_parallel_size=settings.virtual_pipeline_size if pipelined else None,
@@ -110,6 +113,9 @@ def strategy(settings: Settings, backend: Backend) -> run.Config[nl.MegatronStra
         process_group_backend=backend.process_group_backend,
         gradient_as_bucket_view=True,
         ckpt_async_save=False,
+        # Any layout can go on from a checkpoint of any other; only one rank of each data-parallel group gathers for it.
+        ckpt_optim_fully_reshardable=True,
+        distrib_optim_fully_reshardable_mem_efficient=True,
         replace_progress_bar=False,
         ddp=run.Config(
             DistributedDataParallelConfig,

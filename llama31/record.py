@@ -16,6 +16,7 @@ from llama31.resolve import from_dict
 from llama31.settings import Settings, to_dict
 
 RESERVE = ".reserve"
+SAVER = ".saver"
 RESERVED_BYTES = 8192  # an outcome, and the entries of two names for it
 
 
@@ -45,6 +46,18 @@ def _write(path: Path, text: str) -> None:
 def reserve_outcome(run_dir: Path) -> None:
     """Takes the room that an outcome needs, so that a run can still say that the disk is full."""
     (run_dir / RESERVE).write_bytes(bytes(RESERVED_BYTES))
+
+
+def store_saver(run_dir: Path) -> None:
+    """Notes that this process can be told, by SIGUSR1, to have a checkpoint saved and to end the run."""
+    (run_dir / SAVER).write_text(str(os.getpid()), encoding="utf-8")
+
+
+def load_saver(run_dir: Path) -> int | None:
+    """Id of the process that `store_saver` noted, None before it did."""
+    file = run_dir / SAVER
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return int(text) if text else None
 
 
 def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:

@@ -179,7 +179,10 @@ POSITIVE = (
     "max_steps", "eval_every", "eval_samples", "target", "tensor_parallel_size", "pipeline_parallel_size",
     "virtual_pipeline_size", "context_parallel_size", "stop_at_step", "nexp", "npar",
 )  # fmt: skip
-NOT_NEGATIVE = ("min_lr", "warmup_steps", "start_eval_at", "start_steps", "step_time_atol")
+NOT_NEGATIVE = (
+    "min_lr", "warmup_steps", "start_eval_at", "save_every", "save_every_minutes", "keep_last", "start_steps",
+    "step_time_atol",
+)  # fmt: skip
 
 
 def range_problems(settings: Settings) -> dict[str, str]:

@@ -135,17 +135,23 @@ class Settings:
 
     # Checkpoints and jobs
     use_ckpt: bool = False
-    """Start from MODEL_CKPT."""
+    """Go on from the checkpoint MODEL_CKPT, unless CONTINUAL_CKPT holds one of this run."""
     from_hf: bool = False
-    """MODEL_CKPT was converted from Hugging Face's weights: take the weights alone."""
+    """Start from the weights alone of MODEL_CKPT, such as one converted from Hugging Face's."""
     model_ckpt: str = ""
-    """Checkpoint directory to start from."""
+    """Checkpoint directory for USE_CKPT or FROM_HF."""
     continual_ckpt: str = ""
     """Directory to save checkpoints to."""
     save_ckpt: bool = False
-    """Save checkpoints to CONTINUAL_CKPT."""
+    """Save checkpoints to CONTINUAL_CKPT, and go on from the newest one of this run there."""
+    save_every: int = 0
+    """Optimizer steps between two saves; 0 saves at the end of a job alone."""
+    save_every_minutes: float = 0.0
+    """Minutes between two saves; 0 does not look at the clock."""
+    keep_last: int = 2
+    """Checkpoints of this run to keep; 0 keeps all."""
     start_steps: int = 0
-    """Optimizer steps that MODEL_CKPT was trained for."""
+    """Optimizer steps that MODEL_CKPT was trained for; with FROM_HF for the log, else to make sure."""
     stop_at_step: int | None = None
     """Optimizer step after which this job ends. Empty: at the target, or when the training data is used up."""
     seeds: str = ""

@@ -6,6 +6,14 @@ no biases. Standard library alone, so that a plan needs no framework.
 
 from dataclasses import dataclass
 
+# Llama 3.1 paper, section 3.2, and the model's published config.json; NeMo's Llama31Config8B has them too.
+ROTARY_BASE = 500_000
+NORM_EPSILON = 1e-5
+ROPE_FACTOR = 8.0  # by which low frequencies are stretched
+LOW_FREQUENCY_FACTOR, HIGH_FREQUENCY_FACTOR = 1.0, 4.0
+LENGTH_BEFORE_STRETCHING = 8192  # tokens
+INITIAL_DEVIATION = 0.02  # of weights, NeMo's
+
 
 @dataclass(frozen=True)
 class Shape:

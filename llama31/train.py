@@ -3,19 +3,24 @@
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from llama31 import checks, paths, record
+from llama31.checkpoint import identity, start, store
 from llama31.departures import departures
 from llama31.errors import RunAborted, UserError
 from llama31.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Outcome
 from llama31.inputs import Data
 from llama31.layout import Layout
 from llama31.settings import Settings
+
+if TYPE_CHECKING:
+    from llama31.checkpoint.saver import Saver
 
 
 def train(run_dir: Path) -> tuple[Outcome, bool]:
@@ -26,6 +31,8 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     """
     rank = int(os.environ.get("RANK", "0"))
     run = _Run(run_dir, rank, _keep_output(run_dir, rank))
+    # A checkpoint may come from anywhere; what torch reads of it is data, never code (`llama31.checkpoint.trust`).
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     signal.signal(signal.SIGINT, run.interrupt)
     if rank == 0:  # the others hold nothing that must be closed
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -61,6 +68,8 @@ class _Run:
         self.rank = rank
         self.console = console
         self.observers: list[Observer] = []
+        self.start = start.Start()
+        self.lock: TextIO | None = None  # of the run's checkpoints, held until the process ends
         self.callback: Any = None  # a BenchmarkCallback, whose module imports torch
         self.interrupted = False
 
@@ -72,12 +81,16 @@ class _Run:
     def fit(self) -> Outcome:
         """Trains to the end. The MLPerf log begins before anything heavy is imported."""
         settings = record.load_settings(self.run_dir)
+        self.start = start.load(self.run_dir / paths.START)
         data = checks.check(settings)
+        departed = self.start.departures + departures(settings, data.validation.tokens)
+        departed = list(dict.fromkeys(departed))  # each once, in their order
         if self.rank == 0:
-            self._open_log(settings, data)
+            self._open_log(settings, data, departed)
 
         import fiddle
 
+        from llama31.checkpoint.strategy import load
         from llama31.mlperf.callback import BenchmarkCallback
         from llama31.model import device
         from llama31.recipe import pretrain_recipe
@@ -89,10 +102,14 @@ class _Run:
 
                 stack.enter_context(cpu_backend())
             pretrain = fiddle.build(pretrain_recipe(settings, backend, int(settings.seeds), self.run_dir))
-            self.callback = BenchmarkCallback(settings, self.observers, data.available_samples(settings.seq_length))
+            available = data.available_samples(settings.seq_length)
+            saver = self._saver(settings, data, departed) if settings.save_ckpt else None
+            self.callback = BenchmarkCallback(settings, self.observers, available, self.start, saver)
             if self.rank == 0:
                 self._open_records(settings, self.callback.last_step)
-            pretrain.keywords["trainer"].callbacks.append(self.callback)
+            trainer = pretrain.keywords["trainer"]
+            trainer.callbacks.append(self.callback)
+            load(trainer, self.start)
             pretrain()
         return self.callback.outcome
 
@@ -126,10 +143,32 @@ class _Run:
             with contextlib.suppress(OSError):  # a full disk, which the outcome tells
                 observer.run_stopped(outcome)
 
-    def _open_log(self, settings: Settings, data: Data) -> None:
-        from llama31.mlperf.log import MLPerfLog
+    def _saver(self, settings: Settings, data: Data, departed: list[str]) -> "Saver":
+        """What saves checkpoints; where the launcher can tell it to is written down."""
+        from llama31.checkpoint.saver import Saver
 
-        log = MLPerfLog(self.run_dir / paths.MLPERF_LOG)
+        saver = Saver(
+            settings,
+            job=self.start.job,
+            identity=identity.identity(settings, data),
+            departures=departed,
+            run_dir=self.run_dir,
+        )
+        saver.listen()
+        if self.rank == 0:
+            self.lock = store.lock(Path(settings.continual_ckpt), settings.seeds)
+            record.store_saver(self.run_dir)
+        return saver
+
+    def _open_log(self, settings: Settings, data: Data, departed: list[str]) -> None:
+        from llama31.mlperf.log import MLPerfLog, continued
+
+        file = self.run_dir / paths.MLPERF_LOG
+        if self.start.goes_on:
+            continued(Path(self.start.checkpoint) / paths.MLPERF_LOG, file, departed)
+            self.observers.append(MLPerfLog(file, goes_on=True))
+            return
+        log = MLPerfLog(file)
         self.observers.append(log)
         log.init_started()
         log.describe(
@@ -137,12 +176,16 @@ class _Run:
             seed=int(settings.seeds),
             data_parallel_size=Layout.of(settings).data_parallel_size,
             train_samples=data.available_samples(settings.seq_length),
-            departures=departures(settings, data.validation.tokens),
+            departures=departed,
+            init_checkpoint_step=settings.start_steps,
         )
 
     def _open_records(self, settings: Settings, last_step: int) -> None:
         from llama31.report.metrics import MetricsWriter
         from llama31.report.progress import Progress
 
-        self.observers.append(MetricsWriter(self.run_dir / paths.METRICS))
+        metrics = self.run_dir / paths.METRICS
+        if self.start.goes_on:
+            shutil.copyfile(Path(self.start.checkpoint) / paths.METRICS, metrics)
+        self.observers.append(MetricsWriter(metrics))
         self.observers.append(Progress(settings, last_step, self.console))

@@ -51,10 +51,10 @@ def interval(settings: Settings) -> int:
     return rules.steps_between_evaluations(settings.eval_every, settings.gbs)
 
 
-def train(observer: Observer, settings: Settings, validation_losses: Sequence[float]) -> None:
-    """Trains up to each evaluation in turn, from START_EVAL_AT on."""
+def train(observer: Observer, settings: Settings, validation_losses: Sequence[float], first: int = 1) -> None:
+    """Trains up to each evaluation in turn, from START_EVAL_AT on; `first` is the number of the first one."""
     steps = interval(settings)
-    for number, loss in enumerate(validation_losses, start=1):
+    for number, loss in enumerate(validation_losses, start=first):
         end = number * steps
         for step in range(end - steps + 1, end + 1):
             observer.step_ended(Step(step, step * settings.gbs, 4.0, settings.max_lr, STEP_SECONDS))

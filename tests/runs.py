@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,35 @@ def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
     run = Run(run_dir, done.stdout + done.stderr, done.returncode)
     assert done.returncode == 0, f"{' '.join(command)} failed:\n{run.printed[-2000:]}\n{run.logs()}"
     return run
+
+
+def stopped_by(stop: Callable[[subprocess.Popen, list[int]], object], settings: dict[str, Any]) -> Run:
+    """A run that `stop(launcher, process ids of the ranks)` was called on after its first step."""
+    launcher = subprocess.Popen(
+        ["bash", REPOSITORY / "run_llama31.sh", *arguments(settings)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+    )
+    try:
+        printed = ""
+        for line in launcher.stdout:
+            printed += line
+            if line.startswith("step 1/"):
+                break
+        stop(launcher, ranks_of(launcher.pid))
+        rest, _ = launcher.communicate(timeout=TIMEOUT)
+    finally:
+        launcher.kill()
+    return finished(printed + rest, launcher.returncode)
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """Process ids of a launcher's ranks, in their order: children of its child, torchrun."""
+
+    def children(pid: int) -> list[int]:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    (torchrun,) = children(launcher)
+    return sorted(children(torchrun))

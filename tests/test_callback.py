@@ -16,6 +16,7 @@ import torch
 from one_rank import one_rank
 
 from llama31 import rules
+from llama31.checkpoint.start import Start
 from llama31.departures import departures
 from llama31.errors import RunAborted
 from llama31.events import ABORTED, SUCCESS, TARGET_NOT_REACHED, Evaluation, Observer, Outcome, Step
@@ -145,7 +146,7 @@ def train(tmp_path: Path) -> Callable[..., Course]:
         log = benchmark_run.open_log(tmp_path / "mlperf.log", settings, departures(settings))
         course = Course(tmp_path / "mlperf.log", Outcome(ABORTED, "", 1, 0, 0))
         observers = [Collector(course), log] if is_first_rank else []
-        callback = BenchmarkCallback(settings, observers, available_samples)
+        callback = BenchmarkCallback(settings, observers, available_samples, Start())
         losses = iter(validation_losses)
         try:
             Trainer(settings, is_first_rank).fit(
@@ -155,7 +156,8 @@ def train(tmp_path: Path) -> Callable[..., Course]:
             course.outcome = callback.outcome
         except RunAborted as error:  # as llama31.train does
             course.outcome = Outcome(ABORTED, str(error), error.exit_code, callback.step, callback.consumed_samples)
-        log.run_stopped(course.outcome)
+        for observer in observers:
+            observer.run_stopped(course.outcome)
         return course
 
     return run
@@ -256,7 +258,7 @@ def test_an_evaluation_that_misses_a_sequence_is_none(
 
 
 def test_training_batches_do_not_count_as_evaluated(train: Callable[..., Course]) -> None:
-    callback = BenchmarkCallback(CLOSED, [], ENOUGH)
+    callback = BenchmarkCallback(CLOSED, [], ENOUGH, Start())
     callback.on_megatron_microbatch_start(batch={"tokens": torch.ones(1, 8)}, step=None)
     assert (callback._samples, callback._token_hash) == (0, 0)
 
@@ -273,7 +275,7 @@ def test_the_target_is_reached_at_or_below_it(train: Callable[..., Course], loss
 
 def test_the_target_itself_is_reached() -> None:
     settings = replace(CLOSED, eval_samples=32, target=3.5)  # one batch, whose mean 3.5 is exact
-    callback = BenchmarkCallback(settings, [], ENOUGH)
+    callback = BenchmarkCallback(settings, [], ENOUGH, Start())
     trainer = Trainer(settings, is_first_rank=True)
     callback.on_validation_start(trainer, None)
     callback.on_megatron_microbatch_start(batch={"fingerprint": torch.arange(1, 33)})

@@ -83,6 +83,15 @@ def test_damaged_shards_are_all_listed(c4: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "merged").iterdir())
 
 
+def test_unreadable_shards_are_all_listed(c4: Path, tmp_path: Path) -> None:
+    for number in (769, 771):
+        (c4 / rules.train_shard_name(number)).symlink_to("/proc/self/mem")  # its first byte can't be read
+    with pytest.raises(UserError) as error:
+        merge_part(c4, tmp_path / "merged", 6, (768, 769, 771))
+    listed = ", ".join(f"{c4 / rules.train_shard_name(number)} (Input/output error)" for number in (769, 771))
+    assert error.value.lines == [f"{tmp_path}/merged/c4-train.en_6.json.gz: 2 of 3 shards cannot be used: {listed}"]
+
+
 @pytest.mark.parametrize("sample", [1, 7, 24])
 def test_validation_set_is_the_first_documents(c4: Path, tmp_path: Path, sample: int) -> None:
     target = merge_validation(c4, tmp_path / "merged", sample)
@@ -126,10 +135,14 @@ def test_full_disk(c4: Path, tmp_path: Path) -> None:
 SCRIPT = Path(__file__).parents[1] / "utils" / "consolidate_data.sh"
 
 
-def start(**env: object) -> subprocess.Popen[str]:
+# root may read everything, unless it gives up the capabilities for that
+AS_ANY_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+
+def start(*before: str, **env: object) -> subprocess.Popen[str]:
     cleared = {name: value for name, value in os.environ.items() if name not in ("PARTS", "N_VALIDATION_SAMPLES")}
     return subprocess.Popen(
-        ["bash", SCRIPT],
+        [*before, "bash", SCRIPT],
         env={**cleared, "LLAMA31_VENV": sys.prefix, **{name: str(value) for name, value in env.items()}},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -139,8 +152,8 @@ def start(**env: object) -> subprocess.Popen[str]:
     )
 
 
-def run(expect: int = 0, **env: object) -> tuple[str, str]:
-    process = start(**env)
+def run(*before: str, expect: int = 0, **env: object) -> tuple[str, str]:
+    process = start(*before, **env)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == expect, errors
     return out, errors
@@ -193,6 +206,24 @@ def test_script_goes_on_after_a_damaged_part(whole_c4: Path, tmp_path: Path) -> 
     assert "00641" in line and "00766" in line
     assert (merged / "c4-train.en_6.json.gz").is_file()
     assert not (merged / "c4-train.en_5.json.gz").exists()
+
+
+def test_script_without_permission(c4: Path, tmp_path: Path) -> None:
+    """For some shards, then for their directory, then for that of the merged files."""
+    merged = tmp_path / "merged"
+    settings = {"C4_PATH": c4, "MERGED_C4_PATH": merged, "PARTS": "", "N_VALIDATION_SAMPLES": 7}
+    closed = [c4 / rules.validation_shard_name(number) for number in (2, 5)]
+    for shard in closed:
+        shard.chmod(0)
+    _, errors = run(*AS_ANY_USER, expect=2, **settings)
+    listed = ", ".join(f"{shard} (Permission denied)" for shard in closed)
+    assert errors == f"{merged / VALIDATION_FILE}: 2 of 8 shards cannot be used: {listed}\n"
+    for directory, words in ((c4, "8 shards cannot be used: "), (merged, str(merged))):
+        directory.chmod(0o600)
+        _, errors = run(*AS_ANY_USER, expect=2, **settings)
+        assert errors.startswith(words) and errors.count("\n") == 1
+        assert errors.count("Permission denied") == (8 if directory == c4 else 1)
+        directory.chmod(0o700)
 
 
 def test_script_killed_and_started_again(whole_c4: Path, tmp_path: Path) -> None:

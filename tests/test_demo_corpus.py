@@ -44,7 +44,7 @@ def records(path: Path) -> list[dict[str, str]]:
 
 
 def times(root: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
 
 
 def test_shape_is_c4s(demo: Path) -> None:

@@ -2,6 +2,8 @@
 
 import base64
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -24,6 +26,8 @@ import debian
 import pytest
 
 from llama31.corpus import download as module
+from llama31.corpus.locking import only_run_in
+from llama31.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 PIECE_BYTES = 1 << 20
@@ -243,6 +247,42 @@ def test_corrupt_object(bucket: Bucket, tmp_path: Path) -> None:
     assert line.startswith(f"{tmp_path}/data/big: MD5 ")
     assert line.endswith(f", the bucket says {promised.hex()}; removed, the next run fetches it anew")
     assert contents(tmp_path / "data") == FILES, "the others came"
+
+
+def put_without_md5(bucket: Bucket, content: bytes) -> None:
+    """As uploads of several parts leave it."""
+    there = {"Bucket": "bucket", "Key": "data/big"}
+    there["UploadId"] = bucket.client.create_multipart_upload(**there)["UploadId"]
+    tag = bucket.client.upload_part(**there, PartNumber=1, Body=content)["ETag"]
+    bucket.client.complete_multipart_upload(**there, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": tag}]})
+
+
+@pytest.mark.parametrize("there", [PIECE_BYTES, 3 * PIECE_BYTES])
+def test_size_alone_is_known(there: int, bucket: Bucket, tmp_path: Path) -> None:
+    """Pieces that the journal names and that are gone, or more than there should be."""
+    content = random.Random(3).randbytes(2 * PIECE_BYTES)
+    put_without_md5(bucket, content)
+    (tmp_path / "big.partial").write_bytes(content.ljust(there, b"x")[:there])
+    (tmp_path / "big.pieces").write_text(f"{len(content)}  {PIECE_BYTES}\n{0:020}\n{PIECE_BYTES:020}\n")
+    line = f"{tmp_path}/big: {there:,} bytes, the bucket says {len(content):,}; removed, the next run fetches it anew"
+    assert bucket.download(tmp_path, expect=2) == f"{line}\n"
+    assert contents(tmp_path) == FILES, "the others came"
+    assert "hashes of the 4 files whose hash the bucket knows" in bucket.download(tmp_path)
+    assert contents(tmp_path) == {**FILES, "big": content}
+
+
+def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with only_run_in(tmp_path), pytest.raises(UserError, match="another run is at work there"), only_run_in(tmp_path):
+        pass
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    done = False
+    with only_run_in(tmp_path):
+        done = True
+    assert done
 
 
 def test_local_damage_is_found(bucket: Bucket, tmp_path: Path) -> None:

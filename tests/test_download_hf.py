@@ -26,24 +26,31 @@ GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model is res
 
 
 class Hub(BaseHTTPRequestHandler):
-    """org/open is open, org/gated is so to all without the token "granted", and there is nothing else."""
+    """org/open is open, org/gated is closed to all without the token "granted", org/broken fails.
+
+    org/partly says what it holds and then refuses, org/empty has no tokenizer; and there is nothing else.
+    """
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def do_GET(self) -> None:
-        repository = "/".join(self.path.removeprefix("/api/models").split("/")[1:3])
+        path = self.path.partition("?")[0]
+        repository = "/".join(path.removeprefix("/api/models").split("/")[1:3])
         if repository == "org/broken":
             self.answer(500, b"")
-        elif repository not in ("org/open", "org/gated"):
+        elif repository not in ("org/open", "org/gated", "org/partly", "org/empty"):
             self.answer(401, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
-        elif self.path.startswith("/api/models"):  # what a gated repository holds is no secret
-            siblings = [{"rfilename": name} for name in FILES]
+        elif path.startswith("/api/models"):  # what a gated repository holds is no secret
+            files = FILES if repository != "org/empty" else {}
+            siblings = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
             self.answer(200, json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings}).encode())
         elif repository == "org/gated" and self.headers["Authorization"] != "Bearer granted":
             self.answer(403 if self.headers["Authorization"] else 401, b"", GATED)
+        elif repository == "org/partly":
+            self.answer(403, b"")
         else:
-            content = FILES[self.path.partition(f"/resolve/{COMMIT}/")[2]]
+            content = FILES[path.partition(f"/resolve/{COMMIT}/")[2]]
             self.answer(200, content, {"ETag": f'"{hash(content):x}"', "X-Repo-Commit": COMMIT})
 
     def answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
@@ -81,6 +88,12 @@ def run(directory: Path, repository: str, endpoint: str, *arguments: str, expect
     return done.stderr if expect else done.stdout
 
 
+def put(directory: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_bytes(content)
+
+
 def names(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir() if not path.name.startswith(".")}
 
@@ -95,11 +108,26 @@ def test_tokenizer_then_weights(endpoint: str, tmp_path: Path) -> None:
         assert (directory / name).read_bytes() == FILES[name]
 
 
+def test_what_is_there_is_kept_or_fetched_anew(endpoint: str, tmp_path: Path) -> None:
+    run(tmp_path, "org/open", endpoint)
+    first = (tmp_path / "tokenizer.json").stat().st_ino
+    run(tmp_path, "org/open", endpoint)
+    assert (tmp_path / "tokenizer.json").stat().st_ino == first
+    (tmp_path / "tokenizer.json").write_bytes(FILES["tokenizer.json"][:-1])
+    (said,) = run(tmp_path, "org/open", endpoint, expect=2).splitlines()
+    size = len(FILES["tokenizer.json"])
+    assert said.startswith(f"{tmp_path}/tokenizer.json: {size - 1} bytes, the repository says {size}; remove it")
+    (tmp_path / "tokenizer.json").unlink()
+    run(tmp_path, "org/open", endpoint)
+    assert (tmp_path / "tokenizer.json").read_bytes() == FILES["tokenizer.json"]
+
+
 def test_a_token_opens_a_gated_repository(endpoint: str, tmp_path: Path) -> None:
     run(tmp_path, "org/gated", endpoint, HF_TOKEN="granted")
     assert "tokenizer.json" in names(tmp_path)
 
 
+@pytest.mark.parametrize("there", [{}, {"tokenizer.json": b"older"}, FILES], ids=["nothing", "an older one", "all"])
 @pytest.mark.parametrize(
     ("repository", "env", "line"),
     [
@@ -107,16 +135,26 @@ def test_a_token_opens_a_gated_repository(endpoint: str, tmp_path: Path) -> None
         ("org/gated", {"HF_TOKEN": "other"}, "org/gated: access is granted to those who asked for it on "),
         ("org/none", {}, "org/none: no such repository, or it is not shown without a login: hf auth login; see "),
         ("org/broken", {}, "org/broken: Hugging Face "),
+        ("org/partly", {}, "org/partly: Hugging Face refused: 403 "),
+        ("org/empty", {}, "org/empty: holds no tokenizer.json"),
         ("no/such/name", {}, "no/such/name: not the name of a repository: "),
         ("org/open", {"HF_HUB_OFFLINE": "1"}, "org/open: Hugging Face cannot be reached: "),
     ],
 )
-def test_refusals_are_one_line(repository: str, env: dict[str, str], line: str, endpoint: str, tmp_path: Path) -> None:
+def test_refusals_are_one_line(
+    repository: str, env: dict[str, str], line: str, there: dict[str, bytes], endpoint: str, tmp_path: Path
+) -> None:
+    """Also where a tokenizer is there already, which is then left as it is."""
+    put(tmp_path, there)
     (said,) = run(tmp_path, repository, endpoint, expect=2, **env).splitlines()
     assert said.startswith(line)
+    assert names(tmp_path) == {name.partition("/")[0] for name in there}
+    assert all((tmp_path / name).read_bytes() == content for name, content in there.items())
 
 
-def test_no_network(tmp_path: Path) -> None:
+@pytest.mark.parametrize("there", [{}, FILES], ids=["nothing", "all"])
+def test_no_network(there: dict[str, bytes], tmp_path: Path) -> None:
+    put(tmp_path, there)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
     (said,) = run(tmp_path, "org/open", nobody, expect=2).splitlines()

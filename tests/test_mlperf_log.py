@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from mlperf_logging.rcp_checker import rcp_checker
 from llama31 import rules
 from llama31.errors import UserError
 from llama31.events import Outcome
-from llama31.mlperf.log import MLPerfLog
+from llama31.mlperf import check
+from llama31.mlperf.log import MLPerfLog, continued
 from llama31.settings import Division, Precision, Settings, Status
 
 INTERRUPTED = Outcome("aborted", "interrupted", 130, 5, 160)
@@ -275,3 +277,41 @@ def test_a_value_that_cannot_be_logged_is_an_error_and_no_line(tmp_path: Path) -
         log.describe(Settings(), seed=object(), data_parallel_size=1, train_samples=1, departures=())  # type: ignore[arg-type]
     log.close()
     assert "seed" not in keys(tmp_path / "log"), "a line that cannot be written must not leave words behind"
+
+
+# A run in several jobs
+
+
+def in_two_jobs(directory: Path, departures: Sequence[str] = ()) -> Path:
+    """The log of a full-size run whose first job was killed after a save, between two evaluations."""
+    losses, step = benchmark_run.losses(), 5 * benchmark_run.interval(SETTINGS) + 9
+    former = open_log(directory / "first.log")
+    former.run_started(0)
+    train(former, SETTINGS, losses[:5])
+    former.close()
+    continued(directory / "first.log", directory / "second.log", departures)
+    log = MLPerfLog(directory / "second.log", goes_on=True)
+    log.run_started(step * SETTINGS.gbs)
+    train(log, SETTINGS, losses[5:], first=6)
+    log.run_stopped(Outcome("success", "target reached", 0, SAMPLES // SETTINGS.gbs, SAMPLES))
+    return directory / "second.log"
+
+
+@pytest.mark.parametrize("ruleset", rules.RULESETS)
+def test_two_jobs_write_one_log_that_holds_as_closed(tmp_path: Path, ruleset: str) -> None:
+    report = check.check(in_two_jobs(tmp_path), ruleset)
+    assert report.holds and report.is_closed and report.is_accepted, report.failures
+
+
+def test_two_jobs_have_one_duration(tmp_path: Path) -> None:
+    found = {record["key"]: record for record in records(in_two_jobs(tmp_path))}
+    seconds = (found["run_stop"]["time_ms"] - found["run_start"]["time_ms"]) / 1000
+    assert float(found["run_stop"]["metadata"]["duration"].removesuffix(" s")) == pytest.approx(seconds, abs=0.1)
+    assert found["run_resumed"]["metadata"]["samples_count"] == (5 * 384 + 9) * 32
+
+
+def test_a_departure_of_a_later_job_makes_the_run_open(tmp_path: Path) -> None:
+    log = in_two_jobs(tmp_path, ["TARGET=4: the run has TARGET=3.3"])
+    (division,) = (record for record in records(log) if record["key"] == "submission_division")
+    assert division["value"] == "open"
+    assert division["metadata"]["departures"] == ["TARGET=4: the run has TARGET=3.3"]

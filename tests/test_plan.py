@@ -87,6 +87,7 @@ def usual(usual: dict[str, str]) -> dict[str, str]:
 
 TWO = {"GPUS_PER_NODE": "2"}
 TWO_STAGES = {"GPUS_PER_NODE": "2", "PIPELINE_PARALLEL_SIZE": "2"}
+SAVING = {"SAVE_CKPT": "1", "CONTINUAL_CKPT": "/c"}
 ON_GPU = {"DEVICE": "cuda", "GPUS_PER_NODE": "2"}
 
 REFUSED = {
@@ -95,12 +96,6 @@ REFUSED = {
     "TIME": "1:00:00",
     "NNODES": "2",
     "IMAGE": "a",
-    "USE_CKPT": "1",
-    "FROM_HF": "1",
-    "MODEL_CKPT": "/c",
-    "CONTINUAL_CKPT": "/c",
-    "SAVE_CKPT": "1",
-    "START_STEPS": "1",
     "NEXP": "2",
     "NPAR": "2",
 }
@@ -136,11 +131,18 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "SEQUENCE_PARALLEL": ("1", {**ON_GPU, "TENSOR_PARALLEL_SIZE": "2"}),
     "STOP_AT_STEP": ("50", {}),
     "STEP_TIME_ATOL": ("900", {}),
+    "CONTINUAL_CKPT": ("/d", SAVING),
+    "SAVE_EVERY": ("9", SAVING),
+    "SAVE_EVERY_MINUTES": ("9", SAVING),
+    "KEEP_LAST": ("9", SAVING),
 }
 """Settings that change what the plan says beside its list of settings: the value, and what it takes besides.
 
 What training makes of them is for the tests of the recipe and of the callback (llama31/recipe.py, mlperf/callback.py).
 """
+
+CHECKPOINTS = ("SAVE_CKPT", "USE_CKPT", "FROM_HF", "MODEL_CKPT", "START_STEPS")
+"""Settings that take a checkpoint, or that others need: tests/test_checkpoint_choice.py, test_checks.py."""
 
 LOGGED = {
     "SUBMISSION_ORG": "Example",
@@ -156,8 +158,8 @@ NAMING = {"JOB_DIR": "elsewhere", "TAG": "mine", "SEEDS": "2"}
 
 
 def test_every_setting_acts_or_is_refused() -> None:
-    """The four lists together are all settings: none is accepted and then ignored."""
-    known = [*REFUSED, *PLANNED, *LOGGED, *NAMING]
+    """The five lists together are all settings: none is accepted and then ignored."""
+    known = [*REFUSED, *PLANNED, *CHECKPOINTS, *LOGGED, *NAMING]
     assert sorted(known) == sorted(field.name.upper() for field in fields(Settings))
 
 

@@ -174,6 +174,8 @@ def test_shares_are_all_and_disjoint() -> None:
 
 STEPS = """\
 srun
+--kill-on-bad-exit=0
+--wait=0
 --container-image=registry#team/image:1
 --no-container-mount-home
 --container-workdir=REPOSITORY
@@ -200,6 +202,8 @@ ROOT/preprocessed
 --jobs=1
 --threads=8
 srun
+--kill-on-bad-exit=0
+--wait=0
 --container-image=registry#team/image:1
 --no-container-mount-home
 --container-workdir=REPOSITORY
@@ -207,6 +211,7 @@ srun
 ROOT/preprocessed:ROOT/preprocessed
 --nodes=1
 --ntasks=1
+--cpus-per-task=128
 env
 LLAMA31_VENV=none
 bash
@@ -253,15 +258,21 @@ class Cluster:
             timeout=DEADLINE,
         )
 
-    def ask(self, *command: str | Path, env: dict[str, str] | None = None) -> str:
+    def ask(self, *command: str | Path, env: dict[str, str] | None = None, stdin: str = "") -> str:
         env = {**(env or os.environ), "SLURM_CONF": str(self.directory / "slurm.conf")}
-        return subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=DEADLINE).stdout
+        done = subprocess.run(
+            command, env=env, input=stdin, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-    def job(self, corpus: Corpus, *options: str, **env: str) -> tuple[str, str, str]:
+    def job(
+        self, corpus: Corpus, *options: str, script: str | Path = SCRIPT, stdin: str = "", **env: str
+    ) -> tuple[str, str, str]:
         """Submits utils/preprocess.sh and waits for its end; gives its number, its state, and what it printed."""
         output = corpus.root / "job.out"
-        command = ("sbatch", "--parsable", f"--output={output}", *options, SCRIPT)
-        number = self.ask(*command, env=corpus.environment(**env)).strip()
+        command = ("sbatch", "--parsable", f"--output={output}", *options, *([] if stdin else [script]))
+        number = self.ask(*command, env=corpus.environment(**env), stdin=stdin).strip()
         end = time.monotonic() + DEADLINE
         while (state := self.state(number)) in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"):
             assert time.monotonic() < end
@@ -314,6 +325,42 @@ def test_one_task_fails(cluster: Cluster, corpus: Corpus, made: Corpus) -> None:
     assert cluster.job(corpus)[1] == "COMPLETED", "on one node this time"
     assert corpus.files() == made.files()
     assert before.items() <= corpus.inodes().items()
+
+
+@pytest.mark.slurm
+def test_site_defaults_do_not_end_the_other_files(cluster: Cluster, corpus: Corpus) -> None:
+    """On one node a file fails at once, while the other node is at work."""
+    corpus.merged(NAMES[1]).unlink()
+    corpus.merged(NAMES[3]).write_bytes(corpus.merged(NAMES[3]).read_bytes() * 100)
+    _, state, printed = cluster.job(corpus, "--nodes=2", PARTS="6", SLURM_KILL_BAD_EXIT="1", SLURM_WAIT="1")
+    assert state == "FAILED"
+    assert {name.partition("_text")[0] for name in corpus.files()} == {NAMES[3]}, printed
+
+
+@pytest.mark.slurm
+def test_submitted_from_elsewhere(cluster: Cluster, corpus: Corpus, tmp_path: Path) -> None:
+    """Slurm names the script as it was given; as text it has no place from which the rest can be found."""
+    script = SCRIPT.relative_to(REPOSITORY)
+    _, state, printed = cluster.job(corpus, f"--chdir={tmp_path}", script=script)
+    assert state == "COMPLETED", printed
+    _, state, printed = cluster.job(corpus, stdin=SCRIPT.read_text())
+    assert state == "FAILED"
+    assert printed == "preprocess: submit it as a file: sbatch utils/preprocess.sh\n"
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("command", [("salloc", "--nodes=2", "bash"), ("srun", "--cpus-per-task=2", "bash")])
+def test_interactive(command: tuple[str, ...], cluster: Cluster, corpus: Corpus, made: Corpus) -> None:
+    """In the shell of an allocation, and in that of a step, which holds all that a step within it needs."""
+    out = cluster.ask(*command, SCRIPT, env=corpus.environment())
+    assert out.splitlines()[-1].startswith("4 token files done: ")
+    assert corpus.files() == made.files()
+
+
+def test_a_node_of_unknown_size(corpus: Corpus) -> None:
+    _, errors = corpus.run(expect=2, SLURM_JOB_ID="1", SLURM_JOB_NUM_NODES="2")
+    line = "neither SLURM_CPUS_ON_NODE nor SLURM_JOB_CPUS_PER_NODE says how many cores a node has"
+    assert errors == f"preprocess: {line}\n"
 
 
 @pytest.mark.slurm

@@ -20,7 +20,7 @@ from benchmark_run import SETTINGS, write_log
 
 from dev import demo_tokenizer
 from llama31 import checks, cli, events, paths, rules
-from llama31.checkpoint import convert, huggingface
+from llama31.checkpoint import convert, huggingface, store
 from llama31.corpus import consolidate
 from llama31.corpus.tokenizer import TOKENIZER_FILE
 from llama31.errors import UserError
@@ -30,7 +30,7 @@ from llama31.events import ABORTED, TARGET_NOT_REACHED, Outcome
 from llama31.mlperf import check
 from llama31.resolve import resolve
 from llama31.settings import Device, Settings, names, to_dict
-from llama31.sizes import SIZES, Shape
+from llama31.sizes import ROTARY_BASE, SIZES, Shape
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
@@ -104,15 +104,15 @@ def run_dir_files() -> set[str]:
     return {value for name, value in vars(paths).items() if name.isupper()}
 
 
+def checkpoint_files() -> set[str]:
+    """Names that a checkpoint may hold, of a run, of Hugging Face or one that was converted."""
+    return {store.MANIFEST, store.WEIGHTS, store.CONTEXT, huggingface.CONFIG, convert.RECORD}
+
+
 def data_files() -> set[str]:
     """Names of the benchmark's data, without extension."""
     data = (*map(rules.train_part_name, rules.BENCHMARK_PARTS), rules.validation_name(rules.VALIDATION_DOCUMENTS))
     return {TOKENIZER_FILE, *map(rules.token_file_name, data)}
-
-
-def checkpoint_files() -> set[str]:
-    """Names of files in a checkpoint of Hugging Face or one that was converted."""
-    return {huggingface.CONFIG, convert.RECORD}
 
 
 @every_document
@@ -122,7 +122,7 @@ def test_files_exist(document: Path) -> None:
     mentioned |= set(re.findall(r"(?<![\w/.$-])\w[\w-]*\.(?:sh|py|md|toml|txt|lock|yaml|json|jsonl|log)\b(?!/)", text))
     mentioned |= set(re.findall(r"\bc4-[\w.-]*_text_document[\w.]*", text))
     assert len(mentioned) > 3
-    for name in mentioned - run_dir_files() - data_files() - checkpoint_files():
+    for name in mentioned - run_dir_files() - checkpoint_files() - data_files():
         assert (REPOSITORY / name).exists() or ignored(name.split("/")[0]), f"{document.name} names {name}"
 
 
@@ -268,8 +268,7 @@ def test_model_table_is_that_of_the_sizes() -> None:
     assert vocabularies["tiny"] == shown(tiny.VOCABULARY)
     for size, shape in SIZES.items():
         assert parameters[size] == shown(shape.parameters(int(number(vocabularies[size]))))
-    base = re.search(r"^ROTARY_BASE = ([\d_]+)", (REPOSITORY / "llama31/model/llama.py").read_text(), re.M)
-    assert base and f"base {int(base[1]):,}" in TEXT
+    assert f"base {ROTARY_BASE:,}" in TEXT
 
 
 def test_reference_points_are_those_of_the_rules() -> None:

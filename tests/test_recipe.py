@@ -428,7 +428,10 @@ def test_where_the_benchmark_says_nothing_it_is_nemos_recipe() -> None:
     assert difference("trainer.strategy") == {
         "trainer.strategy.process_group_backend",  # NeMo leaves NCCL to Lightning
         "trainer.strategy.pipeline_dtype",  # the precision's, in both
+        "trainer.strategy",  # NeMo's, with what loads a checkpoint where Transformer Engine is absent
         "trainer.strategy.ckpt_async_save",
+        "trainer.strategy.ckpt_optim_fully_reshardable",  # other layouts go on from a checkpoint
+        "trainer.strategy.distrib_optim_fully_reshardable_mem_efficient",
         "trainer.strategy.ckpt_parallel_load",  # NeMo's default
         "trainer.strategy.replace_progress_bar",
         "trainer.strategy.ddp.check_for_nan_in_grad",  # a loss that is not finite ends the run
@@ -520,6 +523,8 @@ IN_THE_RECIPE = {
 
 REFUSED = "llama31/checks.py"  # as long as the version lacks the feature
 CALLBACK = "llama31/mlperf/callback.py"
+RESUME = "llama31/checkpoint/resume.py"
+SAVER = "llama31/checkpoint/saver.py"
 MLPERF_LOG = "llama31/mlperf/log.py"
 ELSEWHERE = {
     "account": REFUSED,
@@ -529,14 +534,17 @@ ELSEWHERE = {
     "device": "llama31/model/device.py",
     "start_eval_at": CALLBACK,
     "target": CALLBACK,
-    "stop_at_step": CALLBACK,
+    "stop_at_step": "llama31/checkpoint/start.py",
     "step_time_atol": CALLBACK,
-    "use_ckpt": REFUSED,
-    "from_hf": REFUSED,
-    "model_ckpt": REFUSED,
-    "continual_ckpt": REFUSED,
-    "save_ckpt": REFUSED,
-    "start_steps": REFUSED,
+    "use_ckpt": RESUME,
+    "from_hf": RESUME,
+    "model_ckpt": RESUME,
+    "continual_ckpt": SAVER,
+    "save_ckpt": "llama31/train.py",
+    "save_every": SAVER,
+    "save_every_minutes": SAVER,
+    "keep_last": SAVER,
+    "start_steps": RESUME,
     "seeds": "llama31/train.py",
     "nexp": REFUSED,
     "npar": REFUSED,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, finished, run_llama31
+from runs import Run, run_llama31, stopped_by
 from tiny import VOCABULARY, write_tokens
 
 from llama31 import paths, record, rules
@@ -146,38 +146,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root can mount a small file system to fill up")
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True)
-
-
-def stopped_by(stop: Any, settings: dict[str, Any]) -> Run:
-    """A run that `stop(launcher, process ids of the ranks)` was called on after its first step."""
-    launcher = subprocess.Popen(
-        ["bash", REPOSITORY / "run_llama31.sh", *arguments(settings)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-    )
-    try:
-        printed = ""
-        for line in launcher.stdout:
-            printed += line
-            if line.startswith("step 1/"):
-                break
-        stop(launcher, ranks_of(launcher.pid))
-        rest, _ = launcher.communicate(timeout=TIMEOUT)
-    finally:
-        launcher.kill()
-    return finished(printed + rest, launcher.returncode)
-
-
-def ranks_of(launcher: int) -> list[int]:
-    """Process ids of a launcher's ranks, in their order: children of its child, torchrun."""
-
-    def children(pid: int) -> list[int]:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-    (torchrun,) = children(launcher)
-    return sorted(children(torchrun))
 
 
 def _bin(settings: dict[str, Any], part: int) -> Path:

@@ -7,8 +7,9 @@
 # Environment:
 #   TOKENIZER_PATH          directory of the tokenizer
 #   MERGED_C4_PATH          directory with c4-train.en_<part>.json.gz and the validation set
-#   FROM_SHARDS             1: make the parts from their 128 shards each in C4_PATH, which need not be merged then; each
-#                           shard is a file of its own, and in the end they are joined (default: 0)
+#   FROM_SHARDS             1: make the parts from their 128 shards each in C4_PATH; each shard is a file of its own, and
+#                           in the end they are joined (default: 0). Of MERGED_C4_PATH only the validation set is needed
+#                           then: PARTS="" bash utils/consolidate_data.sh
 #   PREPROCESSED_PATH       directory for c4-train.en_<part>_text_document.{bin,idx} and
 #                           c4-validation-<N_VALIDATION_SAMPLES>-samples.en_text_document.{bin,idx}
 #   PARTS                   training parts, separated by spaces (default: 6 7, the benchmark's)
@@ -29,12 +30,15 @@ fail() {
     exit 2
 }
 
+(($# == 0)) || fail "unknown arguments: $*; settings go into the environment"
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 if [[ ! -f $here/llama31.sh ]]; then # sbatch runs a copy of this script, and Slurm knows of which
-    here="$(dirname "$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's/^ *Command=//p')")"
+    script="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's/^ *Command=//p')"
+    [[ $script == /* ]] || script="${SLURM_SUBMIT_DIR:-}/$script" # as sbatch --chdir leaves it
+    here="$(realpath -m -- "$(dirname -- "$script")")"
 fi
+[[ -f $here/llama31.sh ]] || fail "submit it as a file: sbatch utils/preprocess.sh"
 root="$(dirname "$here")"
-(($# == 0)) || fail "unknown arguments: $*; settings go into the environment"
 [[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || fail "this is no job array: --nodes=N shares the files out among N nodes"
 (: "${TOKENIZER_PATH:?set it to the directory of the tokenizer}") || exit 2
 (: "${MERGED_C4_PATH:?set it to the directory with the merged files}") || exit 2
@@ -63,21 +67,25 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
     exec "${work[@]}" ${JOBS:+"--jobs=$JOBS"}
 fi
 
-step=(srun)
+cpus="${SLURM_CPUS_ON_NODE:-${SLURM_JOB_CPUS_PER_NODE:-}}"
+cpus="${cpus%%[!0-9]*}" # of "72(x2),36" those of the first nodes
+[[ -n $cpus ]] || fail "neither SLURM_CPUS_ON_NODE nor SLURM_JOB_CPUS_PER_NODE says how many cores a node has"
+step=(srun --kill-on-bad-exit=0 --wait=0) # whatever the site's defaults: one that fails must not end the others
+[[ -z ${SLURM_STEP_ID:-} ]] || step+=(--overlap) # in an interactive step, which holds the resources itself
 if [[ -n ${CONT_IMAGE_URL:-} ]]; then
     step+=(--container-image="$CONT_IMAGE_URL" --no-container-mount-home --container-workdir="$root"
         --container-mounts="$mounts")
     work=(env LLAMA31_VENV=none "${work[@]}") # the image's own python3
 fi
-jobs="${JOBS:-$(((SLURM_CPUS_ON_NODE + 7) / 8))}"
-if [[ ! $jobs =~ ^[1-9][0-9]*$ ]] || ((jobs > SLURM_CPUS_ON_NODE)); then
-    fail "JOBS=$jobs: files at a time on each machine, 1 to its $SLURM_CPUS_ON_NODE cores"
+jobs="${JOBS:-$(((cpus + 7) / 8))}"
+if [[ ! $jobs =~ ^[1-9][0-9]*$ ]] || ((jobs > cpus)); then
+    fail "JOBS=$jobs: files at a time on each machine, 1 to its $cpus cores"
 fi
-threads=$((SLURM_CPUS_ON_NODE / jobs))
+threads=$((cpus / jobs))
 nodes="$SLURM_JOB_NUM_NODES"
 # shellcheck disable=SC2016 # the tasks know their number, this script does not
 share='exec "$@" --share="$SLURM_PROCID/$SLURM_NTASKS"'
 "${step[@]}" --nodes="$nodes" --ntasks=$((nodes * jobs)) --ntasks-per-node="$jobs" --cpus-per-task="$threads" \
     bash -c "$share" preprocess "${work[@]}" --jobs=1 --threads="$threads" || failed=$?
-"${step[@]}" --nodes=1 --ntasks=1 "${work[@]}" --finish || failed=$?
+"${step[@]}" --nodes=1 --ntasks=1 --cpus-per-task="$cpus" "${work[@]}" --finish || failed=$?
 exit "${failed:-0}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llama31 import sizes
 from llama31.errors import UserError
 
 REQUIRED = object()
@@ -82,6 +83,31 @@ class Architecture:
             "tie_word_embeddings": self.tied_embeddings,
             "initializer_range": self.initializer_range,
         }
+
+
+def of_size(size: str, vocab_size: int, seq_length: int) -> Architecture:
+    """What a run trains: Llama 3.1 in the dimensions that SIZE names."""
+    shape = sizes.SIZES[size]
+    return Architecture(
+        layers=shape.layers,
+        hidden_size=shape.hidden_size,
+        ffn_hidden_size=shape.ffn_hidden_size,
+        attention_heads=shape.attention_heads,
+        key_value_heads=shape.key_value_heads,
+        head_size=shape.hidden_size // shape.attention_heads,
+        vocab_size=vocab_size,
+        max_position_embeddings=seq_length,
+        norm_epsilon=sizes.NORM_EPSILON,
+        rope_theta=float(sizes.ROTARY_BASE),
+        rope_scaling=RopeScaling(
+            factor=sizes.ROPE_FACTOR,
+            low_freq_factor=sizes.LOW_FREQUENCY_FACTOR,
+            high_freq_factor=sizes.HIGH_FREQUENCY_FACTOR,
+            original_max_position_embeddings=sizes.LENGTH_BEFORE_STRETCHING,
+        ),
+        tied_embeddings=False,
+        initializer_range=sizes.INITIAL_DEVIATION,
+    )
 
 
 def from_hugging_face(config: Mapping[str, Any], path: Path) -> Architecture:

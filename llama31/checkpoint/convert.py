@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama31.checkpoint import huggingface, nemo
+from llama31.checkpoint import huggingface, nemo, store
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
 from llama31.checkpoint.nemo import NemoCheckpoint
 from llama31.corpus.files import PARTIAL, atomic_writer, failures_named, publish
 from llama31.corpus.locking import only_run_in
 from llama31.corpus.progress import Progress
 from llama31.errors import UserError
+from llama31.report.reading import size
 
 if TYPE_CHECKING:
     from llama31.checkpoint.parity import Difference
@@ -34,13 +35,13 @@ def convert(source_dir: Path, destination: Path, target: Format) -> int:
     source, destination = _look(source_dir, target), destination.absolute()
     partial = destination.with_name(destination.name + PARTIAL)
     _prepare(source, destination, partial)
-    size = source.bytes()
+    total = source.bytes()
     with only_run_in(partial):
         description = _describe(source, target)
         resumed = _begin(partial, description)
-        what = f"{len(source.architecture.shapes())} tensors, {_size(size)}"
+        what = f"{len(source.architecture.shapes())} tensors, {size(total)}"
         print(f"{source_dir}: {what}; {'going on' if resumed else 'converting'}", file=sys.stderr)
-        with Progress("convert, compare", 3 * size) as progress, _quiet():  # written once, read by each of two models
+        with Progress("convert, compare", 3 * total) as progress, _quiet():  # written once, read by each of two models
             difference = _work(source, partial, progress)
         print(
             f"logits of {difference.tokens} tokens, fp32: largest difference {difference.maximum:.2g}, "
@@ -58,10 +59,10 @@ def _look(path: Path, target: Format) -> HuggingFaceCheckpoint | NemoCheckpoint:
     if not path.is_dir():
         raise UserError(f"{path}: no such directory; --source is the directory of a checkpoint")
     if target == "nemo":
-        if (path / nemo.WEIGHTS).is_dir() and not (path / huggingface.CONFIG).exists():
+        if (path / store.WEIGHTS).is_dir() and not (path / huggingface.CONFIG).exists():
             raise UserError(f"{path}: is a NeMo checkpoint already; --to hf makes one for Hugging Face of it")
         return huggingface.look(path)
-    if (path / huggingface.CONFIG).exists() and not (path / nemo.WEIGHTS).exists():
+    if (path / huggingface.CONFIG).exists() and not (path / store.WEIGHTS).exists():
         raise UserError(
             f"{path}: is a Hugging Face checkpoint already; without --to hf a NeMo checkpoint is made of it"
         )
@@ -81,12 +82,8 @@ def _prepare(source: HuggingFaceCheckpoint | NemoCheckpoint, destination: Path, 
         disk = next(parent for parent in (partial, *partial.absolute().parents) if parent.exists())
         free, missing = shutil.disk_usage(disk).free, source.bytes() - there
         if free < missing:
-            raise UserError(f"{destination}: needs {_size(missing)} more, and {_size(free)} are free on its disk")
+            raise UserError(f"{destination}: needs {size(missing)} more, and {size(free)} are free on its disk")
         partial.mkdir(parents=True, exist_ok=True)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _describe(source: HuggingFaceCheckpoint | NemoCheckpoint, target: Format) -> dict[str, Any]:

@@ -67,12 +67,17 @@ class HuggingFaceCheckpoint:
 
     def small_files(self) -> list[Path]:
         """Tokenizer and generation settings: what else a converted checkpoint takes along."""
-        names = (*SMALL_FILES, GENERATION_CONFIG)
-        return sorted(file for name in names for file in self.path.glob(name))
+        return small_files(self.path)
 
     def bytes(self) -> int:
         """Size of all weights."""
         return sum(ITEM_BYTES[stored.dtype] * math.prod(stored.shape) for stored in self.tensors.values())
+
+
+def small_files(directory: Path) -> list[Path]:
+    """The files of a directory that belong to a tokenizer, and the settings for generation; no weights."""
+    names = (*SMALL_FILES, GENERATION_CONFIG)
+    return sorted(file for name in names for file in directory.glob(name) if file.is_file())
 
 
 def look(path: Path) -> HuggingFaceCheckpoint:

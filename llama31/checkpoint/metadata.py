@@ -6,6 +6,8 @@ record instead, so a checkpoint from anywhere can be looked at, and torch is not
 
 import pickle
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,17 +41,24 @@ class Contents:
 
 def read(directory: Path) -> dict[str, Contents]:
     """The tensors of a checkpoint. Raises UserError where there is no table, or it cannot be understood."""
-    path = directory / FILE
-    try:
-        with failures_named(path), open(path, "rb") as file:
-            table = _InertUnpickler(file).load()
+    table = load(directory)
+    with _refused(directory / FILE):
         places = {_place(index): info for index, info in table.storage_data.items()}
         return {
             key: _contents(key, tensor, places)
             for key, tensor in table.state_dict_metadata.items()
             if hasattr(tensor, "chunks")  # others are objects, not tensors
         }
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Turns whatever a table of another form leads to into a UserError."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
         raise UserError(f"{path}: cannot be read as the table of a distributed checkpoint ({error!r:.100})") from error
 
 
@@ -83,10 +92,20 @@ class _Record:
             self.state = state
 
 
-class _InertUnpickler(pickle.Unpickler):
+class InertUnpickler(pickle.Unpickler):
     """Imports nothing: a name becomes a plain container or a record."""
 
     CONTAINERS = {("torch", "Size"): tuple, ("collections", "OrderedDict"): OrderedDict}  # noqa: RUF012
 
     def find_class(self, module: str, name: str) -> Any:
         return self.CONTAINERS.get((module, name)) or type(name.rpartition(".")[2], (_Record,), {})
+
+
+def load(directory: Path, unpickler: type[InertUnpickler] = InertUnpickler) -> Any:
+    """The table of the checkpoint in a directory, a torch.distributed.checkpoint Metadata as records.
+
+    Raises UserError where there is none, or it is damaged, or the unpickler refuses what it names.
+    """
+    path = directory / FILE
+    with failures_named(path), open(path, "rb") as file, _refused(path):
+        return unpickler(file).load()

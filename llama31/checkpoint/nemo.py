@@ -13,6 +13,7 @@ from llama31.checkpoint import architecture, huggingface, mapping, metadata
 from llama31.checkpoint.architecture import Architecture
 from llama31.checkpoint.huggingface import DTYPES, ITEM_BYTES, read_json
 from llama31.checkpoint.metadata import Contents
+from llama31.checkpoint.store import CONTEXT, WEIGHTS
 from llama31.corpus import tokenizer
 from llama31.corpus.files import failures_named
 from llama31.errors import UserError
@@ -20,7 +21,6 @@ from llama31.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONTEXT, WEIGHTS = "context", "weights"
 TOKENIZER = "tokenizer"  # directory in the context, where it was made here
 NOTES = "writing"  # directory in a checkpoint of either kind while it is written
 MODEL = "model.yaml"  # in the context: the model's configuration, all fields of it
@@ -73,8 +73,7 @@ class NemoCheckpoint:
 
     def small_files(self) -> list[Path]:
         """Tokenizer and generation settings."""
-        names = (*huggingface.SMALL_FILES, huggingface.GENERATION_CONFIG)
-        return sorted(file for name in names for file in self.tokenizer.glob(name))
+        return huggingface.small_files(self.tokenizer)
 
     def bytes(self) -> int:
         """Size of all weights."""

@@ -36,7 +36,8 @@ from torch.nn.functional import pad
 
 from llama31.checkpoint import mapping, megatron, metadata
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
-from llama31.checkpoint.nemo import CONTEXT, NOTES, TOKENIZER, WEIGHTS
+from llama31.checkpoint.nemo import NOTES, TOKENIZER
+from llama31.checkpoint.store import CONTEXT, WEIGHTS
 from llama31.corpus.files import atomic_writer, failures_named
 from llama31.errors import UserError
 

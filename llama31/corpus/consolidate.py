@@ -94,9 +94,17 @@ def _part_path(merged_dir: Path, part: int) -> Path:
 
 
 def _require(files: Iterable[Sequence[Path]]) -> None:
-    missing = [f"{path} (missing)" for several in files for path in several if not path.is_file()]
-    if missing:
-        raise UserError(f"{len(missing)} shards cannot be used: {', '.join(missing)}")
+    unusable = [f"{path} ({problem})" for several in files for path in several if (problem := _absence(path))]
+    if unusable:
+        raise UserError(f"{len(unusable)} shards cannot be used: {', '.join(unusable)}")
+
+
+def _absence(path: Path) -> str:
+    """Why a file cannot be there to be read; empty where it is there."""
+    try:
+        return "" if path.is_file() else "missing"
+    except OSError as error:  # a directory that may not be searched
+        return str(error.strerror)
 
 
 def _join(shards: Sequence[Path], target: Path, told: Told) -> Path:
@@ -118,8 +126,12 @@ def _is_joined(shards: Sequence[Path], target: Path) -> bool:
     return _newer(target, shards) and target.stat().st_size == _size(shards)
 
 
+class _Unreadable(Exception):
+    """A shard cannot be read; the message says why."""
+
+
 class _Copied:
-    """A file that is copied as it is read."""
+    """A file that is copied as it is read. What fails of the source is _Unreadable, of the target an OSError."""
 
     def __init__(self, source: BinaryIO, target: BinaryIO, told: Told):
         self._source = source
@@ -127,7 +139,10 @@ class _Copied:
         self._told = told
 
     def read(self, count: int) -> bytes:
-        data = self._source.read(count)
+        try:
+            data = self._source.read(count)
+        except OSError as error:
+            raise _Unreadable(error.strerror) from error
         self._target.write(data)
         self._told(len(data))
         return data
@@ -138,16 +153,22 @@ class _Copied:
 
 def _append(shard: Path, target: BinaryIO, told: Told) -> str:
     """Copy a shard to the end of `target`; gives what is wrong with it, empty where it is whole."""
+    try:
+        source = open(shard, "rb")  # noqa: SIM115 - its failure is told apart from those of the target
+    except OSError as error:
+        return str(error.strerror)
     end = b""
-    with open(shard, "rb") as source:
+    with source:
         gunzip = Gunzip(_Copied(source, target, told))
         try:
             while data := gunzip.read(BLOCK_BYTES):
                 end = data
         except EOFError:
-            return "truncated"
+            return "truncated" if source.tell() else "empty"
         except isal_zlib.error as error:
             return f"damaged: {error}"
+        except _Unreadable as error:
+            return str(error)
     if not end:
         return "empty"
     return "" if end.endswith(b"\n") else "its last line has no end"  # the next shard would go on in that line
@@ -155,7 +176,8 @@ def _append(shard: Path, target: BinaryIO, told: Told) -> str:
 
 def _newer(target: Path, sources: Sequence[Path]) -> bool:
     """Whether `target` is there and was written after all of `sources`."""
-    return target.is_file() and all(target.stat().st_mtime_ns >= source.stat().st_mtime_ns for source in sources)
+    with failures_named(target):
+        return target.is_file() and all(target.stat().st_mtime_ns >= source.stat().st_mtime_ns for source in sources)
 
 
 def _write_head(source: Path, target: Path, count: int) -> None:

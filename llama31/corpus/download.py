@@ -72,8 +72,9 @@ class Target:
         self._partial = path.with_name(path.name + PARTIAL)
         self._journal = path.with_name(path.name + ".pieces")
         self._lock = Lock()
-        self._is_whole = path.is_file() and path.stat().st_size == file.size
-        self._done = set() if self._is_whole else self._pieces_on_disk()
+        with failures_named(path):
+            self._is_whole = path.is_file() and path.stat().st_size == file.size
+            self._done = set() if self._is_whole else self._pieces_on_disk()
 
     @property
     def _title(self) -> str:
@@ -134,16 +135,22 @@ class Target:
         """Check the file, and give it its name. Raises UserError, and removes it, where it is not what it should be."""
         path = self._path if self._is_whole else self._partial
         with failures_named(path):
-            md5 = _md5(path, progress) if self._file.md5 else ""
-            if md5 != self._file.md5:
+            if difference := self._difference(path, progress):
                 path.unlink()
                 self._journal.unlink(missing_ok=True)
-                raise UserError(
-                    f"{self._path}: MD5 {md5}, the bucket says {self._file.md5}; removed, the next run fetches it anew"
-                )
+                raise UserError(f"{self._path}: {difference}; removed, the next run fetches it anew")
             if not self._is_whole:
                 publish(self._partial, self._path)
             self._journal.unlink(missing_ok=True)
+
+    def _difference(self, path: Path, progress: Progress) -> str:
+        """How a file differs from what the bucket states; empty where it does not."""
+        size = path.stat().st_size
+        if size != self._file.size:
+            return f"{size:,} bytes, the bucket says {self._file.size:,}"
+        if self._file.md5 and (md5 := _md5(path, progress)) != self._file.md5:
+            return f"MD5 {md5}, the bucket says {self._file.md5}"
+        return ""
 
 
 def _md5(path: Path, progress: Progress) -> str:

@@ -45,7 +45,8 @@ class Plain:
 class Gunzip:
     """The contents of the gzip members from where `raw` stands.
 
-    `read` raises EOFError where the last member is cut short, and isal_zlib.error for what is damaged or not gzip.
+    `read` raises EOFError where a member is cut short or there is none, and isal_zlib.error for what is damaged or not
+    gzip.
     """
 
     def __init__(self, raw: File):
@@ -61,26 +62,29 @@ class Gunzip:
     def read(self, limit: int) -> bytes:
         while True:
             if self._member.eof:
-                self._data = self._member.unused_data.lstrip(b"\0")  # padding, as gzip itself allows
-                if not self._data and not self._fill():
+                self._data = self._member.unused_data
+                if not self._skip_padding():
                     return b""
                 self._start_member()
             if not self._data and not self._fill():
-                if self._started():
-                    raise EOFError
-                return b""
+                raise EOFError
             inflated: bytes = self._member.decompress(self._data, limit)
             self._data = self._member.unconsumed_tail
             self._inflated += len(inflated)
             if inflated:
                 return inflated
 
+    def _skip_padding(self) -> bool:
+        """Go on to what follows a member and the zeros after it, as gzip itself does; gives whether anything does."""
+        while not (data := self._data.lstrip(b"\0")):
+            if not self._fill():
+                return False
+        self._data = data
+        return True
+
     def _fill(self) -> bool:
         self._data = self._raw.read(READ_BYTES)
         return bool(self._data)
-
-    def _started(self) -> bool:
-        return self._raw.tell() > self._offset
 
     def place(self, back: int) -> tuple[int, int]:
         return self._offset, self._inflated - back

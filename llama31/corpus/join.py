@@ -3,35 +3,45 @@
 Documents are encoded one by one, so this gives the bytes that tokenising the merged file gives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llama31.corpus import manifest
+from llama31.corpus import checkpoint, manifest
+from llama31.corpus.checkpoint import Checkpoint
 from llama31.corpus.files import failures_named
+from llama31.corpus.job import Job
 from llama31.corpus.manifest import Manifest, manifest_path
-from llama31.corpus.token_file import HEADER, bin_path, idx_path, summary
+from llama31.corpus.token_file import HEADER, TokenFile, bin_path, idx_path, summary
 from llama31.corpus.token_writer import TokenWriter
-from llama31.corpus.tokenizer import fingerprint
+from llama31.corpus.writing import writing
 from llama31.errors import UserError
 
 BLOCK_BYTES = 16 << 20
 
+Told = Callable[[int], object]
+"""Is told the bytes that were joined."""
 
-def join(pieces: Sequence[Path], prefix: Path) -> None:
-    """Write PREFIX.bin, .idx and .manifest.json from the pieces in their order.
 
-    Raises UserError where a piece is not whole, or they were made in different ways.
+def join(job: Job, pieces: Sequence[Path], told: Told = bool) -> None:
+    """Make the output of a job from `pieces`, the token files of its inputs, each of one input.
+
+    What is there already is left as it is. Raises UserError where a piece is not whole, or was made otherwise than the
+    job says; and what Job.finished raises.
     """
-    files = [summary(piece) for piece in pieces]
-    combined = _combined([_manifest(piece) for piece in pieces], prefix)
-    with failures_named(manifest_path(prefix)):
-        manifest_path(prefix).unlink(missing_ok=True)  # it must not describe other data, even for a moment
-    with TokenWriter(prefix, files[0].token_type) as writer:
-        for file in files:
-            _append(writer, bin_path(file.prefix), 0, file.tokens * file.token_type.itemsize, lengths=False)
-            _append(writer, idx_path(file.prefix), HEADER.size, 4 * file.documents, lengths=True)
-    manifest.write(prefix, replace(combined, bin_sha256=writer.bin_sha256, idx_sha256=writer.idx_sha256))
+    with writing(job.prefix):
+        if not job.finished():
+            files = [summary(piece) for piece in pieces]
+            combined = _combined([_manifest(job, *each) for each in zip(job.inputs, pieces, strict=True)])
+            # Should this be ended on the way, the checkpoint tells the next run whose files lie there.
+            checkpoint.store(job.prefix, Checkpoint(job.identity, encoder=next(iter(combined.versions))))
+            _write(files, job.prefix, combined, told)
+        checkpoint.discard(job.prefix)
+
+
+def size(pieces: Sequence[Path]) -> int:
+    """Bytes that `join` reads of the pieces. Raises UserError where one is not whole."""
+    return sum(_bin_bytes(file) + _lengths_bytes(file) for file in map(summary, pieces))
 
 
 def remove(pieces: Sequence[Path]) -> None:
@@ -42,38 +52,57 @@ def remove(pieces: Sequence[Path]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def is_joined(prefix: Path, inputs: Sequence[str], tokenizer_dir: Path) -> bool:
-    """Whether PREFIX is there, made of these inputs. Raises UserError where it was made with another tokenizer."""
-    found = manifest.read(prefix)
-    if found is None or found.inputs != list(inputs):
-        return False
-    if found.tokenizer_sha256 != fingerprint(tokenizer_dir):
-        raise UserError(f"{prefix}: is there, made with another tokenizer than {tokenizer_dir}; remove one of the two")
-    return True
+def _write(files: Sequence[TokenFile], prefix: Path, combined: Manifest, told: Told) -> None:
+    with failures_named(manifest_path(prefix)):
+        manifest_path(prefix).unlink(missing_ok=True)  # it must not describe other data, even for a moment
+    with TokenWriter(prefix, files[0].token_type) as writer:
+
+        def ids(data: bytes) -> None:
+            writer.write(data, b"")
+            told(len(data))
+
+        def lengths(data: bytes) -> None:
+            writer.write(b"", data)
+            told(len(data))
+
+        for file in files:
+            _copy(bin_path(file.prefix), 0, _bin_bytes(file), ids)
+            _copy(idx_path(file.prefix), HEADER.size, _lengths_bytes(file), lengths)
+    manifest.write(prefix, replace(combined, bin_sha256=writer.bin_sha256, idx_sha256=writer.idx_sha256))
 
 
-def _append(writer: TokenWriter, path: Path, start: int, count: int, lengths: bool) -> None:
+def _bin_bytes(file: TokenFile) -> int:
+    return file.tokens * file.token_type.itemsize
+
+
+def _lengths_bytes(file: TokenFile) -> int:
+    return 4 * file.documents
+
+
+def _copy(path: Path, start: int, count: int, write: Callable[[bytes], None]) -> None:
     with failures_named(path), open(path, "rb") as file:
         file.seek(start)
         while count and (data := file.read(min(count, BLOCK_BYTES))):
-            writer.write(b"" if lengths else data, data if lengths else b"")
+            write(data)
             count -= len(data)
     if count:
         raise UserError(f"{path}: became shorter while it was read")
 
 
-def _manifest(piece: Path) -> Manifest:
+def _manifest(job: Job, source: Path, piece: Path) -> Manifest:
+    """What tells how a piece was made. Raises UserError where that is not how `source` is to be tokenised."""
+    path = manifest_path(piece)
     found = manifest.read(piece)
     if found is None:
-        raise UserError(f"{manifest_path(piece)}: no such file; it tells how {piece.name} was made")
+        raise UserError(f"{path}: no such file; it tells how {piece.name} was made")
+    for name, value in {**job.identity, "inputs": [source.name]}.items():
+        if getattr(found, name) != value:
+            raise UserError(f"{path}: made otherwise: {name}={getattr(found, name)}, now {value}; remove {piece.name}")
     return found
 
 
-def _combined(manifests: Sequence[Manifest], prefix: Path) -> Manifest:
+def _combined(manifests: Sequence[Manifest]) -> Manifest:
     """The manifest of all, but for the hashes of the output."""
-    ways = {(each.tokenizer_sha256, each.json_key, each.append_eod, each.dtype) for each in manifests}
-    if len(ways) > 1:
-        raise UserError(f"{prefix}: its shards were tokenised in different ways; remove those of one way")
     return replace(
         manifests[0],
         inputs=[name for each in manifests for name in each.inputs],

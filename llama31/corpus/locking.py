@@ -12,15 +12,19 @@ from llama31.errors import UserError
 
 @contextmanager
 def only_run_in(directory: Path) -> Iterator[None]:
-    """Hold `directory` while the block runs. Raises UserError where another process does, or it cannot be opened."""
+    """Hold `directory` while the block runs. Raises UserError where another process does, or it cannot be opened.
+
+    On a file system without locks nothing is held.
+    """
     with failures_named(directory):
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with failures_named(directory):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{directory}: another run is at work there; wait for its end") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{directory}: another run is at work there; wait for its end") from None
+        except OSError:
+            pass
         yield
     finally:
         os.close(handle)

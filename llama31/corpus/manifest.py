@@ -1,12 +1,12 @@
 """PREFIX.manifest.json beside a token file: what it was made from, and how. Standard library only."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
 
 from llama31.corpus.files import atomic_writer
 from llama31.errors import UserError
+from llama31.typed import from_json
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,6 @@ class Manifest:
     """Versions of the libraries that made the ids, first the one that encoded."""
 
 
-def _plain(wanted: Any) -> Any:
-    """list for list[str], int | None as it is, and so on: what isinstance takes."""
-    return get_origin(wanted) if get_origin(wanted) in (list, dict) else wanted
-
-
 def manifest_path(prefix: str | Path) -> Path:
     """PREFIX.manifest.json."""
     prefix = Path(prefix)
@@ -65,12 +60,7 @@ def read(prefix: str | Path) -> Manifest | None:
     """
     path = manifest_path(prefix)
     try:
-        content = json.loads(path.read_bytes())
-        found = Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
-        for name, wanted in get_type_hints(Manifest).items():
-            if not isinstance(getattr(found, name), _plain(wanted)):
-                raise TypeError(f"{name}={getattr(found, name)!r}")
-        return found
+        return from_json(Manifest, json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -16,8 +16,9 @@ from types import FrameType
 
 from llama31 import rules
 from llama31.corpus.consolidate import train_shards
-from llama31.corpus.join import is_joined, join, remove
-from llama31.corpus.progress import cores
+from llama31.corpus.job import Job
+from llama31.corpus.join import join, remove, size
+from llama31.corpus.progress import Progress, cores
 from llama31.corpus.side_by_side import run_all
 from llama31.corpus.token_file import summary
 from llama31.corpus.tokenizer import tokenizer_file
@@ -39,9 +40,15 @@ class Task:
 class Part:
     """A training part that is made from its shards."""
 
-    prefix: Path
+    job: Job
+    """Makes its token file from all its shards."""
     shards: list[Task]
     is_joined: bool
+
+    @property
+    def pieces(self) -> list[Path]:
+        """Prefixes of the shards' token files."""
+        return [shard.prefix for shard in self.shards]
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ def from_merged(merged_dir: Path, preprocessed_dir: Path, parts: Sequence[int], 
 def from_shards(merged: Work, c4_dir: Path, parts: Sequence[int], tokenizer_dir: Path) -> Work:
     """The same token files, of which those of the training parts are made from their shards.
 
-    Raises UserError where one is there that was made from them with another tokenizer.
+    Raises UserError where a shard is missing, or a part's token file is there that was made otherwise.
     """
     *_, validation = merged.tasks
     found = []
@@ -74,8 +81,8 @@ def from_shards(merged: Work, c4_dir: Path, parts: Sequence[int], tokenizer_dir:
         shards = train_shards(c4_dir, part)
         names = [shard.name.removesuffix(".json.gz") for shard in shards]
         pieces = [prefix.parent / "shards" / rules.token_file_name(name) for name in names]
-        is_there = is_joined(prefix, [shard.name for shard in shards], tokenizer_dir)
-        found.append(Part(prefix, list(map(Task, shards, pieces)), is_there))
+        job = Job(shards, prefix, tokenizer_dir, append_eod=False, json_key="text")
+        found.append(Part(job, list(map(Task, shards, pieces)), job.finished() is not None))
     shard_tasks = [task for part in found if not part.is_joined for task in part.shards]
     return Work(merged.prefixes, [validation, *shard_tasks], found)
 
@@ -145,17 +152,16 @@ def finish(work: Work, jobs: int) -> str:
     undone = [f"{task.source}: not done: {problem}" for task in work.tasks if (problem := _problem(task.prefix))]
     if undone:
         raise UserError(undone)
-    run_all(_join, work.parts, jobs)
+    with Progress("join", sum(size(part.pieces) for part in work.parts if not part.is_joined)) as progress:
+        run_all(lambda part: _join(part, progress), work.parts, jobs)
     found = [summary(prefix) for prefix in work.prefixes]
     documents, tokens = sum(file.documents for file in found), sum(file.tokens for file in found)
     return f"{len(found):,} token files done: {documents:,} documents, {tokens:,} tokens"
 
 
-def _join(part: Part) -> None:
-    pieces = [shard.prefix for shard in part.shards]
-    if not part.is_joined:
-        join(pieces, part.prefix)
-    remove(pieces)
+def _join(part: Part, progress: Progress) -> None:
+    join(part.job, part.pieces, progress.add)
+    remove(part.pieces)
 
 
 def _problem(prefix: Path) -> str:

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,8 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from megatron.core import parallel_state
 
 from llama31 import rules
+from llama31.checkpoint.saver import Saver
+from llama31.checkpoint.start import Start
 from llama31.errors import RunAborted
-from llama31.events import ABORTED, SUCCESS, TARGET_NOT_REACHED, Evaluation, Observer, Outcome, Step
+from llama31.events import ABORTED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Evaluation, Observer, Outcome, Step
 from llama31.settings import Settings
 
 WARM_STEPS = 3  # steps that may take longer than STEP_TIME_ATOL: compilation, first allocations
@@ -23,19 +24,31 @@ class BenchmarkCallback(Callback):
     It evaluates on all of EVAL_SAMPLES and nothing else, every CEIL(EVAL_EVERY / GBS) steps, from START_EVAL_AT on;
     ends the run at the first validation loss that reaches TARGET, else at STOP_AT_STEP, at the schedule's end or
     where the training data ends; and at once when a loss is not finite or a step takes longer than STEP_TIME_ATOL.
+    A checkpoint is saved after a step, or after its evaluation where one is due, so that none is left to be made up.
 
     Args:
         settings: Checked settings.
         observers: Told of every event; empty but on rank 0.
         available_samples: Training sequences that the data has.
+        start: Where the job starts.
+        saver: Saves checkpoints, if the settings want it.
     """
 
-    def __init__(self, settings: Settings, observers: Sequence[Observer], available_samples: int):
+    def __init__(
+        self,
+        settings: Settings,
+        observers: list[Observer],
+        available_samples: int,
+        start: Start,
+        saver: Saver | None = None,
+    ):
         self.settings = settings
         self.observers = observers
         self.interval = rules.steps_between_evaluations(settings.eval_every, settings.gbs)
-        self.last_step, self.last_reason = _end_of_training(settings, available_samples)
-        self.step = 0
+        self.last_step, self.last_reason = start.last_step(settings, available_samples)
+        self.start = start
+        self.saver = saver
+        self.step = start.step
         self.outcome: Outcome | None = None
         self._learning_rate = math.nan
         self._clock = math.nan
@@ -47,7 +60,7 @@ class BenchmarkCallback(Callback):
     @property
     def consumed_samples(self) -> int:
         """Training sequences since the start of training."""
-        return self.step * self.settings.gbs
+        return self.start.samples_after(self.step, self.settings.gbs)
 
     # Training
 
@@ -56,9 +69,12 @@ class BenchmarkCallback(Callback):
 
         `trainer.should_stop` will not do to end at a step: Lightning then evaluates once more.
         """
+        assert trainer.global_step == self.step, f"step {trainer.global_step} of the checkpoint, {self.step} expected"
         trainer.fit_loop.epoch_loop.max_steps = self.last_step
         self._evaluation_batches = trainer.limit_val_batches
         self._allow_evaluation(trainer)
+        if self.saver:
+            self.saver.listen()
         for observer in self.observers:
             observer.run_started(self.consumed_samples)
         self._clock = time.perf_counter()
@@ -76,8 +92,12 @@ class BenchmarkCallback(Callback):
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
         self._steps_timed += 1
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            self._tell_of_step(trainer, seconds)
+        if not trainer.limit_val_batches:
+            self._save_if_due(trainer)
+
+    def _tell_of_step(self, trainer: Trainer, seconds: float) -> None:
         loss = float(trainer.callback_metrics["reduced_train_loss"])
         step = Step(self.step, self.consumed_samples, loss, self._learning_rate, seconds)
         for observer in self.observers:
@@ -156,8 +176,28 @@ class BenchmarkCallback(Callback):
             reason = f"validation loss {loss:.4f} reached TARGET={self.settings.target}"
             self.outcome = Outcome(SUCCESS, reason, 0, self.step, self.consumed_samples)
             trainer.should_stop = True  # the evaluation of this step is over, so Lightning starts no other
+            # The run ends here, and not when its last checkpoint is saved.
+            for observer in self.observers:
+                observer.run_stopped(self.outcome)
+            self.observers.clear()
+        self._save_if_due(trainer)
 
     # Ends
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        """Saves a checkpoint where one is due; ends the job if it was told to end."""
+        if self.saver is None:
+            return
+        is_last = self.outcome is not None or self.step >= self.last_step
+        if self.saver.is_due(self.step, is_last=is_last):
+            saved = self.saver.save(trainer, self.step, self.consumed_samples, self.outcome)
+            for observer in self.observers:
+                observer.checkpoint_saved(saved)
+            self._clock = time.perf_counter()
+        if self.saver.is_ending and not is_last:
+            reason = f"told to end at step {self.step}; the checkpoint of this step is saved"
+            self.outcome = Outcome(ABORTED, reason, INTERRUPTED, self.step, self.consumed_samples)
+            trainer.should_stop = True
 
     def _allow_evaluation(self, trainer: Trainer) -> None:
         """Lightning evaluates nothing while the number of batches to evaluate is 0.
@@ -169,17 +209,6 @@ class BenchmarkCallback(Callback):
 
     def _abort(self, reason: str) -> None:
         raise RunAborted(reason, TARGET_NOT_REACHED)
-
-
-def _end_of_training(settings: Settings, available_samples: int) -> tuple[int, str]:
-    """Last optimizer step if the target is not reached, and why it is that one."""
-    ends = [
-        (settings.max_steps, f"MAX_STEPS={settings.max_steps} steps"),
-        (available_samples // settings.gbs, f"the {available_samples} sequences of training data"),
-    ]
-    if settings.stop_at_step is not None:
-        ends.append((settings.stop_at_step, f"STOP_AT_STEP={settings.stop_at_step} steps"))
-    return min(ends)
 
 
 def _wrap(value: int) -> int:

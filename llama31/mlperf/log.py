@@ -4,6 +4,7 @@ What each key must hold: the rule files of mlperf-logging's compliance_checker (
 closed_common.yaml, closed_llama31_8b.yaml). `llama31.mlperf.check` judges a log.
 """
 
+import json
 import logging
 import re
 import sys
@@ -18,7 +19,7 @@ from mlperf_logging.mllog.mllog import MLLogger
 from llama31 import rules
 from llama31.errors import UserError
 from llama31.events import Evaluation, Observer, Outcome, Step
-from llama31.mlperf.records import TARGET_ACCURACY, TRACKED_STATS
+from llama31.mlperf.records import RUN_RESUMED, TARGET_ACCURACY, TOKEN, TRACKED_STATS, read
 from llama31.settings import Precision, Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -65,8 +66,11 @@ class MLPerfLog(Observer):
     a run that ends before it has begun leaves a log without run_start and run_stop.
     """
 
-    def __init__(self, path: Path):
-        """Open `path`, which is appended to. Raises UserError, here and later, where it cannot be written."""
+    def __init__(self, path: Path, *, goes_on: bool = False):
+        """Open `path`, which is appended to. Raises UserError, here and later, where it cannot be written.
+
+        A log that `goes_on` is that of the run so far, up to a step (see `continued`); the next call is `run_started`.
+        """
         try:
             self._file = _LineFile(path)
         except OSError as error:
@@ -75,8 +79,9 @@ class MLPerfLog(Observer):
         logger = logging.Logger("llama31.mlperf")  # noqa: LOG001
         logger.addHandler(self._file)
         self._mllog = MLLogger(logger, root_dir=re.escape(str(REPOSITORY)))
-        self._open_interval: Literal["block", "eval"] | None = None
-        self._start_time: float | None = None
+        # A checkpoint is saved within a stretch of training.
+        self._open_interval: Literal["block", "eval"] | None = "block" if goes_on else None
+        self._start_ms = _run_start(path) if goes_on else None
         self._block_samples = 0
         self._block_seconds = 0.0
 
@@ -149,7 +154,11 @@ class MLPerfLog(Observer):
             self._mllog.event(key, value, metadata.get(key))
 
     def run_started(self, consumed_samples: int) -> None:
-        self._start_time = time.monotonic()
+        if self._open_interval:
+            self._mllog.event(RUN_RESUMED, metadata={constants.SAMPLES_COUNT: consumed_samples})
+            self._block_samples = consumed_samples
+            return
+        self._start_ms = time.time() * 1000
         self._mllog.end(constants.INIT_STOP)
         self._mllog.start(constants.RUN_START)
         self._start("block", consumed_samples)
@@ -176,13 +185,13 @@ class MLPerfLog(Observer):
 
     def run_stopped(self, outcome: Outcome) -> None:
         try:
-            if self._start_time is not None:
+            if self._start_ms is not None:
                 self._stop_interval(outcome.consumed_samples)
                 metadata: dict[str, object] = {
                     constants.STATUS: outcome.status,
                     constants.SAMPLES_COUNT: outcome.consumed_samples,
                     "step": outcome.step,
-                    "duration": f"{time.monotonic() - self._start_time:.3f} s",
+                    "duration": f"{time.time() - self._start_ms / 1000:.3f} s",
                 }
                 if outcome.status == constants.ABORTED:
                     metadata["reason"] = outcome.reason
@@ -206,3 +215,25 @@ class MLPerfLog(Observer):
         if self._open_interval:
             self._mllog.end(f"{self._open_interval}_stop", metadata={constants.SAMPLES_COUNT: samples})
             self._open_interval = None
+
+
+def continued(source: Path, path: Path, departures: Sequence[str]) -> None:
+    """Writes to `path` the log of a run so far, for `MLPerfLog` to go on with.
+
+    `departures` are those of the whole run: if a later job departs from the closed division's rules, so does the run.
+    """
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        prefix, token, text = line.partition(TOKEN)
+        fields = json.loads(text)
+        if departures and fields["key"] == constants.SUBMISSION_DIVISION:
+            fields["value"] = constants.OPEN
+            fields["metadata"]["departures"] = list(departures)
+            lines[number] = f"{prefix}{token} {json.dumps(fields)}\n"
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _run_start(path: Path) -> float | None:
+    """Time of the log's run_start, in milliseconds since 1970."""
+    record = read(path)[0].first(constants.RUN_START)
+    return record.time_ms if record else None

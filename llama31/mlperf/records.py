@@ -15,6 +15,7 @@ from llama31 import rules
 # Keys that mllog has no constants for
 TARGET_ACCURACY = "target_accuracy"
 TRACKED_STATS = "tracked_stats"
+RUN_RESUMED = "run_resumed"
 
 
 @dataclass(frozen=True)

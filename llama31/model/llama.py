@@ -14,9 +14,7 @@ from llama31 import rules
 from llama31.model.attention import ScaledDotProductAttention
 from llama31.model.device import Backend
 from llama31.settings import Settings
-from llama31.sizes import SIZES
-
-ROTARY_BASE = 500_000  # Llama 3.1 paper, section 3.2; NeMo's Llama31Config8B has it too
+from llama31.sizes import ROTARY_BASE, SIZES
 
 
 def torch_layer_spec(config: Llama31Config) -> ModuleSpec:

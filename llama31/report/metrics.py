@@ -4,11 +4,12 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from llama31.events import Evaluation, Observer, Outcome, Step
+from llama31.events import Evaluation, Observer, Outcome, Saved, Step
 
 
 class MetricsWriter(Observer):
-    """Appends events to a file, each as one line: {"event": "step" | "evaluation" | "outcome", ...its fields}."""
+    """Appends events to a file, each as one line: {"event": "step" | "evaluation" | "checkpoint" | "outcome", ...its
+    fields}."""
 
     def __init__(self, path: Path):
         self._file = path.open("a", buffering=1, encoding="utf-8")  # a line is whole on disk, or not there
@@ -19,9 +20,12 @@ class MetricsWriter(Observer):
     def evaluation_ended(self, evaluation: Evaluation) -> None:
         self._write("evaluation", evaluation)
 
+    def checkpoint_saved(self, saved: Saved) -> None:
+        self._write("checkpoint", saved)
+
     def run_stopped(self, outcome: Outcome) -> None:
         self._write("outcome", outcome)
         self._file.close()
 
-    def _write(self, event: str, record: Step | Evaluation | Outcome) -> None:
+    def _write(self, event: str, record: Step | Evaluation | Saved | Outcome) -> None:
         self._file.write(json.dumps({"event": event, **asdict(record)}) + "\n")

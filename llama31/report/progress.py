@@ -4,7 +4,8 @@ import time
 from typing import TextIO
 
 from llama31 import rules
-from llama31.events import Evaluation, Observer, Outcome, Step
+from llama31.events import Evaluation, Observer, Outcome, Saved, Step
+from llama31.report.reading import size
 from llama31.settings import Settings
 
 PLAIN_INTERVAL = 15.0  # seconds between lines where output is no terminal
@@ -59,6 +60,9 @@ class Progress(Observer):
             f"validation loss {evaluation.loss:.4f}, {verdict} the target {self.settings.target}; "
             f"{evaluation.samples:,} sequences in {evaluation.seconds:.1f} s"
         )
+
+    def checkpoint_saved(self, saved: Saved) -> None:
+        self._line(f"saved after step {saved.step:,}: {saved.path}, {size(saved.bytes)} in {saved.seconds:.1f} s")
 
     def run_stopped(self, outcome: Outcome) -> None:
         if self._live:

@@ -1,0 +1,38 @@
+"""How much room a checkpoint takes, and whether the disk has it."""
+
+import os
+import shutil
+from pathlib import Path
+
+from llama31.errors import UserError
+from llama31.estimates import disk
+from llama31.inputs import Data
+from llama31.report.reading import size
+from llama31.settings import Settings
+
+FIXED_BYTES = 2_000_000  # headers of tensors, table of contents, `context`
+
+
+def estimate(settings: Settings, data: Data) -> int:
+    """Bytes of one checkpoint: its tensors, and a little more.
+
+    Padding of the vocabulary is left out: it is at most 128 x TENSOR_PARALLEL_SIZE rows of each embedding.
+    """
+    return disk.checkpoint(settings, data.vocab_size) + FIXED_BYTES
+
+
+def check(settings: Settings, data: Data) -> None:
+    """Raises UserError if CONTINUAL_CKPT cannot be written to, or has not the room for the next save."""
+    root = Path(settings.continual_ckpt)
+    needs = estimate(settings, data)
+    try:
+        there = next(parent for parent in (root, *root.parents) if parent.exists())
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        raise UserError(f"CONTINUAL_CKPT={root}: {error.strerror}") from error
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"CONTINUAL_CKPT={root}: cannot be written to; name a directory that can")
+    if free < needs:
+        raise UserError(
+            f"CONTINUAL_CKPT={root}: the next checkpoint takes about {size(needs)}, the disk has {size(free)} free"
+        )

@@ -1,0 +1,50 @@
+"""Nothing in a checkpoint is executed when it is loaded, whoever made it.
+
+torch's distributed checkpoints hold two kinds of pickles. Tensors and objects go through torch.load, which the ranks
+are told to confine to data (TORCH_FORCE_WEIGHTS_ONLY_LOAD, in `llama31.train`). The table of contents, `.metadata`,
+goes through pickle itself; here it is read before, and refused if it names anything but the classes of such tables.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+from llama31.checkpoint import metadata
+from llama31.checkpoint.metadata import InertUnpickler
+
+_KNOWN = {
+    "collections": {"OrderedDict"},
+    "megatron.core.dist_checkpointing.strategies.torch": {"MCoreMetadata", "MCoreSavePlan"},
+    "pathlib": {"PosixPath"},
+    "pathlib._local": {"PosixPath"},  # where newer Pythons keep it
+    "torch": {"Size"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
+        "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.planner": {
+        "BytesIOWriteData", "SavePlan", "TensorWriteData", "WriteItem", "WriteItemType",
+    },
+    "torch.serialization": {"_get_layout"},
+}  # fmt: skip
+
+
+class _TableUnpickler(InertUnpickler):
+    """Knows the dataclasses of torch's and Megatron's tables of contents, torch's types and plain containers."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        import torch
+
+        is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_type or name in _KNOWN.get(module, ()):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"names {module}.{name}")
+
+
+def read_table(weights: Path) -> Any:
+    """The table of contents of a checkpoint's `weights`, as `metadata.load` gives it.
+
+    Raises UserError where it is missing, damaged, or would execute something if torch read it.
+    """
+    return metadata.load(weights, _TableUnpickler)

@@ -1,0 +1,26 @@
+"""Dataclasses from JSON, of the types that they name."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def from_json(kind: type[T], content: Mapping[str, Any]) -> T:
+    """The dataclass that `asdict` and JSON took apart; what a list or dict holds is not looked at.
+
+    Raises KeyError for a field that is missing, and TypeError for one of another type.
+    """
+    values = {field.name: content[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+    for name, wanted in get_type_hints(kind).items():
+        alternatives = get_args(wanted) if get_origin(wanted) is UnionType else (wanted,)
+        if not any(_is_of(values[name], one) for one in alternatives):
+            raise TypeError(f"{name}={values[name]!r}")
+    return kind(**values)
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    origin = get_origin(wanted)
+    return value in get_args(wanted) if origin is Literal else isinstance(value, origin or wanted)

@@ -1,0 +1,60 @@
+"""The table of contents of a checkpoint is data, or it is refused."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from llama31.checkpoint import metadata
+from llama31.checkpoint.trust import read_table
+from llama31.errors import UserError
+
+
+class Runs:
+    """Pickles as a call."""
+
+    def __init__(self, *call: Any):
+        self.call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        function, *arguments = self.call
+        return function, tuple(arguments)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [(os.mknod, "executed"), (eval, "open('executed', 'w')"), (torch.load, "x"), (__import__, "os"), (exec, "1")],
+    ids=str,
+)
+def test_a_table_that_runs_something_is_refused(
+    call: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / metadata.FILE).write_bytes(pickle.dumps(Runs(*call)))
+    with pytest.raises(UserError, match=r"\.metadata: cannot be read as the table .*'names "):
+        read_table(tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\x80\x04"])
+def test_a_damaged_table_is_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / metadata.FILE).write_bytes(content)
+    with pytest.raises(UserError, match=r"^[^\n]*cannot be read as the table of a distributed checkpoint[^\n]*$"):
+        read_table(tmp_path)
+
+
+def test_a_missing_table_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"\.metadata: No such file or directory"):
+        read_table(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int64, torch.float8_e4m3fn])
+def test_tables_that_torch_writes_are_read(dtype: torch.dtype, tmp_path: Path) -> None:
+    state = {"weight": torch.zeros(2, 3, dtype=dtype), "words": {"step": 3}}
+    save(state, storage_writer=FileSystemWriter(tmp_path), no_dist=True)
+    assert read_table(tmp_path).state_dict_metadata["weight"].size == (2, 3)
