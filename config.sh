@@ -20,6 +20,8 @@ export IMAGE=""
 export JOB_DIR=runs
 # Device: auto | cuda | cpu. auto takes CUDA where there is one.
 export DEVICE=auto
+# GPU that the run must fit, such as H200; see llama31/estimates/gpus.py. Empty: memory is not checked.
+export GPU=""
 
 # Data
 # Directory of the token files (.bin, .idx) of the training parts and of the validation set.

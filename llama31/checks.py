@@ -3,7 +3,7 @@
 import importlib.util
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from llama31 import inputs, rules
 from llama31.corpus.token_file import bin_path
 from llama31.errors import UserError
+from llama31.estimates import memory
+from llama31.estimates.gpus import GB, GPUS
 from llama31.inputs import Data
 from llama31.layout import Layout
 from llama31.settings import Device, Precision, Settings, shown
@@ -30,6 +32,13 @@ class Problem:
     """What is wrong, with the value."""
     candidates: tuple[Any, ...] = ()
     """Values that would mend it, the best first; those that break something else instead are not shown."""
+    elsewhere: tuple[Mapping[str, Any], ...] = ()
+    """Changes of other settings, or of several at once, that would mend it as well: values by field."""
+
+    @property
+    def remedies(self) -> list[Mapping[str, Any]]:
+        """All changes that would mend it, the best first."""
+        return [*({self.name: value} for value in self.candidates), *self.elsewhere]
 
 
 def check(settings: Settings) -> Data:
@@ -50,16 +59,18 @@ def look(settings: Settings) -> tuple[Data | None, list[str]]:
 def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
     """Settings that no run of this version can have together; with data, also those that the data cannot serve."""
     yield from _lacking(settings)
-    yield from _layout(settings)
-    yield from _schedule(settings)
-    yield from _checkpoints(settings)
+    misfits = [*_layout(settings), *_schedule(settings), *_checkpoints(settings)]
     if settings.size in SIZES:
-        yield from _model(settings)
+        misfits += _model(settings)
     else:
-        yield Problem("size", f"SIZE={settings.size}: not one of {', '.join(SIZES)}")
-    yield from _engine(settings)
+        misfits.append(Problem("size", f"SIZE={settings.size}: not one of {', '.join(SIZES)}"))
+    misfits += _engine(settings)
+    misfits += _gpu(settings)
     if data:
-        yield from _data(settings, data)
+        misfits += _data(settings, data)
+    yield from misfits
+    if data and settings.gpu and not misfits:  # else there is no layout to estimate
+        yield from _memory(settings, data)
 
 
 def _line(problem: Problem, found: list[Problem], settings: Settings, data: Data | None) -> str:
@@ -69,16 +80,20 @@ def _line(problem: Problem, found: list[Problem], settings: Settings, data: Data
     def left(changed: Settings) -> list[Problem]:
         return [other for other in problems(changed, data) if other.name not in others]
 
-    works, pairs = [], []
-    for value in problem.candidates:
-        changed = replace(settings, **{problem.name: value})
+    works: list[Mapping[str, Any]] = []
+    widened: list[Mapping[str, Any]] = []  # by what another setting then needs
+    for change in problem.remedies:
+        changed = replace(settings, **change)
         follows = left(changed)
         if not follows:
-            works.append(assignment(problem.name, value))
-        for second in follows[0].candidates if len(follows) == 1 else ():
-            if not left(replace(changed, **{follows[0].name: second})):
-                pairs.append(f"{assignment(problem.name, value)} with {assignment(follows[0].name, second)}")
-    mends = (works or pairs)[:SHOWN_REMEDIES]
+            works.append(change)
+        for more in follows[0].remedies if len(follows) == 1 else ():
+            if not left(replace(changed, **more)):
+                widened.append({**change, **more})
+    mends = [
+        " with ".join(assignment(name, value) for name, value in change.items())
+        for change in (works or widened)[:SHOWN_REMEDIES]
+    ]
     return f"{problem.what}; {' or '.join(mends)} works" if mends else problem.what
 
 
@@ -257,6 +272,26 @@ def _engine(settings: Settings) -> Iterator[Problem]:
         if wanted:
             given = assignment(name, getattr(settings, name))
             yield Problem(name, f"{given}: needs CUDA and Transformer Engine, {why}", (works,))
+
+
+def _gpu(settings: Settings) -> Iterator[Problem]:
+    """A GPU that is not known, or not used."""
+    if settings.gpu and settings.gpu not in GPUS:
+        yield Problem("gpu", f"GPU={settings.gpu}: not one of {', '.join(GPUS)}", ("",))
+    elif settings.gpu and device(settings) is Device.cpu:
+        yield Problem("gpu", f"GPU={settings.gpu}: this runs on the CPU", ("",))
+
+
+def _memory(settings: Settings, data: Data) -> Iterator[Problem]:
+    """More than the GPU's memory; what is run decides, so without recomputation."""
+    needed, there = memory.per_gpu(settings, data.vocab_size), GPUS[settings.gpu].memory
+    if needed.total > there:
+        yield Problem(
+            "mbs",
+            f"GPU={settings.gpu}: {there / GB:.0f} GB, but each would need about {needed.total / GB:.1f} GB: "
+            f"{memory.described(needed)}",
+            elsewhere=tuple(memory.smaller(settings)),
+        )
 
 
 def _data(settings: Settings, data: Data) -> Iterator[Problem]:

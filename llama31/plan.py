@@ -9,11 +9,14 @@ from llama31.checkpoint import space
 from llama31.checkpoint.start import Start
 from llama31.corpus.token_file import bin_path
 from llama31.departures import departures
+from llama31.estimates import disk, memory, speed
+from llama31.estimates.gpus import GB, GPUS
+from llama31.estimates.units import scaled
 from llama31.inputs import Data
 from llama31.layout import Layout
 from llama31.report.reading import size
 from llama31.resolve import Resolved
-from llama31.settings import Settings, shown, to_dict
+from llama31.settings import Device, Settings, shown, to_dict
 from llama31.sizes import SIZES
 
 
@@ -42,6 +45,7 @@ class Plan:
             "Model": self._model(),
             "Layout and batches": self._layout(),
             "Learning rate and evaluation": self._schedule(),
+            "Memory, disk and time": self._estimates(),
             "Checkpoints": self._checkpoints(),
             "Data": self._data(),
             "Closed division": self._division(),
@@ -51,7 +55,8 @@ class Plan:
 
     def summary(self) -> str:
         """The plan in a few lines, for the start of a run."""
-        lines = [*self._model(), *self._layout(), *self._schedule(), *self._checkpoints(), *self._division()]
+        lines = [*self._model(), *self._layout(), *self._schedule(), *self._estimates(), *self._checkpoints()]
+        lines += self._division()
         return "".join(f"  {line}\n" for line in lines)
 
     def _settings(self) -> Iterator[str]:
@@ -121,9 +126,41 @@ class Plan:
         yield f"ends without the target {end}{early}"
         if settings.step_time_atol:
             yield f"ends at a step that takes longer than {settings.step_time_atol:,} ms"
-        point = rules.REFERENCE_POINTS.get(settings.gbs)
-        if point and settings.size == rules.SIZE:
+        if point := self._reference_point():
             yield f"the reference needs {point.mean:,} sequences on average at this batch size"
+
+    def _estimates(self) -> Iterator[str]:
+        settings, vocab_size = self.settings, self.data.vocab_size
+        if checks.device(settings) is not Device.cpu:
+            yield from self._memory()
+        index, checkpoint = disk.training_index(settings, self.data), disk.checkpoint(settings, vocab_size)
+        yield f"disk: {scaled(index, 'B')} for the training index; a checkpoint takes {scaled(checkpoint, 'B')}"
+        flops = speed.flops_per_step(settings, vocab_size)
+        line = f"{scaled(flops, 'FLOP')} a step, {scaled(speed.flops_per_token(settings, vocab_size), 'FLOP')} a token"
+        if settings.gpu and settings.precision in speed.UTILISATION:
+            gpu, share = GPUS[settings.gpu], speed.UTILISATION[settings.precision]
+            line += f"; at {share:.0%} of {scaled(gpu.bf16_flops, 'FLOP/s')} a GPU, which is assumed: "
+            line += f"{speed.seconds(flops, settings, gpu):.2f} s a step"
+            if point := self._reference_point():
+                hours = speed.seconds(speed.flops_to(point.mean, settings, vocab_size), settings, gpu) / 3600
+                line += f", {hours:.1f} h to the reference's sample count"
+        yield line
+
+    def _memory(self) -> Iterator[str]:
+        settings = self.settings
+        needed = memory.per_gpu(settings, self.data.vocab_size)
+        less = memory.per_gpu(settings, self.data.vocab_size, recompute=True)
+        there = f" of {GPUS[settings.gpu].memory / GB:.0f}" if settings.gpu else ""
+        unchecked = "" if settings.gpu else "; with GPU set, this is checked"
+        yield f"memory of a GPU: about {needed.total / GB:.1f}{there} GB: {memory.described(needed)}{unchecked}"
+        yield (
+            f"with full recomputation, which this version has not: {less.total / GB:.1f}{there} GB, "
+            f"of which activations {less.activations / GB:.1f}"
+        )
+
+    def _reference_point(self) -> rules.ReferencePoint | None:
+        """What the reference needed with this batch size; None where it says nothing of this run."""
+        return rules.REFERENCE_POINTS.get(self.settings.gbs) if self.settings.size == rules.SIZE else None
 
     def _checkpoints(self) -> Iterator[str]:
         settings = self.settings

@@ -72,6 +72,8 @@ class Settings:
     """Directory that gets a run directory for each run, with its settings, logs and metrics."""
     device: Device = Device.auto
     """Device: auto | cuda | cpu. auto takes CUDA where there is one."""
+    gpu: str = ""
+    """GPU that the run must fit, such as H200; see llama31/estimates/gpus.py. Empty: memory is not checked."""
 
     # Data
     preprocessed_path: str = ""

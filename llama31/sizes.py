@@ -25,15 +25,25 @@ class Shape:
     attention_heads: int
     key_value_heads: int
 
-    def parameters(self, vocab_size: int) -> int:
-        """Trainable parameters with `vocab_size` rows in each of the two embeddings.
+    @property
+    def key_value_size(self) -> int:
+        """Width of the keys, and of the values, of one token."""
+        return self.hidden_size * self.key_value_heads // self.attention_heads
 
-        Per layer: queries and output projection 2 h^2, keys and values 2 h^2 kv/heads, SwiGLU 3 h f, two norms 2 h;
-        then two embeddings and the final norm.
-        """
-        h, f = self.hidden_size, self.ffn_hidden_size
-        attention = 2 * h * h + 2 * h * h * self.key_value_heads // self.attention_heads
-        return self.layers * (attention + 3 * h * f + 2 * h) + 2 * vocab_size * h + h
+    @property
+    def layer_matrices(self) -> int:
+        """Parameters of a layer's matrices: queries and output 2 h^2, keys and values 2 h kv, SwiGLU 3 h f."""
+        return self.hidden_size * (2 * self.hidden_size + 2 * self.key_value_size + 3 * self.ffn_hidden_size)
+
+    @property
+    def layer_norms(self) -> int:
+        """Parameters of a layer's two norms."""
+        return 2 * self.hidden_size
+
+    def parameters(self, vocab_size: int) -> int:
+        """Trainable parameters with `vocab_size` rows in each of the two embeddings, and the final norm."""
+        embeddings = 2 * vocab_size * self.hidden_size
+        return self.layers * (self.layer_matrices + self.layer_norms) + embeddings + self.hidden_size
 
 
 SIZES = {

@@ -6,6 +6,7 @@ Modules beside the tests are imported by their plain names: NeMo installs a pack
 from pathlib import Path
 
 import pytest
+from claimed import claim_benchmark_data
 from tiny import make_data
 
 
@@ -13,6 +14,12 @@ from tiny import make_data
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Settings that name tiny.py's data, made once; a shell or a format string would trip over the path."""
     return make_data(tmp_path_factory.mktemp("data") / "a $HOME {of} data")
+
+
+@pytest.fixture(scope="session")
+def benchmark_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Settings that name data of the benchmark's dimensions, for plans: it cannot be read."""
+    return claim_benchmark_data(tmp_path_factory.mktemp("benchmark data"))
 
 
 @pytest.fixture

@@ -2,9 +2,10 @@
 
 The run is the product's own (`llama31.train`); one callback more saves or loads the weights where training starts,
 through Megatron's distributed checkpoints, which any parallel layout can read. The run that saves them also leaves
-the initial and the final weights as torch files.
+the initial and the final weights as torch files. Another leaves in RUN_DIR the bytes that each rank allocated.
 """
 
+import json
 import multiprocessing
 import os
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from megatron.core import parallel_state
 
-SHARED, INITIAL, FINAL = "shared", "initial.pt", "final.pt"
+SHARED, INITIAL, FINAL, ALLOCATED = "shared", "initial.pt", "final.pt", "allocated-{rank}.json"
 
 
 class SharedWeights(Callback):
@@ -46,6 +48,35 @@ class SharedWeights(Callback):
         torch.save({name: value.detach() for name, value in named}, self.directory / name)
 
 
+class AllocatedMemory(Callback):
+    """Writes down what model and optimizer hold after training, in bytes but for `padding`, which counts numbers."""
+
+    def __init__(self, run_dir: Path):
+        self.run_dir = run_dir
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        chunks = list(trainer.strategy.megatron_parallel)
+        parameters = [parameter for chunk in chunks for parameter in chunk.parameters()]
+        buffers = [buffer for chunk in chunks for buffer in chunk.buffers]
+        optimizer = trainer.strategy.optimizers[0].mcore_optimizer
+        held = [
+            tensor
+            for part in getattr(optimizer, "chained_optimizers", [optimizer])
+            for tensor in (
+                *(master for group in part.shard_fp32_from_float16_groups for master in group),
+                *(state[name] for state in part.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")),
+            )
+        ]
+        allocated = {
+            "stage": parallel_state.get_pipeline_model_parallel_rank(),
+            "weights": sum(parameter.nbytes for parameter in parameters),
+            "gradients": sum(parameter.main_grad.nbytes for parameter in parameters),
+            "optimizer": sum(tensor.nbytes for tensor in held),
+            "padding": sum(buffer.numel for buffer in buffers) - sum(parameter.numel() for parameter in parameters),
+        }
+        (self.run_dir / ALLOCATED.format(rank=trainer.global_rank)).write_text(json.dumps(allocated))
+
+
 def main() -> None:
     import llama31.recipe
     from llama31.train import train
@@ -54,7 +85,7 @@ def main() -> None:
 
     def with_weights(*arguments):
         recipe = stock(*arguments)
-        recipe.trainer.callbacks.append(SharedWeights(Path(sys.argv[2])))
+        recipe.trainer.callbacks += [SharedWeights(Path(sys.argv[2])), AllocatedMemory(Path(sys.argv[1]))]
         return recipe
 
     llama31.recipe.pretrain_recipe = with_weights

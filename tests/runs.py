@@ -60,6 +60,17 @@ def environment() -> dict[str, str]:
     return {**ours, "LLAMA31_VENV": sys.prefix}
 
 
+def exports_after(script: str, directory: Path = REPOSITORY, **exported: str) -> dict[str, str]:
+    """What bash exports after a script that began with nothing but `exported`."""
+    path = environment()["PATH"]
+    command = ["env", "-i", f"PATH={path}", *(f"{name}={value}" for name, value in exported.items())]
+    done = subprocess.run(
+        [*command, "bash", "-euc", f"{script}\nenv -0"], cwd=directory, capture_output=True, text=True, check=True
+    )
+    found = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry)
+    return {name: value for name, value in found.items() if name not in {"PWD", "OLDPWD", "SHLVL", "_", "PATH"}}
+
+
 def finished(printed: str, exit_code: int) -> Run:
     """The run that printed this; the launcher names its directory."""
     directories = [line.partition("run directory: ")[2] for line in printed.splitlines() if "run directory: " in line]

@@ -155,6 +155,55 @@ def test_missing_gpus(here: int | None, line: str | None, monkeypatch: pytest.Mo
     assert checks.missing_gpus(replace(Settings(), device=Device.cpu, gpus_per_node=8)) is None
 
 
+# The GPU's memory
+
+
+def of_eight_gpus(data: dict[str, str], *arguments: str) -> list[str]:
+    usual = {**data, "DEVICE": "cuda", "GPUS_PER_NODE": "8"}
+    return lines_of(usual, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "works"),
+    [
+        ("GPU=H200 MBS=2", "GPU=H200: 141 GB, but each would need about 156.5 GB: weights 16.1,",
+         ["MBS=1", "TENSOR_PARALLEL_SIZE=2"]),
+        ("GPU=H100", "GPU=H100: 80 GB, but each would need about 110.9 GB: weights 16.1, gradients 32.1,",
+         ["TENSOR_PARALLEL_SIZE=2", "TENSOR_PARALLEL_SIZE=4"]),
+        ("GPU=H100 GPUS_PER_NODE=1", "GPU=H100: 80 GB, but each would need about 195.2 GB:",
+         ["TENSOR_PARALLEL_SIZE=4 with GPUS_PER_NODE=4", "TENSOR_PARALLEL_SIZE=8 with GPUS_PER_NODE=8"]),
+        ("GPU=H100 GPUS_PER_NODE=4 TENSOR_PARALLEL_SIZE=4 MBS=32", "GPU=H100: 80 GB, but each would need about",
+         ["MBS=2", "MBS=1"]),
+        ("GPU=H100 MBS=32 GBS=256", "GPU=H100: 80 GB, but each would need about",
+         ["MBS=1 with TENSOR_PARALLEL_SIZE=2", "MBS=1 with TENSOR_PARALLEL_SIZE=4"]),
+        ("GPU=H200 PRECISION=fp32", "GPU=H200: 141 GB, but each would need about 160.1 GB: weights 32.1,",
+         ["TENSOR_PARALLEL_SIZE=2", "TENSOR_PARALLEL_SIZE=4"]),
+    ],
+)  # fmt: skip
+def test_a_run_that_does_not_fit_is_refused(
+    arguments: str, words: str, works: list[str], benchmark_data: dict[str, str]
+) -> None:
+    given = arguments.split()
+    (line,) = of_eight_gpus(benchmark_data, *given)
+    assert line.startswith(words) and suggested(line) == works
+    for suggestion in works:
+        assert of_eight_gpus(benchmark_data, *given, *suggestion.split(" with ")) == [], suggestion
+
+
+def test_what_mends_something_else_fits_the_gpu(benchmark_data: dict[str, str]) -> None:
+    (line,) = of_eight_gpus(benchmark_data, "GPU=H100", "GBS=30")
+    assert suggested(line) == ["GBS=24 with TENSOR_PARALLEL_SIZE=2", "GBS=24 with TENSOR_PARALLEL_SIZE=4"]
+
+
+def test_memory_is_not_checked_without_a_name_for_the_gpu(benchmark_data: dict[str, str]) -> None:
+    assert of_eight_gpus(benchmark_data, "GPU=", "MBS=4") == []
+
+
+def test_the_memory_of_what_cannot_run_is_not_asked(benchmark_data: dict[str, str]) -> None:
+    lines = of_eight_gpus(benchmark_data, "GPU=H100", "PIPELINE_PARALLEL_SIZE=1000000007")
+    assert lines and not [line for line in lines if line.startswith("GPU=")]
+
+
 # The data
 
 TRAIN_6 = rules.token_file_name(rules.train_part_name(6))

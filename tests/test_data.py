@@ -23,11 +23,12 @@ from oracle import expected_fingerprint, windows
 from runs import REPOSITORY
 from tiny import VOCABULARY, write_tokens
 
-from llama31 import paths, recipe
+from llama31 import checks, paths, recipe
 from llama31.data import index
 from llama31.data.datasets import FirstSequences, TrainingSequences, fingerprint
 from llama31.data.module import BenchmarkData
 from llama31.errors import UserError
+from llama31.estimates import disk
 from llama31.model.device import Backend
 from llama31.resolve import from_dict
 from llama31.settings import Settings
@@ -291,6 +292,15 @@ def test_a_place_that_is_no_directory_is_one_line(settings: Settings, tmp_path: 
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"/file: the training index cannot be written: Not a directory; TMP_NPY_INDEX"):
         built(replace(settings, tmp_npy_index=str(tmp_path / "file")))
+
+
+@pytest.mark.parametrize("parts", ["6 7", "7"])
+def test_the_plan_knows_the_size_of_the_index(settings: Settings, parts: str) -> None:
+    settings = replace(settings, train_parts=parts)
+    built(settings)
+    arrays = [np.load(path) for path in paths.index_root(settings).glob("*/*.npy")]
+    data = checks.check(settings)
+    assert disk.training_index(settings, data) == sum(array.nbytes for array in arrays) > 0
 
 
 def test_an_index_is_for_one_order_of_one_state_of_the_data(settings: Settings, tmp_path: Path) -> None:

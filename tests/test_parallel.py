@@ -1,15 +1,19 @@
 """Parallel layouts on the CPU: from the same weights, the same course and the same validation sequences."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import oracle
 import pytest
+import tiny
 import torch
-from ranks_from_weights import FINAL, INITIAL
+from ranks_from_weights import ALLOCATED, FINAL, INITIAL
 from runs import Run, train_from_weights
 
-from llama31 import rules
+from llama31 import record, rules
+from llama31.estimates import memory
+from llama31.layout import Layout
 from llama31.sizes import SIZES
 
 STEPS = 10
@@ -73,11 +77,38 @@ def test_layouts_follow_the_course_of_one_rank(
     assert [event["step"] for event in evaluations] == [5, 10]
     assert [event["loss"] for event in evaluations] == pytest.approx([event["loss"] for event in expected], rel=1e-5)
     assert {event["token_hash"] for event in evaluations} == {oracle.expected_fingerprint(sequences)}
+    assert_memory_is_as_estimated(run)
 
 
 def test_bf16_with_the_distributed_optimizer_stays_near(settings: dict[str, Any], weights: Path, one_rank: Run) -> None:
     run = train_from_weights({**settings, "GPUS_PER_NODE": 2, "PRECISION": "bf16"}, weights)
     assert run.losses() == pytest.approx(one_rank.losses(), rel=2e-3)
+    assert_memory_is_as_estimated(run)
+
+
+def test_memory_of_one_rank_is_as_estimated(one_rank: Run) -> None:
+    assert_memory_is_as_estimated(one_rank)
+
+
+def assert_memory_is_as_estimated(run: Run) -> None:
+    """The plan's weights, gradients and optimizer state of each stage are what its ranks hold, to the byte.
+
+    But Megatron pads its buffers before it spreads the optimizer over ranks: their shares are equal with the padding,
+    so one of them may hold more by a part of it, and another less.
+    """
+    settings = record.load_settings(run.run_dir)
+    ranks = [
+        json.loads((run.run_dir / ALLOCATED.format(rank=rank)).read_text()) for rank in range(settings.gpus_per_node)
+    ]
+    sharing = Layout.of(settings).data_parallel_size
+    for stage in range(settings.pipeline_parallel_size):
+        estimate = memory.of_stage(settings, tiny.VOCABULARY, stage)
+        of_stage = [rank for rank in ranks if rank["stage"] == stage]
+        for rank in of_stage:
+            assert (rank["weights"], rank["gradients"]) == (estimate.weights, estimate.gradients)
+            assert abs(rank["optimizer"] - estimate.optimizer) <= 12 * rank["padding"] / sharing
+        held = sum(rank["optimizer"] for rank in of_stage)
+        assert held == estimate.optimizer * sharing * settings.tensor_parallel_size
 
 
 @pytest.fixture(scope="module")

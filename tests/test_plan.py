@@ -1,10 +1,8 @@
 """The plan: its text for the benchmark, and that every setting shows up in it, in a record, or is refused."""
 
-import json
 import os
 import re
 import shutil
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,10 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from claimed import claim_benchmark_data
 from runs import REPOSITORY, arguments, environment
 
-from llama31 import checks, launch, rules
-from llama31.corpus.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
+from llama31 import checks, launch
 from llama31.departures import departures
 from llama31.layout import Layout
 from llama31.mlperf.log import MLPerfLog
@@ -24,39 +22,6 @@ from llama31.resolve import Resolved, resolve
 from llama31.settings import Settings
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "plan_benchmark_1x8.txt"
-LLAMA_VOCABULARY = 128_256  # ids of Llama 3.1's tokenizer
-
-
-def claim_tokens(prefix: Path, documents: int, tokens: int) -> None:
-    """A token file of any size that takes no room: all but the ends of its index is a hole, its ids are zeros."""
-    token_type = TokenType.int32
-    with open(bin_path(prefix), "wb") as file:
-        file.truncate(tokens * token_type.itemsize)
-    pointers = HEADER.size + 4 * documents
-    with open(idx_path(prefix), "wb") as file:
-        file.write(HEADER.pack(MAGIC, VERSION, token_type.code, documents, documents + 1))
-        file.seek(pointers - 4)
-        file.write(struct.pack("<i", 1))  # tokens of the last document
-        file.seek(pointers + 8 * (documents - 1))
-        file.write(struct.pack("<q", (tokens - 1) * token_type.itemsize))
-        file.seek(pointers + 8 * (2 * documents + 1) - 8)
-        file.write(struct.pack("<q", documents))
-
-
-def claim_benchmark_data(directory: Path) -> dict[str, str]:
-    """Files with the outer dimensions of the benchmark's (part 6: as in MLCommons' download)."""
-    preprocessed, tokenizer = directory / "preprocessed", directory / "tokenizer"
-    preprocessed.mkdir()
-    tokenizer.mkdir()
-    for part in rules.BENCHMARK_PARTS:
-        prefix = preprocessed / rules.token_file_name(rules.train_part_name(part))
-        claim_tokens(prefix, documents=45_608_611, tokens=20_994_193_570)
-    validation = preprocessed / rules.token_file_name(rules.validation_name(rules.VALIDATION_DOCUMENTS))
-    claim_tokens(validation, rules.VALIDATION_DOCUMENTS, rules.VALIDATION_TOKENS)
-    vocabulary = {f"token{i}": i for i in range(LLAMA_VOCABULARY)}
-    (tokenizer / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}, "added_tokens": []}))
-    (tokenizer / "tokenizer_config.json").write_text(json.dumps({"eos_token": "token1"}))
-    return {"PREPROCESSED_PATH": str(preprocessed), "TOKENIZER_PATH": str(tokenizer)}
 
 
 def without_machine(text: str, directory: Path) -> str:
@@ -81,6 +46,7 @@ def test_plan_of_the_benchmark_on_eight_gpus(tmp_path: Path) -> None:
     given = [
         *arguments(claim_benchmark_data(tmp_path)),
         "DEVICE=cuda",
+        "GPU=H100",
         "GPUS_PER_NODE=8",
         "TENSOR_PARALLEL_SIZE=2",
         f"JOB_DIR={tmp_path}/runs",
@@ -138,6 +104,7 @@ REFUSED = {
 PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "GPUS_PER_NODE": ("2", {}),
     "DEVICE": ("cuda", {}),
+    "GPU": ("H200", ON_GPU),
     "PREPROCESSED_PATH": ("a copy", {}),
     "TOKENIZER_PATH": ("a copy", {}),
     "TMP_NPY_INDEX": ("elsewhere", {}),
@@ -312,3 +279,12 @@ def test_departures_are_in_the_plan(usual: dict[str, str]) -> None:
     text = plan_text(resolved)
     found = departures(resolved.settings, checks.check(resolved.settings).validation.tokens)
     assert found and all(f"\n  - {line}\n" in text for line in found)
+
+
+@pytest.mark.parametrize("changes", [{}, {**ON_GPU, "GPU": "H100"}])
+def test_memory_disk_and_time_are_shown_before_a_run_too(changes: dict[str, str], usual: dict[str, str]) -> None:
+    resolved = resolved_from({**usual, **changes})
+    plan = Plan(resolved, checks.check(resolved.settings), [], [])
+    estimates = plan.text().partition("\nMemory, disk and time\n")[2].partition("\n\n")[0]
+    assert len(estimates.splitlines()) == (4 if changes else 2) and estimates in plan.summary()
+    assert ("memory of a GPU: about " in estimates) == ("s a step" in estimates) == bool(changes)

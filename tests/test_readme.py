@@ -24,6 +24,8 @@ from llama31.checkpoint import convert, huggingface, store
 from llama31.corpus import consolidate
 from llama31.corpus.tokenizer import TOKENIZER_FILE
 from llama31.errors import UserError
+from llama31.estimates import memory, speed
+from llama31.estimates.gpus import GB, GPUS
 from llama31.events import ABORTED, TARGET_NOT_REACHED, Outcome
 from llama31.mlperf import check
 from llama31.resolve import resolve
@@ -149,7 +151,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def tree() -> Iterator[tuple[Path, str]]:
     """Each path of the README's tree with its note."""
-    (block,) = blocks(README, "text")
+    block = blocks(README, "text")[0]
     parents: list[str] = []
     for line in block.splitlines():
         match = re.fullmatch(r"((?:    )*)(\S+) +(\S.*)", line)
@@ -179,7 +181,7 @@ def test_settings_exist(document: Path) -> None:
     text = re.sub(r"[\w./-]*\.(?:md|txt)\b|\bLICENSE\b", "", code(document))
     mentioned = set(re.findall(r"(?<![\w./-])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*(?![\w./-])", text))
     assert len(mentioned) > 3
-    assert mentioned - set(names()) - PLACEHOLDERS <= known
+    assert mentioned - set(names()) - set(GPUS) - PLACEHOLDERS <= known
 
 
 @every_document
@@ -274,6 +276,37 @@ def test_reference_points_are_those_of_the_rules() -> None:
     assert points == [vars(point) for point in rules.REFERENCE_POINTS.values()]
 
 
+def test_systems_are_those_of_the_configurations() -> None:
+    rows = {row.pop("Configuration").strip("`"): row for row in table("Configuration")}
+    assert set(rows) == {f"configs/{path.name}" for path in (REPOSITORY / "configs").glob("config_*x*.sh")}
+    for config, row in rows.items():
+        settings = resolve([], exported_by(config)).settings
+        for title, cell in row.items():
+            if title.startswith("`"):
+                assert number(cell) == getattr(settings, title.strip("`").lower()), (config, title)
+        gpu, vocabulary = GPUS[settings.gpu], rules.VOCABULARY_SIZE
+        needed, recomputed = (memory.per_gpu(settings, vocabulary, recompute=flag).total for flag in (False, True))
+        operations = speed.flops_to(rules.REFERENCE_POINTS[settings.gbs].mean, settings, vocabulary)
+        figures = {
+            "Tensor parallel": str(settings.tensor_parallel_size),
+            "GB needed": f"{needed / GB:.1f}",
+            "GB there": f"{gpu.memory / GB:.0f}",
+            "Recomputed": f"{recomputed / GB:.1f}",
+            "Hours": f"{speed.seconds(operations, settings, gpu) / 3600:.1f}",
+        }
+        assert {title: row[title] for title in figures} == figures, config
+    assert f"an allowance of {memory.ALLOWANCE // GB} GB" in TEXT
+    shares = [f"{share:.0%}" for share in speed.UTILISATION.values()]
+    assert f"{shares[0]} of the GPU's peak in bf16, and {shares[1]} of the bf16 peak in fp8" in TEXT.replace("\n", " ")
+
+
+def test_the_refusal_shown_is_that_of_a_run(benchmark_data: dict[str, str]) -> None:
+    given = [f"{name}={value}" for name, value in benchmark_data.items()]
+    exported = exported_by("configs/config_H200_1x8.sh")
+    _, (line,) = checks.look(resolve([*given, "MBS=2"], exported).settings)
+    assert line in blocks(README, "text")[1].splitlines()
+
+
 def test_exit_codes_are_those_of_a_run() -> None:
     codes = {value: name for name, value in vars(events).items() if name.isupper() and isinstance(value, int)}
     rows = {int(row["Exit code"]): row["Meaning"] for row in table("Exit code")}
@@ -351,6 +384,7 @@ def checkout(tmp_path: Path, tiny_data: dict[str, str]) -> Path:
     """The repository as its user has it: config.sh filled in, here for a small model, and .venv made."""
     shutil.copy(REPOSITORY / "run_llama31.sh", tmp_path)
     (tmp_path / "llama31").symlink_to(REPOSITORY / "llama31")
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     (tmp_path / ".venv").symlink_to(sys.prefix)
     filled = {**tiny_data, "SIZE": "tiny", "SEQ_LENGTH": 64, "EVAL_SAMPLES": 16}
     exports = "".join(f"export {name}={shlex.quote(str(value))}\n" for name, value in filled.items())
@@ -366,7 +400,7 @@ def test_dry_runs_work(block: str, checkout: Path) -> None:
     done = bash(block, checkout)
     assert done.returncode == 0, done.stderr
     assert re.search(r"pretrain_llama31\.py RUN_DIR$", done.stdout, re.M)
-    assert re.search(r"^  SIZE=tiny +config\.sh$", done.stdout, re.M)
+    assert re.search(r"^  SIZE=tiny +config\w*\.sh$", done.stdout, re.M)
     for name in re.findall(r"--dryrun.*?\b([A-Z]+)=", block):
         assert re.search(rf"^  {name}=\S+ +command line$", done.stdout, re.M), done.stdout
 

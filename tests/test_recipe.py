@@ -548,6 +548,7 @@ ELSEWHERE = {
     "seeds": "llama31/train.py",
     "nexp": REFUSED,
     "npar": REFUSED,
+    "gpu": "llama31/checks.py",
     "tag": "llama31/launch.py",
     "submission_org": MLPERF_LOG,
     "submission_platform": MLPERF_LOG,

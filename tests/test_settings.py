@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from runs import REPOSITORY, environment
+from runs import REPOSITORY, environment, exports_after
 
 from llama31 import record, resolve
 from llama31.errors import UserError
@@ -31,17 +31,6 @@ def lines_of(*arguments: str, **exported: str) -> list[str]:
     with pytest.raises(UserError) as error:
         resolve.resolve(arguments, exported)
     return error.value.lines
-
-
-def exports_after(script: str, directory: Path = REPOSITORY, **exported: str) -> dict[str, str]:
-    """What bash exports after a script that began with nothing but `exported`."""
-    path = environment()["PATH"]
-    command = ["env", "-i", f"PATH={path}", *(f"{name}={value}" for name, value in exported.items())]
-    done = subprocess.run(
-        [*command, "bash", "-euc", f"{script}\nenv -0"], cwd=directory, capture_output=True, text=True, check=True
-    )
-    found = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry)
-    return {name: value for name, value in found.items() if name not in {"PWD", "OLDPWD", "SHLVL", "_", "PATH"}}
 
 
 # What there is

@@ -5,23 +5,20 @@ import shutil
 from pathlib import Path
 
 from llama31.errors import UserError
+from llama31.estimates import disk
 from llama31.inputs import Data
 from llama31.report.reading import size
-from llama31.settings import Precision, Settings
-from llama31.sizes import SIZES
+from llama31.settings import Settings
 
-WEIGHT_BYTES = {Precision.bf16: 2, Precision.fp8: 2, Precision.fp32: 4}
-OPTIMIZER_BYTES = 3 * 4  # Megatron's distributed optimizer saves fp32 weights and Adam's two moments
 FIXED_BYTES = 2_000_000  # headers of tensors, table of contents, `context`
 
 
 def estimate(settings: Settings, data: Data) -> int:
-    """Bytes of one checkpoint: parameters x (bytes of a weight + 12 of the optimizer's state), and a little more.
+    """Bytes of one checkpoint: its tensors, and a little more.
 
     Padding of the vocabulary is left out: it is at most 128 x TENSOR_PARALLEL_SIZE rows of each embedding.
     """
-    parameters = SIZES[settings.size].parameters(data.vocab_size)
-    return parameters * (WEIGHT_BYTES[settings.precision] + OPTIMIZER_BYTES) + FIXED_BYTES
+    return disk.checkpoint(settings, data.vocab_size) + FIXED_BYTES
 
 
 def check(settings: Settings, data: Data) -> None:

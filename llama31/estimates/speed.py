@@ -1,0 +1,48 @@
+"""Floating-point operations of a run, and the time they take at an assumed utilisation."""
+
+import math
+
+from llama31.estimates.gpus import Gpu
+from llama31.layout import Layout
+from llama31.settings import Precision, Settings
+from llama31.sizes import SIZES
+
+FORWARD = 1 / 3
+"""Share of a training step's operations that its forward pass has, which is all that an evaluation does."""
+
+UTILISATION = {Precision.bf16: 0.40, Precision.fp8: 0.60}
+"""Model FLOPs utilisation, of the dense bf16 peak, that the times assume; not measured here.
+
+bf16: the Llama 3 paper, table 4, reports 38% to 43% for its largest model on H100. fp8: of the 26 submissions in FP8 to
+MLPerf Training v5.1's llama31_8b, three quarters had 58% or more. fp32: no peak of it is known here.
+"""
+
+
+def flops_per_token(settings: Settings, vocab_size: int) -> int:
+    """Operations of training on one token: 6 N + 12 L d s, with N parameters, L layers, hidden size d, sequence s.
+
+    Each parameter is multiplied and added once forward and twice backward; attention scores and their use, counted
+    without the causal mask, add 12 d s for each layer (PaLM paper, appendix B; Llama 3's paper counts likewise).
+    """
+    shape = SIZES[settings.size]
+    attention = 12 * shape.layers * shape.hidden_size * settings.seq_length
+    return 6 * shape.parameters(vocab_size) + attention
+
+
+def flops_per_step(settings: Settings, vocab_size: int) -> int:
+    """Operations of one optimizer step over all GPUs."""
+    return settings.gbs * settings.seq_length * flops_per_token(settings, vocab_size)
+
+
+def flops_to(samples: int, settings: Settings, vocab_size: int) -> float:
+    """Operations until `samples` sequences were trained on, evaluations included."""
+    steps = math.ceil(samples / settings.gbs)
+    evaluations = steps // Layout.of(settings).eval_interval
+    evaluated = evaluations * settings.eval_samples * settings.seq_length
+    training = steps * flops_per_step(settings, vocab_size)
+    return training + FORWARD * evaluated * flops_per_token(settings, vocab_size)
+
+
+def seconds(flops: float, settings: Settings, gpu: Gpu) -> float:
+    """Time of so many operations over all GPUs of the run. The precision must be one of UTILISATION."""
+    return flops / (Layout.of(settings).world_size * gpu.bf16_flops * UTILISATION[settings.precision])

@@ -1,0 +1,73 @@
+"""configs/config_<GPU>_<nodes>x<gpus>.sh: within the rules, at a reference point, and fit for their GPU."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from runs import REPOSITORY, environment, exports_after
+
+from llama31 import checks, rules
+from llama31.departures import departures
+from llama31.estimates.gpus import GB, GPUS
+from llama31.resolve import resolve
+from llama31.settings import Device, Settings
+
+CONFIGS = sorted((REPOSITORY / "configs").glob("config_*x*.sh"))
+SYSTEMS = ["config_B200_1x8.sh", "config_H100_4x8.sh", "config_H200_1x8.sh", "config_MI325X_1x8.sh"]
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda path: path.name)
+def exported(request: pytest.FixtureRequest, benchmark_data: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """What a user has exported who sourced the file and named the data."""
+    return {
+        **exports_after(f"source {request.param.relative_to(REPOSITORY)}"),
+        **benchmark_data,
+        "JOB_DIR": str(tmp_path),
+    }
+
+
+@pytest.fixture
+def settings(exported: dict[str, str]) -> Settings:
+    return resolve([], exported).settings
+
+
+def test_the_systems_are_there() -> None:
+    assert [path.name for path in CONFIGS] == SYSTEMS
+
+
+def test_the_name_says_what_it_is_for(settings: Settings) -> None:
+    named = re.fullmatch(r"config_(\w+)_(\d+)x(\d+)\.sh", Path(settings.config_filename).name)
+    assert named and named[1] in GPUS
+    assert (settings.gpu, settings.nnodes, settings.gpus_per_node) == (named[1], int(named[2]), int(named[3]))
+    assert settings.device is Device.cuda, "a plan can be made on a machine without a GPU"
+
+
+def test_it_is_within_the_rules_at_a_reference_point(settings: Settings) -> None:
+    """rules.REFERENCE_POINTS is the official checker's table of reference convergence points: tests/test_rules.py."""
+    assert departures(settings, rules.VALIDATION_TOKENS) == []
+    point = rules.REFERENCE_POINTS[settings.gbs]
+    assert settings.max_lr == point.learning_rate
+    assert settings.warmup * settings.gbs == point.warmup_samples
+
+
+def test_nothing_speaks_against_it(settings: Settings) -> None:
+    """But that this version has no runs on several nodes."""
+    _, lines = checks.look(settings)
+    assert [line for line in lines if "not in this version" not in line] == []
+    assert len(lines) == (1 if settings.nnodes > 1 else 0)
+
+
+def test_the_dry_run_shows_the_plan_or_what_is_missing(exported: dict[str, str]) -> None:
+    done = subprocess.run(
+        ["bash", "run_llama31.sh", "--dryrun"],
+        cwd=REPOSITORY, env={**environment(), **exported}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if exported["NNODES"] == "1":
+        assert (done.returncode, done.stderr) == (0, "")
+        memory = GPUS[exported["GPU"]].memory // GB
+        assert re.search(rf"(?m)^  memory of a GPU: about [0-9.]+ of {memory} GB: weights ", done.stdout)
+        assert re.search(r"(?m) s a step, [0-9.]+ h to the reference's sample count$", done.stdout)
+    else:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(r"NNODES=\d+: .*: not in this version; NNODES=1 works\n", done.stderr)
