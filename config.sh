@@ -4,24 +4,50 @@
 # shellcheck shell=bash
 
 # Where it runs
-# Slurm account to charge.
-export ACCOUNT=""
-# Slurm partition; empty runs on this machine, without Slurm.
-export PARTITION=""
-# Slurm time limit of one job, [days-]hours:minutes:seconds.
-export TIME=""
-# Nodes.
+# Nodes; more than one needs Slurm.
 export NNODES=1
 # Ranks per node: one for each GPU, or CPU processes where DEVICE is cpu.
 export GPUS_PER_NODE=1
-# Container image; empty runs without a container.
-export IMAGE=""
 # Directory that gets a run directory for each run, with its settings, logs and metrics.
 export JOB_DIR=runs
 # Device: auto | cuda | cpu. auto takes CUDA where there is one.
 export DEVICE=auto
 # GPU that the run must fit, such as H200; see llama31/estimates/gpus.py. Empty: memory is not checked.
 export GPU=""
+
+# Slurm
+# Slurm partition; empty runs on this machine, without Slurm, and all other settings of this group stay unset.
+export PARTITION=""
+# Slurm account to charge. Empty: the user's default.
+export ACCOUNT=""
+# Time limit of one job, as Slurm takes it: [days-]hours:minutes:seconds, or minutes. Empty: the partition's.
+export TIME=""
+# Whole nodes, with all their GPUs and memory; 0 asks for GPUS_PER_NODE GPUs alone.
+export EXCLUSIVE=1
+# Further options of sbatch, such as --qos=high --nodelist=n[1-4]; they come after ours, and win.
+export SBATCH_ARGS=""
+# Seconds before the time limit at which a job ends, with SAVE_CKPT saving first; Slurm tells it up to 60 earlier.
+export SIGNAL_BEFORE_END=300
+# Consecutive jobs per experiment, each going on where the one before ended; above 1 needs SAVE_CKPT.
+export NPAR=1
+# Times that a job which failed, or lost a node, is queued again.
+export MAX_RETRIES=0
+# Job ids, separated by spaces, that must have ended before the first job, or a dependency as sbatch takes it.
+export DEPENDENCIES=""
+# Login node to submit from through ssh, where sbatch is not at hand. Paths are then those of the cluster.
+export HOST=""
+# User name on HOST. Empty: ssh's default.
+export SSH_USER=""
+# Directory of this repository as the jobs find it. Empty: this checkout, which a container gets mounted.
+export CODE_PATH=""
+
+# Container of the jobs
+# Container image; empty runs without a container, in the environment of CODE_PATH.
+export IMAGE=""
+# What runs it: pyxis | apptainer.
+export CONTAINER=pyxis
+# Directories to mount besides those that the settings name: PATH or PATH:PATH_INSIDE, separated by commas.
+export MOUNTS=""
 
 # Data
 # Directory of the token files (.bin, .idx) of the training parts and of the validation set.
@@ -104,10 +130,8 @@ export START_STEPS=0
 export STOP_AT_STEP=""
 # Seed of each experiment, separated by spaces. Empty: drawn at random, printed and stored.
 export SEEDS=""
-# Experiments: runs that differ in their seed.
+# Experiments: runs that differ in their seed. Here one after the other, with Slurm side by side.
 export NEXP=1
-# Consecutive jobs per experiment.
-export NPAR=1
 # Put in front of the run directory's name.
 export TAG=""
 # Longest step that is tolerated, in milliseconds; a longer one ends the run as aborted. 0: any.

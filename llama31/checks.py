@@ -2,43 +2,24 @@
 
 import importlib.util
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from llama31 import inputs, rules
 from llama31.corpus.token_file import bin_path
+from llama31.devices import device, gpus
 from llama31.errors import UserError
 from llama31.estimates import memory
 from llama31.estimates.gpus import GB, GPUS
 from llama31.inputs import Data
 from llama31.layout import Layout
-from llama31.settings import Device, Precision, Settings, shown
+from llama31.problem import Problem, assignment
+from llama31.settings import Device, Precision, Settings
 from llama31.sizes import SIZES
+from llama31.slurm import problems as slurm_problems
 
 SHOWN_REMEDIES = 2  # in a line
-DEVICE_FILES = Path("/dev")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A setting that does not go with the others."""
-
-    name: str
-    """Field to change."""
-    what: str
-    """What is wrong, with the value."""
-    candidates: tuple[Any, ...] = ()
-    """Values that would mend it, the best first; those that break something else instead are not shown."""
-    elsewhere: tuple[Mapping[str, Any], ...] = ()
-    """Changes of other settings, or of several at once, that would mend it as well: values by field."""
-
-    @property
-    def remedies(self) -> list[Mapping[str, Any]]:
-        """All changes that would mend it, the best first."""
-        return [*({self.name: value} for value in self.candidates), *self.elsewhere]
 
 
 def check(settings: Settings) -> Data:
@@ -58,7 +39,8 @@ def look(settings: Settings) -> tuple[Data | None, list[str]]:
 
 def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
     """Settings that no run of this version can have together; with data, also those that the data cannot serve."""
-    yield from _lacking(settings)
+    yield from slurm_problems.problems(settings)
+    yield from _experiments(settings)
     misfits = [*_layout(settings), *_schedule(settings), *_checkpoints(settings)]
     if settings.size in SIZES:
         misfits += _model(settings)
@@ -97,29 +79,15 @@ def _line(problem: Problem, found: list[Problem], settings: Settings, data: Data
     return f"{problem.what}; {' or '.join(mends)} works" if mends else problem.what
 
 
-def assignment(name: str, value: Any) -> str:
-    """NAME=value for a field, as it is written on the command line but for a shell's quotes."""
-    return f"{name.upper()}={shown(value)}"
-
-
-def _lacking(settings: Settings) -> Iterator[Problem]:
-    """Settings whose feature this version lacks: never accepted and then ignored."""
-    lacking = {
-        "Slurm": ("account", "partition", "time"),
-        "containers": ("image",),
-        "runs on several nodes": ("nnodes",),
-        "several experiments": ("nexp",),
-        "chains of jobs": ("npar",),
-    }
-    for feature, names in lacking.items():
-        for name in names:
-            value, usual = getattr(settings, name), getattr(Settings(), name)
-            if value != usual:
-                yield Problem(name, f"{assignment(name, value)}: {feature}: not in this version", (usual,))
+def _experiments(settings: Settings) -> Iterator[Problem]:
+    """Seeds that no experiment would use, or that two would."""
     seeds = settings.seeds.split()
     if len(seeds) > settings.nexp:
         fewer = " ".join(seeds[: settings.nexp])
-        yield Problem("seeds", f"SEEDS={settings.seeds}: more seeds than experiments, NEXP={settings.nexp}", (fewer,))
+        what = f"SEEDS={settings.seeds}: more seeds than experiments, NEXP={settings.nexp}"
+        yield Problem("seeds", what, (fewer,), elsewhere=({"nexp": len(seeds)},))
+    if len(set(seeds)) < len(seeds):
+        yield Problem("seeds", f"SEEDS={settings.seeds}: the same seed twice", (" ".join(dict.fromkeys(seeds)),))
 
 
 def _layout(settings: Settings) -> Iterator[Problem]:
@@ -318,36 +286,6 @@ def _data(settings: Settings, data: Data) -> Iterator[Problem]:
             f"GBS={settings.gbs}: the training data is enough for {available:,} of {length} tokens",
             (available // unit * unit,) if available >= unit else (),
         )
-
-
-def device(settings: Settings) -> Device:
-    """The kind of device the run will use, by a look at the machine's device files; torch has the last word."""
-    if settings.device is not Device.auto:
-        return settings.device
-    return Device.cpu if gpus() == 0 else Device.cuda
-
-
-def gpus() -> int | None:
-    """GPUs that a process of this machine may use; None where there are some and their number cannot be told."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible in ("", "-1"):
-        return 0
-    numbered = sum(file.name.removeprefix("nvidia").isdecimal() for file in DEVICE_FILES.glob("nvidia*"))
-    if numbered and visible:
-        return len(visible.split(","))
-    if numbered:
-        return numbered
-    return None if any((DEVICE_FILES / file).exists() for file in ("nvidiactl", "kfd", "dxg")) else 0
-
-
-def missing_gpus(settings: Settings) -> str | None:
-    """A line where DEVICE asks for GPUs that this machine lacks. A plan may be made here for another machine."""
-    here = gpus()
-    if device(settings) is Device.cpu or here is None or here >= settings.gpus_per_node:
-        return None
-    if here == 0:
-        return "DEVICE=cuda: this machine has no GPU; DEVICE=cpu works"
-    return f"GPUS_PER_NODE={settings.gpus_per_node}: this machine has {here}; GPUS_PER_NODE={here} works"
 
 
 def _common_divisors(*values: int, below: int) -> tuple[int, ...]:

@@ -181,7 +181,7 @@ POSITIVE = (
 )  # fmt: skip
 NOT_NEGATIVE = (
     "min_lr", "warmup_steps", "start_eval_at", "save_every", "save_every_minutes", "keep_last", "start_steps",
-    "step_time_atol",
+    "step_time_atol", "signal_before_end", "max_retries",
 )  # fmt: skip
 
 

@@ -35,6 +35,13 @@ class Device(Enum):
     cpu = "cpu"
 
 
+class Container(Enum):
+    """What runs a container in a Slurm job."""
+
+    pyxis = "pyxis"
+    apptainer = "apptainer"
+
+
 class Division(Enum):
     """Division of a submission."""
 
@@ -56,24 +63,50 @@ class Settings:
     """All settings. `Settings()` is the benchmark with the learning rate published for its global batch size."""
 
     # Where it runs
-    account: str = ""
-    """Slurm account to charge."""
-    partition: str = ""
-    """Slurm partition; empty runs on this machine, without Slurm."""
-    time: str = ""
-    """Slurm time limit of one job, [days-]hours:minutes:seconds."""
     nnodes: int = 1
-    """Nodes."""
+    """Nodes; more than one needs Slurm."""
     gpus_per_node: int = 1
     """Ranks per node: one for each GPU, or CPU processes where DEVICE is cpu."""
-    image: str = ""
-    """Container image; empty runs without a container."""
     job_dir: str = "runs"
     """Directory that gets a run directory for each run, with its settings, logs and metrics."""
     device: Device = Device.auto
     """Device: auto | cuda | cpu. auto takes CUDA where there is one."""
     gpu: str = ""
     """GPU that the run must fit, such as H200; see llama31/estimates/gpus.py. Empty: memory is not checked."""
+
+    # Slurm
+    partition: str = ""
+    """Slurm partition; empty runs on this machine, without Slurm, and all other settings of this group stay unset."""
+    account: str = ""
+    """Slurm account to charge. Empty: the user's default."""
+    time: str = ""
+    """Time limit of one job, as Slurm takes it: [days-]hours:minutes:seconds, or minutes. Empty: the partition's."""
+    exclusive: bool = True
+    """Whole nodes, with all their GPUs and memory; 0 asks for GPUS_PER_NODE GPUs alone."""
+    sbatch_args: str = ""
+    """Further options of sbatch, such as --qos=high --nodelist=n[1-4]; they come after ours, and win."""
+    signal_before_end: int = 300
+    """Seconds before the time limit at which a job ends, with SAVE_CKPT saving first; Slurm may be 60 early."""
+    npar: int = 1
+    """Consecutive jobs per experiment, each going on where the one before ended; above 1 needs SAVE_CKPT."""
+    max_retries: int = 0
+    """Times that a job which failed, or lost a node, is queued again."""
+    dependencies: str = ""
+    """Job ids, separated by spaces, that must have ended before the first job, or a dependency as sbatch takes it."""
+    host: str = ""
+    """Login node to submit from through ssh, where sbatch is not at hand. Paths are then those of the cluster."""
+    ssh_user: str = ""
+    """User name on HOST. Empty: ssh's default."""
+    code_path: str = ""
+    """Directory of this repository as the jobs find it. Empty: this checkout, which a container gets mounted."""
+
+    # Container of the jobs
+    image: str = ""
+    """Container image; empty runs without a container, in the environment of CODE_PATH."""
+    container: Container = Container.pyxis
+    """What runs it: pyxis | apptainer."""
+    mounts: str = ""
+    """Directories to mount besides those that the settings name: PATH or PATH:PATH_INSIDE, separated by commas."""
 
     # Data
     preprocessed_path: str = ""
@@ -157,9 +190,7 @@ class Settings:
     seeds: str = ""
     """Seed of each experiment, separated by spaces. Empty: drawn at random, printed and stored."""
     nexp: int = 1
-    """Experiments: runs that differ in their seed."""
-    npar: int = 1
-    """Consecutive jobs per experiment."""
+    """Experiments: runs that differ in their seed. Here one after the other, with Slurm side by side."""
     tag: str = ""
     """Put in front of the run directory's name."""
     step_time_atol: int = 0

@@ -1,0 +1,106 @@
+"""Settings of Slurm and of containers that cannot work."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+
+from llama31.problem import Problem, assignment
+from llama31.settings import Container, Settings
+
+NEEDS_PARTITION = (
+    "account", "time", "exclusive", "sbatch_args", "signal_before_end", "npar", "max_retries", "dependencies", "host",
+    "ssh_user", "code_path", "image", "container", "mounts", "nnodes",
+)  # fmt: skip
+SEPARATORS = {",": "a comma", ":": "a colon"}
+"""What separates mounts on the command lines of pyxis and Apptainer, so no path to mount may hold it."""
+_DEPENDENCY = re.compile(r"(after|afterany|afterok|afternotok|aftercorr|afterburstbuffer|singleton)\b[\w:+,?]*")
+
+
+def problems(settings: Settings) -> Iterator[Problem]:
+    """What speaks against a submission; without PARTITION, settings that only a submission uses."""
+    usual = {field.name: field.default for field in fields(Settings)}
+    if not settings.partition:
+        for name in NEEDS_PARTITION:
+            if (value := getattr(settings, name)) != usual[name]:
+                what = f"{assignment(name, value)}: needs PARTITION, and so Slurm"
+                yield Problem(name, what, (usual[name],))
+        return
+    yield from _job(settings)
+    yield from _chain(settings)
+    yield from _ssh(settings)
+    yield from _container(settings)
+
+
+def _job(settings: Settings) -> Iterator[Problem]:
+    try:
+        options = shlex.split(settings.sbatch_args)
+    except ValueError as error:
+        yield Problem("sbatch_args", f"SBATCH_ARGS={settings.sbatch_args}: {error}")
+    else:
+        if options and not options[0].startswith("-"):
+            yield Problem("sbatch_args", f"SBATCH_ARGS={settings.sbatch_args}: not an option of sbatch, such as --qos=high")
+    limit = seconds(settings.time) if settings.time else None
+    if settings.time and limit is None:
+        what = f"TIME={settings.time}: not a time limit as Slurm takes it, such as 4:00:00 or 1-12:00:00"
+        yield Problem("time", what, ("",))
+    elif limit is not None and settings.signal_before_end >= limit:
+        yield Problem(
+            "signal_before_end",
+            f"SIGNAL_BEFORE_END={settings.signal_before_end}: must be below the {limit} seconds of TIME={settings.time}",
+            (limit // 4,),
+        )
+
+
+def seconds(limit: str) -> int | None:
+    """Seconds of a time limit in the formats that sbatch's manual lists; None if it is none."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    if not match:
+        return None
+    days, *numbers = match.groups()
+    given = [int(number) for number in numbers if number is not None]
+    if days is not None:  # days-hours, days-hours:minutes, days-hours:minutes:seconds
+        hours, minutes, rest = [*given, 0, 0][:3]
+    elif len(given) == 1:
+        hours, minutes, rest = 0, given[0], 0
+    else:
+        hours, minutes, rest = [0, *given][-3:]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest or None
+
+
+def _chain(settings: Settings) -> Iterator[Problem]:
+    if settings.npar > 1 and not settings.save_ckpt:
+        yield Problem(
+            "npar",
+            f"NPAR={settings.npar}: a job goes on where the one before ended only with SAVE_CKPT=1 and CONTINUAL_CKPT",
+            (1,),
+        )
+    if settings.dependencies and not dependency(settings.dependencies):
+        yield Problem(
+            "dependencies",
+            f"DEPENDENCIES={settings.dependencies}: neither job ids nor a dependency as sbatch takes it, such as "
+            "afterok:1234",
+        )
+
+
+def dependency(given: str) -> str:
+    """DEPENDENCIES as an argument of sbatch's --dependency; job ids alone must have ended in whatever way."""
+    if re.fullmatch(r"[\d\s,:]+", given):
+        return ":".join(["afterany", *re.findall(r"\d+", given)])
+    return given if _DEPENDENCY.fullmatch(given) else ""
+
+
+def _ssh(settings: Settings) -> Iterator[Problem]:
+    if settings.ssh_user and not settings.host:
+        yield Problem("ssh_user", f"SSH_USER={settings.ssh_user}: needs HOST", ("",))
+    for name in ("host", "ssh_user"):
+        value = getattr(settings, name)
+        if value.startswith("-") or re.search(r"\s", value):  # ssh would take it for something else
+            yield Problem(name, f"{name.upper()}={value}: not a name that ssh takes")
+
+
+def _container(settings: Settings) -> Iterator[Problem]:
+    if not settings.image:
+        for name, usual in (("mounts", ""), ("container", Container.pyxis)):
+            if (value := getattr(settings, name)) != usual:
+                yield Problem(name, f"{assignment(name, value)}: needs IMAGE", (usual,))
