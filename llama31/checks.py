@@ -24,17 +24,23 @@ SHOWN_REMEDIES = 2  # in a line
 
 def check(settings: Settings) -> Data:
     """All that a run needs is there and fits together. Raises UserError with every problem found."""
-    data, lines = look(settings)
-    if lines or data is None:
-        raise UserError(lines)
+    data, wrong = look(settings)
+    if wrong or data is None:
+        raise UserError(wrong)
     return data
 
 
 def look(settings: Settings) -> tuple[Data | None, list[str]]:
     """As `check`, but gives the lines; the data is None where files are missing or damaged."""
-    data, lines = inputs.look(settings)
+    data, wrong = inputs.look(settings)
     found = list(problems(settings, data))
-    return data, [*(_line(problem, found, settings, data) for problem in found), *lines]
+    return data, [*(_line(problem, found, settings, data) for problem in found), *wrong]
+
+
+def lines(settings: Settings) -> list[str]:
+    """As `look`, without the data: a line for each problem of the settings among themselves."""
+    found = list(problems(settings))
+    return [_line(problem, found, settings, None) for problem in found]
 
 
 def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:

@@ -5,6 +5,8 @@ from pathlib import Path
 from llama31 import rules
 from llama31.settings import Settings
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+
 # Files of a run directory
 SETTINGS = "settings.yaml"
 RECORD = "run.json"
@@ -15,6 +17,8 @@ MLPERF_LOG = "mlperf.log"
 RANK_LOGS = "logs"
 NEMO_LOGS = "nemo"
 TENSORBOARD = "tensorboard"
+LATEST = "latest"
+"""Beside run directories, a link to the newest of them."""
 
 
 def train_prefixes(settings: Settings) -> list[Path]:

@@ -2,9 +2,9 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from llama31 import checks, paths, rules
+from llama31 import devices, paths, rules
 from llama31.checkpoint import space
 from llama31.checkpoint.start import Start
 from llama31.corpus.token_file import bin_path
@@ -19,17 +19,18 @@ from llama31.resolve import Resolved
 from llama31.settings import Device, Settings, shown, to_dict
 from llama31.sizes import SIZES
 
+NOT_LOOKED_AT = "not looked at: the data is not on this machine; each job looks at it before it starts"
+
 
 @dataclass(frozen=True)
 class Plan:
     """All that is known about a run before it starts."""
 
     resolved: Resolved
-    data: Data
+    data: Data | None
+    """The run's data; None where only the machines of its jobs have it."""
     command: Sequence[str]
-    """What a user types for this run, where no settings are in the environment."""
-    ranks_command: Sequence[str]
-    """What that executes; RUN_DIR stands for the run directory that a run makes."""
+    """What the run executes; RUN_DIR stands for the run directory that it makes."""
     start: Start = field(default_factory=Start)
     """Where the job starts."""
 
@@ -49,7 +50,7 @@ class Plan:
             "Checkpoints": self._checkpoints(),
             "Data": self._data(),
             "Closed division": self._division(),
-            "Command": [shlex.join(self.command), f"which runs: {shlex.join(self.ranks_command)}"],
+            "Command": [shlex.join(user_command(self.settings)), f"which runs: {shlex.join(self.command)}"],
         }
         return "\n".join(f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in sections.items())
 
@@ -79,15 +80,18 @@ class Plan:
 
     def _model(self) -> Iterator[str]:
         settings, shape = self.settings, SIZES[self.settings.size]
-        yield (
+        line = (
             f"Llama 3.1 {settings.size}: {shape.layers} layers, hidden {shape.hidden_size}, "
-            f"FFN {shape.ffn_hidden_size}, {shape.attention_heads} heads, {shape.key_value_heads} key-value heads, "
-            f"vocabulary {self.data.vocab_size:,}, {shape.parameters(self.data.vocab_size):,} parameters"
+            f"FFN {shape.ffn_hidden_size}, {shape.attention_heads} heads, {shape.key_value_heads} key-value heads"
         )
-        device = checks.device(settings)
+        if self.data:
+            vocab_size = self.data.vocab_size
+            line += f", vocabulary {vocab_size:,}, {shape.parameters(vocab_size):,} parameters"
+        yield line
+        device = devices.device(settings)
         chosen = f"{device.name} (DEVICE=auto)" if device is not settings.device else device.name
         yield f"device {chosen}, precision {settings.precision.name}"
-        if missing := checks.missing_gpus(settings):
+        if missing := devices.missing_gpus(settings):
             yield f"not for this machine: {missing}"
 
     def _layout(self) -> Iterator[str]:
@@ -114,25 +118,29 @@ class Plan:
             f"({settings.warmup * settings.gbs:,} sequences), then a cosine to {settings.end_lr:g} "
             f"at step {settings.max_steps:,}"
         )
-        available = self.data.available_samples(settings.seq_length)
-        last, _ = self.start.last_step(settings, available)
         first = interval * max(1, -(-settings.start_eval_at // (interval * settings.gbs)))
         yield (
             f"evaluation: every {interval:,} steps ({interval * settings.gbs:,} sequences) from step {first:,} on, "
             f"on {settings.eval_samples:,} sequences; ends at validation loss {settings.target:g}"
         )
-        early = ", before any evaluation" if first > last else ""
-        end = f"after {last:,} steps ({self.start.samples_after(last, settings.gbs):,} of {available:,} sequences)"
-        yield f"ends without the target {end}{early}"
+        if self.data:
+            available = self.data.available_samples(settings.seq_length)
+            last, _ = self.start.last_step(settings, available)
+            early = ", before any evaluation" if first > last else ""
+            end = f"after {last:,} steps ({self.start.samples_after(last, settings.gbs):,} of {available:,} sequences)"
+            yield f"ends without the target {end}{early}"
         if settings.step_time_atol:
             yield f"ends at a step that takes longer than {settings.step_time_atol:,} ms"
         if point := self._reference_point():
             yield f"the reference needs {point.mean:,} sequences on average at this batch size"
 
     def _estimates(self) -> Iterator[str]:
+        if not self.data:
+            yield NOT_LOOKED_AT
+            return
         settings, vocab_size = self.settings, self.data.vocab_size
-        if checks.device(settings) is not Device.cpu:
-            yield from self._memory()
+        if devices.device(settings) is not Device.cpu:
+            yield from self._memory(vocab_size)
         index, checkpoint = disk.training_index(settings, self.data), disk.checkpoint(settings, vocab_size)
         yield f"disk: {scaled(index, 'B')} for the training index; a checkpoint takes {scaled(checkpoint, 'B')}"
         flops = speed.flops_per_step(settings, vocab_size)
@@ -146,10 +154,10 @@ class Plan:
                 line += f", {hours:.1f} h to the reference's sample count"
         yield line
 
-    def _memory(self) -> Iterator[str]:
+    def _memory(self, vocab_size: int) -> Iterator[str]:
         settings = self.settings
-        needed = memory.per_gpu(settings, self.data.vocab_size)
-        less = memory.per_gpu(settings, self.data.vocab_size, recompute=True)
+        needed = memory.per_gpu(settings, vocab_size)
+        less = memory.per_gpu(settings, vocab_size, recompute=True)
         there = f" of {GPUS[settings.gpu].memory / GB:.0f}" if settings.gpu else ""
         unchecked = "" if settings.gpu else "; with GPU set, this is checked"
         yield f"memory of a GPU: about {needed.total / GB:.1f}{there} GB: {memory.described(needed)}{unchecked}"
@@ -164,28 +172,42 @@ class Plan:
 
     def _checkpoints(self) -> Iterator[str]:
         settings = self.settings
-        yield self.start.words()
+        yield self.start.words() if self.data else "starts where the newest checkpoint of this run ends, if there is one"
         if not settings.save_ckpt:
             yield "no checkpoint is saved"
             return
         times = [f"{settings.save_every:,} steps"] if settings.save_every else []
         times += [f"{settings.save_every_minutes:g} minutes"] if settings.save_every_minutes else []
         every = f"every {' and every '.join(times)}, " if times else ""
+        about = f": about {size(space.estimate(settings, self.data))} each" if self.data else ""
         yield (
-            f"saves {every}at the end of the job, on SIGTERM and on SIGUSR1, to {settings.continual_ckpt}: about "
-            f"{size(space.estimate(settings, self.data))} each; keeps {settings.keep_last or 'all'}"
+            f"saves {every}at the end of the job, on SIGTERM and on SIGUSR1, to {settings.continual_ckpt}{about}; "
+            f"keeps {settings.keep_last or 'all'}"
         )
 
     def _data(self) -> Iterator[str]:
+        if not self.data:
+            yield f"{self.settings.preprocessed_path}: {NOT_LOOKED_AT}"
+            return
         for file in (*self.data.train, self.data.validation):
             yield f"{bin_path(file.prefix)}: {file.documents:,} documents, {file.tokens:,} tokens"
         yield f"{self.settings.tokenizer_path}: tokenizer, {self.data.vocab_size:,} ids"
         yield f"{paths.index_root(self.settings)}: training index"
 
     def _division(self) -> Iterator[str]:
-        found = list(dict.fromkeys([*self.start.departures, *departures(self.settings, self.data.validation.tokens)]))
+        found = list(dict.fromkeys([*self.start.departures, *departures(self.settings, self.data and self.data.validation.tokens)]))
         if not found:
             yield "within the closed division's rules"
         else:
             yield "outside the closed division's rules, and logged as open:"
             yield from (f"- {line}" for line in found)
+
+
+def user_command(settings: Settings) -> list[str]:
+    """What a user types for this run, where no settings are in the environment."""
+    given = [
+        assignment(field.name, value)
+        for field in fields(Settings)
+        if (value := getattr(settings, field.name)) != field.default
+    ]
+    return ["bash", str(paths.REPOSITORY / "run_llama31.sh"), *given]

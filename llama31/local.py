@@ -1,0 +1,37 @@
+"""A run on this machine: the ranks are started by torchrun, and what is to end it is handed on to them."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from llama31 import paths, preparation, ranks, run_dir, signals
+from llama31.corpus.files import failures_named
+from llama31.plan import Plan
+from llama31.settings import Settings
+
+
+def command(settings: Settings, directory: Path) -> list[str]:
+    """torchrun with one process for each rank of this machine."""
+    python, *rank = ranks.command(directory)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={settings.gpus_per_node}"]
+    return [python, *torchrun, *rank]
+
+
+def run(plan: Plan, arguments: Sequence[str]) -> int:
+    """Makes the run directory, starts the ranks, waits for them and says how it ended; gives the exit code.
+
+    `arguments` are the user's, for the record.
+    """
+    settings = replace(plan.settings, seeds=plan.settings.seeds.strip() or preparation.draw_seed())
+    plan = replace(plan, resolved=replace(plan.resolved, settings=settings))
+    directory = run_dir.make(settings)
+    started, environment = command(settings, directory), ranks.environment(settings, os.environ)
+    with failures_named(directory):
+        run_dir.begin(directory, plan, arguments, started, environment)
+        print(plan.summary() + f"  seed {settings.seeds}\nrun directory: {directory}\n", flush=True)
+        with (directory / paths.RANK_LOGS / "torchrun.log").open("wb") as errors:
+            torchrun = subprocess.Popen(started, stderr=errors, env=environment, start_new_session=True)
+            returncode = signals.wait(torchrun, directory)
+        return run_dir.end(directory, settings, returncode, "torchrun")

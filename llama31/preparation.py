@@ -1,0 +1,160 @@
+"""From what a user gives to the plan of a run: refuses what cannot work, and finds out where the run starts."""
+
+import random
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llama31 import checks, devices, mounts
+from llama31.checkpoint import identity, resume, space, store
+from llama31.checkpoint.resume import Found
+from llama31.checkpoint.start import Start
+from llama31.errors import UserError
+from llama31.events import ABORTED, TARGET_NOT_REACHED, Outcome
+from llama31.inputs import Data
+from llama31.plan import Plan
+from llama31.resolve import Resolved, read
+from llama31.settings import Settings
+
+PATH_SETTINGS = (*mounts.READ, *mounts.WRITTEN, "code_path", "config_filename")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could start."""
+
+    plan: Plan
+    found: Found
+    outcome: Outcome | None
+    """How the run ended, where nothing is left to do."""
+
+    def say_finished(self) -> int:
+        """Says that nothing is left to do, and how the run ended; gives its exit code."""
+        assert self.outcome
+        print(
+            f"finished: {self.outcome.reason}, at step {self.outcome.step:,}; "
+            f"its last checkpoint: {self.found.start.checkpoint}"
+        )
+        return self.outcome.exit_code
+
+    def check_space(self) -> None:
+        """Raises UserError where the checkpoints will not fit on the disk."""
+        if self.plan.settings.save_ckpt and self.plan.data:
+            space.check(self.plan.settings, self.plan.data)
+
+    def take_up(self) -> None:
+        """Makes room for the run where it starts: removes what killed saves left. Raises UserError if it goes on."""
+        settings = self.found.settings
+        if settings.save_ckpt and settings.seeds:
+            store.lock(Path(settings.continual_ckpt), settings.seeds).close()
+            tell(self.found.clear())
+        self.check_space()
+
+
+def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple[Resolved, Data | None]:
+    """The settings, with absolute paths, and the data they name; None for data that only the cluster has.
+
+    Raises UserError with all that is wrong.
+    """
+    given = read(assignments, environment)
+    resolved = with_absolute_paths(given)
+    settings = resolved.settings
+    if settings.host and not Path(settings.preprocessed_path or "/nonexistent").is_dir():
+        data, lines = None, [*_relative(given.settings), *checks.lines(settings)]
+    else:
+        data, lines = checks.look(settings)
+        if settings.host:
+            lines = [*_relative(given.settings), *lines]
+    problems = [*given.problems, *(line for line in lines if not resolved.touched(line))]
+    if problems:
+        raise UserError(problems)
+    return resolved, data
+
+
+def _relative(settings: Settings) -> Iterator[str]:
+    """A line for each path that HOST could not know."""
+    for name in PATH_SETTINGS[:-1]:
+        value = getattr(settings, name)
+        if value and not value.startswith("/"):
+            yield f"{name.upper()}={value}: with HOST, write the path from / on, as {settings.host} knows it"
+    for name in ("preprocessed_path", "tokenizer_path"):
+        if not getattr(settings, name):
+            yield f"{name.upper()} is empty; set it to the directory on {settings.host}"
+
+
+def with_absolute_paths(resolved: Resolved) -> Resolved:
+    """Paths as they are seen from anywhere; empty ones stay empty."""
+    absolute: dict[str, Any] = {}
+    for name in PATH_SETTINGS:
+        if path := getattr(resolved.settings, name):
+            # Not every shell replaces the ~ in NAME=~/directory.
+            absolute[name] = str((Path.home() / path[2:] if path.startswith("~/") else Path(path)).absolute())
+    return replace(resolved, settings=replace(resolved.settings, **absolute))
+
+
+def experiments(resolved: Resolved) -> list[Resolved]:
+    """The settings of each experiment, which has one seed; seeds that are not given are drawn where there are several.
+
+    A single experiment without a seed keeps it open: the run that its checkpoints are of may have one.
+    """
+    settings = resolved.settings
+    seeds = settings.seeds.split()
+    while settings.nexp > 1 and len(seeds) < settings.nexp:
+        if (drawn := draw_seed()) not in seeds:
+            seeds.append(drawn)
+    return [replace(resolved, settings=replace(settings, seeds=seed, nexp=1)) for seed in seeds or [""]]
+
+
+def draw_seed() -> str:
+    """A random seed."""
+    return str(random.SystemRandom().randrange(2**31))
+
+
+def prepare(
+    resolved: Resolved, data: Data | None, allowed: Collection[str], command: Sequence[str], *, thorough: bool
+) -> Prepared:
+    """Plans an experiment.
+
+    Args:
+        resolved: Checked settings of one experiment.
+        data: Its data, None where it was not looked at.
+        allowed: Settings in which the run may change, as users name them.
+        command: What the run executes, for the plan.
+        thorough: Read a checkpoint to its end before it is chosen.
+
+    Raises:
+        UserError: With what speaks against the checkpoint to go on from.
+    """
+    settings = resolved.settings
+    if data is None:
+        found = Found(settings, Start())
+    else:
+        found = resume.find(settings, data, identity.names_allowed(allowed), thorough=thorough)
+    plan = Plan(replace(resolved, settings=found.settings), data, command, found.start)
+    tell(found.notes)
+    return Prepared(plan, found, found.outcome or _nothing_left(plan))
+
+
+def refuse_missing_gpus(settings: Settings) -> None:
+    """Raises UserError where this machine is to run it and lacks GPUs."""
+    if missing := devices.missing_gpus(settings):
+        raise UserError(missing)
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Prints lines that are no part of a plan."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _nothing_left(plan: Plan) -> Outcome | None:
+    """The outcome of a job whose steps were all done by jobs before it, None if there is something left to do."""
+    if not plan.start.goes_on or plan.data is None:
+        return None
+    last, reason = plan.start.last_step(plan.settings, plan.data.available_samples(plan.settings.seq_length))
+    if plan.start.step < last:
+        return None
+    why = f"the validation loss did not reach TARGET={plan.settings.target} in {reason}"
+    return Outcome(ABORTED, why, TARGET_NOT_REACHED, plan.start.step, plan.start.consumed_samples)

@@ -1,0 +1,125 @@
+"""Run directories: their names, and what is written into one before the ranks start."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama31 import paths, record
+from llama31.checkpoint import start
+from llama31.errors import UserError
+from llama31.events import ABORTED, FAILED, Outcome
+from llama31.plan import Plan, user_command
+from llama31.report import summary
+from llama31.resolve import LIBRARIES, Resolved
+from llama31.settings import Settings
+
+PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "lightning", "transformer_engine", "numpy", "mlperf-logging")
+
+
+def names(settings: Settings) -> list[str]:
+    """Names for a new run directory, by tag, size, batch size, seed and time; the first that is free is the one."""
+    name = f"{settings.size}-gbs{settings.gbs}-seed{settings.seeds}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{settings.tag}-{name}" if settings.tag else name
+    return [name, *(f"{name}-{attempt}" for attempt in range(1, 1000))]
+
+
+def make(settings: Settings) -> Path:
+    """Makes a new directory under JOB_DIR."""
+    for name in names(settings):
+        run_dir = Path(settings.job_dir) / name
+        try:
+            run_dir.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"JOB_DIR={settings.job_dir}: {run_dir} cannot be made: {error.strerror}") from error
+        return run_dir
+    raise UserError(f"JOB_DIR={settings.job_dir}: {run_dir} and a thousand like it exist; use another JOB_DIR")
+
+
+def begin(
+    run_dir: Path, plan: Plan, arguments: Sequence[str], ranks: Sequence[str], environment: Mapping[str, str]
+) -> None:
+    """Writes all that a run directory holds before the ranks start.
+
+    Args:
+        run_dir: An empty directory.
+        plan: Of the run; its settings have a seed.
+        arguments: The user's.
+        ranks: Command that starts the ranks.
+        environment: Of the ranks.
+    """
+    (run_dir / paths.RANK_LOGS).mkdir()
+    record.reserve_outcome(run_dir)
+    record.store_settings(run_dir, plan.settings)
+    start.store(run_dir / paths.START, plan.start)
+    record.store_record(run_dir, describe(plan.resolved, arguments, ranks, environment))
+    name_latest(run_dir)
+
+
+def end(run_dir: Path, settings: Settings, returncode: int, launcher: str) -> int:
+    """Says how a run ended whose ranks are gone, and gives its exit code; `returncode` is that of their launcher."""
+    outcome = record.load_outcome(run_dir) or _killed(run_dir, returncode, launcher)
+    print("\n".join(summary.lines(run_dir, settings, outcome)))
+    return outcome.exit_code
+
+
+def name_latest(run_dir: Path) -> None:
+    """Makes `latest`, beside a run directory, a link to it, where the file system has links."""
+    link = run_dir.with_name(paths.LATEST)
+    partial = link.with_name(f".{paths.LATEST}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        partial.symlink_to(run_dir.name)
+        partial.replace(link)
+
+
+def describe(
+    resolved: Resolved, arguments: Sequence[str], ranks: Sequence[str], environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """What runs, for the record: commands, where each setting came from, commit, versions, environment and machine."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    changes = _git("status", "--porcelain")
+    return {
+        "arguments": list(arguments),
+        "repeated_by": shlex.join(user_command(resolved.settings)),
+        "command": shlex.join(ranks),
+        "origins": dict(resolved.origins),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": None if changes is None else bool(changes),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "directory": str(Path.cwd()),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "environment": {name: value for name, value in sorted(environment.items()) if name.startswith(LIBRARIES)},
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of this checkout; None without git or outside of one."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(paths.REPOSITORY), *arguments], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _killed(run_dir: Path, returncode: int, launcher: str) -> Outcome:
+    """Outcome of a run whose ranks ended before they could say anything."""
+    logs = run_dir / paths.RANK_LOGS
+    reason = f"the ranks ended without a word ({launcher}'s exit code {returncode}); see {logs}"
+    return record.store_outcome(run_dir, Outcome(ABORTED, reason, FAILED, 0, 0))
