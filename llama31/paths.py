@@ -19,6 +19,8 @@ NEMO_LOGS = "nemo"
 TENSORBOARD = "tensorboard"
 LATEST = "latest"
 """Beside run directories, a link to the newest of them."""
+SUBMISSION = "submission.json"
+SCRIPT = "job.sbatch"
 
 
 def train_prefixes(settings: Settings) -> list[Path]:
@@ -37,3 +39,8 @@ def validation_prefix(settings: Settings) -> Path:
 def index_root(settings: Settings) -> Path:
     """Directory for training indices: TMP_NPY_INDEX, or its default."""
     return Path(settings.tmp_npy_index) if settings.tmp_npy_index else Path(settings.job_dir) / "index"
+
+
+def slurm_log(job_id: int | str) -> str:
+    """Name of a Slurm job's log in its run directory; sbatch itself puts the id in place of %j."""
+    return f"slurm-{job_id}.log"

@@ -1,0 +1,60 @@
+"""What was submitted to Slurm for a run: its chain of jobs, and the directories that these make. Standard library."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from llama31 import paths
+from llama31.corpus.files import atomic_writer, failures_named
+from llama31.errors import UserError
+from llama31.typed import from_json
+
+JOB_DIR_NAME = re.compile(r"job-(\d+)(?:-(\d+))?")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One run, as it was submitted."""
+
+    jobs: list[int]
+    """Slurm's ids of its jobs, in the order in which they run."""
+    seed: int
+    destination: str
+    """[user@]host that took it through ssh; empty: Slurm's tools of this machine did."""
+    submitted: str
+    """Time of it, ISO 8601 with the offset from UTC."""
+
+
+def store(run_dir: Path, submission: Submission) -> None:
+    """Writes down what was submitted; takes the place of what was written before. Raises UserError where it cannot."""
+    with atomic_writer(run_dir / paths.SUBMISSION) as file:
+        file.write((json.dumps(asdict(submission), indent=2) + "\n").encode())
+
+
+def load(run_dir: Path) -> Submission | None:
+    """What `store` wrote; None for a run that was not submitted. Raises UserError where it is damaged."""
+    file = run_dir / paths.SUBMISSION
+    try:
+        with failures_named(file):
+            submission = from_json(Submission, json.loads(file.read_bytes()))
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged, it does not say which jobs were submitted ({error!r})") from error
+    if not all(isinstance(job, int) for job in submission.jobs):
+        raise UserError(f"{file}: damaged, it does not say which jobs were submitted (jobs={submission.jobs})")
+    return submission
+
+
+def job_dir_name(job_id: int, restarts: int) -> str:
+    """Name of the directory that a job makes in its run's; it makes a new one each time that it is requeued."""
+    return f"job-{job_id}-{restarts}" if restarts else f"job-{job_id}"
+
+
+def job_dirs(run_dir: Path) -> list[Path]:
+    """Directories that the run's jobs made, in the order in which they were begun: that of their ids and restarts."""
+    found = [(match, path) for path in run_dir.iterdir() if (match := JOB_DIR_NAME.fullmatch(path.name))]
+    return [path for match, path in sorted(found, key=lambda one: (int(one[0][1]), int(one[0][2] or 0)))]

@@ -1,0 +1,79 @@
+"""What is written down of a submission (submission.py), and Slurm's tools here or through ssh (remote.py)."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from llama31 import paths
+from llama31.errors import UserError
+from llama31.slurm import remote, submission
+from llama31.slurm.submission import Submission
+
+SUBMITTED = Submission(jobs=[12, 13, 14], seed=7, destination="me@login", submitted="2026-11-23T14:00:00+0000")
+
+
+def test_what_is_stored_is_loaded(tmp_path: Path) -> None:
+    assert submission.load(tmp_path) is None
+    submission.store(tmp_path, SUBMITTED)
+    assert submission.load(tmp_path) == SUBMITTED
+    assert [file.name for file in tmp_path.iterdir()] == [paths.SUBMISSION], "something half-written is left"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"jobs": [12', "[]", "null", '{"jobs": [12]}', json.dumps({**vars(SUBMITTED), "jobs": ["12"]}), "\xff"],
+)
+def test_damaged_file_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / paths.SUBMISSION
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(UserError) as caught:
+        submission.load(tmp_path)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_job_directories_come_in_the_order_they_were_begun(tmp_path: Path) -> None:
+    begun = [(9, 0), (9, 1), (9, 10), (10, 0), (10, 2), (123, 0)]
+    for job, restarts in reversed(begun):
+        (tmp_path / submission.job_dir_name(job, restarts)).mkdir()
+    for other in ("job.sbatch", "job-", "job-x", "jobs-12", "job-12-", "job-12-1.partial", "slurm-9.log"):
+        (tmp_path / other).touch()
+    assert submission.job_dirs(tmp_path) == [tmp_path / submission.job_dir_name(*one) for one in begun]
+
+
+def test_command_through_ssh_is_what_a_shell_splits_again() -> None:
+    argv = ["sbatch", "--comment=a $HOME 'and' \"more\"", ""]
+    assert remote.command("", argv) == argv
+    *ssh, line = remote.command("me@login", argv)
+    assert ssh == ["ssh", "-o", "BatchMode=yes", "me@login"]
+    assert shlex.split(line) == argv
+
+
+def test_output_of_a_tool() -> None:
+    assert remote.output("", ["cat"], "text\n") == "text\n"
+    assert remote.output("", ["cat"]) == "", "it waits for standard input"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["no-such-sbatch"], ["no-such-sbatch: not found", "HOST"]),
+        (["sh", "-c", "echo first >&2; echo 'sh: error: last' >&2; exit 3"], ["sh fails: last"]),
+        (["sh", "-c", "exit 3"], ["exit code 3"]),
+        (["sleep", "60"], ["sleep: no answer within 0.2 s"]),
+    ],
+)
+def test_failure_of_a_tool_is_one_line(argv: list[str], said: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        remote.output("", argv, timeout=0.2)
+    (line,) = caught.value.lines
+    assert "\n" not in line
+    assert all(part in line for part in said), line
+
+
+def test_ssh_that_is_refused_names_key_and_agent() -> None:
+    nobody = "nobody-there.invalid"  # RFC 2606: never a host
+    with pytest.raises(UserError, match=rf"^HOST: ssh {nobody} fails: .*key.*agent"):
+        remote.output(nobody, ["sbatch"])
