@@ -3,7 +3,7 @@
 import importlib.util
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from llama31 import inputs, rules

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llama31 import paths, preparation, ranks, run_dir, signals
+from llama31 import paths, preparation, ranks, run_directory, signals
 from llama31.corpus.files import failures_named
 from llama31.plan import Plan
 from llama31.settings import Settings
@@ -26,12 +26,12 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
     """
     settings = replace(plan.settings, seeds=plan.settings.seeds.strip() or preparation.draw_seed())
     plan = replace(plan, resolved=replace(plan.resolved, settings=settings))
-    directory = run_dir.make(settings)
+    directory = run_directory.make(settings)
     started, environment = command(settings, directory), ranks.environment(settings, os.environ)
     with failures_named(directory):
-        run_dir.begin(directory, plan, arguments, started, environment)
+        run_directory.begin(directory, plan, arguments, started, environment)
         print(plan.summary() + f"  seed {settings.seeds}\nrun directory: {directory}\n", flush=True)
         with (directory / paths.RANK_LOGS / "torchrun.log").open("wb") as errors:
             torchrun = subprocess.Popen(started, stderr=errors, env=environment, start_new_session=True)
             returncode = signals.wait(torchrun, directory)
-        return run_dir.end(directory, settings, returncode, "torchrun")
+        return run_directory.end(directory, settings, returncode, "torchrun")

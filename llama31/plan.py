@@ -14,6 +14,7 @@ from llama31.estimates.gpus import GB, GPUS
 from llama31.estimates.units import scaled
 from llama31.inputs import Data
 from llama31.layout import Layout
+from llama31.problem import assignment
 from llama31.report.reading import size
 from llama31.resolve import Resolved
 from llama31.settings import Device, Settings, shown, to_dict
@@ -172,7 +173,9 @@ class Plan:
 
     def _checkpoints(self) -> Iterator[str]:
         settings = self.settings
-        yield self.start.words() if self.data else "starts where the newest checkpoint of this run ends, if there is one"
+        yield (
+            self.start.words() if self.data else "starts where the newest checkpoint of this run ends, if there is one"
+        )
         if not settings.save_ckpt:
             yield "no checkpoint is saved"
             return
@@ -195,7 +198,11 @@ class Plan:
         yield f"{paths.index_root(self.settings)}: training index"
 
     def _division(self) -> Iterator[str]:
-        found = list(dict.fromkeys([*self.start.departures, *departures(self.settings, self.data and self.data.validation.tokens)]))
+        found = list(
+            dict.fromkeys(
+                [*self.start.departures, *departures(self.settings, self.data.validation.tokens if self.data else None)]
+            )
+        )
         if not found:
             yield "within the closed division's rules"
         else:

@@ -22,7 +22,12 @@ RESERVED_BYTES = 8192  # an outcome, and the entries of two names for it
 
 def store_settings(run_dir: Path, settings: Settings) -> None:
     """Writes the settings of a run."""
-    _write(run_dir / paths.SETTINGS, OmegaConf.to_yaml(OmegaConf.create(to_dict(settings))))
+    _write(run_dir / paths.SETTINGS, settings_text(settings))
+
+
+def settings_text(settings: Settings) -> str:
+    """What `store_settings` writes."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(settings)))
 
 
 def load_settings(run_dir: Path) -> Settings:
@@ -35,7 +40,12 @@ def load_settings(run_dir: Path) -> Settings:
 
 def store_record(run_dir: Path, record: dict[str, Any]) -> None:
     """Writes what ran: versions, command, commit and so on."""
-    _write(run_dir / paths.RECORD, json.dumps(record, indent=2) + "\n")
+    _write(run_dir / paths.RECORD, record_text(record))
+
+
+def record_text(record: dict[str, Any]) -> str:
+    """What `store_record` writes."""
+    return json.dumps(record, indent=2) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

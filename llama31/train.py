@@ -34,6 +34,7 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     # A checkpoint may come from anywhere; what torch reads of it is data, never code (`llama31.checkpoint.trust`).
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     signal.signal(signal.SIGINT, run.interrupt)
+    signal.signal(signal.SIGUSR1, run.warn)
     if rank == 0:  # the others hold nothing that must be closed
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -70,8 +71,16 @@ class _Run:
         self.observers: list[Observer] = []
         self.start = start.Start()
         self.lock: TextIO | None = None  # of the run's checkpoints, held until the process ends
+        self.saves = True  # until the settings are known
         self.callback: Any = None  # a BenchmarkCallback, whose module imports torch
         self.interrupted = False
+        self.warned = False
+
+    def warn(self, *_: Any) -> None:
+        """Notes that time runs out (SIGUSR1), until there is a saver to hear that itself."""
+        self.warned = True
+        if not self.saves:
+            self.interrupt()
 
     def interrupt(self, *_: Any) -> None:
         """Notes that the user ended the run: what other exceptions follow from ranks that end is not the reason."""
@@ -81,6 +90,7 @@ class _Run:
     def fit(self) -> Outcome:
         """Trains to the end. The MLPerf log begins before anything heavy is imported."""
         settings = record.load_settings(self.run_dir)
+        self.saves = settings.save_ckpt
         self.start = start.load(self.run_dir / paths.START)
         data = checks.check(settings)
         departed = self.start.departures + departures(settings, data.validation.tokens)
@@ -121,7 +131,8 @@ class _Run:
             return Outcome(ABORTED, reason, exit_code, step, samples)
 
         if self.interrupted:
-            return aborted(f"interrupted at step {step}", INTERRUPTED)
+            why = ", for time ran out (SIGUSR1); with SAVE_CKPT=1 it would have saved" if self.warned else ""
+            return aborted(f"interrupted at step {step}{why}", INTERRUPTED)
         while isinstance(error, KeyboardInterrupt | SystemExit) and error.__context__:
             error = error.__context__  # torchrun ends all ranks when one has failed, be this one's failure half told
         if isinstance(error, RunAborted):
@@ -155,6 +166,8 @@ class _Run:
             run_dir=self.run_dir,
         )
         saver.listen()
+        if self.warned:
+            saver.request_end()
         if self.rank == 0:
             self.lock = store.lock(Path(settings.continual_ckpt), settings.seeds)
             record.store_saver(self.run_dir)

@@ -31,11 +31,11 @@ def main() -> None:
 
         note_samples(Path(sys.argv[1]))
         pretrain_llama31.main()
-    from llama31 import launch
+    from llama31 import launch, local, paths
 
-    stock = launch.command
-    trainer = str(launch.REPOSITORY / "pretrain_llama31.py")
-    launch.command = lambda *of: [__file__ if word == trainer else word for word in stock(*of)]
+    stock = local.command
+    trainer = str(paths.REPOSITORY / "pretrain_llama31.py")
+    local.command = lambda *of: [__file__ if word == trainer else word for word in stock(*of)]
     sys.exit(launch.main(sys.argv[1:]))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama31 import checks, launch, paths, record
+from llama31 import checks, local, paths, preparation, ranks, record, run_directory
 from llama31.events import Outcome
 from llama31.resolve import resolve
 from llama31.settings import names
@@ -92,15 +92,20 @@ def run_llama31(settings: dict[str, Any], *options: str) -> Run:
 
 def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
     """Trains from the weights in a directory; makes that directory, of its own initial weights, if it is not there."""
-    resolved = launch.with_absolute_paths(resolve(arguments(settings), {})).settings
+    resolved = preparation.with_absolute_paths(resolve(arguments(settings), {})).settings
     checks.check(resolved)
-    run_dir = launch.make_run_dir(resolved)
+    run_dir = run_directory.make(resolved)
     record.store_settings(run_dir, resolved)
-    command = launch.command(resolved, run_dir)
+    command = local.command(resolved, run_dir)
     script = command.index(str(REPOSITORY / "pretrain_llama31.py"))
     command = [*command[:script], str(TESTS / "ranks_from_weights.py"), str(run_dir), str(weights)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT, env=launch.environment(resolved), check=False
+        command,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env=ranks.environment(resolved, os.environ),
+        check=False,
     )
     run = Run(run_dir, done.stdout + done.stderr, done.returncode)
     assert done.returncode == 0, f"{' '.join(command)} failed:\n{run.printed[-2000:]}\n{run.logs()}"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from runs import arguments
 
-from llama31 import checks, launch, paths
+from llama31 import checks, launch, paths, preparation
 from llama31.checkpoint import identity, resume, space, start, store
 from llama31.corpus.files import PARTIAL
 from llama31.errors import UserError
@@ -37,7 +37,7 @@ def saving(usual: dict[str, str], root: Path) -> dict[str, str]:
 
 
 def settings_of(given: dict[str, str], *more: str) -> Settings:
-    return launch.with_absolute_paths(resolve([*arguments(given), *more], {})).settings
+    return preparation.with_absolute_paths(resolve([*arguments(given), *more], {})).settings
 
 
 def save(given: dict[str, str], root: Path, job: int, step: int, **of_manifest: Any) -> Path:

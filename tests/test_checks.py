@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from tiny import VOCABULARY, make_tokenizer, write_tokens
 
-from llama31 import checks, inputs, paths, rules
+from llama31 import checks, devices, inputs, paths, rules
 from llama31.corpus import manifest, tokenizer
 from llama31.corpus.token_file import bin_path, idx_path, summary
 from llama31.departures import departures
 from llama31.errors import UserError
-from llama31.launch import PATH_SETTINGS
+from llama31.preparation import PATH_SETTINGS
 from llama31.resolve import resolve
 from llama31.settings import Device, Precision, Settings
 
@@ -111,13 +111,13 @@ def test_number_of_gpus(
 ) -> None:
     for file in files:
         (tmp_path / file).touch()
-    monkeypatch.setattr(checks, "DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(devices, "DEVICE_FILES", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert checks.gpus() == number
-    assert checks.device(Settings()) is (Device.cpu if number == 0 else Device.cuda)
-    assert checks.device(replace(Settings(), device=Device.cuda)) is Device.cuda
+    assert devices.gpus() == number
+    assert devices.device(Settings()) is (Device.cpu if number == 0 else Device.cuda)
+    assert devices.device(replace(Settings(), device=Device.cuda)) is Device.cuda
 
 
 def test_auto_without_a_gpu_is_refused_what_needs_one(usual: dict[str, str]) -> None:
@@ -151,8 +151,8 @@ def test_enormous_numbers_are_answered_at_once(name: str, usual: dict[str, str])
 )
 def test_missing_gpus(here: int | None, line: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "gpus", lambda: here)
-    assert checks.missing_gpus(replace(Settings(), device=Device.cuda, gpus_per_node=8)) == line
-    assert checks.missing_gpus(replace(Settings(), device=Device.cpu, gpus_per_node=8)) is None
+    assert devices.missing_gpus(replace(Settings(), device=Device.cuda, gpus_per_node=8)) == line
+    assert devices.missing_gpus(replace(Settings(), device=Device.cpu, gpus_per_node=8)) is None
 
 
 # The GPU's memory

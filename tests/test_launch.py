@@ -17,7 +17,7 @@ import pytest
 from runs import REPOSITORY, arguments, environment
 from test_settings import imported_by, is_light
 
-from llama31 import checks, launch, paths, record, resolve
+from llama31 import checks, launch, local, paths, preparation, ranks, record, resolve, run_directory
 from llama31.cli import app
 from llama31.errors import UserError
 from llama31.events import FAILED
@@ -136,9 +136,9 @@ def test_typing_errors_are_a_line(typed: list[str], line: str) -> None:
 
 
 def test_run_directories_do_not_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch.time, "strftime", lambda _: "TIME")
+    monkeypatch.setattr(run_directory.time, "strftime", lambda _: "TIME")
     settings = replace(Settings(), job_dir=str(tmp_path / "a b" / "runs"), seeds="7", tag="$t")
-    made = [launch.make_run_dir(settings) for _ in range(3)]
+    made = [run_directory.make(settings) for _ in range(3)]
     assert [directory.name for directory in made] == [f"$t-8b-gbs32-seed7-TIME{end}" for end in ("", "-1", "-2")]
     assert all((directory / paths.RANK_LOGS).is_dir() for directory in made)
 
@@ -146,7 +146,7 @@ def test_run_directories_do_not_collide(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("job_dir", ["/dev/null", "/proc/nowhere", "/" + "x" * 300])
 def test_run_directory_that_cannot_be_made(job_dir: str) -> None:
     with pytest.raises(UserError, match=f"^JOB_DIR={job_dir}: .* cannot be made: ") as error:
-        launch.make_run_dir(replace(Settings(), job_dir=job_dir, seeds="7"))
+        run_directory.make(replace(Settings(), job_dir=job_dir, seeds="7"))
     assert len(error.value.lines) == 1
 
 
@@ -154,31 +154,31 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
     given = ["JOB_DIR=a/runs", "TOKENIZER_PATH=~/tokenizer", "PREPROCESSED_PATH=/data", "TAG=a"]
-    settings = launch.with_absolute_paths(resolve.resolve(given, {})).settings
+    settings = preparation.with_absolute_paths(resolve.resolve(given, {})).settings
     assert (settings.job_dir, settings.tokenizer_path) == (str(tmp_path / "a/runs"), "/home/somebody/tokenizer")
     assert (settings.preprocessed_path, settings.tmp_npy_index, settings.tag) == ("/data", "", "a")
-    assert all(name in Settings.__dataclass_fields__ for name in launch.PATH_SETTINGS)
+    assert all(name in Settings.__dataclass_fields__ for name in preparation.PATH_SETTINGS)
     assert {name for name in Settings.__dataclass_fields__ if name.endswith(("_path", "_dir", "_ckpt"))} - {
         "use_ckpt",
         "save_ckpt",
-    } <= set(launch.PATH_SETTINGS)
+    } <= set(preparation.PATH_SETTINGS)
 
 
 # The ranks' environment
 
 
 def test_cpu_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(ranks.os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("PYTHONPATH", "/mine")
-    for ranks, threads in ((1, "8"), (3, "2"), (16, "1")):
-        env = launch.environment(replace(Settings(), device=Device.cpu, gpus_per_node=ranks))
+    for count, threads in ((1, "8"), (3, "2"), (16, "1")):
+        env = ranks.environment(replace(Settings(), device=Device.cpu, gpus_per_node=count), os.environ)
         assert (env["OMP_NUM_THREADS"], env["CUDA_VISIBLE_DEVICES"]) == (threads, "")
         assert env["PYTHONPATH"] == f"{REPOSITORY}:/mine"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert launch.environment(replace(Settings(), device=Device.cpu))["OMP_NUM_THREADS"] == "5"
+    assert ranks.environment(replace(Settings(), device=Device.cpu), os.environ)["OMP_NUM_THREADS"] == "5"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    assert launch.environment(replace(Settings(), device=Device.cuda))["CUDA_VISIBLE_DEVICES"] == "3"
+    assert ranks.environment(replace(Settings(), device=Device.cuda), os.environ)["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 # A run, with something else in the place of the ranks
@@ -204,7 +204,7 @@ sys.exit(way == "fail")
 
 
 def stand_in(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "command", lambda _, run_dir: [sys.executable, "-c", RANKS, str(run_dir), way])
+    monkeypatch.setattr(local, "command", lambda _, run_dir: [sys.executable, "-c", RANKS, str(run_dir), way])
 
 
 def start(usual: dict[str, str], *given: str) -> tuple[int, Path]:
@@ -245,7 +245,7 @@ def test_a_run_says_all_about_itself(
 
     # What repeats it comes to the same settings, from an environment without any.
     assert said["repeated_by"].startswith(f"bash {SCRIPT} ")
-    again = launch.with_absolute_paths(resolve.resolve(shlex.split(said["repeated_by"])[2:], {}))
+    again = preparation.with_absolute_paths(resolve.resolve(shlex.split(said["repeated_by"])[2:], {}))
     assert again.settings == settings
 
 
@@ -272,10 +272,10 @@ def test_a_run_is_refused_where_the_gpus_are_missing(usual: dict[str, str], monk
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda signum: signum.name)
 def test_what_ends_the_launcher_interrupts_the_ranks(signum: signal.Signals, usual: dict[str, str]) -> None:
     program = (
-        "import signal, sys\nfrom llama31 import launch\n"
+        "import signal, sys\nfrom llama31 import launch, local\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where these tests run in the background
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
-        f"launch.command = lambda _, run_dir: [sys.executable, '-c', {RANKS!r}, str(run_dir), 'wait']\n"
+        f"local.command = lambda _, run_dir: [sys.executable, '-c', {RANKS!r}, str(run_dir), 'wait']\n"
         "sys.exit(launch.main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", program, *arguments(usual)]

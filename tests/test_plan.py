@@ -13,7 +13,7 @@ import pytest
 from claimed import claim_benchmark_data
 from runs import REPOSITORY, arguments, environment
 
-from llama31 import checks, launch
+from llama31 import checks, local, preparation, run_directory
 from llama31.departures import departures
 from llama31.layout import Layout
 from llama31.mlperf.log import MLPerfLog
@@ -164,7 +164,7 @@ def test_every_setting_acts_or_is_refused() -> None:
 
 
 def resolved_from(settings: dict[str, str]) -> Resolved:
-    return launch.with_absolute_paths(resolve(arguments(settings), {}))
+    return preparation.with_absolute_paths(resolve(arguments(settings), {}))
 
 
 def differs(
@@ -185,7 +185,7 @@ def test_settings_without_a_feature_are_refused(name: str, value: str, usual: di
 
 def plan_text(resolved: Resolved) -> str:
     """The plan without its list of settings and without the command that names them."""
-    plan = Plan(resolved, checks.check(resolved.settings), [], launch.command(resolved.settings, Path("RUN_DIR")))
+    plan = Plan(resolved, checks.check(resolved.settings), local.command(resolved.settings, Path("RUN_DIR")))
     return plan.text().partition("\n\n")[2]
 
 
@@ -221,9 +221,9 @@ def test_settings_change_the_log(name: str, value: str, usual: dict[str, str], t
 def test_settings_change_the_run_directory(
     name: str, value: str, usual: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch.time, "strftime", lambda _: "TIME")
+    monkeypatch.setattr(run_directory.time, "strftime", lambda _: "TIME")
     monkeypatch.chdir(tmp_path)
-    before, after = differs(name, value, usual, lambda resolved: str(launch.make_run_dir(resolved.settings)))
+    before, after = differs(name, value, usual, lambda resolved: str(run_directory.make(resolved.settings)))
     assert before == str(tmp_path / "runs" / "tiny-gbs8-seed1-TIME")
     assert before != after and value in after.removeprefix(str(tmp_path))
 

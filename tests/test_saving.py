@@ -15,7 +15,7 @@ import pytest
 import torch
 from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_llama31, stopped_by
 
-from llama31 import launch, paths, record
+from llama31 import paths, preparation, ranks, record, run_directory
 from llama31.checkpoint import nemo, store
 from llama31.corpus import tokenizer
 from llama31.corpus.files import PARTIAL
@@ -68,8 +68,8 @@ def test_a_warning_saves_within_a_step(settings: dict[str, Any], tmp_path: Path)
 def test_slurms_warning_to_all_processes_of_a_rank(settings: dict[str, Any], tmp_path: Path) -> None:
     """A rank that srun starts, with SIGTERM to what it started too, such as Megatron's writers of checkpoints."""
     saving = {**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path, "SAVE_EVERY": 1}
-    resolved = launch.with_absolute_paths(resolve(arguments(saving), {})).settings
-    run_dir = launch.make_run_dir(resolved)
+    resolved = preparation.with_absolute_paths(resolve(arguments(saving), {})).settings
+    run_dir = run_directory.make(resolved)
     record.store_settings(run_dir, resolved)
     single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
@@ -77,7 +77,7 @@ def test_slurms_warning_to_all_processes_of_a_rank(settings: dict[str, Any], tmp
         [sys.executable, REPOSITORY / "pretrain_llama31.py", run_dir],
         stdout=subprocess.PIPE,
         text=True,
-        env={**launch.environment(resolved), **single, **meeting},
+        env={**ranks.environment(resolved, os.environ), **single, **meeting},
         start_new_session=True,
     )
     try:

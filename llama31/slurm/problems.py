@@ -4,9 +4,12 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 
+from llama31 import mounts, paths
 from llama31.problem import Problem, assignment
 from llama31.settings import Container, Settings
+from llama31.slurm import containers
 
 NEEDS_PARTITION = (
     "account", "time", "exclusive", "sbatch_args", "signal_before_end", "npar", "max_retries", "dependencies", "host",
@@ -39,7 +42,9 @@ def _job(settings: Settings) -> Iterator[Problem]:
         yield Problem("sbatch_args", f"SBATCH_ARGS={settings.sbatch_args}: {error}")
     else:
         if options and not options[0].startswith("-"):
-            yield Problem("sbatch_args", f"SBATCH_ARGS={settings.sbatch_args}: not an option of sbatch, such as --qos=high")
+            yield Problem(
+                "sbatch_args", f"SBATCH_ARGS={settings.sbatch_args}: not an option of sbatch, such as --qos=high"
+            )
     limit = seconds(settings.time) if settings.time else None
     if settings.time and limit is None:
         what = f"TIME={settings.time}: not a time limit as Slurm takes it, such as 4:00:00 or 1-12:00:00"
@@ -47,7 +52,7 @@ def _job(settings: Settings) -> Iterator[Problem]:
     elif limit is not None and settings.signal_before_end >= limit:
         yield Problem(
             "signal_before_end",
-            f"SIGNAL_BEFORE_END={settings.signal_before_end}: must be below the {limit} seconds of TIME={settings.time}",
+            f"SIGNAL_BEFORE_END={settings.signal_before_end}: must be below TIME={settings.time}, which is {limit} s",
             (limit // 4,),
         )
 
@@ -104,3 +109,13 @@ def _container(settings: Settings) -> Iterator[Problem]:
         for name, usual in (("mounts", ""), ("container", Container.pyxis)):
             if (value := getattr(settings, name)) != usual:
                 yield Problem(name, f"{assignment(name, value)}: needs IMAGE", (usual,))
+        return
+    for path in [*mounts.directories(settings), Path(settings.code_path or paths.REPOSITORY)]:
+        for sign, words in SEPARATORS.items():
+            if sign in str(path):
+                yield Problem(
+                    "image", f"{path}: holds {words}, which separates mounts; rename it, or leave IMAGE empty"
+                )
+    for mount in containers.further(settings):
+        if not all(path.startswith("/") for path in mount.split(":", 1)):
+            yield Problem("mounts", f"MOUNTS={settings.mounts}: {mount} is not PATH or PATH:PATH_INSIDE, from / on")

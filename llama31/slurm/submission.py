@@ -29,7 +29,12 @@ class Submission:
 def store(run_dir: Path, submission: Submission) -> None:
     """Writes down what was submitted; takes the place of what was written before. Raises UserError where it cannot."""
     with atomic_writer(run_dir / paths.SUBMISSION) as file:
-        file.write((json.dumps(asdict(submission), indent=2) + "\n").encode())
+        file.write(text(submission).encode())
+
+
+def text(submission: Submission) -> str:
+    """What `store` writes."""
+    return json.dumps(asdict(submission), indent=2) + "\n"
 
 
 def load(run_dir: Path) -> Submission | None:

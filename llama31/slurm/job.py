@@ -1,0 +1,68 @@
+"""What a Slurm job does once, before and after its ranks: python3 -m llama31.slurm.job begin|end JOB_DIR ...
+
+`begin` looks at settings, data and checkpoints as a run on one machine does, and fills the job's directory. Exit
+code 0: the ranks are to start; NOTHING_LEFT: the run had reached its target; any other is the job's own.
+`end` says how it ended, and gives the job's exit code.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from llama31 import paths, preparation, ranks, record, run_directory
+from llama31.corpus.files import failures_named
+from llama31.errors import UserError
+from llama31.events import BAD_INPUT, INTERRUPTED
+from llama31.settings import names
+from llama31.slurm import arrived
+from llama31.slurm.script import NOTHING_LEFT
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Gives the exit code; what is wrong is told in a line on standard error."""
+    what, job_dir, *rest = arguments
+    try:
+        return begin(Path(job_dir), rest[1::2]) if what == "begin" else end(Path(job_dir), int(rest[0]))
+    except UserError as error:
+        print("\n".join(error.lines), file=sys.stderr, flush=True)
+        return BAD_INPUT
+
+
+def begin(job_dir: Path, allowed: Sequence[str]) -> int:
+    """Fills the job's directory for its ranks; `allowed` names the settings in which the run may change."""
+    signal.signal(signal.SIGUSR1, _time_is_up)
+    arrived.check(job_dir)
+    assignments = [f"{name}={os.environ.get(name, '')}" for name in names()]
+    resolved, data = preparation.checked(assignments, {})
+    resolved = replace(resolved, origins=dict.fromkeys(resolved.origins, paths.SCRIPT))
+    preparation.refuse_missing_gpus(resolved.settings)
+    command = ranks.command(job_dir)
+    prepared = preparation.prepare(resolved, data, allowed, command, thorough=True)
+    if prepared.outcome:
+        return prepared.say_finished() or NOTHING_LEFT
+    prepared.take_up()
+    plan = prepared.plan
+    with failures_named(job_dir):
+        run_directory.begin(job_dir, plan, assignments, command, ranks.environment(plan.settings, os.environ))
+        run_directory.name_latest(job_dir.parent)
+    print(plan.summary() + f"  seed {plan.settings.seeds}\nrun directory: {job_dir}\n", flush=True)
+    return 0
+
+
+def _time_is_up(_: int, __: FrameType | None) -> None:
+    print("the time limit came before training began; a longer TIME works", file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)
+
+
+def end(job_dir: Path, returncode: int) -> int:
+    """Says how the job ended whose ranks left srun with `returncode`."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the time limit is near, which is known
+    return run_directory.end(job_dir, record.load_settings(job_dir), returncode, "srun")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

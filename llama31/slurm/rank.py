@@ -1,0 +1,51 @@
+"""One rank of a Slurm job: python3 -m llama31.slurm.rank JOB_DIR, a task of srun.
+
+It makes sure that the settings arrived, says in torch's variables which rank it is, and becomes what every rank runs.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from llama31 import ranks, record
+from llama31.errors import UserError
+from llama31.events import ABORTED, BAD_INPUT, Outcome
+from llama31.layout import Layout
+from llama31.settings import Settings
+from llama31.slurm import arrived
+
+
+def main(job_dir: Path) -> None:
+    """Becomes the rank; does not return unless something is wrong."""
+    try:
+        arrived.check(job_dir)
+        settings = record.load_settings(job_dir)
+        environment = ranks.environment(settings, {**os.environ, **rank_variables(settings)})
+    except UserError as error:
+        print("\n".join(error.lines), file=sys.stderr, flush=True)
+        record.store_outcome(job_dir, Outcome(ABORTED, error.lines[0], BAD_INPUT, 0, 0))
+        sys.exit(BAD_INPUT)
+    command = ranks.command(job_dir)
+    os.execve(command[0], command, environment)
+
+
+def rank_variables(settings: Settings) -> dict[str, str]:
+    """Torch's names for what srun tells each task. Raises UserError where srun started other tasks than asked for."""
+    world_size = Layout.of(settings).world_size
+    started = os.environ.get("SLURM_NTASKS", "none")
+    if started != str(world_size):
+        raise UserError(
+            f"NNODES*GPUS_PER_NODE={settings.nnodes}*{settings.gpus_per_node}: srun started {started} tasks; "
+            "leave options that change their number out of SBATCH_ARGS"
+        )
+    return {
+        "RANK": os.environ["SLURM_PROCID"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "NODE_RANK": os.environ["SLURM_NODEID"],
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(settings.gpus_per_node),
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,103 @@
+"""Settings -> the sbatch script of a run, from the template job.sbatch beside this file."""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from llama31 import devices, paths
+from llama31.resolve import LIBRARIES
+from llama31.settings import Device, Settings, names, shown
+from llama31.slurm import containers
+
+TEMPLATE = Path(__file__).with_name("job.sbatch")
+NOTHING_LEFT = 99
+"""Exit code of `job begin` where the run has reached its target already."""
+OF_THIS_MACHINE = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "LD_", "LLAMA31_", "PATH", "PYTHON")
+"""How names begin that libraries read, but that say nothing to another machine or inside a container."""
+
+
+def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The script.
+
+    Args:
+        settings: Of one experiment; its seed is known.
+        run_dir: Its run directory, as the cluster names it.
+        allowed: Settings in which the run may change, as users name them.
+        environment: Where it is submitted; what libraries read of it goes along.
+    """
+    import jinja2  # takes 50 ms, which other verbs need not wait for
+
+    engine = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    engine.filters["quote"] = lambda value: shlex.quote(str(value))
+    template = engine.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    image = settings.image
+    return template.render(
+        run_dir=run_dir,
+        options=options(settings, run_dir),
+        exports=exports(settings, environment),
+        max_retries=settings.max_retries,
+        code=code(settings),
+        python=python(settings),
+        runtime=settings.container.name if image else "",
+        image=image,
+        mounts=containers.mounted(settings) if image else [],
+        makes=containers.made(settings) if image else [],
+        gpu_option=containers.gpu_option(settings),
+        nodes=settings.nnodes,
+        tasks=settings.gpus_per_node,
+        allowed=allowed,
+        nothing_left=NOTHING_LEFT,
+    )
+
+
+def options(settings: Settings, run_dir: Path) -> list[str]:
+    """What the script asks of Slurm, an entry for each line."""
+    patterns_off = str(run_dir).replace("%", "%%")  # sbatch replaces %j and the like in file names
+    asked = {
+        "job-name": "-".join(filter(None, ("llama31", settings.tag, f"seed{settings.seeds}"))),
+        "partition": settings.partition,
+        "account": settings.account,
+        "nodes": settings.nnodes,
+        "ntasks-per-node": settings.gpus_per_node,
+        "time": settings.time,
+        "chdir": run_dir,
+        "output": f"{patterns_off}/{paths.slurm_log('%j')}",
+        "open-mode": "append",
+        "signal": f"USR1@{settings.signal_before_end}" if settings.signal_before_end else "",
+    }
+    lines = [f"--{name}={shlex.quote(str(value))}" for name, value in asked.items() if value]
+    if settings.exclusive:
+        lines += ["--exclusive", "--mem=0"]
+    elif devices.device(settings) is not Device.cpu:
+        lines.append(f"--gpus-per-node={settings.gpus_per_node}")
+    lines.append("--requeue" if settings.max_retries else "--no-requeue")
+    if further := shlex.split(settings.sbatch_args):
+        lines.append(shlex.join(further))
+    return lines
+
+
+def exports(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that the job's ranks get: all settings, and what libraries read where it is submitted."""
+    ours = {name: shown(getattr(settings, name.lower())) for name in names()}
+    theirs = {
+        name: value
+        for name, value in sorted(environment.items())
+        if name.startswith(LIBRARIES) and not name.startswith(OF_THIS_MACHINE) and name.isidentifier()
+    }
+    return {**ours, **theirs}
+
+
+def code(settings: Settings) -> str:
+    """Directory of this repository as the jobs find it."""
+    return settings.code_path or str(paths.REPOSITORY)
+
+
+def python(settings: Settings) -> str:
+    """The Python of the jobs."""
+    if settings.image:
+        return "python3"
+    if not settings.host and not settings.code_path:
+        return sys.executable
+    return f"{os.environ.get('LLAMA31_VENV') or code(settings) + '/.venv'}/bin/python"

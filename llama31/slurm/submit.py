@@ -1,0 +1,111 @@
+"""A submission: for each experiment a run directory with its script, and a chain of jobs that run it."""
+
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from llama31 import paths, preparation, record, run_directory
+from llama31.errors import UserError
+from llama31.plan import Plan
+from llama31.preparation import Prepared
+from llama31.settings import Settings
+from llama31.slurm import place, remote, script, submission
+from llama31.slurm.problems import dependency
+from llama31.slurm.submission import Submission
+
+
+def destination(settings: Settings) -> str:
+    """[user@]host to submit from; empty for this machine."""
+    return f"{settings.ssh_user}@{settings.host}" if settings.ssh_user else settings.host
+
+
+def command(settings: Settings, directory: Path) -> list[str]:
+    """What submits the first job of a run, for its plan."""
+    return remote.command(destination(settings), sbatch(settings, directory, []))
+
+
+def sbatch(settings: Settings, directory: Path, submitted: Sequence[int]) -> list[str]:
+    """sbatch for the next job of a chain, after those submitted. Through ssh it reads the script from its input."""
+    after = f"afterany:{submitted[-1]}" if submitted else dependency(settings.dependencies)
+    options = ["--parsable", *([f"--dependency={after}"] if after else [])]
+    return ["sbatch", *options, *([] if settings.host else [str(directory / paths.SCRIPT)])]
+
+
+def preview(plan: Plan, directory: Path, allowed: Sequence[str]) -> str:
+    """The script and the commands that a submission would use, for a person."""
+    settings = plan.settings
+    chain = [shlex.join(remote.command(destination(settings), sbatch(settings, directory, [])))]
+    if settings.npar > 1:
+        chain.append(f"and {settings.npar - 1} more, each --dependency=afterany:JOB, with the job before it")
+    text = script.render(settings, directory, allowed, os.environ)
+    return "Submission\n  " + "\n  ".join(chain) + f"\n\n{directory / paths.SCRIPT}\n{text}"
+
+
+def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: Sequence[str], *, wait: bool) -> int:
+    """Submits each experiment that has something left to do; gives the exit code.
+
+    With `wait` it follows the jobs to their end, else it returns when all are queued.
+    """
+    print(experiments[0].plan.summary(), flush=True)
+    submitted, codes = [], []
+    for number, prepared in enumerate(experiments, 1):
+        if prepared.outcome:
+            codes.append(prepared.say_finished())
+            continue
+        prepared.check_space()
+        settings = prepared.plan.settings
+        settings = replace(settings, seeds=settings.seeds or preparation.draw_seed())
+        plan = replace(prepared.plan, resolved=replace(prepared.plan.resolved, settings=settings))
+        submitted.append(_submit(plan, arguments, allowed, f"experiment {number} of {len(experiments)}: "))
+    if wait and submitted:
+        from llama31.slurm.follow import follow
+
+        codes.append(follow(submitted))
+    return max(codes, default=0)
+
+
+def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title: str) -> tuple[Path, Submission]:
+    """Makes the run directory of an experiment and submits its jobs; gives the directory and what was submitted."""
+    settings = plan.settings
+    there = destination(settings)
+    directory = place.make_directory(settings, there)
+    text = script.render(settings, directory, allowed, os.environ)
+    asked = sbatch(settings, directory, [])
+    described = run_directory.describe(plan.resolved, arguments, asked, os.environ)
+    files = {
+        paths.SCRIPT: text,
+        paths.SETTINGS: record.settings_text(settings),
+        paths.RECORD: record.record_text(described),
+    }
+    submitted = Submission([], int(settings.seeds), there, time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    try:
+        place.write(directory, files, there)
+        for _ in range(settings.npar):
+            answer = remote.output(there, sbatch(settings, directory, submitted.jobs), text if there else "")
+            submitted = replace(submitted, jobs=[*submitted.jobs, _job_id(answer)])
+            place.write(directory, {paths.SUBMISSION: submission.text(submitted)}, there)
+    except UserError as error:
+        if not submitted.jobs:
+            place.take_back(directory, there)
+            raise
+        queued = f"{directory}: {_words(submitted.jobs)} queued all the same; scancel takes them back"
+        raise UserError([*error.lines, queued]) from error
+    print(f"{title}seed {settings.seeds}, {_words(submitted.jobs)}")
+    print(f"run directory: {directory}")
+    print(f"log: {directory / paths.slurm_log('JOB')}", flush=True)
+    return directory, submitted
+
+
+def _job_id(answer: str) -> int:
+    """The id in sbatch's answer, JOB or JOB;CLUSTER; a site's own remarks may stand before it."""
+    last = answer.strip().rpartition("\n")[2].partition(";")[0]
+    if not last.isdecimal():
+        raise UserError(f"sbatch: no job id in its answer: {answer.strip()!r}; squeue --me shows what it did")
+    return int(last)
+
+
+def _words(jobs: Sequence[int]) -> str:
+    return f"{'jobs' if len(jobs) > 1 else 'job'} {', '.join(map(str, jobs))}"
