@@ -17,7 +17,7 @@ import pytest
 from runs import REPOSITORY, arguments, environment
 from test_settings import imported_by, is_light
 
-from llama31 import checks, launch, local, paths, preparation, ranks, record, resolve, run_directory
+from llama31 import launch, local, paths, preparation, ranks, record, resolve, run_directory
 from llama31.cli import app
 from llama31.errors import UserError
 from llama31.events import FAILED
@@ -140,7 +140,7 @@ def test_run_directories_do_not_collide(tmp_path: Path, monkeypatch: pytest.Monk
     settings = replace(Settings(), job_dir=str(tmp_path / "a b" / "runs"), seeds="7", tag="$t")
     made = [run_directory.make(settings) for _ in range(3)]
     assert [directory.name for directory in made] == [f"$t-8b-gbs32-seed7-TIME{end}" for end in ("", "-1", "-2")]
-    assert all((directory / paths.RANK_LOGS).is_dir() for directory in made)
+    assert all(directory.is_dir() for directory in made)
 
 
 @pytest.mark.parametrize("job_dir", ["/dev/null", "/proc/nowhere", "/" + "x" * 300])
@@ -262,7 +262,7 @@ def test_ranks_that_end_without_a_word(
 
 @pytest.mark.usefixtures("clean")
 def test_a_run_is_refused_where_the_gpus_are_missing(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "gpus", lambda: 0)
+    monkeypatch.setattr(devices, "gpus", lambda: 0)
     with pytest.raises(UserError, match=r"^DEVICE=cuda: this machine has no GPU; DEVICE=cpu works$"):
         start({**usual, "DEVICE": "cuda"})
     assert not Path(usual["JOB_DIR"]).exists()
