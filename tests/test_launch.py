@@ -17,7 +17,7 @@ import pytest
 from runs import REPOSITORY, arguments, environment
 from test_settings import imported_by, is_light
 
-from llama31 import launch, local, paths, preparation, ranks, record, resolve, run_directory
+from llama31 import devices, launch, local, paths, preparation, ranks, record, resolve, run_directory
 from llama31.cli import app
 from llama31.errors import UserError
 from llama31.events import FAILED
