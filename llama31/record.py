@@ -1,10 +1,12 @@
 """Files of a run directory that say what ran and how it ended. Standard library and OmegaConf."""
 
+import fcntl
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from omegaconf import OmegaConf
 
@@ -17,6 +19,7 @@ from llama31.settings import Settings, to_dict
 
 RESERVE = ".reserve"
 SAVER = ".saver"
+CLAIM = ".claim"
 RESERVED_BYTES = 8192  # an outcome, and the entries of two names for it
 
 
@@ -81,3 +84,26 @@ def load_outcome(run_dir: Path) -> Outcome | None:
     """How the run ended; None while it runs, or when it was killed before it could say."""
     file = run_dir / paths.OUTCOME
     return Outcome(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def claim(run_dir: Path) -> TextIO:
+    """A file that shows the run going on, while it is open in this process or in one that it was handed to."""
+    held = (run_dir / CLAIM).open("w", encoding="utf-8")
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(held, fcntl.LOCK_EX)
+    return held
+
+
+def is_claimed(run_dir: Path) -> bool | None:
+    """Whether a process goes on with the run; None where that cannot be told.
+
+    Some network file systems show a lock on the machine that holds it alone.
+    """
+    try:
+        with (run_dir / CLAIM).open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
