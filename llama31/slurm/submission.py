@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llama31 import paths
-from llama31.corpus.files import atomic_writer, failures_named
+from llama31.corpus.files import atomic_writer
 from llama31.errors import UserError
-from llama31.typed import from_json
+from llama31.typed import read_json
 
 JOB_DIR_NAME = re.compile(r"job-(\d+)(?:-(\d+))?")
 
@@ -35,17 +35,11 @@ def store(run_dir: Path, submission: Submission) -> None:
 def load(run_dir: Path) -> Submission | None:
     """What `store` wrote; None for a run that was not submitted. Raises UserError where it is damaged."""
     file = run_dir / paths.SUBMISSION
-    try:
-        with failures_named(file):
-            submission = from_json(Submission, json.loads(file.read_bytes()))
-    except UserError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return None
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: damaged, it does not say which jobs were submitted ({error!r})") from error
+    if not file.exists():
+        return None
+    submission = read_json(Submission, file)
     if not all(isinstance(job, int) for job in submission.jobs):
-        raise UserError(f"{file}: damaged, it does not say which jobs were submitted (jobs={submission.jobs})")
+        raise UserError(f"{file}: damaged (jobs={submission.jobs})")
     return submission
 
 
