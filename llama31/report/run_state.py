@@ -6,11 +6,11 @@ from pathlib import Path
 
 from llama31 import record
 from llama31.events import INTERRUPTED, TARGET_NOT_REACHED, Outcome
-from llama31.slurm.states import PENDING, JobState
+from llama31.slurm import submission
+from llama31.slurm.states import PENDING, UNKNOWN, JobState
 
-ENDS = {0: "target reached", TARGET_NOT_REACHED: "target not reached", INTERRUPTED: "interrupted"}
-FINISHED = (0, TARGET_NOT_REACHED)
-"""Exit codes after which no job goes on."""
+ENDS = {TARGET_NOT_REACHED: "target not reached", INTERRUPTED: "interrupted"}
+REACHED = "target reached"
 RUNNING = "running"
 
 
@@ -68,22 +68,21 @@ def of_chain(jobs: Sequence[Job], job_dirs: Sequence[Path]) -> str:
     job = jobs[current(jobs)]
     newest = job_dirs[-1] if job_dirs else None
     outcome = record.load_outcome(newest) if newest else None
-    if outcome and outcome.exit_code in FINISHED:
-        return _words(outcome)
+    last = _words(outcome) if outcome else "killed"
+    if last == REACHED:  # jobs after that end at once
+        return last
     if job.is_running:
-        begun = newest is not None and newest.name.split("-")[1] == str(job.job_id)
-        return "starting" if not begun else _words(outcome) if outcome else RUNNING
+        has_begun = newest is not None and submission.job_of(newest) == job.job_id
+        return "starting" if not has_begun else last if outcome else RUNNING
     if job.is_pending:
-        if newest is None:
-            return "queued"
-        return f"waiting for the next job; last: {_words(outcome) if outcome else 'killed'}"
+        return f"waiting for the next job; the last one: {last}" if newest else "queued"
     if outcome:
-        return _words(outcome)
+        return last
     if job.state is None:
         return "no outcome yet; Slurm did not answer"
-    how = "" if job.state.state == "UNKNOWN" else f": {job.state.state}"
+    how = "" if job.state.state == UNKNOWN else f": {job.state.state}"
     return f"killed{how}" if newest else f"never began{how}"
 
 
 def _words(outcome: Outcome) -> str:
-    return ENDS.get(outcome.exit_code) or f"failed: {outcome.reason}"
+    return f"{ENDS.get(outcome.exit_code, 'failed')}: {outcome.reason}" if outcome.exit_code else REACHED

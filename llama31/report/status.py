@@ -2,14 +2,13 @@
 
 import json
 import math
+import shutil
+import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
-
-from rich.console import Console
-from rich.table import Table
 
 from llama31 import paths, record, rules
 from llama31.checkpoint import start
@@ -25,41 +24,44 @@ from llama31.slurm.submission import Submission
 RUN_FILES = (paths.SETTINGS, paths.SUBMISSION, paths.SCRIPT, paths.RANK_LOGS)
 """A run directory has one of them, or more, from its first moments on."""
 LOG_HEAD = 64 << 10  # bytes of an MLPerf log in which the run is described
-PLAIN_WIDTH = 200  # columns where output is no terminal
+INDENT = "    "
+HEADER = ("step", "sequences", "loss", "validation", "tokens/s", "time left")
 
 
 @dataclass(frozen=True)
 class Row:
-    """The cells of one run, each of some lines."""
+    """What the table says of one run."""
 
-    run: str
-    """Name, and the job that runs, that is the next one, or that was the last one."""
-    state: str
-    step: str = ""
-    """Steps of the last possible one, and training sequences."""
-    loss: str = ""
-    """Training loss and validation loss, nats per token."""
-    speed: str = ""
-    """Tokens per second, over the last steps."""
-    left: str = ""
-    """Time left."""
-
-
-HEADER = Row("run", "state", "step\nsequences", "loss\nvalidation", "tokens/s", "time left")
+    words: str
+    """Its name, the job that runs, is the next one, or was the last one, and its state."""
+    figures: Sequence[str] = ()
+    """As HEADER names them: the step of the last possible one, training sequences so far, training and validation
+    loss in nats per token, tokens per second over the last steps, and the time left."""
 
 
 def show(directories: Iterable[Path], out: TextIO) -> None:
-    """Prints the table. Raises UserError for a directory that is none."""
+    """Prints the table, as wide as the terminal. Raises UserError for a directory that is none."""
     rows, notes = look(directories)
-    console = Console(file=out, highlight=False, markup=False, emoji=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for number, title in enumerate(astuple(HEADER)):
-        table.add_column(title, overflow="fold", no_wrap=number > 1, justify="left" if number < 2 else "right")
-    for row in rows:
-        table.add_row(*astuple(row))
-    console.print(table if rows else "no runs yet", width=None if console.is_terminal else PLAIN_WIDTH)
+    if not rows:
+        notes.append("no runs yet")
+    width = shutil.get_terminal_size().columns if out.isatty() else None
+    table = [Row("", HEADER), *rows] if rows else []
+    widths = [max(map(len, column)) for column in zip(*(row.figures for row in table if row.figures), strict=True)]
+    for row in table:
+        _print(row.words, out, width)
+        cells = (figure.rjust(wide) for figure, wide in zip(row.figures, widths, strict=False))
+        _print(INDENT + "  ".join(cells), out, None)
     for note in notes:
-        console.print(note, soft_wrap=True)
+        _print(note, out, width)
+
+
+def _print(text: str, out: TextIO, width: int | None) -> None:
+    """Prints what is not blank in lines of at most `width` columns. Names and paths stay whole, to be copied."""
+    lines = [text.rstrip()]
+    if width is not None:
+        lines = textwrap.wrap(text, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
+    for line in filter(None, lines):
+        print(line, file=out)
 
 
 def look(directories: Iterable[Path]) -> tuple[list[Row], list[str]]:
@@ -123,21 +125,24 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
             state = run_state.of_chain(chain, places)
         else:
             state = run_state.of_local(run_dir, has_steps=now is not None)
-        name = "\n".join([run_dir.name, *([run_state.job_words(chain)] if chain else [])])
+        words = [run_dir.name, *([run_state.job_words(chain)] if chain else []), state]
+        is_running = state == run_state.RUNNING
         if now is None:
-            return Row(name, state)
+            return Row("  ".join(words))
+        if is_running:
+            words[-1] += f", last step {_time(now.age)} ago"
         last = _last_step(settings, place)
     except UserError as error:
-        return Row(run_dir.name, f"damaged: {'; '.join(error.lines)}")
-    is_running = state == run_state.RUNNING
-    return Row(
-        name,
-        f"{state}\nlast step {_ago(now.age)}" if is_running else state,
-        f"{now.step:,}{f'/{last:,}' if last else ''}\n{now.consumed_samples:,}",
-        f"{now.loss:.4f}\n" + (f"{now.validation_loss:.4f}" if now.validation_loss is not None else "-"),
+        return Row(f"{run_dir.name}  damaged: {'; '.join(error.lines)}")
+    figures = (
+        f"{now.step:,}" + (f"/{last:,}" if last else ""),
+        f"{now.consumed_samples:,}",
+        f"{now.loss:.4f}",
+        "-" if now.validation_loss is None else f"{now.validation_loss:.4f}",
         f"{settings.gbs * settings.seq_length / now.step_seconds:,.0f}",
         _left(settings, now, last) if is_running else "",
     )
+    return Row("  ".join(words), figures)
 
 
 def _last_step(settings: Settings, place: Path) -> int | None:
@@ -167,15 +172,16 @@ def _left(settings: Settings, now: Recent, last: int | None) -> str:
     """Time to the end, or to the samples that the reference needed with this batch size, whichever comes first."""
     point = rules.REFERENCE_POINTS.get(settings.gbs) if settings.size == rules.SIZE else None
     reference = math.ceil(point.mean / settings.gbs) if point else 0
-    ends = [(step, what) for step, what in ((last or 0, "the end"), (reference, "the reference")) if step > now.step]
+    ends = [(step, what) for step, what in ((last or 0, "end"), (reference, "reference")) if step > now.step]
     if not ends:
         return ""
     step, what = min(ends)
     interval = rules.steps_between_evaluations(settings.eval_every, settings.gbs)
     evaluations = step // interval - now.step // interval
     seconds = (step - now.step) * now.step_seconds + evaluations * (now.evaluation_seconds or 0)
-    return f"{timedelta(seconds=round(seconds))}\nto {what}"
+    return f"{_time(seconds)} to {what}"
 
 
-def _ago(seconds: float) -> str:
-    return f"{timedelta(seconds=round(seconds))} ago"
+def _time(seconds: float) -> str:
+    """h:mm:ss, with days before it where there are some."""
+    return str(timedelta(seconds=round(seconds)))

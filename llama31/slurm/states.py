@@ -3,6 +3,7 @@
 Without accounting Slurm forgets a job some minutes after its end (MinJobAge); then a run's own outcome is what is left.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -26,8 +27,8 @@ ENDED = {
     "TIMEOUT",
 }
 FORGOTTEN = "Invalid job id specified"  # what squeue says of a single job that Slurm does not know
-SQUEUE_FIELDS = ("JobID", "State", "NodeList", "StartTime", "EndTime", "RestartCnt", "Reason")
-SACCT_FIELDS = ("JobIDRaw", "State", "NodeList", "Start", "End")
+SQUEUE_FIELDS = ("JobID", "State", "NodeList", "StartTime", "EndTime", "RestartCnt", "exit_code", "Reason")
+SACCT_FIELDS = ("JobIDRaw", "State", "NodeList", "Start", "End", "ExitCode")
 NOTHING = ("", "None", "NONE", "N/A", "Unknown", "None assigned")  # where Slurm has nothing to say
 
 
@@ -47,6 +48,8 @@ class JobState:
     """How often it was requeued; accounting does not say."""
     reason: str = ""
     """Why it is pending."""
+    exit_code: int = 0
+    """What its script left with; 0 before its end, and where a signal ended it."""
 
     @property
     def has_ended(self) -> bool:
@@ -79,8 +82,16 @@ def _squeue(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
         raise
     found = {}
     for line in printed.splitlines():
-        job, state, nodes, start, end, restarts, reason, _ = line.split("|", len(SQUEUE_FIELDS))
-        found[int(job)] = JobState(state, _said(nodes), _said(start), _said(end), int(restarts), _said(reason))
+        job, state, nodes, start, end, restarts, status, reason, _ = line.split("|", len(SQUEUE_FIELDS))
+        found[int(job)] = JobState(
+            state=state,
+            nodes=_said(nodes),
+            start=_said(start),
+            end=_said(end),
+            restarts=int(restarts),
+            reason=_said(reason),
+            exit_code=max(0, os.waitstatus_to_exitcode(int(status))),
+        )
     return found
 
 
@@ -93,9 +104,14 @@ def _sacct(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
         return {}
     found = {}
     for line in printed.splitlines():
-        job, state, nodes, start, end = line.split("|")
-        word = state.split()[0]  # as in "CANCELLED by 1000"
-        found[int(job)] = JobState(word, _said(nodes), _said(start), _said(end))
+        job, state, nodes, start, end, code_and_signal = line.split("|")
+        found[int(job)] = JobState(
+            state=state.split()[0],  # as in "CANCELLED by 1000"
+            nodes=_said(nodes),
+            start=_said(start),
+            end=_said(end),
+            exit_code=int(code_and_signal.split(":")[0]),
+        )
     return found
 
 

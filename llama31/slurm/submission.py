@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llama31 import paths
-from llama31.corpus.files import atomic_writer
+from llama31.corpus.files import atomic_writer, failures_named
 from llama31.errors import UserError
 from llama31.typed import read_json
 
@@ -48,7 +48,22 @@ def job_dir_name(job_id: int, restarts: int) -> str:
     return f"job-{job_id}-{restarts}" if restarts else f"job-{job_id}"
 
 
+def job_of(job_dir: Path) -> int:
+    """Id of the job that made a directory."""
+    return _numbers(job_dir)[0]
+
+
 def job_dirs(run_dir: Path) -> list[Path]:
-    """Directories that the run's jobs made, in the order in which they were begun: that of their ids and restarts."""
-    found = [(match, path) for path in run_dir.iterdir() if (match := JOB_DIR_NAME.fullmatch(path.name))]
-    return [path for match, path in sorted(found, key=lambda one: (int(one[0][1]), int(one[0][2] or 0)))]
+    """Directories that the run's jobs made, in the order in which they were begun: that of their ids and restarts.
+
+    Raises UserError where the run's directory cannot be read.
+    """
+    with failures_named(run_dir):
+        return sorted((path for path in run_dir.iterdir() if JOB_DIR_NAME.fullmatch(path.name)), key=_numbers)
+
+
+def _numbers(job_dir: Path) -> tuple[int, int]:
+    """The job's id, and how often it was requeued before."""
+    match = JOB_DIR_NAME.fullmatch(job_dir.name)
+    assert match, job_dir
+    return int(match[1]), int(match[2] or 0)

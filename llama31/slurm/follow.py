@@ -1,0 +1,148 @@
+"""Watching runs that were submitted, until their last jobs have ended: what changes, and what the jobs print."""
+
+import contextlib
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from llama31 import paths, record
+from llama31.errors import UserError
+from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
+from llama31.slurm import remote, states, submission
+from llama31.slurm.states import PENDING, RUNNING, UNKNOWN, JobState
+
+INTERVAL = 3.0  # seconds between two questions to Slurm, of one squeue each
+WORST_LAST = (0, TARGET_NOT_REACHED, INTERRUPTED, BAD_INPUT, FAILED)
+
+
+@dataclass
+class _Job:
+    """A job that is watched."""
+
+    job_id: int
+    log: Path
+    destination: str
+    title: str
+    """What its lines begin with."""
+    state: JobState | None = None
+    """None before Slurm was asked."""
+    printed: int = 0
+    """Lines of its log that were copied."""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state is not None and self.state.has_ended
+
+    def new_lines(self) -> list[str]:
+        """What its log got since the last time, in whole lines unless the job has ended."""
+        # The machine that submits may not see the cluster's files.
+        place = "" if self.log.exists() else self.destination
+        lines: list[str] = []
+        with contextlib.suppress(UserError):  # no log yet
+            lines = remote.output(place, ["tail", "-n", f"+{self.printed + 1}", str(self.log)]).splitlines(
+                keepends=True
+            )
+        if lines and not lines[-1].endswith("\n") and not self.has_ended:
+            lines.pop()
+        self.printed += len(lines)
+        return [line.rstrip("\n") for line in lines]
+
+
+def follow(run_dirs: Sequence[Path], out: TextIO, interval: float = INTERVAL) -> int:
+    """Prints changes and logs of the jobs of submitted runs, until all have ended.
+
+    Gives the exit code of the worst outcome; INTERRUPTED after Ctrl-C, which ends no job.
+    """
+    runs = {run_dir: _jobs(run_dir, is_one_of_many=len(run_dirs) > 1) for run_dir in run_dirs}
+    try:
+        _watch([job for jobs in runs.values() for job in jobs], out, interval)
+    except KeyboardInterrupt:
+        left = [job for jobs in runs.values() for job in jobs if not job.has_ended]
+        print("\nno longer following; jobs go on. To see them: python3 -m llama31 status", *map(str, runs), file=out)
+        for destination in sorted({job.destination for job in left}):
+            ids = [str(job.job_id) for job in left if job.destination == destination]
+            print("To end them:", shlex.join(remote.command(destination, ["scancel", *ids])), file=out)
+        return INTERRUPTED
+    return max((_exit_code(run_dir, jobs[-1]) for run_dir, jobs in runs.items()), key=WORST_LAST.index)
+
+
+def _jobs(run_dir: Path, *, is_one_of_many: bool) -> list[_Job]:
+    submitted = submission.load(run_dir)
+    if submitted is None:
+        raise UserError(f"{run_dir}: was not submitted to Slurm, it has no {paths.SUBMISSION}")
+    title = f"seed {submitted.seed}: " if is_one_of_many else ""
+    return [_Job(job, run_dir / paths.slurm_log(job), submitted.destination, title) for job in submitted.jobs]
+
+
+def _watch(jobs: Sequence[_Job], out: TextIO, interval: float) -> None:
+    """Until all jobs have ended. While Slurm does not answer, as when its controller is restarted, it is asked again."""
+    trouble = ""
+    while left := [job for job in jobs if not job.has_ended]:
+        asked = time.monotonic()
+        try:
+            now = _states(left)
+            trouble = ""
+        except UserError as error:
+            if str(error) != trouble:
+                trouble = str(error)
+                print(f"{trouble}; asking again every {interval:g} s", file=out, flush=True)
+        else:
+            for job in left:
+                for line in _news(job, now[job.job_id]):
+                    print(job.title + line, file=out, flush=True)
+        if not all(job.has_ended for job in jobs):
+            time.sleep(max(0.0, asked + interval - time.monotonic()))
+
+
+def _states(jobs: Sequence[_Job]) -> dict[int, JobState]:
+    """What Slurm says, of all jobs at once at each place that took them."""
+    places = {job.destination for job in jobs}
+    of = {place: [job.job_id for job in jobs if job.destination == place] for place in places}
+    return {job: state for place, ids in of.items() for job, state in states.states(ids, place).items()}
+
+
+def _news(job: _Job, state: JobState) -> Iterator[str]:
+    """Lines on what has changed since the last time, in the order in which it happened."""
+    former, job.state = job.state, state
+    has_changed = former is None or _what_counts(former) != _what_counts(state)
+    if has_changed and not state.has_ended:
+        yield _words(job.job_id, state)
+    if state.state != PENDING:
+        yield from job.new_lines()
+    if has_changed and state.has_ended:
+        yield _words(job.job_id, state)
+
+
+def _what_counts(state: JobState) -> tuple[str, str, str, int]:
+    """All but times, which Slurm estimates anew again and again."""
+    return state.state, state.reason, state.nodes, state.restarts
+
+
+def _words(job_id: int, state: JobState) -> str:
+    if state.has_ended:
+        return f"job {job_id} ended" + (f": {state.state}" if state.state != UNKNOWN else "; Slurm has forgotten how")
+    if state.state == PENDING:
+        return (
+            f"job {job_id} is pending"
+            + (f": {state.reason}" if state.reason else "")
+            + (f", expected to start {state.start}" if state.start else "")
+        )
+    if state.state == RUNNING:
+        return (
+            f"job {job_id} runs on {state.nodes}"
+            + (f", until {state.end} at most" if state.end else "")
+            + (f"; it was requeued, {state.restarts} times so far" if state.restarts else "")
+        )
+    return f"job {job_id}: {state.state}"
+
+
+def _exit_code(run_dir: Path, last: _Job) -> int:
+    """Exit code of the run's outcome, else, where its directory is not seen here, of its last job."""
+    for job_dir in reversed(submission.job_dirs(run_dir)):
+        if outcome := record.load_outcome(job_dir):
+            return outcome.exit_code
+    code = last.state.exit_code if last.state else FAILED
+    return code if last.state and last.state.state in ("COMPLETED", "FAILED") and code in WORST_LAST else FAILED
