@@ -78,30 +78,29 @@ def _jobs(run_dir: Path, *, is_one_of_many: bool) -> list[_Job]:
 
 
 def _watch(jobs: Sequence[_Job], out: TextIO, interval: float) -> None:
-    """Until all jobs have ended. While Slurm does not answer, as when its controller is restarted, it is asked again."""
+    """Until all jobs have ended. While Slurm does not answer, as when its controller restarts, it is asked again."""
     trouble = ""
     while left := [job for job in jobs if not job.has_ended]:
         asked = time.monotonic()
         try:
-            now = _states(left)
+            for line in _all_news(left):
+                print(line, file=out, flush=True)
             trouble = ""
         except UserError as error:
             if str(error) != trouble:
                 trouble = str(error)
                 print(f"{trouble}; asking again every {interval:g} s", file=out, flush=True)
-        else:
-            for job in left:
-                for line in _news(job, now[job.job_id]):
-                    print(job.title + line, file=out, flush=True)
         if not all(job.has_ended for job in jobs):
             time.sleep(max(0.0, asked + interval - time.monotonic()))
 
 
-def _states(jobs: Sequence[_Job]) -> dict[int, JobState]:
-    """What Slurm says, of all jobs at once at each place that took them."""
-    places = {job.destination for job in jobs}
-    of = {place: [job.job_id for job in jobs if job.destination == place] for place in places}
-    return {job: state for place, ids in of.items() for job, state in states.states(ids, place).items()}
+def _all_news(jobs: Sequence[_Job]) -> Iterator[str]:
+    """What is new of all jobs; each place that took some is asked once."""
+    for place in sorted({job.destination for job in jobs}):
+        of_place = [job for job in jobs if job.destination == place]
+        now = states.states([job.job_id for job in of_place], place)
+        for job in of_place:
+            yield from (job.title + line for line in _news(job, now[job.job_id]))
 
 
 def _news(job: _Job, state: JobState) -> Iterator[str]:
@@ -140,9 +139,9 @@ def _words(job_id: int, state: JobState) -> str:
 
 
 def _exit_code(run_dir: Path, last: _Job) -> int:
-    """Exit code of the run's outcome, else, where its directory is not seen here, of its last job."""
-    for job_dir in reversed(submission.job_dirs(run_dir)):
-        if outcome := record.load_outcome(job_dir):
-            return outcome.exit_code
-    code = last.state.exit_code if last.state else FAILED
-    return code if last.state and last.state.state in ("COMPLETED", "FAILED") and code in WORST_LAST else FAILED
+    """Exit code of the run's outcome or, where the directories of its jobs are not seen here, of its last job."""
+    if job_dirs := submission.job_dirs(run_dir):
+        outcome = record.load_outcome(job_dirs[-1])
+        return outcome.exit_code if outcome else FAILED
+    state = last.state or JobState()
+    return state.exit_code if state.state in ("COMPLETED", "FAILED") and state.exit_code in WORST_LAST else FAILED
