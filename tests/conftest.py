@@ -3,10 +3,16 @@
 Modules beside the tests are imported by their plain names: NeMo installs a package that is called `tests`.
 """
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import debian
 import pytest
 from claimed import claim_benchmark_data
+from cluster import Cluster
 from tiny import make_data
 
 
@@ -20,6 +26,22 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def benchmark_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Settings that name data of the benchmark's dimensions, for plans: it cannot be read."""
     return claim_benchmark_data(tmp_path_factory.mktemp("benchmark data"))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A real Slurm of two nodes, started once (3 s); no test leaves a job or a node of it down."""
+    if os.geteuid():
+        pytest.skip("slurmd needs root")
+    debian.need("slurmctld", "slurm-wlm", "munge")
+    directory = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: it holds a socket
+    cluster = Cluster(directory)
+    try:
+        cluster.control("start")
+        yield cluster
+    finally:
+        cluster.control("stop")
+        shutil.rmtree(directory)
 
 
 @pytest.fixture

@@ -6,23 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import debian
 import pytest
 import tiny
+from cluster import DEADLINE, REPOSITORY, Cluster
 
 from llama31 import rules
 from llama31.corpus.preprocess import Task, from_merged, share_of, tokenize_all
 from llama31.errors import UserError
 
-REPOSITORY = Path(__file__).parents[1]
 SCRIPT = REPOSITORY / "utils" / "preprocess.sh"
-DEADLINE = 120  # seconds
 SAMPLE = 40  # documents of the validation set
 NAMES = [*map(rules.train_part_name, (5, 6, 7)), rules.validation_name(SAMPLE)]
 
@@ -243,64 +238,19 @@ def test_steps_in_containers(corpus: Corpus, tmp_path: Path) -> None:
     assert out.replace(str(corpus.root), "ROOT").replace(str(REPOSITORY), "REPOSITORY") == STEPS
 
 
-class Cluster:
-    """A Slurm of two nodes."""
-
-    def __init__(self, directory: Path):
-        self.directory = directory
-
-    def control(self, command: str) -> None:
-        subprocess.run(
-            ["bash", REPOSITORY / "dev" / "slurm_cluster.sh", command, self.directory],
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            timeout=DEADLINE,
-        )
-
-    def ask(self, *command: str | Path, env: dict[str, str] | None = None, stdin: str = "") -> str:
-        env = {**(env or os.environ), "SLURM_CONF": str(self.directory / "slurm.conf")}
-        done = subprocess.run(
-            command, env=env, input=stdin, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def job(
-        self, corpus: Corpus, *options: str, script: str | Path = SCRIPT, stdin: str = "", **env: str
-    ) -> tuple[str, str, str]:
-        """Submits utils/preprocess.sh and waits for its end; gives its number, its state, and what it printed."""
-        output = corpus.root / "job.out"
-        command = ("sbatch", "--parsable", f"--output={output}", *options, *([] if stdin else [script]))
-        number = self.ask(*command, env=corpus.environment(**env), stdin=stdin).strip()
-        end = time.monotonic() + DEADLINE
-        while (state := self.state(number)) in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"):
-            assert time.monotonic() < end
-        return number, state, output.read_text()
-
-    def state(self, number: str) -> str:
-        fields = self.ask("scontrol", "--oneliner", "show", "job", number).split()
-        return dict(field.partition("=")[::2] for field in fields)["JobState"]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    if os.geteuid():
-        pytest.skip("slurmd needs root")
-    debian.need("slurmctld", "slurm-wlm", "munge")
-    directory = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: it holds a socket
-    cluster = Cluster(directory)
-    try:
-        cluster.control("start")
-        yield cluster
-    finally:
-        cluster.control("stop")
-        shutil.rmtree(directory)
+def submit(
+    cluster: Cluster, corpus: Corpus, *options: str, script: str | Path = SCRIPT, stdin: str = "", **env: str
+) -> tuple[str, str, str]:
+    """Submits utils/preprocess.sh and waits for its end; gives its number, its state, and what it printed."""
+    output = corpus.root / "job.out"
+    command = ("sbatch", "--parsable", f"--output={output}", *options, *([] if stdin else [script]))
+    number = cluster.ask(*command, env=corpus.environment(**env), stdin=stdin).strip()
+    return number, cluster.ended(number), output.read_text()
 
 
 @pytest.mark.slurm
 def test_job_on_two_nodes(cluster: Cluster, corpus: Corpus, made: Corpus) -> None:
-    number, state, printed = cluster.job(corpus, "--nodes=2")
+    number, state, printed = submit(cluster, corpus, "--nodes=2")
     assert state == "COMPLETED", printed
     assert printed.splitlines()[-1].startswith("4 token files done: ")
     assert corpus.files() == made.files()
@@ -308,21 +258,21 @@ def test_job_on_two_nodes(cluster: Cluster, corpus: Corpus, made: Corpus) -> Non
         log = (cluster.directory / f"slurmd.{node}.log").read_text()
         assert f"launch task StepId={number}.0" in log
     before = corpus.inodes()
-    assert cluster.job(corpus, "--nodes=2")[1] == "COMPLETED"
+    assert submit(cluster, corpus, "--nodes=2")[1] == "COMPLETED"
     assert corpus.inodes() == before
 
 
 @pytest.mark.slurm
 def test_one_task_fails(cluster: Cluster, corpus: Corpus, made: Corpus) -> None:
     whole = corpus.damage(NAMES[2])
-    _, state, printed = cluster.job(corpus, "--nodes=2")
+    _, state, printed = submit(cluster, corpus, "--nodes=2")
     assert state == "FAILED"
     assert f"{corpus.merged(NAMES[2])}: FAILED (exit code 2)" in printed
     assert f"{corpus.merged(NAMES[2])}: not done: " in printed
     assert len(corpus.files()) == 6
     before = corpus.inodes()
     corpus.merged(NAMES[2]).write_bytes(whole)
-    assert cluster.job(corpus)[1] == "COMPLETED", "on one node this time"
+    assert submit(cluster, corpus)[1] == "COMPLETED", "on one node this time"
     assert corpus.files() == made.files()
     assert before.items() <= corpus.inodes().items()
 
@@ -332,7 +282,7 @@ def test_site_defaults_do_not_end_the_other_files(cluster: Cluster, corpus: Corp
     """On one node a file fails at once, while the other node is at work."""
     corpus.merged(NAMES[1]).unlink()
     corpus.merged(NAMES[3]).write_bytes(corpus.merged(NAMES[3]).read_bytes() * 100)
-    _, state, printed = cluster.job(corpus, "--nodes=2", PARTS="6", SLURM_KILL_BAD_EXIT="1", SLURM_WAIT="1")
+    _, state, printed = submit(cluster, corpus, "--nodes=2", PARTS="6", SLURM_KILL_BAD_EXIT="1", SLURM_WAIT="1")
     assert state == "FAILED"
     assert {name.partition("_text")[0] for name in corpus.files()} == {NAMES[3]}, printed
 
@@ -341,9 +291,9 @@ def test_site_defaults_do_not_end_the_other_files(cluster: Cluster, corpus: Corp
 def test_submitted_from_elsewhere(cluster: Cluster, corpus: Corpus, tmp_path: Path) -> None:
     """Slurm names the script as it was given; as text it has no place from which the rest can be found."""
     script = SCRIPT.relative_to(REPOSITORY)
-    _, state, printed = cluster.job(corpus, f"--chdir={tmp_path}", script=script)
+    _, state, printed = submit(cluster, corpus, f"--chdir={tmp_path}", script=script)
     assert state == "COMPLETED", printed
-    _, state, printed = cluster.job(corpus, stdin=SCRIPT.read_text())
+    _, state, printed = submit(cluster, corpus, stdin=SCRIPT.read_text())
     assert state == "FAILED"
     assert printed == "preprocess: submit it as a file: sbatch utils/preprocess.sh\n"
 
@@ -365,7 +315,7 @@ def test_a_node_of_unknown_size(corpus: Corpus) -> None:
 
 @pytest.mark.slurm
 def test_mistake_in_a_job(cluster: Cluster, corpus: Corpus) -> None:
-    _, state, printed = cluster.job(corpus, TOKENIZER_PATH="")
+    _, state, printed = submit(cluster, corpus, TOKENIZER_PATH="")
     assert state == "FAILED"
     assert printed.endswith("TOKENIZER_PATH: set it to the directory of the tokenizer\n")
 
