@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
 from omegaconf import OmegaConf
-from yaml import YAMLError
 
 from llama31 import paths
 from llama31.corpus.files import atomic_writer, failures_named
@@ -38,8 +38,9 @@ def load_settings(run_dir: Path) -> Settings:
         raise UserError(f"{run_dir}: no run directory, it has no {paths.SETTINGS}")
     try:
         with failures_named(file):
-            values = {str(name): value for name, value in OmegaConf.load(file).items()}
-    except (ValueError, AttributeError, YAMLError) as error:
+            stored = yaml.load(file.read_bytes(), Loader=yaml.CSafeLoader)  # ten times as fast as OmegaConf's
+        values = {str(name): value for name, value in stored.items()}
+    except (ValueError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{file}: damaged, these are no settings ({type(error).__name__})") from error
     try:
         return from_dict(values)

@@ -87,5 +87,5 @@ def test_controller_that_does_not_answer(cluster: Cluster, tmp_path: Path, monke
     nobody_listens = ["SlurmctldPort=1" if line.startswith("SlurmctldPort=") else line for line in settings]
     (tmp_path / "slurm.conf").write_text("\n".join([*nobody_listens, "MessageTimeout=1", ""]))
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
-    with pytest.raises(UserError, match="^squeue fails: .*controller"):
+    with pytest.raises(UserError, match=r"^squeue fails: .*controller"):
         states.states([1], "")
