@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -311,7 +310,7 @@ def test_chain_from_submission_to_its_end(cluster: Cluster, submit: Callable[...
     cluster.ask("scontrol", "release", str(first))
     wait_until_it_is("RUNNING", first)
     words, figures = row(run_dir)
-    assert (words, figures) in [((f"job {first} RUNNING on {node}, 1 of 3  starting"), []) for node in ("n1", "n2")]
+    assert (words, figures) in [(f"job {first} RUNNING on {node}, 1 of 3  starting", []) for node in ("n1", "n2")]
 
     job_began(run_dir, first, evaluations=1)
     words, figures = row(run_dir)
@@ -331,7 +330,7 @@ def test_chain_from_submission_to_its_end(cluster: Cluster, submit: Callable[...
     wait_until_it_is("RUNNING", second)
     (run_dir / submission.job_dir_name(second, 0)).mkdir()
     words, figures = row(run_dir)
-    assert words.endswith(", 2 of 3  running, last step 0:00:00 ago") or "running" in words
+    assert words.endswith(", 2 of 3  starting")
     assert figures[0].startswith("384/"), "the second job has no steps yet, the run has"
 
     shutil.rmtree(run_dir / submission.job_dir_name(second, 0))
@@ -373,14 +372,6 @@ def test_slurm_that_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # --- The verb ---
 
 
-@contextmanager
-def fifty_runs(trained: Run, directory: Path) -> Iterator[Path]:
-    directory.mkdir()
-    for number in range(50):
-        shutil.copytree(trained.run_dir, directory / f"run-{number}")
-    yield directory
-
-
 @pytest.mark.slow
 def test_fifty_runs_take_no_second_and_nothing_heavy(trained: Run, tmp_path: Path) -> None:
     script = (
@@ -391,10 +382,10 @@ def test_fifty_runs_take_no_second_and_nothing_heavy(trained: Run, tmp_path: Pat
         "finally:\n"
         "    print(time.process_time() - began, *sys.modules, file=sys.stderr)\n"
     )
-    with fifty_runs(trained, tmp_path / "runs") as directory:
-        done = subprocess.run(
-            [sys.executable, "-c", script, directory], cwd=REPOSITORY, capture_output=True, text=True, env=environment()
-        )
+    for number in range(50):
+        shutil.copytree(trained.run_dir, tmp_path / "runs" / f"run-{number}")
+    command = [sys.executable, "-c", script, tmp_path / "runs"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("target not reached") == 50
     took, *modules = done.stderr.split()

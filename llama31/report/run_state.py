@@ -52,7 +52,7 @@ def job_words(jobs: Sequence[Job]) -> str:
 
 
 def of_local(run_dir: Path, *, has_steps: bool) -> str:
-    """State of a run that was not submitted."""
+    """State of a run that was not submitted; `has_steps`: some are in its metrics."""
     if outcome := record.load_outcome(run_dir):
         return _words(outcome)
     claimed = record.is_claimed(run_dir)
@@ -63,8 +63,14 @@ def of_local(run_dir: Path, *, has_steps: bool) -> str:
     return RUNNING if has_steps else "starting"
 
 
-def of_chain(jobs: Sequence[Job], job_dirs: Sequence[Path]) -> str:
-    """State of a run that was submitted; `job_dirs` are those that its jobs have begun, in their order."""
+def of_chain(jobs: Sequence[Job], job_dirs: Sequence[Path], *, has_steps: bool) -> str:
+    """State of a run that was submitted.
+
+    Args:
+        jobs: All of them, in their order.
+        job_dirs: Those that jobs have begun, in their order.
+        has_steps: Some are in the metrics of the last of these.
+    """
     job = jobs[current(jobs)]
     newest = job_dirs[-1] if job_dirs else None
     outcome = record.load_outcome(newest) if newest else None
@@ -72,8 +78,9 @@ def of_chain(jobs: Sequence[Job], job_dirs: Sequence[Path]) -> str:
     if last == REACHED:  # jobs after that end at once
         return last
     if job.is_running:
-        has_begun = newest is not None and submission.job_of(newest) == job.job_id
-        return "starting" if not has_begun else last if outcome else RUNNING
+        if newest is None or submission.job_of(newest) != job.job_id:
+            return "starting"
+        return last if outcome else RUNNING if has_steps else "starting"
     if job.is_pending:
         return f"waiting for the next job; the last one: {last}" if newest else "queued"
     if outcome:

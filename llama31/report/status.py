@@ -121,10 +121,11 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
         places = submission.job_dirs(run_dir) if submitted else [run_dir]
         stands = [(place, found) for place in reversed(places) if (found := recent.read(place / paths.METRICS))]
         place, now = stands[0] if stands else (run_dir, None)
+        has_steps = now is not None and place == places[-1]
         if submitted:
-            state = run_state.of_chain(chain, places)
+            state = run_state.of_chain(chain, places, has_steps=has_steps)
         else:
-            state = run_state.of_local(run_dir, has_steps=now is not None)
+            state = run_state.of_local(run_dir, has_steps=has_steps)
         words = [run_dir.name, *([run_state.job_words(chain)] if chain else []), state]
         is_running = state == run_state.RUNNING
         if now is None:

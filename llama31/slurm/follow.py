@@ -61,10 +61,11 @@ def follow(run_dirs: Sequence[Path], out: TextIO, interval: float = INTERVAL) ->
         _watch([job for jobs in runs.values() for job in jobs], out, interval)
     except KeyboardInterrupt:
         left = [job for jobs in runs.values() for job in jobs if not job.has_ended]
-        print("\nno longer following; jobs go on. To see them: python3 -m llama31 status", *map(str, runs), file=out)
+        see = shlex.join(["python3", "-m", "llama31", "status", *map(str, runs)])
+        print(f"\nno longer following; the jobs go on. To see them: {see}", file=out)
         for destination in sorted({job.destination for job in left}):
             ids = [str(job.job_id) for job in left if job.destination == destination]
-            print("To end them:", shlex.join(remote.command(destination, ["scancel", *ids])), file=out)
+            print(f"To end them: {shlex.join(remote.command(destination, ['scancel', *ids]))}", file=out)
         return INTERRUPTED
     return max((_exit_code(run_dir, jobs[-1]) for run_dir, jobs in runs.items()), key=WORST_LAST.index)
 

@@ -3,7 +3,6 @@
 Without accounting Slurm forgets a job some minutes after its end (MinJobAge); then a run's own outcome is what is left.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -49,7 +48,7 @@ class JobState:
     reason: str = ""
     """Why it is pending."""
     exit_code: int = 0
-    """What its script left with; 0 before its end, and where a signal ended it."""
+    """What its script left with, as a shell gives it: 128 + the number of a signal. 0 before its end."""
 
     @property
     def has_ended(self) -> bool:
@@ -90,7 +89,7 @@ def _squeue(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
             end=_said(end),
             restarts=int(restarts),
             reason=_said(reason),
-            exit_code=max(0, os.waitstatus_to_exitcode(int(status))),
+            exit_code=_exit_code(*divmod(int(status), 256)),  # as from wait()
         )
     return found
 
@@ -110,7 +109,7 @@ def _sacct(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
             nodes=_said(nodes),
             start=_said(start),
             end=_said(end),
-            exit_code=int(code_and_signal.split(":")[0]),
+            exit_code=_exit_code(*map(int, code_and_signal.split(":"))),
         )
     return found
 
@@ -121,3 +120,7 @@ def _jobs(job_ids: Iterable[int]) -> str:
 
 def _said(value: str) -> str:
     return "" if value.strip() in NOTHING else value.strip()
+
+
+def _exit_code(code: int, signum: int) -> int:
+    return 128 + signum if signum else code
