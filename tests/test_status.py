@@ -21,9 +21,11 @@ from runs import REPOSITORY, Run, environment, run_llama31
 from llama31 import paths, record, rules
 from llama31.errors import UserError
 from llama31.events import ABORTED, FAILED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Outcome
-from llama31.report import status
+from llama31.report import run_state, status
 from llama31.report.metrics import MetricsWriter
+from llama31.report.run_state import Job
 from llama31.slurm import states, submission
+from llama31.slurm.states import JobState
 from llama31.slurm.submission import Submission
 
 STEPS, EVERY = 30, 12  # optimizer steps, and those between evaluations, of the run that trains
@@ -125,6 +127,18 @@ def test_time_left_to_the_reference(tmp_path: Path) -> None:
     left, _, what = figures[5].partition(" to ")
     assert what == "reference"
     assert seconds(left) == (steps - 2 * 384) * benchmark_run.STEP_SECONDS + (steps // 384 - 2) * 10.0
+
+
+def test_the_table_that_the_readme_shows(tmp_path: Path) -> None:
+    name = "8b-gbs32-seed1-20261123-145500"
+    with record.claim(write_run(tmp_path / name, evaluations=2)):
+        header, words, figures = printed(tmp_path)
+    states_of_jobs = (JobState("TIMEOUT"), JobState("RUNNING", nodes="n[1-4]"), JobState("PENDING"))
+    jobs = run_state.job_words([Job(12 + number, state) for number, state in enumerate(states_of_jobs)])
+    shown = words.replace(name, f"{name}  {jobs}").partition("0:00:0")[0]
+    readme = (REPOSITORY / "README.md").read_text()
+    for line in (header, shown, figures):
+        assert f"\n{line}" in readme, "README, Watching: show what is printed"
 
 
 def test_other_models_have_no_reference(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def _squeue(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
             end=_said(end),
             restarts=int(restarts),
             reason=_said(reason),
-            exit_code=_exit_code(*divmod(int(status), 256)),  # as from wait()
+            exit_code=_exit_code(int(status) >> 8, int(status) & 127),  # as wait() gives it
         )
     return found
 
