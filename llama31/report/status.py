@@ -25,7 +25,7 @@ RUN_FILES = (paths.SETTINGS, paths.SUBMISSION, paths.SCRIPT, paths.RANK_LOGS)
 """A run directory has one of them, or more, from its first moments on."""
 LOG_HEAD = 64 << 10  # bytes of an MLPerf log in which the run is described
 INDENT = "    "
-HEADER = ("step", "sequences", "loss", "validation", "tokens/s", "time left")
+HEADER = ("step", "sequences", "loss", "validation", "tokens / s", "time left")
 
 
 @dataclass(frozen=True)
