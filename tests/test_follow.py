@@ -1,5 +1,6 @@
 """What --wait does (follow.py), with jobs of a real Slurm that print and end as a run's do. Takes 15 s."""
 
+import contextlib
 import io
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,6 @@ from cluster import Cluster
 from runs import REPOSITORY
 
 from llama31 import paths
-from llama31.errors import UserError
 from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 from llama31.slurm import states, submission
 from llama31.slurm.follow import follow
@@ -24,6 +25,9 @@ pytestmark = pytest.mark.slurm
 
 INTERVAL = 0.1  # seconds; a user's is longer
 
+BEGINS = f"mkdir job-$SLURM_JOB_ID; touch job-$SLURM_JOB_ID/{paths.SETTINGS}"
+"""Shell commands of a job whose ranks start."""
+
 Submit = Callable[..., Path]
 
 
@@ -31,7 +35,7 @@ Submit = Callable[..., Path]
 def submit(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Submit]:
     """Submits a run as a chain of jobs, each a shell script that runs in the run's directory. Cancels at the end."""
     monkeypatch.setenv("SLURM_CONF", str(cluster.directory / "slurm.conf"))
-    submitted: list[int] = []
+    queued: list[int] = []
 
     def submit(*scripts: str, seed: int = 1, options: tuple[str, ...] = ()) -> Path:
         run_dir = tmp_path / f"a run of {seed}"
@@ -42,38 +46,44 @@ def submit(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             where = [f"--chdir={run_dir}", f"--output={run_dir}/{paths.slurm_log('%j')}"]
             argv = ["sbatch", "--parsable", "--partition=debug", *where, *chained, *options]
             jobs.append(int(cluster.ask(*argv, stdin=f"#!/bin/bash\n{script}\n")))
-        submitted.extend(jobs)
+        queued.extend(jobs)
         submission.store(run_dir, Submission(jobs, seed, "", "2026-11-23T15:00:00+0000"))
         return run_dir
 
     yield submit
-    cluster.ask("scancel", *map(str, submitted))
+    cluster.ask("scancel", *map(str, queued))
 
 
 def ends_with(code: int) -> str:
     """Shell commands that leave a run's outcome, and the exit code of it."""
     status = "aborted" if code else "success"
     outcome = f'{{"status": "{status}", "reason": "so", "exit_code": {code}, "step": 1, "consumed_samples": 8}}'
-    return f"mkdir job-$SLURM_JOB_ID; echo '{outcome}' >job-$SLURM_JOB_ID/{paths.OUTCOME}; exit {code}"
+    return f"{BEGINS}; echo '{outcome}' >job-$SLURM_JOB_ID/{paths.OUTCOME}; exit {code}"
 
 
-def followed(*run_dirs: Path) -> tuple[int, list[str]]:
-    out = io.StringIO()
-    code = follow(run_dirs, out, INTERVAL)
-    return code, out.getvalue().splitlines()
+def submitted(run_dir: Path) -> Submission:
+    found = submission.load(run_dir)
+    assert found
+    return found
 
 
 def jobs_of(run_dir: Path) -> list[int]:
-    submitted = submission.load(run_dir)
-    assert submitted
-    return submitted.jobs
+    return submitted(run_dir).jobs
+
+
+def followed(*run_dirs: Path) -> tuple[int, list[str]]:
+    """Exit code and printed lines."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = follow([(run_dir, submitted(run_dir)) for run_dir in run_dirs], INTERVAL)
+    return code, out.getvalue().splitlines()
 
 
 def test_chain_is_followed_to_its_end(submit: Submit) -> None:
     """Each job's log comes between the lines on its begin and its end, line by line, also what has no line's end."""
     run_dir = submit(
         f"echo first; sleep 0.5; printf 'half a '; sleep 0.5; echo line; {ends_with(INTERRUPTED)}",
-        f"echo 'é in job 2'; echo to standard error >&2; printf 'no end'; {ends_with(0)}",
+        f"echo 'é in job 2'; printf 'one\\r2\\fof one\\n'; echo to standard error >&2; printf 'no end'; {ends_with(0)}",
     )
     first, second = jobs_of(run_dir)
     code, lines = followed(run_dir)
@@ -91,6 +101,7 @@ def test_chain_is_followed_to_its_end(submit: Submit) -> None:
         f"job {first} ended: FAILED",
         *([f"job {second} runs on a node"] if f"job {second} runs on a node" in others else []),  # it is short
         "é in job 2",
+        *"one\r2\fof one".splitlines(),
         "to standard error",
         "no end",
         f"job {second} ended: COMPLETED",
@@ -112,7 +123,7 @@ def test_worst_outcome_of_several_experiments(submit: Submit) -> None:
 
 
 def test_chain_whose_first_job_finished_the_run(submit: Submit) -> None:
-    run_dir = submit(ends_with(0), "exit 0")
+    run_dir = submit(ends_with(0), "mkdir job-$SLURM_JOB_ID; exit 0")
     code, lines = followed(run_dir)
     assert code == 0
     assert lines[-1] == f"job {jobs_of(run_dir)[1]} ended: COMPLETED"
@@ -121,8 +132,8 @@ def test_chain_whose_first_job_finished_the_run(submit: Submit) -> None:
 @pytest.mark.parametrize(
     ("script", "code"),
     [
-        ("mkdir job-$SLURM_JOB_ID; exit 0", FAILED),  # killed before it could say how it ended
-        ("exit 3", TARGET_NOT_REACHED),  # the run's directory is another one on the cluster
+        (f"{BEGINS}; exit 0", FAILED),  # killed before it could say how it ended
+        ("mkdir job-$SLURM_JOB_ID; exit 2", BAD_INPUT),  # settings that did not arrive
         ("exit 77", FAILED),
         ("kill -9 $$", FAILED),
     ],
@@ -139,8 +150,14 @@ def test_job_that_is_cancelled_before_it_runs(cluster: Cluster, submit: Submit) 
     assert (code, lines) == (FAILED, [f"job {job} ended: CANCELLED"])
 
 
-FOLLOWS = "import sys; from pathlib import Path; from llama31.slurm.follow import follow; "
-FOLLOWS += "sys.exit(follow([Path(sys.argv[1])], sys.stdout, 0.1))"
+FOLLOWS = """
+import sys
+from pathlib import Path
+from llama31.slurm import submission
+from llama31.slurm.follow import follow
+run_dir = Path(sys.argv[1])
+sys.exit(follow([(run_dir, submission.load(run_dir))], 0.1))
+"""
 
 
 def test_interrupt_ends_the_following_alone(submit: Submit) -> None:
@@ -171,25 +188,19 @@ exec bash -c "${command//"$HERE"/"$THERE"}"
 
 
 def test_through_ssh_where_the_log_is_out_of_sight(
-    submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A host that does not answer for a while is asked again, and told of once."""
     there = submit("echo from afar; exit 3")
-    here = tmp_path / "my laptop"
-    here.mkdir()
-    submission.store(here, Submission(jobs_of(there), 1, "me@login", "2026-11-23T15:00:00+0000"))
+    here = tmp_path / "no such directory"
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ssh").write_text(SSH)
     (tmp_path / "bin" / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     for name, value in (("CALLS", tmp_path / "calls"), ("HERE", here), ("THERE", there)):
         monkeypatch.setenv(name, str(value))
-    code, lines = followed(here)
+    code = follow([(here, replace(submitted(there), destination="me@login"))], INTERVAL)
+    lines = capsys.readouterr().out.splitlines()
     assert [line.startswith("HOST: ssh me@login fails: Connection refused;") for line in lines[:2]] == [True, False]
     assert lines[-2:] == ["from afar", f"job {jobs_of(there)[0]} ended: FAILED"]
     assert code == TARGET_NOT_REACHED
-
-
-def test_run_that_was_not_submitted(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
-        follow([tmp_path], io.StringIO())

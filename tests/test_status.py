@@ -343,12 +343,14 @@ def test_chain_from_submission_to_its_end(cluster: Cluster, submit: Callable[...
     cluster.ask("scontrol", "release", str(second))
     wait_until_it_is("RUNNING", second)
     (run_dir / submission.job_dir_name(second, 0)).mkdir()
+    (run_dir / submission.job_dir_name(second, 0) / paths.SETTINGS).touch()
     words, figures = row(run_dir)
     assert words.endswith(", 2 of 3  starting")
     assert figures[0].startswith("384/"), "the second job has no steps yet, the run has"
 
     shutil.rmtree(run_dir / submission.job_dir_name(second, 0))
     job_began(run_dir, second, 2, Outcome(SUCCESS, "reached", 0, 768, 24_576))
+    (run_dir / submission.job_dir_name(third, 0)).mkdir()  # that job finds nothing to do
     words, figures = row(run_dir)
     assert words.endswith("  target reached"), "whatever becomes of the jobs after it"
     assert figures[0].startswith("768/")

@@ -68,7 +68,7 @@ def of_chain(jobs: Sequence[Job], job_dirs: Sequence[Path], *, has_steps: bool) 
 
     Args:
         jobs: All of them, in their order.
-        job_dirs: Those that jobs have begun, in their order.
+        job_dirs: Those in which jobs have started ranks, in their order.
         has_steps: Some are in the metrics of the last of these.
     """
     job = jobs[current(jobs)]

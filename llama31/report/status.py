@@ -118,7 +118,7 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
         if isinstance(submitted, UserError):
             raise submitted
         settings = record.load_settings(run_dir)
-        places = submission.job_dirs(run_dir) if submitted else [run_dir]
+        places = submission.begun_dirs(run_dir) if submitted else [run_dir]
         stands = [(place, found) for place in reversed(places) if (found := recent.read(place / paths.METRICS))]
         place, now = stands[0] if stands else (run_dir, None)
         has_steps = now is not None and place == places[-1]

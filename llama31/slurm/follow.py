@@ -1,20 +1,19 @@
 """Watching runs that were submitted, until their last jobs have ended: what changes, and what the jobs print."""
 
-import contextlib
 import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from llama31 import paths, record
 from llama31.errors import UserError
 from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 from llama31.slurm import remote, states, submission
 from llama31.slurm.states import PENDING, RUNNING, UNKNOWN, JobState
+from llama31.slurm.submission import Submission
 
-INTERVAL = 3.0  # seconds between two questions to Slurm, of one squeue each
+INTERVAL = 3.0  # each question is one squeue
 WORST_LAST = (0, TARGET_NOT_REACHED, INTERRUPTED, BAD_INPUT, FAILED)
 
 
@@ -40,57 +39,58 @@ class _Job:
         """What its log got since the last time, in whole lines unless the job has ended."""
         # The machine that submits may not see the cluster's files.
         place = "" if self.log.exists() else self.destination
-        lines: list[str] = []
-        with contextlib.suppress(UserError):  # no log yet
-            lines = remote.output(place, ["tail", "-n", f"+{self.printed + 1}", str(self.log)]).splitlines(
-                keepends=True
-            )
-        if lines and not lines[-1].endswith("\n") and not self.has_ended:
-            lines.pop()
+        try:
+            printed = remote.output(place, ["tail", "-n", f"+{self.printed + 1}", str(self.log)])
+        except UserError:  # no log yet
+            return []
+        *lines, rest = printed.split("\n")
+        if rest and self.has_ended:
+            lines.append(rest)
         self.printed += len(lines)
-        return [line.rstrip("\n") for line in lines]
+        return lines
 
 
-def follow(run_dirs: Sequence[Path], out: TextIO, interval: float = INTERVAL) -> int:
-    """Prints changes and logs of the jobs of submitted runs, until all have ended.
+def follow(submitted: Sequence[tuple[Path, Submission]], interval: float = INTERVAL) -> int:
+    """Prints changes and logs of the jobs of runs, until all have ended.
 
     Gives the exit code of the worst outcome; INTERRUPTED after Ctrl-C, which ends no job.
+
+    Args:
+        submitted: Run directories, which may lie out of sight where they were submitted through ssh, and their jobs.
+        interval: Seconds between two questions to Slurm.
     """
-    runs = {run_dir: _jobs(run_dir, is_one_of_many=len(run_dirs) > 1) for run_dir in run_dirs}
+    runs = {run_dir: _jobs(run_dir, one, is_one_of_many=len(submitted) > 1) for run_dir, one in submitted}
     try:
-        _watch([job for jobs in runs.values() for job in jobs], out, interval)
+        _watch([job for jobs in runs.values() for job in jobs], interval)
     except KeyboardInterrupt:
         left = [job for jobs in runs.values() for job in jobs if not job.has_ended]
         see = shlex.join(["python3", "-m", "llama31", "status", *map(str, runs)])
-        print(f"\nno longer following; the jobs go on. To see them: {see}", file=out)
+        print(f"\nno longer following; the jobs go on. To see them: {see}", flush=True)
         for destination in sorted({job.destination for job in left}):
             ids = [str(job.job_id) for job in left if job.destination == destination]
-            print(f"To end them: {shlex.join(remote.command(destination, ['scancel', *ids]))}", file=out)
+            print(f"To end them: {shlex.join(remote.command(destination, ['scancel', *ids]))}", flush=True)
         return INTERRUPTED
     return max((_exit_code(run_dir, jobs[-1]) for run_dir, jobs in runs.items()), key=WORST_LAST.index)
 
 
-def _jobs(run_dir: Path, *, is_one_of_many: bool) -> list[_Job]:
-    submitted = submission.load(run_dir)
-    if submitted is None:
-        raise UserError(f"{run_dir}: was not submitted to Slurm, it has no {paths.SUBMISSION}")
+def _jobs(run_dir: Path, submitted: Submission, *, is_one_of_many: bool) -> list[_Job]:
     title = f"seed {submitted.seed}: " if is_one_of_many else ""
     return [_Job(job, run_dir / paths.slurm_log(job), submitted.destination, title) for job in submitted.jobs]
 
 
-def _watch(jobs: Sequence[_Job], out: TextIO, interval: float) -> None:
+def _watch(jobs: Sequence[_Job], interval: float) -> None:
     """Until all jobs have ended. While Slurm does not answer, as when its controller restarts, it is asked again."""
     trouble = ""
     while left := [job for job in jobs if not job.has_ended]:
         asked = time.monotonic()
         try:
             for line in _all_news(left):
-                print(line, file=out, flush=True)
+                print(line, flush=True)
             trouble = ""
         except UserError as error:
             if str(error) != trouble:
                 trouble = str(error)
-                print(f"{trouble}; asking again every {interval:g} s", file=out, flush=True)
+                print(f"{trouble}; asking again every {interval:g} s", flush=True)
         if not all(job.has_ended for job in jobs):
             time.sleep(max(0.0, asked + interval - time.monotonic()))
 
@@ -141,7 +141,7 @@ def _words(job_id: int, state: JobState) -> str:
 
 def _exit_code(run_dir: Path, last: _Job) -> int:
     """Exit code of the run's outcome or, where the directories of its jobs are not seen here, of its last job."""
-    if job_dirs := submission.job_dirs(run_dir):
+    if run_dir.is_dir() and (job_dirs := submission.begun_dirs(run_dir)):
         outcome = record.load_outcome(job_dirs[-1])
         return outcome.exit_code if outcome else FAILED
     state = last.state or JobState()

@@ -29,7 +29,12 @@ class Submission:
 def store(run_dir: Path, submission: Submission) -> None:
     """Writes down what was submitted; takes the place of what was written before. Raises UserError where it cannot."""
     with atomic_writer(run_dir / paths.SUBMISSION) as file:
-        file.write((json.dumps(asdict(submission), indent=2) + "\n").encode())
+        file.write(text(submission).encode())
+
+
+def text(submission: Submission) -> str:
+    """What `store` writes."""
+    return json.dumps(asdict(submission), indent=2) + "\n"
 
 
 def load(run_dir: Path) -> Submission | None:
@@ -60,6 +65,14 @@ def job_dirs(run_dir: Path) -> list[Path]:
     """
     with failures_named(run_dir):
         return sorted((path for path in run_dir.iterdir() if JOB_DIR_NAME.fullmatch(path.name)), key=_numbers)
+
+
+def begun_dirs(run_dir: Path) -> list[Path]:
+    """Those of `job_dirs` that are run directories: a job that finds its run finished, or a mistake, starts no ranks.
+
+    Raises UserError where the run's directory cannot be read.
+    """
+    return [job_dir for job_dir in job_dirs(run_dir) if (job_dir / paths.SETTINGS).exists()]
 
 
 def _numbers(job_dir: Path) -> tuple[int, int]:
