@@ -1,4 +1,4 @@
-"""What --wait does (follow.py), with jobs of a real Slurm that print and end as a run's do. Takes 15 s."""
+"""What --wait does (follow.py), with jobs of a real Slurm that print and end as a run's do. Takes 20 s."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What Slurm says of jobs (states.py), asked of a real Slurm. Takes 8 s."""
+"""What Slurm says of jobs (states.py), asked of a real Slurm. Takes 5 s."""
 
 import time
 from collections.abc import Callable
