@@ -1,4 +1,4 @@
-"""`python3 -m llama31 status`: local runs and submitted ones, running, ended, cut short and damaged. Takes 30 s, 20 of which train."""
+"""`python3 -m llama31 status`: runs here and submitted ones, going on, ended and damaged. 30 s, of which 20 train."""
 
 import io
 import json
