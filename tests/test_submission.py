@@ -55,7 +55,8 @@ def test_command_through_ssh_is_what_a_shell_splits_again() -> None:
 
 
 def test_output_of_a_tool() -> None:
-    assert remote.output("", ["cat"], "text\n") == "text\n"
+    assert remote.output("", ["cat"], "é\r\n one\rline\n") == "é\r\n one\rline\n"
+    assert remote.output("", ["printf", r"\377 is no text\n"]) == "\ufffd is no text\n"
     assert remote.output("", ["cat"]) == "", "it waits for standard input"
 
 
