@@ -83,7 +83,8 @@ def test_chain_is_followed_to_its_end(submit: Submit) -> None:
     """Each job's log comes between the lines on its begin and its end, line by line, also what has no line's end."""
     run_dir = submit(
         f"echo first; sleep 0.5; printf 'half a '; sleep 0.5; echo line; {ends_with(INTERRUPTED)}",
-        f"echo 'é in job 2'; printf 'one\\r2\\fof one\\n'; sleep 0.5; echo to standard error >&2; printf 'no end'; {ends_with(0)}",
+        "echo 'é in job 2'; printf 'one\\r2\\fof one\\n'; sleep 0.5; echo to standard error >&2; printf 'no end'; "
+        + ends_with(0),
     )
     first, second = jobs_of(run_dir)
     code, lines = followed(run_dir)
