@@ -99,6 +99,16 @@ def summary(run_dir: Annotated[Path, typer.Argument(help="Run directory.")]) -> 
     print("\n".join(run_summary.lines(run_dir, settings, outcome)))
 
 
+@app.command()
+def status(
+    directories: Annotated[list[Path], typer.Argument(metavar="JOB_DIR...", help="Directories of runs, or runs.")],
+) -> None:
+    """Show every run of a directory: jobs, state, steps, losses, speed, time left."""
+    from llama31.report import status as run_status
+
+    run_status.show(directories, sys.stdout)
+
+
 def main() -> None:
     """Runs the verb; a user's mistake is a line on standard error and exit code 2."""
     try:

@@ -41,6 +41,9 @@ def test_job_directories_come_in_the_order_they_were_begun(tmp_path: Path) -> No
     for other in ("job.sbatch", "job-", "job-x", "jobs-12", "job-12-", "job-12-1.partial", "slurm-9.log"):
         (tmp_path / other).touch()
     assert submission.job_dirs(tmp_path) == [tmp_path / submission.job_dir_name(*one) for one in begun]
+    (tmp_path / "job-9-1" / paths.SETTINGS).touch()
+    assert submission.begun_dirs(tmp_path) == [tmp_path / "job-9-1"]
+    assert submission.job_of(tmp_path / "job-9-1") == 9
 
 
 def test_command_through_ssh_is_what_a_shell_splits_again() -> None:
@@ -52,7 +55,8 @@ def test_command_through_ssh_is_what_a_shell_splits_again() -> None:
 
 
 def test_output_of_a_tool() -> None:
-    assert remote.output("", ["cat"], "text\n") == "text\n"
+    assert remote.output("", ["cat"], "é\r\n one\rline\n") == "é\r\n one\rline\n"
+    assert remote.output("", ["printf", r"\377 is no text\n"]) == "\ufffd is no text\n"
     assert remote.output("", ["cat"]) == "", "it waits for standard input"
 
 

@@ -17,7 +17,7 @@ def command(destination: str, argv: Sequence[str]) -> list[str]:
 
 
 def output(destination: str, argv: Sequence[str], stdin: str = "", timeout: float = PATIENCE) -> str:
-    """Standard output of `argv`, run at `destination` with `stdin` on standard input.
+    """Standard output of `argv`, as it is, run at `destination` with `stdin` on standard input.
 
     Raises UserError, in one line, where it cannot be run, fails, or takes more than `timeout` seconds.
     """
@@ -25,10 +25,8 @@ def output(destination: str, argv: Sequence[str], stdin: str = "", timeout: floa
     try:
         done = subprocess.run(
             command(destination, argv),
-            input=stdin,
+            input=stdin.encode(),
             capture_output=True,
-            encoding="utf-8",
-            errors="replace",
             timeout=timeout,
             check=False,
         )
@@ -40,9 +38,10 @@ def output(destination: str, argv: Sequence[str], stdin: str = "", timeout: floa
         raise UserError(f"{tool}: not found; set HOST to a machine that has it, such as a login node") from None
     except subprocess.TimeoutExpired:
         raise UserError(f"{tool}: no answer within {timeout:g} s; try again when the cluster answers") from None
+    printed, errors = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
     if done.returncode == 0:
-        return done.stdout
-    said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1].strip()
+        return printed
+    said = (errors.strip() or printed.strip() or f"exit code {done.returncode}").splitlines()[-1].strip()
     if destination and done.returncode == SSH_FAILED:
         raise UserError(
             f"HOST: ssh {destination} fails: {said}; `ssh -o BatchMode=yes {destination} true` must work, "
