@@ -8,13 +8,12 @@ from pathlib import Path
 
 from llama31 import paths, record
 from llama31.errors import UserError
-from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
+from llama31.events import FAILED, INTERRUPTED, WORST_LAST, worst
 from llama31.slurm import remote, states, submission
 from llama31.slurm.states import PENDING, RUNNING, UNKNOWN, JobState
 from llama31.slurm.submission import Submission
 
 INTERVAL = 3.0  # each question is one squeue
-WORST_LAST = (0, TARGET_NOT_REACHED, INTERRUPTED, BAD_INPUT, FAILED)
 
 
 @dataclass
@@ -70,7 +69,7 @@ def follow(submitted: Sequence[tuple[Path, Submission]], interval: float = INTER
             ids = [str(job.job_id) for job in left if job.destination == destination]
             print(f"To end them: {shlex.join(remote.command(destination, ['scancel', *ids]))}", flush=True)
         return INTERRUPTED
-    return max((_exit_code(run_dir, jobs[-1]) for run_dir, jobs in runs.items()), key=WORST_LAST.index)
+    return worst(_exit_code(run_dir, jobs[-1]) for run_dir, jobs in runs.items())
 
 
 def _jobs(run_dir: Path, submitted: Submission, *, is_one_of_many: bool) -> list[_Job]:

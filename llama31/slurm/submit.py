@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llama31 import paths, preparation, record, run_directory
 from llama31.errors import UserError
+from llama31.events import worst
 from llama31.plan import Plan
 from llama31.preparation import Prepared
 from llama31.settings import Settings
@@ -64,7 +65,7 @@ def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: S
         from llama31.slurm.follow import follow
 
         codes.append(follow(submitted))
-    return max(codes, default=0)
+    return worst(codes)
 
 
 def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title: str) -> tuple[Path, Submission]:
