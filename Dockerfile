@@ -53,15 +53,19 @@ ENV PIP_CONSTRAINT=/opt/llama31/constraints.txt
 # Readable for everyone, whatever umask it was checked out with.
 
 COPY . .
-RUN chmod -R a+rX . /opt/llama31
+RUN chmod -R a+rX . /opt/llama31 \
+    && mkdir /opt/llama31/bin \
+    && ln -s "$(command -v python3)" /opt/llama31/bin/python
 
 # --- How it runs --------------------------------------------------------------------------------------------------
 # No library asks a network for anything; where a step is to download, HF_HUB_OFFLINE=0 allows it.
+# LLAMA31_VENV: run_llama31.sh takes this Python, also where it is one of a mounted checkout that has a .venv of its own.
 # Any user id works: libraries keep their caches in HOME, and torch names its own by USER, for an id such as 12345 has
 # neither a home nor a name here.
 ENV HF_HUB_OFFLINE=1 \
     HF_DATASETS_OFFLINE=1 \
     TRANSFORMERS_OFFLINE=1 \
+    LLAMA31_VENV=/opt/llama31 \
     HOME=/tmp \
     USER=llama31
 USER 12345:12345

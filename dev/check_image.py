@@ -122,12 +122,10 @@ def rights() -> Iterator[str]:
         yield "the user has no name; set USER"
     if not os.access(Path.home(), os.W_OK | os.X_OK):
         yield f"HOME={Path.home()}: cannot be written to; libraries keep caches there"
-    for directory in (REPOSITORY, *map(Path, sys.path)):
-        for parent, names, files in os.walk(directory):
-            for name in (*names, *files):
-                path = Path(parent, name)
-                if path.exists() and not os.access(path, os.R_OK):
-                    yield f"{path}: cannot be read by this user"
+    for parent, names, files in os.walk(REPOSITORY):
+        for path in (Path(parent, name) for name in (*names, *files)):
+            if path.exists() and not os.access(path, os.R_OK):
+                yield f"{path}: cannot be read by this user"
 
 
 if __name__ == "__main__":
