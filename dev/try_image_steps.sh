@@ -27,7 +27,8 @@ logged() {
     }
 }
 torch_files() { # name and hash of all files of torch
-    (cd "$directory/venv" && find . -path '*/site-packages/torch*/*' ! -name '*.pyc' -type f -print0 |
+    (cd "$directory/venv" && find . -type f ! -name '*.pyc' \
+        \( -path '*/site-packages/torch/*' -o -path '*/site-packages/torch-*.dist-info/*' \) -print0 |
         LC_ALL=C sort -z | xargs -0 sha256sum)
 }
 
@@ -64,7 +65,8 @@ grep '^stays as the image has it' "$log"
 
 say "dev/check_image.py"
 python3 "$root/dev/check_image.py" "$directory/steps" --without transformer_engine --without apex
-torch_files | cmp - "$directory/torch.before"
+torch_files >"$directory/torch.after"
+logged cmp "$directory/torch.before" "$directory/torch.after"
 say "torch's $(wc -l <"$directory/torch.before") files are what they were"
 python3 -m pip check
 say "$(python3 -m pip list --format=freeze | wc -l) packages, $(du -sh "$directory/venv" | cut -f1)"
