@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("directory", type=Path, metavar="DIRECTORY")
     parser.add_argument("--without", action="append", default=[], choices=MODULES, help="this image has it not")
     parser.add_argument("expected", nargs="*", metavar="NAME==VERSION", help="what the image's labels say")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     modules = [module for package, module in MODULES.items() if package not in given.without]
     base_torch = [line for line in lines(given.directory / "base.txt") if line.startswith("torch==")]
     pins = [*map(Requirement, [*lines(given.directory / "requirements.txt"), *base_torch, *given.expected])]
