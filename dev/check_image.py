@@ -11,6 +11,7 @@ The exit code is 1 if anything is wrong, a line for each.
 import argparse
 import getpass
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -54,8 +55,9 @@ def main() -> int:
 
 
 def lines(path: Path) -> list[str]:
-    """Lines of a file, without comments."""
-    return [line.partition("  #")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    """Lines of a file that hold more than a comment, without it."""
+    bare = (re.sub(r"(^|\s)#.*", "", line).strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in bare if line]
 
 
 def transformer_engine_range() -> list[Requirement]:

@@ -41,21 +41,22 @@ logged python3 -m pip install --progress-bar off "$torch" 'numpy>=2' 'pandas>=3'
 python3 - <<'PYTHON'
 """Makes torch's version one that no index has."""
 import importlib.metadata
+import re
 from pathlib import Path
 
 torch = importlib.metadata.distribution("torch")
-old, new = torch.version, torch.metadata["Version"].partition("+")[0] + "a0+base"
+version = torch.version.partition("+")[0] + "a0+base"
 there = Path(str(torch.locate_file("")))
-was, now = there / f"torch-{old}.dist-info", there / f"torch-{new}.dist-info"
+was, now = there / f"torch-{torch.version}.dist-info", there / f"torch-{version}.dist-info"
 was.rename(now)
 for file, before, after in (
-    (now / "METADATA", f"\nVersion: {old}\n", f"\nVersion: {new}\n"),
-    (now / "RECORD", was.name, now.name),
-    (there / "torch" / "version.py", f"'{old}'", f"'{new}'"),
+    (now / "METADATA", r"(?m)^Version: .*$", f"Version: {version}"),
+    (now / "RECORD", re.escape(was.name), now.name),
+    (there / "torch" / "version.py", r"__version__ = '.*'", f"__version__ = '{version}'"),
 ):
-    text = file.read_text(encoding="utf-8")
-    assert before in text, file
-    file.write_text(text.replace(before, after), encoding="utf-8")
+    text, count = re.subn(before, after, file.read_text(encoding="utf-8"))
+    assert count, file
+    file.write_text(text, encoding="utf-8")
 PYTHON
 torch_files >"$directory/torch.before"
 

@@ -83,8 +83,8 @@ def test_readme_names_these_versions() -> None:
         "docker build -t llama31 -f Dockerfile .",
     ):
         assert words in re.sub(r"\s+", " ", readme()), words
-    for argument in re.findall(r"--build-arg (\w+)=", readme()):
-        assert argument in ARGUMENTS, argument
+    table = readme()[readme().index("| Build argument") :]
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", table, re.M)) == ARGUMENTS
 
 
 # --- What is built ------------------------------------------------------------------------------------------------
