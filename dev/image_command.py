@@ -30,9 +30,12 @@ THIS_MACHINES_OWN = ("LD_", "LLAMA31_", "PATH", "PYTHON", "CUDA_HOME", "CUDA_PAT
 def main(arguments: Sequence[str]) -> int:
     """Runs the command, or with --print shows it; gives the exit code of a mistake."""
     is_dry = list(arguments[:1]) == ["--print"]
+    inside = arguments[1:] if is_dry else arguments
     try:
+        if inside and inside[0].startswith("-"):
+            raise UserError(f"{inside[0]}: no such option; --print shows the command; else begin with one to run")
         environment = {**os.environ, **absolute_paths(os.environ)}
-        command = docker_command(environment, arguments[1:] if is_dry else arguments)
+        command = docker_command(environment, inside)
         if is_dry:
             print(shlex.join(command))
             return 0

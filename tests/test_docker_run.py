@@ -181,6 +181,12 @@ def test_what_cannot_be_is_refused(run: Run, tmp_path: Path, environment: dict[s
     assert len(call.stderr.splitlines()) == 1, call.stderr
 
 
+def test_an_unknown_option_is_refused(run: Run) -> None:
+    call = run("--help")
+    assert (call.returncode, list(call.arguments)) == (2, [])
+    assert call.stderr.startswith("run_docker: --help: no such option; --print shows the command")
+
+
 def test_a_python_without_omegaconf_is_refused(run: Run, tmp_path: Path) -> None:
     bare = tmp_path / "bare" / "bin" / "python"
     bare.parent.mkdir(parents=True)
