@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -104,16 +105,18 @@ def conflicts(requirements: Iterable[Requirement]) -> Iterator[str]:
 
 
 def broken(modules: Iterable[str]) -> Iterator[str]:
-    """A line for each module that cannot be imported."""
-    for module in modules:
-        done = subprocess.run(
-            [sys.executable, "-c", f"import {module}"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-        )
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        if done.returncode and "libcuda.so.1" in said:  # the driver's, which a container gets when it is started
-            print(f"check_image: {module} not looked at, for it needs the driver: {said}")
-        elif done.returncode:
-            yield f"{module} cannot be imported: {said}"
+    """A line for each module that cannot be imported. What imports leave in caches goes, for it is this user's."""
+    with tempfile.TemporaryDirectory() as caches:
+        # Megatron compiles when it is imported, and torch wants to know for which GPU if there is none.
+        environment = {"TORCH_CUDA_ARCH_LIST": "9.0", **os.environ, "HOME": caches, "TMPDIR": caches}
+        for module in modules:
+            command = [sys.executable, "-c", f"import {module}"]
+            done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+            said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            if done.returncode and "libcuda.so.1" in said:  # the driver's, which a container gets when it is started
+                print(f"check_image: {module} not looked at, for it needs the driver: {said}")
+            elif done.returncode:
+                yield f"{module} cannot be imported: {said}"
 
 
 def rights() -> Iterator[str]:
