@@ -18,7 +18,7 @@ python="${LLAMA31_VENV:-$root/.venv}/bin/python"
     echo "no python3 found; bash dev/setup.sh makes one in .venv" >&2
     exit 2
 }
-"$python" -c 'import omegaconf' 2>/dev/null || {
+"$python" -c 'from importlib.util import find_spec; raise SystemExit(not find_spec("omegaconf"))' || {
     echo "$python lacks omegaconf, which the settings need; bash dev/setup.sh makes an environment that has it, or:" \
         "$python -m pip install $(grep -Eo '^omegaconf==[^ ]+' "$root/requirements.txt")" >&2
     exit 2
