@@ -50,8 +50,9 @@ def absolute_paths(environment: Mapping[str, str]) -> dict[str, str]:
     """The directories among the environment's settings as the container, which starts elsewhere, sees them."""
     given = [name.upper() for name in (*mounts.READ, *mounts.WRITTEN)]
     given += [*PREPARATION, "DST_PATH", "CONFIG_FILENAME"]
-    found = {name: str(mounts.absolute(environment[name])) for name in given if environment.get(name)}
-    return {"JOB_DIR": str(mounts.absolute(Settings().job_dir)), **found}
+    values = {"JOB_DIR": Settings().job_dir} | {name: environment[name] for name in given if environment.get(name)}
+    # Not every shell replaces the ~ in NAME=~/directory, and within the container it is another one.
+    return {name: str(mounts.absolute(os.path.expanduser(value))) for name, value in values.items()}  # noqa: PTH111
 
 
 def docker_command(environment: Mapping[str, str], inside: Sequence[str], devices: Path = Path("/dev")) -> list[str]:

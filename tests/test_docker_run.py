@@ -143,6 +143,12 @@ def test_config_sh_arrives_with_what_it_names(run: Run, tmp_path: Path) -> None:
     assert len(within.values("--mount=")) == 2, "the checkout is there anyway"
 
 
+def test_the_users_home_is_the_one_outside(run: Run, tmp_path: Path) -> None:
+    call = run(CONTINUAL_CKPT="~/checkpoints", HOME=str(tmp_path / "home"))
+    assert f"CONTINUAL_CKPT={tmp_path}/home/checkpoints" in call.values("--env=")
+    assert (tmp_path / "home" / "checkpoints").is_dir()
+
+
 def test_without_a_command_it_is_a_shell(run: Run) -> None:
     assert list(run().arguments[-2:]) == ["llama31", "bash"]
 
