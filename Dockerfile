@@ -35,7 +35,7 @@ RUN unset PIP_CONSTRAINT \
         cmake ninja "pybind11[global]" nvidia-mathdx==25.1.1 \
     && NVTE_FRAMEWORK=pytorch NVTE_CUDA_ARCHS="${NVTE_CUDA_ARCHS}" MAX_JOBS="${MAX_JOBS}" \
         python3 -m pip install --no-cache-dir --constraint /tmp/base.txt --no-build-isolation \
-        "transformer_engine @ git+${TRANSFORMER_ENGINE_REPOSITORY}@v${TRANSFORMER_ENGINE_VERSION}" \
+        "git+${TRANSFORMER_ENGINE_REPOSITORY}@v${TRANSFORMER_ENGINE_VERSION}" \
     && rm /tmp/base.txt
 
 # --- requirements.txt ---------------------------------------------------------------------------------------------
