@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama31 import paths, rules
+from llama31 import devices, paths, rules
 from llama31.corpus import manifest, token_file, tokenizer
 from llama31.corpus.files import failures_named
 from llama31.corpus.token_file import TokenFile, bin_path, idx_path
@@ -38,7 +38,8 @@ def look(settings: Settings) -> tuple[Data | None, list[str]]:
         with _collected(found):
             _check_ids(settings, files, vocab_size)
     data = None if found else Data(tuple(files[:-1]), files[-1], vocab_size)
-    for name, directory in (("JOB_DIR", Path(settings.job_dir)), ("TMP_NPY_INDEX", paths.index_root(settings))):
+    written = {"JOB_DIR": Path(settings.job_dir), "TMP_NPY_INDEX": paths.index_root(settings)}
+    for name, directory in () if devices.is_through_ssh(settings) else written.items():
         if not _can_be_written(directory):
             found.append(f"{name}={directory}: cannot be written to; name a directory that can")
     return data, found
