@@ -59,19 +59,21 @@ def take_back(directory: Path, files: Mapping[str, str], destination: str) -> No
         return
 
 
-def needed(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """What jobs submitted through ssh need on HOST: shell's test, path, and the line to say where it is not there."""
+def needed(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What jobs submitted through ssh need on HOST: a condition in shell, and the line to say if it does not hold."""
     where = f"not on {settings.host}"
     for name in mounts.READ:
         if path := getattr(settings, name):
-            yield "-d", path, f"{name.upper()}={path}: {where}; name the directory as it is called there"
-    code, python = script.code(settings), script.python(settings)
+            yield f"[ -d {_quoted(path)} ]", f"{name.upper()}={path}: {where}; name the directory as it is called there"
     if settings.image.startswith("/"):
-        yield "-e", settings.image, f"IMAGE={settings.image}: {where}; name the image as it is called there"
-    if not settings.image or not settings.code_path:  # else the image has it, or MOUNTS shows it
-        yield "-d", f"{code}/llama31", f"CODE_PATH={code}: {where}; name the directory of this repository there"
+        yield f"[ -e {_quoted(settings.image)} ]", f"IMAGE={settings.image}: {where}; name the image's file there"
+    if settings.image and settings.code_path:  # the image has it, or MOUNTS shows it
+        return
+    code, python = script.code(settings), script.python(settings)
+    found = f"[ -d {_quoted(f'{code}/llama31')} ]"
+    yield found, f"CODE_PATH={code}: {where}; name the directory of this repository there"
     if not settings.image:
-        yield "-x", python, f"{python}: {where}; bash dev/setup.sh, called there, makes it"
+        yield f"! {found} || [ -x {_quoted(python)} ]", f"{python}: {where}; bash dev/setup.sh, called there, makes it"
 
 
 def _filling(settings: Settings, directory: Path, files: Mapping[str, str], destination: str) -> str:
@@ -84,7 +86,7 @@ def _filling(settings: Settings, directory: Path, files: Mapping[str, str], dest
         *_writing(files),
         f"mv -T -- {partial} {_quoted(directory)}",
     ]
-    looks = [f"[ {test} {_quoted(path)} ] || lacks {_quoted(line)}" for test, path, line in needed(settings)]
+    looks = [f"{holds} || lacks {_quoted(line)}" for holds, line in needed(settings)]
     failed = f"printf '%s: %s\\n' {_quoted(f'JOB_DIR={settings.job_dir} on {destination}')} \"$why\""
     lines = [
         "lacking=",
