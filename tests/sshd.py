@@ -16,22 +16,7 @@ from runs import REPOSITORY
 from llama31.settings import names
 
 PRIVILEGE_SEPARATION = Path("/run/sshd")  # a directory that sshd cannot do without
-TOOLS = (
-    "bash",
-    "cat",
-    "cut",
-    "dirname",
-    "env",
-    "id",
-    "mkdir",
-    "mount",
-    "mv",
-    "printf",
-    "readlink",
-    "rm",
-    "rmdir",
-    "sh",
-)
+TOOLS = ("bash", "dirname", "env", "mount", "readlink", "sh", "unshare", "wc")
 DEADLINE = 60  # seconds for a command
 
 
@@ -72,7 +57,7 @@ class LoginNode:
         authorized = directory / "authorized_keys"
         authorized.write_text(keygen(self.user_key))
         self._home("home", "/usr/local/bin:/usr/bin:/bin")
-        self._home("bare_home", str(link_tools(directory / "bare_bin", "bash", "sh", "printf")))
+        self._home("bare_home", str(link_tools(directory / "bare_bin", "bash", "sh", "mkdir", "mv", "rm", "rmdir")))
         self.config = directory / "sshd_config"
         self.config.write_text(
             f"""ListenAddress 127.0.0.1:{self.port}

@@ -154,7 +154,7 @@ def test_relative_and_missing_paths(laptop: Laptop, settings: dict[str, str], hi
         ({"PARTITION": "nope"}, ["sbatch on ", "login fails: ", "nope"]),
         ({"JOB_DIR": "/proc/no where"}, ["JOB_DIR=/proc/no where on ", "login: mkdir: cannot create directory"]),
         ({"PREPROCESSED_PATH": "/no such"}, ["PREPROCESSED_PATH=/no such: not on login; name the directory"]),
-        ({"CODE_PATH": ""}, [f"CODE_PATH={REPOSITORY}: not on login; name the directory of this repository there"]),
+        ({"CODE_PATH": "/no such"}, ["CODE_PATH=/no such: not on login; name the directory of this repository there"]),
     ],
     ids=lambda value: " ".join(f"{name}={text}" for name, text in value.items()) if isinstance(value, dict) else "",
 )
@@ -165,6 +165,7 @@ def test_failure_is_one_line_and_leaves_nothing(
     done = laptop.submit({**settings, "JOB_DIR": str(runs), **changes})
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
+    print(line)
     assert all(part in line for part in said), line
     assert not runs.exists() or not list(runs.iterdir())
     assert cluster.ask("squeue", "--noheader") == ""
