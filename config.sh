@@ -26,7 +26,7 @@ export TIME=""
 export EXCLUSIVE=1
 # Further options of sbatch, such as --qos=high --nodelist=n[1-4]; they come after ours, and win.
 export SBATCH_ARGS=""
-# Seconds before the time limit at which a job ends, with SAVE_CKPT saving first; Slurm tells it up to 60 earlier.
+# Seconds before the time limit at which a job ends, with SAVE_CKPT saving first; Slurm may be 60 early.
 export SIGNAL_BEFORE_END=300
 # Consecutive jobs per experiment, each going on where the one before ended; above 1 needs SAVE_CKPT.
 export NPAR=1

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from llama31 import inputs, rules
+from llama31 import devices, inputs, rules
 from llama31.corpus.token_file import bin_path
-from llama31.devices import device, gpus
 from llama31.errors import UserError
 from llama31.estimates import memory
 from llama31.estimates.gpus import GB, GPUS
@@ -232,11 +231,13 @@ def _model(settings: Settings) -> Iterator[Problem]:
 
 def _engine(settings: Settings) -> Iterator[Problem]:
     """What needs Transformer Engine, where there is none; `llama31.model.device` has the last word."""
-    if device(settings) is Device.cpu:
+    if devices.device(settings) is Device.cpu:
         why = "this runs on the CPU"
-    elif gpus() != 0 and importlib.util.find_spec("transformer_engine") is None:
+    elif devices.is_elsewhere(settings) or devices.gpus() == 0:  # a plan for another machine
+        return
+    elif importlib.util.find_spec("transformer_engine") is None:
         why = "which is not installed here"
-    else:  # or a plan for another machine
+    else:
         return
     for name, wanted, works in (
         ("precision", settings.precision is Precision.fp8, Precision.bf16),
@@ -252,7 +253,7 @@ def _gpu(settings: Settings) -> Iterator[Problem]:
     """A GPU that is not known, or not used."""
     if settings.gpu and settings.gpu not in GPUS:
         yield Problem("gpu", f"GPU={settings.gpu}: not one of {', '.join(GPUS)}", ("",))
-    elif settings.gpu and device(settings) is Device.cpu:
+    elif settings.gpu and devices.device(settings) is Device.cpu:
         yield Problem("gpu", f"GPU={settings.gpu}: this runs on the CPU", ("",))
 
 

@@ -57,7 +57,7 @@ def begin(
         ranks: Command that starts the ranks.
         environment: Of the ranks.
     """
-    (run_dir / paths.RANK_LOGS).mkdir()
+    (run_dir / paths.RANK_LOGS).mkdir(exist_ok=True)
     record.reserve_outcome(run_dir)
     record.store_settings(run_dir, plan.settings)
     start.store(run_dir / paths.START, plan.start)

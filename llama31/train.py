@@ -55,7 +55,9 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
 def _keep_output(run_dir: Path, rank: int) -> TextIO:
     """Sends all that this rank prints to its log file; gives the former standard output, for progress alone."""
     console = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    with (run_dir / paths.RANK_LOGS / f"rank-{rank}.log").open("ab") as log:
+    logs = run_dir / paths.RANK_LOGS
+    logs.mkdir(exist_ok=True)
+    with (logs / f"rank-{rank}.log").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     return console

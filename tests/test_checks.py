@@ -84,9 +84,9 @@ def test_a_suggestion_breaks_nothing_else(usual: dict[str, str]) -> None:
 
 
 def test_all_problems_are_shown_at_once(usual: dict[str, str]) -> None:
-    arguments = ["GBS=9", "MBS=2", "PIPELINE_PARALLEL_SIZE=3", "GPUS_PER_NODE=3", "PRECISION=fp8", "NEXP=2"]
+    arguments = ["GBS=9", "MBS=2", "PIPELINE_PARALLEL_SIZE=3", "GPUS_PER_NODE=3", "PRECISION=fp8", "NNODES=2"]
     found = lines_of({**usual, "TOKENIZER_PATH": "/none", "JOB_DIR": "/dev/null/x"}, *arguments, "EVAL_SAMPLES=99999")
-    starts = ["NEXP=2:", "GBS=9 ", "PIPELINE_PARALLEL_SIZE=3 ", "PRECISION=fp8:", "TOKENIZER_PATH=/none:", "JOB_DIR="]
+    starts = ["NNODES=2:", "GBS=9 ", "PIPELINE_PARALLEL_SIZE=3 ", "PRECISION=fp8:", "TOKENIZER_PATH=/none:", "JOB_DIR="]
     for start in starts:
         assert sum(line.startswith(start) for line in found) == 1, (start, found)
 
@@ -126,7 +126,7 @@ def test_auto_without_a_gpu_is_refused_what_needs_one(usual: dict[str, str]) -> 
 
 
 def test_a_gpu_without_transformer_engine(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "gpus", lambda: 1)
+    monkeypatch.setattr(devices, "gpus", lambda: 1)
     monkeypatch.setattr(checks.importlib.util, "find_spec", lambda _: None)
     assert lines_of(usual, "DEVICE=auto", "PRECISION=fp8") == [
         "PRECISION=fp8: needs CUDA and Transformer Engine, which is not installed here; PRECISION=bf16 works"
@@ -150,7 +150,7 @@ def test_enormous_numbers_are_answered_at_once(name: str, usual: dict[str, str])
     ],
 )
 def test_missing_gpus(here: int | None, line: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "gpus", lambda: here)
+    monkeypatch.setattr(devices, "gpus", lambda: here)
     assert devices.missing_gpus(replace(Settings(), device=Device.cuda, gpus_per_node=8)) == line
     assert devices.missing_gpus(replace(Settings(), device=Device.cpu, gpus_per_node=8)) is None
 
@@ -415,7 +415,7 @@ def test_what_the_closed_division_leaves_free(changes: dict[str, Any]) -> None:
 
 def test_check_raises_all_lines(usual: dict[str, str]) -> None:
     with pytest.raises(UserError) as error:
-        checks.check(settings_of(usual, "GBS=9", "MBS=2", "NEXP=3"))
+        checks.check(settings_of(usual, "GBS=9", "MBS=2", "NNODES=3"))
     assert len(error.value.lines) == 2
 
 

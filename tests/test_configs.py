@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,22 +53,21 @@ def test_it_is_within_the_rules_at_a_reference_point(settings: Settings) -> None
 
 
 def test_nothing_speaks_against_it(settings: Settings) -> None:
-    """But that this version has no runs on several nodes."""
+    """But that several nodes take Slurm."""
     _, lines = checks.look(settings)
-    assert [line for line in lines if "not in this version" not in line] == []
-    assert len(lines) == (1 if settings.nnodes > 1 else 0)
+    needs_slurm = [f"NNODES={settings.nnodes}: needs PARTITION, and so Slurm; NNODES=1 works"]
+    assert lines == (needs_slurm if settings.nnodes > 1 else [])
+    assert checks.look(replace(settings, partition="p"))[1] == []
 
 
-def test_the_dry_run_shows_the_plan_or_what_is_missing(exported: dict[str, str]) -> None:
+def test_the_dry_run_shows_the_plan(exported: dict[str, str]) -> None:
+    partition = "" if exported["NNODES"] == "1" else "p"
     done = subprocess.run(
-        ["bash", "run_llama31.sh", "--dryrun"],
+        ["bash", "run_llama31.sh", "--dryrun", f"PARTITION={partition}"],
         cwd=REPOSITORY, env={**environment(), **exported}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if exported["NNODES"] == "1":
-        assert (done.returncode, done.stderr) == (0, "")
-        memory = GPUS[exported["GPU"]].memory // GB
-        assert re.search(rf"(?m)^  memory of a GPU: about [0-9.]+ of {memory} GB: weights ", done.stdout)
-        assert re.search(r"(?m) s a step, [0-9.]+ h to the reference's sample count$", done.stdout)
-    else:
-        assert (done.returncode, done.stdout) == (2, "")
-        assert re.fullmatch(r"NNODES=\d+: .*: not in this version; NNODES=1 works\n", done.stderr)
+    assert (done.returncode, done.stderr) == (0, "")
+    memory = GPUS[exported["GPU"]].memory // GB
+    assert re.search(rf"(?m)^  memory of a GPU: about [0-9.]+ of {memory} GB: weights ", done.stdout)
+    assert re.search(r"(?m) s a step, [0-9.]+ h to the reference's sample count$", done.stdout)
+    assert bool(partition) == (f"\n#SBATCH --nodes={exported['NNODES']}\n" in done.stdout)

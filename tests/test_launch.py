@@ -17,7 +17,7 @@ import pytest
 from runs import REPOSITORY, arguments, environment
 from test_settings import imported_by, is_light
 
-from llama31 import checks, launch, local, paths, preparation, ranks, record, resolve, run_directory
+from llama31 import devices, launch, local, paths, preparation, ranks, record, resolve, run_directory
 from llama31.cli import app
 from llama31.errors import UserError
 from llama31.events import FAILED
@@ -140,7 +140,7 @@ def test_run_directories_do_not_collide(tmp_path: Path, monkeypatch: pytest.Monk
     settings = replace(Settings(), job_dir=str(tmp_path / "a b" / "runs"), seeds="7", tag="$t")
     made = [run_directory.make(settings) for _ in range(3)]
     assert [directory.name for directory in made] == [f"$t-8b-gbs32-seed7-TIME{end}" for end in ("", "-1", "-2")]
-    assert all((directory / paths.RANK_LOGS).is_dir() for directory in made)
+    assert all(directory.is_dir() for directory in made)
 
 
 @pytest.mark.parametrize("job_dir", ["/dev/null", "/proc/nowhere", "/" + "x" * 300])
@@ -250,6 +250,36 @@ def test_a_run_says_all_about_itself(
 
 
 @pytest.mark.usefixtures("clean")
+def test_experiments_run_one_after_the_other(
+    usual: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in("end", monkeypatch)
+    code, _ = start(usual, "NEXP=3", "SEEDS=5 6")
+    printed = capsys.readouterr().out
+    made = sorted(Path(usual["JOB_DIR"]).glob("tiny-*"), key=lambda path: path.stat().st_mtime)
+    seeds = [record.load_settings(run_dir).seeds for run_dir in made]
+    assert code == 0 and seeds[:2] == ["5", "6"] and len(set(seeds)) == 3
+    assert [f"experiment {number} of 3: seed {seed}\n" in printed for number, seed in enumerate(seeds, 1)] == [True] * 3
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize(("codes", "started", "code"), [([0, 3, 0], 3, 3), ([0, 130, 0], 2, 130)])
+def test_experiments_that_fail(
+    codes: list[int], started: int, code: int, usual: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worst exit code counts; who interrupts one run wants no other."""
+    begun: list[int] = []
+
+    def run(*_: object) -> int:
+        begun.append(codes[len(begun)])
+        return begun[-1]
+
+    monkeypatch.setattr(local, "run", run)
+    assert launch.main([*arguments(usual), "NEXP=3"]) == code
+    assert len(begun) == started
+
+
+@pytest.mark.usefixtures("clean")
 def test_ranks_that_end_without_a_word(
     usual: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -262,7 +292,7 @@ def test_ranks_that_end_without_a_word(
 
 @pytest.mark.usefixtures("clean")
 def test_a_run_is_refused_where_the_gpus_are_missing(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "gpus", lambda: 0)
+    monkeypatch.setattr(devices, "gpus", lambda: 0)
     with pytest.raises(UserError, match=r"^DEVICE=cuda: this machine has no GPU; DEVICE=cpu works$"):
         start({**usual, "DEVICE": "cuda"})
     assert not Path(usual["JOB_DIR"]).exists()

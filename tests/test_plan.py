@@ -20,6 +20,7 @@ from llama31.mlperf.log import MLPerfLog
 from llama31.plan import Plan
 from llama31.resolve import Resolved, resolve
 from llama31.settings import Settings
+from llama31.slurm.problems import NEEDS_PARTITION
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "plan_benchmark_1x8.txt"
 
@@ -90,16 +91,8 @@ TWO_STAGES = {"GPUS_PER_NODE": "2", "PIPELINE_PARALLEL_SIZE": "2"}
 SAVING = {"SAVE_CKPT": "1", "CONTINUAL_CKPT": "/c"}
 ON_GPU = {"DEVICE": "cuda", "GPUS_PER_NODE": "2"}
 
-REFUSED = {
-    "ACCOUNT": "a",
-    "PARTITION": "a",
-    "TIME": "1:00:00",
-    "NNODES": "2",
-    "IMAGE": "a",
-    "NEXP": "2",
-    "NPAR": "2",
-}
-"""Settings whose feature is not there yet: a value other than the default is refused."""
+SUBMITTED = ("PARTITION", *(name.upper() for name in NEEDS_PARTITION))
+"""Settings that change what is submitted to Slurm: tests/test_slurm_script.py."""
 
 PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "GPUS_PER_NODE": ("2", {}),
@@ -157,9 +150,9 @@ NAMING = {"JOB_DIR": "elsewhere", "TAG": "mine", "SEEDS": "2"}
 """Settings that change the name of the run directory; the seed also trains, see llama31/train.py."""
 
 
-def test_every_setting_acts_or_is_refused() -> None:
-    """The five lists together are all settings: none is accepted and then ignored."""
-    known = [*REFUSED, *PLANNED, *CHECKPOINTS, *LOGGED, *NAMING]
+def test_every_setting_acts() -> None:
+    """The lists together are all settings: none is accepted and then ignored."""
+    known = [*SUBMITTED, "NEXP", *PLANNED, *CHECKPOINTS, *LOGGED, *NAMING]
     assert sorted(known) == sorted(field.name.upper() for field in fields(Settings))
 
 
@@ -175,12 +168,6 @@ def differs(
         effect(resolved_from(given)) for given in ({**usual, **besides}, {**usual, **besides, name: value})
     )
     return before, after
-
-
-@pytest.mark.parametrize(("name", "value"), REFUSED.items())
-def test_settings_without_a_feature_are_refused(name: str, value: str, usual: dict[str, str]) -> None:
-    (line,) = checks.look(resolved_from({**usual, name: value}).settings)[1]
-    assert line.startswith(f"{name}=") and "not in this version" in line
 
 
 def plan_text(resolved: Resolved) -> str:
@@ -233,7 +220,7 @@ def test_settings_change_the_run_directory(
 
 def test_computed_defaults_are_shown_with_their_values(usual: dict[str, str]) -> None:
     resolved = resolved_from({**usual, "MAX_LR": "1e-3", "GBS": "16"})
-    text = Plan(resolved, checks.check(resolved.settings), [], []).text()
+    text = Plan(resolved, checks.check(resolved.settings), []).text()
     for line in (
         r"MIN_LR=0\.0001 +default: 0\.1 x MAX_LR",
         r"WARMUP_STEPS=1024 +default: 10% of ALLOCATED_SEQUENCES / GBS",
@@ -243,7 +230,7 @@ def test_computed_defaults_are_shown_with_their_values(usual: dict[str, str]) ->
     ):
         assert re.search(rf"(?m)^  {line}$", text), line
     resolved = resolved_from({**usual, "MIN_LR": "0", "WARMUP_STEPS": "0"})
-    text = Plan(resolved, checks.check(resolved.settings), [], []).text()
+    text = Plan(resolved, checks.check(resolved.settings), []).text()
     assert re.search(r"(?m)^  MIN_LR=0\.0 +command line$", text)
     assert re.search(r"(?m)^  WARMUP_STEPS=0 +command line$", text)
 
@@ -284,7 +271,7 @@ def test_departures_are_in_the_plan(usual: dict[str, str]) -> None:
 @pytest.mark.parametrize("changes", [{}, {**ON_GPU, "GPU": "H100"}])
 def test_memory_disk_and_time_are_shown_before_a_run_too(changes: dict[str, str], usual: dict[str, str]) -> None:
     resolved = resolved_from({**usual, **changes})
-    plan = Plan(resolved, checks.check(resolved.settings), [], [])
+    plan = Plan(resolved, checks.check(resolved.settings), [])
     estimates = plan.text().partition("\nMemory, disk and time\n")[2].partition("\n\n")[0]
     assert len(estimates.splitlines()) == (4 if changes else 2) and estimates in plan.summary()
     assert ("memory of a GPU: about " in estimates) == ("s a step" in estimates) == bool(changes)

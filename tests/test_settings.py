@@ -17,7 +17,18 @@ from runs import REPOSITORY, environment, exports_after
 
 from llama31 import record, resolve
 from llama31.errors import UserError
-from llama31.settings import Device, Division, Precision, Settings, Status, documentation, names, shown, to_dict
+from llama31.settings import (
+    Container,
+    Device,
+    Division,
+    Precision,
+    Settings,
+    Status,
+    documentation,
+    names,
+    shown,
+    to_dict,
+)
 
 FIELDS = {field.name: field for field in fields(Settings)}
 CONFIG = REPOSITORY / "config.sh"
@@ -224,6 +235,7 @@ def test_a_configuration_file_that_cannot_be_sourced(content: str | None, line: 
 
 OTHER_VALUES: dict[str, Any] = {
     "device": Device.cpu,
+    "container": Container.apptainer,
     "precision": Precision.fp8,
     "submission_division": Division.open,
     "submission_status": Status.research,

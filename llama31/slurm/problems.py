@@ -39,12 +39,11 @@ def _job(settings: Settings) -> Iterator[Problem]:
     try:
         options = shlex.split(settings.sbatch_args)
     except ValueError as error:
-        yield Problem("sbatch_args", f"SBATCH_ARGS={settings.sbatch_args}: {error}")
+        yield Problem("sbatch_args", f"SBATCH_ARGS={settings.sbatch_args}: {error}", ("",))
     else:
         if options and not options[0].startswith("-"):
-            yield Problem(
-                "sbatch_args", f"SBATCH_ARGS={settings.sbatch_args}: not an option of sbatch, such as --qos=high"
-            )
+            what = f"SBATCH_ARGS={settings.sbatch_args}: not an option of sbatch, such as --qos=high"
+            yield Problem("sbatch_args", what, ("",))
     limit = seconds(settings.time) if settings.time else None
     if settings.time and limit is None:
         what = f"TIME={settings.time}: not a time limit as Slurm takes it, such as 4:00:00 or 1-12:00:00"
@@ -85,6 +84,7 @@ def _chain(settings: Settings) -> Iterator[Problem]:
             "dependencies",
             f"DEPENDENCIES={settings.dependencies}: neither job ids nor a dependency as sbatch takes it, such as "
             "afterok:1234",
+            ("",),
         )
 
 
@@ -101,7 +101,7 @@ def _ssh(settings: Settings) -> Iterator[Problem]:
     for name in ("host", "ssh_user"):
         value = getattr(settings, name)
         if value.startswith("-") or re.search(r"\s", value):  # ssh would take it for something else
-            yield Problem(name, f"{name.upper()}={value}: not a name that ssh takes")
+            yield Problem(name, f"{name.upper()}={value}: not a name that ssh takes", ("",))
 
 
 def _container(settings: Settings) -> Iterator[Problem]:
@@ -113,9 +113,9 @@ def _container(settings: Settings) -> Iterator[Problem]:
     for path in [*mounts.directories(settings), Path(settings.code_path or paths.REPOSITORY)]:
         for sign, words in SEPARATORS.items():
             if sign in str(path):
-                yield Problem(
-                    "image", f"{path}: holds {words}, which separates mounts; rename it, or leave IMAGE empty"
-                )
+                what = f"{path}: holds {words}, which separates mounts; rename it, or leave IMAGE empty"
+                yield Problem("image", what, ("",))
     for mount in containers.further(settings):
         if not all(path.startswith("/") for path in mount.split(":", 1)):
-            yield Problem("mounts", f"MOUNTS={settings.mounts}: {mount} is not PATH or PATH:PATH_INSIDE, from / on")
+            what = f"MOUNTS={settings.mounts}: {mount} is not PATH or PATH:PATH_INSIDE, from / on"
+            yield Problem("mounts", what, ("",))

@@ -1,0 +1,165 @@
+"""The sbatch script and its commands: golden files, every setting's effect, shellcheck, what a shell makes of it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from runs import REPOSITORY
+
+from llama31.plan import Plan
+from llama31.resolve import Resolved
+from llama31.settings import Container, Device, Settings
+from llama31.slurm import script, submit
+from llama31.slurm.problems import NEEDS_PARTITION, problems, seconds
+
+GOLDEN = Path(__file__).parent / "golden"
+RUN_DIR = Path("/cluster/my runs/$HOME 100%")
+
+JOB = Settings(
+    partition="gpus",
+    time="4:00:00",
+    nnodes=4,
+    gpus_per_node=8,
+    job_dir=str(RUN_DIR.parent),
+    gpu="H100",
+    preprocessed_path='/data/c4\'s "best" $parts',
+    tokenizer_path="/data/tokenizer",
+    tensor_parallel_size=2,
+    seeds="1234",
+    nexp=1,
+)
+PYXIS = replace(JOB, image="registry#team/llama31:1", mounts="/scratch:/fast, /models")
+CASES = {
+    "none": JOB,
+    "pyxis": PYXIS,
+    "apptainer": replace(PYXIS, image="/images/llama31.sif", container=Container.apptainer, code_path="/opt/llama31"),
+    "ssh": replace(JOB, host="login", ssh_user="me", code_path="/home/me/llama31", account="team"),
+    "chain": replace(
+        JOB,
+        npar=3,
+        save_ckpt=True,
+        continual_ckpt="/cluster/checkpoints",
+        max_retries=2,
+        dependencies="11 12",
+        sbatch_args="--qos=high --comment='two words'",
+        exclusive=False,
+        tag="x y",
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variables of libraries but those that the tests set."""
+    for name in list(os.environ):
+        if name.startswith(("LLAMA31_", "NCCL_", "TORCH", "OMP_", "PYTORCH_", "CUDA_", "NVTE_", "UCX_")):
+            monkeypatch.delenv(name)
+
+
+def preview(settings: Settings, *allowed: str) -> str:
+    plan = Plan(Resolved(settings, {field.name: "default" for field in fields(settings)}), None, [])
+    text = submit.preview(plan, RUN_DIR, allowed)
+    return text.replace(str(REPOSITORY), "/CHECKOUT").replace(sys.executable, "PYTHON")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_submitted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_DEBUG", "INFO with $spaces")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # of the machine it is submitted from
+    assert list(problems(CASES[name])) == []
+    golden = GOLDEN / f"sbatch_{name}.txt"
+    text = preview(CASES[name], *(["GBS"] if name == "chain" else []))
+    if os.environ.get("REWRITE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text(), f"if this is right: REWRITE_GOLDEN=1 python3 -m pytest {__file__}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scripts_are_clean(name: str) -> None:
+    program = Path(sys.prefix) / "bin" / "shellcheck"
+    text = script.render(CASES[name], RUN_DIR, ["GBS"], {"NCCL_DEBUG": "INFO"})
+    done = subprocess.run(
+        [program if program.exists() else shutil.which("shellcheck") or "shellcheck", "--shell=bash", "-"],
+        input=text, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+OTHER = {
+    "account": "team",
+    "time": "30",
+    "exclusive": False,
+    "sbatch_args": "--qos=high",
+    "signal_before_end": 60,
+    "npar": 2,
+    "max_retries": 1,
+    "dependencies": "afterok:5",
+    "host": "login",
+    "ssh_user": "me",
+    "code_path": "/elsewhere",
+    "image": "image.sqsh",
+    "container": Container.apptainer,
+    "mounts": "/models",
+    "nnodes": 2,
+    "partition": "other",
+}
+BESIDES = {
+    "npar": {"save_ckpt": True, "continual_ckpt": "/c"},
+    "ssh_user": {"host": "login"},
+    "container": {"image": "i"},
+    "mounts": {"image": "i"},
+}
+
+
+@pytest.mark.parametrize("name", [*NEEDS_PARTITION, "partition"])
+def test_every_setting_changes_more_than_its_own_line(name: str) -> None:
+    """Beside `export NAME=value`, there is something that Slurm, ssh or the container gets to see."""
+    base = replace(JOB, nnodes=1, time="2:00:00", **BESIDES.get(name, {}))  # type: ignore[arg-type]
+    changed = replace(base, **{name: OTHER[name]})
+    assert list(problems(changed)) == []
+    before, after = (
+        [line for line in preview(one).splitlines() if not line.startswith(f"export {name.upper()}=")]
+        for one in (base, changed)
+    )
+    assert before != after
+
+
+def test_a_shell_gets_the_settings_as_they_are(tmp_path: Path) -> None:
+    """Whatever the values hold; the lines from the exports on, up to the first that needs Slurm."""
+    odd = replace(JOB, tag='it\'s "$HOME" `x` \\ *', submission_org="a  b")
+    text = script.render(odd, RUN_DIR, [], {"NCCL_X": "two\nlines $(x)", "NCCL_BAD NAME": "x", "PATH": "/x"})
+    exports = text[text.index("export ") : text.index("# Where the ranks meet")]
+    done = subprocess.run(
+        ["env", "-i", shutil.which("bash") or "bash", "-euc", f"{exports}\n{shutil.which('env')} -0"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry)
+    wanted = script.exports(odd, {"NCCL_X": "two\nlines $(x)"})
+    assert wanted["NCCL_X"] == "two\nlines $(x)"
+    assert {name: found.get(name) for name in wanted} == wanted
+
+
+def test_cpu_jobs_ask_for_no_gpus() -> None:
+    shared = replace(JOB, exclusive=False)
+    assert "#SBATCH --gpus-per-node=8\n" in preview(shared)
+    assert "--gpus" not in preview(replace(shared, device=Device.cpu, gpu=""))
+    assert "--exclusive" not in preview(shared)
+    container = replace(CASES["apptainer"], device=Device.cpu, gpu="")
+    assert "--nv" in preview(CASES["apptainer"]) and "--nv" not in preview(container)
+    assert "--rocm" in preview(replace(CASES["apptainer"], gpu="MI325X"))
+
+
+@pytest.mark.parametrize(
+    ("limit", "wanted"),
+    [
+        ("90", 5400), ("90:30", 5430), ("1:30:00", 5400), ("2-3", 183600), ("2-3:30", 185400), ("2-0:0:1", 172801),
+        ("0", None), ("1h", None), ("", None), ("1:2:3:4", None), ("-1", None),
+    ],
+)  # fmt: skip
+def test_time_limits(limit: str, wanted: int | None) -> None:
+    """The formats that sbatch's manual lists."""
+    assert seconds(limit) == wanted
