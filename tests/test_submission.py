@@ -47,8 +47,10 @@ def test_command_through_ssh_is_what_a_shell_splits_again() -> None:
     argv = ["sbatch", "--comment=a $HOME 'and' \"more\"", ""]
     assert remote.command("", argv) == argv
     *ssh, line = remote.command("me@login", argv)
-    assert ssh == ["ssh", "-o", "BatchMode=yes", "me@login"]
-    assert shlex.split(line) == argv
+    assert ssh == [*remote.SSH, "me@login"] and "BatchMode=yes" in ssh
+    *login_shell, command = shlex.split(line)
+    assert login_shell == ["bash", "-lc"], "sites put Slurm on the PATH of login shells"
+    assert shlex.split(command) == argv
 
 
 def test_output_of_a_tool() -> None:

@@ -53,8 +53,8 @@ def output(destination: str, argv: Sequence[str], stdin: str = "", timeout: floa
     said = _reason(argv[0], done.stderr) or _reason(argv[0], printed) or f"exit code {done.returncode}"
     if destination and done.returncode == SSH_FAILED:
         raise UserError(
-            f"HOST: ssh {destination} fails: {said.removeprefix('ssh: ')}; `ssh {destination} true` must work without "
-            "a question: with a host key that was accepted once, and a key without a password or an agent that holds it"
+            f"HOST: ssh {destination} fails: {said.removeprefix('ssh: ').rstrip('.')}; `ssh {destination}` must work "
+            "without a question: accept the host's key once, and use a key without a password, or an agent"
         )
     if destination and done.returncode == NOT_FOUND:
         raise UserError(f"HOST: {tool} is not found; name a machine that has it, such as a login node")
