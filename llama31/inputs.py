@@ -30,6 +30,13 @@ class Data:
         return sum(part.sequences(seq_length) for part in self.train)
 
 
+def vocab_size(settings: Settings, data: Data | None) -> int | None:
+    """Ids of the run's tokenizer; without a look at it, those of the benchmark's if the model is the benchmark's."""
+    if data:
+        return data.vocab_size
+    return rules.VOCABULARY_SIZE if settings.size == rules.SIZE else None
+
+
 def look(settings: Settings) -> tuple[Data | None, list[str]]:
     """The run's token files and tokenizer, and what is wrong, a line each. Without usable files there is no Data."""
     found: list[str] = []

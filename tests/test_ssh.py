@@ -18,7 +18,7 @@ from sshd import Laptop, LoginNode
 
 from llama31 import paths, preparation, record
 from llama31.errors import UserError
-from llama31.plan import NOT_LOOKED_AT
+from llama31.plan import NOT_LOOKED_AT, Plan
 from llama31.slurm import submission
 
 USER = getpass.getuser()
@@ -123,10 +123,20 @@ def test_run_from_a_laptop(
 def test_plan_on_a_laptop(laptop: Laptop, settings: dict[str, str], hidden: tuple[Path, Path]) -> None:
     done = laptop.submit(settings, "--dryrun", hidden=hidden)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{settings['PREPROCESSED_PATH']}: {NOT_LOOKED_AT}" in done.stdout
+    assert f"{settings['PREPROCESSED_PATH']}: not looked at: {NOT_LOOKED_AT}" in done.stdout
     assert f"ssh -o BatchMode=yes -o ConnectTimeout=10 {USER}@login " in done.stdout
     assert "#SBATCH --partition=debug" in done.stdout
     assert laptop.calls.read_text() == ""
+
+
+def test_memory_is_checked_without_the_data(settings: dict[str, str]) -> None:
+    """The benchmark's model has the benchmark's vocabulary."""
+    afar = {"PREPROCESSED_PATH": "/no such", "SIZE": "8b", "DEVICE": "cuda", "SEQ_LENGTH": "8192", "GPU": "H100"}
+    given = [f"{name}={value}" for name, value in {**settings, **afar}.items()]
+    with pytest.raises(UserError, match=r"^GPU=H100: 80 GB, but each would need about"):
+        preparation.checked(given, {})
+    resolved, data = preparation.checked([*given, "GPU=H200", "GPUS_PER_NODE=8", "TENSOR_PARALLEL_SIZE=4"], {})
+    assert "memory of a GPU: about " in Plan(resolved, data, []).text()
 
 
 def test_relative_and_missing_paths(laptop: Laptop, settings: dict[str, str], hidden: tuple[Path, Path]) -> None:
