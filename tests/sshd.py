@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from runs import REPOSITORY
 
 from llama31.settings import names
 
+SSHD = "/usr/sbin/sshd"  # it must be called by its whole path
 PRIVILEGE_SEPARATION = Path("/run/sshd")  # a directory that sshd cannot do without
-TOOLS = ("bash", "dirname", "env", "mount", "readlink", "sh", "unshare", "wc")
+TOOLS = ("bash", "dirname", "env", "readlink", "sh", "wc")
+COVER = 'while [ "$1" != -- ]; do mount -t tmpfs none "$1" || exit; shift; done; shift; exec "$@"'
 DEADLINE = 60  # seconds for a command
 
 
@@ -88,16 +90,15 @@ Match LocalPort {self.port}
     def running(self) -> Iterator[None]:
         """Runs it in the foreground of a process of ours, which is ended by its id."""
         PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
-        sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
         with subprocess.Popen(
-            [str(sshd), "-D", "-e", "-f", self.config], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+            [SSHD, "-D", "-e", "-f", self.config], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
         ) as daemon:
             try:
                 said = [daemon.stderr.readline() for _ in range(2)] if daemon.stderr else []
                 assert all(line.startswith("Server listening on 127.0.0.1") for line in said), said
                 yield
             finally:
-                daemon.terminate()
+                daemon.terminate()  # that one alone: a connection has a process of its own
 
 
 class Laptop:
@@ -131,14 +132,10 @@ class Laptop:
             "keyless": {"IdentityFile": "/nonexistent"},
             "stranger": {"UserKnownHostsFile": "/dev/null"},
         }
-        with config.open("w") as file:
-            for alias, differs in aliases.items():
-                print(
-                    f"Host {alias}",
-                    *(f"{key} {value}" for key, value in {**usual, **differs}.items()),
-                    sep="\n",
-                    file=file,
-                )
+        for alias, differs in aliases.items():
+            lines = [f"Host {alias}", *(f"{key} {value}" for key, value in {**usual, **differs}.items())]
+            with config.open("a") as file:
+                file.write("\n".join(lines) + "\n")
         ssh = self.bin / "ssh"
         ssh.write_text(
             f"""#!/bin/sh
@@ -150,33 +147,16 @@ exec "{shutil.which("ssh")}" -F "{config}" "$@"
         for script in (self.bin / "python3", ssh):
             script.chmod(0o755)
 
-    def run(
-        self, *command: str | Path, hidden: tuple[Path, ...] = (), **exported: str
+    def submit(
+        self, settings: Mapping[str, str], *options: str, hidden: Sequence[Path] = (), **exported: str
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command here; with `hidden` directories in a mount namespace where something empty covers them."""
-        ours = {name: value for name, value in os.environ.items() if name not in names()}
-        for name in ("LLAMA31_VENV", "SLURM_CONF"):
-            ours.pop(name, None)
-        if hidden:
-            cover = 'while [ "$1" != -- ]; do mount -t tmpfs none "$1" || exit; shift; done; shift; exec "$@"'
-            command = (
-                "unshare",
-                "--mount",
-                "sh",
-                "-c",
-                cover,
-                "sh",
-                *hidden,
-                "--",
-                "env",
-                f"PATH={self.bin}",
-                *command,
-            )
-        else:
-            command = ("env", f"PATH={self.bin}", *command)
+        """run_llama31.sh; with `hidden` directories in a mount namespace where something empty covers them."""
+        given = [f"{name}={value}" for name, value in settings.items()]
+        covered = ["unshare", "--mount", "sh", "-c", COVER, "sh", *hidden, "--"] if hidden else []
+        elsewhere = {*names(), "LLAMA31_VENV", "SLURM_CONF"}
         return subprocess.run(
-            command,
-            env={**ours, **exported},
+            [*covered, "env", f"PATH={self.bin}", "bash", REPOSITORY / "run_llama31.sh", *options, *given],
+            env={**{name: value for name, value in os.environ.items() if name not in elsewhere}, **exported},
             stdin=subprocess.DEVNULL,
             cwd=REPOSITORY,
             capture_output=True,
@@ -184,10 +164,3 @@ exec "{shutil.which("ssh")}" -F "{config}" "$@"
             timeout=DEADLINE,
             check=False,
         )
-
-    def submit(
-        self, settings: Mapping[str, str], *options: str, hidden: tuple[Path, ...] = (), **exported: str
-    ) -> subprocess.CompletedProcess[str]:
-        """run_llama31.sh with these settings."""
-        given = [f"{name}={value}" for name, value in settings.items()]
-        return self.run("bash", REPOSITORY / "run_llama31.sh", *options, *given, hidden=hidden, **exported)

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import debian
 import pytest
 from cluster import Cluster
 from runs import REPOSITORY
-from sshd import Laptop, LoginNode
+from sshd import SSHD, Laptop, LoginNode
 
 from llama31 import paths, preparation, record
 from llama31.errors import UserError
@@ -25,15 +24,12 @@ USER = getpass.getuser()
 
 
 @pytest.fixture(scope="module")
-def login(cluster: Cluster) -> Iterator[LoginNode]:
-    debian.need("ssh", "openssh-client")
-    if not Path("/usr/sbin/sshd").exists():
-        debian.need("sshd", "openssh-server")
-    directory = Path(tempfile.mkdtemp(prefix="sshd-"))
-    login = LoginNode(directory, cluster)
+def login(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginNode]:
+    for program, package in (("ssh", "openssh-client"), (SSHD, "openssh-server")):
+        debian.need(program, package)
+    login = LoginNode(tmp_path_factory.mktemp("login"), cluster)
     with login.running():
         yield login
-    shutil.rmtree(directory)
 
 
 @pytest.fixture

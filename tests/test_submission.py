@@ -8,7 +8,7 @@ import pytest
 
 from llama31 import paths
 from llama31.errors import UserError
-from llama31.slurm import remote, submission
+from llama31.slurm import remote, submission, submit
 from llama31.slurm.submission import Submission
 
 SUBMITTED = Submission(jobs=[12, 13, 14], seed=7, destination="me@login", submitted="2026-11-23T14:00:00+0000")
@@ -41,6 +41,16 @@ def test_job_directories_come_in_the_order_they_were_begun(tmp_path: Path) -> No
     for other in ("job.sbatch", "job-", "job-x", "jobs-12", "job-12-", "job-12-1.partial", "slurm-9.log"):
         (tmp_path / other).touch()
     assert submission.job_dirs(tmp_path) == [tmp_path / submission.job_dir_name(*one) for one in begun]
+
+
+@pytest.mark.parametrize("answer", ["12\n", "12;cluster\n", "charged to: me\n12\n", "12\nYou have 3 jobs\n"])
+def test_job_id_is_found_among_remarks(answer: str) -> None:
+    assert submit.job_id(answer) == 12
+
+
+def test_answer_without_a_job_id_is_shown() -> None:
+    with pytest.raises(UserError, match=r"^sbatch: no job id in its answer: 'queued, soon'; squeue --me "):
+        submit.job_id("queued, soon\n")
 
 
 def test_command_through_ssh_is_what_a_shell_splits_again() -> None:

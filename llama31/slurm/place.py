@@ -73,7 +73,10 @@ def needed(settings: Settings) -> Iterator[tuple[str, str]]:
     found = f"[ -d {_quoted(f'{code}/llama31')} ]"
     yield found, f"CODE_PATH={code}: {where}; name the directory of this repository there"
     if not settings.image:
-        yield f"! {found} || [ -x {_quoted(python)} ]", f"{python}: {where}; bash dev/setup.sh, called there, makes it"
+        yield (
+            f"! {found} || [ -x {_quoted(python)} ]",
+            f"{python}: {where}; bash dev/setup.sh makes it there, as CODE_PATH or LLAMA31_VENV says",
+        )
 
 
 def _filling(settings: Settings, directory: Path, files: Mapping[str, str], destination: str) -> str:

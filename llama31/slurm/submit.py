@@ -86,7 +86,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
         try:
             for _ in range(settings.npar):
                 answer = remote.output(there, sbatch(settings, directory, submitted.jobs), text if there else "")
-                submitted = replace(submitted, jobs=[*submitted.jobs, _job_id(answer)])
+                submitted = replace(submitted, jobs=[*submitted.jobs, job_id(answer)])
         finally:  # jobs that are queued are noted even where the next one is refused or the user has seen enough
             if submitted.jobs:
                 place.write(directory, {paths.SUBMISSION: submission.text(submitted)}, there)
@@ -104,7 +104,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
     return directory, submitted
 
 
-def _job_id(answer: str) -> int:
+def job_id(answer: str) -> int:
     """The id in sbatch's answer, JOB or JOB;CLUSTER; a site's own remarks may stand around it."""
     ids = [line.partition(";")[0] for line in answer.splitlines() if re.fullmatch(r"\d+(;\S+)?", line)]
     if not ids:
