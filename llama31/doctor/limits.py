@@ -1,0 +1,54 @@
+"""Work that ends in time: a hanging file server or network must become a line, not a hang."""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class TookTooLong(Exception):
+    """There is no answer yet; the message names what was asked."""
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """What the work gives. Raises TookTooLong, and leaves the work to itself: who waits for a dead server cannot be
+    ended, but does not keep this process either."""
+    found: list[T] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised below, where it is waited for
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if raised:
+        raise raised[0]
+    if not found:
+        raise TookTooLong
+    return found[0]
+
+
+def output(
+    command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What a command prints. Raises TookTooLong, after it ended the command and all that it started."""
+    pipe: Any = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True
+    ) as process:
+        try:
+            out, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise TookTooLong(command[0]) from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, out, errors)
