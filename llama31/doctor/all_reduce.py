@@ -42,6 +42,8 @@ def _measure(backend: str, patience: float) -> dict[str, Any]:
 
     device = torch.device("cpu")
     if backend == "nccl":
+        if not torch.cuda.device_count():
+            raise RuntimeError("torch finds no GPU")
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=patience))

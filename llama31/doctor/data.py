@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llama31 import checks, paths
-from llama31.corpus.encoder import Exact
-from llama31.corpus.verify import Vocabulary, verify
 from llama31.doctor import troubles
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, failed, ok
@@ -25,6 +23,8 @@ def look(context: Context) -> Iterator[Finding]:
 
 def tokenizer(context: Context) -> Iterator[Finding]:
     """On each node: that it can be loaded, and turns text into ids."""
+    from llama31.corpus.encoder import Exact  # here, so that a missing package is a failure of this check alone
+
     if context.data:  # else a line says already what is wrong
         loaded = Exact(context.settings.tokenizer_path)
         ids, _ = loaded.encode([SAMPLE])
@@ -33,6 +33,8 @@ def tokenizer(context: Context) -> Iterator[Finding]:
 
 def verified(context: Context) -> Iterator[Finding]:
     """Reads the token files of the run to their ends."""
+    from llama31.corpus.verify import Vocabulary, verify
+
     if context.data is None:
         return
     settings = context.settings

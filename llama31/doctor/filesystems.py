@@ -82,7 +82,8 @@ def visible(context: Context) -> Iterator[Finding]:
     for directory in unseen:
         yield troubles.UNSEEN.found(setting=directory.setting, path=directory.path)
     if not unseen:
-        yield ok(f"{', '.join(directory.setting for directory in _written(context))} are the same on all nodes")
+        names = ", ".join(directory.setting for directory in _written(context))
+        yield ok(f"what the first node writes is seen in {names}")
 
 
 def _mark(context: Context, directory: Directory) -> Path:
@@ -127,49 +128,55 @@ def needs(settings: Settings, data: Data | None) -> dict[str, Room]:
     return found
 
 
-def measure(context: Context) -> Iterator[Finding]:
-    """On each node: what is free against what a run needs, and how fast this user can write there."""
+def room(context: Context) -> Iterator[Finding]:
+    """On each node: whether the directories can be used, and what is free there against what a run needs."""
     settings, needed = context.settings, needs(context.settings, context.data)
-    on_device: dict[int, Room] = {}  # settings may name one file system twice
-    places: list[tuple[Directory, Path, int]] = []
+    places: list[tuple[Directory, int]] = []
+    on_device: dict[int, Room] = {}  # several directories may share a file system
     for directory in directories(settings):
         try:
             device = directory.there.stat().st_dev
-            if directory.written:
-                places.append((directory, directory.there, device))
-            else:
+            if not directory.written:
                 os.scandir(directory.path).close()
         except OSError as error:
             yield troubles.NO_PLACE.found(setting=directory.setting, path=directory.path, error=error.strerror)
             continue
+        places.append((directory, device))
         on_device[device] = on_device.get(device, Room()) + needed.get(directory.setting, Room())
-    for directory, there, device in places:
-        yield from _measured(directory, there, on_device[device])
+    for directory, device in places:
+        if directory.written:
+            yield _compared(directory, shutil.disk_usage(directory.there).free, on_device[device])
 
 
-def _measured(directory: Directory, there: Path, room: Room) -> Iterator[Finding]:
-    named = {"setting": directory.setting, "path": directory.path}
-    free = shutil.disk_usage(there).free
+def _compared(directory: Directory, free: int, room: Room) -> Finding:
+    named = {"setting": directory.setting, "path": directory.path, "free": size(free)}
     if free < room.least:
-        yield troubles.FULL.found(**named, free=size(free), needed=size(room.least))
-    elif free < room.most:
-        yield troubles.FILLS_UP.found(**named, free=size(free), needed=size(room.most))
-    try:
-        rate = write_rate(there, min(PROBE_BYTES, free // 2))
-    except OSError as error:
-        yield troubles.NO_PLACE.found(**named, error=error.strerror)
-        return
-    if rate < SLOW:
-        yield troubles.SLOW.found(**named, rate=scaled(rate, "B/s"))
-    if free >= room.most:
-        takes = f" of {size(room.most)} needed" if room.most else ""
-        yield ok(f"{directory.setting}={directory.path}: {size(free)} free{takes}, written at", rate)
+        return troubles.FULL.found(**named, needed=size(room.least))
+    if free < room.most:
+        return troubles.FILLS_UP.found(**named, needed=size(room.most))
+    return ok(f"{directory.setting}={directory.path}: {size(free)} free, {size(room.most)} needed")
 
 
-def write_rate(directory: Path, most: int) -> float:
-    """Bytes per second to a file of at most so many bytes, until the file server has them. Raises OSError."""
+def speed(context: Context) -> Iterator[Finding]:
+    """On each node, all at the same time: how fast this user can write there."""
+    for directory in _written(context):
+        named = {"setting": directory.setting, "path": directory.path}
+        try:
+            rate = write_rate(directory.there)
+        except OSError as error:
+            yield troubles.NO_PLACE.found(**named, error=error.strerror)
+            continue
+        if rate < SLOW:
+            yield troubles.SLOW.found(**named, rate=scaled(rate, "B/s"))
+        else:
+            yield ok(f"{directory.setting}={directory.path}: written at", rate)
+
+
+def write_rate(directory: Path) -> float:
+    """Bytes per second to a file of at most half of what is free, until the file server has them. Raises OSError."""
     probe = directory / f".llama31-doctor-{socket.gethostname()}-{os.getpid()}"
-    block = os.urandom(min(BLOCK, max(most, 1)))  # which nothing on the way can compress
+    most = min(PROBE_BYTES, max(shutil.disk_usage(directory).free // 2, 1))
+    block = os.urandom(min(BLOCK, most))  # which nothing on the way can compress
     written, start = 0, time.monotonic()
     with open(probe, "xb", buffering=0) as file:
         probe.unlink()  # so that nothing stays behind, whatever ends this

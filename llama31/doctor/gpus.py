@@ -31,7 +31,7 @@ def check(context: Context) -> Iterator[Finding]:
     """As many as the settings ask for, of the kind they name, and with their memory free."""
     settings = context.settings
     if checks.device(settings) is Device.cpu:
-        yield ok(f"none needed: this runs on {settings.gpus_per_node} CPU processes a node")
+        yield ok(f"none needed: the ranks of each node, {settings.gpus_per_node}, run on the CPU")
         return
     done = limits.output([sys.executable, "-c", LOOK], context.patience)
     if done.returncode:

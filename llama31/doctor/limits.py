@@ -11,7 +11,11 @@ T = TypeVar("T")
 
 
 class TookTooLong(Exception):
-    """There is no answer yet; the message names what was asked."""
+    """There is no answer after so many `seconds`."""
+
+    def __init__(self, seconds: float):
+        super().__init__(f"no answer within {seconds:g} s")
+        self.seconds = seconds
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
@@ -32,7 +36,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     if raised:
         raise raised[0]
     if not found:
-        raise TookTooLong
+        raise TookTooLong(seconds)
     return found[0]
 
 
@@ -47,7 +51,7 @@ def output(
         try:
             out, errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            raise TookTooLong(command[0]) from None
+            raise TookTooLong(seconds) from None
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -37,12 +37,13 @@ def checks(context: Context, verify: bool) -> Iterator[Check]:
         yield Check("nodes", _shape, by="first")
     yield Check("versions", versions.check)
     yield Check("GPUs", gpus.check)
-    yield Check("data", data.look)
+    yield Check("inputs", data.look)
     yield Check("tokenizer", data.tokenizer)
     if several:
         yield Check("directories", filesystems.mark, by="first")
         yield Check("directories", filesystems.visible)
-    yield Check("directories", filesystems.measure)
+    yield Check("directories", filesystems.room)
+    yield Check("directories", filesystems.speed)
     yield Check("tools", tools.check, by="first")
     yield Check("all-reduce", collectives.check, by="rank")
     if verify:
@@ -64,20 +65,18 @@ def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
     context = Context(settings, timeout, here)
     try:
         with Group(here, timeout) as group:
-            return _examine(context, group, list(checks(context, verify)))
+            return examine(context, group, list(checks(context, verify)))
     except OSError as error:
-        assert here
-        for line in lines(
-            "nodes", {here.node: [troubles.APART.found(address=here.address, port=here.port, error=error)]}
-        ):
-            print(line, flush=True)
+        assert here, "a process alone has nobody to lose"
+        apart = troubles.APART.found(address=here.address, port=here.port, error=error)
+        print(*lines("nodes", {here.node: [apart], "": []}), sep="\n", flush=True)
         return 1
     finally:
         if here and not here.rank:
             filesystems.unmark(context)
 
 
-def _examine(context: Context, group: Group, wanted: Sequence[Check]) -> int:
+def examine(context: Context, group: Group, wanted: Sequence[Check]) -> int:
     """All checks, one after the other on all nodes together."""
     node = context.place.node if context.place else socket.gethostname()
     nodes: dict[int, str] = {}
@@ -111,8 +110,8 @@ def _found(check: Check, context: Context, limit: float) -> list[Finding]:
 
     try:
         limits.within(limit, work)
-    except limits.TookTooLong:
-        return [*found, troubles.HANGS.found(seconds=limit, longer=2 * limit)]
+    except limits.TookTooLong as error:
+        return [*found, troubles.HANGS.found(seconds=error.seconds, longer=2 * context.timeout)]
     except UserError as error:
         found += map(failed, error.lines)
     except Exception as error:  # noqa: BLE001 - one check's fault must not end the others

@@ -20,7 +20,7 @@ def check(context: Context) -> Iterator[Finding]:
         yield from _containers(context)
     versions = [_version(program, context) for program in found]
     lacking = [program for program in (*SLURM, *CONTAINERS) if program not in found]
-    yield ok(f"{', '.join(versions) or 'none found'}{f'; no {chr(44).join(lacking)}' if lacking else ''}")
+    yield ok("; ".join(filter(None, (", ".join(versions), f"no {', '.join(lacking)}" if lacking else ""))))
 
 
 def _slurm(context: Context) -> Iterator[Finding]:
@@ -33,8 +33,8 @@ def _slurm(context: Context) -> Iterator[Finding]:
     try:
         done = limits.output(["sinfo", "--noheader", "--format=%R"], context.patience)
         error = done.stderr.strip().partition("\n")[0] if done.returncode else ""
-    except limits.TookTooLong:
-        error = f"sinfo took longer than {context.patience:g} s"
+    except limits.TookTooLong as late:
+        error = f"sinfo: {late}"
     if error:
         yield troubles.SLURM_SILENT.found(error=error)
         return

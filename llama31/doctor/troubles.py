@@ -24,7 +24,7 @@ class Trouble:
 RAISED = Trouble("the check failed: {error}", "mend that first; the other checks went on")
 HANGS = Trouble("no answer within {seconds:g} s", "see what hangs there, or give it longer: --timeout {longer:g}")
 LOST = Trouble(
-    "{nodes}: ranks {ranks} are not heard of",
+    "{nodes}: not heard of (rank {ranks})",
     "srun's output says if they ended; else let the nodes connect to {address}, port {port}",
 )
 APART = Trouble(
