@@ -68,8 +68,8 @@ def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
             return examine(context, group, list(checks(context, verify)))
     except OSError as error:
         assert here, "a process alone has nobody to lose"
-        apart = troubles.APART.found(address=here.address, port=here.port, error=error)
-        print(*lines("nodes", {here.node: [apart], "": []}), sep="\n", flush=True)
+        apart = troubles.APART.found(node=here.node, address=here.address, port=here.port, error=error)
+        print(*lines("nodes", {here.node: [apart]}), flush=True)
         return 1
     finally:
         if here and not here.rank:

@@ -28,7 +28,7 @@ LOST = Trouble(
     "srun's output says if they ended; else let the nodes connect to {address}, port {port}",
 )
 APART = Trouble(
-    "cannot talk to the first task at {address}, port {port}: {error}",
+    "{node}: cannot talk to the first task at {address}, port {port}: {error}",
     "srun's output says if it ended; else let the nodes connect to it there",
 )
 SHAPE = Trouble(
