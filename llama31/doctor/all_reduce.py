@@ -32,7 +32,8 @@ def main(backend: str, patience: float) -> int:
         found = _measure(backend, patience)
     except Exception as error:  # noqa: BLE001 - whatever it is, the doctor tells
         found = {"error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
-    print(json.dumps({"rank": rank, **found}), flush=True)
+    # In one piece: all ranks of a machine write to the same pipe.
+    os.write(sys.stdout.fileno(), json.dumps({"rank": rank, **found}).encode() + b"\n")
     return 1 if "error" in found else 0
 
 

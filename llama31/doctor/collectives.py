@@ -12,13 +12,13 @@ from llama31.report.reading import size
 from llama31.settings import Device
 
 PROGRAM = "llama31.doctor.all_reduce"
-RAISES_BEFORE = 0.8  # share of the time after which torch gives up by itself and says where
+GIVES_UP = 0.5  # share of the time after which torch, once it is imported, gives up by itself and says where
 
 
 def check(context: Context) -> Iterator[Finding]:
     """NCCL between GPUs, gloo between CPU processes, with the bus bandwidth (`all_reduce.bus_bandwidth`)."""
     backend = "gloo" if checks.device(context.settings) is Device.cpu else "nccl"
-    command = [*_starter(context), PROGRAM, backend, str(RAISES_BEFORE * context.patience)]
+    command = [*_starter(context), PROGRAM, backend, str(GIVES_UP * context.patience)]
     done = limits.output(command, context.patience, _environment(context))
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"rank"')]
     if not told:

@@ -7,29 +7,28 @@ from llama31.doctor import limits, troubles
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, ok
 
-SLURM = ("sbatch", "srun", "scontrol")
 CONTAINERS = ("apptainer", "singularity", "docker")
+TELLS_VERSION = 5.0  # seconds; Slurm's programs look for its settings first, wherever those may be
 
 
 def check(context: Context) -> Iterator[Finding]:
     """What is there, and what the settings need of it. Within a job nothing is needed any more."""
-    found = [program for program in (*SLURM, *CONTAINERS) if shutil.which(program)]
+    programs = ("sbatch", *CONTAINERS)
+    found = [_version(program) for program in programs if shutil.which(program)]
+    lacking = [program for program in programs if not shutil.which(program)]
     if context.place is None and context.settings.partition:
         yield from _slurm(context)
     if context.place is None and context.settings.image:
         yield from _containers(context)
-    versions = [_version(program, context) for program in found]
-    lacking = [program for program in (*SLURM, *CONTAINERS) if program not in found]
-    yield ok("; ".join(filter(None, (", ".join(versions), f"no {', '.join(lacking)}" if lacking else ""))))
+    yield ok("; ".join(filter(None, (", ".join(found), f"no {', '.join(lacking)}" if lacking else ""))))
 
 
 def _slurm(context: Context) -> Iterator[Finding]:
     """Whether a job can be submitted to PARTITION from here."""
     partition = context.settings.partition
-    for program in SLURM:
-        if not shutil.which(program):
-            yield troubles.NO_SLURM.found(partition=partition, program=program)
-            return
+    if not shutil.which("sbatch"):
+        yield troubles.NO_SLURM.found(partition=partition)
+        return
     try:
         done = limits.output(["sinfo", "--noheader", "--format=%R"], context.patience)
         error = done.stderr.strip().partition("\n")[0] if done.returncode else ""
@@ -52,10 +51,10 @@ def _containers(context: Context) -> Iterator[Finding]:
         yield troubles.NO_CONTAINERS.found(image=context.settings.image, programs=" or ".join(runners))
 
 
-def _version(program: str, context: Context) -> str:
+def _version(program: str) -> str:
     """A program with its version, if it tells one."""
     try:
-        done = limits.output([program, "--version"], context.patience)
+        done = limits.output([program, "--version"], TELLS_VERSION)
     except limits.TookTooLong:
         return program
     said = done.stdout.strip().partition("\n")[0]

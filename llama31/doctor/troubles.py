@@ -94,7 +94,7 @@ UNSEEN = Trouble(
 DOUBTED = Trouble("{doubt}", "download or make that token file again, and verify it")
 
 # Tools
-NO_SLURM = Trouble("PARTITION={partition}, but {program} is not installed here", "submit from a login node of Slurm")
+NO_SLURM = Trouble("PARTITION={partition}, but sbatch is not installed here", "submit from a login node of Slurm")
 SLURM_SILENT = Trouble(
     "Slurm does not answer: {error}", "ask its administrators; scontrol ping says which part is down"
 )
