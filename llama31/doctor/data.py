@@ -42,6 +42,6 @@ def verified(context: Context) -> Iterator[Finding]:
     verdicts, figures = verify(prefixes, Vocabulary.of(Path(settings.tokenizer_path)))
     doubts = [doubt for verdict in verdicts for doubt in verdict.doubts]
     for doubt in doubts:
-        yield troubles.DOUBTED.found(doubt=doubt)
+        yield troubles.DOUBTED.found(verify_doubts=doubt)
     if not doubts:
         yield ok(f"{len(verdicts)} token files read, nothing in doubt: {figures}")

@@ -42,11 +42,11 @@ def check(context: Context) -> Iterator[Finding]:
     # With --gpus-per-task each task is shown its own GPU alone.
     wanted = 1 if context.place and "SLURM_GPUS_PER_TASK" in os.environ else settings.gpus_per_node
     if not found["built"]:
-        yield troubles.CPU_BUILD.found(torch=found["torch"])
+        yield troubles.CPU_BUILD.found(version=found["torch"])
     elif not gpus:
         yield troubles.NO_GPU.found()
     elif len(gpus) < wanted:
-        yield troubles.FEW_GPUS.found(here=len(gpus), wanted=wanted)
+        yield troubles.FEW_GPUS.found(number=len(gpus), wanted=wanted)
     for number, gpu in enumerate(gpus):
         if gpu["free"] < FREE_SHARE * gpu["memory"]:
             taken = size(gpu["memory"] - gpu["free"])
@@ -54,7 +54,7 @@ def check(context: Context) -> Iterator[Finding]:
     for name in sorted({gpu["name"] for gpu in gpus}):
         same = [gpu for gpu in gpus if gpu["name"] == name]
         if settings.gpu and not re.search(rf"\b{settings.gpu}\b", name):
-            yield troubles.OTHER_GPU.found(gpu=settings.gpu, here=name)
+            yield troubles.OTHER_GPU.found(gpu=settings.gpu, name=name)
         yield ok(f"{len(same)} x {name}, {size(same[0]['memory'])} each{_driver(context)}")
 
 

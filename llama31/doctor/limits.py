@@ -1,13 +1,26 @@
 """Work that ends in time: a hanging file server or network must become a line, not a hang."""
 
+import atexit
 import os
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_running: set[int] = set()
+"""Ids of the commands that run; each leads a process group of its own."""
+
+
+@atexit.register
+def _end_all() -> None:
+    """Ends what was started when this process ends before it, as by Ctrl-C."""
+    for pid in _running:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 class TookTooLong(Exception):
@@ -48,6 +61,7 @@ def output(
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True
     ) as process:
+        _running.add(process.pid)
         try:
             out, errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -55,4 +69,5 @@ def output(
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+            _running.discard(process.pid)
     return subprocess.CompletedProcess(command, process.returncode, out, errors)

@@ -7,13 +7,13 @@ from llama31.doctor import limits, troubles
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, ok
 
-CONTAINERS = ("apptainer", "singularity", "docker")
-TELLS_VERSION = 5.0  # seconds; Slurm's programs look for its settings first, wherever those may be
+RUNNERS = ("apptainer", "singularity")  # of containers in a job
+TELLS_VERSION = 2.0  # seconds; Slurm's programs look for its settings first, wherever those may be
 
 
 def check(context: Context) -> Iterator[Finding]:
     """What is there, and what the settings need of it. Within a job nothing is needed any more."""
-    programs = ("sbatch", *CONTAINERS)
+    programs = ("sbatch", *RUNNERS, "docker")
     found = [_version(program) for program in programs if shutil.which(program)]
     lacking = [program for program in programs if not shutil.which(program)]
     if context.place is None and context.settings.partition:
@@ -45,10 +45,9 @@ def _slurm(context: Context) -> Iterator[Finding]:
 
 def _containers(context: Context) -> Iterator[Finding]:
     """Whether a run in IMAGE can be started."""
-    runners = CONTAINERS[:2]
     pyxis = shutil.which("srun") and "--container-image" in limits.output(["srun", "--help"], context.patience).stdout
-    if not pyxis and not any(map(shutil.which, runners)):
-        yield troubles.NO_CONTAINERS.found(image=context.settings.image, programs=" or ".join(runners))
+    if not pyxis and not any(map(shutil.which, RUNNERS)):
+        yield troubles.NO_CONTAINERS.found(image=context.settings.image)
 
 
 def _version(program: str) -> str:

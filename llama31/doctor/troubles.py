@@ -38,11 +38,11 @@ SHAPE = Trouble(
 )
 
 # Versions
-PYTHON = Trouble("Python {here}, the packages need {wanted}", "bash dev/setup.sh makes .venv with one that fits")
-MISSING = Trouble("{package} is not installed, {wanted} is pinned", "bash dev/setup.sh installs it into .venv")
-OTHER = Trouble("{package} {here} is installed, {wanted} is pinned", "bash dev/setup.sh makes .venv with the pins")
+PYTHON = Trouble("Python {version}, the packages need {range}", "bash dev/setup.sh makes .venv with one that fits")
+MISSING = Trouble("{package} is not installed, {pin} is pinned", "bash dev/setup.sh installs it into .venv")
+OTHER = Trouble("{package} {version} is installed, {pin} is pinned", "bash dev/setup.sh makes .venv with the pins")
 OTHER_TORCH = Trouble(
-    "torch {here} is installed, {wanted} is pinned",
+    "torch {version} is installed, {pin} is pinned",
     "in a container built for it leave it so, else bash dev/setup.sh makes .venv with the pins",
     Severity.warning,
 )
@@ -52,18 +52,18 @@ DRIFTED = Trouble(
     Severity.warning,
 )
 OTHER_ENGINE = Trouble(
-    "Transformer Engine {here} is installed, Megatron-Core asks for {wanted}", "install one within, or uninstall it"
+    "Transformer Engine {version} is installed, Megatron-Core asks for {range}", "install one within, or uninstall it"
 )
 
 # GPUs
 NO_TORCH = Trouble("torch cannot look for GPUs: {error}", "bash dev/setup.sh makes .venv with a torch that starts")
-CPU_BUILD = Trouble("torch {torch} is built for CPUs alone", "install a CUDA or ROCm build of it, or set DEVICE=cpu")
+CPU_BUILD = Trouble("torch {version} is built for CPUs alone", "install a CUDA or ROCm build of it, or set DEVICE=cpu")
 NO_GPU = Trouble(
     "torch finds no GPU here",
     "nvidia-smi must list them; a container needs --gpus, a Slurm job --gpus-per-node; DEVICE=cpu works without",
 )
-FEW_GPUS = Trouble("{here} GPUs are here, the settings ask for {wanted}", "ask Slurm for more, or set GPUS_PER_NODE")
-OTHER_GPU = Trouble("GPU={gpu}, but this is {here}", "set GPU to what is here, or leave it empty", Severity.warning)
+FEW_GPUS = Trouble("{number} GPUs are here, the settings ask for {wanted}", "ask Slurm for more, or set GPUS_PER_NODE")
+OTHER_GPU = Trouble("GPU={gpu}, but this is {name}", "set GPU to what is here, or leave it empty", Severity.warning)
 GPU_TAKEN = Trouble(
     "GPU {number}: {taken} of {memory} are taken by other processes", "nvidia-smi lists them; end what is left over"
 )
@@ -91,7 +91,7 @@ UNSEEN = Trouble(
 
 
 # Data
-DOUBTED = Trouble("{doubt}", "download or make that token file again, and verify it")
+DOUBTED = Trouble("{verify_doubts}", "download or make that token file again, and verify it")
 
 # Tools
 NO_SLURM = Trouble("PARTITION={partition}, but sbatch is not installed here", "submit from a login node of Slurm")
@@ -102,7 +102,7 @@ NO_PARTITION = Trouble(
     "PARTITION={partition}: no such partition; there are {partitions}", "set PARTITION to one of them"
 )
 NO_CONTAINERS = Trouble(
-    "IMAGE={image}, but srun has no --container-image (pyxis), and there is no {programs}",
+    "IMAGE={image}, but srun has no --container-image (pyxis), and there is no apptainer or singularity",
     "ask for one of them to be installed, or leave IMAGE empty",
 )
 

@@ -39,7 +39,7 @@ def _python() -> Iterator[Finding]:
     project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     wanted = re.findall(r'^requires-python = "(.+)"$', project, re.M)[0]
     if not SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
-        yield troubles.PYTHON.found(here=platform.python_version(), wanted=wanted)
+        yield troubles.PYTHON.found(version=platform.python_version(), range=wanted)
 
 
 def _pins(file: Path) -> Iterator[tuple[str, str]]:
@@ -54,12 +54,12 @@ def _pins(file: Path) -> Iterator[tuple[str, str]]:
 def _compared(name: str, pin: str) -> Finding | None:
     here = _installed(name)
     if here is None:
-        return troubles.MISSING.found(package=name, wanted=pin)
+        return troubles.MISSING.found(package=name, pin=pin)
     if here == pin:
         return None
     if name in BUILT_ALONG:
-        return troubles.OTHER_TORCH.found(here=here, wanted=pin)
-    return troubles.OTHER.found(package=name, here=here, wanted=pin)
+        return troubles.OTHER_TORCH.found(version=here, pin=pin)
+    return troubles.OTHER.found(package=name, version=here, pin=pin)
 
 
 def _installed(name: str) -> str | None:
@@ -77,6 +77,6 @@ def _engine() -> Iterator[Finding]:
         return
     for requirement in map(Requirement, importlib.metadata.requires("megatron-core") or ()):
         if requirement.name == "transformer-engine" and not requirement.specifier.contains(here, prereleases=True):
-            yield troubles.OTHER_ENGINE.found(here=here, wanted=requirement.specifier)
+            yield troubles.OTHER_ENGINE.found(version=here, range=requirement.specifier)
             return
     yield ok(f"Transformer Engine {here}")
