@@ -20,7 +20,7 @@ from llama31.corpus.manifest import manifest_path
 from llama31.doctor import all_reduce, collectives, data, filesystems, gpus, limits, run, tools, troubles, versions
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, Severity, lines, ok
-from llama31.doctor.group import Group, Place, expanded, place
+from llama31.doctor.group import Apart, Group, Place, expanded, place
 from llama31.doctor.run import Check
 from llama31.resolve import resolve
 
@@ -334,6 +334,8 @@ def test_tasks_talk_though_others_knock() -> None:
         other.join()
         assert answers == [{0: "one"}]
         assert group.exchange("still", 20) == {0: "still"}
+    with pytest.raises(Apart, match="refused"):
+        Group(two_tasks(1, port), 0)
 
 
 def _until_listened_to(connect: Callable[[], None]) -> None:

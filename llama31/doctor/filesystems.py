@@ -44,7 +44,7 @@ class Directory:
 def directories(settings: Settings) -> list[Directory]:
     """Those that settings name; the data's are looked at by `llama31.doctor.data`."""
     found = [Directory("JOB_DIR", Path(settings.job_dir)), Directory("TMP_NPY_INDEX", paths.index_root(settings))]
-    if settings.save_ckpt:
+    if settings.continual_ckpt:
         found.append(Directory("CONTINUAL_CKPT", Path(settings.continual_ckpt)))
     if settings.model_ckpt:
         found.append(Directory("MODEL_CKPT", Path(settings.model_ckpt), written=False))
@@ -61,7 +61,7 @@ def _written(context: Context) -> list[Directory]:
 def mark(context: Context) -> Iterator[Finding]:
     """On the first node: leaves a file in each directory that is written, for the other nodes to find."""
     for directory in _written(context):
-        with suppress(OSError):  # `measure` tells
+        with suppress(OSError):  # `speed` tells
             _mark(context, directory).touch()
     return iter(())
 
@@ -120,7 +120,7 @@ def needs(settings: Settings, data: Data | None) -> dict[str, Room]:
         return {}
     index = disk.training_index(settings, data) * settings.nexp
     found = {"TMP_NPY_INDEX": Room(index, index)}
-    if settings.save_ckpt:
+    if settings.continual_ckpt:
         one, there = space.estimate(settings, data), len(store.listing(Path(settings.continual_ckpt)))
         # While one is saved there is one more than KEEP_LAST, which 0 leaves unbounded.
         kept = (settings.keep_last or 1) * settings.nexp + 1

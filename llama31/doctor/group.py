@@ -76,21 +76,28 @@ def expanded(nodes: str) -> Iterator[str]:
                 yield from expanded(f"{before}{number:0{len(first)}}{after}")
 
 
+class Apart(Exception):
+    """The tasks of the step cannot talk to each other; the message says why."""
+
+
 class Group:
     """All tasks of the step, or this process alone; `exchange` is to be called by all, in the same order."""
 
     def __init__(self, place: Place | None, patience: float):
         """Connects to all others within `patience` seconds; who is not there by then is never heard of.
 
-        Raises OSError where the first task cannot be reached, or its port is taken.
+        Raises Apart where the first task cannot be reached, or its port is taken.
         """
         self.place = place
         self._peers: dict[int, _Peer] = {}
         deadline = time.monotonic() + patience
-        if place and place.rank:
-            self._peers[0] = _connected(place, deadline)
-        elif place:
-            self._accept(place, deadline)
+        try:
+            if place and place.rank:
+                self._peers[0] = _connected(place, deadline)
+            elif place:
+                self._accept(place, deadline)
+        except OSError as error:
+            raise Apart(str(error)) from error
 
     @property
     def leads(self) -> bool:
@@ -105,11 +112,14 @@ class Group:
     def exchange(self, value: Any, patience: float) -> dict[int, Any]:
         """The first task gets the values of all ranks that answer within `patience` seconds, the others its value.
 
-        Raises ConnectionError where the first task is not heard of any more.
+        Raises Apart where the first task is not heard of any more.
         """
         if not self.leads:
-            self._peers[0].send(value)
-            return {0: self._peers[0].receive(time.monotonic() + 2 * patience)}  # it may wait for another task
+            try:
+                self._peers[0].send(value)
+                return {0: self._peers[0].receive(time.monotonic() + 2 * patience)}  # it may wait for another task
+            except (OSError, ValueError) as error:
+                raise Apart(str(error)) from error
         deadline = time.monotonic() + patience
         found = {0: value}
         for rank, peer in sorted(self._peers.items()):

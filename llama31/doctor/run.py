@@ -12,7 +12,7 @@ from llama31 import launch
 from llama31.doctor import collectives, data, filesystems, gpus, limits, tools, troubles, versions
 from llama31.doctor.context import GRACE, Context
 from llama31.doctor.findings import Finding, Severity, failed, from_json, lines, ok, to_json
-from llama31.doctor.group import Group, place
+from llama31.doctor.group import Apart, Group, place
 from llama31.errors import UserError
 from llama31.resolve import resolve
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
     try:
         with Group(here, timeout) as group:
             return examine(context, group, list(checks(context, verify)))
-    except OSError as error:
+    except Apart as error:
         assert here, "a process alone has nobody to lose"
         apart = troubles.APART.found(node=here.node, address=here.address, port=here.port, error=error)
         print(*lines("nodes", {here.node: [apart]}), flush=True)
