@@ -1,4 +1,4 @@
-"""`doctor` on one machine: the real checks on real faults. About 25 s, most of it torch's imports."""
+"""`doctor` on one machine: the real checks on real faults. About 40 s, most of it torch's imports."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""`doctor` under srun on the two nodes of a real Slurm. About 25 s beside the cluster's start."""
+"""`doctor` under srun on the two nodes of a real Slurm. About 40 s beside the cluster's start."""
 
 import re
 import subprocess

@@ -24,7 +24,7 @@ PROBE_BYTES = 128 << 20  # written at most, to measure
 PROBE_SECONDS = 2.0  # spent on that at most, but for the end, when the file server must have it all
 BLOCK = 4 << 20  # bytes written at a time
 SLOW = 20e6  # bytes per second, below which even logs hold a run up
-APPEARS = 5.0  # seconds that a file server may take to show a file of another node
+APPEARS = 3.0  # seconds that a file server may take to show a file of another node
 
 
 @dataclass(frozen=True)
