@@ -42,6 +42,18 @@ def plan(context: typer.Context) -> None:
     raise typer.Exit(launch.main(["--dryrun", *context.args]))
 
 
+@app.command(context_settings=SETTINGS, options_metavar="[--verify] [--timeout SECONDS] [NAME=value ...]")
+def doctor(
+    context: typer.Context,
+    verify: Annotated[bool, typer.Option(help="Read the token files through.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that each check may take.")] = 120,
+) -> None:
+    """Say whether a run with these settings would start: here, or under srun on all its nodes."""
+    from llama31.doctor import run as doctor_run
+
+    raise typer.Exit(doctor_run.main(context.args, verify=verify, timeout=timeout))
+
+
 @app.command()
 def tokenize(
     inputs: Annotated[list[Path], typer.Option("--input", help="File of JSON lines: .json, .jsonl or .json.gz.")],
