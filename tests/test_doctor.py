@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from runs import arguments, environment
 
-from llama31 import checks
+from llama31 import devices
 from llama31.corpus.manifest import manifest_path
 from llama31.doctor import all_reduce, collectives, data, filesystems, gpus, limits, run, tools, troubles, versions
 from llama31.doctor.context import Context
@@ -194,7 +194,7 @@ def test_no_gpu(usual: dict[str, str]) -> None:
 @pytest.mark.gpu
 def test_gpus(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    if not checks.gpus():
+    if not devices.gpus():
         pytest.skip("there is no CUDA device")
     import torch
 

@@ -1,12 +1,13 @@
 """The all-reduce between the ranks, each in a process of its own: what hangs there can be ended."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 
-from llama31 import checks, launch
+from llama31 import devices, ranks
 from llama31.doctor import limits, troubles
-from llama31.doctor.context import Context
+from llama31.doctor.context import ELSEWHERE, Context
 from llama31.doctor.findings import Finding, ok
 from llama31.report.reading import size
 from llama31.settings import Device
@@ -17,7 +18,10 @@ GIVES_UP = 0.5  # share of the time after which torch, once it is imported, give
 
 def check(context: Context) -> Iterator[Finding]:
     """NCCL between GPUs, gloo between CPU processes, with the bus bandwidth (`all_reduce.bus_bandwidth`)."""
-    backend = "gloo" if checks.device(context.settings) is Device.cpu else "nccl"
+    if devices.is_elsewhere(context.settings):
+        yield ok(ELSEWHERE)
+        return
+    backend = "gloo" if devices.device(context.settings) is Device.cpu else "nccl"
     command = [*_starter(context), PROGRAM, backend, str(GIVES_UP * context.patience)]
     done = limits.output(command, context.patience, _environment(context))
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"rank"')]
@@ -32,12 +36,12 @@ def check(context: Context) -> Iterator[Finding]:
         return
     if not all(rank["right"] for rank in told):
         yield troubles.REDUCED_WRONG.found(backend=backend)
-    ranks = context.place.size if context.place else context.settings.gpus_per_node
-    if ranks == 1:
+    world_size = context.place.size if context.place else context.settings.gpus_per_node
+    if world_size == 1:
         yield ok(f"{backend} starts; one rank has no other to sum with")
         return
     slowest = min(rank["bandwidth"] for rank in told)
-    yield ok(f"{backend}, {ranks} ranks, {size(told[0]['bytes'])}: bus bandwidth", slowest)
+    yield ok(f"{backend}, {world_size} ranks, {size(told[0]['bytes'])}: bus bandwidth", slowest)
 
 
 def _starter(context: Context) -> list[str]:
@@ -49,7 +53,7 @@ def _starter(context: Context) -> list[str]:
 
 
 def _environment(context: Context) -> Mapping[str, str]:
-    environment = launch.environment(context.settings)
+    environment = ranks.environment(context.settings, os.environ)
     if place := context.place:
         environment |= {"RANK": str(place.rank), "LOCAL_RANK": str(place.local_rank), "WORLD_SIZE": str(place.size)}
         environment |= {"MASTER_ADDR": place.address, "MASTER_PORT": str(place.port + 1)}

@@ -6,6 +6,7 @@ from llama31.doctor.group import Place
 from llama31.inputs import Data
 from llama31.settings import Settings
 
+ELSEWHERE = "not looked at here: the run takes place on the nodes of PARTITION, where srun can start the doctor"
 GRACE = 10  # seconds between the end of what a check starts and the end of the check
 
 

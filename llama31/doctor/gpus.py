@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from llama31 import checks
+from llama31 import devices
 from llama31.doctor import limits, troubles
-from llama31.doctor.context import Context
+from llama31.doctor.context import ELSEWHERE, Context
 from llama31.doctor.findings import Finding, ok
 from llama31.report.reading import size
 from llama31.settings import Device
@@ -30,8 +30,11 @@ print(json.dumps(found))
 def check(context: Context) -> Iterator[Finding]:
     """As many as the settings ask for, of the kind they name, and with their memory free."""
     settings = context.settings
-    if checks.device(settings) is Device.cpu:
+    if devices.device(settings) is Device.cpu:
         yield ok(f"none needed: the ranks of each node, {settings.gpus_per_node}, run on the CPU")
+        return
+    if devices.is_elsewhere(settings):
+        yield ok(ELSEWHERE)
         return
     done = limits.output([sys.executable, "-c", LOOK], context.patience)
     if done.returncode:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llama31 import launch
+from llama31 import devices, preparation
 from llama31.doctor import collectives, data, filesystems, gpus, limits, tools, troubles, versions
 from llama31.doctor.context import GRACE, Context
 from llama31.doctor.findings import Finding, Severity, failed, from_json, lines, ok, to_json
@@ -56,8 +56,11 @@ def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
     Raises UserError for what is no setting. Of the tasks of a Slurm step the first one prints what all of them found.
     """
     here = place()
+    if here:  # the nodes of this step are those of the run
+        os.environ[devices.IN_JOB] = "1"
+        os.environ.setdefault("PARTITION", os.environ.get("SLURM_JOB_PARTITION", ""))
     try:
-        settings = launch.with_absolute_paths(resolve(arguments, os.environ)).settings
+        settings = preparation.with_absolute_paths(resolve(arguments, os.environ)).settings
     except UserError:
         if here and here.rank:
             return 2  # the first task says why

@@ -6,48 +6,52 @@ from collections.abc import Iterator
 from llama31.doctor import limits, troubles
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, ok
+from llama31.errors import UserError
+from llama31.settings import Container
+from llama31.slurm import remote, submit
 
-RUNNERS = ("apptainer", "singularity")  # of containers in a job
 TELLS_VERSION = 2.0  # seconds; Slurm's programs look for its settings first, wherever those may be
 
 
 def check(context: Context) -> Iterator[Finding]:
     """What is there, and what the settings need of it. Within a job nothing is needed any more."""
-    programs = ("sbatch", *RUNNERS, "docker")
+    programs = ("sbatch", "ssh", "apptainer", "docker")
     found = [_version(program) for program in programs if shutil.which(program)]
     lacking = [program for program in programs if not shutil.which(program)]
     if context.place is None and context.settings.partition:
         yield from _slurm(context)
-    if context.place is None and context.settings.image:
-        yield from _containers(context)
+        if context.settings.image and not context.settings.host:
+            yield from _containers(context)
     yield ok("; ".join(filter(None, (", ".join(found), f"no {', '.join(lacking)}" if lacking else ""))))
 
 
 def _slurm(context: Context) -> Iterator[Finding]:
-    """Whether a job can be submitted to PARTITION from here."""
-    partition = context.settings.partition
-    if not shutil.which("sbatch"):
+    """Whether a job can be submitted to PARTITION from here, or from HOST."""
+    settings = context.settings
+    partition = settings.partition
+    if not settings.host and not shutil.which("sbatch"):
         yield troubles.NO_SLURM.found(partition=partition)
         return
+    question = ["sinfo", "--noheader", "--format=%R"]
     try:
-        done = limits.output(["sinfo", "--noheader", "--format=%R"], context.patience)
-        error = done.stderr.strip().partition("\n")[0] if done.returncode else ""
-    except limits.TookTooLong as late:
-        error = f"sinfo: {late}"
-    if error:
-        yield troubles.SLURM_SILENT.found(error=error)
+        there = remote.output(submit.destination(settings), question, timeout=context.patience).split()
+    except UserError as error:
+        yield troubles.SLURM_SILENT.found(error=error.lines[0])
         return
-    there = done.stdout.split()
     for wanted in partition.split(","):
         if wanted not in there:
             yield troubles.NO_PARTITION.found(partition=wanted, partitions=", ".join(there))
 
 
 def _containers(context: Context) -> Iterator[Finding]:
-    """Whether a run in IMAGE can be started."""
+    """Whether a run in IMAGE can be started, as far as this machine is like the nodes."""
+    if context.settings.container is Container.apptainer:
+        if not shutil.which("apptainer"):
+            yield troubles.NO_APPTAINER.found()
+        return
     pyxis = shutil.which("srun") and "--container-image" in limits.output(["srun", "--help"], context.patience).stdout
-    if not pyxis and not any(map(shutil.which, RUNNERS)):
-        yield troubles.NO_CONTAINERS.found(image=context.settings.image)
+    if not pyxis:
+        yield troubles.NO_PYXIS.found(image=context.settings.image)
 
 
 def _version(program: str) -> str:

@@ -101,9 +101,12 @@ SLURM_SILENT = Trouble(
 NO_PARTITION = Trouble(
     "PARTITION={partition}: no such partition; there are {partitions}", "set PARTITION to one of them"
 )
-NO_CONTAINERS = Trouble(
-    "IMAGE={image}, but srun has no --container-image (pyxis), and there is no apptainer or singularity",
-    "ask for one of them to be installed, or leave IMAGE empty",
+NO_PYXIS = Trouble(
+    "IMAGE={image}, but srun has no --container-image (pyxis)",
+    "set CONTAINER=apptainer, or ask for pyxis to be installed, or leave IMAGE empty",
+)
+NO_APPTAINER = Trouble(
+    "CONTAINER=apptainer, but there is no apptainer", "ask for it to be installed, or leave IMAGE empty"
 )
 
 

@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from llama31.doctor import troubles
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, ok
-from llama31.launch import REPOSITORY
+from llama31.paths import REPOSITORY
 
 SHOWN = 3  # packages in a line
 BUILT_ALONG = {"torch"}
