@@ -13,7 +13,7 @@ import checkpoints
 import oracle
 import pytest
 import torch
-from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_llama31, stopped_by
+from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_forked, stopped_by
 
 from llama31 import launch, paths, record
 from llama31.checkpoint import nemo, store
@@ -132,7 +132,7 @@ def trained(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     """A run of 8 steps that saves by the clock, after each of them, and its last checkpoint."""
     root = tmp_path_factory.mktemp("trained")
     saving = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": root, "SAVE_EVERY_MINUTES": 1e-6, "KEEP_LAST": 3}
-    run = run_llama31({**settings, **saving, "STOP_AT_STEP": 8})
+    run = run_forked({**settings, **saving, "STOP_AT_STEP": 8})
     assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
     assert [event["step"] for event in run.events("checkpoint")] == list(range(1, 9))
     assert [checkpoint.step for checkpoint in store.listing(root)] == [8, 7, 6]
@@ -145,7 +145,7 @@ def test_weights_alone(trained: tuple[Run, Path], settings: dict[str, Any], tmp_
     path = checkpoints.copy(checkpoint, tmp_path)
     (path / store.MANIFEST).unlink()
     from_it = {"FROM_HF": 1, "MODEL_CKPT": path, "START_STEPS": 8, "MAX_LR": 1e-12, "STOP_AT_STEP": 4}
-    run = run_llama31({**settings, **from_it, "GPUS_PER_NODE": 2, "TENSOR_PARALLEL_SIZE": 2})
+    run = run_forked({**settings, **from_it, "GPUS_PER_NODE": 2, "TENSOR_PARALLEL_SIZE": 2})
     assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
     (evaluation,) = run.events("evaluation")
     assert evaluation["loss"] == pytest.approx(source.events("evaluation")[-1]["loss"], abs=1e-4)
@@ -179,7 +179,7 @@ def test_context_holds_the_tokenizer_and_nothing_beside_it(
 def test_another_batch_size_from_here_on(trained: tuple[Run, Path], settings: dict[str, Any], tmp_path: Path) -> None:
     checkpoint = checkpoints.copy(trained[1], tmp_path)
     changed = {**settings, "GBS": 8, "MODEL_CKPT": checkpoint, "USE_CKPT": 1, "STOP_AT_STEP": 11}
-    run = run_llama31(changed, "--allow-change", "GBS")
+    run = run_forked(changed, "--allow-change", "GBS")
     assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
     assert [event["consumed_samples"] for event in run.events("step")] == [*range(4, 33, 4), 40, 48, 56]
     assert run.losses()[:8] == trained[0].losses()
@@ -208,7 +208,7 @@ def test_nothing_in_a_checkpoint_is_executed(
     """What torch.load reads; for the table of contents see test_trust.py."""
     path = checkpoints.copy(trained[1], tmp_path)
     torch.save(Mischief(tmp_path / "executed"), path / store.WEIGHTS / "common.pt")
-    run = run_llama31({**settings, "FROM_HF": 1, "MODEL_CKPT": path, "STOP_AT_STEP": 1})
+    run = run_forked({**settings, "FROM_HF": 1, "MODEL_CKPT": path, "STOP_AT_STEP": 1})
     assert not (tmp_path / "executed").exists()
     assert run.exit_code == FAILED, run.printed + run.logs()
     assert "Weights only load failed" in run.outcome.reason
@@ -219,7 +219,7 @@ def test_nothing_in_a_checkpoint_is_executed(
 
 def test_disk_that_fills_up_while_saving(settings: dict[str, Any], small_disk: Path) -> None:
     """There is room for one checkpoint and not for two: the first stays in force, and a line tells."""
-    run = run_llama31({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": small_disk, "SAVE_EVERY": 2, "STOP_AT_STEP": 9})
+    run = run_forked({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": small_disk, "SAVE_EVERY": 2, "STOP_AT_STEP": 9})
     assert run.exit_code == BAD_INPUT, run.printed + run.logs()
     assert "par-1-4-steps: cannot be saved: No space left on device" in run.outcome.reason
     assert [checkpoint.step for checkpoint in store.listing(small_disk)] == [2]
