@@ -1,7 +1,6 @@
 """Saves that are asked for, saves that are killed, and starts from weights alone, in real runs."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 import checkpoints
 import oracle
 import pytest
+import tiny
 import torch
 from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_forked, stopped_by
 
@@ -25,31 +25,9 @@ from llama31.resolve import resolve
 pytestmark = pytest.mark.slow
 
 
-WEIGHTS_BESIDE = "model-00001-of-00001.safetensors"
-
-
 @pytest.fixture(scope="module")
-def settings(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The tokenizer lies in a directory as a download of a model leaves it: beside weights and directories."""
-    model = Path(shutil.copytree(tiny_data["TOKENIZER_PATH"], tmp_path_factory.mktemp("downloaded") / "model"))
-    (model / WEIGHTS_BESIDE).write_bytes(bytes(1_000_000))
-    (model / ".cache" / "huggingface").mkdir(parents=True)
-    return {
-        **tiny_data,
-        "TOKENIZER_PATH": model,
-        "JOB_DIR": tmp_path_factory.mktemp("runs"),
-        "SIZE": "tiny",
-        "DEVICE": "cpu",
-        "PRECISION": "fp32",
-        "SEQ_LENGTH": 32,
-        "GBS": 4,
-        "MBS": 2,
-        "MAX_LR": 1e-3,
-        "WARMUP_STEPS": 5,
-        "EVAL_EVERY": 16,
-        "EVAL_SAMPLES": 8,
-        "SEEDS": 1,
-    }
+def settings(settings_of_trained: dict[str, Any]) -> dict[str, Any]:
+    return settings_of_trained
 
 
 def test_a_warning_saves_within_a_step(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -127,16 +105,10 @@ def test_killed_at_random_moments(settings: dict[str, Any], tmp_path: Path) -> N
 # Weights alone
 
 
-@pytest.fixture(scope="module")
-def trained(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
-    """A run of 8 steps that saves by the clock, after each of them, and its last checkpoint."""
-    root = tmp_path_factory.mktemp("trained")
-    saving = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": root, "SAVE_EVERY_MINUTES": 1e-6, "KEEP_LAST": 3}
-    run = run_forked({**settings, **saving, "STOP_AT_STEP": 8})
-    assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
+def test_saves_by_the_clock(trained: tuple[Run, Path]) -> None:
+    run, newest = trained
     assert [event["step"] for event in run.events("checkpoint")] == list(range(1, 9))
-    assert [checkpoint.step for checkpoint in store.listing(root)] == [8, 7, 6]
-    return run, store.listing(root)[0].path
+    assert [checkpoint.step for checkpoint in store.listing(newest.parent)] == [8, 7, 6]
 
 
 def test_weights_alone(trained: tuple[Run, Path], settings: dict[str, Any], tmp_path: Path) -> None:
@@ -168,7 +140,7 @@ def test_context_holds_the_tokenizer_and_nothing_beside_it(
     names = {file.name for file in found.tokenizer.iterdir()}
     assert names == {"tokenizer.json", "tokenizer_config.json"}
     assert tokenizer.fingerprint(found.tokenizer) == tokenizer.fingerprint(settings["TOKENIZER_PATH"])
-    assert not list(checkpoint.rglob(WEIGHTS_BESIDE))
+    assert not list(checkpoint.rglob(tiny.WEIGHTS_BESIDE))
     assert {path.name for path in checkpoint.iterdir() if path.is_dir()} == {store.CONTEXT, store.WEIGHTS}
     assert not list(trained[1].parent.rglob(f"*{PARTIAL}"))
 
