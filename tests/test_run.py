@@ -59,7 +59,8 @@ def assert_aborted(run: Run, exit_code: int, *words: str) -> None:
 
 
 def test_target_reached(settings: dict[str, Any]) -> None:
-    run = run_llama31({**settings, "GPUS_PER_NODE": 2, "TARGET": 6.5})
+    given = {**settings, "GPUS_PER_NODE": 2, "TARGET": 6.5}
+    run = run_llama31(given)
     assert run.exit_code == 0, run.printed + run.logs()
     evaluations = run.events("evaluation")
     assert [event["step"] for event in evaluations] == [3], "stops at the first evaluation at or below the target"
@@ -73,6 +74,7 @@ def test_target_reached(settings: dict[str, Any]) -> None:
     assert {"command", "commit", "versions"} <= set(described)
     assert list((run.run_dir / paths.TENSORBOARD).glob("events.out.tfevents.*")), "TensorBoard's events are missing"
     assert (Path(settings["JOB_DIR"]) / "latest").resolve() == run.run_dir
+    assert run_forked(given).losses() == run.losses(), "forked ranks, which other tests use, are as fresh ones"
 
 
 def test_target_not_reached(settings: dict[str, Any]) -> None:
