@@ -94,7 +94,9 @@ def assert_saved_and_ended(run: Run, root: Path) -> None:
 
 
 def test_killed_at_random_moments(settings: dict[str, Any], tmp_path: Path) -> None:
-    """dev/kill_saves.py, which compares what is left with a run that nobody killed, on two kills instead of 30."""
+    """dev/kill_saves.py on two kills instead of 30; the run that nobody killed, its reference, is made for it."""
+    reference = run_forked({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path / "reference", "STOP_AT_STEP": 16})
+    assert reference.exit_code == TARGET_NOT_REACHED, reference.printed + reference.logs()
     these = {name: value for name, value in settings.items() if name not in ("JOB_DIR", "SEEDS")}
     command = [sys.executable, REPOSITORY / "dev" / "kill_saves.py", tmp_path, "--kills", "2", *arguments(these)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False)
