@@ -91,18 +91,12 @@ def answer(connection: socket.socket) -> NoReturn:
     os.chdir(request["directory"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    try:
-        torchrun(request["arguments"])
-    except SystemExit as end:
-        code = end.code
-    else:
-        code = 0
-    connection.send(json.dumps(code).encode())
+    connection.send(bytes([torchrun(request["arguments"])]))
     os._exit(0)
 
 
-def torchrun(arguments: list[str]) -> None:
-    """torchrun's own main, but its processes are forked."""
+def torchrun(arguments: list[str]) -> int:
+    """torchrun's own main, but its processes are forked; gives the exit code."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler import SubprocessHandler
@@ -112,7 +106,8 @@ def torchrun(arguments: list[str]) -> None:
         run.main(arguments)
     except ChildFailedError as error:  # the interpreter would print it and leave with 1
         print(error, file=sys.stderr)
-        sys.exit(1)
+        return 1
+    return 0
 
 
 class Forked:
@@ -157,7 +152,8 @@ def ask(address: str, arguments: list[str]) -> int:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         socket.send_fds(connection, [json.dumps(request).encode()], OUTPUTS)
-        return int(json.loads(connection.recv(100) or "1"))
+        code = connection.recv(1)
+    return code[0] if code else 1  # nothing where the server or the torchrun ended
 
 
 def run(address: str, script: str, arguments: list[str]) -> None:

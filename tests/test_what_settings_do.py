@@ -151,7 +151,7 @@ def own_tests() -> set[str]:
 def test_every_setting_is_shown_to_act() -> None:
     for name, text in documentation().items():
         assert name in {*IN_THE_RECIPE, *IN_THE_LOG, *REFUSED} | own_tests(), (
-            f"{name.upper()}: nothing here shows that it does what it says: {text!r} Add a row to IN_THE_RECIPE "
+            f"{name.upper()}: nothing here shows that it does what it says, {text!r}; add a row to IN_THE_RECIPE "
             f"or IN_THE_LOG, or a function test_{name} that looks where the setting acts"
         )
     stale = {*IN_THE_RECIPE, *IN_THE_LOG, *REFUSED} - documentation().keys()
