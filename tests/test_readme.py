@@ -18,7 +18,7 @@ import tiny
 import typer
 from benchmark_run import SETTINGS, write_log
 
-from dev import demo_tokenizer
+from dev import demo_tokenizer, settings_table
 from llama31 import checks, cli, events, paths, rules
 from llama31.checkpoint import convert, huggingface, store
 from llama31.corpus import consolidate
@@ -63,7 +63,9 @@ def code(document: Path) -> str:
 def tables() -> Iterator[Table]:
     """Tables of the README, each row as column title -> cell."""
     for lines in re.findall(r"(?:^\|.*\|\n)+", TEXT, re.M):
-        titles, _, *rows = ([cell.strip() for cell in line.strip("|\n").split("|")] for line in lines.splitlines())
+        titles, _, *rows = (
+            [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines.splitlines()
+        )
         yield [dict(zip(titles, row, strict=True)) for row in rows]
 
 
@@ -209,6 +211,13 @@ def test_verbs_and_their_flags_exist(document: Path) -> None:
 
 
 # --- Figures ------------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_of_settings_are_those_of_the_code() -> None:
+    assert settings_table.renewed(TEXT) == TEXT, "python3 -m dev.settings_table writes them anew"
+    described = {row["Setting"].strip("`"): row["Meaning"] for row in table("Setting")}
+    assert list(described) == names(), "config.sh and the README have the settings in the order of the code"
+    assert described["PRECISION"].startswith("Arithmetic: bf16 \\| fp8 ")
 
 
 def test_the_two_commands_come_first() -> None:
