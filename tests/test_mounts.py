@@ -20,7 +20,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_every_directory_among_the_settings_is_either_read_or_written() -> None:
-    assert sorted((*mounts.READ, *mounts.WRITTEN, "config_filename")) == sorted(PATH_SETTINGS)
+    assert sorted((*mounts.READ, *mounts.WRITTEN, "code_path", "config_filename")) == sorted(PATH_SETTINGS)
 
 
 def test_the_directories_of_a_run(settings: Settings, tmp_path: Path) -> None:
