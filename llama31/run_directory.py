@@ -18,7 +18,7 @@ from llama31.errors import UserError
 from llama31.events import ABORTED, FAILED, Outcome
 from llama31.plan import Plan, user_command
 from llama31.report import summary
-from llama31.resolve import LIBRARIES, Resolved
+from llama31.resolve import Resolved, read_by_libraries
 from llama31.settings import Settings
 
 PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "lightning", "transformer_engine", "numpy", "mlperf-logging")
@@ -103,7 +103,7 @@ def describe(
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,
-        "environment": {name: value for name, value in sorted(environment.items()) if name.startswith(LIBRARIES)},
+        "environment": read_by_libraries(environment),
     }
 
 

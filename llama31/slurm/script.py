@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llama31 import devices, paths
-from llama31.resolve import LIBRARIES
+from llama31.resolve import read_by_libraries
 from llama31.settings import Device, Settings, names, shown
 from llama31.slurm import containers
 
@@ -83,8 +83,8 @@ def exports(settings: Settings, environment: Mapping[str, str]) -> dict[str, str
     ours = {name: shown(getattr(settings, name.lower())) for name in names()}
     theirs = {
         name: value
-        for name, value in sorted(environment.items())
-        if name.startswith(LIBRARIES) and not name.startswith(OF_THIS_MACHINE) and name.isidentifier()
+        for name, value in read_by_libraries(environment).items()
+        if not name.startswith(OF_THIS_MACHINE) and name.isidentifier()
     }
     return {**ours, **theirs}
 
