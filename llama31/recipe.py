@@ -53,8 +53,9 @@ def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Pa
 
 
 def weights_and_biases(run_dir: Path) -> run.Config[WandbLogger]:
-    """A run of Weights & Biases by the run directory's name, in the project `llama31`; its variables say the rest."""
-    return run.Config(WandbLogger, project="llama31", name=run_dir.name, save_dir=str(run_dir))
+    """A run of Weights & Biases by the run directory's name; its own variables say where and how."""
+    quiet = {"console": "off", "quiet": True}  # what a rank prints is in its log already
+    return run.Config(WandbLogger, name=run_dir.name, save_dir=str(run_dir), settings=quiet)
 
 
 def data(settings: Settings, backend: Backend, seed: int, tokenizer: run.Config) -> run.Config[BenchmarkData]:

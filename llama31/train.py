@@ -157,7 +157,7 @@ class _Run:
                 observer.run_stopped(outcome)
         if wandb := sys.modules.get("wandb"):
             with contextlib.suppress(Exception):  # whatever keeps Weights & Biases from its end is not the run's
-                wandb.finish(exit_code=outcome.exit_code, quiet=True)
+                wandb.finish(exit_code=outcome.exit_code)
 
     def _saver(self, settings: Settings, data: Data, departed: list[str]) -> "Saver":
         """What saves checkpoints; where the launcher can tell it to is written down."""
