@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from llama31 import paths
-from llama31.corpus.files import atomic_writer
+from llama31.corpus.files import atomic_writer, failures_named
 from llama31.errors import UserError
 from llama31.events import Outcome
 from llama31.resolve import from_dict
@@ -41,6 +41,16 @@ def load_settings(run_dir: Path) -> Settings:
 def store_record(run_dir: Path, record: dict[str, Any]) -> None:
     """Writes what ran: versions, command, commit and so on."""
     _write(run_dir / paths.RECORD, record_text(record))
+
+
+def load_record(run_dir: Path) -> dict[str, Any]:
+    """What `store_record` wrote. Raises UserError where there is nothing of the kind."""
+    file = run_dir / paths.RECORD
+    try:
+        with failures_named(file):
+            return dict(json.loads(file.read_bytes()))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file}: damaged: {error}") from error
 
 
 def record_text(record: dict[str, Any]) -> str:

@@ -23,6 +23,8 @@ LIBRARIES = (
     "PYTORCH_", "SHARP_", "TORCH", "UCX_", "WANDB_",
 )  # fmt: skip
 """How names begin that are no settings, but that a config.sh may export all the same: libraries read them."""
+OF_ONE_MACHINE = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "LD_", "LLAMA31_", "PATH", "PYTHON")
+"""How the names of those begin that say nothing elsewhere."""
 SECRETS = ("KEY", "PASSWORD", "SECRET", "TOKEN")
 """What is in the names of variables whose values no file may hold."""
 
@@ -33,6 +35,13 @@ def read_by_libraries(environment: Mapping[str, str]) -> dict[str, str]:
         name: value
         for name, value in sorted(environment.items())
         if name.startswith(LIBRARIES) and not any(secret in name for secret in SECRETS)
+    }
+
+
+def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """Of that, what says something to another machine, to a container and to another day."""
+    return {
+        name: value for name, value in read_by_libraries(environment).items() if not name.startswith(OF_ONE_MACHINE)
     }
 
 

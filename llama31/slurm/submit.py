@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llama31 import paths, preparation, record, run_directory
+from llama31 import paths, preparation, provenance, record, run_directory
 from llama31.errors import UserError
 from llama31.plan import Plan
 from llama31.preparation import Prepared
@@ -74,7 +74,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
     directory = place.make_directory(settings, there)
     text = script.render(settings, directory, allowed, os.environ)
     asked = sbatch(settings, directory, [])
-    described = run_directory.describe(plan.resolved, arguments, asked, os.environ)
+    described = provenance.describe(plan, arguments, asked, os.environ)
     files = {
         paths.SCRIPT: text,
         paths.SETTINGS: record.settings_text(settings),
