@@ -1,15 +1,50 @@
-"""Reads checkpoints by torch's own code, for tests that compare them."""
+"""Checkpoints for tests: a few bytes that stand for one, and the tensors of real ones, read by torch's own code."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from runs import arguments
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-from llama31.checkpoint import store
+from llama31 import checks, preparation
+from llama31.checkpoint import identity, store
+from llama31.resolve import resolve
+from llama31.settings import Settings
+
+DATA_FILE = f"{store.WEIGHTS}/__0_0.distcp"
+
+
+def settings_of(given: dict[str, str], *more: str) -> Settings:
+    """What the launcher makes of settings."""
+    return preparation.with_absolute_paths(resolve([*arguments(given), *more], {})).settings
+
+
+def save(given: dict[str, str], root: Path, job: int, step: int, **of_manifest: Any) -> Path:
+    """A checkpoint of these settings whose weights are a few bytes."""
+    settings = settings_of(given)
+    seed = int(settings.seeds)
+    path = root / store.name(seed, job, step)
+    (path / store.WEIGHTS).mkdir(parents=True)
+    (path / store.CONTEXT).mkdir()
+    (path / DATA_FILE).write_bytes(bytes(range(256)) * 10)
+    (path / store.CONTEXT / "model.yaml").write_text("config: {}\n")
+    manifest = store.Manifest(
+        seed=seed,
+        job=job,
+        step=step,
+        consumed_samples=step * settings.gbs,
+        identity=identity.identity(settings, checks.check(settings)),
+        departures=[],
+        outcome=None,
+        files={str(file.relative_to(path)): store.digest(file) for file in store.files_of(path)},
+    )
+    store.write_manifest(path, replace(manifest, **of_manifest))
+    return path
 
 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -5,15 +5,21 @@ Modules beside the tests are imported by their plain names: NeMo installs a pack
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import debian
 import pytest
 from claimed import claim_benchmark_data
 from cluster import Cluster
-from tiny import make_data
+from runs import Run, run_forked
+from tiny import as_downloaded, make_data
+
+from llama31.checkpoint import store
+from llama31.events import TARGET_NOT_REACHED
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +51,18 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 7 MB."""
+    disk = tmp_path / "small disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", disk]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("only root can mount a small file system to fill up")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.fixture
 def usual(tiny_data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Settings of a run on the CPU that works, on a machine that has no GPU.
 
@@ -53,3 +71,35 @@ def usual(tiny_data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     small = {"SIZE": "tiny", "DEVICE": "cpu", "SEQ_LENGTH": "32", "GBS": "8", "EVAL_SAMPLES": "16"}
     return {**tiny_data, **small, "JOB_DIR": str(tmp_path / "runs")}
+
+
+@pytest.fixture(scope="session")
+def settings_of_trained(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of runs that save."""
+    directory = tmp_path_factory.mktemp("trained")
+    return {
+        **tiny_data,
+        "TOKENIZER_PATH": as_downloaded(Path(tiny_data["TOKENIZER_PATH"]), directory / "model"),
+        "JOB_DIR": directory / "runs",
+        "SIZE": "tiny",
+        "DEVICE": "cpu",
+        "PRECISION": "fp32",
+        "SEQ_LENGTH": 32,
+        "GBS": 4,
+        "MBS": 2,
+        "MAX_LR": 1e-3,
+        "WARMUP_STEPS": 5,
+        "EVAL_EVERY": 16,
+        "EVAL_SAMPLES": 8,
+        "SEEDS": 1,
+    }
+
+
+@pytest.fixture(scope="session")
+def trained(settings_of_trained: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    """A run of 8 steps that saves by the clock, after each of them, and its last checkpoint; only to be read."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    saving = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": root, "SAVE_EVERY_MINUTES": 1e-6, "KEEP_LAST": 3}
+    run = run_forked({**settings_of_trained, **saving, "STOP_AT_STEP": 8})
+    assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
+    return run, store.listing(root)[0].path

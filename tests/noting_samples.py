@@ -1,7 +1,4 @@
-"""Runs llama31 as run_llama31.sh does, with ranks that note which training sequences they read: NAME=value ...
-
-The launcher and the ranks are the product's own; the ranks start here instead of in pretrain_llama31.py.
-"""
+"""A rank as pretrain_llama31.py's, that also notes which training sequences it reads: RUN_DIR."""
 
 import os
 import sys
@@ -25,19 +22,8 @@ def note_samples(run_dir: Path) -> None:
     TrainingSequences.__getitem__ = noting
 
 
-def main() -> None:
-    if "RANK" in os.environ:
-        import pretrain_llama31
-
-        note_samples(Path(sys.argv[1]))
-        pretrain_llama31.main()
-    from llama31 import launch, local, paths
-
-    stock = local.command
-    trainer = str(paths.REPOSITORY / "pretrain_llama31.py")
-    local.command = lambda *of: [__file__ if word == trainer else word for word in stock(*of)]
-    sys.exit(launch.main(sys.argv[1:]))
-
-
 if __name__ == "__main__":
-    main()
+    import pretrain_llama31
+
+    note_samples(Path(sys.argv[1]))
+    pretrain_llama31.main()

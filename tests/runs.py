@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forked_ranks
+
 from llama31 import checks, local, paths, preparation, ranks, record, run_directory
 from llama31.events import Outcome
 from llama31.resolve import resolve
@@ -90,6 +92,20 @@ def run_llama31(settings: dict[str, Any], *options: str) -> Run:
     return finished(done.stdout + done.stderr, done.returncode)
 
 
+def run_forked(settings: dict[str, Any], *options: str, script: Path = REPOSITORY / "pretrain_llama31.py") -> Run:
+    """As `run_llama31`, but the ranks, which run a script, do not wait for the import of NeMo (forked_ranks.py)."""
+    begin = [sys.executable, TESTS / "forked_ranks.py", "run", forked_ranks.server(), script]
+    done = subprocess.run(
+        [*begin, *options, *arguments(settings)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env={**environment(), "PYTHONPATH": str(REPOSITORY)},
+        check=False,
+    )
+    return finished(done.stdout + done.stderr, done.returncode)
+
+
 def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
     """Trains from the weights in a directory; makes that directory, of its own initial weights, if it is not there."""
     resolved = preparation.with_absolute_paths(resolve(arguments(settings), {})).settings
@@ -99,6 +115,7 @@ def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
     command = local.command(resolved, run_dir)
     script = command.index(str(REPOSITORY / "pretrain_llama31.py"))
     command = [*command[:script], str(TESTS / "ranks_from_weights.py"), str(run_dir), str(weights)]
+    command = forked_ranks.instead_of_torchrun(command, forked_ranks.server())
     done = subprocess.run(
         command,
         capture_output=True,

@@ -5,24 +5,22 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import DATA_FILE, save, settings_of
 from runs import arguments
 
-from llama31 import checks, launch, paths, preparation
+from llama31 import checks, launch, paths
 from llama31.checkpoint import identity, resume, space, start, store
 from llama31.corpus.files import PARTIAL
 from llama31.errors import UserError
 from llama31.events import SUCCESS, TARGET_NOT_REACHED, Outcome
 from llama31.report import reading
-from llama31.resolve import resolve
-from llama31.settings import Settings
 
 SEED = 7
-DATA_FILE = f"{store.WEIGHTS}/__0_0.distcp"
 
 
 @pytest.fixture
@@ -34,33 +32,6 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def saving(usual: dict[str, str], root: Path) -> dict[str, str]:
     return {**usual, "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(root), "SEEDS": str(SEED)}
-
-
-def settings_of(given: dict[str, str], *more: str) -> Settings:
-    return preparation.with_absolute_paths(resolve([*arguments(given), *more], {})).settings
-
-
-def save(given: dict[str, str], root: Path, job: int, step: int, **of_manifest: Any) -> Path:
-    """A checkpoint of these settings whose weights are a few bytes."""
-    settings = settings_of(given)
-    seed = int(settings.seeds)
-    path = root / store.name(seed, job, step)
-    (path / store.WEIGHTS).mkdir(parents=True)
-    (path / store.CONTEXT).mkdir()
-    (path / DATA_FILE).write_bytes(bytes(range(256)) * 10)
-    (path / store.CONTEXT / "model.yaml").write_text("config: {}\n")
-    manifest = store.Manifest(
-        seed=seed,
-        job=job,
-        step=step,
-        consumed_samples=step * settings.gbs,
-        identity=identity.identity(settings, checks.check(settings)),
-        departures=[],
-        outcome=None,
-        files={str(file.relative_to(path)): store.digest(file) for file in store.files_of(path)},
-    )
-    store.write_manifest(path, replace(manifest, **of_manifest))
-    return path
 
 
 def find(given: dict[str, str], *more: str, allowed: tuple[str, ...] = ()) -> resume.Found:

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import forked_ranks
 import llamas
 import pytest
 import ranks_of_converted
@@ -119,13 +120,11 @@ def loaded(converted: Path, tokens: torch.Tensor, tmp_path_factory: pytest.TempP
     """Where two ranks left the logits of what they loaded, and a checkpoint that Megatron saved."""
     output = tmp_path_factory.mktemp("loaded")
     torch.save(tokens, output / "tokens.pt")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [TESTS / "ranks_of_converted.py", output / "tokens.pt", output]
-    command += [converted / name for name in KINDS]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=environment, timeout=TIMEOUT, check=False
-    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = [TESTS / "ranks_of_converted.py", output / "tokens.pt", output, *(converted / name for name in KINDS)]
+    command = forked_ranks.instead_of_torchrun([*torchrun, *map(str, script)], forked_ranks.server())
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
     return output
 

@@ -18,7 +18,7 @@ import tiny
 import typer
 from benchmark_run import SETTINGS, write_log
 
-from dev import demo_tokenizer
+from dev import demo_tokenizer, settings_table
 from llama31 import checks, cli, events, paths, rules
 from llama31.checkpoint import convert, huggingface, store
 from llama31.corpus import consolidate
@@ -38,6 +38,7 @@ DATA = REPOSITORY / "docs" / "data.md"
 DOCUMENTS = (README, *sorted((REPOSITORY / "docs").glob("*.md")))
 TEXT = README.read_text(encoding="utf-8")
 PLACEHOLDERS = {"JOB", "NAME", "RUN_DIR"}  # upper-case words of commands that a reader replaces
+OF_LIBRARIES = {"WANDB_MODE"}
 
 Table = list[dict[str, str]]
 
@@ -63,7 +64,9 @@ def code(document: Path) -> str:
 def tables() -> Iterator[Table]:
     """Tables of the README, each row as column title -> cell."""
     for lines in re.findall(r"(?:^\|.*\|\n)+", TEXT, re.M):
-        titles, _, *rows = ([cell.strip() for cell in line.strip("|\n").split("|")] for line in lines.splitlines())
+        titles, _, *rows = (
+            [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines.splitlines()
+        )
         yield [dict(zip(titles, row, strict=True)) for row in rows]
 
 
@@ -177,11 +180,12 @@ def test_tree_is_what_is_there() -> None:
 def test_settings_exist(document: Path) -> None:
     """An upper-case name is a setting, or a variable that a script other than config.sh knows."""
     scripts = [*REPOSITORY.glob("dev/*.sh"), *REPOSITORY.glob("utils/*.sh"), REPOSITORY / "run_llama31.sh"]
+    scripts.append(REPOSITORY / "Dockerfile")
     known = set(re.findall(r"\w+", "\n".join(script.read_text() for script in scripts)))
     text = re.sub(r"[\w./-]*\.(?:md|txt)\b|\bLICENSE\b", "", code(document))
     mentioned = set(re.findall(r"(?<![\w./-])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*(?![\w./-])", text))
     assert len(mentioned) > 3
-    assert mentioned - set(names()) - set(GPUS) - PLACEHOLDERS <= known
+    assert mentioned - set(names()) - set(GPUS) - PLACEHOLDERS - OF_LIBRARIES <= known
 
 
 @every_document
@@ -208,6 +212,13 @@ def test_verbs_and_their_flags_exist(document: Path) -> None:
 
 
 # --- Figures ------------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_of_settings_are_those_of_the_code() -> None:
+    assert settings_table.renewed(TEXT) == TEXT, "python3 -m dev.settings_table writes them anew"
+    described = {row["Setting"].strip("`"): row["Meaning"] for row in table("Setting")}
+    assert list(described) == names(), "config.sh and the README have the settings in the order of the code"
+    assert described["PRECISION"].startswith("Arithmetic: bf16 \\| fp8 ")
 
 
 def test_the_two_commands_come_first() -> None:

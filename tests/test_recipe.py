@@ -1,9 +1,8 @@
 """The recipe against the benchmark's rules, its settings and NeMo's own recipe; nothing here allocates the 8b model."""
 
 import math
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +20,7 @@ from nemo.collections.llm.gpt.model.llama import Llama31Config8B
 from nemo.lightning import MegatronStrategy
 from nemo.lightning._strategy_lib import setup_megatron_optimizer
 from one_rank import one_rank
-from runs import REPOSITORY
+from recipes import BACKENDS, CPU, CUDA, CUDA_WITH_ENGINE, differing, flat, recipe
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -37,33 +36,7 @@ from llama31.resolve import from_dict
 from llama31.settings import Device, Precision, Settings
 from llama31.sizes import SIZES
 
-CPU = Backend("cpu", transformer_engine=False)
-CUDA = Backend("gpu", transformer_engine=False)
-CUDA_WITH_ENGINE = Backend("gpu", transformer_engine=True)
-BACKENDS = [CPU, CUDA, CUDA_WITH_ENGINE]
 VOCABULARY = 128_256  # Llama 3.1's tokenizer
-
-
-def recipe(settings: Settings, backend: Backend = CUDA_WITH_ENGINE, seed: int = 1) -> run.Partial:
-    return pretrain_recipe(settings, backend, seed, Path("/run"))
-
-
-def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Path -> plain value of all that a recipe holds; a configuration's own path gives its class."""
-    if isinstance(value, fiddle.Buildable):
-        found = {path or "recipe": value.__fn_or_cls__}
-        for name, argument in value.__arguments__.items():
-            found |= flat(argument, f"{path}.{name}" if path else str(name))
-        return found
-    if isinstance(value, list):
-        return {key: item for i, part in enumerate(value) for key, item in flat(part, f"{path}[{i}]").items()}
-    return {path: value}
-
-
-def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
-    """Paths whose values differ, or that only one of them has."""
-    absent = object()
-    return {path for path in one | other if one.get(path, absent) != other.get(path, absent)}
 
 
 @pytest.fixture
@@ -437,141 +410,6 @@ def test_where_the_benchmark_says_nothing_it_is_nemos_recipe() -> None:
         "trainer.strategy.ddp.check_for_nan_in_grad",  # a loss that is not finite ends the run
         "trainer.strategy.ddp.use_distributed_optimizer",  # NeMo's follows from the optimizer's
     }
-
-
-# What settings do
-
-
-@dataclass(frozen=True)
-class Acts:
-    """A value other than the default, and the paths in the recipe that it changes."""
-
-    value: Any
-    changes: set[str]
-
-
-STRATEGY = "trainer.strategy."
-IN_THE_RECIPE = {
-    "nnodes": Acts(2, {"trainer.num_nodes"}),
-    "gpus_per_node": Acts(4, {"trainer.devices"}),
-    "job_dir": Acts("/jobs", {"data.index_root"}),
-    "preprocessed_path": Acts("/d", {"data.train_prefixes[0]", "data.train_prefixes[1]", "data.validation_prefix"}),
-    "tokenizer_path": Acts("/t", {f"{owner}.tokenizer.pretrained_model_name" for owner in ("data", "model")}),
-    "tmp_npy_index": Acts("/index", {"data.index_root"}),
-    "train_parts": Acts("7", {"data.train_prefixes[0]", "data.train_prefixes[1]"}),
-    "n_validation_samples": Acts(40, {"data.validation_prefix"}),
-    "size": Acts(
-        "tiny",
-        {"model.config"}
-        | {
-            f"model.config.{name}"
-            for name in (
-                "num_layers",
-                "hidden_size",
-                "ffn_hidden_size",
-                "num_attention_heads",
-                "num_query_groups",
-                "rotary_base",
-            )
-        },
-    ),
-    "seq_length": Acts(4096, {"data.seq_length", "model.config.seq_length"}),
-    "precision": Acts(
-        Precision.fp8,
-        {
-            f"trainer.plugins.{name}"
-            for name in (
-                "fp8",
-                "fp8_recipe",
-                "fp8_margin",
-                "fp8_amax_history_len",
-                "fp8_amax_compute_algo",
-                "fp8_param_gather",
-            )
-        },
-    ),
-    "gbs": Acts(
-        64,
-        {
-            "data.global_batch_size",
-            "trainer.val_check_interval",
-            "trainer.limit_val_batches",
-            "optim.lr_scheduler.warmup_steps",
-        },
-    ),
-    "mbs": Acts(2, {"data.micro_batch_size"}),
-    "max_lr": Acts(4e-4, {"optim.config.lr", "optim.lr_scheduler.min_lr"}),
-    "min_lr": Acts(1e-6, {"optim.lr_scheduler.min_lr"}),
-    "warmup_steps": Acts(7, {"optim.lr_scheduler.warmup_steps"}),
-    "allocated_sequences": Acts(64_000, {"optim.lr_scheduler.warmup_steps"}),
-    "max_steps": Acts(10_000, {"trainer.max_steps", "optim.lr_scheduler.max_steps"}),
-    "eval_every": Acts(640, {"trainer.val_check_interval"}),
-    "eval_samples": Acts(96, {"data.eval_samples", "trainer.limit_val_batches"}),
-    "tensor_parallel_size": Acts(2, {f"{STRATEGY}tensor_model_parallel_size"}),
-    "pipeline_parallel_size": Acts(2, {f"{STRATEGY}pipeline_model_parallel_size"}),
-    "virtual_pipeline_size": Acts(
-        2,
-        {
-            f"{STRATEGY}virtual_pipeline_model_parallel_size",
-            "model.config.overlap_p2p_comm",
-            "model.config.batch_p2p_comm",
-        },
-    ),
-    "context_parallel_size": Acts(2, {f"{STRATEGY}context_parallel_size"}),
-    "sequence_parallel": Acts(True, {f"{STRATEGY}sequence_parallel"}),
-}
-
-REFUSED = "llama31/checks.py"  # as long as the version lacks the feature
-CALLBACK = "llama31/mlperf/callback.py"
-RESUME = "llama31/checkpoint/resume.py"
-SAVER = "llama31/checkpoint/saver.py"
-MLPERF_LOG = "llama31/mlperf/log.py"
-ELSEWHERE = {
-    "account": REFUSED,
-    "partition": REFUSED,
-    "time": REFUSED,
-    "image": REFUSED,
-    "device": "llama31/model/device.py",
-    "start_eval_at": CALLBACK,
-    "target": CALLBACK,
-    "stop_at_step": "llama31/checkpoint/start.py",
-    "step_time_atol": CALLBACK,
-    "use_ckpt": RESUME,
-    "from_hf": RESUME,
-    "model_ckpt": RESUME,
-    "continual_ckpt": SAVER,
-    "save_ckpt": "llama31/train.py",
-    "save_every": SAVER,
-    "save_every_minutes": SAVER,
-    "keep_last": SAVER,
-    "start_steps": RESUME,
-    "seeds": "llama31/train.py",
-    "nexp": REFUSED,
-    "npar": REFUSED,
-    "gpu": "llama31/checks.py",
-    "tag": "llama31/launch.py",
-    "submission_org": MLPERF_LOG,
-    "submission_platform": MLPERF_LOG,
-    "submission_division": MLPERF_LOG,
-    "submission_status": MLPERF_LOG,
-    "config_filename": MLPERF_LOG,
-}
-"""The file in which a setting acts that the recipe does not know."""
-
-
-def test_each_setting_acts_somewhere() -> None:
-    names = {field.name for field in fields(Settings)}
-    assert names == IN_THE_RECIPE.keys() | ELSEWHERE.keys(), "say where a new setting acts"
-    assert not IN_THE_RECIPE.keys() & ELSEWHERE.keys()
-    for name, file in ELSEWHERE.items():
-        assert re.search(rf"\b{name}\b", (REPOSITORY / file).read_text()), f"{file} does not use {name}"
-
-
-@pytest.mark.parametrize("name", IN_THE_RECIPE)
-def test_a_setting_changes_in_the_recipe_what_it_should_and_no_more(name: str) -> None:
-    acts = IN_THE_RECIPE[name]
-    before, after = flat(recipe(Settings())), flat(recipe(replace(Settings(), **{name: acts.value})))
-    assert differing(before, after) == acts.changes
 
 
 def test_the_seed_reaches_the_weights_and_the_data() -> None:

@@ -1,7 +1,5 @@
 """Runs in several jobs equal one in one go: to the bit on the same ranks, closely on others; and one log of all."""
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ import checkpoints
 import oracle
 import pytest
 from noting_samples import NAME
-from runs import TESTS, TIMEOUT, Run, arguments, environment, finished
+from runs import TESTS, Run, run_forked
 
 from llama31 import paths, record
 from llama31.checkpoint import store
@@ -57,16 +55,7 @@ class Chain:
 
 def run(settings: dict[str, Any], *options: str) -> Run:
     """A job that also notes the training sequences that it reads."""
-    command = [sys.executable, TESTS / "noting_samples.py", *options, *arguments(settings)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        env={**environment(), "PYTHONPATH": str(TESTS.parent)},
-        check=False,
-    )
-    return finished(done.stdout + done.stderr, done.returncode)
+    return run_forked(settings, *options, script=TESTS / "noting_samples.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
-"""Runs through run_llama31.sh, to every end that a run can have."""
+"""Runs to every end that a run can have; those of processes through run_llama31.sh."""
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from runs import Run, run_llama31, stopped_by
+import weights_and_biases
+from runs import Run, run_forked, run_llama31, stopped_by
 from tiny import VOCABULARY, write_tokens
 
-from llama31 import paths, record, rules
+from llama31 import paths, provenance, record, rules
 from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 from llama31.mlperf import check
 
@@ -58,8 +60,9 @@ def assert_aborted(run: Run, exit_code: int, *words: str) -> None:
     assert logged(run)[-1] == ("run_stop", "aborted")
 
 
-def test_target_reached(settings: dict[str, Any]) -> None:
-    run = run_llama31({**settings, "GPUS_PER_NODE": 2, "TARGET": 6.5})
+def test_target_reached(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = run_llama31({**settings, "GPUS_PER_NODE": 2, "TARGET": 6.5, "WANDB": 1})
     assert run.exit_code == 0, run.printed + run.logs()
     evaluations = run.events("evaluation")
     assert [event["step"] for event in evaluations] == [3], "stops at the first evaluation at or below the target"
@@ -73,10 +76,21 @@ def test_target_reached(settings: dict[str, Any]) -> None:
     assert {"command", "commit", "versions"} <= set(described)
     assert list((run.run_dir / paths.TENSORBOARD).glob("events.out.tfevents.*")), "TensorBoard's events are missing"
     assert (Path(settings["JOB_DIR"]) / "latest").resolve() == run.run_dir
+    rows = [row for row in weights_and_biases.history(run.run_dir) if "reduced_train_loss" in row]
+    assert [float(row["reduced_train_loss"]) for row in rows] == pytest.approx(run.losses())
+
+    command, *differences = provenance.replay(run.run_dir, ["WANDB=0"])
+    assert differences == []
+    given = dict(word.split("=", 1) for word in shlex.split(command)[2:])
+    again = run_forked(given)
+    assert again.run_dir != run.run_dir
+    assert again.losses() == run.losses(), (
+        "a replay repeats a run; forked ranks, which other tests use, are as fresh ones"
+    )
 
 
 def test_target_not_reached(settings: dict[str, Any]) -> None:
-    run = run_llama31({**settings, "STOP_AT_STEP": 7, "START_EVAL_AT": 40})
+    run = run_forked({**settings, "STOP_AT_STEP": 7, "START_EVAL_AT": 40})
     assert_aborted(run, TARGET_NOT_REACHED, "TARGET=3.3", "STOP_AT_STEP=7")
     assert [event["step"] for event in run.events("step")] == [1, 2, 3, 4, 5, 6, 7]
     assert [event["step"] for event in run.events("evaluation")] == [6], "none before START_EVAL_AT, none at the stop"
@@ -84,7 +98,7 @@ def test_target_not_reached(settings: dict[str, Any]) -> None:
 
 
 def test_training_data_used_up(settings: dict[str, Any]) -> None:
-    run = run_llama31({**settings, "TRAIN_PARTS": 7, "GBS": 96, "MBS": 8, "EVAL_EVERY": 192})
+    run = run_forked({**settings, "TRAIN_PARTS": 7, "GBS": 96, "MBS": 8, "EVAL_EVERY": 192})
     available = (np.fromfile(_bin(settings, 7), "<u2").size - 1) // 64
     assert_aborted(run, TARGET_NOT_REACHED, f"{available}")
     assert len(run.events("step")) == available // 96
@@ -93,13 +107,13 @@ def test_training_data_used_up(settings: dict[str, Any]) -> None:
 
 
 def test_loss_that_is_no_number(settings: dict[str, Any]) -> None:
-    run = run_llama31({**settings, "MAX_LR": 1e20, "WARMUP_STEPS": 1})
+    run = run_forked({**settings, "MAX_LR": 1e20, "WARMUP_STEPS": 1})
     assert_aborted(run, TARGET_NOT_REACHED, "nan", f"step {run.outcome.step}")
     assert run.outcome.step <= 5, "stops at once"
 
 
 def test_step_that_takes_too_long(settings: dict[str, Any]) -> None:
-    run = run_llama31({**settings, "STEP_TIME_ATOL": 1})
+    run = run_forked({**settings, "STEP_TIME_ATOL": 1})
     assert_aborted(run, TARGET_NOT_REACHED, "STEP_TIME_ATOL=1")
 
 
@@ -112,7 +126,7 @@ def test_token_ids_beyond_the_vocabulary(settings: dict[str, Any], tmp_path: Pat
     write_tokens(data / rules.token_file_name(rules.train_part_name(6)), [part.tolist() for part in document])
     validation = rules.token_file_name(rules.validation_name(40))
     write_tokens(data / validation, [ids[:20_000].tolist()])
-    run = run_llama31({**settings, "PREPROCESSED_PATH": data, "TRAIN_PARTS": 6, "GPUS_PER_NODE": 2})
+    run = run_forked({**settings, "PREPROCESSED_PATH": data, "TRAIN_PARTS": 6, "GPUS_PER_NODE": 2})
     assert_aborted(run, BAD_INPUT, f"token id {VOCABULARY + 7}", f"{VOCABULARY} ids", "TOKENIZER_PATH")
 
 
@@ -130,7 +144,7 @@ def test_rank_that_is_killed(settings: dict[str, Any]) -> None:
 def test_full_disk(settings: dict[str, Any], small_disk: Path) -> None:
     """The disk fills up while the run writes its records."""
     index = Path(settings["JOB_DIR"]).parent / "index"
-    run = run_llama31({**settings, "JOB_DIR": small_disk, "TMP_NPY_INDEX": index, "STOP_AT_STEP": 5000})
+    run = run_forked({**settings, "JOB_DIR": small_disk, "TMP_NPY_INDEX": index, "STOP_AT_STEP": 5000})
     assert run.exit_code == BAD_INPUT, run.printed + run.logs()
     assert "Traceback" not in run.printed
     assert "No space left on device" in run.printed

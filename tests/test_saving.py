@@ -1,7 +1,6 @@
 """Saves that are asked for, saves that are killed, and starts from weights alone, in real runs."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,8 +11,9 @@ from typing import Any
 import checkpoints
 import oracle
 import pytest
+import tiny
 import torch
-from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_llama31, stopped_by
+from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_forked, stopped_by
 
 from llama31 import paths, preparation, ranks, record, run_directory
 from llama31.checkpoint import nemo, store
@@ -25,31 +25,9 @@ from llama31.resolve import resolve
 pytestmark = pytest.mark.slow
 
 
-WEIGHTS_BESIDE = "model-00001-of-00001.safetensors"
-
-
 @pytest.fixture(scope="module")
-def settings(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The tokenizer lies in a directory as a download of a model leaves it: beside weights and directories."""
-    model = Path(shutil.copytree(tiny_data["TOKENIZER_PATH"], tmp_path_factory.mktemp("downloaded") / "model"))
-    (model / WEIGHTS_BESIDE).write_bytes(bytes(1_000_000))
-    (model / ".cache" / "huggingface").mkdir(parents=True)
-    return {
-        **tiny_data,
-        "TOKENIZER_PATH": model,
-        "JOB_DIR": tmp_path_factory.mktemp("runs"),
-        "SIZE": "tiny",
-        "DEVICE": "cpu",
-        "PRECISION": "fp32",
-        "SEQ_LENGTH": 32,
-        "GBS": 4,
-        "MBS": 2,
-        "MAX_LR": 1e-3,
-        "WARMUP_STEPS": 5,
-        "EVAL_EVERY": 16,
-        "EVAL_SAMPLES": 8,
-        "SEEDS": 1,
-    }
+def settings(settings_of_trained: dict[str, Any]) -> dict[str, Any]:
+    return settings_of_trained
 
 
 def test_a_warning_saves_within_a_step(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -116,7 +94,9 @@ def assert_saved_and_ended(run: Run, root: Path) -> None:
 
 
 def test_killed_at_random_moments(settings: dict[str, Any], tmp_path: Path) -> None:
-    """dev/kill_saves.py, which compares what is left with a run that nobody killed, on two kills instead of 30."""
+    """dev/kill_saves.py on two kills instead of 30; the run that nobody killed, its reference, is made for it."""
+    reference = run_forked({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path / "reference", "STOP_AT_STEP": 16})
+    assert reference.exit_code == TARGET_NOT_REACHED, reference.printed + reference.logs()
     these = {name: value for name, value in settings.items() if name not in ("JOB_DIR", "SEEDS")}
     command = [sys.executable, REPOSITORY / "dev" / "kill_saves.py", tmp_path, "--kills", "2", *arguments(these)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False)
@@ -127,16 +107,10 @@ def test_killed_at_random_moments(settings: dict[str, Any], tmp_path: Path) -> N
 # Weights alone
 
 
-@pytest.fixture(scope="module")
-def trained(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
-    """A run of 8 steps that saves by the clock, after each of them, and its last checkpoint."""
-    root = tmp_path_factory.mktemp("trained")
-    saving = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": root, "SAVE_EVERY_MINUTES": 1e-6, "KEEP_LAST": 3}
-    run = run_llama31({**settings, **saving, "STOP_AT_STEP": 8})
-    assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
+def test_saves_by_the_clock(trained: tuple[Run, Path]) -> None:
+    run, newest = trained
     assert [event["step"] for event in run.events("checkpoint")] == list(range(1, 9))
-    assert [checkpoint.step for checkpoint in store.listing(root)] == [8, 7, 6]
-    return run, store.listing(root)[0].path
+    assert [checkpoint.step for checkpoint in store.listing(newest.parent)] == [8, 7, 6]
 
 
 def test_weights_alone(trained: tuple[Run, Path], settings: dict[str, Any], tmp_path: Path) -> None:
@@ -145,7 +119,7 @@ def test_weights_alone(trained: tuple[Run, Path], settings: dict[str, Any], tmp_
     path = checkpoints.copy(checkpoint, tmp_path)
     (path / store.MANIFEST).unlink()
     from_it = {"FROM_HF": 1, "MODEL_CKPT": path, "START_STEPS": 8, "MAX_LR": 1e-12, "STOP_AT_STEP": 4}
-    run = run_llama31({**settings, **from_it, "GPUS_PER_NODE": 2, "TENSOR_PARALLEL_SIZE": 2})
+    run = run_forked({**settings, **from_it, "GPUS_PER_NODE": 2, "TENSOR_PARALLEL_SIZE": 2})
     assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
     (evaluation,) = run.events("evaluation")
     assert evaluation["loss"] == pytest.approx(source.events("evaluation")[-1]["loss"], abs=1e-4)
@@ -168,7 +142,7 @@ def test_context_holds_the_tokenizer_and_nothing_beside_it(
     names = {file.name for file in found.tokenizer.iterdir()}
     assert names == {"tokenizer.json", "tokenizer_config.json"}
     assert tokenizer.fingerprint(found.tokenizer) == tokenizer.fingerprint(settings["TOKENIZER_PATH"])
-    assert not list(checkpoint.rglob(WEIGHTS_BESIDE))
+    assert not list(checkpoint.rglob(tiny.WEIGHTS_BESIDE))
     assert {path.name for path in checkpoint.iterdir() if path.is_dir()} == {store.CONTEXT, store.WEIGHTS}
     assert not list(trained[1].parent.rglob(f"*{PARTIAL}"))
 
@@ -179,7 +153,7 @@ def test_context_holds_the_tokenizer_and_nothing_beside_it(
 def test_another_batch_size_from_here_on(trained: tuple[Run, Path], settings: dict[str, Any], tmp_path: Path) -> None:
     checkpoint = checkpoints.copy(trained[1], tmp_path)
     changed = {**settings, "GBS": 8, "MODEL_CKPT": checkpoint, "USE_CKPT": 1, "STOP_AT_STEP": 11}
-    run = run_llama31(changed, "--allow-change", "GBS")
+    run = run_forked(changed, "--allow-change", "GBS")
     assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
     assert [event["consumed_samples"] for event in run.events("step")] == [*range(4, 33, 4), 40, 48, 56]
     assert run.losses()[:8] == trained[0].losses()
@@ -208,7 +182,7 @@ def test_nothing_in_a_checkpoint_is_executed(
     """What torch.load reads; for the table of contents see test_trust.py."""
     path = checkpoints.copy(trained[1], tmp_path)
     torch.save(Mischief(tmp_path / "executed"), path / store.WEIGHTS / "common.pt")
-    run = run_llama31({**settings, "FROM_HF": 1, "MODEL_CKPT": path, "STOP_AT_STEP": 1})
+    run = run_forked({**settings, "FROM_HF": 1, "MODEL_CKPT": path, "STOP_AT_STEP": 1})
     assert not (tmp_path / "executed").exists()
     assert run.exit_code == FAILED, run.printed + run.logs()
     assert "Weights only load failed" in run.outcome.reason
@@ -219,20 +193,8 @@ def test_nothing_in_a_checkpoint_is_executed(
 
 def test_disk_that_fills_up_while_saving(settings: dict[str, Any], small_disk: Path) -> None:
     """There is room for one checkpoint and not for two: the first stays in force, and a line tells."""
-    run = run_llama31({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": small_disk, "SAVE_EVERY": 2, "STOP_AT_STEP": 9})
+    run = run_forked({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": small_disk, "SAVE_EVERY": 2, "STOP_AT_STEP": 9})
     assert run.exit_code == BAD_INPUT, run.printed + run.logs()
     assert "par-1-4-steps: cannot be saved: No space left on device" in run.outcome.reason
     assert [checkpoint.step for checkpoint in store.listing(small_disk)] == [2]
     assert [checkpoint.step for checkpoint in store.listing(small_disk, suffix=PARTIAL)] == [4]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
-    """A file system of 7 MB."""
-    disk = tmp_path / "small disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", disk]
-    if subprocess.run(mount, check=False).returncode:
-        pytest.skip("only root can mount a small file system to fill up")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 import sysconfig
 from array import array
 from pathlib import Path
@@ -27,6 +28,7 @@ MODULES = (
 )
 VOCABULARY = 512
 VALIDATION_DOCUMENTS = 40
+WEIGHTS_BESIDE = "model-00001-of-00001.safetensors"
 
 
 def texts() -> list[str]:
@@ -57,6 +59,14 @@ def make_tokenizer(directory: Path, vocabulary: int = VOCABULARY) -> Path:
     tokenizer.save(str(directory / "tokenizer.json"))
     configuration = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": special[0], "eos_token": special[1]}
     (directory / "tokenizer_config.json").write_text(json.dumps(configuration))
+    return directory
+
+
+def as_downloaded(tokenizer: Path, directory: Path) -> Path:
+    """A copy of a tokenizer as a download of a model leaves it: beside weights and directories."""
+    shutil.copytree(tokenizer, directory)
+    (directory / WEIGHTS_BESIDE).write_bytes(bytes(1_000_000))
+    (directory / ".cache" / "huggingface").mkdir(parents=True)
     return directory
 
 
