@@ -44,7 +44,7 @@ def server() -> str:
             stderr=errors,
             env={**os.environ, **without_gpu, "PYTHONPATH": str(REPOSITORY)},
         )
-    assert process.stdout and process.stdout.readline() == READY, f"ranks cannot be forked:\n{log.read_text()}"
+    assert process.stdout and READY in iter(process.stdout.readline, b""), f"ranks cannot be forked:\n{log.read_text()}"
     atexit.register(shutil.rmtree, directory)
     atexit.register(process.communicate)
     return str(address)
