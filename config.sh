@@ -132,6 +132,8 @@ export STOP_AT_STEP=""
 export SEEDS=""
 # Experiments: runs that differ in their seed. Here one after the other, with Slurm side by side.
 export NEXP=1
+# Log to Weights & Biases besides TensorBoard; WANDB_MODE=offline keeps it in the run directory.
+export WANDB=0
 # Put in front of the run directory's name.
 export TAG=""
 # Longest step that is tolerated, in milliseconds; a longer one ends the run as aborted. 0: any.

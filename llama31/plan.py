@@ -1,7 +1,7 @@
 """The plan of a run in a person's words: what `--dryrun` prints, and what is shown before every run."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from llama31 import devices, inputs, paths, rules
@@ -214,11 +214,11 @@ class Plan:
             yield from (f"- {line}" for line in found)
 
 
-def user_command(settings: Settings) -> list[str]:
-    """What a user types for this run, where no settings are in the environment."""
+def user_command(settings: Settings, environment: Mapping[str, str] | None = None) -> list[str]:
+    """What a user types for this run, where none but the settings of `environment` are in the environment."""
     given = [
         assignment(field.name, value)
         for field in fields(Settings)
-        if (value := getattr(settings, field.name)) != field.default
+        if (value := getattr(settings, field.name)) != field.default or (environment or {}).get(field.name.upper())
     ]
     return ["bash", str(paths.REPOSITORY / "run_llama31.sh"), *given]

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import nemo_run as run
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
@@ -47,8 +47,15 @@ def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Pa
             explicit_log_dir=str(run_dir / paths.NEMO_LOGS),
             update_logger_directory=False,
             tensorboard=run.Config(TensorBoardLogger, save_dir=str(run_dir), name=paths.TENSORBOARD, version=""),
+            wandb=weights_and_biases(run_dir) if settings.wandb else None,
         ),
     )
+
+
+def weights_and_biases(run_dir: Path) -> run.Config[WandbLogger]:
+    """A run of Weights & Biases by the run directory's name; its own variables say where and how."""
+    quiet = {"console": "off", "quiet": True}  # what a rank prints is in its log already
+    return run.Config(WandbLogger, name=run_dir.name, save_dir=str(run_dir), settings=quiet)
 
 
 def data(settings: Settings, backend: Backend, seed: int, tokenizer: run.Config) -> run.Config[BenchmarkData]:

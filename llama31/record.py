@@ -58,6 +58,16 @@ def store_record(run_dir: Path, record: dict[str, Any]) -> None:
     _write(run_dir / paths.RECORD, record_text(record))
 
 
+def load_record(run_dir: Path) -> dict[str, Any]:
+    """What `store_record` wrote. Raises UserError where there is nothing of the kind."""
+    file = run_dir / paths.RECORD
+    try:
+        with failures_named(file):
+            return dict(json.loads(file.read_bytes()))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file}: damaged: {error}") from error
+
+
 def record_text(record: dict[str, Any]) -> str:
     """What `store_record` writes."""
     return json.dumps(record, indent=2) + "\n"

@@ -20,9 +20,29 @@ from llama31.settings import Settings, names, shown
 
 LIBRARIES = (
     "CUBLAS", "CUDA_", "CUDNN_", "GLOO_", "KMP_", "LD_", "LLAMA31_", "MKL_", "NCCL_", "NVTE_", "OMP_", "PATH", "PYTHON",
-    "PYTORCH_", "SHARP_", "TORCH", "UCX_",
+    "PYTORCH_", "SHARP_", "TORCH", "UCX_", "WANDB_",
 )  # fmt: skip
 """How names begin that are no settings, but that a config.sh may export all the same: libraries read them."""
+OF_ONE_MACHINE = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "LD_", "LLAMA31_", "PATH", "PYTHON")
+"""How the names of those begin that say nothing elsewhere."""
+SECRETS = ("KEY", "PASSWORD", "SECRET", "TOKEN")
+"""What is in the names of variables whose values no file may hold."""
+
+
+def read_by_libraries(environment: Mapping[str, str]) -> dict[str, str]:
+    """What libraries read of an environment and a record may hold, by name."""
+    return {
+        name: value
+        for name, value in sorted(environment.items())
+        if name.startswith(LIBRARIES) and not any(secret in name for secret in SECRETS)
+    }
+
+
+def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """Of that, what says something to another machine, to a container and to another day."""
+    return {
+        name: value for name, value in read_by_libraries(environment).items() if not name.startswith(OF_ONE_MACHINE)
+    }
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,18 @@
 """Run directories: their names, and what is written into one before the ranks start."""
 
 import contextlib
-import importlib.metadata
 import os
-import platform
-import shlex
-import socket
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from llama31 import paths, record
+from llama31 import paths, provenance, record
 from llama31.checkpoint import start
 from llama31.errors import UserError
 from llama31.events import ABORTED, FAILED, Outcome
-from llama31.plan import Plan, user_command
+from llama31.plan import Plan
 from llama31.report import summary
-from llama31.resolve import LIBRARIES, Resolved
 from llama31.settings import Settings
-
-PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "lightning", "transformer_engine", "numpy", "mlperf-logging")
 
 
 def names(settings: Settings) -> list[str]:
@@ -61,7 +52,7 @@ def begin(
     record.reserve_outcome(run_dir)
     record.store_settings(run_dir, plan.settings)
     start.store(run_dir / paths.START, plan.start)
-    record.store_record(run_dir, describe(plan.resolved, arguments, ranks, environment))
+    record.store_record(run_dir, provenance.describe(plan, arguments, ranks, environment))
     name_latest(run_dir)
 
 
@@ -79,43 +70,6 @@ def name_latest(run_dir: Path) -> None:
     with contextlib.suppress(OSError):
         partial.symlink_to(run_dir.name)
         partial.replace(link)
-
-
-def describe(
-    resolved: Resolved, arguments: Sequence[str], ranks: Sequence[str], environment: Mapping[str, str]
-) -> dict[str, Any]:
-    """What runs, for the record: commands, where each setting came from, commit, versions, environment and machine."""
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    changes = _git("status", "--porcelain")
-    return {
-        "arguments": list(arguments),
-        "repeated_by": shlex.join(user_command(resolved.settings)),
-        "command": shlex.join(ranks),
-        "origins": dict(resolved.origins),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": None if changes is None else bool(changes),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "directory": str(Path.cwd()),
-        "host": socket.gethostname(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "environment": {name: value for name, value in sorted(environment.items()) if name.startswith(LIBRARIES)},
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says of this checkout; None without git or outside of one."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(paths.REPOSITORY), *arguments], capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def _killed(run_dir: Path, returncode: int, launcher: str) -> Outcome:

@@ -191,6 +191,8 @@ class Settings:
     """Seed of each experiment, separated by spaces. Empty: drawn at random, printed and stored."""
     nexp: int = 1
     """Experiments: runs that differ in their seed. Here one after the other, with Slurm side by side."""
+    wandb: bool = False
+    """Log to Weights & Biases besides TensorBoard; WANDB_MODE=offline keeps it in the run directory."""
     tag: str = ""
     """Put in front of the run directory's name."""
     step_time_atol: int = 0

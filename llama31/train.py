@@ -118,7 +118,7 @@ class _Run:
             saver = self._saver(settings, data, departed) if settings.save_ckpt else None
             self.callback = BenchmarkCallback(settings, self.observers, available, self.start, saver)
             if self.rank == 0:
-                self._open_records(settings, self.callback.last_step)
+                self._open_records(settings, data, self.callback.last_step)
             trainer = pretrain.keywords["trainer"]
             trainer.callbacks.append(self.callback)
             load(trainer, self.start)
@@ -155,6 +155,9 @@ class _Run:
         for observer in self.observers:
             with contextlib.suppress(OSError):  # a full disk, which the outcome tells
                 observer.run_stopped(outcome)
+        if wandb := sys.modules.get("wandb"):
+            with contextlib.suppress(Exception):  # whatever keeps Weights & Biases from its end is not the run's
+                wandb.finish(exit_code=outcome.exit_code)
 
     def _saver(self, settings: Settings, data: Data, departed: list[str]) -> "Saver":
         """What saves checkpoints; where the launcher can tell it to is written down."""
@@ -195,7 +198,8 @@ class _Run:
             init_checkpoint_step=settings.start_steps,
         )
 
-    def _open_records(self, settings: Settings, last_step: int) -> None:
+    def _open_records(self, settings: Settings, data: Data, last_step: int) -> None:
+        from llama31.model import device
         from llama31.report.metrics import MetricsWriter
         from llama31.report.progress import Progress
 
@@ -203,4 +207,4 @@ class _Run:
         if self.start.goes_on:
             shutil.copyfile(Path(self.start.checkpoint) / paths.METRICS, metrics)
         self.observers.append(MetricsWriter(metrics))
-        self.observers.append(Progress(settings, last_step, self.console))
+        self.observers.append(Progress(settings, data.vocab_size, last_step, device.gpu(settings), self.console))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+import weights_and_biases
 from runs import Run, run_forked, run_llama31, stopped_by
 from tiny import VOCABULARY, write_tokens
 
-from llama31 import paths, record, rules
+from llama31 import paths, provenance, record, rules
 from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 from llama31.mlperf import check
 
@@ -58,9 +60,9 @@ def assert_aborted(run: Run, exit_code: int, *words: str) -> None:
     assert logged(run)[-1] == ("run_stop", "aborted")
 
 
-def test_target_reached(settings: dict[str, Any]) -> None:
-    given = {**settings, "GPUS_PER_NODE": 2, "TARGET": 6.5}
-    run = run_llama31(given)
+def test_target_reached(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = run_llama31({**settings, "GPUS_PER_NODE": 2, "TARGET": 6.5, "WANDB": 1})
     assert run.exit_code == 0, run.printed + run.logs()
     evaluations = run.events("evaluation")
     assert [event["step"] for event in evaluations] == [3], "stops at the first evaluation at or below the target"
@@ -74,7 +76,17 @@ def test_target_reached(settings: dict[str, Any]) -> None:
     assert {"command", "commit", "versions"} <= set(described)
     assert list((run.run_dir / paths.TENSORBOARD).glob("events.out.tfevents.*")), "TensorBoard's events are missing"
     assert (Path(settings["JOB_DIR"]) / "latest").resolve() == run.run_dir
-    assert run_forked(given).losses() == run.losses(), "forked ranks, which other tests use, are as fresh ones"
+    rows = [row for row in weights_and_biases.history(run.run_dir) if "reduced_train_loss" in row]
+    assert [float(row["reduced_train_loss"]) for row in rows] == pytest.approx(run.losses())
+
+    command, *differences = provenance.replay(run.run_dir, ["WANDB=0"])
+    assert differences == []
+    given = dict(word.split("=", 1) for word in shlex.split(command)[2:])
+    again = run_forked(given)
+    assert again.run_dir != run.run_dir
+    assert again.losses() == run.losses(), (
+        "a replay repeats a run; forked ranks, which other tests use, are as fresh ones"
+    )
 
 
 def test_target_not_reached(settings: dict[str, Any]) -> None:

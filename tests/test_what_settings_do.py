@@ -17,6 +17,7 @@ import oracle
 import pytest
 import torch
 from checkpoints import save, settings_of
+from lightning.pytorch.loggers import WandbLogger
 from nemo.collections.llm.gpt.model.llama import Llama31Config
 from one_rank import one_rank
 from recipes import differing, flat, recipe
@@ -118,6 +119,15 @@ IN_THE_RECIPE = {
         },
     ),
     "context_parallel_size": Acts(2, {f"{STRATEGY}context_parallel_size": 2}),
+    "wandb": Acts(
+        True,
+        {
+            "log.wandb": WandbLogger,
+            "log.wandb.name": "run",
+            "log.wandb.save_dir": "/run",
+            "log.wandb.settings": {"console": "off", "quiet": True},
+        },
+    ),
     "sequence_parallel": Acts(True, {f"{STRATEGY}sequence_parallel": True}),
 }
 

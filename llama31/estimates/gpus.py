@@ -30,3 +30,14 @@ GPUS = {
 }
 """By the value of GPU. Sources: NVIDIA's data sheets of H100 SXM, H200 SXM, HGX B200 and B300, GB200 and GB300 NVL72;
 AMD's of the Instinct MI300X, MI325X, MI350X and MI355X."""
+
+
+def called(device_name: str) -> Gpu | None:
+    """The GPU of a name that its driver gives, such as NVIDIA H200 or AMD Instinct MI325X; None if it is no known one.
+
+    Boards with less of everything, such as NVIDIA H100 PCIe or H200 NVL, are none of the table.
+    """
+    words = device_name.upper().split()
+    if {"PCIE", "NVL"} & set(words):
+        return None
+    return next((gpu for name, gpu in GPUS.items() if name in words), None)

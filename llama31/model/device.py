@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llama31.errors import UserError
+from llama31.estimates.gpus import GPUS, Gpu, called
 from llama31.settings import Device, Precision, Settings
 
 
@@ -37,6 +38,15 @@ def detect(settings: Settings) -> Backend:
         return require(settings, Backend("cpu", transformer_engine=False))
     has_engine = importlib.util.find_spec("transformer_engine") is not None
     return require(settings, Backend("gpu", transformer_engine=has_engine))
+
+
+def gpu(settings: Settings) -> Gpu | None:
+    """The GPU that GPU names, else that of this machine; None if it is no known one."""
+    import torch
+
+    if settings.gpu or settings.device is Device.cpu or not torch.cuda.is_available():
+        return GPUS.get(settings.gpu)
+    return called(torch.cuda.get_device_name())
 
 
 def require(settings: Settings, backend: Backend) -> Backend:

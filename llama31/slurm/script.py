@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llama31 import devices, paths
-from llama31.resolve import LIBRARIES
+from llama31.resolve import handed_on
 from llama31.settings import Device, Settings, names, shown
 from llama31.slurm import containers
 
 TEMPLATE = Path(__file__).with_name("job.sbatch")
 NOTHING_LEFT = 99
 """Exit code of `job begin` where the run has reached its target already."""
-OF_THIS_MACHINE = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "LD_", "LLAMA31_", "PATH", "PYTHON")
-"""How names begin that libraries read, but that say nothing to another machine or inside a container."""
 
 
 def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -81,11 +79,7 @@ def options(settings: Settings, run_dir: Path) -> list[str]:
 def exports(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
     """Variables that the job's ranks get: all settings, and what libraries read where it is submitted."""
     ours = {name: shown(getattr(settings, name.lower())) for name in names()}
-    theirs = {
-        name: value
-        for name, value in sorted(environment.items())
-        if name.startswith(LIBRARIES) and not name.startswith(OF_THIS_MACHINE) and name.isidentifier()
-    }
+    theirs = {name: value for name, value in handed_on(environment).items() if name.isidentifier()}
     return {**ours, **theirs}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llama31 import paths, preparation, record, run_directory
+from llama31 import paths, preparation, provenance, record, run_directory
 from llama31.errors import UserError
 from llama31.events import worst
 from llama31.plan import Plan
@@ -75,7 +75,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
     there = destination(settings)
     directory = place.new_directory(settings, there)
     text = script.render(settings, directory, allowed, os.environ)
-    described = run_directory.describe(plan.resolved, arguments, command(settings, directory), os.environ)
+    described = provenance.describe(plan, arguments, command(settings, directory), os.environ)
     files = {
         paths.SCRIPT: text,
         paths.SETTINGS: record.settings_text(settings),

@@ -19,9 +19,17 @@ def run(context: typer.Context) -> None:
     raise typer.Exit(launch.main(context.args))
 
 
-@app.command(context_settings=SETTINGS, options_metavar="[NAME=value ...]")
-def plan(context: typer.Context) -> None:
-    """Show the plan of a run, as run --dryrun does."""
+@app.command(context_settings=SETTINGS, options_metavar="[--replay RUN_DIR] [NAME=value ...]")
+def plan(
+    context: typer.Context,
+    replay: Annotated[Path | None, typer.Option(help="Run directory: what repeats that run, and what differs.")] = None,
+) -> None:
+    """Show the plan of a run, as run --dryrun does, or what repeats a run that was."""
+    if replay:
+        from llama31 import provenance
+
+        print("\n".join(provenance.replay(replay, context.args)))
+        return
     from llama31 import launch
 
     raise typer.Exit(launch.main(["--dryrun", *context.args]))
