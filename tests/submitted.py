@@ -119,7 +119,7 @@ done
 IFS=, read -ra mounts <<<"$mounts"
 for mount in "${mounts[@]}"; do [[ -e ${mount%%:*} ]] || { echo "pyxis: $mount: not there" >&2; exit 1; }; done
 if [[ ${PYXIS:-} == old ]]; then kept=; fi
-if [[ $IMAGE_SETS == *=* && $kept != *",${IMAGE_SETS%%=*},"* ]]; then export "$IMAGE_SETS"; fi
+if [[ ${IMAGE_SETS:-} == *=* && $kept != *",${IMAGE_SETS%%=*},"* ]]; then export "$IMAGE_SETS"; fi
 exec @SRUN@ "${given[@]}"
 """
 APPTAINER = r"""#!/usr/bin/env bash
