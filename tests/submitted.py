@@ -105,7 +105,8 @@ def _is_pending(pid: int, signum: signal.Signals) -> bool:
 # Containers, as far as the nodes notice them
 
 SRUN = r"""#!/usr/bin/env bash
-# srun with pyxis's options, without its container: what the image sets wins, unless --container-env names it.
+# srun with pyxis's options, without its container: what the image sets wins, unless --container-env names it. That
+# is forgotten for the command lines that hold NOT_NAMED_FOR.
 set -euo pipefail
 kept= mounts= given=()
 for argument; do
@@ -118,7 +119,7 @@ for argument; do
 done
 IFS=, read -ra mounts <<<"$mounts"
 for mount in "${mounts[@]}"; do [[ -e ${mount%%:*} ]] || { echo "pyxis: $mount: not there" >&2; exit 1; }; done
-if [[ ${PYXIS:-} == old ]]; then kept=; fi
+if [[ -n ${NOT_NAMED_FOR:-} && " $* " == *" $NOT_NAMED_FOR "* ]]; then kept=; fi
 if [[ ${IMAGE_SETS:-} == *=* && $kept != *",${IMAGE_SETS%%=*},"* ]]; then export "$IMAGE_SETS"; fi
 exec @SRUN@ "${given[@]}"
 """
