@@ -22,11 +22,18 @@ def main(job_dir: Path) -> None:
         settings = record.load_settings(job_dir)
         environment = ranks.environment(settings, {**os.environ, **rank_variables(settings)})
     except UserError as error:
-        print("\n".join(error.lines), file=sys.stderr, flush=True)
-        record.store_outcome(job_dir, Outcome(ABORTED, error.lines[0], BAD_INPUT, 0, 0))
+        _tell(job_dir, "; ".join(error.lines))
         sys.exit(BAD_INPUT)
     command = ranks.command(job_dir)
     os.execve(command[0], command, environment)
+
+
+def _tell(job_dir: Path, reason: str) -> None:
+    """Writes down why the job ends, which its last step prints once for all ranks; else prints it."""
+    try:
+        record.store_outcome(job_dir, Outcome(ABORTED, reason, BAD_INPUT, 0, 0))
+    except OSError:  # this node does not see the directory, or cannot write there
+        print(reason, file=sys.stderr, flush=True)
 
 
 def rank_variables(settings: Settings) -> dict[str, str]:
