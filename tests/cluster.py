@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -81,9 +81,8 @@ class Cluster:
     def lose(self, node: str, number: str) -> None:
         """A node on which a job runs is gone, as one that lost its power, and Slurm notices at once."""
         tasks = self.processes(number, node)
-        keepers = {parent(pid) for pid, rank in tasks.items() if rank is not None}  # slurmstepd, which tells of ends
         slurmd = int((self.directory / f"slurmd.{node}.pid").read_text())
-        for pid in (slurmd, *keepers, *tasks):
+        for pid in (slurmd, *_keepers(tasks), *tasks):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
@@ -95,6 +94,12 @@ class Cluster:
         self.until(f"{node} is back", lambda: self.ask("sinfo", "-hN", "-n", node, "-o", "%T") in ("idle\n", "mixed\n"))
 
 
-def parent(pid: int) -> int:
-    """The process that started another."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def _keepers(tasks: Iterable[int]) -> set[int]:
+    """The daemons slurmstepd of tasks, which would tell Slurm of the tasks' end."""
+    keepers = set()
+    for pid in tasks:
+        with contextlib.suppress(FileNotFoundError):
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            if Path(f"/proc/{parent}/comm").read_text() == "slurmstepd\n":
+                keepers.add(parent)
+    return keepers

@@ -1,17 +1,18 @@
 """Runs that run_llama31.sh submits to a real Slurm, and what becomes of their jobs."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import Cluster
+from cluster import UNFINISHED, Cluster
 from runs import REPOSITORY, Run, arguments, environment
 
 from llama31 import paths
@@ -58,9 +59,11 @@ class Submitted:
         """Waits for the first step of a job itself; gives the processes of its ranks, by rank."""
 
         def has_trained() -> bool:
-            assert self.cluster.state(job) in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"), self.log(job)
+            is_over = self.cluster.state(job) not in UNFINISHED
             file = self.job_dir(job, restarts) / paths.START
-            return file.is_file() and len(self.steps(job, restarts)) > json.loads(file.read_text())["step"]
+            has = file.is_file() and len(self.steps(job, restarts)) > json.loads(file.read_text())["step"]
+            assert has or not is_over, self.log(job)
+            return has
 
         self.cluster.until(f"job {job} trains", has_trained)
         return self.ranks(job)
@@ -69,6 +72,23 @@ class Submitted:
         """Processes of a job's ranks, by rank."""
         found = [self.cluster.processes(job, node) for node in ("n1", "n2")]
         return {rank: pid for processes in found for pid, rank in processes.items() if rank is not None}
+
+    def hold_until_warned(self, ranks: Iterable[int], job: str, seconds: int) -> None:
+        """Holds the ranks still until the time limit's warning is sent, so that a quick job does not end before.
+
+        Slurm sends it in the half minute that ends so many seconds after the job's start; it may have come already.
+        """
+
+        def is_warned() -> bool:
+            hours, minutes, rest = map(int, self.cluster.shown(job)["RunTime"].split(":"))
+            is_sent = (hours * 60 + minutes) * 60 + rest > seconds + 1
+            return is_sent or all(_has_pending(pid, signal.SIGUSR1) for pid in ranks)
+
+        _signal(ranks, signal.SIGSTOP)
+        try:
+            self.cluster.until(f"job {job} is warned", is_warned)
+        finally:
+            _signal(ranks, signal.SIGCONT)
 
 
 def submit(
@@ -85,21 +105,18 @@ def submit(
     return found
 
 
-def wait_for_signal(cluster: Cluster, ranks: Mapping[int, int], signum: signal.Signals = signal.SIGUSR1) -> None:
-    """Holds the ranks still until a signal was sent to each of them, so that it comes at a step that is known."""
-    for pid in ranks.values():
-        os.kill(pid, signal.SIGSTOP)
-    for pid in ranks.values():
-        cluster.until(f"{signum.name} is sent", lambda pid=pid: _is_pending(pid, signum))
-    for pid in ranks.values():
-        os.kill(pid, signal.SIGCONT)
+def _signal(processes: Iterable[int], signum: signal.Signals) -> None:
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
 
 
-def _is_pending(pid: int, signum: signal.Signals) -> bool:
-    status = Path(f"/proc/{pid}/status").read_text()
-    mask = re.search(r"ShdPnd:\s*([0-9a-f]+)", status)
-    assert mask, status
-    return bool(int(mask[1], 16) >> (signum - 1) & 1)
+def _has_pending(pid: int, signum: signal.Signals) -> bool:
+    """Whether a signal was sent to a process that it has not been told of; also if it is no more."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        mask = re.search(r"ShdPnd:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+        return mask is not None and bool(int(mask[1], 16) >> (signum - 1) & 1)
+    return True
 
 
 # Containers, as far as the nodes notice them

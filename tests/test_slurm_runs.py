@@ -13,7 +13,7 @@ import oracle
 import pytest
 from cluster import Cluster
 from runs import REPOSITORY, Run, arguments, environment, run_llama31
-from submitted import Submitted, containers, submit, wait_for_signal
+from submitted import Submitted, containers, submit
 from test_settings import imported_by, is_light
 from tiny import VOCABULARY, write_tokens
 
@@ -39,6 +39,7 @@ SETTINGS = {
 }
 ODD = 'it\'s $HOME, 100%j "new"'
 SLURM = {"PARTITION": "debug"}
+SIGNAL_BEFORE_END = 20  # seconds, of jobs of a minute
 AT_ONCE = {"TARGET": 100}  # the first evaluation reaches it
 
 
@@ -116,7 +117,7 @@ class Chain:
         ranks = self.run.after_a_step(job)
         if beside:
             self.second = self.run.ended(self.run.again())
-        wait_for_signal(self.cluster, ranks)
+        self.run.hold_until_warned(ranks.values(), job, 60 - SIGNAL_BEFORE_END)
         return self.run.ended(job)
 
 
@@ -124,11 +125,11 @@ class Chain:
 def chain(
     cluster: Cluster, uncut: Run, code: Path, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Chain:
-    """Between the time limit's warning, which Slurm sends 20 to 50 s before the end, and the end the jobs are over."""
+    """Slurm looks every 30 s: it warns jobs of a minute 10 to 40 s after their start, and ends them 20 s later."""
     *others, last = [event["loss"] for event in uncut.events("evaluation")]
     assert min(others) > last
     saving = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path_factory.mktemp("checkpoints") / ODD}
-    limits = {"NPAR": 3, "TIME": 1, "SIGNAL_BEFORE_END": 20, "MAX_RETRIES": 1}
+    limits = {"NPAR": 3, "TIME": 1, "SIGNAL_BEFORE_END": SIGNAL_BEFORE_END, "MAX_RETRIES": 1}
     asked = {"NNODES": 2, "EXCLUSIVE": 0, "TAG": "it's", "SBATCH_ARGS": "--comment='$HOME % it' --job-name=mine"}
     of_run = {**settings, **SLURM, **saving, **limits, **asked, "TARGET": last}
     (run,) = submit(cluster, of_run, code=code, NCCL_DEBUG="INFO", **THREADS)

@@ -4,6 +4,7 @@ It makes sure that the settings arrived, says in torch's variables which rank it
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from llama31.slurm import arrived
 
 def main(job_dir: Path) -> None:
     """Becomes the rank; does not return unless something is wrong."""
+    # The time limit's warning would end a process that does not listen yet; so it waits until this rank does.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
         arrived.check(job_dir)
         settings = record.load_settings(job_dir)
