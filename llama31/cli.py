@@ -80,17 +80,19 @@ def check(
     ruleset: Annotated[str, typer.Option(help=f"One of {', '.join(rules.RULESETS)}.")] = rules.RULESETS[-1],
 ) -> None:
     """Judge a log by the official compliance checker, and say in plain words what holds."""
+    from llama31 import paths
     from llama31.mlperf import check as mlperf_check
 
-    raise typer.Exit(mlperf_check.run(path, ruleset))
+    raise typer.Exit(mlperf_check.run(paths.latest_run(path), ruleset))
 
 
 @app.command()
 def summary(run_dir: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
     """Show how a run ended, and its figures."""
-    from llama31 import record
+    from llama31 import paths, record
     from llama31.report import summary as run_summary
 
+    run_dir = paths.latest_run(run_dir)
     settings, outcome = record.load_settings(run_dir), record.load_outcome(run_dir)
     if outcome is None:
         raise UserError(f"{run_dir}: has no outcome; the run goes on, or was killed")

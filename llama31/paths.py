@@ -23,6 +23,13 @@ SUBMISSION = "submission.json"
 SCRIPT = "job.sbatch"
 
 
+def latest_run(directory: Path) -> Path:
+    """The run directory itself; of a submission's directory, or of JOB_DIR, the newest run in it."""
+    while not (directory / START).is_file() and (directory / LATEST).is_dir():
+        directory = directory / LATEST
+    return directory
+
+
 def train_prefixes(settings: Settings) -> list[Path]:
     """Token files of the training parts, without extension."""
     directory = Path(settings.preprocessed_path)

@@ -250,6 +250,36 @@ def test_a_run_says_all_about_itself(
 
 
 @pytest.mark.usefixtures("clean")
+def test_experiments_run_one_after_the_other(
+    usual: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in("end", monkeypatch)
+    code, _ = start(usual, "NEXP=3", "SEEDS=5 6")
+    printed = capsys.readouterr().out
+    made = sorted(Path(usual["JOB_DIR"]).glob("tiny-*"), key=lambda path: path.stat().st_mtime)
+    seeds = [record.load_settings(run_dir).seeds for run_dir in made]
+    assert code == 0 and seeds[:2] == ["5", "6"] and len(set(seeds)) == 3
+    assert [f"experiment {number} of 3: seed {seed}\n" in printed for number, seed in enumerate(seeds, 1)] == [True] * 3
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize(("codes", "started", "code"), [([0, 3, 0], 3, 3), ([0, 130, 0], 2, 130)])
+def test_experiments_that_fail(
+    codes: list[int], started: int, code: int, usual: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worst exit code counts; who interrupts one run wants no other."""
+    begun: list[int] = []
+
+    def run(*_: object) -> int:
+        begun.append(codes[len(begun)])
+        return begun[-1]
+
+    monkeypatch.setattr(local, "run", run)
+    assert launch.main([*arguments(usual), "NEXP=3"]) == code
+    assert len(begun) == started
+
+
+@pytest.mark.usefixtures("clean")
 def test_ranks_that_end_without_a_word(
     usual: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,6 +93,8 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
             raise
         queued = f"{directory}: {_words(submitted.jobs)} queued all the same; scancel takes them back"
         raise UserError([*error.lines, queued]) from error
+    if not there:
+        run_directory.name_latest(directory)
     print(f"{title}seed {settings.seeds}, {_words(submitted.jobs)}")
     print(f"run directory: {directory}")
     print(f"log: {directory / paths.slurm_log('JOB')}", flush=True)
