@@ -10,7 +10,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 DEADLINE = 120  # seconds
-UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
+ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
 
 class Cluster:
@@ -61,7 +61,7 @@ class Cluster:
 
     def ended(self, number: str) -> str:
         """Waits for the end of a job; gives its state."""
-        self.until(f"job {number} ends", lambda: self.state(number) not in UNFINISHED)
+        self.until(f"job {number} ends", lambda: self.state(number) in ENDED)
         return self.state(number)
 
     def until(self, what: str, happened: Callable[[], object]) -> None:

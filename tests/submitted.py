@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import UNFINISHED, Cluster
+from cluster import ENDED, Cluster
 from runs import REPOSITORY, Run, arguments, environment
 
 from llama31 import paths
@@ -59,7 +59,7 @@ class Submitted:
         """Waits for the first step of a job itself; gives the processes of its ranks, by rank."""
 
         def has_trained() -> bool:
-            is_over = self.cluster.state(job) not in UNFINISHED
+            is_over = self.cluster.state(job) in ENDED
             file = self.job_dir(job, restarts) / paths.START
             has = file.is_file() and len(self.steps(job, restarts)) > json.loads(file.read_text())["step"]
             assert has or not is_over, self.log(job)
