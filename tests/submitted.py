@@ -73,6 +73,11 @@ class Submitted:
         found = [self.cluster.processes(job, node) for node in ("n1", "n2")]
         return {rank: pid for processes in found for pid, rank in processes.items() if rank is not None}
 
+    def command_of_rank_0(self) -> bytes:
+        """What the newest job's rank 0 executes; empty before it starts."""
+        pid = self.ranks(self.jobs[-1]).get(0)
+        return Path(f"/proc/{pid}/cmdline").read_bytes() if pid else b""
+
     def hold_until_warned(self, ranks: Iterable[int], job: str, seconds: int) -> None:
         """Holds the ranks still until the time limit's warning is sent, so that a quick job does not end before.
 

@@ -1,5 +1,6 @@
 """Runs on a real Slurm of two nodes, through run_llama31.sh, to every end that a job can have."""
 
+import json
 import os
 import re
 import resource
@@ -217,7 +218,7 @@ def test_what_slurm_is_asked_for(chain: Chain) -> None:
 @pytest.mark.slow
 def test_what_libraries_read_reaches_the_ranks(chain: Chain) -> None:
     for job in (chain.limited[0], chain.last):
-        read = record.load_record(job.run_dir)["environment"]
+        read = json.loads((job.run_dir / paths.RECORD).read_text())["environment"]
         assert (read["NCCL_DEBUG"], read["OMP_NUM_THREADS"]) == ("INFO", "1")
 
 
@@ -248,35 +249,32 @@ def test_tensor_parallel_over_two_nodes_in_a_container(
 def test_two_experiments_side_by_side(
     cluster: Cluster, settings: dict[str, Any], image: dict[str, str], tmp_path: Path
 ) -> None:
-    """In Apptainer, and not before the job that they depend on."""
+    """In Apptainer, and not before the job that they depend on; the first is warned before it trains."""
     first = cluster.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true").strip()
-    several = {
-        **settings,
-        **AT_ONCE,
-        **SLURM,
-        "NEXP": 2,
-        "SEEDS": "",
-        "DEPENDENCIES": first,
-        "JOB_DIR": tmp_path / "a b",
-    }
-    runs = submit(cluster, {**several, "IMAGE": "/images/a.sif", "CONTAINER": "apptainer"}, **image)
+    several = {"NEXP": 2, "SEEDS": "", "DEPENDENCIES": first, "IMAGE": "/images/a.sif", "CONTAINER": "apptainer"}
+    saving = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path / "checkpoints", "JOB_DIR": tmp_path / "my runs"}
+    runs = submit(cluster, {**settings, **AT_ONCE, **SLURM, **several, **saving}, **image)
     assert len(runs) == 2
     waiting = [cluster.shown(run.jobs[0]) for run in runs]
     assert {(job["JobState"], job["Dependency"]) for job in waiting} == {("PENDING", f"afterany:{first}(unfulfilled)")}
     cluster.ask("scontrol", "release", first)
+
+    cluster.until("the rank starts", lambda: b"pretrain_llama31.py" in runs[0].command_of_rank_0())
+    cluster.ask("scancel", "--signal=USR1", runs[0].jobs[0])
     jobs = [run.ended(run.jobs[0]) for run in runs]
-    assert [job.exit_code for job in jobs] == [0, 0], jobs[0].printed + jobs[1].printed
+    assert [job.exit_code for job in jobs] == [INTERRUPTED, 0], jobs[0].printed + jobs[1].printed
+    assert jobs[0].outcome.reason == "told to end at step 1; the checkpoint of this step is saved"
 
     shown = [cluster.shown(run.jobs[0]) for run in runs]
     assert {job["NodeList"] for job in shown} == {"n1", "n2"}
     assert max(job["StartTime"] for job in shown) < min(job["EndTime"] for job in shown), "both at the same time"
     seeds = [record.load_settings(job.run_dir).seeds for job in jobs]
-    assert len(set(seeds)) == 2 and jobs[0].losses() != jobs[1].losses()
-    for seed, run, job, number in zip(seeds, runs, jobs, (1, 2), strict=True):
+    assert len(set(seeds)) == 2 and jobs[0].losses()[0] != jobs[1].losses()[0]
+    for number, (seed, run, job) in enumerate(zip(seeds, runs, jobs, strict=True), start=1):
         assert f"experiment {number} of 2: seed {seed}, job {run.jobs[0]}\n" in run.printed
         stored = submission.load(run.run_dir)
-        assert stored and str(stored.seed) == seed
-        assert record.load_settings(run.run_dir).seeds == seed and record.load_settings(job.run_dir).max_lr == 1e-3
+        assert stored and str(stored.seed) == seed == record.load_settings(run.run_dir).seeds
+        assert record.load_settings(job.run_dir).max_lr == 1e-3, "the job's, not the image's"
 
 
 @pytest.mark.parametrize(
