@@ -74,7 +74,8 @@ class Cluster:
 
     def processes(self, number: str, node: str) -> dict[int, int | None]:
         """Processes of a job on a node, with their rank where they are what srun started of its newest step."""
-        lines = [line.split() for line in self.run("scontrol", "listpids", number, node).stdout.splitlines()[1:]]
+        listed = self.run("scontrol", "listpids", number, node).stdout.splitlines()[1:]
+        lines = [line.split() for line in listed if int(line.split()[0]) > 0]  # -1: not started yet
         newest = max((line[2] for line in lines if line[2].isdecimal()), key=int, default="")
         return {int(pid): int(rank) if step == newest and rank != "-" else None for pid, _, step, _, rank in lines}
 

@@ -75,8 +75,9 @@ class Submitted:
 
     def command_of_rank_0(self) -> bytes:
         """What the newest job's rank 0 executes; empty before it starts."""
-        pid = self.ranks(self.jobs[-1]).get(0)
-        return Path(f"/proc/{pid}/cmdline").read_bytes() if pid else b""
+        with contextlib.suppress(KeyError, FileNotFoundError, ProcessLookupError):
+            return Path(f"/proc/{self.ranks(self.jobs[-1])[0]}/cmdline").read_bytes()
+        return b""
 
     def hold_until_warned(self, ranks: Iterable[int], job: str, seconds: int) -> None:
         """Holds the ranks still until the time limit's warning is sent, so that a quick job does not end before.
