@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check of the repository: ruff, shellcheck, mypy, pytest. CI runs this; so can you.
+# Every check of the repository: ruff, shellcheck, hadolint, mypy, pytest. CI runs this; so can you.
 #
 #     bash dev/test.sh [ARGUMENTS OF PYTEST]      e.g. bash dev/test.sh -m 'not slow' -k settings
 #
@@ -46,9 +46,18 @@ run_shellcheck() {
     "$program" --external-sources --source-path=SCRIPTDIR "${scripts[@]}"
 }
 
+run_hadolint() {
+    if [[ ! -x $venv/bin/hadolint ]]; then # the package has no wheel for this processor
+        printf 'skipped: hadolint is not in %s\n' "$venv"
+        return 0
+    fi
+    "$venv/bin/hadolint" Dockerfile
+}
+
 check "ruff check" "$python" -m ruff check .
 check "ruff format" "$python" -m ruff format --check .
 check "shellcheck" run_shellcheck
+check "hadolint" run_hadolint
 check "mypy" "$python" -m mypy
 check "pytest" "$python" -m pytest --durations=15 "$@"
 

@@ -56,8 +56,9 @@ def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
     if data:
         misfits += _data(settings, data)
     yield from misfits
-    if data and settings.gpu and not misfits:  # else there is no layout to estimate
-        yield from _memory(settings, data)
+    vocab_size = inputs.vocab_size(settings, data)
+    if vocab_size and settings.gpu and not misfits:  # else there is no layout to estimate
+        yield from _memory(settings, vocab_size)
 
 
 def _line(problem: Problem, found: list[Problem], settings: Settings, data: Data | None) -> str:
@@ -257,9 +258,9 @@ def _gpu(settings: Settings) -> Iterator[Problem]:
         yield Problem("gpu", f"GPU={settings.gpu}: this runs on the CPU", ("",))
 
 
-def _memory(settings: Settings, data: Data) -> Iterator[Problem]:
+def _memory(settings: Settings, vocab_size: int) -> Iterator[Problem]:
     """More than the GPU's memory; what is run decides, so without recomputation."""
-    needed, there = memory.per_gpu(settings, data.vocab_size), GPUS[settings.gpu].memory
+    needed, there = memory.per_gpu(settings, vocab_size), GPUS[settings.gpu].memory
     if needed.total > there:
         yield Problem(
             "mbs",

@@ -15,6 +15,11 @@ def is_elsewhere(settings: Settings) -> bool:
     return bool(settings.partition) and IN_JOB not in os.environ
 
 
+def is_through_ssh(settings: Settings) -> bool:
+    """Whether it is still to be submitted, and from another machine: that one's file system is what counts."""
+    return bool(settings.host) and is_elsewhere(settings)
+
+
 def device(settings: Settings) -> Device:
     """The kind of device the run will use, by a look at the machine's device files; torch has the last word.
 

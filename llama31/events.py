@@ -3,6 +3,7 @@
 Standard library alone, so that a record can be kept and tested without a trainer.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,12 @@ FAILED = 1
 BAD_INPUT = 2
 TARGET_NOT_REACHED = 3
 INTERRUPTED = 130  # as shells give it for SIGINT
+WORST_LAST = (0, TARGET_NOT_REACHED, INTERRUPTED, BAD_INPUT, FAILED)
+
+
+def worst(exit_codes: Iterable[int]) -> int:
+    """The exit code of several runs together; 0 for none."""
+    return max(exit_codes, key=WORST_LAST.index, default=0)
 
 
 @dataclass(frozen=True)

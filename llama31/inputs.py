@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama31 import paths, rules
+from llama31 import devices, paths, rules
 from llama31.corpus import manifest, token_file, tokenizer
 from llama31.corpus.files import failures_named
 from llama31.corpus.token_file import TokenFile, bin_path, idx_path
@@ -30,6 +30,13 @@ class Data:
         return sum(part.sequences(seq_length) for part in self.train)
 
 
+def vocab_size(settings: Settings, data: Data | None) -> int | None:
+    """Ids of the run's tokenizer; without a look at it, those of the benchmark's if the model is the benchmark's."""
+    if data:
+        return data.vocab_size
+    return rules.VOCABULARY_SIZE if settings.size == rules.SIZE else None
+
+
 def look(settings: Settings) -> tuple[Data | None, list[str]]:
     """The run's token files and tokenizer, and what is wrong, a line each. Without usable files there is no Data."""
     found: list[str] = []
@@ -38,7 +45,8 @@ def look(settings: Settings) -> tuple[Data | None, list[str]]:
         with _collected(found):
             _check_ids(settings, files, vocab_size)
     data = None if found else Data(tuple(files[:-1]), files[-1], vocab_size)
-    for name, directory in (("JOB_DIR", Path(settings.job_dir)), ("TMP_NPY_INDEX", paths.index_root(settings))):
+    written = {"JOB_DIR": Path(settings.job_dir), "TMP_NPY_INDEX": paths.index_root(settings)}
+    for name, directory in () if devices.is_through_ssh(settings) else written.items():
         if not _can_be_written(directory):
             found.append(f"{name}={directory}: cannot be written to; name a directory that can")
     return data, found

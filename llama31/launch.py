@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llama31 import local, preparation
 from llama31.errors import UserError
-from llama31.events import INTERRUPTED
+from llama31.events import INTERRUPTED, worst
 from llama31.plan import Plan
 from llama31.preparation import Prepared
 from llama31.slurm import submit
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         return _show(experiments[0], allowed)
     if settings.partition:
         return submit.submit(experiments, given, allowed, wait="--wait" in options)
-    return max(_run_here(experiments, given))
+    return worst(_run_here(experiments, given))
 
 
 def _parted(arguments: Sequence[str]) -> tuple[set[str], list[str], list[str]]:

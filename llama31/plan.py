@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
-from llama31 import devices, paths, rules
+from llama31 import devices, inputs, paths, rules
 from llama31.checkpoint import space
 from llama31.checkpoint.start import Start
 from llama31.corpus.token_file import bin_path
@@ -20,7 +20,7 @@ from llama31.resolve import Resolved
 from llama31.settings import Device, Settings, shown, to_dict
 from llama31.sizes import SIZES
 
-NOT_LOOKED_AT = "not looked at: the data is not on this machine; each job looks at it before it starts"
+NOT_LOOKED_AT = "the data is not on this machine; each job looks at it before it starts"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Plan:
     def settings(self) -> Settings:
         """The settings of the run."""
         return self.resolved.settings
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Ids of the tokenizer, as far as they are known."""
+        return inputs.vocab_size(self.settings, self.data)
 
     def text(self) -> str:
         """The whole plan."""
@@ -85,8 +90,7 @@ class Plan:
             f"Llama 3.1 {settings.size}: {shape.layers} layers, hidden {shape.hidden_size}, "
             f"FFN {shape.ffn_hidden_size}, {shape.attention_heads} heads, {shape.key_value_heads} key-value heads"
         )
-        if self.data:
-            vocab_size = self.data.vocab_size
+        if vocab_size := self.vocab_size:
             line += f", vocabulary {vocab_size:,}, {shape.parameters(vocab_size):,} parameters"
         yield line
         device = devices.device(settings)
@@ -136,14 +140,14 @@ class Plan:
             yield f"the reference needs {point.mean:,} sequences on average at this batch size"
 
     def _estimates(self) -> Iterator[str]:
-        if not self.data:
-            yield NOT_LOOKED_AT
+        settings, vocab_size = self.settings, self.vocab_size
+        if not vocab_size:
+            yield f"not known: {NOT_LOOKED_AT}"
             return
-        settings, vocab_size = self.settings, self.data.vocab_size
         if devices.device(settings) is not Device.cpu:
             yield from self._memory(vocab_size)
-        index, checkpoint = disk.training_index(settings, self.data), disk.checkpoint(settings, vocab_size)
-        yield f"disk: {scaled(index, 'B')} for the training index; a checkpoint takes {scaled(checkpoint, 'B')}"
+        index = f"{scaled(disk.training_index(settings, self.data), 'B')} for the training index; " if self.data else ""
+        yield f"disk: {index}a checkpoint takes {scaled(disk.checkpoint(settings, vocab_size), 'B')}"
         flops = speed.flops_per_step(settings, vocab_size)
         line = f"{scaled(flops, 'FLOP')} a step, {scaled(speed.flops_per_token(settings, vocab_size), 'FLOP')} a token"
         if settings.gpu and settings.precision in speed.UTILISATION:
@@ -190,7 +194,7 @@ class Plan:
 
     def _data(self) -> Iterator[str]:
         if not self.data:
-            yield f"{self.settings.preprocessed_path}: {NOT_LOOKED_AT}"
+            yield f"{self.settings.preprocessed_path}: not looked at: {NOT_LOOKED_AT}"
             return
         for file in (*self.data.train, self.data.validation):
             yield f"{bin_path(file.prefix)}: {file.documents:,} documents, {file.tokens:,} tokens"

@@ -1,5 +1,6 @@
 """From what a user gives to the plan of a run: refuses what cannot work, and finds out where the run starts."""
 
+import os
 import random
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -40,9 +41,10 @@ class Prepared:
         return self.outcome.exit_code
 
     def check_space(self) -> None:
-        """Raises UserError where the checkpoints will not fit on the disk."""
-        if self.plan.settings.save_ckpt and self.plan.data:
-            space.check(self.plan.settings, self.plan.data)
+        """Raises UserError where the checkpoints will not fit on the disk, as far as this machine sees it."""
+        settings = self.plan.settings
+        if settings.save_ckpt and self.plan.data and not devices.is_through_ssh(settings):
+            space.check(settings, self.plan.data)
 
     def take_up(self) -> None:
         """Makes room for the run where it starts: removes what killed saves left. Raises UserError if it goes on."""
@@ -61,12 +63,11 @@ def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple
     given = read(assignments, environment)
     resolved = with_absolute_paths(given)
     settings = resolved.settings
-    if settings.host and not Path(settings.preprocessed_path or "/nonexistent").is_dir():
-        data, lines = None, [*_relative(given.settings), *checks.lines(settings)]
+    if devices.is_through_ssh(settings):
+        data, lines = _look_from_afar(settings)
+        lines = [*_relative(given.settings), *lines]
     else:
         data, lines = checks.look(settings)
-        if settings.host:
-            lines = [*_relative(given.settings), *lines]
     problems = [*given.problems, *(line for line in lines if not resolved.touched(line))]
     if problems:
         raise UserError(problems)
@@ -74,14 +75,20 @@ def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple
 
 
 def _relative(settings: Settings) -> Iterator[str]:
-    """A line for each path that HOST could not know."""
+    """A line for each path that only this machine can know."""
     for name in PATH_SETTINGS[:-1]:
         value = getattr(settings, name)
         if value and not value.startswith("/"):
             yield f"{name.upper()}={value}: with HOST, write the path from / on, as {settings.host} knows it"
-    for name in ("preprocessed_path", "tokenizer_path"):
-        if not getattr(settings, name):
-            yield f"{name.upper()} is empty; set it to the directory on {settings.host}"
+
+
+def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
+    """As `checks.look`, where paths are those of HOST: the data may be seen here too, as inside a container."""
+    if os.path.isdir(settings.preprocessed_path):  # noqa: PTH112 - unlike Path's, this never raises
+        return checks.look(settings)
+    unset = [name.upper() for name in ("preprocessed_path", "tokenizer_path") if not getattr(settings, name)]
+    lines = [f"{name} is empty; set it to the directory on {settings.host}" for name in unset]
+    return None, [*lines, *checks.lines(settings)]
 
 
 def with_absolute_paths(resolved: Resolved) -> Resolved:

@@ -1,22 +1,28 @@
 """Files of a run directory that say what ran and how it ended. Standard library and OmegaConf."""
 
+import fcntl
 import json
 import os
+import socket
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+import yaml
 from omegaconf import OmegaConf
 
 from llama31 import paths
-from llama31.corpus.files import atomic_writer
+from llama31.corpus.files import atomic_writer, failures_named
 from llama31.errors import UserError
 from llama31.events import Outcome
 from llama31.resolve import from_dict
 from llama31.settings import Settings, to_dict
+from llama31.typed import read_json
 
 RESERVE = ".reserve"
 SAVER = ".saver"
+CLAIM = ".claim"
 RESERVED_BYTES = 8192  # an outcome, and the entries of two names for it
 
 
@@ -31,11 +37,20 @@ def settings_text(settings: Settings) -> str:
 
 
 def load_settings(run_dir: Path) -> Settings:
-    """Settings that `store_settings` wrote."""
+    """Settings that `store_settings` wrote. Raises UserError where there are none, or no good ones."""
     file = run_dir / paths.SETTINGS
     if not file.is_file():
         raise UserError(f"{run_dir}: no run directory, it has no {paths.SETTINGS}")
-    return from_dict({str(name): value for name, value in OmegaConf.load(file).items()})
+    try:
+        with failures_named(file):
+            stored = yaml.load(file.read_bytes(), Loader=yaml.CSafeLoader)  # ten times as fast as OmegaConf's
+        values = {str(name): value for name, value in stored.items()}
+    except (ValueError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: damaged, these are no settings ({type(error).__name__})") from error
+    try:
+        return from_dict(values)
+    except UserError as error:
+        raise UserError(f"{file}: {line}" for line in error.lines) from error
 
 
 def store_record(run_dir: Path, record: dict[str, Any]) -> None:
@@ -88,6 +103,34 @@ def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:
 
 
 def load_outcome(run_dir: Path) -> Outcome | None:
-    """How the run ended; None while it runs, or when it was killed before it could say."""
+    """How the run ended; None while it runs, or when it was killed before it could say.
+
+    Raises UserError where the file is damaged.
+    """
     file = run_dir / paths.OUTCOME
-    return Outcome(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    return read_json(Outcome, file) if file.is_file() else None
+
+
+def claim(run_dir: Path) -> TextIO:
+    """A file that shows the run going on, while it is open in this process or in one that it was handed to."""
+    held = (run_dir / CLAIM).open("w", encoding="utf-8")
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(held, fcntl.LOCK_EX)
+    held.write(socket.gethostname())
+    held.flush()
+    return held
+
+
+def is_claimed(run_dir: Path) -> bool | None:
+    """Whether a process goes on with the run; None where that cannot be told.
+
+    A lock that another machine holds is not seen on every file system.
+    """
+    try:
+        with (run_dir / CLAIM).open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False if file.read() == socket.gethostname() else None
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None

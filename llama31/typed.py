@@ -1,9 +1,14 @@
 """Dataclasses from JSON, of the types that they name."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from llama31.corpus.files import failures_named
+from llama31.errors import UserError
 
 T = TypeVar("T")
 
@@ -19,6 +24,15 @@ def from_json(kind: type[T], content: Mapping[str, Any]) -> T:
         if not any(_is_of(values[name], one) for one in alternatives):
             raise TypeError(f"{name}={values[name]!r}")
     return kind(**values)
+
+
+def read_json(kind: type[T], file: Path) -> T:
+    """The dataclass in a JSON file. Raises UserError, naming the file, where it cannot be read or is damaged."""
+    try:
+        with failures_named(file):
+            return from_json(kind, json.loads(file.read_bytes()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged ({type(error).__name__}: {error})") from error
 
 
 def _is_of(value: Any, wanted: Any) -> bool:

@@ -5,6 +5,7 @@ Modules beside the tests are imported by their plain names: NeMo installs a pack
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,18 @@ def cluster() -> Iterator[Cluster]:
     finally:
         cluster.control("stop")
         shutil.rmtree(directory)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 7 MB."""
+    disk = tmp_path / "small disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", disk]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("only root can mount a small file system to fill up")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 @pytest.fixture

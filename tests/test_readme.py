@@ -177,6 +177,7 @@ def test_tree_is_what_is_there() -> None:
 def test_settings_exist(document: Path) -> None:
     """An upper-case name is a setting, or a variable that a script other than config.sh knows."""
     scripts = [*REPOSITORY.glob("dev/*.sh"), *REPOSITORY.glob("utils/*.sh"), REPOSITORY / "run_llama31.sh"]
+    scripts.append(REPOSITORY / "Dockerfile")
     known = set(re.findall(r"\w+", "\n".join(script.read_text() for script in scripts)))
     text = re.sub(r"[\w./-]*\.(?:md|txt)\b|\bLICENSE\b", "", code(document))
     mentioned = set(re.findall(r"(?<![\w./-])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*(?![\w./-])", text))

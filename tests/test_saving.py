@@ -224,15 +224,3 @@ def test_disk_that_fills_up_while_saving(settings: dict[str, Any], small_disk: P
     assert "par-1-4-steps: cannot be saved: No space left on device" in run.outcome.reason
     assert [checkpoint.step for checkpoint in store.listing(small_disk)] == [2]
     assert [checkpoint.step for checkpoint in store.listing(small_disk, suffix=PARTIAL)] == [4]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
-    """A file system of 7 MB."""
-    disk = tmp_path / "small disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", disk]
-    if subprocess.run(mount, check=False).returncode:
-        pytest.skip("only root can mount a small file system to fill up")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)

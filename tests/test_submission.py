@@ -2,13 +2,16 @@
 
 import json
 import shlex
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llama31 import paths
 from llama31.errors import UserError
-from llama31.slurm import remote, submission
+from llama31.settings import Settings
+from llama31.slurm import place, remote, submission, submit
 from llama31.slurm.submission import Submission
 
 SUBMITTED = Submission(jobs=[12, 13, 14], seed=7, destination="me@login", submitted="2026-11-23T14:00:00+0000")
@@ -41,18 +44,52 @@ def test_job_directories_come_in_the_order_they_were_begun(tmp_path: Path) -> No
     for other in ("job.sbatch", "job-", "job-x", "jobs-12", "job-12-", "job-12-1.partial", "slurm-9.log"):
         (tmp_path / other).touch()
     assert submission.job_dirs(tmp_path) == [tmp_path / submission.job_dir_name(*one) for one in begun]
+    (tmp_path / "job-9-1" / paths.SETTINGS).touch()
+    assert submission.begun_dirs(tmp_path) == [tmp_path / "job-9-1"]
+    assert submission.job_of(tmp_path / "job-9-1") == 9
+
+
+@pytest.mark.parametrize("answer", ["12\n", "12;cluster\n", "charged to: me\n12\n", "12\nYou have 3 jobs\n"])
+def test_job_id_is_found_among_remarks(answer: str) -> None:
+    assert submit.job_id(answer) == 12
+
+
+def test_answer_without_a_job_id_is_shown() -> None:
+    with pytest.raises(UserError, match=r"^sbatch: no job id in its answer: 'queued, soon'; squeue --me "):
+        submit.job_id("queued, soon\n")
+
+
+def test_what_the_cluster_must_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each condition is the shell's to judge; a container brings code and Python along, or gets the code mounted."""
+    monkeypatch.delenv("LLAMA31_VENV", raising=False)
+    code, image = tmp_path / "the $CODE", str(tmp_path / "image.sif")
+    settings = replace(Settings(), host="login", preprocessed_path=str(tmp_path), code_path=str(code))
+
+    def lacking(settings: Settings) -> list[str]:
+        conditions = place.needed(settings)
+        return [line for holds, line in conditions if subprocess.run(["sh", "-c", holds], check=False).returncode]
+
+    assert [line.partition(":")[0] for line in lacking(settings)] == [f"CODE_PATH={code}"]
+    assert lacking(replace(settings, image="registry/image")) == []
+    assert [line.partition(":")[0] for line in lacking(replace(settings, image=image))] == [f"IMAGE={image}"]
+    (code / "llama31").mkdir(parents=True)
+    (line,) = lacking(settings)
+    assert line.startswith(f"{code}/.venv/bin/python: not on login; bash dev/setup.sh makes it there")
 
 
 def test_command_through_ssh_is_what_a_shell_splits_again() -> None:
     argv = ["sbatch", "--comment=a $HOME 'and' \"more\"", ""]
     assert remote.command("", argv) == argv
     *ssh, line = remote.command("me@login", argv)
-    assert ssh == ["ssh", "-o", "BatchMode=yes", "me@login"]
-    assert shlex.split(line) == argv
+    assert ssh == [*remote.SSH, "me@login"] and "BatchMode=yes" in ssh
+    *login_shell, command = shlex.split(line)
+    assert login_shell == ["bash", "-lc"], "sites put Slurm on the PATH of login shells"
+    assert shlex.split(command) == argv
 
 
 def test_output_of_a_tool() -> None:
-    assert remote.output("", ["cat"], "text\n") == "text\n"
+    assert remote.output("", ["cat"], "é\r\n one\rline\n") == "é\r\n one\rline\n"
+    assert remote.output("", ["printf", r"\377 is no text\n"]) == "\ufffd is no text\n"
     assert remote.output("", ["cat"]) == "", "it waits for standard input"
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from llama31.settings import Settings
+from llama31.typed import read_json
 
 
 @dataclass(frozen=True)
@@ -56,5 +57,5 @@ def store(file: Path, start: Start) -> None:
 
 
 def load(file: Path) -> Start:
-    """What `store` wrote; random weights where there is nothing."""
-    return Start(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Start()
+    """What `store` wrote; random weights where there is nothing. Raises UserError where the file is damaged."""
+    return read_json(Start, file) if file.is_file() else Start()

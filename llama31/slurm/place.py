@@ -1,36 +1,45 @@
 """Files of a run directory, written here or, through ssh, on the cluster."""
 
+import secrets
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from llama31 import run_directory
-from llama31.corpus.files import atomic_writer, failures_named
+from llama31 import mounts, run_directory
+from llama31.corpus.files import PARTIAL, atomic_writer, failures_named
 from llama31.errors import UserError
 from llama31.settings import Settings
-from llama31.slurm import remote
+from llama31.slurm import remote, script
 
 
-def make_directory(settings: Settings, destination: str) -> Path:
-    """A new run directory under JOB_DIR."""
+def new_directory(settings: Settings, destination: str) -> Path:
+    """A new run directory under JOB_DIR: made here; through ssh so far a name, under which `fill` makes it."""
     if not destination:
         return run_directory.make(settings)
-    directory = Path(settings.job_dir) / run_directory.names(settings)[0]
-    # mkdir fails where it is there already, so that two submissions never share one.
-    script = f"mkdir -p -- {_quoted(directory.parent)} && mkdir -- {_quoted(directory)}"
-    remote.output(destination, ["sh"], script)
-    return directory
+    return Path(settings.job_dir) / run_directory.names(settings)[0]
+
+
+def fill(settings: Settings, directory: Path, files: Mapping[str, str], destination: str) -> None:
+    """Writes the first files of a run directory, texts by their names; where that fails, no directory is left.
+
+    Raises UserError with a line for each thing that the jobs need and the cluster lacks.
+    """
+    if destination:
+        if wrong := remote.output(destination, ["sh"], _filling(settings, directory, files, destination)):
+            raise UserError(wrong.splitlines())
+        return
+    try:
+        write(directory, files, destination)
+    except UserError:
+        take_back(directory, files, destination)
+        raise
 
 
 def write(directory: Path, files: Mapping[str, str], destination: str) -> None:
-    """Writes files by their names in a run directory, each whole or not at all."""
+    """Writes files by their names into a run directory that is there, each whole or not at all."""
     if destination:
-        steps = [f"cd -- {_quoted(directory)}"]
-        for name, text in files.items():
-            steps.append(f"printf %s {shlex.quote(text)} >{_quoted(f'.{name}.partial')}")
-            steps.append(f"mv -- {_quoted(f'.{name}.partial')} {_quoted(name)}")
-        remote.output(destination, ["sh"], " &&\n".join(steps) + "\n")
+        remote.output(destination, ["sh"], _all([f"cd -- {_quoted(directory)}", *_writing(files)]))
         return
     with failures_named(directory):
         for name, text in files.items():
@@ -38,17 +47,73 @@ def write(directory: Path, files: Mapping[str, str], destination: str) -> None:
                 file.write(text.encode())
 
 
-def take_back(directory: Path, destination: str) -> None:
-    """Removes a run directory to which no job was submitted; through ssh it is left, and says so by its name."""
+def take_back(directory: Path, files: Mapping[str, str], destination: str) -> None:
+    """Removes a run directory to which no job was submitted, with the files that it was filled with."""
     if not destination:
         shutil.rmtree(directory)
         return
-    unused = directory.with_name(f"{directory.name}.unused")
+    names = " ".join(map(_quoted, files))
     try:
-        remote.output(destination, ["mv", "--", str(directory), str(unused)])
+        remote.output(destination, ["sh"], f'cd -- {_quoted(directory)} && rm -f -- {names} && rmdir -- "$PWD"\n')
     except UserError:  # the reason why nothing was submitted is what counts
         return
 
 
-def _quoted(path: object) -> str:
-    return shlex.quote(str(path))
+def needed(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What jobs submitted through ssh need on HOST: a condition in shell, and the line to say if it does not hold."""
+    where = f"not on {settings.host}"
+    for name in mounts.READ:
+        if path := getattr(settings, name):
+            yield f"[ -d {_quoted(path)} ]", f"{name.upper()}={path}: {where}; name the directory as it is called there"
+    if settings.image.startswith("/"):
+        yield f"[ -e {_quoted(settings.image)} ]", f"IMAGE={settings.image}: {where}; name the image's file there"
+    if settings.image and settings.code_path:  # the image has it, or MOUNTS shows it
+        return
+    code, python = script.code(settings), script.python(settings)
+    found = f"[ -d {_quoted(f'{code}/llama31')} ]"
+    yield found, f"CODE_PATH={code}: {where}; name the directory of this repository there"
+    if not settings.image:
+        yield (
+            f"! {found} || [ -x {_quoted(python)} ]",
+            f"{python}: {where}; bash dev/setup.sh makes it there, as CODE_PATH or LLAMA31_VENV says",
+        )
+
+
+def _filling(settings: Settings, directory: Path, files: Mapping[str, str], destination: str) -> str:
+    """Shell that makes the directory, whole or not at all, and prints a line for all that speaks against it."""
+    partial = _quoted(directory.with_name(f".{directory.name}.{secrets.token_hex(4)}{PARTIAL}"))
+    steps = [
+        f"mkdir -p -- {_quoted(directory.parent)}",
+        f"mkdir -- {partial}",
+        f"cd -- {partial}",
+        *_writing(files),
+        f"mv -T -- {partial} {_quoted(directory)}",
+    ]
+    looks = [f"{holds} || lacks {_quoted(line)}" for holds, line in needed(settings)]
+    failed = f"printf '%s: %s\\n' {_quoted(f'JOB_DIR={settings.job_dir} on {destination}')} \"$why\""
+    lines = [
+        "lacking=",
+        "lacks() { printf '%s\\n' \"$1\"; lacking=1; }",
+        *looks,
+        '[ -z "$lacking" ] || exit 0',
+        f"make() {{\n{_all(steps)}}}",
+        f'why="$(make 2>&1)" || {{ rm -rf -- {partial}; {failed}; }}',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _all(steps: Sequence[str]) -> str:
+    """Shell commands of which each needs the ones before it."""
+    return " &&\n".join(steps) + "\n"
+
+
+def _writing(files: Mapping[str, str]) -> Iterator[str]:
+    """Shell commands that write files into the working directory, each whole or not at all."""
+    for name, text in files.items():
+        partial = _quoted(name + PARTIAL)
+        yield f"printf %s {_quoted(text)} >{partial}"
+        yield f"mv -- {partial} {_quoted(name)}"
+
+
+def _quoted(value: object) -> str:
+    return shlex.quote(str(value))

@@ -7,28 +7,33 @@ from collections.abc import Sequence
 from llama31.errors import UserError
 
 PATIENCE = 60.0  # seconds; a Slurm controller that is busy answers late
+SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")  # no question, and no minutes for a host that is down
 SSH_FAILED = 255  # ssh's exit code for a failure of its own
 NOT_FOUND = 127  # a shell's exit code for a command that it does not find
+START = "llama31-starts-here"
+"""Line that separates what a login shell prints on its own from what a command prints."""
 
 
 def command(destination: str, argv: Sequence[str]) -> list[str]:
-    """`argv` as it is run here, or through ssh at `destination`, where no question may be asked."""
-    return ["ssh", "-o", "BatchMode=yes", destination, shlex.join(argv)] if destination else list(argv)
+    """`argv` as it is run here, or through ssh at `destination`.
+
+    There a login shell runs it, for many sites put Slurm on the PATH in /etc/profile.d or by modules.
+    """
+    return [*SSH, destination, shlex.join(["bash", "-lc", shlex.join(argv)])] if destination else list(argv)
 
 
 def output(destination: str, argv: Sequence[str], stdin: str = "", timeout: float = PATIENCE) -> str:
-    """Standard output of `argv`, run at `destination` with `stdin` on standard input.
+    """Standard output of `argv`, as it is, run at `destination` with `stdin` on standard input.
 
     Raises UserError, in one line, where it cannot be run, fails, or takes more than `timeout` seconds.
     """
     tool = f"{argv[0]} on {destination}" if destination else argv[0]
+    marked = ["sh", "-c", f'echo {START}; exec "$@"', "sh", *argv]
     try:
         done = subprocess.run(
-            command(destination, argv),
-            input=stdin,
+            command(destination, marked if destination else argv),
+            input=stdin.encode(),
             capture_output=True,
-            encoding="utf-8",
-            errors="replace",
             timeout=timeout,
             check=False,
         )
@@ -40,14 +45,25 @@ def output(destination: str, argv: Sequence[str], stdin: str = "", timeout: floa
         raise UserError(f"{tool}: not found; set HOST to a machine that has it, such as a login node") from None
     except subprocess.TimeoutExpired:
         raise UserError(f"{tool}: no answer within {timeout:g} s; try again when the cluster answers") from None
+    printed, errors = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
+    if destination:
+        printed = printed.partition(f"{START}\n")[2]
     if done.returncode == 0:
-        return done.stdout
-    said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1].strip()
+        return printed
+    said = _reason(argv[0], errors) or _reason(argv[0], printed) or f"exit code {done.returncode}"
     if destination and done.returncode == SSH_FAILED:
         raise UserError(
-            f"HOST: ssh {destination} fails: {said}; `ssh -o BatchMode=yes {destination} true` must work, "
-            "with a key that needs no password or an agent that holds it"
+            f"HOST: ssh {destination} fails: {said.removeprefix('ssh: ').rstrip('.')}; `ssh {destination}` must work "
+            "without a question: accept the host's key once, and use a key without a password, or an agent"
         )
     if destination and done.returncode == NOT_FOUND:
         raise UserError(f"HOST: {tool} is not found; name a machine that has it, such as a login node")
-    raise UserError(f"{tool} fails: {said.removeprefix(f'{argv[0]}: ').removeprefix('error: ')}")
+    raise UserError(f"{tool} fails: {said}")
+
+
+def _reason(tool: str, said: str) -> str:
+    """What a tool says of its failure, in one line: all that it marks as an error, else its last line."""
+    lines = [line.strip() for line in said.strip().splitlines()]
+    marks = (f"{tool}: error: ", f"{tool}: fatal: ")
+    errors = [line.split(": ", 2)[2] for line in lines if line.startswith(marks)]
+    return "; ".join(errors) or "".join(lines[-1:]).removeprefix(f"{tool}: ")

@@ -8,7 +8,7 @@ from pathlib import Path
 from llama31 import paths
 from llama31.corpus.files import atomic_writer, failures_named
 from llama31.errors import UserError
-from llama31.typed import from_json
+from llama31.typed import read_json
 
 JOB_DIR_NAME = re.compile(r"job-(\d+)(?:-(\d+))?")
 
@@ -40,17 +40,11 @@ def text(submission: Submission) -> str:
 def load(run_dir: Path) -> Submission | None:
     """What `store` wrote; None for a run that was not submitted. Raises UserError where it is damaged."""
     file = run_dir / paths.SUBMISSION
-    try:
-        with failures_named(file):
-            submission = from_json(Submission, json.loads(file.read_bytes()))
-    except UserError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return None
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: damaged, it does not say which jobs were submitted ({error!r})") from error
+    if not file.exists():
+        return None
+    submission = read_json(Submission, file)
     if not all(isinstance(job, int) for job in submission.jobs):
-        raise UserError(f"{file}: damaged, it does not say which jobs were submitted (jobs={submission.jobs})")
+        raise UserError(f"{file}: damaged (jobs={submission.jobs})")
     return submission
 
 
@@ -59,7 +53,30 @@ def job_dir_name(job_id: int, restarts: int) -> str:
     return f"job-{job_id}-{restarts}" if restarts else f"job-{job_id}"
 
 
+def job_of(job_dir: Path) -> int:
+    """Id of the job that made a directory."""
+    return _numbers(job_dir)[0]
+
+
 def job_dirs(run_dir: Path) -> list[Path]:
-    """Directories that the run's jobs made, in the order in which they were begun: that of their ids and restarts."""
-    found = [(match, path) for path in run_dir.iterdir() if (match := JOB_DIR_NAME.fullmatch(path.name))]
-    return [path for match, path in sorted(found, key=lambda one: (int(one[0][1]), int(one[0][2] or 0)))]
+    """Directories that the run's jobs made, in the order in which they were begun: that of their ids and restarts.
+
+    Raises UserError where the run's directory cannot be read.
+    """
+    with failures_named(run_dir):
+        return sorted((path for path in run_dir.iterdir() if JOB_DIR_NAME.fullmatch(path.name)), key=_numbers)
+
+
+def begun_dirs(run_dir: Path) -> list[Path]:
+    """Those of `job_dirs` that are run directories: a job that finds its run finished, or a mistake, starts no ranks.
+
+    Raises UserError where the run's directory cannot be read.
+    """
+    return [job_dir for job_dir in job_dirs(run_dir) if (job_dir / paths.SETTINGS).exists()]
+
+
+def _numbers(job_dir: Path) -> tuple[int, int]:
+    """The job's id, and how often it was requeued before."""
+    match = JOB_DIR_NAME.fullmatch(job_dir.name)
+    assert match, job_dir
+    return int(match[1]), int(match[2] or 0)

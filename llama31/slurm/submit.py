@@ -1,6 +1,7 @@
 """A submission: for each experiment a run directory with its script, and a chain of jobs that run it."""
 
 import os
+import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from llama31 import paths, preparation, record, run_directory
 from llama31.errors import UserError
+from llama31.events import worst
 from llama31.plan import Plan
 from llama31.preparation import Prepared
 from llama31.settings import Settings
@@ -64,32 +66,34 @@ def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: S
         from llama31.slurm.follow import follow
 
         codes.append(follow(submitted))
-    return max(codes, default=0)
+    return worst(codes)
 
 
 def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title: str) -> tuple[Path, Submission]:
     """Makes the run directory of an experiment and submits its jobs; gives the directory and what was submitted."""
     settings = plan.settings
     there = destination(settings)
-    directory = place.make_directory(settings, there)
+    directory = place.new_directory(settings, there)
     text = script.render(settings, directory, allowed, os.environ)
-    asked = sbatch(settings, directory, [])
-    described = run_directory.describe(plan.resolved, arguments, asked, os.environ)
+    described = run_directory.describe(plan.resolved, arguments, command(settings, directory), os.environ)
     files = {
         paths.SCRIPT: text,
         paths.SETTINGS: record.settings_text(settings),
         paths.RECORD: record.record_text(described),
     }
+    place.fill(settings, directory, files, there)
     submitted = Submission([], int(settings.seeds), there, time.strftime("%Y-%m-%dT%H:%M:%S%z"))
     try:
-        place.write(directory, files, there)
-        for _ in range(settings.npar):
-            answer = remote.output(there, sbatch(settings, directory, submitted.jobs), text if there else "")
-            submitted = replace(submitted, jobs=[*submitted.jobs, _job_id(answer)])
-            place.write(directory, {paths.SUBMISSION: submission.text(submitted)}, there)
+        try:
+            for _ in range(settings.npar):
+                answer = remote.output(there, sbatch(settings, directory, submitted.jobs), text if there else "")
+                submitted = replace(submitted, jobs=[*submitted.jobs, job_id(answer)])
+        finally:  # jobs that are queued are noted even where the next one is refused or the user has seen enough
+            if submitted.jobs:
+                place.write(directory, {paths.SUBMISSION: submission.text(submitted)}, there)
     except UserError as error:
         if not submitted.jobs:
-            place.take_back(directory, there)
+            place.take_back(directory, files, there)
             raise
         queued = f"{directory}: {_words(submitted.jobs)} queued all the same; scancel takes them back"
         raise UserError([*error.lines, queued]) from error
@@ -101,12 +105,12 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
     return directory, submitted
 
 
-def _job_id(answer: str) -> int:
-    """The id in sbatch's answer, JOB or JOB;CLUSTER; a site's own remarks may stand before it."""
-    last = answer.strip().rpartition("\n")[2].partition(";")[0]
-    if not last.isdecimal():
+def job_id(answer: str) -> int:
+    """The id in sbatch's answer, JOB or JOB;CLUSTER; a site's own remarks may stand around it."""
+    ids = [line.partition(";")[0] for line in answer.splitlines() if re.fullmatch(r"\d+(;\S+)?", line)]
+    if not ids:
         raise UserError(f"sbatch: no job id in its answer: {answer.strip()!r}; squeue --me shows what it did")
-    return int(last)
+    return int(ids[-1])
 
 
 def _words(jobs: Sequence[int]) -> str:

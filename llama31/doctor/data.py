@@ -1,0 +1,47 @@
+"""The settings, the token files and the tokenizer: what a run itself would refuse, and more where it is asked for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from llama31 import checks, paths
+from llama31.doctor import troubles
+from llama31.doctor.context import Context
+from llama31.doctor.findings import Finding, failed, ok
+
+SAMPLE = "The quick brown fox jumps over 13 lazy dogs."
+
+
+def look(context: Context) -> Iterator[Finding]:
+    """On each node: what `run` looks at before it starts anything."""
+    context.data, lines = checks.look(context.settings)
+    yield from map(failed, lines)
+    if context.data and not lines:
+        parts, validation = context.data.train, context.data.validation
+        tokens = sum(part.tokens for part in parts)
+        yield ok(f"{len(parts)} training parts, {tokens:,} tokens; {validation.tokens:,} tokens of validation data")
+
+
+def tokenizer(context: Context) -> Iterator[Finding]:
+    """On each node: that it can be loaded, and turns text into ids."""
+    from llama31.corpus.encoder import Exact  # here, so that a missing package is a failure of this check alone
+
+    if context.data:  # else a line says already what is wrong
+        loaded = Exact(context.settings.tokenizer_path)
+        ids, _ = loaded.encode([SAMPLE])
+        yield ok(f"{context.settings.tokenizer_path}: loads; {loaded.ids:,} ids, {len(ids)} for {len(SAMPLE)} letters")
+
+
+def verified(context: Context) -> Iterator[Finding]:
+    """Reads the token files of the run to their ends."""
+    from llama31.corpus.verify import Vocabulary, verify
+
+    if context.data is None:
+        return
+    settings = context.settings
+    prefixes = [*paths.train_prefixes(settings), paths.validation_prefix(settings)]
+    verdicts, figures = verify(prefixes, Vocabulary.of(Path(settings.tokenizer_path)))
+    doubts = [doubt for verdict in verdicts for doubt in verdict.doubts]
+    for doubt in doubts:
+        yield troubles.DOUBTED.found(verify_doubts=doubt)
+    if not doubts:
+        yield ok(f"{len(verdicts)} token files read, nothing in doubt: {figures}")

@@ -1,0 +1,74 @@
+"""What a check finds, and how the findings of several nodes become lines."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from llama31.estimates.units import scaled
+
+SHOWN_NODES = 3  # named in a line
+
+
+class Severity(Enum):
+    """How bad it is: a run starts with warnings, and does not with failures."""
+
+    ok = "ok"
+    warning = "warning"
+    failed = "failed"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found on one node."""
+
+    severity: Severity
+    says: str
+    """What is there, or what is wrong with its value."""
+    remedy: str = ""
+    """What to do about it."""
+    rate: float | None = None
+    """Bytes per second that were measured; of several nodes the slowest is shown."""
+
+
+def ok(says: str, rate: float | None = None) -> Finding:
+    """A finding without fault."""
+    return Finding(Severity.ok, says, rate=rate)
+
+
+def failed(line: str) -> Finding:
+    """A failure whose line says what would work, as those of UserError do."""
+    return Finding(Severity.failed, line)
+
+
+def to_json(findings: Sequence[Finding]) -> list[list[Any]]:
+    """Findings as plain values."""
+    return [[finding.severity.name, finding.says, finding.remedy, finding.rate] for finding in findings]
+
+
+def from_json(values: Sequence[Sequence[Any]]) -> list[Finding]:
+    """Findings that `to_json` gave."""
+    return [Finding(Severity[name], says, remedy, rate) for name, says, remedy, rate in values]
+
+
+def lines(check: str, found: Mapping[str, Sequence[Finding]]) -> Iterator[str]:
+    """A line for each different finding; one that is not everywhere names its nodes. `found`: node -> its findings."""
+    same: dict[Finding, dict[str, float]] = {}
+    for node, findings in found.items():
+        for finding in findings:
+            rates = same.setdefault(replace(finding, rate=None), {})
+            rates[node] = min(finding.rate or math.inf, rates.get(node, math.inf))
+    for finding, rates in same.items():
+        where = "" if len(rates) == len(found) else f"{_named(list(rates))}: "
+        slowest = min(rates, key=rates.__getitem__)
+        measured = "" if math.isinf(rates[slowest]) else f" {scaled(rates[slowest], 'B/s')}"
+        if measured and len(rates) > 1:
+            measured += f" on {slowest}, the slowest"
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        yield f"{finding.severity.name:<8} {f'{check}:':<13} {where}{finding.says}{measured}{remedy}"
+
+
+def _named(nodes: Sequence[str]) -> str:
+    more = len(nodes) - SHOWN_NODES
+    return ", ".join(nodes[:SHOWN_NODES]) + (f" and {more} more" if more > 0 else "")

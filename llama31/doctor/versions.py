@@ -1,0 +1,82 @@
+"""Python and the packages that are installed, against what this repository pins."""
+
+import importlib.metadata
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from llama31.doctor import troubles
+from llama31.doctor.context import Context
+from llama31.doctor.findings import Finding, ok
+from llama31.paths import REPOSITORY
+
+SHOWN = 3  # packages in a line
+BUILT_ALONG = {"torch"}
+"""Packages that a container's image has in a version of its own, built together with its Transformer Engine."""
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """Requirements must hold; what lies beneath them may drift, and is named."""
+    yield from _python()
+    pins = dict(_pins(REPOSITORY / "requirements.txt"))
+    wrong = [finding for name, pin in pins.items() if (finding := _compared(name, pin))]
+    yield from wrong
+    beneath = {name: pin for name, pin in _pins(REPOSITORY / "requirements.lock") if name not in pins}
+    drifted = [f"{name} {here} ({pin})" for name, pin in beneath.items() if (here := _installed(name)) and here != pin]
+    if drifted:
+        more = f" and {len(drifted) - SHOWN} more" if len(drifted) > SHOWN else ""
+        yield troubles.DRIFTED.found(packages=", ".join(drifted[:SHOWN]) + more)
+    yield from _engine()
+    if not wrong:
+        yield ok(f"Python {platform.python_version()}, {len(pins)} packages as pinned")
+
+
+def _python() -> Iterator[Finding]:
+    project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    wanted = re.findall(r'^requires-python = "(.+)"$', project, re.M)[0]
+    if not SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
+        yield troubles.PYTHON.found(version=platform.python_version(), range=wanted)
+
+
+def _pins(file: Path) -> Iterator[tuple[str, str]]:
+    """Package and version of each line that is meant for this machine."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if text := line.partition("#")[0].strip():
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate():
+                yield requirement.name, str(requirement.specifier).removeprefix("==")
+
+
+def _compared(name: str, pin: str) -> Finding | None:
+    here = _installed(name)
+    if here is None:
+        return troubles.MISSING.found(package=name, pin=pin)
+    if here == pin:
+        return None
+    if name in BUILT_ALONG:
+        return troubles.OTHER_TORCH.found(version=here, pin=pin)
+    return troubles.OTHER.found(package=name, version=here, pin=pin)
+
+
+def _installed(name: str) -> str | None:
+    """A package's version without what names a build, as the +cpu of torch 2.13.0+cpu."""
+    try:
+        return importlib.metadata.version(name).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _engine() -> Iterator[Finding]:
+    """Transformer Engine, if it is there, within the range that the installed Megatron-Core names."""
+    here = _installed("transformer_engine")
+    if here is None or _installed("megatron-core") is None:
+        return
+    for requirement in map(Requirement, importlib.metadata.requires("megatron-core") or ()):
+        if requirement.name == "transformer-engine" and not requirement.specifier.contains(here, prereleases=True):
+            yield troubles.OTHER_ENGINE.found(version=here, range=requirement.specifier)
+            return
+    yield ok(f"Transformer Engine {here}")

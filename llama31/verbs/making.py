@@ -1,0 +1,40 @@
+"""Verbs that make what a run takes: token files, checkpoints."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def tokenize(
+    inputs: Annotated[list[Path], typer.Option("--input", help="File of JSON lines: .json, .jsonl or .json.gz.")],
+    output_prefix: Annotated[Path, typer.Option(help="Path of the .bin and .idx to write, without extension.")],
+    tokenizer: Annotated[Path, typer.Option(help="Directory of the Hugging Face tokenizer.")],
+    append_eod: Annotated[bool, typer.Option(help="End each document with the end-of-text token.")] = False,
+    json_key: Annotated[str, typer.Option(help="Key of the text in each record.")] = "text",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that encode; all cores unless given.")] = None,
+) -> None:
+    """Turn texts into Megatron token files."""
+    from llama31.corpus import encoder
+    from llama31.corpus import tokenize as corpus_tokenize
+
+    if threads:
+        encoder.use_threads(threads)
+    corpus_tokenize.tokenize(inputs, output_prefix, tokenizer, append_eod=append_eod, json_key=json_key)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Option(help="Directory of the checkpoint to read.")],
+    destination: Annotated[Path, typer.Option(help="Directory to write; it must not exist.")],
+    to: Annotated[
+        Literal["nemo", "hf"], typer.Option(help="What to write: a NeMo checkpoint, or Hugging Face's files.")
+    ] = "nemo",
+) -> None:
+    """Turn a Hugging Face Llama into a NeMo checkpoint or, with --to hf, the other way; compare the logits of both."""
+    from llama31.checkpoint import convert as checkpoint_convert
+
+    raise typer.Exit(checkpoint_convert.convert(source, destination, to))

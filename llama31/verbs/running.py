@@ -1,0 +1,49 @@
+"""Verbs that run: train, plan, look whether it would work, watch."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+# Settings are no options, and an option with a typing error is told of together with theirs.
+SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=SETTINGS, options_metavar="[--dryrun] [--allow-change NAME] [NAME=value ...]")
+def run(context: typer.Context) -> None:
+    """Train; --dryrun shows the plan. Settings: NAME=value over the environment; config.sh lists them."""
+    from llama31 import launch
+
+    raise typer.Exit(launch.main(context.args))
+
+
+@app.command(context_settings=SETTINGS, options_metavar="[NAME=value ...]")
+def plan(context: typer.Context) -> None:
+    """Show the plan of a run, as run --dryrun does."""
+    from llama31 import launch
+
+    raise typer.Exit(launch.main(["--dryrun", *context.args]))
+
+
+@app.command(context_settings=SETTINGS, options_metavar="[--verify] [--timeout SECONDS] [NAME=value ...]")
+def doctor(
+    context: typer.Context,
+    verify: Annotated[bool, typer.Option(help="Read the token files through.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that each check may take.")] = 120,
+) -> None:
+    """Say whether a run with these settings would start: here, or under srun on all its nodes."""
+    from llama31.doctor import run as doctor_run
+
+    raise typer.Exit(doctor_run.main(context.args, verify=verify, timeout=timeout))
+
+
+@app.command()
+def status(
+    directories: Annotated[list[Path], typer.Argument(metavar="JOB_DIR...", help="Directories of runs, or runs.")],
+) -> None:
+    """Show every run of a directory: jobs, state, steps, losses, speed, time left."""
+    from llama31.report import status as run_status
+
+    run_status.show(directories, sys.stdout)

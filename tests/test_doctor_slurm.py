@@ -1,0 +1,70 @@
+"""`doctor` under srun on the two nodes of a real Slurm. About 40 s beside the cluster's start."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from runs import arguments, environment
+
+from llama31.doctor import tools
+from llama31.doctor.context import Context
+from llama31.doctor.findings import Severity
+from llama31.resolve import resolve
+
+pytestmark = pytest.mark.slurm
+STEP = ("srun", "--nodes=2", "--ntasks=2", "--kill-on-bad-exit=0", "bash", "-c")
+DOCTOR = f'exec "{sys.executable}" -m llama31 doctor "$@"'
+
+
+def doctor(cluster: Cluster, script: str, settings: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    """A script on each of two nodes that calls the doctor with what it is given."""
+    given = arguments({**settings, "NNODES": "2"})
+    return cluster.run(*STEP, script, "doctor", *options, *given, env=environment())
+
+
+def test_two_nodes(cluster: Cluster, usual: dict[str, str], tmp_path: Path) -> None:
+    done = doctor(cluster, DOCTOR, usual)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout.splitlines()
+    assert all(line.startswith("ok ") for line in said), done.stdout
+    assert re.search(r"gloo, 2 ranks, 16\.8 MB: bus bandwidth [\d.]+ [MG]B/s on n[12], the slowest$", said[-1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_that_sees_another_directory(cluster: Cluster, usual: dict[str, str], tmp_path: Path) -> None:
+    """The second node has a file system of its own where the first one writes, and has not the tokenizer's files."""
+    runs, tokenizer = tmp_path / "runs", usual["TOKENIZER_PATH"]
+    runs.mkdir()
+    mounts = "\n".join(f'mount -t tmpfs tmpfs "{path}" || exit 9' for path in (runs, tokenizer.replace("$", "\\$")))
+    second = f"unshare --mount bash -c '{mounts}\n{DOCTOR}' doctor \"$@\""
+    done = doctor(cluster, f'if [ "$SLURM_PROCID" = 0 ]; then {DOCTOR}; fi\n{second}', usual)
+    assert done.returncode == 1, done.stdout + done.stderr
+    failures = [line.split(maxsplit=2)[2] for line in done.stdout.splitlines() if line.startswith("failed")]
+    for start in (
+        f"n2: {tokenizer}: holds no tokenizer.json",
+        f"n2: JOB_DIR={runs}: does not show what the first node",
+    ):
+        assert any(line.startswith(start) for line in failures), done.stdout
+    assert all(line.startswith("n2: ") for line in failures), done.stdout
+
+
+def test_a_node_that_never_answers(cluster: Cluster, usual: dict[str, str]) -> None:
+    script = f'[ "$SLURM_PROCID" = 1 ] || {DOCTOR}'
+    done = doctor(cluster, script, usual, "--timeout=4")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.startswith("failed   nodes:        n2: not heard of (rank 1); srun's output says if they ended")
+    assert re.search(r"^failed   all-reduce: +(no answer within|gloo failed on rank 0)", done.stdout, re.M), done.stdout
+
+
+def test_partitions(cluster: Cluster, usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CONF", str(cluster.directory / "slurm.conf"))
+
+    def failures(partition: str) -> list[str]:
+        here = Context(resolve([f"PARTITION={partition}"], {}).settings, 60)
+        return [found.says for found in tools.check(here) if found.severity is Severity.failed]
+
+    assert failures("debug") == []
+    assert failures("debug,gpu") == ["PARTITION=gpu: no such partition; there are debug"]
