@@ -9,16 +9,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import oracle
 import pytest
 from cluster import Cluster
 from runs import REPOSITORY, Run, arguments, environment, run_llama31
 from submitted import Submitted, containers, submit
 from test_settings import imported_by, is_light
-from tiny import VOCABULARY, write_tokens
+from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
-from llama31 import paths, record, rules
+from llama31 import paths, record
 from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 from llama31.mlperf import check
 from llama31.slurm import submission
@@ -307,12 +306,7 @@ def test_an_error_of_one_rank_fails_the_job_and_stands_in_its_last_lines(
     cluster: Cluster, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     """Token ids beyond the vocabulary, deep in the data."""
-    ids = np.random.default_rng(0).integers(VOCABULARY, size=400_000)
-    ids[150_000:250_000] = VOCABULARY + 7
-    part = rules.token_file_name(rules.train_part_name(6))
-    write_tokens(tmp_path / part, [document.tolist() for document in np.split(ids, 4000)])
-    write_tokens(tmp_path / rules.token_file_name(rules.validation_name(40)), [ids[:20_000].tolist()])
-    data = {"PREPROCESSED_PATH": tmp_path, "TRAIN_PARTS": 6}
+    data = make_ids_beyond_the_vocabulary(tmp_path / "preprocessed")
     (run,) = submit(cluster, {**settings, **SLURM, **data, "NNODES": 2}, **THREADS)
     job = run.ended(run.jobs[0])
     assert (cluster.state(run.jobs[0]), job.exit_code) == ("FAILED", BAD_INPUT), job.printed + job.logs()
