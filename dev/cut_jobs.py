@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
 from checkpoints import different, tensors  # noqa: E402
-from cluster import Cluster  # noqa: E402
+from cluster import ENDED, Cluster  # noqa: E402
 from submitted import Submitted, submit  # noqa: E402
 
 from llama31.checkpoint import store  # noqa: E402
@@ -39,19 +39,18 @@ def cut(run: Submitted, job: str, restarts: int, way: str, seconds: float, chanc
     ranks = run.after_a_step(job, restarts)
     time.sleep(seconds)
     if way == "time limit":
-        run.hold_until_warned(ranks.values(), job, 60 - SIGNAL_BEFORE_END)
+        with run.held(ranks.values()):
+            run.warned(ranks.values(), job, 60 - SIGNAL_BEFORE_END)
     elif way == "scancel":
         run.cluster.ask("scancel", job)
     elif way == "lost node":
         node = chance.choice(("n1", "n2"))
         run.cluster.lose(node, job)
-        run.cluster.until("the job is off the nodes", lambda: run.cluster.state(job) not in ("RUNNING", "COMPLETING"))
+        run.cluster.until(f"job {job} is off the nodes", lambda: run.cluster.state(job) in ("PENDING", *ENDED))
         run.cluster.bring_back(node)
     else:
         os.kill(chance.choice(list(ranks.values())), signal.SIGKILL)
-    run.cluster.until(
-        f"job {job} was cut", lambda: run.cluster.state(job) != "RUNNING" or _restarts(run, job) > restarts
-    )
+    run.cluster.until(f"job {job} is over", lambda: run.cluster.state(job) in ENDED or _restarts(run, job) > restarts)
 
 
 def _restarts(run: Submitted, job: str) -> int:
@@ -130,7 +129,7 @@ def campaign(cluster: Cluster, directory: Path, options: argparse.Namespace, giv
     for number in range(done + 1, options.cuts + 1):
         if time.monotonic() - began > 60 * options.minutes:
             raise SystemExit(f"{number - 1} of {options.cuts} cuts; call again for the rest")
-        chance = random.Random(options.seed + number)
+        chance = random.Random(f"{options.seed} {number}")
         way, seconds = chance.choice(WAYS), chance.uniform(0, options.seconds)
         if way != "time limit":
             cluster.ask("scontrol", "update", f"jobid={job}", "timelimit=30")
@@ -149,7 +148,6 @@ def campaign(cluster: Cluster, directory: Path, options: argparse.Namespace, giv
         if _restarts(run, job) > restarts:
             restarts += 1
         else:
-            cluster.ended(job)
             job, restarts = next(jobs), 0
     cluster.ask("scontrol", "update", f"jobid={job}", "timelimit=30")
     last = to_the_end(run, job, restarts)

@@ -7,7 +7,8 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,17 @@ class Submitted:
             return Path(f"/proc/{self.ranks(self.jobs[-1])[0]}/cmdline").read_bytes()
         return b""
 
-    def hold_until_warned(self, ranks: Iterable[int], job: str, seconds: int) -> None:
-        """Holds the ranks still until the time limit's warning is sent, so that a quick job does not end before.
+    @contextmanager
+    def held(self, ranks: Iterable[int]) -> Iterator[None]:
+        """Holds the ranks still within this context, so that a quick job does not end before what it waits for."""
+        _signal(ranks, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            _signal(ranks, signal.SIGCONT)
+
+    def warned(self, ranks: Iterable[int], job: str, seconds: int) -> None:
+        """Waits until the time limit's warning is sent to the ranks, which are held.
 
         Slurm sends it in the half minute that ends so many seconds after the job's start; it may have come already.
         """
@@ -90,11 +100,7 @@ class Submitted:
             is_sent = (hours * 60 + minutes) * 60 + rest > seconds + 1
             return is_sent or all(_has_pending(pid, signal.SIGUSR1) for pid in ranks)
 
-        _signal(ranks, signal.SIGSTOP)
-        try:
-            self.cluster.until(f"job {job} is warned", is_warned)
-        finally:
-            _signal(ranks, signal.SIGCONT)
+        self.cluster.until(f"job {job} is warned", is_warned)
 
 
 def submit(

@@ -104,8 +104,10 @@ class Chain:
         os.kill(run.after_a_step(retried)[1], signal.SIGKILL)
         run.after_a_step(retried, restarts=1)
         self.cluster.lose("n2", retried)
-        self.cluster.until("the job is queued again", lambda: self.cluster.shown(retried)["Restarts"] == "2")
-        self.cluster.bring_back("n2")
+        try:
+            self.cluster.until("the job is queued again", lambda: self.cluster.shown(retried)["Restarts"] == "2")
+        finally:
+            self.cluster.bring_back("n2")
         self.retried = [Run(run.job_dir(retried, 0), run.log(retried), FAILED), run.ended(retried, restarts=1)]
 
         self.last = run.ended(run.again("--time=10"))
@@ -114,10 +116,11 @@ class Chain:
 
     def limit(self, job: str, *, beside: bool = False) -> Run:
         """Waits until the time limit cuts a job; meanwhile another one starts in the same run directory."""
-        ranks = self.run.after_a_step(job)
-        if beside:
-            self.second = self.run.ended(self.run.again())
-        self.run.hold_until_warned(ranks.values(), job, 60 - SIGNAL_BEFORE_END)
+        ranks = self.run.after_a_step(job).values()
+        with self.run.held(ranks):
+            if beside:
+                self.second = self.run.ended(self.run.again())
+            self.run.warned(ranks, job, 60 - SIGNAL_BEFORE_END)
         return self.run.ended(job)
 
 
