@@ -26,11 +26,13 @@ from checkpoints import different, tensors  # noqa: E402
 from cluster import ENDED, Cluster  # noqa: E402
 from submitted import Submitted, submit  # noqa: E402
 
+from llama31 import paths  # noqa: E402
 from llama31.checkpoint import store  # noqa: E402
 from llama31.events import TARGET_NOT_REACHED  # noqa: E402
 
 STEPS_PER_CUT = 15  # of the reference: so many that the run is not over before it was cut often enough
 SIGNAL_BEFORE_END = 1  # seconds, of jobs of a minute
+MAX_RETRIES = 1
 WAYS = ("time limit", "scancel", "lost node", "killed rank")
 
 
@@ -59,7 +61,7 @@ def _restarts(run: Submitted, job: str) -> int:
 
 def check_start(run: Submitted, job: str, restarts: int, expected: Path | None) -> None:
     """It is an error if a job did not go on from the newest checkpoint."""
-    start = json.loads((run.job_dir(job, restarts) / "start.json").read_text())
+    start = json.loads((run.job_dir(job, restarts) / paths.START).read_text())
     if start["checkpoint"] != str(expected or ""):
         raise SystemExit(
             f"job {job} starts from {start['checkpoint'] or 'nothing'}, not from {expected}:\n{run.log(job)}"
@@ -72,18 +74,17 @@ def newest(root: Path) -> Path | None:
     return found[0].path if found else None
 
 
-def losses(run_dir: Path) -> list[tuple[int, float]]:
-    """Step and loss of each step and evaluation."""
-    events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+def losses(checkpoint: Path) -> list[tuple[int, float]]:
+    """Step and loss of each step and evaluation up to a checkpoint."""
+    events = [json.loads(line) for line in (checkpoint / paths.METRICS).read_text().splitlines()]
     return [(event["step"], event["loss"]) for event in events if "loss" in event]
 
 
-def to_the_end(run: Submitted, job: str, restarts: int = 0) -> Path:
-    """Waits for a job that ends at STOP_AT_STEP; gives its directory."""
+def to_the_end(run: Submitted, job: str, restarts: int = 0) -> None:
+    """Waits for a job that must end at STOP_AT_STEP."""
     ended = run.ended(job, restarts)
     if ended.exit_code != TARGET_NOT_REACHED:
         raise SystemExit(f"exit code {ended.exit_code}:\n{ended.printed}")
-    return ended.run_dir
 
 
 def main() -> None:
@@ -112,14 +113,15 @@ def campaign(cluster: Cluster, directory: Path, options: argparse.Namespace, giv
     last_step = options.cuts * STEPS_PER_CUT
     two_nodes = {"PARTITION": "debug", "NNODES": 2, "SAVE_CKPT": 1, "SEEDS": 1, "STOP_AT_STEP": last_step}
     settings = {**given, **two_nodes, "JOB_DIR": directory / "runs"}
-    (reference,) = submit(cluster, {**settings, "CONTINUAL_CKPT": uncut}, OMP_NUM_THREADS="1")
-    expected = to_the_end(reference, reference.jobs[0])
+    if not newest(uncut):
+        (reference,) = submit(cluster, {**settings, "CONTINUAL_CKPT": uncut}, OMP_NUM_THREADS="1")
+        to_the_end(reference, reference.jobs[0])
 
     done = len(tally.read_text().splitlines()) if tally.is_file() else 0
     limits = {
         "TIME": 1,
         "SIGNAL_BEFORE_END": SIGNAL_BEFORE_END,
-        "MAX_RETRIES": 1,
+        "MAX_RETRIES": MAX_RETRIES,
         "NPAR": options.cuts - done + 1,
         "SAVE_EVERY": 2,
     }
@@ -131,8 +133,8 @@ def campaign(cluster: Cluster, directory: Path, options: argparse.Namespace, giv
             raise SystemExit(f"{number - 1} of {options.cuts} cuts; call again for the rest")
         chance = random.Random(f"{options.seed} {number}")
         way, seconds = chance.choice(WAYS), chance.uniform(0, options.seconds)
-        if way != "time limit":
-            cluster.ask("scontrol", "update", f"jobid={job}", "timelimit=30")
+        limit = 1 if way == "time limit" else 30
+        cluster.ask("scontrol", "update", f"jobid={job}", f"timelimit={limit}")
         before = newest(root)
         cut(run, job, restarts, way, seconds, chance)
         check_start(run, job, restarts, before)
@@ -145,16 +147,15 @@ def campaign(cluster: Cluster, directory: Path, options: argparse.Namespace, giv
         with tally.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         print(line, flush=True)
-        if _restarts(run, job) > restarts:
-            restarts += 1
-        else:
+        restarts += 1
+        if _restarts(run, job) < restarts or restarts > MAX_RETRIES:
             job, restarts = next(jobs), 0
     cluster.ask("scontrol", "update", f"jobid={job}", "timelimit=30")
-    last = to_the_end(run, job, restarts)
-    if losses(last) != losses(expected):
-        raise SystemExit(f"{last} has other losses than {expected}")
+    to_the_end(run, job, restarts)
     ours, theirs = newest(root), newest(uncut)
     assert ours and theirs
+    if losses(ours) != losses(theirs):
+        raise SystemExit(f"{ours} has other losses than {theirs}")
     if names := different(tensors(ours), tensors(theirs)):
         raise SystemExit(f"{ours} is not {theirs}: {names}")
     rest = [cluster.ended(rest) for rest in jobs]

@@ -89,9 +89,8 @@ class Cluster:
         self.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
 
     def bring_back(self, node: str) -> None:
-        """A lost node is up again, and ready for jobs."""
+        """A lost node is up again; it reports to Slurm, and is ready for jobs (ReturnToService=2)."""
         self.ask("slurmd", "-f", self.directory / "slurm.conf", "-N", node)
-        self.ask("scontrol", "update", f"nodename={node}", "state=resume")
         self.until(f"{node} is back", lambda: self.ask("sinfo", "-hN", "-n", node, "-o", "%T") in ("idle\n", "mixed\n"))
 
 
