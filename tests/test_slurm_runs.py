@@ -335,7 +335,7 @@ def test_a_submission_imports_nothing_heavy_and_takes_a_moment(
     modules, code, said = imported_by("run", *arguments(held))
     assert (code, said) == (0, "") and is_light(modules)
     assert cpu_seconds() - before < 2
-    (run_dir,) = tmp_path.iterdir()
+    (run_dir,) = tmp_path.glob("tiny-*")
     stored = submission.load(run_dir)
     assert stored
     cluster.ask("scancel", str(stored.jobs[0]))
@@ -344,7 +344,7 @@ def test_a_submission_imports_nothing_heavy_and_takes_a_moment(
 @pytest.mark.parametrize(
     ("mistake", "line"),
     [
-        ({"PARTITION": "gpu"}, "sbatch fails: Batch job submission failed: Invalid partition name specified"),
+        ({"PARTITION": "gpu"}, "sbatch fails: invalid partition specified: gpu; Batch job submission failed"),
         ({"SBATCH_ARGS": "--nodelist=n7"}, "sbatch fails: Batch job submission failed: Invalid node name specified"),
         ({"SBATCH_ARGS": "--no-such"}, "sbatch fails: "),
         ({"TIME": "soon"}, "TIME=soon: not a time limit"),
