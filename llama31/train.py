@@ -35,6 +35,7 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     signal.signal(signal.SIGINT, run.interrupt)
     signal.signal(signal.SIGUSR1, run.warn)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # what starts ranks may have it wait for this
     if rank == 0:  # the others hold nothing that must be closed
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -14,7 +14,7 @@ import oracle
 import pytest
 import weights_and_biases
 from runs import Run, run_forked, run_llama31, stopped_by
-from tiny import VOCABULARY, write_tokens
+from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
 from llama31 import paths, provenance, record, rules
 from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
@@ -119,14 +119,8 @@ def test_step_that_takes_too_long(settings: dict[str, Any]) -> None:
 
 def test_token_ids_beyond_the_vocabulary(settings: dict[str, Any], tmp_path: Path) -> None:
     """Ids that a look at the files' ends does not find: the run stops at the first of them."""
-    data = tmp_path / "preprocessed"
-    ids = np.random.default_rng(0).integers(VOCABULARY, size=400_000)
-    ids[150_000:250_000] = VOCABULARY + 7
-    document = np.split(ids, 4000)
-    write_tokens(data / rules.token_file_name(rules.train_part_name(6)), [part.tolist() for part in document])
-    validation = rules.token_file_name(rules.validation_name(40))
-    write_tokens(data / validation, [ids[:20_000].tolist()])
-    run = run_forked({**settings, "PREPROCESSED_PATH": data, "TRAIN_PARTS": 6, "GPUS_PER_NODE": 2})
+    data = make_ids_beyond_the_vocabulary(tmp_path / "preprocessed")
+    run = run_forked({**settings, **data, "GPUS_PER_NODE": 2})
     assert_aborted(run, BAD_INPUT, f"token id {VOCABULARY + 7}", f"{VOCABULARY} ids", "TOKENIZER_PATH")
 
 

@@ -97,3 +97,15 @@ def make_data(directory: Path) -> dict[str, str]:
         "TOKENIZER_PATH": str(tokenizer_path),
         "N_VALIDATION_SAMPLES": str(VALIDATION_DOCUMENTS),
     }
+
+
+def make_ids_beyond_the_vocabulary(directory: Path) -> dict[str, str]:
+    """Token files with such ids where a look at their ends does not find them; gives the settings that name them."""
+    ids = np.random.default_rng(0).integers(VOCABULARY, size=400_000)
+    ids[150_000:250_000] = VOCABULARY + 7
+    part = rules.BENCHMARK_PARTS[0]
+    documents = [document.tolist() for document in np.split(ids, 4000)]
+    write_tokens(directory / rules.token_file_name(rules.train_part_name(part)), documents)
+    validation = rules.token_file_name(rules.validation_name(VALIDATION_DOCUMENTS))
+    write_tokens(directory / validation, [ids[:20_000].tolist()])
+    return {"PREPROCESSED_PATH": str(directory), "TRAIN_PARTS": str(part)}

@@ -22,8 +22,9 @@ def asked(job_dir: Path) -> dict[str, str]:
 def check(job_dir: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Gives what was asked for. Raises UserError with a line for each variable that arrived otherwise."""
     wanted = asked(job_dir)
+    host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     wrong = [
-        f"{name}: {_words(environment.get(name))} arrived on {socket.gethostname()}, "
+        f"{name}: {_words(environment.get(name))} arrived on {host}, "
         f"but the job asked for {_words(value)}; look at what sets it in the image or on the node"
         for name, value in wanted.items()
         if environment.get(name) != value

@@ -4,6 +4,7 @@ It makes sure that the settings arrived, says in torch's variables which rank it
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,16 +18,25 @@ from llama31.slurm import arrived
 
 def main(job_dir: Path) -> None:
     """Becomes the rank; does not return unless something is wrong."""
+    # The time limit's warning would end a process that does not listen yet; so it waits until this rank does.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
         arrived.check(job_dir)
         settings = record.load_settings(job_dir)
         environment = ranks.environment(settings, {**os.environ, **rank_variables(settings)})
     except UserError as error:
-        print("\n".join(error.lines), file=sys.stderr, flush=True)
-        record.store_outcome(job_dir, Outcome(ABORTED, error.lines[0], BAD_INPUT, 0, 0))
+        _tell(job_dir, "; ".join(error.lines))
         sys.exit(BAD_INPUT)
     command = ranks.command(job_dir)
     os.execve(command[0], command, environment)
+
+
+def _tell(job_dir: Path, reason: str) -> None:
+    """Writes down why the job ends, which its last step prints once for all ranks; else prints it."""
+    try:
+        record.store_outcome(job_dir, Outcome(ABORTED, reason, BAD_INPUT, 0, 0))
+    except OSError:  # this node does not see the directory, or cannot write there
+        print(reason, file=sys.stderr, flush=True)
 
 
 def rank_variables(settings: Settings) -> dict[str, str]:

@@ -1,0 +1,182 @@
+"""Runs that run_llama31.sh submits to a real Slurm, and what becomes of their jobs."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import ENDED, Cluster
+from runs import REPOSITORY, Run, arguments, environment
+
+from llama31 import paths
+from llama31.slurm import submission
+
+
+@dataclass
+class Submitted:
+    """A run that was submitted, with all jobs of it."""
+
+    cluster: Cluster
+    run_dir: Path
+    jobs: list[str]
+    printed: str
+
+    def again(self, *options: str) -> str:
+        """Submits the script once more, by hand; gives the job's id."""
+        self.jobs.append(self.cluster.ask("sbatch", "--parsable", *options, self.run_dir / paths.SCRIPT).strip())
+        return self.jobs[-1]
+
+    def log(self, job: str) -> str:
+        """What a job printed."""
+        file = self.run_dir / paths.slurm_log(job)
+        return file.read_text() if file.is_file() else ""
+
+    def job_dir(self, job: str, restarts: int = 0) -> Path:
+        """Where a job works."""
+        return self.run_dir / submission.job_dir_name(int(job), restarts)
+
+    def ended(self, job: str, restarts: int = 0) -> Run:
+        """Waits for the end of a job."""
+        self.cluster.ended(job)
+        code, _, signum = self.cluster.shown(job)["ExitCode"].partition(":")
+        return Run(self.job_dir(job, restarts), self.log(job), int(code) or int(signum))
+
+    def steps(self, job: str, restarts: int = 0) -> list[int]:
+        """Steps in a job's metrics, those of the jobs before it too."""
+        file = self.job_dir(job, restarts) / paths.METRICS
+        lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
+        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [event["step"] for event in events if event["event"] == "step"]
+
+    def after_a_step(self, job: str, restarts: int = 0) -> dict[int, int]:
+        """Waits for the first step of a job itself; gives the processes of its ranks, by rank."""
+
+        def has_trained() -> bool:
+            is_over = self.cluster.state(job) in ENDED
+            file = self.job_dir(job, restarts) / paths.START
+            has = file.is_file() and len(self.steps(job, restarts)) > json.loads(file.read_text())["step"]
+            assert has or not is_over, self.log(job)
+            return has
+
+        self.cluster.until(f"job {job} trains", has_trained)
+        return self.ranks(job)
+
+    def ranks(self, job: str) -> dict[int, int]:
+        """Processes of a job's ranks, by rank."""
+        found = [self.cluster.processes(job, node) for node in ("n1", "n2")]
+        return {rank: pid for processes in found for pid, rank in processes.items() if rank is not None}
+
+    def command_of_rank_0(self) -> bytes:
+        """What the newest job's rank 0 executes; empty before it starts."""
+        with contextlib.suppress(KeyError, FileNotFoundError, ProcessLookupError):
+            return Path(f"/proc/{self.ranks(self.jobs[-1])[0]}/cmdline").read_bytes()
+        return b""
+
+    @contextmanager
+    def held(self, ranks: Iterable[int]) -> Iterator[None]:
+        """Holds the ranks still within this context, so that a quick job does not end before what it waits for."""
+        _signal(ranks, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            _signal(ranks, signal.SIGCONT)
+
+    def warned(self, ranks: Iterable[int], job: str, seconds: int) -> None:
+        """Waits until the time limit's warning is sent to the ranks, which are held.
+
+        Slurm sends it in the half minute that ends so many seconds after the job's start; it may have come already.
+        """
+
+        def is_warned() -> bool:
+            hours, minutes, rest = map(int, self.cluster.shown(job)["RunTime"].split(":"))
+            is_sent = (hours * 60 + minutes) * 60 + rest > seconds + 1
+            return is_sent or all(_has_pending(pid, signal.SIGUSR1) for pid in ranks)
+
+        self.cluster.until(f"job {job} is warned", is_warned)
+
+
+def submit(
+    cluster: Cluster, settings: Mapping[str, Any], *options: str, code: Path = REPOSITORY, **exported: str
+) -> list[Submitted]:
+    """Submits as a user does; a Submitted for each experiment."""
+    command = ["bash", code / "run_llama31.sh", *options, *arguments(dict(settings))]
+    printed = cluster.ask(*command, env={**environment(), "CUDA_VISIBLE_DEVICES": "", **exported})
+    found = []
+    for directory in re.findall("^run directory: (.*)", printed, re.MULTILINE):
+        stored = submission.load(Path(directory))
+        assert stored, printed
+        found.append(Submitted(cluster, Path(directory), [str(job) for job in stored.jobs], printed))
+    return found
+
+
+def _signal(processes: Iterable[int], signum: signal.Signals) -> None:
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
+
+
+def _has_pending(pid: int, signum: signal.Signals) -> bool:
+    """Whether a signal was sent to a process that it has not been told of; also if it is no more."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        mask = re.search(r"ShdPnd:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+        return mask is not None and bool(int(mask[1], 16) >> (signum - 1) & 1)
+    return True
+
+
+# Containers, as far as the nodes notice them
+
+SRUN = r"""#!/usr/bin/env bash
+# srun with pyxis's options, without its container: what the image sets wins, unless --container-env names it. That
+# is forgotten for the command lines that hold NOT_NAMED_FOR.
+set -euo pipefail
+kept= mounts= given=()
+for argument; do
+    case $argument in
+        --container-env=*) kept=",${argument#*=}," ;;
+        --container-mounts=*) mounts="${argument#*=}" ;;
+        --container-* | --no-container-*) ;;
+        *) given+=("$argument") ;;
+    esac
+done
+IFS=, read -ra mounts <<<"$mounts"
+for mount in "${mounts[@]}"; do [[ -e ${mount%%:*} ]] || { echo "pyxis: $mount: not there" >&2; exit 1; }; done
+if [[ -n ${NOT_NAMED_FOR:-} && " $* " == *" $NOT_NAMED_FOR "* ]]; then kept=; fi
+if [[ ${IMAGE_SETS:-} == *=* && $kept != *",${IMAGE_SETS%%=*},"* ]]; then export "$IMAGE_SETS"; fi
+exec @SRUN@ "${given[@]}"
+"""
+APPTAINER = r"""#!/usr/bin/env bash
+# apptainer exec, without its container: what the image sets wins.
+set -euo pipefail
+[[ $1 == exec ]]
+shift
+while [[ $1 == --* ]]; do
+    case $1 in
+        --no-home) shift ;;
+        --bind) shift 2 ;;
+        --pwd) cd -- "$2"; shift 2 ;;
+        *) echo "apptainer: $1" >&2; exit 1 ;;
+    esac
+done
+export "$IMAGE_SETS" APPTAINER_CONTAINER="$1"
+shift
+exec "$@"
+"""
+
+
+def containers(directory: Path) -> str:
+    """PATH with stand-ins for pyxis and Apptainer before all else, and the image's python3."""
+    directory.mkdir(parents=True)
+    real = shutil.which("srun")
+    python = f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'
+    for name, text in (("srun", SRUN.replace("@SRUN@", str(real))), ("apptainer", APPTAINER), ("python3", python)):
+        (directory / name).write_text(text)
+        (directory / name).chmod(0o755)
+    return f"{directory}:{os.environ['PATH']}"
