@@ -163,3 +163,21 @@ def test_cpu_jobs_ask_for_no_gpus() -> None:
 def test_time_limits(limit: str, wanted: int | None) -> None:
     """The formats that sbatch's manual lists."""
     assert seconds(limit) == wanted
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("", []), ("SLURM_GPUS_ON_NODE=8", ["--gpus-per-node=8"])])
+def test_steps_get_the_gpus_of_whole_nodes(given: str, wanted: list[str]) -> None:
+    """By default srun leaves out the GPUs that a job has by --exclusive alone (man srun, --gres); not all Slurms know
+    GPUs, and those of a node where they do are told by SLURM_GPUS_ON_NODE."""
+
+    def asked(settings: Settings) -> list[list[str]]:
+        text = script.render(settings, RUN_DIR, [], {})
+        arrays = text[text.index("srun=(") : text.index("\ncode=0")]
+        show = "printf '%s\\n' \"${srun[@]}\"; echo; printf '%s\\n' \"${once[@]}\""
+        bash = ["env", "-i", *filter(None, [given]), shutil.which("bash") or "bash", "-euc", f"{arrays}\n{show}"]
+        printed = subprocess.run(bash, capture_output=True, text=True, check=True).stdout
+        return [[line for line in part.splitlines() if "gpu" in line] for part in printed.split("\n\n")]
+
+    assert asked(JOB) == [wanted, wanted]
+    assert asked(replace(JOB, exclusive=False)) == [[], []], "what a job asks for by name, its steps get"
+    assert asked(replace(JOB, device=Device.cpu, gpu="")) == [[], []]

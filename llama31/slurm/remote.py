@@ -1,8 +1,9 @@
 """Slurm's tools, those of this machine or, through ssh, those of another. Standard library."""
 
+import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from llama31.errors import UserError
 
@@ -10,6 +11,9 @@ PATIENCE = 60.0  # seconds; a Slurm controller that is busy answers late
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")  # no question, and no minutes for a host that is down
 SSH_FAILED = 255  # ssh's exit code for a failure of its own
 NOT_FOUND = 127  # a shell's exit code for a command that it does not find
+KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+"""Variables of Slurm that say how to reach it. Others are of a job that this process is part of, or of a user's liking:
+sbatch would hand them on to the new job, whose srun goes by them, and squeue would write times in another format."""
 START = "llama31-starts-here"
 """Line that separates what a login shell prints on its own from what a command prints."""
 
@@ -22,12 +26,24 @@ def command(destination: str, argv: Sequence[str]) -> list[str]:
     return [*SSH, destination, shlex.join(["bash", "-lc", shlex.join(argv)])] if destination else list(argv)
 
 
-def output(destination: str, argv: Sequence[str], stdin: str = "", timeout: float = PATIENCE) -> str:
+def output(
+    destination: str,
+    argv: Sequence[str],
+    stdin: str = "",
+    timeout: float = PATIENCE,
+    unset: Collection[str] = (),
+) -> str:
     """Standard output of `argv`, as it is, run at `destination` with `stdin` on standard input.
 
+    Here it runs without the variables in `unset`; through ssh it has those of a login there.
     Raises UserError, in one line, where it cannot be run, fails, or takes more than `timeout` seconds.
     """
     tool = f"{argv[0]} on {destination}" if destination else argv[0]
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in unset and (name in KEPT or not name.startswith("SLURM_"))
+    }
     marked = ["sh", "-c", f'echo {START}; exec "$@"', "sh", *argv]
     try:
         done = subprocess.run(
@@ -35,6 +51,7 @@ def output(destination: str, argv: Sequence[str], stdin: str = "", timeout: floa
             input=stdin.encode(),
             capture_output=True,
             timeout=timeout,
+            env=environment,
             check=False,
         )
     except FileNotFoundError:

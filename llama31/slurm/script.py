@@ -43,6 +43,7 @@ def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environmen
         mounts=containers.mounted(settings) if image else [],
         makes=containers.made(settings) if image else [],
         gpu_option=containers.gpu_option(settings),
+        whole_nodes=settings.exclusive and devices.device(settings) is not Device.cpu,
         nodes=settings.nnodes,
         tasks=settings.gpus_per_node,
         allowed=allowed,

@@ -18,6 +18,14 @@ from llama31.slurm import place, remote, script, submission
 from llama31.slurm.problems import dependency
 from llama31.slurm.submission import Submission
 
+# Variables that win over the script with sbatch; those of UNSET_BY only where the setting is not left empty.
+ALWAYS_UNSET = (
+    "SBATCH_ARRAY_INX", "SBATCH_EXCLUSIVE", "SBATCH_GPUS", "SBATCH_GPUS_PER_NODE", "SBATCH_JOB_NAME",
+    "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU", "SBATCH_MEM_PER_NODE", "SBATCH_NO_REQUEUE", "SBATCH_OPEN_MODE",
+    "SBATCH_OUTPUT", "SBATCH_PARTITION", "SBATCH_REQUEUE", "SBATCH_SIGNAL", "SBATCH_WAIT",
+)  # fmt: skip
+UNSET_BY = {"account": "SBATCH_ACCOUNT", "time": "SBATCH_TIMELIMIT"}
+
 
 def destination(settings: Settings) -> str:
     """[user@]host to submit from; empty for this machine."""
@@ -34,6 +42,11 @@ def sbatch(settings: Settings, directory: Path, submitted: Sequence[int]) -> lis
     after = f"afterany:{submitted[-1]}" if submitted else dependency(settings.dependencies)
     options = ["--parsable", *([f"--dependency={after}"] if after else [])]
     return ["sbatch", *options, *([] if settings.host else [str(directory / paths.SCRIPT)])]
+
+
+def overruling(settings: Settings) -> list[str]:
+    """Variables that sbatch must not see here, for it takes them before what the script asks for."""
+    return [*ALWAYS_UNSET, *(variable for name, variable in UNSET_BY.items() if getattr(settings, name))]
 
 
 def preview(plan: Plan, directory: Path, allowed: Sequence[str]) -> str:
@@ -86,7 +99,8 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
     try:
         try:
             for _ in range(settings.npar):
-                answer = remote.output(there, sbatch(settings, directory, submitted.jobs), text if there else "")
+                argv = sbatch(settings, directory, submitted.jobs)
+                answer = remote.output(there, argv, text if there else "", unset=overruling(settings))
                 submitted = replace(submitted, jobs=[*submitted.jobs, job_id(answer)])
         finally:  # jobs that are queued are noted even where the next one is refused or the user has seen enough
             if submitted.jobs:
