@@ -1,7 +1,7 @@
 """What a Slurm job does once, before and after its ranks: python3 -m llama31.slurm.job begin|end JOB_DIR ...
 
-`begin` looks at settings, data and checkpoints as a run on one machine does, and fills the job's directory. Exit
-code 0: the ranks are to start; NOTHING_LEFT: the run had reached its target; any other is the job's own.
+`begin` looks at settings, data and checkpoints as a run on one machine does, and fills the job's directory, for the
+ranks to start. Where nothing is left to do it leaves it empty, and its exit code is the job's.
 `end` says how it ended, and gives the job's exit code.
 """
 
@@ -19,7 +19,6 @@ from llama31.errors import UserError
 from llama31.events import BAD_INPUT, INTERRUPTED
 from llama31.settings import names
 from llama31.slurm import arrived
-from llama31.slurm.script import NOTHING_LEFT
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,7 +42,7 @@ def begin(job_dir: Path, allowed: Sequence[str]) -> int:
     command = ranks.command(job_dir)
     prepared = preparation.prepare(resolved, data, allowed, command, thorough=True)
     if prepared.outcome:
-        return prepared.say_finished() or NOTHING_LEFT
+        return prepared.say_finished()
     prepared.take_up()
     plan = prepared.plan
     with failures_named(job_dir):

@@ -12,8 +12,6 @@ from llama31.settings import Device, Settings, names, shown
 from llama31.slurm import containers
 
 TEMPLATE = Path(__file__).with_name("job.sbatch")
-NOTHING_LEFT = 99
-"""Exit code of `job begin` where the run has reached its target already."""
 
 
 def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -47,7 +45,7 @@ def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environmen
         nodes=settings.nnodes,
         tasks=settings.gpus_per_node,
         allowed=allowed,
-        nothing_left=NOTHING_LEFT,
+        start=paths.START,
     )
 
 
