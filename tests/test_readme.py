@@ -27,7 +27,7 @@ from llama31.errors import UserError
 from llama31.estimates import memory, speed
 from llama31.estimates.gpus import GB, GPUS
 from llama31.events import ABORTED, TARGET_NOT_REACHED, Outcome
-from llama31.mlperf import check
+from llama31.mlperf import several
 from llama31.resolve import resolve
 from llama31.settings import Device, Settings, names, to_dict
 from llama31.sizes import ROTARY_BASE, SIZES, Shape
@@ -323,7 +323,7 @@ def test_verdicts_are_those_of_check(tmp_path: Path, capsys: pytest.CaptureFixtu
         write_log(tmp_path / "failed.log", outcome=Outcome(ABORTED, "x", TARGET_NOT_REACHED, 1, SETTINGS.gbs)): 1,
     }
     for (log, exit_code), row in zip(logs.items(), table("Verdict begins with"), strict=True):
-        assert check.run(log, rules.RULESETS[-1]) == exit_code == int(row["Exit code"])
+        assert several.run([log], rules.RULESETS[-1]) == exit_code == int(row["Exit code"])
         assert f"\nverdict: {row['Verdict begins with']}" in capsys.readouterr().out
 
 

@@ -1,0 +1,277 @@
+"""`python3 -m llama31 check`: the verdict on one log, or on several that are to be one submission.
+
+Of several logs each must hold by itself (`llama31.mlperf.check`). Over them the seeds must differ and all else be the
+same, and they must not converge faster than the reference (`llama31.mlperf.rcp`).
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+
+from mlperf_logging.mllog import constants
+
+from llama31 import paths, rules
+from llama31.mlperf import check, rcp, score
+from llama31.mlperf.check import Report
+from llama31.mlperf.records import Finding, Log, is_whole, shown
+
+# What a run that did not reach its target lacks, and no more.
+OF_THE_END = {constants.RUN_STOP, constants.EVAL_ACCURACY, constants.EVAL_STOP, constants.BLOCK_STOP}
+
+
+@dataclass(frozen=True)
+class Several:
+    """Reports on several logs, and what they say together."""
+
+    ruleset: str
+    reports: Sequence[Report]
+
+    @property
+    def is_complete(self) -> bool:
+        """There are as many logs as a submission has."""
+        return len(self.reports) == rules.RUNS_PER_SUBMISSION
+
+    @cached_property
+    def unconverged(self) -> list[Report]:
+        """Logs that are without fault up to an end before the target."""
+        return [
+            report
+            for report in self.reports
+            if not score.has_converged(report.log) and {finding.key for finding in report.failures} <= OF_THE_END
+        ]
+
+    @property
+    def excused(self) -> list[Report]:
+        """Of the ten logs of a submission one may have missed the target; it counts as the slowest."""
+        return self.unconverged if self.is_complete and len(self.unconverged) == 1 else []
+
+    @cached_property
+    def checks(self) -> dict[str, list[Finding]]:
+        """What was looked at over all logs -> what is wrong there."""
+        logs = {str(report.file): report.log for report in self.reports}
+        return {
+            "the seeds differ": list(_seeds(logs)),
+            "all settings but the seed are the same": list(_settings(logs)),
+            "evaluations are after the same numbers of samples": list(_cadence(logs)),
+            "the validation data is the same": list(_validation_data([report.file for report in self.reports])),
+        }
+
+    @cached_property
+    def points(self) -> rcp.Points:
+        """The reference convergence points."""
+        return rcp.Points(self.ruleset)
+
+    @cached_property
+    def convergence(self) -> rcp.Verdict | None:
+        """Verdict by the reference points; None where the logs are not of one batch size, or not all closed."""
+        batches = {report.log.whole(constants.GLOBAL_BATCH_SIZE) for report in self.reports}
+        batch = batches.pop()
+        if batches or batch is None or not all(report.is_closed for report in self.reports):
+            return None
+        if self.is_complete and not self.damaged:
+            return rcp.official([report.file for report in self.reports], self.points)
+        converged, others = [], []
+        for report in self.reports:
+            if (samples := _samples(report.log)) is not None:
+                (converged if score.has_converged(report.log) else others).append(samples)
+        return self.points.early(batch, converged, others)
+
+    @property
+    def damaged(self) -> int:
+        """Lines of all logs that could not be read."""
+        return sum(len(report.damaged) for report in self.reports)
+
+    @property
+    def failures(self) -> list[str]:
+        """All that is wrong, a line each. One run says too little of a mean for its convergence to count."""
+        found = [
+            f"{report.file}: {finding}"
+            for report in self.reports
+            if report not in self.excused
+            for finding in report.failures
+        ]
+        found += [str(finding) for findings in self.checks.values() for finding in findings]
+        if len(self.reports) > 1 and self.convergence and not self.convergence.holds:
+            found.append(f"convergence: {self.convergence.words}")
+        return found
+
+    @property
+    def holds(self) -> bool:
+        """Each log holds, and they hold together."""
+        return not self.failures
+
+    @property
+    def minutes(self) -> float | None:
+        """Score of a submission, before the checker's scaling: mean time to train without fastest and slowest."""
+        if not self.is_complete:
+            return None
+        times = [score.minutes(report.log) if score.has_converged(report.log) else math.inf for report in self.reports]
+        mean = score.olympic_mean([time for time in times if time is not None])
+        return mean if math.isfinite(mean) and None not in times else None
+
+
+def run(runs: Sequence[Path], ruleset: str) -> int:
+    """Checks logs, given as files or run directories, and prints the report; 0 if they hold, else 1."""
+    found = judge(runs, ruleset)
+    print("\n".join(lines(found)))
+    return 0 if found.holds else 1
+
+
+def judge(runs: Sequence[Path], ruleset: str) -> Several:
+    """Judges logs, given as files or run directories. Raises UserError where one is none."""
+    return Several(ruleset, [check.check(run, ruleset) for run in runs])
+
+
+def lines(found: Several) -> Iterator[str]:
+    """The report in plain words; the last line is the verdict."""
+    if len(found.reports) == 1:
+        yield from check.lines(found.reports[0], list(_convergence(found)))
+        return
+    yield f"ruleset {found.ruleset}, {len(found.reports)} logs"
+    yield f"{'':<9}{'seed':>11}{'samples':>10}{'minutes':>9}{'loss':>8}  log"
+    yield from map(_row, found.reports)
+    yield from _common("departs from the closed division", found.reports, lambda report: report.departures)
+    yield from _common("note", found.reports, lambda report: report.notes)
+    yield from (f"holds: {title}" for title, findings in found.checks.items() if not findings)
+    for report in found.excused:
+        yield f"note: {report.file}: missed the target, as one of {rules.RUNS_PER_SUBMISSION} may; counts as the slowest"
+    yield from _convergence(found)
+    yield from _score(found)
+    yield from (f"fails: {line}" for line in found.failures)
+    yield f"verdict: {_verdict(found)}"
+
+
+def _row(report: Report) -> str:
+    log = report.log
+    minutes, loss = score.minutes(log), log.last(constants.EVAL_ACCURACY)
+    samples = _samples(log)
+    cells = (
+        f"{shown(log.value(constants.SEED)):>11}",
+        f"{'?' if samples is None else format(samples, ','):>10}",
+        f"{'?' if minutes is None else format(minutes, '.2f'):>9}",
+        f"{format(loss.value, '.4f') if loss and isinstance(loss.value, float) else '?':>8}",
+    )
+    return f"{'holds' if report.holds else 'fails':<9}{''.join(cells)}  {report.file}"
+
+
+def _common(title: str, reports: Sequence[Report], said: Callable[[Report], Sequence[str]]) -> Iterator[str]:
+    """What logs say alike, once, with the number of those that do."""
+    numbers: dict[str, int] = {}
+    for report in reports:
+        for line in said(report):
+            numbers[line] = numbers.get(line, 0) + 1
+    for line, number in numbers.items():
+        yield f"{title}: {'' if number == len(reports) else f'{number} of {len(reports)} logs: '}{line}"
+
+
+def _convergence(found: Several) -> Iterator[str]:
+    if found.convergence is None:
+        yield "rcp: not judged; reference points are for closed logs of one global batch size"
+        return
+    batch = found.reports[0].log.whole(constants.GLOBAL_BATCH_SIZE)
+    if batch and (reference := found.points.reference(batch)):
+        yield f"rcp: the reference: {reference}"
+    yield f"rcp: {found.convergence.words}{check.damage(found.damaged)}"
+
+
+def _score(found: Several) -> Iterator[str]:
+    if found.minutes is None or found.convergence is None:
+        return
+    line = f"score: {found.minutes:.3f} minutes, mean without the fastest and the slowest"
+    scaling = found.convergence.scaling
+    yield f"{line}; {found.minutes * scaling:.3f} with the reference's scaling" if scaling and scaling != 1 else line
+
+
+def _verdict(found: Several) -> str:
+    number, wanted = len(found.reports), rules.RUNS_PER_SUBMISSION
+    if not found.holds:
+        reasons = len(found.failures)
+        verdict = f"do not hold together, for {reasons} reason{'s' if reasons > 1 else ''}"
+        return verdict + check.damage(found.damaged)
+    if not all(report.is_closed for report in found.reports):
+        return "hold together outside the closed division"
+    if not found.is_complete:
+        return f"hold together so far; a submission has {wanted} runs, these are {number}"
+    return f"hold together as the {wanted} runs of a submission in the closed division, ruleset {found.ruleset}"
+
+
+def _samples(log: Log) -> int | None:
+    """Training sequences up to the last evaluation, as rcp_checker takes them: from eval_accuracy."""
+    last = log.last(constants.EVAL_ACCURACY)
+    return int(last.samples) if last and is_whole(last.samples, 0) else None
+
+
+def _seeds(logs: Mapping[str, Log]) -> Iterator[Finding]:
+    """Seeds that two logs share; a log without one fails by itself."""
+    for value, files in _by_value({file: log.value(constants.SEED) for file, log in logs.items()}).items():
+        if len(files) > 1 and value != "null":
+            yield Finding(constants.SEED, f"{value} in {', '.join(files)}", "another seed in each log")
+
+
+def _settings(logs: Mapping[str, Log]) -> Iterator[Finding]:
+    """What logs say before their runs start, the seed aside, and do not all say alike."""
+    events = (constants.RUN_START, constants.BLOCK_START, constants.EVAL_START)
+    said: dict[str, dict[str, object]] = {}
+    for file, log in logs.items():
+        for record in takewhile(lambda record: record.key not in events, log.records):
+            if record.key != constants.SEED:
+                said.setdefault(record.key, {})[file] = record.value
+    for key, of_file in said.items():
+        values = _by_value({file: of_file.get(file) for file in logs})
+        if len(values) > 1:
+            yield Finding(key, "; ".join(map(_few, values.items(), [len(logs)] * len(values))), "the same in all logs")
+
+
+def _cadence(logs: Mapping[str, Log]) -> Iterator[Finding]:
+    """Evaluations that one run has and a longer one has not."""
+    counts = {file: [record.samples for record in log.all(constants.EVAL_START)] for file, log in logs.items()}
+    longest = max(counts, key=lambda file: len(counts[file]))
+    for file, samples in counts.items():
+        if samples != counts[longest][: len(samples)]:
+            odd = next(pair for pair in zip(samples, counts[longest], strict=False) if pair[0] != pair[1])
+            found = f"one after {shown(odd[0])} samples in {file}, after {shown(odd[1])} in {longest}"
+            yield Finding(constants.EVAL_START, found, "the same in all logs")
+
+
+def _validation_data(files: Sequence[Path]) -> Iterator[Finding]:
+    """Fingerprints of the evaluated tokens, from the metrics beside a log: one in all runs, and in each evaluation."""
+    hashes: dict[str, list[str]] = {}
+    for file in files:
+        for token_hash in _token_hashes(file):
+            hashes.setdefault(token_hash, []).append(str(file))
+    if len(hashes) > 1:
+        found = "; ".join(_few((value, of), len(files)) for value, of in hashes.items())
+        yield Finding("token_hash", found, "the same in all runs")
+
+
+def _token_hashes(log: Path) -> set[str]:
+    metrics = log.with_name(paths.METRICS)
+    if log.name != paths.MLPERF_LOG or not metrics.is_file():
+        return set()
+    found = set()
+    with metrics.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if '"token_hash"' in line:
+                try:
+                    found.add(str(json.loads(line)["token_hash"]))
+                except (ValueError, LookupError, TypeError):
+                    found.add("unreadable")
+    return found
+
+
+def _by_value(of_file: Mapping[str, object]) -> dict[str, list[str]]:
+    """Value, as shown -> the files that have it."""
+    found: dict[str, list[str]] = {}
+    for file, value in of_file.items():
+        found.setdefault(shown(value), []).append(file)
+    return found
+
+
+def _few(value: tuple[str, Sequence[str]], number: int) -> str:
+    """A value with the logs that have it, by number where they are most."""
+    text, files = value
+    return f"{text} in {len(files)} logs" if len(files) > number / 2 else f"{text} in {', '.join(files)}"
