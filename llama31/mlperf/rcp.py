@@ -106,7 +106,9 @@ class Points:
         mean = fmean(converged)
         found = f"{mean:,.0f} samples, mean of {_runs(number)} that reached the target"
         if mean < fastest and number > 1:
-            words = f"converges faster than the reference's minimum: would be rejected: {found}; chance seldom does that"
+            words = (
+                f"converges faster than the reference's minimum: would be rejected: {found}; chance seldom does that"
+            )
             return Verdict(words, holds=False)
         if mean < reference.minimum():
             words = f"too early to say: {found}; that is less than the minimum, but so few runs come out so by chance"
@@ -167,10 +169,12 @@ def _runs(number: int) -> str:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keeps rcp_checker's log from the console."""
-    before = logging.root.manager.disable
+    """Keeps rcp_checker's log from the console; with a handler there, it does not set up the root logger."""
+    before, handler = logging.root.manager.disable, logging.NullHandler()
+    logging.root.addHandler(handler)
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
         logging.disable(before)
+        logging.root.removeHandler(handler)

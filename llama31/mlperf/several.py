@@ -57,8 +57,14 @@ class Several:
             "the seeds differ": list(_seeds(logs)),
             "all settings but the seed are the same": list(_settings(logs)),
             "evaluations are after the same numbers of samples": list(_cadence(logs)),
-            "the validation data is the same": list(_validation_data([report.file for report in self.reports])),
+            **({"the validation data is the same": list(_validation_data(self.hashes))} if self.hashes else {}),
         }
+
+    @cached_property
+    def hashes(self) -> dict[str, set[str]]:
+        """Fingerprints of the tokens that a run evaluated, by its log; other projects' logs have none beside them."""
+        found = {str(report.file): _token_hashes(report.file) for report in self.reports}
+        return {file: hashes for file, hashes in found.items() if hashes}
 
     @cached_property
     def points(self) -> rcp.Points:
@@ -74,7 +80,8 @@ class Several:
             return None
         if self.is_complete and not self.damaged:
             return rcp.official([report.file for report in self.reports], self.points)
-        converged, others = [], []
+        converged: list[int] = []
+        others: list[int] = []
         for report in self.reports:
             if (samples := _samples(report.log)) is not None:
                 (converged if score.has_converged(report.log) else others).append(samples)
@@ -88,12 +95,12 @@ class Several:
     @property
     def failures(self) -> list[str]:
         """All that is wrong, a line each. One run says too little of a mean for its convergence to count."""
-        found = [
-            f"{report.file}: {finding}"
-            for report in self.reports
-            if report not in self.excused
-            for finding in report.failures
-        ]
+        of_logs: dict[str, list[str]] = {}
+        for report in self.reports:
+            if report not in self.excused:
+                for finding in report.failures:
+                    of_logs.setdefault(str(finding), []).append(str(report.file))
+        found = [f"{_named(files, len(self.reports))}: {finding}" for finding, files in of_logs.items()]
         found += [str(finding) for findings in self.checks.values() for finding in findings]
         if len(self.reports) > 1 and self.convergence and not self.convergence.holds:
             found.append(f"convergence: {self.convergence.words}")
@@ -136,9 +143,12 @@ def lines(found: Several) -> Iterator[str]:
     yield from map(_row, found.reports)
     yield from _common("departs from the closed division", found.reports, lambda report: report.departures)
     yield from _common("note", found.reports, lambda report: report.notes)
+    if len(found.hashes) < len(found.reports):
+        without = len(found.reports) - len(found.hashes)
+        yield f"note: token_hash: {without} logs have no {paths.METRICS} beside them, so what they evaluated is unknown"
     yield from (f"holds: {title}" for title, findings in found.checks.items() if not findings)
     for report in found.excused:
-        yield f"note: {report.file}: missed the target, as one of {rules.RUNS_PER_SUBMISSION} may; counts as the slowest"
+        yield f"note: {report.file}: missed the target, as one run may; it counts as the slowest"
     yield from _convergence(found)
     yield from _score(found)
     yield from (f"fails: {line}" for line in found.failures)
@@ -223,7 +233,7 @@ def _settings(logs: Mapping[str, Log]) -> Iterator[Finding]:
     for key, of_file in said.items():
         values = _by_value({file: of_file.get(file) for file in logs})
         if len(values) > 1:
-            yield Finding(key, "; ".join(map(_few, values.items(), [len(logs)] * len(values))), "the same in all logs")
+            yield Finding(key, _each(values, len(logs)), "the same in all logs")
 
 
 def _cadence(logs: Mapping[str, Log]) -> Iterator[Finding]:
@@ -237,18 +247,15 @@ def _cadence(logs: Mapping[str, Log]) -> Iterator[Finding]:
             yield Finding(constants.EVAL_START, found, "the same in all logs")
 
 
-def _validation_data(files: Sequence[Path]) -> Iterator[Finding]:
-    """Fingerprints of the evaluated tokens, from the metrics beside a log: one in all runs, and in each evaluation."""
-    hashes: dict[str, list[str]] = {}
-    for file in files:
-        for token_hash in _token_hashes(file):
-            hashes.setdefault(token_hash, []).append(str(file))
-    if len(hashes) > 1:
-        found = "; ".join(_few((value, of), len(files)) for value, of in hashes.items())
-        yield Finding("token_hash", found, "the same in all runs")
+def _validation_data(hashes: Mapping[str, set[str]]) -> Iterator[Finding]:
+    """Evaluated tokens that differ within a run or from run to run."""
+    different = _by_value({file: sorted(of_run) for file, of_run in hashes.items()})
+    if len(different) > 1 or any(len(of_run) > 1 for of_run in hashes.values()):
+        yield Finding("token_hash", _each(different, len(hashes)), "one, the same in all runs")
 
 
 def _token_hashes(log: Path) -> set[str]:
+    """What the metrics of a run directory say; the MLPerf log itself holds no fingerprint."""
     metrics = log.with_name(paths.METRICS)
     if log.name != paths.MLPERF_LOG or not metrics.is_file():
         return set()
@@ -271,7 +278,13 @@ def _by_value(of_file: Mapping[str, object]) -> dict[str, list[str]]:
     return found
 
 
-def _few(value: tuple[str, Sequence[str]], number: int) -> str:
-    """A value with the logs that have it, by number where they are most."""
-    text, files = value
-    return f"{text} in {len(files)} logs" if len(files) > number / 2 else f"{text} in {', '.join(files)}"
+def _each(by_value: Mapping[str, Sequence[str]], number: int) -> str:
+    """Each value with the logs that have it, of so many."""
+    return "; ".join(f"{value} in {_named(files, number)}" for value, files in by_value.items())
+
+
+def _named(files: Sequence[str], number: int) -> str:
+    """The files by name, or by their number where they are most of so many."""
+    if len(files) <= number / 2 or number == 1:
+        return ", ".join(files)
+    return f"{'all ' if len(files) == number else ''}{len(files)} logs"
