@@ -98,6 +98,20 @@ def system(
 
 
 @app.command()
+def package(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Directories of the ten runs.")],
+    org: Annotated[str, typer.Option(help="The submitting organisation.")],
+    system: Annotated[Path, typer.Option(metavar="SYSTEM.json", help="System description; `system` drafts one.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to make; it must not exist.")],
+    ruleset: Annotated[str, typer.Option(help=f"One of {', '.join(rules.RULESETS)}.")] = rules.RULESETS[-1],
+) -> None:
+    """Make the tree of a submission from ten runs, and have the official checkers judge it."""
+    from llama31.submission import package as submission_package
+
+    raise typer.Exit(submission_package.run(org, system, runs, output, ruleset))
+
+
+@app.command()
 def summary(run_dir: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
     """Show how a run ended, and its figures."""
     from llama31 import paths, record

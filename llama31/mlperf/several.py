@@ -149,8 +149,7 @@ def lines(found: Several) -> Iterator[str]:
     yield from (f"holds: {title}" for title, findings in found.checks.items() if not findings)
     for report in found.excused:
         yield f"note: {report.file}: missed the target, as one run may; it counts as the slowest"
-    yield from _convergence(found)
-    yield from _score(found)
+    yield from closing(found)
     yield from (f"fails: {line}" for line in found.failures)
     yield f"verdict: {_verdict(found)}"
 
@@ -176,6 +175,12 @@ def _common(title: str, reports: Sequence[Report], said: Callable[[Report], Sequ
             numbers[line] = numbers.get(line, 0) + 1
     for line, number in numbers.items():
         yield f"{title}: {'' if number == len(reports) else f'{number} of {len(reports)} logs: '}{line}"
+
+
+def closing(found: Several) -> Iterator[str]:
+    """Convergence and score."""
+    yield from _convergence(found)
+    yield from _score(found)
 
 
 def _convergence(found: Several) -> Iterator[str]:

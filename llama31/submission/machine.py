@@ -61,11 +61,17 @@ def storage() -> dict[str, str]:
     with contextlib.suppress(ValueError, LookupError, TypeError):
         said = json.loads(_output("lsblk", "--json", "--bytes", "--nodeps", "--output", "NAME,SIZE,ROTA,TYPE"))
         disks = [disk for disk in said["blockdevices"] if disk["type"] == "disk" and int(disk["size"])]
-        kinds = {"NVMe SSD" if d["name"].startswith("nvme") else "HDD" if d["rota"] else "SSD" for d in disks}
+        kinds = {_kind(disk["name"], rotates=disk["rota"]) for disk in disks}
         sizes = [f"{int(disk['size']) / 1e9:,.0f} GB" for disk in disks]
         capacity = ", ".join(f"{sizes.count(size)}x {size}" for size in dict.fromkeys(sizes))
         return _known({"host_storage_type": ", ".join(sorted(kinds)), "host_storage_capacity": capacity})
     return {}
+
+
+def _kind(name: str, *, rotates: bool) -> str:
+    if name.startswith(("vd", "xvd")):
+        return "virtual disk"
+    return "NVMe SSD" if name.startswith("nvme") else "HDD" if rotates else "SSD"
 
 
 def network() -> dict[str, str]:
@@ -84,7 +90,7 @@ def gpus() -> dict[str, str]:
     rows = [[cell.strip() for cell in row] for row in csv.reader(said.splitlines()) if len(row) == len(GPU_FIELDS)]
     if not rows:
         return {}
-    name, mebibytes, clock, generation, width, _ = rows[0]
+    mebibytes, clock, generation, width = rows[0][1:5]
     found = {
         "accelerators_per_node": str(len(rows)),
         "accelerator_model_name": " and ".join(dict.fromkeys(row[0] for row in rows)),
