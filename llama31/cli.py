@@ -14,6 +14,7 @@ except ModuleNotFoundError:  # most likely the system's python3
 from llama31 import rules
 from llama31.corpus import tools
 from llama31.errors import UserError
+from llama31.submission import tools as submission_tools
 
 app = typer.Typer(
     add_completion=False,
@@ -22,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(tools.app)
+app.add_typer(submission_tools.app)
 # Settings are no options, and an option with a typing error is told of together with theirs.
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -84,31 +86,6 @@ def check(
     from llama31.mlperf import several
 
     raise typer.Exit(several.run([paths.latest_run(run) for run in runs], ruleset))
-
-
-@app.command()
-def system(
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; printed without it.")] = None,
-) -> None:
-    """Draft the system description of a submission from this machine and the settings in the environment."""
-    from llama31.resolve import resolve
-    from llama31.submission import system as system_description
-
-    raise typer.Exit(system_description.run(resolve([], os.environ), output))
-
-
-@app.command()
-def package(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Directories of the ten runs.")],
-    org: Annotated[str, typer.Option(help="The submitting organisation.")],
-    system: Annotated[Path, typer.Option(metavar="SYSTEM.json", help="System description; `system` drafts one.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to make; it must not exist.")],
-    ruleset: Annotated[str, typer.Option(help=f"One of {', '.join(rules.RULESETS)}.")] = rules.RULESETS[-1],
-) -> None:
-    """Make the tree of a submission from ten runs, and have the official checkers judge it."""
-    from llama31.submission import package as submission_package
-
-    raise typer.Exit(submission_package.run(org, system, runs, output, ruleset))
 
 
 @app.command()

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from benchmark_run import SETTINGS, losses, write_log
 from mlperf_logging.compliance_checker import mlp_compliance
+from submissions import rule_files_parsed_once
 
 from llama31 import rules
 from llama31.departures import departures as departures_of
@@ -30,15 +30,7 @@ TOKEN = ":::MLLOG "
 
 @pytest.fixture(autouse=True, scope="module")
 def _rule_files_are_parsed_once() -> Iterator[None]:
-    """The official checker parses its YAML for every log, which is most of the time that these tests would take."""
-
-    @cache
-    def parsed(name: str) -> Any:
-        return yaml.load(Path(name).read_text(), Loader=yaml.BaseLoader)  # noqa: S506
-
-    fake = SimpleNamespace(load=lambda file, **_: parsed(file.name), BaseLoader=yaml.BaseLoader)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlp_compliance, "yaml", fake)
+    with rule_files_parsed_once():
         yield
 
 

@@ -161,10 +161,10 @@ def _lines(runs: Sequence[Run], found: Several, said: Sequence[Checked]) -> Iter
     yield "logs, in the order of their start:"
     for number, one in enumerate(runs):
         yield f"  result_{number}.txt  seed {one.seed:<10}  {one.directory}"
+    if runs[0].record.get("commit") is None:
+        yield "note: the runs do not say which commit they ran; this checkout's is packed"
     for one in runs:
-        if one.record.get("commit") is None:
-            yield f"note: {one.directory}: does not say which commit it ran; this checkout's is packed"
-        elif one.record.get("uncommitted_changes"):
+        if one.record.get("uncommitted_changes"):
             yield f"note: {one.directory}: ran with uncommitted changes, which the packed commit does not have"
     yield from several.closing(found)
     for checked in said:
