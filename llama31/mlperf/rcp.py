@@ -137,7 +137,7 @@ def official(logs: Sequence[Path], points: Points) -> Verdict:
         except (ValueError, LookupError, TypeError, NameError) as error:  # it takes for granted what a log should hold
             return Verdict(f"not judged: rcp_checker breaks off at what these logs say ({error!r})", holds=False)
     if batch == -1:
-        return Verdict("rejected: the logs have not one global batch size", holds=False)
+        return Verdict("rejected: no log says its global batch size", holds=False)
     if samples is None:
         return Verdict("rejected: more than one run did not converge", holds=False)
     return _in_words(accepted, message, scaling, olympic_mean(samples), batch, points)

@@ -15,6 +15,7 @@ from pathlib import Path
 from mlperf_logging.mllog import constants
 
 from llama31 import paths, rules
+from llama31.errors import UserError
 from llama31.mlperf import check, rcp, score
 from llama31.mlperf.check import Report
 from llama31.mlperf.records import Finding, Log, is_whole, shown
@@ -129,7 +130,10 @@ def run(runs: Sequence[Path], ruleset: str) -> int:
 
 
 def judge(runs: Sequence[Path], ruleset: str) -> Several:
-    """Judges logs, given as files or run directories. Raises UserError where one is none."""
+    """Judges logs, given as files or run directories. Raises UserError where one is none, or is given twice."""
+    resolved = [run.resolve() for run in runs]
+    if twice := [str(run) for run in dict.fromkeys(resolved) if resolved.count(run) > 1]:
+        raise UserError(f"{', '.join(twice)}: given more than once")
     return Several(ruleset, [check.check(run, ruleset) for run in runs])
 
 

@@ -99,9 +99,6 @@ def _misnamed(org: str, directories: Sequence[Path], output: Path) -> Iterator[s
         if not all((directory / name).is_file() for name in (paths.SETTINGS, paths.RECORD, paths.MLPERF_LOG)):
             wanted = f"{paths.SETTINGS}, {paths.RECORD} and {paths.MLPERF_LOG}"
             yield f"{directory}: no run directory, which has {wanted}; a submission holds the code of its runs too"
-    resolved = [directory.resolve() for directory in directories]
-    for directory in dict.fromkeys(directory for directory in resolved if resolved.count(directory) > 1):
-        yield f"{directory}: given more than once"
 
 
 def _load(report: Report) -> Run:
