@@ -40,6 +40,7 @@ _WORDS = (
     (r"RCP Test Failed: Insufficient convergence", "more than one run missed the target"),
     (r"RCP Test Failed: (.*)", r"no verdict on convergence: \1"),
     (r"Files with git-unfriendly name: (.*)", r"names with a space, or a dot in front: \1"),
+    (r"Files > 50MB: (.*)", r"files above 50 MB: \1"),
     (r"Unknown files in result directory: (.*)", r"\1 holds more than logs"),
 )
 

@@ -86,8 +86,7 @@ def network() -> dict[str, str]:
 
 def gpus() -> dict[str, str]:
     """From nvidia-smi, where it is."""
-    said = _output("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits")
-    rows = [[cell.strip() for cell in row] for row in csv.reader(said.splitlines()) if len(row) == len(GPU_FIELDS)]
+    rows = _nvidia_smi()
     if not rows:
         return {}
     mebibytes, clock, generation, width = rows[0][1:5]
@@ -107,8 +106,8 @@ def gpus() -> dict[str, str]:
 def software() -> dict[str, str]:
     """Versions of this environment and of the operating system."""
     libraries = {**_versions(LIBRARIES), **{words: os.environ.get(name, "") for name, words in OF_IMAGE.items()}}
-    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()
-    libraries |= {"NVIDIA driver": driver[0].strip() if driver else "", "Python": platform.python_version()}
+    rows = _nvidia_smi()
+    libraries |= {"NVIDIA driver": rows[0][-1] if rows else "", "Python": platform.python_version()}
     try:
         distribution = platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
@@ -130,11 +129,17 @@ def _versions(packages: dict[str, str]) -> dict[str, str]:
     return found
 
 
+def _nvidia_smi() -> list[list[str]]:
+    """A row of GPU_FIELDS for each GPU."""
+    said = _output("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits")
+    return [[cell.strip() for cell in row] for row in csv.reader(said.splitlines()) if len(row) == len(GPU_FIELDS)]
+
+
 def _lscpu() -> dict[str, str]:
     """Names and values of lscpu; newer versions nest them."""
     try:
         pending: list[Any] = list(json.loads(_output("lscpu", "--json"))["lscpu"])
-    except (ValueError, LookupError):
+    except (ValueError, LookupError, TypeError):
         return {}
     found = {}
     while pending:
