@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,15 +46,13 @@ _WORDS = (
 
 def check(tree: Path, org: str, system: str, ruleset: str) -> list[Checked]:
     """Runs the three checkers on `tree`/`org`."""
-    return [
-        _run("system_desc_checker", [f"{org}/systems/{system}.json"], tree, ruleset),
-        _run("package_checker", [org], tree, ruleset),
-        _run("repo_checker", [org], tree, ruleset),
-    ]
+    description = f"{org}/systems/{system}.json"
+    return [run(name, description if name == "system_desc_checker" else org, tree, ruleset) for name in ACCEPTED]
 
 
-def _run(checker: str, arguments: Sequence[str], tree: Path, ruleset: str) -> Checked:
-    command = [sys.executable, "-m", f"mlperf_logging.{checker}", *arguments, "training", ruleset]
+def run(checker: str, path: str, tree: Path, ruleset: str) -> Checked:
+    """Runs one checker on `path`, relative to the tree."""
+    command = [sys.executable, "-m", f"mlperf_logging.{checker}", path, "training", ruleset]
     # The tree is entered, so that no character of its path means something to glob.
     done = subprocess.run(
         [*command, "--log_output", os.devnull],
