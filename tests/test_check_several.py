@@ -43,6 +43,11 @@ def log(run: Path) -> Path:
     return run / paths.MLPERF_LOG
 
 
+def name(run: Path) -> str:
+    """How findings name a run's log: below the directory of all of them."""
+    return f"{run.name}/{paths.MLPERF_LOG}"
+
+
 def printed(found: Several) -> str:
     return "\n".join(several.lines(found))
 
@@ -73,7 +78,7 @@ def test_one_of_ten_may_miss_the_target(tmp_path: Path) -> None:
     missed(log(runs[4]), seed=104)
     found = judge(runs)
     assert found.holds, printed(found)
-    assert f"note: {log(runs[4])}: missed the target, as one run may; it counts as the slowest" in printed(found)
+    assert f"note: {name(runs[4])}: missed the target, as one run may; it counts as the slowest" in printed(found)
     assert found.minutes == pytest.approx(2 * (14 * 3 + 15 * 4 + 16) / 8), "the fastest and the one that missed are out"
     missed(log(runs[5]), seed=105)
     found = judge(runs)
@@ -114,7 +119,7 @@ def test_few_runs_too_fast_fail_and_one_alone_does_not(tmp_path: Path) -> None:
 def test_equal_seeds_are_named(three: list[Path]) -> None:
     edit(log(three[2]), "seed", lambda line: line | {"value": 1})
     assert judge(three).failures == [
-        f"seed: found 1 in {log(three[0])}, {log(three[2])}; wants another seed in each log"
+        f"seed: found 1 in {name(three[0])}, {name(three[2])}; wants another seed in each log"
     ]
 
 
@@ -125,7 +130,7 @@ def test_the_same_log_twice_is_a_mistake(three: list[Path]) -> None:
 
 def test_a_missing_seed_is_named(three: list[Path]) -> None:
     edit(log(three[1]), "seed", lambda _: None)
-    assert judge(three).failures == [f"{log(three[1])}: seed: found none; wants exactly one line"]
+    assert judge(three).failures == [f"{name(three[1])}: seed: found none; wants exactly one line"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("opt_base_learning_rate", 4e-4), ("train_samples", 5), ("seed_of_x", 1)])
@@ -138,8 +143,8 @@ def test_a_setting_that_differs_is_named(three: list[Path], key: str, value: obj
         edit(log(three[1]), key, lambda line: line | {"value": value})
     failures = [failure for failure in judge(three).failures if failure.startswith(key)]
     assert len(failures) == 1
-    assert failures[0].endswith(f"{value} in {log(three[1])}; wants the same in all logs") or (
-        f"{value} in {log(three[1])}; " in failures[0]
+    assert failures[0].endswith(f"{value} in {name(three[1])}; wants the same in all logs") or (
+        f"{value} in {name(three[1])}; " in failures[0]
     )
 
 
@@ -154,8 +159,8 @@ def test_a_skipped_evaluation_is_named(three: list[Path]) -> None:
     for key in ("eval_start", "eval_accuracy", "eval_stop"):
         edit(log(three[1]), key, lambda line: None if line["metadata"]["samples_count"] == 24_576 else line)
     failures = judge(three).failures
-    assert f"{log(three[1])}: eval_start: found none between 12,288 and 36,864" in "\n".join(failures)
-    assert f"eval_start: found one after 36864 samples in {log(three[1])}, after 24576 in" in "\n".join(failures)
+    assert f"{name(three[1])}: eval_start: found none between 12,288 and 36,864" in "\n".join(failures)
+    assert f"eval_start: found one after 36864 samples in {name(three[1])}, after 24576 in" in "\n".join(failures)
 
 
 def test_another_cadence_in_one_log_is_named(three: list[Path], tmp_path: Path) -> None:
@@ -177,7 +182,7 @@ def test_validation_data_that_differs_is_named(three: list[Path]) -> None:
 def test_logs_without_metrics_leave_validation_data_unknown(three: list[Path]) -> None:
     (three[1] / paths.METRICS).unlink()
     text = printed(judge(three))
-    assert f"note: token_hash: 1 logs have no {paths.METRICS} beside them" in text
+    assert f"note: token_hash: 1 of 3 logs without {paths.METRICS} beside them" in text
     assert "holds: the validation data is the same" in text, "the other two can be compared"
     for run in three:
         (run / paths.METRICS).unlink(missing_ok=True)
@@ -203,7 +208,7 @@ def test_a_damaged_line_is_counted_and_fails(three: list[Path], key: str) -> Non
     found = judge(three)
     text = printed(found)
     assert not found.holds
-    assert f"{log(three[1])}: :::MLLOG lines: found 1 that cannot be read, line {number + 1}; wants" in text
+    assert f"{name(three[1])}: :::MLLOG lines: found 1 that cannot be read, line {number + 1}; wants" in text
     assert text.endswith("; 1 line was not understood, and the rest of the verdict stands on the others")
 
 
@@ -224,7 +229,7 @@ def test_a_truncated_log_fails_and_the_rest_is_judged(three: list[Path], share: 
     log(three[0]).write_text("".join([*lines[:cut], lines[cut][:40]]))
     found = judge(three)
     text = printed(found)
-    assert not found.holds and f"{log(three[0])}: run_stop: found none" in text
+    assert not found.holds and f"{name(three[0])}: run_stop: found none" in text
     assert "1 line was not understood" in text.splitlines()[-1]
     assert found.reports[1].holds and found.reports[2].holds
 

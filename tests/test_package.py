@@ -333,7 +333,7 @@ def test_runs_of_another_organisation(fresh: Path) -> None:
 def test_a_log_that_does_not_hold(fresh: Path) -> None:
     log = fresh / "run-3" / paths.MLPERF_LOG
     edit(log, "opt_name", lambda line: line | {"value": "adam"})
-    assert any(line.startswith(f"{log}: opt_name: found") for line in refusals(fresh))
+    assert any(line.startswith(f"run-3/{log.name}: opt_name: found") for line in refusals(fresh))
 
 
 def test_equal_seeds(fresh: Path) -> None:
@@ -350,8 +350,15 @@ def test_two_runs_that_missed_the_target(fresh: Path) -> None:
 
 def test_one_run_that_missed_the_target_is_packed(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missed(fresh / "run-1" / paths.MLPERF_LOG, seed=101)
+    for run in runs_in(fresh):
+        changes = run.name == "run-2"
+        record.store_record(run, {"commit": code.commit_of([None]), "uncommitted_changes": changes, "python": "3.12"})
     assert pack(fresh) == 0
-    assert "rcp: accepted" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "rcp: accepted" in printed
+    assert [line for line in printed.splitlines() if line.startswith("note: ")] == [
+        f"note: {fresh / 'run-2'}: ran with uncommitted changes, which the packed commit does not have"
+    ]
 
 
 def test_runs_that_converge_too_fast(tmp_path: Path) -> None:

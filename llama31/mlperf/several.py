@@ -6,6 +6,7 @@ same, and they must not converge faster than the reference (`llama31.mlperf.rcp`
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,15 @@ class Several:
     ruleset: str
     reports: Sequence[Report]
 
+    @cached_property
+    def directory(self) -> Path:
+        """The one that all logs are below."""
+        return Path(os.path.commonpath([report.file.absolute().parent for report in self.reports]))
+
+    def name(self, report: Report) -> str:
+        """Path of a log, short enough to be said often."""
+        return str(report.file.absolute().relative_to(self.directory))
+
     @property
     def is_complete(self) -> bool:
         """There are as many logs as a submission has."""
@@ -53,7 +63,7 @@ class Several:
     @cached_property
     def checks(self) -> dict[str, list[Finding]]:
         """What was looked at over all logs -> what is wrong there."""
-        logs = {str(report.file): report.log for report in self.reports}
+        logs = {self.name(report): report.log for report in self.reports}
         return {
             "the seeds differ": list(_seeds(logs)),
             "all settings but the seed are the same": list(_settings(logs)),
@@ -64,7 +74,7 @@ class Several:
     @cached_property
     def hashes(self) -> dict[str, set[str]]:
         """Fingerprints of the tokens that a run evaluated, by its log; other projects' logs have none beside them."""
-        found = {str(report.file): _token_hashes(report.file) for report in self.reports}
+        found = {self.name(report): _token_hashes(report.file) for report in self.reports}
         return {file: hashes for file, hashes in found.items() if hashes}
 
     @cached_property
@@ -100,7 +110,7 @@ class Several:
         for report in self.reports:
             if report not in self.excused:
                 for finding in report.failures:
-                    of_logs.setdefault(str(finding), []).append(str(report.file))
+                    of_logs.setdefault(str(finding), []).append(self.name(report))
         found = [f"{_named(files, len(self.reports))}: {finding}" for finding, files in of_logs.items()]
         found += [str(finding) for findings in self.checks.values() for finding in findings]
         if len(self.reports) > 1 and self.convergence and not self.convergence.holds:
@@ -118,8 +128,9 @@ class Several:
         if not self.is_complete:
             return None
         times = [score.minutes(report.log) if score.has_converged(report.log) else math.inf for report in self.reports]
-        mean = score.olympic_mean([time for time in times if time is not None])
-        return mean if math.isfinite(mean) and None not in times else None
+        known = [time for time in times if time is not None]
+        mean = score.olympic_mean(known) if len(known) == len(times) else math.inf
+        return mean if math.isfinite(mean) else None
 
 
 def run(runs: Sequence[Path], ruleset: str) -> int:
@@ -142,17 +153,17 @@ def lines(found: Several) -> Iterator[str]:
     if len(found.reports) == 1:
         yield from check.lines(found.reports[0], list(_convergence(found)))
         return
-    yield f"ruleset {found.ruleset}, {len(found.reports)} logs"
+    yield f"ruleset {found.ruleset}, {len(found.reports)} logs below {found.directory}"
     yield f"{'':<9}{'seed':>11}{'samples':>10}{'minutes':>9}{'loss':>8}  log"
-    yield from map(_row, found.reports)
+    yield from (f"{_row(report)}  {found.name(report)}" for report in found.reports)
     yield from _common("departs from the closed division", found.reports, lambda report: report.departures)
     yield from _common("note", found.reports, lambda report: report.notes)
     if len(found.hashes) < len(found.reports):
-        without = len(found.reports) - len(found.hashes)
-        yield f"note: token_hash: {without} logs have no {paths.METRICS} beside them, so what they evaluated is unknown"
+        without = f"{len(found.reports) - len(found.hashes)} of {len(found.reports)} logs"
+        yield f"note: token_hash: {without} without {paths.METRICS} beside them; what those runs evaluated is unknown"
     yield from (f"holds: {title}" for title, findings in found.checks.items() if not findings)
     for report in found.excused:
-        yield f"note: {report.file}: missed the target, as one run may; it counts as the slowest"
+        yield f"note: {found.name(report)}: missed the target, as one run may; it counts as the slowest"
     yield from closing(found)
     yield from (f"fails: {line}" for line in found.failures)
     yield f"verdict: {_verdict(found)}"
@@ -168,7 +179,7 @@ def _row(report: Report) -> str:
         f"{'?' if minutes is None else format(minutes, '.2f'):>9}",
         f"{format(loss.value, '.4f') if loss and isinstance(loss.value, float) else '?':>8}",
     )
-    return f"{'holds' if report.holds else 'fails':<9}{''.join(cells)}  {report.file}"
+    return f"{'holds' if report.holds else 'fails':<9}{''.join(cells)}"
 
 
 def _common(title: str, reports: Sequence[Report], said: Callable[[Report], Sequence[str]]) -> Iterator[str]:
