@@ -179,6 +179,13 @@ def test_validation_data_that_differs_is_named(three: list[Path]) -> None:
     assert "unreadable" in "\n".join(judge(three).failures), "a damaged line is no reason to look away"
 
 
+def test_one_log_alone_is_compared_with_nothing(three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    write_metrics(three[1], SETTINGS, losses(), token_hash="f" * 16)
+    assert several.run(three[1:2], NEWEST) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: holds; ")
+    assert "token_hash" in judge(three).failures[0], "two fingerprints in one run are told among several"
+
+
 def test_logs_without_metrics_leave_validation_data_unknown(three: list[Path]) -> None:
     (three[1] / paths.METRICS).unlink()
     text = printed(judge(three))

@@ -62,7 +62,9 @@ class Several:
 
     @cached_property
     def checks(self) -> dict[str, list[Finding]]:
-        """What was looked at over all logs -> what is wrong there."""
+        """What was looked at over all logs -> what is wrong there; one log has nothing to be compared with."""
+        if len(self.reports) == 1:
+            return {}
         logs = {self.name(report): report.log for report in self.reports}
         return {
             "the seeds differ": list(_seeds(logs)),

@@ -8,7 +8,6 @@ What cannot be right is refused before anything is written. The rest is written 
 look at it there, and it gets its name if they accept it.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -103,16 +102,7 @@ def _misnamed(org: str, directories: Sequence[Path], output: Path) -> Iterator[s
 
 def _load(report: Report) -> Run:
     directory = report.file.parent
-    file = directory / paths.RECORD
-    with failures_named(file):
-        text = file.read_bytes()
-    try:
-        said = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{file}: no JSON: {error}") from error
-    if not isinstance(said, dict):
-        raise UserError(f"{file}: no JSON object")
-    return Run(directory, record.load_settings(directory), said, report)
+    return Run(directory, record.load_settings(directory), system.read(directory / paths.RECORD), report)
 
 
 def _unfit(org: str, description: Mapping[str, str], runs: Sequence[Run], found: Several) -> Iterator[str]:

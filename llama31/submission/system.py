@@ -107,15 +107,15 @@ def _is_given(resolved: Resolved, name: str) -> bool:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A description from its file. Raises UserError where there is none."""
+    """A description, or another JSON object. Raises UserError where the file holds none."""
     with failures_named(path):
         text = path.read_bytes()
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path}: no JSON: {error}; python3 -m llama31 system makes a draft") from error
+        raise UserError(f"{path}: no JSON object: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: no JSON object; python3 -m llama31 system makes a draft")
+        raise UserError(f"{path}: no JSON object")
     return content
 
 
