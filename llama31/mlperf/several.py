@@ -4,20 +4,18 @@ Of several logs each must hold by itself (`llama31.mlperf.check`). Over them the
 same, and they must not converge faster than the reference (`llama31.mlperf.rcp`).
 """
 
-import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
 from pathlib import Path
 
 from mlperf_logging.mllog import constants
 
 from llama31 import paths, rules
 from llama31.errors import UserError
-from llama31.mlperf import check, rcp, score
+from llama31.mlperf import alike, check, rcp, score
 from llama31.mlperf.check import Report
 from llama31.mlperf.records import Finding, Log, is_whole, shown
 
@@ -67,16 +65,16 @@ class Several:
             return {}
         logs = {self.name(report): report.log for report in self.reports}
         return {
-            "the seeds differ": list(_seeds(logs)),
-            "all settings but the seed are the same": list(_settings(logs)),
-            "evaluations are after the same numbers of samples": list(_cadence(logs)),
-            **({"the validation data is the same": list(_validation_data(self.hashes))} if self.hashes else {}),
+            "the seeds differ": list(alike.seeds(logs)),
+            "all settings but the seed are the same": list(alike.settings(logs)),
+            "evaluations are after the same numbers of samples": list(alike.cadence(logs)),
+            **({"the validation data is the same": list(alike.validation_data(self.hashes))} if self.hashes else {}),
         }
 
     @cached_property
     def hashes(self) -> dict[str, set[str]]:
         """Fingerprints of the tokens that a run evaluated, by its log; other projects' logs have none beside them."""
-        found = {self.name(report): _token_hashes(report.file) for report in self.reports}
+        found = {self.name(report): alike.token_hashes(report.file) for report in self.reports}
         return {file: hashes for file, hashes in found.items() if hashes}
 
     @cached_property
@@ -113,7 +111,7 @@ class Several:
             if report not in self.excused:
                 for finding in report.failures:
                     of_logs.setdefault(str(finding), []).append(self.name(report))
-        found = [f"{_named(files, len(self.reports))}: {finding}" for finding, files in of_logs.items()]
+        found = [f"{alike.named(files, len(self.reports))}: {finding}" for finding, files in of_logs.items()]
         found += [str(finding) for findings in self.checks.values() for finding in findings]
         if len(self.reports) > 1 and self.convergence and not self.convergence.holds:
             found.append(f"convergence: {self.convergence.words}")
@@ -235,78 +233,3 @@ def _samples(log: Log) -> int | None:
     """Training sequences up to the last evaluation, as rcp_checker takes them: from eval_accuracy."""
     last = log.last(constants.EVAL_ACCURACY)
     return int(last.samples) if last and is_whole(last.samples, 0) else None
-
-
-def _seeds(logs: Mapping[str, Log]) -> Iterator[Finding]:
-    """Seeds that two logs share; a log without one fails by itself."""
-    for value, files in _by_value({file: log.value(constants.SEED) for file, log in logs.items()}).items():
-        if len(files) > 1 and value != "null":
-            yield Finding(constants.SEED, f"{value} in {', '.join(files)}", "another seed in each log")
-
-
-def _settings(logs: Mapping[str, Log]) -> Iterator[Finding]:
-    """What logs say before their runs start, the seed aside, and do not all say alike."""
-    events = (constants.RUN_START, constants.BLOCK_START, constants.EVAL_START)
-    said: dict[str, dict[str, object]] = {}
-    for file, log in logs.items():
-        for record in takewhile(lambda record: record.key not in events, log.records):
-            if record.key != constants.SEED:
-                said.setdefault(record.key, {})[file] = record.value
-    for key, of_file in said.items():
-        values = _by_value({file: of_file.get(file) for file in logs})
-        if len(values) > 1:
-            yield Finding(key, _each(values, len(logs)), "the same in all logs")
-
-
-def _cadence(logs: Mapping[str, Log]) -> Iterator[Finding]:
-    """Evaluations that one run has and a longer one has not."""
-    counts = {file: [record.samples for record in log.all(constants.EVAL_START)] for file, log in logs.items()}
-    longest = max(counts, key=lambda file: len(counts[file]))
-    for file, samples in counts.items():
-        if samples != counts[longest][: len(samples)]:
-            odd = next(pair for pair in zip(samples, counts[longest], strict=False) if pair[0] != pair[1])
-            found = f"one after {shown(odd[0])} samples in {file}, after {shown(odd[1])} in {longest}"
-            yield Finding(constants.EVAL_START, found, "the same in all logs")
-
-
-def _validation_data(hashes: Mapping[str, set[str]]) -> Iterator[Finding]:
-    """Evaluated tokens that differ within a run or from run to run."""
-    different = _by_value({file: sorted(of_run) for file, of_run in hashes.items()})
-    if len(different) > 1 or any(len(of_run) > 1 for of_run in hashes.values()):
-        yield Finding("token_hash", _each(different, len(hashes)), "one, the same in all runs")
-
-
-def _token_hashes(log: Path) -> set[str]:
-    """What the metrics of a run directory say; the MLPerf log itself holds no fingerprint."""
-    metrics = log.with_name(paths.METRICS)
-    if log.name != paths.MLPERF_LOG or not metrics.is_file():
-        return set()
-    found = set()
-    with metrics.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            if '"token_hash"' in line:
-                try:
-                    found.add(str(json.loads(line)["token_hash"]))
-                except (ValueError, LookupError, TypeError):
-                    found.add("unreadable")
-    return found
-
-
-def _by_value(of_file: Mapping[str, object]) -> dict[str, list[str]]:
-    """Value, as shown -> the files that have it."""
-    found: dict[str, list[str]] = {}
-    for file, value in of_file.items():
-        found.setdefault(shown(value), []).append(file)
-    return found
-
-
-def _each(by_value: Mapping[str, Sequence[str]], number: int) -> str:
-    """Each value with the logs that have it, of so many."""
-    return "; ".join(f"{value} in {_named(files, number)}" for value, files in by_value.items())
-
-
-def _named(files: Sequence[str], number: int) -> str:
-    """The files by name, or by their number where they are most of so many."""
-    if len(files) <= number / 2 or number == 1:
-        return ", ".join(files)
-    return f"{'all ' if len(files) == number else ''}{len(files)} logs"
