@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from benchmark_run import SETTINGS, losses, write_log
 from mlperf_logging.compliance_checker import mlp_compliance
+from submissions import rule_files_parsed_once
 
 from llama31 import rules
 from llama31.departures import departures as departures_of
 from llama31.errors import UserError
 from llama31.events import Outcome
 from llama31.mlperf import check as module
-from llama31.mlperf import official
+from llama31.mlperf import official, several
 from llama31.mlperf.check import Report, check
 from llama31.settings import Division, Settings
 
@@ -30,15 +30,7 @@ TOKEN = ":::MLLOG "
 
 @pytest.fixture(autouse=True, scope="module")
 def _rule_files_are_parsed_once() -> Iterator[None]:
-    """The official checker parses its YAML for every log, which is most of the time that these tests would take."""
-
-    @cache
-    def parsed(name: str) -> Any:
-        return yaml.load(Path(name).read_text(), Loader=yaml.BaseLoader)  # noqa: S506
-
-    fake = SimpleNamespace(load=lambda file, **_: parsed(file.name), BaseLoader=yaml.BaseLoader)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlp_compliance, "yaml", fake)
+    with rule_files_parsed_once():
         yield
 
 
@@ -140,10 +132,10 @@ def test_the_report_reads_as_words(tmp_path: Path) -> None:
 def test_exit_codes_and_output(tmp_path: Path, lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "mlperf.log"
     log.write_text("".join(lines))
-    assert module.run(tmp_path, NEWEST) == 0
+    assert several.run([tmp_path], NEWEST) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: holds"), "the verdict is the last line"
     log.write_text("".join(line for line in lines if key(line) != "seed"))
-    assert module.run(log, NEWEST) == 1
+    assert several.run([log], NEWEST) == 1
     printed = capsys.readouterr().out.splitlines()
     assert "fails: seed: found none; wants exactly one line" in printed
     assert printed[-1] == "verdict: does not hold, for 1 reason; the official checker accepts the log"

@@ -12,6 +12,7 @@ from mlperf_logging.mllog import constants
 
 from llama31 import rules
 from llama31.mlperf.records import TARGET_ACCURACY, Finding, Log, count, is_number, is_whole, shown
+from llama31.mlperf.score import minutes
 from llama31.settings import Status
 
 # Keys that no ruleset wants; published logs lack some of them. The seed, however, is compared by the package checker.
@@ -195,12 +196,11 @@ def facts(log: Log) -> dict[str, str]:
         "system": f"{said(constants.SUBMISSION_PLATFORM)}, {said(constants.SUBMISSION_ORG)}",
         "run": f"global batch size {said(constants.GLOBAL_BATCH_SIZE)}, seed {said(constants.SEED)}",
     }
-    begin, end = log.first(constants.RUN_START), log.last(constants.RUN_STOP)
-    batch = log.whole(constants.GLOBAL_BATCH_SIZE)
+    end, batch = log.last(constants.RUN_STOP), log.whole(constants.GLOBAL_BATCH_SIZE)
     if end and batch and is_whole(end.samples, 0):
         found["length"] = f"{end.samples // batch:,} steps, {end.samples:,} training sequences"
-    if begin and end:
-        found["time"] = f"{(end.time_ms - begin.time_ms) / 60_000:.2f} minutes"
+    if (time := minutes(log)) is not None:
+        found["time"] = f"{time:.2f} minutes"
     losses = [record.value for record in log.all(constants.EVAL_ACCURACY)]
     if losses and is_number(losses[-1]):
         found["loss"] = f"{losses[-1]:.4f} at the last evaluation, target {log.target:g}"

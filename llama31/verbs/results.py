@@ -13,14 +13,14 @@ app = typer.Typer()
 
 @app.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="Run directory or MLPerf log.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR_OR_LOG", help="Run directories or MLPerf logs.")],
     ruleset: Annotated[str, typer.Option(help=f"One of {', '.join(rules.RULESETS)}.")] = rules.RULESETS[-1],
 ) -> None:
-    """Judge a log by the official compliance checker, and say in plain words what holds."""
+    """Judge logs by the official checkers, each and as one submission, and say in plain words what holds."""
     from llama31 import paths
-    from llama31.mlperf import check as mlperf_check
+    from llama31.mlperf import several
 
-    raise typer.Exit(mlperf_check.run(paths.latest_run(path), ruleset))
+    raise typer.Exit(several.run([paths.latest_run(run) for run in runs], ruleset))
 
 
 @app.command()
