@@ -121,7 +121,7 @@ def test_help_names_every_verb() -> None:
         (["tokenise"], "No such command 'tokenise'. Did you mean 'tokenize'?"),
         (["tokenize", "--inptu", "x"], "No such option: --inptu (Possible options: --input)"),
         (["tokenize"], "Missing option '--input'."),
-        (["check"], "Missing argument 'path'."),
+        (["check"], "Missing argument 'RUN_DIR_OR_LOG'."),
         (["check", "--ruleset"], "Option '--ruleset' requires an argument."),
         (["run", "--dry-run", "GBS=x"], "--dry-run: no such option; --dryrun shows the plan and runs nothing"),
         (["summary", "/none"], "/none: no run directory, it has no settings.yaml"),
