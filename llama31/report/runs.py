@@ -1,0 +1,131 @@
+"""The runs that a report is about: each one's log, and what lies beside it in a run directory."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama31 import paths, record
+from llama31.corpus.files import failures_named
+from llama31.errors import UserError
+from llama31.report.logs import Metrics, MLPerfLog, read_log, read_metrics
+from llama31.report.reading import Reading
+from llama31.settings import Settings
+
+RESULTS = "result_*.txt"
+"""Logs of a submission, as MLCommons publishes them."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as far as its files say."""
+
+    name: str
+    """Short, and different for each run of a report."""
+    path: Path
+    """Its MLPerf log."""
+    mlperf: MLPerfLog
+    metrics: Metrics
+    """Empty where the log lies alone."""
+    settings: Settings | None = None
+    record: dict[str, Any] | None = None
+    """Versions, command, commit and so on, as `llama31.run_directory.describe` gives them."""
+
+    @property
+    def damages(self) -> list[str]:
+        """What could not be read in its files, in words: how much, and the first of it line by line."""
+        said = []
+        for name, damages in ((self.path.name, self.mlperf.damages), (paths.METRICS, self.metrics.damages)):
+            if damages.count:
+                said.append(f"{name}: {damages.count:,} damaged line{'s' if damages.count > 1 else ''}")
+                said += [f"{name}, {damage}" for damage in damages.first]
+                if damages.count > len(damages.first):
+                    said.append(f"{name}: {damages.count - len(damages.first):,} more")
+        return said
+
+
+def find(given: Iterable[Path]) -> list[Path]:
+    """MLPerf logs of run directories, of directories of a submission's results, and logs themselves; each once.
+
+    Raises UserError where there is none.
+    """
+    found: dict[Path, Path] = {}
+    for path in given:
+        for log in _logs_at(path):
+            found.setdefault(log.resolve(), log)
+    return list(found.values())
+
+
+def _logs_at(path: Path) -> list[Path]:
+    if not path.is_dir():
+        if not path.exists():
+            raise UserError(f"{path}: no such file; give a run directory or an MLPerf log")
+        if not path.is_file():
+            raise UserError(f"{path}: no file; give a run directory or an MLPerf log")
+        return [path]
+    directory = paths.latest_run(path)
+    if (directory / paths.MLPERF_LOG).is_file():
+        return [directory / paths.MLPERF_LOG]
+    if results := sorted(path.glob(RESULTS), key=_number):
+        return results
+    raise UserError(f"{path}: has no {paths.MLPERF_LOG} and no {RESULTS}; give a run directory or an MLPerf log")
+
+
+def _number(result: Path) -> tuple[int, str]:
+    """result_10.txt comes after result_9.txt."""
+    number = re.search(r"\d+", result.name)
+    return (int(number[0]) if number else 0, result.name)
+
+
+def read(logs: Sequence[Path]) -> list[Run]:
+    """Reads all that these logs, and the run directories that they lie in, say; shows progress on a terminal."""
+    files = [*logs, *(file for log in logs if (file := _metrics_of(log)))]
+    with failures_named(logs[0]):
+        total = sum(file.stat().st_size for file in files)
+    with Reading("reading", total, sys.stderr) as reading:
+        return [_read(log, name, reading) for log, name in zip(logs, names(logs), strict=True)]
+
+
+def _read(log: Path, name: str, reading: Reading) -> Run:
+    with failures_named(log):
+        mlperf = read_log(log, reading.add)
+    metrics = Metrics()
+    if file := _metrics_of(log):
+        with failures_named(file):
+            metrics = read_metrics(file, reading.add)
+    if not _is_of_run_directory(log):
+        return Run(name, log, mlperf, metrics)
+    return Run(name, log, mlperf, metrics, record.load_settings(log.parent), _record(log.parent / paths.RECORD))
+
+
+def _is_of_run_directory(log: Path) -> bool:
+    return log.name == paths.MLPERF_LOG and (log.parent / paths.SETTINGS).is_file()
+
+
+def _metrics_of(log: Path) -> Path | None:
+    """Metrics beside a log, if it is of a run directory that has some."""
+    file = log.parent / paths.METRICS
+    return file if _is_of_run_directory(log) and file.is_file() else None
+
+
+def _record(file: Path) -> dict[str, Any] | None:
+    """What ran, where the file is there and whole: a run that was cut off while it wrote this never began."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def names(logs: Sequence[Path]) -> list[str]:
+    """Short names: the paths below the directory that all have in common, without what all of them end in."""
+    places = [log.parent if log.name == paths.MLPERF_LOG else log.with_suffix("") for log in map(Path.resolve, logs)]
+    if len(places) == 1:
+        return [places[0].name]
+    common = os.path.commonpath([place.parent for place in places])
+    shown = [place.relative_to(common).as_posix() for place in places]
+    return shown if len(set(shown)) == len(shown) else [log.relative_to(common).as_posix() for log in logs]
