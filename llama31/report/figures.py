@@ -187,6 +187,18 @@ class Figures:
         return status if isinstance(status, str) else None
 
     @property
+    def reason(self) -> str:
+        """Why the run did not succeed, in the log's words."""
+        stop = self.log.last(constants.RUN_STOP)
+        return str(stop.metadata.get("reason", "")) if stop else ""
+
+    @property
+    def ambiguities(self) -> list[str]:
+        """What the log has several of, and so no one can say which counts."""
+        counts = {key: len(self.log.all(key)) for key in (constants.RUN_START, constants.RUN_STOP)}
+        return [f"{count} {key} lines" for key, count in counts.items() if count > 1]
+
+    @property
     def is_success(self) -> bool:
         """The run reached its target and says so: its time counts."""
         return self.status == constants.SUCCESS and self.samples_to_target is not None
@@ -231,6 +243,11 @@ class Figures:
         """Share of the time to train."""
         return seconds / self.time_to_train if self.time_to_train else None
 
+    @property
+    def evaluation_share(self) -> float | None:
+        """Share of the time to train that evaluations took."""
+        return self.share(self.evaluating)
+
     # Speed
 
     @cached_property
@@ -267,6 +284,11 @@ class Figures:
             return None
         means = self.batch / np.array(rates)
         return StepTimes("mean of each stretch between evaluations", means, np.full(len(means), math.nan))
+
+    @property
+    def median_step(self) -> float | None:
+        """Median of the step times."""
+        return self.step_times.percentile(50) if self.step_times else None
 
     def _between(self, start: str, stop: str, *, several: bool = False) -> float | None:
         starts, stops = self.log.all(start), self.log.all(stop)

@@ -1,6 +1,7 @@
 """Runs that repeat one another, as a submission's ten do, and their score; the systems of the last published round."""
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,18 @@ class System:
     def time(self) -> float | None:
         """The score, else the time to train of the runs that reached the target, their median."""
         return self.score or (float(np.median(self.times)) if self.times else None)
+
+    @property
+    def mean_samples(self) -> float | None:
+        """Mean of the samples to target, of the runs that reached it."""
+        found = [run.samples_to_target for run in self.runs if run.samples_to_target is not None]
+        return float(np.mean(found)) if found else None
+
+    @property
+    def repeated_seeds(self) -> list[str]:
+        """Seeds of more than one run: a submission's are all different."""
+        seeds = Counter(str(run.log.value(constants.SEED)) for run in self.runs if run.log.first(constants.SEED))
+        return [seed for seed, count in seeds.items() if count > 1]
 
     def median(self, figure: str) -> float | None:
         """Median of a figure over the runs that have it."""
