@@ -52,6 +52,7 @@ def render(runs: Sequence[Figures]) -> str:
         references=[rules.REFERENCE_POINTS[batch] for batch in plots.reference_batches(iter(runs))],
         published=tables.of_published(table, systems),
         tables=tables,
+        submission_runs=rules.RUNS_PER_SUBMISSION,
         plotly=get_plotlyjs(),
     )
 
@@ -72,7 +73,7 @@ def _cards(system: System) -> list[Card]:
              "mean" if several else f"target {run.log.target:g}"),
         Card("Last validation loss", number(loss, digits=4), "lowest of all runs" if several else ""),
         Card("Tokens per second", number(system.median("tokens_per_second")), devices),
-        Card("MFU", percent(system.median("mfu")), f"of {run.gpu}'s dense bf16 peak" if run.gpu else "GPU not in the log"),
+        Card("MFU", percent(system.median("mfu")), f"of {run.gpu}'s bf16 peak" if run.gpu else "GPU not in the log"),
         Card("Evaluation", percent(system.median("evaluation_share")), "of the time to train"),
     ]  # fmt: skip
 

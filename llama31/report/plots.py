@@ -22,6 +22,7 @@ PARTS = {"training": "#3b82f6", "evaluation": "#d9730d", "restarts": "#e0484d", 
 SINGLY = 6  # runs of one system that get a colour each
 POINTS = 800  # of a run's training loss: more than a screen shows
 BINS = 40
+VISIBLE = 1e-3  # share of a bar that can be seen
 HEIGHT, ROW = 400, 26  # pixels: of a plot, of a bar in it
 
 
@@ -79,7 +80,8 @@ def validation_loss(drawn: Sequence[Line]) -> go.Figure:
         figure.add_hline(
             y=target,
             line={"color": GREY, "dash": "dash", "width": 1.5},
-            annotation={"text": f"target {target:g}", "xanchor": "right", "yanchor": "top"},
+            annotation={"text": f"target {target:g}"},
+            annotation_position="bottom left",
         )
     for number, batch in enumerate(reference_batches(line.run for line in drawn)):
         point = rules.REFERENCE_POINTS[batch]
@@ -187,7 +189,7 @@ def time_parts(runs: Sequence[Figures]) -> go.Figure | None:
     figure = _figure("Minutes", "")
     parts = [run.parts for run in ended]
     for name, colour in PARTS.items():
-        if any(part[name] > 0 for part in parts):
+        if any(part[name] > VISIBLE * sum(part.values()) for part in parts):
             figure.add_bar(
                 y=[run.run.name for run in ended],
                 x=[part[name] / 60 for part in parts],
@@ -197,7 +199,7 @@ def time_parts(runs: Sequence[Figures]) -> go.Figure | None:
                 hovertemplate="%{y}<br>" + name + " %{x:.2f} min<extra></extra>",
             )
     figure.update_layout(barmode="stack", bargap=0.25, height=150 + ROW * len(ended))
-    figure.update_yaxes(automargin=True, type="category")
+    figure.update_yaxes(type="category", dtick=1)
     return figure
 
 

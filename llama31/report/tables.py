@@ -52,7 +52,7 @@ DESCRIBED = {
 
 
 def of_systems(systems: Sequence[System]) -> Table:
-    """One row for each system: medians over its runs, and the score."""
+    """One row for each system: its score, the mean of its samples, and medians over its runs."""
     titles = ["System", "Runs", "At target", "Score", "Time to train", "Samples to target", "Tokens/s", "MFU", "Step"]
     rows = [
         [
@@ -61,7 +61,7 @@ def of_systems(systems: Sequence[System]) -> Table:
             str(len(system.times)),
             minutes(system.score) if system.score else "no score",
             minutes(system.median("time_to_train")),
-            number(system.median("samples_to_target")),
+            number(system.mean_samples),
             number(system.median("tokens_per_second")),
             percent(system.median("mfu")),
             milliseconds(system.median("median_step")),
@@ -161,7 +161,7 @@ def of_restarts(runs: Sequence[Figures]) -> Table:
 
 
 def of_memory(runs: Sequence[Figures]) -> Table:
-    """Memory as logged, where a statistic is named so, beside the plan's estimate."""
+    """Memory as logged, where a statistic is named so, beside the plan's estimate; runs with neither are left out."""
     rows = []
     for run in runs:
         logged = [
@@ -169,15 +169,20 @@ def of_memory(runs: Sequence[Figures]) -> Table:
             for name, series in run.run.mlperf.statistics.items()
             if "memory" in name.lower() and series.value
         ]
-        rows.append([run.run.name, "; ".join(logged) or NOT_SAID, _estimate(run)])
+        estimate = _estimate(run)
+        if logged or estimate is not None:
+            rows.append(
+                [run.run.name, "; ".join(logged) or NOT_SAID, number(estimate, "GB", 1) if estimate else "none"]
+            )
     return Table(["Run", "Largest value in the log, in its unit", "The plan's estimate per GPU"], rows)
 
 
-def _estimate(run: Figures) -> str:
+def _estimate(run: Figures) -> float | None:
+    """GB for each GPU, of the benchmark's model alone: the vocabulary of others is in no log."""
     settings = run.run.settings
     if not settings or settings.size != rules.SIZE or settings.device is Device.cpu:
-        return "none"
-    return number(memory.per_gpu(settings, rules.VOCABULARY_SIZE).total / GB, "GB", 1)
+        return None
+    return memory.per_gpu(settings, rules.VOCABULARY_SIZE).total / GB
 
 
 def of_published(table: Sequence[Published], systems: Sequence[System]) -> Table:
