@@ -117,4 +117,4 @@ def published() -> list[Published]:
     with TABLE.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     kinds = {name: field.type for name, field in Published.__dataclass_fields__.items()}
-    return [Published(**{name: kinds[name](cell) for name, cell in row.items()}) for row in rows]  # type: ignore[operator,arg-type]
+    return [Published(**{name: kinds[name](cell) for name, cell in row.items()}) for row in rows]  # type: ignore[operator]
