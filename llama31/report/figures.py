@@ -4,26 +4,26 @@ Times are seconds, losses nats per token, samples training sequences.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
 from llama31.estimates import speed
 from llama31.estimates.gpus import GPUS
 from llama31.layout import Layout
-from llama31.mlperf.records import RUN_RESUMED, Log, Record, is_number, is_whole
+from llama31.mlperf.records import Log, is_number, is_whole
+from llama31.report import step_times, timeline
 from llama31.report.logs import Series
 from llama31.report.runs import Run
+from llama31.report.step_times import TRAINING_LOSS, StepTimes, named_steps
+from llama31.report.timeline import Block, Restart, intervals, seconds_between
 from llama31.settings import Settings
 
-STEP_TIME, TRAINING_LOSS = "train_step_time", "reduced_train_loss"
-"""Statistics of NVIDIA's logs, with the number of a step: its seconds, its loss."""
-FAR_OUT = 3.0  # interquartile ranges above the upper quartile: Tukey 1977, Exploratory Data Analysis, chapter 2
+ACCUMULATION = constants.GRADIENT_ACCUMULATION_STEPS
+MODEL_PARALLEL = (constants.TENSOR_PARALLELISM, constants.PIPELINE_PARALLELISM, constants.CONTEXT_PARALLELISM)
 
 
 @dataclass(frozen=True)
@@ -40,62 +40,6 @@ class Evaluation:
 
     samples: int
     loss: float
-
-
-@dataclass(frozen=True)
-class Block:
-    """A stretch of training, from block_start to block_stop."""
-
-    end: int | None
-    """Samples at its end."""
-    sequences: int | None
-    seconds: float
-    """All of it, with restarts and saves of checkpoints."""
-    restarted: bool
-
-    @property
-    def rate(self) -> float | None:
-        """Sequences per second; None with a restart, whose time is no training."""
-        return None if self.restarted or not self.sequences or self.seconds <= 0 else self.sequences / self.seconds
-
-
-@dataclass(frozen=True)
-class Restart:
-    """A job that went on with the run."""
-
-    samples: int | None
-    """Of the checkpoint that it went on from."""
-    seconds: float
-    """Time lost: from the last training step that the checkpoint holds to when training went on."""
-    is_bound: bool
-    """The time of those steps is not known, so that `seconds`, from the log's last line before, holds them too."""
-
-
-@dataclass(frozen=True)
-class StepTimes:
-    """Seconds per step."""
-
-    kind: str
-    """What the values are, in words."""
-    seconds: np.ndarray
-    steps: np.ndarray
-    """Number of each step, nan where the log has none."""
-
-    def percentile(self, percent: float) -> float:
-        """With linear interpolation between values."""
-        return float(np.percentile(self.seconds, percent))
-
-    @cached_property
-    def limit(self) -> float:
-        """Beyond it a step is an outlier: upper quartile + 3 interquartile ranges."""
-        lower, upper = self.percentile(25), self.percentile(75)
-        return upper + FAR_OUT * (upper - lower)
-
-    @cached_property
-    def outliers(self) -> np.ndarray:
-        """Indices of the outliers, slowest first."""
-        found = np.flatnonzero(self.seconds > self.limit)
-        return found[np.argsort(-self.seconds[found], kind="stable")]
 
 
 class Figures:
@@ -165,7 +109,7 @@ class Figures:
     @cached_property
     def training_loss(self) -> Series:
         """Training loss, with the samples of each step."""
-        return self.run.metrics.loss if self.run.metrics.loss.value else self._statistic(TRAINING_LOSS)
+        return self.run.metrics.loss if self.run.metrics.loss.value else named_steps(self.run.mlperf, TRAINING_LOSS)
 
     # Time
 
@@ -206,22 +150,17 @@ class Figures:
     @cached_property
     def blocks(self) -> list[Block]:
         """Stretches of training that came to their end."""
-        return list(self._blocks())
+        return list(timeline.blocks(self.log))
 
     @cached_property
     def restarts(self) -> list[Restart]:
         """Jobs that went on with the run."""
-        records = self.log.records
-        return [
-            self._restart(records[number - 1], record)
-            for number, record in enumerate(records)
-            if record.key == RUN_RESUMED and number
-        ]
+        return list(timeline.restarts(self.log, self.run.metrics))
 
     @cached_property
     def evaluating(self) -> float:
         """All evaluations, from eval_start to eval_stop."""
-        return sum(seconds for _, seconds in self._intervals(constants.EVAL_START, constants.EVAL_STOP))
+        return sum(seconds for _, seconds in intervals(self.log, constants.EVAL_START, constants.EVAL_STOP))
 
     @cached_property
     def restarting(self) -> float:
@@ -239,14 +178,10 @@ class Figures:
         known = {"training": self.training, "evaluation": self.evaluating, "restarts": self.restarting}
         return {**known, "other": (self.time_to_train or 0.0) - sum(known.values())}
 
-    def share(self, seconds: float) -> float | None:
-        """Share of the time to train."""
-        return seconds / self.time_to_train if self.time_to_train else None
-
     @property
     def evaluation_share(self) -> float | None:
         """Share of the time to train that evaluations took."""
-        return self.share(self.evaluating)
+        return self.evaluating / self.time_to_train if self.time_to_train else None
 
     # Speed
 
@@ -275,15 +210,9 @@ class Figures:
 
     @cached_property
     def step_times(self) -> StepTimes | None:
-        """Each step's time where metrics have it, those that the log names, or means from block to block."""
-        for kind, series in (("each step", self.run.metrics.seconds), (NAMED_STEPS, self._statistic(STEP_TIME))):
-            if series.value:
-                return StepTimes(kind, np.array(series.value), np.array(series.step))
-        rates = [block.rate for block in self.blocks if block.rate]
-        if not rates or not self.batch:
-            return None
-        means = self.batch / np.array(rates)
-        return StepTimes("mean of each stretch between evaluations", means, np.full(len(means), math.nan))
+        """Step times; means are the batch size by the rates of `blocks`."""
+        means = [self.batch / block.rate for block in self.blocks if block.rate and self.batch]
+        return step_times.of_run(self.run.mlperf, self.run.metrics, means)
 
     @property
     def median_step(self) -> float | None:
@@ -294,67 +223,7 @@ class Figures:
         starts, stops = self.log.all(start), self.log.all(stop)
         if not starts or not stops or (not several and (len(starts), len(stops)) != (1, 1)):
             return None
-        return _seconds(starts[0], stops[-1])
-
-    def _intervals(self, start: str, stop: str) -> Iterator[tuple[tuple[int, int], float]]:
-        """Places in the log of a start and the next stop, and the seconds between."""
-        opened = None
-        for place, record in enumerate(self.log.records):
-            if record.key == start and opened is None:
-                opened = place
-            elif record.key == stop and opened is not None:
-                seconds = _seconds(self.log.records[opened], record)
-                if seconds is not None:
-                    yield (opened, place), seconds
-                opened = None
-
-    def _blocks(self) -> Iterator[Block]:
-        """A block's samples are those of the eval_start behind it: some logs count anew in each block_stop.
-
-        The last block of a run without a target has none behind it; then block_stop's are taken if they go on.
-        """
-        records, before = self.log.records, 0
-        for (start, stop), seconds in self._intervals(constants.BLOCK_START, constants.BLOCK_STOP):
-            behind = next((record for record in records[stop:] if record.key in BEHIND_BLOCK), None)
-            says = behind if behind and behind.key == constants.EVAL_START else records[stop]
-            end = int(says.samples) if is_whole(says.samples, before) else None
-            restarted = any(record.key == RUN_RESUMED for record in records[start:stop])
-            yield Block(end, None if end is None else end - before, seconds, restarted)
-            before = before if end is None else end
-
-    def _restart(self, before: Record, resumed: Record) -> Restart:
-        gap = _seconds(before, resumed) or 0.0
-        if not is_whole(resumed.samples, 0):
-            return Restart(None, gap, True)
-        samples = int(resumed.samples)
-        if not is_whole(before.samples, 0):
-            return Restart(samples, gap, True)
-        known = 0.0
-        for series in (self.run.metrics.seconds, self.run.metrics.checkpoints):
-            places = np.array(series.samples)
-            trained = (places > before.samples) & (places <= samples)
-            known += float(np.array(series.value)[trained].sum())
-        return Restart(samples, gap - known, not known and samples > before.samples)
-
-    def _statistic(self, name: str) -> Series:
-        """A statistic's values that name their step; others are means."""
-        series = self.run.mlperf.statistics.get(name, Series())
-        named = Series()
-        for row in zip(series.value, series.time_ms, series.samples, series.step, strict=True):
-            if not math.isnan(row[-1]):
-                named.add(*row)
-        return named
-
-
-NAMED_STEPS = "steps that the log names"
-ACCUMULATION = constants.GRADIENT_ACCUMULATION_STEPS
-MODEL_PARALLEL = (constants.TENSOR_PARALLELISM, constants.PIPELINE_PARALLELISM, constants.CONTEXT_PARALLELISM)
-BEHIND_BLOCK = (constants.EVAL_START, constants.BLOCK_START, constants.RUN_STOP)
-
-
-def _seconds(start: Record, stop: Record) -> float | None:
-    seconds = (stop.time_ms - start.time_ms) / 1000
-    return seconds if is_number(seconds) else None
+        return seconds_between(starts[0], stops[-1])
 
 
 def _product(*factors: Any) -> float | None:
