@@ -38,16 +38,14 @@ class Damages:
 class Series:
     """One statistic over a run; all of a length. What a line does not say is nan."""
 
-    time_ms: array = field(default_factory=lambda: array("d"))
     samples: array = field(default_factory=lambda: array("d"))
     step: array = field(default_factory=lambda: array("d"))
     value: array = field(default_factory=lambda: array("d"))
 
-    def add(self, value: Any, time_ms: Any, samples: Any, step: Any) -> None:
+    def add(self, value: Any, samples: Any, step: Any) -> None:
         """One more value, where that is a number."""
         if is_number(value):
             self.value.append(value)
-            self.time_ms.append(time_ms if is_number(time_ms) else math.nan)
             self.samples.append(samples if is_number(samples) else math.nan)
             self.step.append(step if is_number(step) else math.nan)
 
@@ -101,7 +99,7 @@ def read_log(path: Path, progress: Callable[[int], None]) -> MLPerfLog:
                 for name, value in found.value.items():
                     if is_number(value):
                         series = statistics.setdefault(name, Series())
-                        series.add(value, found.time_ms, found.samples, found.metadata.get("step"))
+                        series.add(value, found.samples, found.metadata.get("step"))
             else:
                 damages.add(Damage(found.number, f"the value of {TRACKED_STATS} is no object"))
     if source.cut_off:
@@ -119,7 +117,7 @@ def read_metrics(path: Path, progress: Callable[[int], None]) -> Metrics:
             progress(len(line))
             try:
                 event = parsed(line)
-                place = (None, event.get("consumed_samples"), event.get("step"))
+                place = (event.get("consumed_samples"), event.get("step"))
                 if event["event"] == "step":
                     metrics.seconds.add(event["seconds"], *place)
                     metrics.loss.add(event["loss"], *place)

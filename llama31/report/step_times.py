@@ -58,7 +58,7 @@ def named_steps(mlperf: MLPerfLog, name: str) -> Series:
     """A statistic's values that name their step; others are means."""
     series = mlperf.statistics.get(name, Series())
     named = Series()
-    for row in zip(series.value, series.time_ms, series.samples, series.step, strict=True):
+    for row in zip(series.value, series.samples, series.step, strict=True):
         if not math.isnan(row[-1]):
             named.add(*row)
     return named
