@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmark_run import EVALUATIONS, SAMPLES, SETTINGS, interval, losses, open_log, train, write_log
+from mlperf_logging.compliance_checker.mlp_parser import ruleset_610
 from pages import Page, array, figure
 from runs import REPOSITORY
 from test_launch import call
@@ -26,6 +28,7 @@ from dev.bench import read_logs
 from llama31 import paths, record, rules
 from llama31.errors import UserError
 from llama31.events import Evaluation, Outcome, Saved, Step
+from llama31.mlperf import records
 from llama31.mlperf.log import MLPerfLog, continued
 from llama31.report import command, find, systems
 from llama31.report.metrics import MetricsWriter
@@ -433,6 +436,17 @@ def test_all_published_logs(tmp_path: Path) -> None:
 
 
 @needs_published
+def test_lines_are_those_of_the_checkers_parser() -> None:
+    for log in PUBLISHED.glob("*/result_*.txt"):
+        expected, failed = ruleset_610.parse_file(log)
+        with log.open("rb") as file:
+            found = list(records.scan(file))
+        assert not failed
+        said = [(line.timestamp, line.key, line.value["value"], line.value["metadata"]) for line in expected]
+        assert [(one.time_ms, one.key, one.value, one.metadata) for one in found] == said, log
+
+
+@needs_published
 def test_mfu_is_the_published_one(tmp_path: Path) -> None:
     logs = PUBLISHED / "AMD__MI355X_EPYC_9575F_pytorch"
     page = page_of(tmp_path / "report.html", logs, devices=8, gpu="MI355X")
@@ -562,6 +576,15 @@ def test_bytes_of_all_kinds(tmp_path: Path) -> None:
     noise = random.Random(1).randbytes(3_000_000)
     log.write_bytes(noise + b"\n" + log.read_bytes() + bytes(3_000_000))
     assert page_of(tmp_path / "other.html", log).tables == plain.tables
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_line_anywhere_in_the_blocks_of_reading(blocks: int) -> None:
+    line = f'{TOKEN}{{"time_ms": 5, "key": "seed", "value": 7, "metadata": {{}}}}'.encode()
+    for behind in range(-len(line) - 2, 2):
+        data = b"x" * (blocks * records.BLOCK + behind) + line + b"\n" + line
+        found = list(records.scan(io.BytesIO(data)))
+        assert [(one.number, getattr(one, "value", one)) for one in found] == [(1, 7), (2, 7)], behind
 
 
 def test_a_log_of_two_runs_says_so(tmp_path: Path) -> None:
