@@ -15,9 +15,11 @@ from llama31.report import command
 
 DRAWN = """[...document.querySelectorAll('.plot')].map(place => {
     const svg = place.querySelector('.main-svg'), box = place.getBoundingClientRect();
+    const legend = place.querySelector('.legend').getBoundingClientRect();
+    const title = place.querySelector('.xtitle').getBoundingClientRect();
     return {label: place.getAttribute('aria-label'), left: box.left, right: box.right,
             width: svg ? svg.getBoundingClientRect().width : 0, height: svg ? svg.getBoundingClientRect().height : 0,
-            marks: place.querySelectorAll('path.point, path.js-line, .bars path, .points path').length};
+            covered: legend.top < title.bottom && title.top < legend.bottom, marks: place.querySelectorAll('path.point, path.js-line, .bars path, .points path').length};
 })"""
 WIDTH = "document.documentElement.scrollWidth"
 FITS = f"""new Promise(done => {{
@@ -76,6 +78,7 @@ def test_the_page_shows_its_plots(page: Page, reports: dict[str, Path], name: st
     for plot in drawn:
         assert plot["marks"] > 0, f"{plot['label']}: nothing is drawn"
         assert 0.7 * min(width, 600) < plot["width"] <= width and plot["height"] > 150, plot
+        assert not plot["covered"], f"{plot['label']}: the legend lies on the axis title"
         assert plot["left"] >= 0 and plot["right"] <= width, plot
     assert page.evaluate(WIDTH) <= width, "the page is wider than the screen"
     assert page.errors == []

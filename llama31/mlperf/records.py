@@ -176,14 +176,16 @@ def _mllog_lines(file: Readable) -> Iterator[tuple[int, bytes]]:
     """Number and text of each `:::MLLOG` line, from behind its last token to its end.
 
     A line is numbered as editors do, by the line feeds before it, but ends at a carriage return too, as for
-    MLCommons' reader: progress bars write these. A line beyond a block is taken as two.
+    MLCommons' reader: progress bars write these. Chatter without an end goes by block; what a token begins must end
+    within one.
     """
     number, rest = 1, b""
     while block := file.read(BLOCK):
         data = rest + block
         end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         if not end and len(data) > BLOCK:
-            end = len(data) - len(_TOKEN)
+            last = data.rfind(_TOKEN)
+            end = last if last > 0 else len(data) - len(_TOKEN)
         done = 0
         while (token := data.find(_TOKEN, done, end)) >= 0:
             number += data.count(b"\n", done, token)

@@ -198,7 +198,8 @@ def time_parts(runs: Sequence[Figures]) -> go.Figure | None:
                 marker={"color": colour},
                 hovertemplate="%{y}<br>" + name + " %{x:.2f} min<extra></extra>",
             )
-    figure.update_layout(barmode="stack", bargap=0.25, height=150 + ROW * len(ended))
+    figure.update_layout(barmode="stack", bargap=0.25, height=150 + ROW * len(ended), margin_t=64)
+    figure.update_layout(legend={"y": 1, "yanchor": "bottom", "traceorder": "normal"})
     figure.update_yaxes(type="category", dtick=1)
     return figure
 
