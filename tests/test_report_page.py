@@ -19,7 +19,9 @@ DRAWN = """[...document.querySelectorAll('.plot')].map(place => {
     const title = place.querySelector('.xtitle').getBoundingClientRect();
     return {label: place.getAttribute('aria-label'), left: box.left, right: box.right,
             width: svg ? svg.getBoundingClientRect().width : 0, height: svg ? svg.getBoundingClientRect().height : 0,
-            covered: legend.top < title.bottom && title.top < legend.bottom, marks: place.querySelectorAll('path.point, path.js-line, .bars path, .points path').length};
+            covered: legend.top < title.bottom && title.top < legend.bottom,
+            inside: place.querySelector('.plot .bglayer, .cartesianlayer .plot').getBoundingClientRect().width,
+            marks: place.querySelectorAll('path.point, path.js-line, .bars path, .points path').length};
 })"""
 WIDTH = "document.documentElement.scrollWidth"
 FITS = f"""new Promise(done => {{
@@ -78,6 +80,7 @@ def test_the_page_shows_its_plots(page: Page, reports: dict[str, Path], name: st
     for plot in drawn:
         assert plot["marks"] > 0, f"{plot['label']}: nothing is drawn"
         assert 0.7 * min(width, 600) < plot["width"] <= width and plot["height"] > 150, plot
+        assert plot["inside"] > 0.35 * plot["width"], f"{plot['label']}: names take the room"
         assert not plot["covered"], f"{plot['label']}: the legend lies on the axis title"
         assert plot["left"] >= 0 and plot["right"] <= width, plot
     assert page.evaluate(WIDTH) <= width, "the page is wider than the screen"
