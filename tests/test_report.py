@@ -25,7 +25,7 @@ from test_launch import call
 from test_settings import imported_by, is_light
 
 from dev.bench import read_logs
-from llama31 import paths, record, rules
+from llama31 import cli, paths, record, rules
 from llama31.errors import UserError
 from llama31.events import Evaluation, Outcome, Saved, Step
 from llama31.mlperf import records
@@ -570,6 +570,20 @@ def test_damaged_metrics(run_directory: Path, tmp_path: Path) -> None:
     assert_steps(page, "run", steps)
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("gsb: 3", "GSB=3 (stored): no such setting"), ("a: [", "while parsing"), ("- 1", "settings.yaml: ")],
+)
+def test_settings_that_cannot_be_read(run_directory: Path, tmp_path: Path, text: str, why: str) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    (directory / paths.MLPERF_LOG).write_bytes((run_directory / paths.MLPERF_LOG).read_bytes())
+    (directory / paths.SETTINGS).write_text(text)
+    page = page_of(tmp_path / "report.html", directory)
+    assert why in page.words
+    assert page.table("Seed", "Validation loss")["run"]["Seed"] == "1234", "the log is read all the same"
+
+
 def test_bytes_of_all_kinds(tmp_path: Path) -> None:
     log = a_log(tmp_path / "a.log")
     plain = page_of(tmp_path / "plain.html", log)
@@ -646,7 +660,9 @@ def test_memory_does_not_grow_with_chatter(tmp_path: Path) -> None:
 # --- What a user types --------------------------------------------------------------------------------------------
 
 
-def test_mistakes_are_one_line(tmp_path: Path, several: Path) -> None:
+def test_mistakes_are_one_line(
+    tmp_path: Path, several: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     empty, words, fifo = tmp_path / "empty.log", tmp_path / "words.log", tmp_path / "pipe"
     empty.touch()
     words.write_text("no log\n")
@@ -665,9 +681,11 @@ def test_mistakes_are_one_line(tmp_path: Path, several: Path) -> None:
         ([log, "-o", words / "report.html"], "words.log"),
         ([], "Missing argument 'runs'"),
     ):
-        done = call(sys.executable, "-m", "llama31", "report", *given)
-        assert done.returncode == 2, done
-        assert named in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        monkeypatch.setattr(sys, "argv", ["llama31", "report", *map(str, given)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and named in said and said.count("\n") == 1, said
     assert log.read_text().startswith(TOKEN)
 
 

@@ -51,8 +51,8 @@ class Series:
 
 
 @dataclass
-class MLPerfLog:
-    """An MLPerf log."""
+class LogData:
+    """What an MLPerf log says."""
 
     log: Log
     """All records but the tracked statistics."""
@@ -74,7 +74,7 @@ class Metrics:
     damages: Damages = field(default_factory=Damages)
 
 
-def read_log(path: Path, progress: Callable[[int], None]) -> MLPerfLog:
+def read_log(path: Path, progress: Callable[[int], None]) -> LogData:
     """Reads an MLPerf log, which may be compressed by gzip.
 
     Args:
@@ -106,7 +106,7 @@ def read_log(path: Path, progress: Callable[[int], None]) -> MLPerfLog:
         damages.add(Damage(source.line_feeds + 1, CUT_OFF))
     if not records and not statistics and not damages.count:
         raise UserError(f"{path}: has no :::MLLOG line; give a run directory or an MLPerf log")
-    return MLPerfLog(Log(records), statistics, damages)
+    return LogData(Log(records), statistics, damages)
 
 
 def read_metrics(path: Path, progress: Callable[[int], None]) -> Metrics:

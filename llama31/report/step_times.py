@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from llama31.report.logs import Metrics, MLPerfLog, Series
+from llama31.report.logs import LogData, Metrics, Series
 
 STEP_TIME, TRAINING_LOSS = "train_step_time", "reduced_train_loss"
 """Statistics of NVIDIA's logs, with the number of a step: its seconds, its loss."""
@@ -41,7 +41,7 @@ class StepTimes:
         return found[np.argsort(-self.seconds[found], kind="stable")]
 
 
-def of_run(mlperf: MLPerfLog, metrics: Metrics, means: Sequence[float]) -> StepTimes | None:
+def of_run(mlperf: LogData, metrics: Metrics, means: Sequence[float]) -> StepTimes | None:
     """Each step's time where metrics have it, else of the steps that the log names, else means between evaluations."""
     for kind, series in (
         ("each step", metrics.seconds),
@@ -54,7 +54,7 @@ def of_run(mlperf: MLPerfLog, metrics: Metrics, means: Sequence[float]) -> StepT
     return StepTimes("mean of each stretch between evaluations", np.array(means), np.full(len(means), math.nan))
 
 
-def named_steps(mlperf: MLPerfLog, name: str) -> Series:
+def named_steps(mlperf: LogData, name: str) -> Series:
     """A statistic's values that name their step; others are means."""
     series = mlperf.statistics.get(name, Series())
     named = Series()
