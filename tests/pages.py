@@ -34,6 +34,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._tag = tag
+        self.words += " "
         if tag == "table":
             self.tables.append([])
         elif tag == "tr":

@@ -191,9 +191,11 @@ class Recomputed:
         return 8192 * statistics.harmonic_mean([rate for _, rate in self.block_rates], sizes)
 
     @property
-    def named_steps(self) -> list[float]:
+    def step_seconds(self) -> list[float]:
+        """Of the steps that the log names, else means between evaluations."""
         stats = [line for line in self.of("tracked_stats") if "step" in line["metadata"]]
-        return [line["value"]["train_step_time"] for line in stats if "train_step_time" in line["value"]]
+        named = [line["value"]["train_step_time"] for line in stats if "train_step_time" in line["value"]]
+        return named or [self.value("global_batch_size") / rate for _, rate in self.block_rates]
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -275,6 +277,25 @@ def test_a_run_directory(run_directory: Path, tmp_path: Path) -> None:
     assert figure(row["Peak, dense bf16"]) == PEAKS["H200"]
     assert own.tokens_per_second / 8 * FLOPS_PER_TOKEN / PEAKS["H200"] == figure(row["MFU"])
 
+    row = page.table("Mean samples")["this report: Example, 8xH200, GBS 32"]
+    assert own.time_to_train / 60 == figure(row["Minutes"]) and own.samples_to_target == figure(row["Mean samples"])
+    assert own.tokens_per_second / 8 == figure(row["Tokens/s each"])
+    assert own.tokens_per_second / 8 * FLOPS_PER_TOKEN / PEAKS["H200"] == figure(row["MFU"])
+    (outliers,) = [table[1:] for table in page.tables if table[0] == ["Run", "Where", "Time"]]
+    slowest = sorted(steps, key=lambda event: -event["seconds"])[:5]
+    assert [row[1] for row in outliers] == [f"step {event['step']:,}" for event in slowest]
+    assert [event["seconds"] for event in slowest] == [figure(row[2]) for row in outliers]
+    for title, value in {
+        "Time to train": own.time_to_train,
+        "Samples to target": own.samples_to_target,
+        "Last validation loss": own.evaluations[-1][1],
+        "Tokens per second": own.tokens_per_second,
+        "MFU": own.tokens_per_second / 8 * FLOPS_PER_TOKEN / PEAKS["H200"],
+        "Evaluation": sum(own.spans("eval")) / own.time_to_train,
+    }.items():
+        card = re.search(rf"{title} ([\d,.]+ ?(?:min|%)?)", page.words)
+        assert card and value == figure(card[1]), title
+
     described = page.table("What", "Value")
     assert described["Commit"]["Value"] == "0123abc"
     assert described["Versions"]["Value"] == "torch 2.13.0, megatron-core 0.15.3"
@@ -326,7 +347,7 @@ def test_several_runs_and_their_score(several: Path, tmp_path: Path) -> None:
     times = sorted(run.time_to_train for run in own.values() if run.samples_to_target)
     assert len(times) == 9, "one run failed"
     score = statistics.mean(times[1:])
-    assert f"Score{score / 60:.2f} min" in page.words.replace("\n", ""), "the failed run is the slowest"
+    assert f"Score {score / 60:.2f} min" in page.words, "the failed run is the slowest"
     assert "result_4: ended as aborted: the data ended" in page.words
     assert f"{SAMPLES:,}" in page.words
 
@@ -334,7 +355,7 @@ def test_several_runs_and_their_score(several: Path, tmp_path: Path) -> None:
 def test_two_runs_without_success_have_no_score(several: Path, tmp_path: Path) -> None:
     logs = [several / f"result_{number}.txt" for number in (0, 1, 4)]
     slower = max(Recomputed(log).time_to_train for log in logs[:2])
-    assert f"Score{slower / 60:.2f} min" in page_of(tmp_path / "a.html", *logs).words, "between the two others"
+    assert f"Score {slower / 60:.2f} min" in page_of(tmp_path / "a.html", *logs).words, "between the two others"
     again = tmp_path / "again.log"
     again.write_text((several / "result_4.txt").read_text())
     page = page_of(tmp_path / "b.html", *logs, again)
@@ -413,18 +434,19 @@ def test_all_published_logs(tmp_path: Path) -> None:
     assert len(logs) == 30
     own = {name: assert_run(page, name, log) for name, log in logs.items()}
     for name, run in own.items():
-        if steps := run.named_steps:
-            assert_steps(page, name, steps)
-        else:
-            batch = run.value("global_batch_size")
-            assert_steps(page, name, [batch / rate for _, rate in run.block_rates])
+        assert_steps(page, name, run.step_seconds)
     assert "could not be read" not in page.words.lower()
 
     with (SHARED / "published_v5.1.csv").open() as file:
         published = {f"{row['org']}__{row['system']}": row for row in csv.DictReader(file)}
     summary = list(page.table("Score", "At target").values())
     for directory, row in zip(directories, summary, strict=True):
-        times = sorted(run.time_to_train for name, run in own.items() if name.startswith(directory.name))
+        of_system = [run for name, run in own.items() if name.startswith(directory.name)]
+        times = sorted(run.time_to_train for run in of_system)
+        assert statistics.median(times) == figure(row["Time to train"])
+        assert statistics.median(run.tokens_per_second for run in of_system) == figure(row["Tokens/s"])
+        assert (row["Runs"], row["At target"]) == ("10", "10")
+        assert statistics.median(statistics.median(run.step_seconds) for run in of_system) == figure(row["Step"])
         score = statistics.mean(times[1:-1])
         assert score == figure(row["Score"])
         scaling = directory / "scaling.json"
