@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -410,6 +411,22 @@ def test_a_restart_without_metrics_is_a_bound(run_directory: Path, tmp_path: Pat
     gap = (own.lines[places]["time_ms"] - own.lines[places - 1]["time_ms"]) / 1000
     row = page_of(tmp_path / "report.html", log).table("Went on after", "Time lost")["alone"]
     assert row["Time lost"].startswith("at most ") and gap == figure(row["Time lost"])
+
+
+def test_a_run_that_goes_on_after_a_restart(run_directory: Path, tmp_path: Path) -> None:
+    """The stretch in which it was restarted has no end yet, and so no part in the time of training."""
+    directory = tmp_path / "run"
+    shutil.copytree(run_directory, directory)
+    log = directory / paths.MLPERF_LOG
+    lines = log.read_text().splitlines(keepends=True)
+    (resumed,) = [number for number, line in enumerate(lines) if '"run_resumed"' in line]
+    log.write_text("".join(lines[: resumed + 1]))
+    page = page_of(tmp_path / "report.html", directory)
+    blocks = [json.loads(line.partition(TOKEN)[2]) for line in lines[:resumed] if '"block_st' in line]
+    ended = zip(blocks[::2], blocks[1::2], strict=False)
+    row = page.table("Training", "Initialisation before")["run"]
+    assert sum(stop["time_ms"] - start["time_ms"] for start, stop in ended) / 1000 == figure(row["Training"])
+    assert figure(row["Restarts"]) != 0.0 and row["Time to train"] == "not in the log"
 
 
 def test_memory_is_shown_as_logged(tmp_path: Path) -> None:

@@ -150,12 +150,12 @@ class Figures:
     @cached_property
     def blocks(self) -> list[Block]:
         """Stretches of training that came to their end."""
-        return list(timeline.blocks(self.log))
+        return list(timeline.blocks(self.log, self.run.metrics))
 
     @cached_property
     def restarts(self) -> list[Restart]:
         """Jobs that went on with the run."""
-        return list(timeline.restarts(self.log, self.run.metrics))
+        return list(timeline.restarts(self.log.records, self.run.metrics))
 
     @cached_property
     def evaluating(self) -> float:
@@ -169,8 +169,8 @@ class Figures:
 
     @cached_property
     def training(self) -> float:
-        """All stretches of training, but for what restarts took of them."""
-        return sum(block.seconds for block in self.blocks) - self.restarting
+        """All stretches of training that came to their end, but for what restarts took of them."""
+        return sum(block.training for block in self.blocks)
 
     @property
     def parts(self) -> dict[str, float]:

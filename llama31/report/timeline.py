@@ -1,6 +1,6 @@
 """What a log says of time: stretches of training, evaluations, restarts. Times are seconds, samples sequences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,23 +14,6 @@ BEHIND_BLOCK = (constants.EVAL_START, constants.BLOCK_START, constants.RUN_STOP)
 
 
 @dataclass(frozen=True)
-class Block:
-    """A stretch of training, from block_start to block_stop."""
-
-    end: int | None
-    """Samples at its end."""
-    sequences: int | None
-    seconds: float
-    """All of it, with restarts and saves of checkpoints."""
-    restarted: bool
-
-    @property
-    def rate(self) -> float | None:
-        """Sequences per second; None with a restart, whose time is no training."""
-        return None if self.restarted or not self.sequences or self.seconds <= 0 else self.sequences / self.seconds
-
-
-@dataclass(frozen=True)
 class Restart:
     """A job that went on with the run."""
 
@@ -40,6 +23,28 @@ class Restart:
     """Time lost: from the last training step that the checkpoint holds to when training went on."""
     is_bound: bool
     """The time of those steps is not known, so that `seconds`, from the log's last line before, holds them too."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A stretch of training, from block_start to block_stop."""
+
+    end: int | None
+    """Samples at its end."""
+    sequences: int | None
+    seconds: float
+    """All of it, with restarts and saves of checkpoints."""
+    restarts: list[Restart]
+
+    @property
+    def training(self) -> float:
+        """Seconds without those that restarts took."""
+        return self.seconds - sum(restart.seconds for restart in self.restarts)
+
+    @property
+    def rate(self) -> float | None:
+        """Sequences per second; None with a restart, whose time is no training."""
+        return None if self.restarts or not self.sequences or self.seconds <= 0 else self.sequences / self.seconds
 
 
 def intervals(log: Log, start: str, stop: str) -> Iterator[tuple[tuple[int, int], float]]:
@@ -55,7 +60,7 @@ def intervals(log: Log, start: str, stop: str) -> Iterator[tuple[tuple[int, int]
             opened = None
 
 
-def blocks(log: Log) -> Iterator[Block]:
+def blocks(log: Log, metrics: Metrics) -> Iterator[Block]:
     """Stretches of training that came to their end.
 
     A block's samples are those of the eval_start behind it: some logs count anew in each block_stop. Without an
@@ -67,14 +72,14 @@ def blocks(log: Log) -> Iterator[Block]:
         behind = next((record for record in following if record.key in BEHIND_BLOCK), None)
         says = behind if behind and behind.key == constants.EVAL_START else records[stop]
         end = int(says.samples) if is_whole(says.samples, before) else None
-        restarted = any(record.key == RUN_RESUMED for record in records[start:stop])
-        yield Block(end, None if end is None else end - before, seconds, restarted)
+        within = list(restarts(records[start:stop], metrics))
+        yield Block(end, None if end is None else end - before, seconds, within)
         before = before if end is None else end
 
 
-def restarts(log: Log, metrics: Metrics) -> Iterator[Restart]:
-    """Jobs that went on with the run."""
-    for before, record in pairwise(log.records):
+def restarts(records: Sequence[Record], metrics: Metrics) -> Iterator[Restart]:
+    """Jobs that went on with the run, of consecutive records of its log."""
+    for before, record in pairwise(records):
         if record.key == RUN_RESUMED:
             yield _restart(metrics, before, record)
 
