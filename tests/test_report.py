@@ -401,6 +401,7 @@ def test_another_model_has_no_mfu(tmp_path: Path) -> None:
     log = a_log(tmp_path / "a.log", departures=["SIZE=demo: the closed division has 8b"])
     page = page_of(tmp_path / "report.html", log, gpu="H200")
     assert next(iter(page.table("Peak, dense bf16").values()))["MFU"] == "not in the log"
+    assert "outside the closed division: SIZE=demo: the closed division has 8b" in page.words
 
 
 def test_a_restart_without_metrics_is_a_bound(run_directory: Path, tmp_path: Path) -> None:

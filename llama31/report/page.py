@@ -80,7 +80,8 @@ def _cards(system: System) -> list[Card]:
 
 def _notes(system: System) -> list[str]:
     """What a reader must know to read the figures right."""
-    notes = []
+    departures = dict.fromkeys(departure for run in system.runs for departure in run.log.declared or ())
+    notes = [f"{system.name}: outside the closed division: {departure}" for departure in departures]
     for run in system.runs:
         name = run.run.name
         notes += [f"{name}: the log has {what}; no time to train is given" for what in run.ambiguities]
