@@ -34,3 +34,16 @@ def summary(run_dir: Annotated[Path, typer.Argument(help="Run directory.")]) -> 
     if outcome is None:
         raise UserError(f"{run_dir}: has no outcome; the run goes on, or was killed")
     print("\n".join(run_summary.lines(run_dir, settings, outcome)))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, MLPerf logs, directories of result_*.txt.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Page to write.")] = Path("report.html"),
+    devices: Annotated[int | None, typer.Option(min=1, help="Devices of runs whose logs do not say.")] = None,
+    gpu: Annotated[str, typer.Option(help="Their GPU, such as H200, for MFU.")] = "",
+) -> None:
+    """Make a page of what runs did: losses, speed, time, and the systems of MLPerf Training v5.1 beside them."""
+    from llama31.report import command
+
+    command.report(runs, output, devices, gpu)

@@ -1,0 +1,33 @@
+"""`python3 -m llama31 report`: run directories and logs to one page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llama31.corpus.files import atomic_writer
+from llama31.errors import UserError
+from llama31.estimates.gpus import GPUS
+from llama31.report import find
+
+
+def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -> None:
+    """Writes the report on these runs to `output`. Raises UserError where something cannot be read or written."""
+    if gpu and gpu not in GPUS:
+        raise UserError(f"--gpu {gpu}: not one of {', '.join(GPUS)}")
+    if output.is_dir():
+        raise UserError(f"-o {output}: is a directory; name a file in it, such as {output / 'report.html'}")
+    logs = find.find(given)
+    if output.resolve() in {log.resolve() for log in logs}:
+        raise UserError(f"-o {output}: is one of the logs to read; name another file")
+
+    from llama31.report import runs
+    from llama31.report.figures import Figures, Given
+    from llama31.report.page import render
+
+    found = runs.read(logs)
+    page = render([Figures(run, Given(devices, gpu)) for run in found])
+    with atomic_writer(output) as file:
+        file.write(page.encode())
+    for run in found:
+        for line in run.damages:
+            print(f"{run.path.parent}: {line}")
+    print(f"report: {output}")
