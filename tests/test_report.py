@@ -612,7 +612,11 @@ def test_damaged_metrics(run_directory: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("gsb: 3", "GSB=3 (stored): no such setting"), ("a: [", "settings.yaml: damaged"), ("- 1", "settings.yaml: damaged")],
+    [
+        ("gsb: 3", "GSB=3 (stored): no such setting"),
+        ("a: [", "settings.yaml: damaged"),
+        ("- 1", "settings.yaml: damaged"),
+    ],
 )
 def test_settings_that_cannot_be_read(run_directory: Path, tmp_path: Path, text: str, why: str) -> None:
     directory = tmp_path / "run"

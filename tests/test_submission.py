@@ -101,6 +101,7 @@ def test_output_of_a_tool() -> None:
     [
         (["no-such-sbatch"], ["no-such-sbatch: not found", "HOST"]),
         (["sh", "-c", "echo first >&2; echo 'sh: error: last' >&2; exit 3"], ["sh fails: last"]),
+        (["sh", "-c", "echo 'sh: no option --x' >&2; echo 'Try --help' >&2; exit 3"], ["sh fails: no option --x"]),
         (["sh", "-c", "exit 3"], ["exit code 3"]),
         (["sleep", "60"], ["sleep: no answer within 0.2 s"]),
     ],
