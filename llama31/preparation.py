@@ -19,7 +19,7 @@ from llama31.plan import Plan
 from llama31.resolve import Resolved, read
 from llama31.settings import Settings
 
-PATH_SETTINGS = (*mounts.READ, *mounts.WRITTEN, "code_path")
+PATH_SETTINGS = (*mounts.READ, *mounts.WRITTEN, "code_path", "config_filename")
 
 IMAGE_FILES = (".sqsh", ".sif")  # of pyxis and Apptainer
 
@@ -81,7 +81,7 @@ def _relative(settings: Settings) -> Iterator[str]:
     """A line for each path that only this machine can know."""
     for name in _paths(settings):
         value = getattr(settings, name)
-        if value and not value.startswith("/"):
+        if name != "config_filename" and value and not value.startswith("/"):
             yield f"{name.upper()}={value}: with HOST, write the path from / on, as {settings.host} knows it"
 
 
@@ -109,7 +109,7 @@ def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
 def with_absolute_paths(resolved: Resolved) -> Resolved:
     """Paths as they are seen from anywhere; empty ones stay empty."""
     absolute: dict[str, Any] = {}
-    for name in (*_paths(resolved.settings), "config_filename"):
+    for name in _paths(resolved.settings):
         if path := getattr(resolved.settings, name):
             # Not every shell replaces the ~ in NAME=~/directory.
             absolute[name] = str((Path.home() / path[2:] if path.startswith("~/") else Path(path)).absolute())
