@@ -21,6 +21,8 @@ from llama31.settings import Settings
 
 PATH_SETTINGS = (*mounts.READ, *mounts.WRITTEN, "code_path", "config_filename")
 
+IMAGE_FILES = (".sqsh", ".sif")  # of pyxis and Apptainer
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -68,6 +70,7 @@ def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple
         lines = [*_relative(given.settings), *lines]
     else:
         data, lines = checks.look(settings)
+        lines = [*lines, *_missing_image(settings)]
     problems = [*given.problems, *(line for line in lines if not resolved.touched(line))]
     if problems:
         raise UserError(problems)
@@ -76,10 +79,22 @@ def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple
 
 def _relative(settings: Settings) -> Iterator[str]:
     """A line for each path that only this machine can know."""
-    for name in PATH_SETTINGS[:-1]:
+    for name in _paths(settings):
         value = getattr(settings, name)
-        if value and not value.startswith("/"):
+        if name != "config_filename" and value and not value.startswith("/"):
             yield f"{name.upper()}={value}: with HOST, write the path from / on, as {settings.host} knows it"
+
+
+def _paths(settings: Settings) -> tuple[str, ...]:
+    """Settings that name files and directories of a run; other images are names in a registry."""
+    return (*PATH_SETTINGS, "image") if settings.image.endswith(IMAGE_FILES) else PATH_SETTINGS
+
+
+def _missing_image(settings: Settings) -> Iterator[str]:
+    """A line where IMAGE is a file and is not there; within a job it is out of sight."""
+    is_there = os.path.exists(settings.image)  # noqa: PTH110 - unlike Path's, this never raises
+    if settings.image.startswith("/") and devices.is_elsewhere(settings) and not is_there:
+        yield f"IMAGE={settings.image}: no such file; name an image that is there, or one of a registry"
 
 
 def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
@@ -94,7 +109,7 @@ def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
 def with_absolute_paths(resolved: Resolved) -> Resolved:
     """Paths as they are seen from anywhere; empty ones stay empty."""
     absolute: dict[str, Any] = {}
-    for name in PATH_SETTINGS:
+    for name in _paths(resolved.settings):
         if path := getattr(resolved.settings, name):
             # Not every shell replaces the ~ in NAME=~/directory.
             absolute[name] = str((Path.home() / path[2:] if path.startswith("~/") else Path(path)).absolute())

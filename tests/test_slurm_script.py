@@ -11,8 +11,8 @@ import pytest
 from runs import REPOSITORY
 
 from llama31.plan import Plan
-from llama31.resolve import Resolved
-from llama31.settings import Container, Device, Settings, names
+from llama31.resolve import LIBRARIES, Resolved
+from llama31.settings import Container, Device, Settings
 from llama31.slurm import script, submit
 from llama31.slurm.problems import NEEDS_PARTITION, problems, seconds
 
@@ -55,8 +55,8 @@ CASES = {
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variables of libraries but those that the tests set."""
-    for name in {*script.exports(JOB, os.environ), "LLAMA31_VENV", "CUDA_VISIBLE_DEVICES"} - set(names()):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(LIBRARIES) and not name.startswith("PATH")]:
+        monkeypatch.delenv(name)
 
 
 def preview(settings: Settings, *allowed: str) -> str:
