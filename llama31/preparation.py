@@ -48,11 +48,14 @@ class Prepared:
         if settings.save_ckpt and self.plan.data and not devices.is_through_ssh(settings):
             space.check(settings, self.plan.data)
 
-    def take_up(self) -> None:
-        """Makes room for the run where it starts: removes what killed saves left. Raises UserError if it goes on."""
+    def take_up(self, patience: float = 0) -> None:
+        """Makes room for the run where it starts: removes what killed saves left.
+
+        Raises UserError if another job goes on with it, and does not end within `patience` seconds.
+        """
         settings = self.found.settings
         if settings.save_ckpt and settings.seeds:
-            store.lock(Path(settings.continual_ckpt), settings.seeds).close()
+            store.lock(Path(settings.continual_ckpt), settings.seeds, patience).close()
             tell(self.found.clear())
         self.check_space()
 
@@ -123,10 +126,29 @@ def experiments(resolved: Resolved) -> list[Resolved]:
     """
     settings = resolved.settings
     seeds = settings.seeds.split()
+    _refuse_open_seeds(settings, seeds)
     while settings.nexp > 1 and len(seeds) < settings.nexp:
         if (drawn := draw_seed()) not in seeds:
             seeds.append(drawn)
     return [replace(resolved, settings=replace(settings, seeds=seed, nexp=1)) for seed in seeds or [""]]
+
+
+def _refuse_open_seeds(settings: Settings, seeds: Sequence[str]) -> None:
+    """Raises UserError where a run that has checkpoints could be meant, and another one would be begun."""
+    if not settings.save_ckpt or len(seeds) == settings.nexp:
+        return
+    if devices.is_through_ssh(settings) and not os.path.isdir(settings.continual_ckpt):  # noqa: PTH112 - never raises
+        works = " ".join(map(str, range(1, settings.nexp + 1)))
+        raise UserError(
+            f"SEEDS={settings.seeds}: name the seed of each experiment, for the checkpoints that CONTINUAL_CKPT may "
+            f"hold on {settings.host} are not looked at here; SEEDS='{works}' works"
+        )
+    there = sorted({saved.seed for saved in store.listing(Path(settings.continual_ckpt))})
+    if settings.nexp > 1 and there:
+        raise UserError(
+            f"SEEDS={settings.seeds}: CONTINUAL_CKPT={settings.continual_ckpt} holds runs of the seeds "
+            f"{', '.join(map(str, there[:5]))}; name the seeds of all {settings.nexp} experiments, old or new"
+        )
 
 
 def draw_seed() -> str:

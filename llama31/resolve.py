@@ -32,10 +32,13 @@ SECRETS = ("KEY", "PASSWORD", "SECRET", "TOKEN")
 def read_by_libraries(environment: Mapping[str, str]) -> dict[str, str]:
     """What libraries read of an environment and a record may hold, by name."""
     return {
-        name: value
-        for name, value in sorted(environment.items())
-        if name.startswith(LIBRARIES) and not any(secret in name for secret in SECRETS)
+        name: value for name, value in sorted(environment.items()) if name.startswith(LIBRARIES) and not is_secret(name)
     }
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable's value is nobody else's business, by its name."""
+    return any(secret in name for secret in SECRETS)
 
 
 def handed_on(environment: Mapping[str, str]) -> dict[str, str]:

@@ -180,6 +180,11 @@ def test_cpu_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         assert env["PYTHONPATH"] == f"{REPOSITORY}:/mine"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert ranks.environment(replace(Settings(), device=Device.cpu), os.environ)["OMP_NUM_THREADS"] == "5"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert (
+        ranks.environment(replace(Settings(), device=Device.cuda, gpus_per_node=8), os.environ)["OMP_NUM_THREADS"]
+        == "1"
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     assert ranks.environment(replace(Settings(), device=Device.cuda), os.environ)["CUDA_VISIBLE_DEVICES"] == "3"
 

@@ -253,7 +253,7 @@ def test_two_experiments_side_by_side(
 ) -> None:
     """In Apptainer, and not before the job that they depend on; the first is warned before it trains."""
     first = cluster.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true").strip()
-    several = {"NEXP": 2, "SEEDS": "", "DEPENDENCIES": first, "IMAGE": "/images/a.sif", "CONTAINER": "apptainer"}
+    several = {"NEXP": 2, "SEEDS": "", "DEPENDENCIES": first, "IMAGE": "docker://a:1", "CONTAINER": "apptainer"}
     saving = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path / "checkpoints", "JOB_DIR": tmp_path / "my runs"}
     runs = submit(cluster, {**settings, **AT_ONCE, **SLURM, **several, **saving}, **image)
     assert len(runs) == 2
@@ -286,7 +286,7 @@ def test_settings_that_arrive_otherwise(
     where: str, hosts: set[str], cluster: Cluster, settings: dict[str, Any], image: dict[str, str], tmp_path: Path
 ) -> None:
     """An image whose variables win: a line before anything heavy is imported."""
-    asked = {"IMAGE": "a.sqsh", "JOB_DIR": tmp_path, "NNODES": len(hosts), "MAX_RETRIES": 1}
+    asked = {"IMAGE": "a#b:1", "JOB_DIR": tmp_path, "NNODES": len(hosts), "MAX_RETRIES": 1}
     if len(hosts) == 1:
         asked["SBATCH_ARGS"] = "--nodelist=n2"
     (run,) = submit(cluster, {**settings, **SLURM, **asked}, **image, NOT_NAMED_FOR=where, PYTHONPROFILEIMPORTTIME="1")

@@ -180,3 +180,9 @@ def test_steps_get_the_gpus_of_whole_nodes(given: str, wanted: list[str]) -> Non
     assert asked(JOB) == [wanted, wanted]
     assert asked(replace(JOB, exclusive=False)) == [[], []], "what a job asks for by name, its steps get"
     assert asked(replace(JOB, device=Device.cpu, gpu="")) == [[], []]
+
+
+@pytest.mark.parametrize("limit", ["0", "infinite", "UNLIMITED"])
+def test_no_time_limit(limit: str) -> None:
+    unlimited = replace(JOB, time=limit)
+    assert list(problems(unlimited)) == [] and f"#SBATCH --time={limit}\n" in preview(unlimited)

@@ -22,9 +22,12 @@ SAID_OTHERWISE = {
     ("-n", "--ntasks", "--ntasks-per-node"): "GPUS_PER_NODE says how many ranks a node has",
     ("-a", "--array"): "NEXP submits several experiments",
     ("-o", "--output", "-e", "--error", "-D", "--chdir"): "the log is looked for in the run directory",
+    ("-G", "--gpus"): "EXCLUSIVE=0 asks for GPUS_PER_NODE GPUs on each node",
     ("-W", "--wait"): "run_llama31.sh --wait follows the jobs",
 }
 """Options of sbatch that the submission itself depends on."""
+UNLIMITED = ("0", "INFINITE", "UNLIMITED")
+"""What Slurm takes for no time limit."""
 _DEPENDENCY = re.compile(r"(after|afterany|afterok|afternotok|aftercorr|afterburstbuffer|singleton)\b[\w:+,?]*")
 
 
@@ -58,8 +61,9 @@ def _job(settings: Settings) -> Iterator[Problem]:
                     what = f"SBATCH_ARGS={settings.sbatch_args}: leave out {option}; {instead}"
                     others = shlex.join(other for other in options if other != option)
                     yield Problem("sbatch_args", what, tuple(dict.fromkeys((others, ""))))
-    limit = seconds(settings.time) if settings.time else None
-    if settings.time and limit is None:
+    limited = settings.time and settings.time.upper() not in UNLIMITED
+    limit = seconds(settings.time) if limited else None
+    if limited and limit is None:
         what = f"TIME={settings.time}: not a time limit as Slurm takes it, such as 4:00:00 or 1-12:00:00"
         yield Problem("time", what, ("",))
     elif limit is not None and settings.signal_before_end >= limit:
