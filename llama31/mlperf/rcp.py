@@ -135,7 +135,13 @@ def official(logs: Sequence[Path], points: Points) -> Verdict:
                 directory, "training", points.ruleset, verbose=False, bert_train_samples=False, rcp_pass=PASS
             )
             batch, samples, _ = rcp_checker.get_submission_epochs(files, points.ruleset, bert_train_samples=False)
-        except (ValueError, LookupError, TypeError, NameError) as error:  # it takes for granted what a log should hold
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            NameError,
+            OverflowError,
+        ) as error:  # it takes for granted what a log should hold
             return Verdict(f"not judged: rcp_checker breaks off at what these logs say ({error!r})", holds=False)
     if batch == -1:
         return Verdict("rejected: no log says its global batch size", holds=False)

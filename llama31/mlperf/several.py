@@ -17,7 +17,7 @@ from llama31 import paths, rules
 from llama31.errors import UserError
 from llama31.mlperf import alike, check, rcp, score
 from llama31.mlperf.check import Report
-from llama31.mlperf.records import Finding, Log, is_whole, shown
+from llama31.mlperf.records import Finding, Log, is_number, is_whole, shown
 
 # What a run that did not reach its target lacks, and no more.
 OF_THE_END = {constants.RUN_STOP, constants.EVAL_ACCURACY, constants.EVAL_STOP, constants.BLOCK_STOP}
@@ -177,7 +177,7 @@ def _row(report: Report) -> str:
         f"{shown(log.value(constants.SEED)):>11}",
         f"{'?' if samples is None else format(samples, ','):>10}",
         f"{'?' if minutes is None else format(minutes, '.2f'):>9}",
-        f"{format(loss.value, '.4f') if loss and isinstance(loss.value, float) else '?':>8}",
+        f"{format(loss.value, '.4f') if loss and is_number(loss.value) else '?':>8}",
     )
     return f"{'holds' if report.holds else 'fails':<9}{''.join(cells)}"
 
