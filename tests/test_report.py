@@ -553,6 +553,8 @@ DAMAGE = {
     '{"time_ms": 1, "key": "seed", "value": 7}': "no metadata",
     '{"time_ms": "x", "key": "seed", "value": 7, "metadata": {}}': "could not convert",
     '{"time_ms": 1, "key": "tracked_stats", "value": 3, "metadata": {}}': "the value of tracked_stats is no object",
+    '{"time_ms": 1, "key": "submission_org", "value": "\\ud800", "metadata": {}}': "codec can't encode character",
+    '{"time_ms": 1' + "0" * 400 + ', "key": "seed", "value": 7, "metadata": {}}': "too large",
     "[" * 100_000: "recursion",
 }
 
@@ -653,7 +655,7 @@ def test_a_log_of_two_runs_says_so(tmp_path: Path) -> None:
     assert page.table("Seed", "Validation loss")["a"]["Time to train"] == "not in the log"
 
 
-ODD = ["x", None, True, -1, 1e400, [], {}, "9" * 400, 0]
+ODD = ["x", None, True, -1, 1e400, 10**400, [], {}, "9" * 400, 0]
 
 
 def test_values_of_the_wrong_kind_end_nothing(tmp_path: Path) -> None:
@@ -668,7 +670,7 @@ def test_values_of_the_wrong_kind_end_nothing(tmp_path: Path) -> None:
             line["value"] = odd
             line["metadata"] = dict.fromkeys(("samples_count", "step", "status", "departures", "reason"), odd)
         for line in chance.sample(spoilt, 3):
-            line["time_ms"] = odd if isinstance(odd, int | float) else 5
+            line["time_ms"] = odd if isinstance(odd, int | float) and odd < 10**400 else 5
         path = tmp_path / f"{number}.log"
         path.write_text("".join(f"{TOKEN}{json.dumps(line)}\n" for line in spoilt))
         found.append(path)

@@ -109,9 +109,9 @@ def order(log: Log) -> Iterator[Finding]:
         if len(log.all(key)) > 1:
             yield Finding(key, count(log.all(key)), "exactly one line")
     timed = {*chain(*intervals), constants.RUN_START, constants.EVAL_ACCURACY, constants.RUN_STOP}
-    for before, record in pairwise(record for record in log.records if record.key in timed):
-        if not before.time_ms <= record.time_ms < math.inf:
-            found = f"time_ms {record.time_ms:.0f} in line {record.number}, after {before.time_ms:.0f}"
+    for earlier, record in pairwise(record for record in log.records if record.key in timed):
+        if not earlier.time_ms <= record.time_ms < math.inf:
+            found = f"time_ms {record.time_ms:.0f} in line {record.number}, after {earlier.time_ms:.0f}"
             yield Finding(record.key, found, "times that do not go back")
             break
 
