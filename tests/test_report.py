@@ -31,7 +31,7 @@ from llama31.errors import UserError
 from llama31.events import Evaluation, Outcome, Saved, Step
 from llama31.mlperf import records
 from llama31.mlperf.log import MLPerfLog, continued
-from llama31.report import command, find, systems
+from llama31.report import command, find, status, systems
 from llama31.report.metrics import MetricsWriter
 from llama31.settings import Settings
 
@@ -725,6 +725,7 @@ def test_mistakes_are_one_line(
         ([log, "-o", tmp_path], "is a directory"),
         ([log, "-o", log], "is one of the logs to read"),
         ([log, "-o", words / "report.html"], "words.log"),
+        ([words, "-o", tmp_path / "none" / "report.html"], "none: no directory that can be written to"),
         ([], "Missing argument 'runs'"),
     ):
         monkeypatch.setattr(sys, "argv", ["llama31", "report", *map(str, given)])
@@ -735,9 +736,18 @@ def test_mistakes_are_one_line(
     assert log.read_text().startswith(TOKEN)
 
 
-def test_nothing_heavy_for_a_mistake() -> None:
-    modules, code, said = imported_by("report", "/nonexistent")
-    assert (code, said.count("\n")) == (2, 1) and "plotly" not in modules and is_light(modules)
+@pytest.mark.parametrize("verb", ["report", "check"])
+def test_nothing_heavy_for_a_mistake(verb: str) -> None:
+    modules, code, said = imported_by(verb, "/nonexistent")
+    assert (code, said.count("\n")) == (2, 1) and not {"plotly", "scipy"} & modules and is_light(modules)
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_mistake() -> None:
+    """As one below a directory that is somebody else's; a test may run as root, whom nothing is closed to."""
+    path = Path("a" * 300)
+    for look in (paths.latest_run, lambda path: find.find([path]), status.run_dirs_of):
+        with pytest.raises(UserError, match=r"^a{300}: File name too long$"):
+            look(path)
 
 
 def test_where_the_page_goes(several: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`python3 -m llama31 report`: run directories and logs to one page."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -
         raise UserError(f"--gpu {gpu}: not one of {', '.join(GPUS)}")
     if output.is_dir():
         raise UserError(f"-o {output}: is a directory; name a file in it, such as {output / 'report.html'}")
+    if not os.access(output.absolute().parent, os.W_OK | os.X_OK):
+        raise UserError(f"-o {output}: {output.absolute().parent}: no directory that can be written to")
     logs = find.find(given)
     if output.resolve() in {log.resolve() for log in logs}:
         raise UserError(f"-o {output}: is one of the logs to read; name another file")
