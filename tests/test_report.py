@@ -724,8 +724,7 @@ def test_mistakes_are_one_line(
         ([log, "--devices", "0"], "--devices"),
         ([log, "-o", tmp_path], "is a directory"),
         ([log, "-o", log], "is one of the logs to read"),
-        ([log, "-o", words / "report.html"], "words.log"),
-        ([words, "-o", tmp_path / "none" / "report.html"], "none: no directory that can be written to"),
+        ([words, "-o", log / "none" / "report.html"], "result_0.txt is no directory that can be written to"),
         ([], "Missing argument 'runs'"),
     ):
         monkeypatch.setattr(sys, "argv", ["llama31", "report", *map(str, given)])

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from llama31.corpus.files import atomic_writer
+from llama31.corpus.files import atomic_writer, failures_named
 from llama31.errors import UserError
 from llama31.estimates.gpus import GPUS
 from llama31.report import find
@@ -16,8 +16,10 @@ def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -
         raise UserError(f"--gpu {gpu}: not one of {', '.join(GPUS)}")
     if output.is_dir():
         raise UserError(f"-o {output}: is a directory; name a file in it, such as {output / 'report.html'}")
-    if not os.access(output.absolute().parent, os.W_OK | os.X_OK):
-        raise UserError(f"-o {output}: {output.absolute().parent}: no directory that can be written to")
+    with failures_named(output):  # directories that are not there are made
+        place = next(parent for parent in output.absolute().parents if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"-o {output}: {place} is no directory that can be written to")
     logs = find.find(given)
     if output.resolve() in {log.resolve() for log in logs}:
         raise UserError(f"-o {output}: is one of the logs to read; name another file")
