@@ -141,6 +141,8 @@ def test_no_record_holds_a_secret() -> None:
         "WANDB_API_KEY": "x",
         "WANDB_MODE": "offline",
         "NCCL_TOKEN": "x",
+        "WANDB_X_EXTRA_HTTP_HEADERS": '{"Authorization": "x"}',
+        "WANDB_BASE_URL": "https://user:x@wandb.example.com",
         "HOME": "/x",
         "OMP_NUM_THREADS": "1",
     }
