@@ -724,6 +724,7 @@ def test_mistakes_are_one_line(
         ([log, "--devices", "0"], "--devices"),
         ([log, "-o", tmp_path], "is a directory"),
         ([log, "-o", log], "is one of the logs to read"),
+        ([log, "-o", fifo], "pipe: is no regular file"),
         ([words, "-o", log / "none" / "report.html"], "result_0.txt is no directory that can be written to"),
         ([], "Missing argument 'runs'"),
     ):
@@ -756,6 +757,13 @@ def test_where_the_page_goes(several: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "report: report.html\n"), done.stderr
     assert Page(tmp_path / "report.html").table("Seed", "Validation loss")["result_0"]["Seed"] == "1000"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"], "nothing else is left"
+
+
+def test_a_link_to_a_page_stays_one(several: Path, tmp_path: Path) -> None:
+    link, page = tmp_path / "link.html", tmp_path / "page.html"
+    link.symlink_to(page)
+    command.report([several / "result_0.txt"], link, None, "")
+    assert link.is_symlink() and page.is_file()
 
 
 def test_which_logs(tmp_path: Path, several: Path) -> None:
