@@ -25,14 +25,18 @@ LIBRARIES = (
 """How names begin that are no settings, but that a config.sh may export all the same: libraries read them."""
 OF_ONE_MACHINE = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "LD_", "LLAMA31_", "PATH", "PYTHON")
 """How the names of those begin that say nothing elsewhere."""
-SECRETS = ("KEY", "PASSWORD", "SECRET", "TOKEN")
+SECRETS = ("AUTH", "CREDENTIAL", "HEADERS", "KEY", "PASSPHRASE", "PASSWD", "PASSWORD", "SECRET", "TOKEN")
 """What is in the names of variables whose values no file may hold."""
+USER_IN_ADDRESS = re.compile(r"://[^/\s]*@")
+"""What is in the values of others, such as WANDB_BASE_URL, that hold a password."""
 
 
 def read_by_libraries(environment: Mapping[str, str]) -> dict[str, str]:
     """What libraries read of an environment and a record may hold, by name."""
     return {
-        name: value for name, value in sorted(environment.items()) if name.startswith(LIBRARIES) and not is_secret(name)
+        name: value
+        for name, value in sorted(environment.items())
+        if name.startswith(LIBRARIES) and not is_secret(name) and not USER_IN_ADDRESS.search(value)
     }
 
 

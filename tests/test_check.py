@@ -1,7 +1,9 @@
 """`llama31 check`: MLCommons' verdict on closed logs, and every other flaw caught and named."""
 
+import itertools
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -21,6 +23,7 @@ from llama31.events import Outcome
 from llama31.mlperf import check as module
 from llama31.mlperf import official, several
 from llama31.mlperf.check import Report, check
+from llama31.mlperf.own_rules import LEAST_WHOLE_NUMBER, POSITIVE_NUMBERS
 from llama31.settings import Division, Settings
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "logs"
@@ -279,7 +282,55 @@ def test_a_log_of_damage_alone_is_judged(tmp_path: Path) -> None:
     assert_named(check(log, NEWEST), "12 that cannot be read, line 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ...", "run_stop")
 
 
+HUGE = 10**400  # JSON may hold it; no float can
+
+
+@pytest.mark.parametrize("name", [*LEAST_WHOLE_NUMBER, *POSITIVE_NUMBERS])
+def test_a_number_that_no_float_can_hold_is_named(tmp_path: Path, lines: list[str], name: str) -> None:
+    report = verdict(tmp_path, edited(lines, name, lambda line: changed(line, value=HUGE)))
+    assert_named(report, f"{name}: found 1000")
+
+
+@pytest.mark.parametrize("name", ["eval_start", "eval_accuracy", "run_stop"])
+def test_a_sample_count_that_no_float_can_hold_is_named(tmp_path: Path, lines: list[str], name: str) -> None:
+    spoilt = edited(lines, name, lambda line: changed(line, metadata={"samples_count": HUGE}))
+    assert_named(verdict(tmp_path, spoilt), f"{name}: found samples_count 1000")
+
+
+def test_a_time_that_no_float_can_hold_is_damage(tmp_path: Path, lines: list[str]) -> None:
+    log = tmp_path / "log"
+    log.write_text("".join(edited(lines, "run_stop", lambda line: changed(line, time_ms=HUGE))))
+    assert_named(check(log, NEWEST), "1 that cannot be read", "run_stop: found none")
+
+
+def test_half_a_surrogate_pair_is_damage(tmp_path: Path, lines: list[str]) -> None:
+    log = tmp_path / "log"
+    log.write_text("".join(edited(lines, "submission_org", lambda line: changed(line, value="\ud800"))))
+    assert_named(check(log, NEWEST), "1 that cannot be read", "submission_org: found none")
+
+
 # The course of a run
+
+
+@pytest.mark.parametrize("name", ["run_start", "run_stop"])
+def test_a_run_has_one_start_and_one_end(tmp_path: Path, lines: list[str], name: str) -> None:
+    """The official checker takes several that say the same, but the time to train needs one."""
+    report = verdict(tmp_path, edited(lines, name, lambda line: line * 2))
+    assert_named(report, f"{name}: found 2 lines; wants exactly one line")
+
+
+@pytest.mark.parametrize(
+    ("name", "time_ms"),
+    [
+        ("run_start", math.nan),
+        ("run_start", math.inf),
+        *itertools.product(["eval_start", "block_stop", "run_stop"], [math.nan, math.inf, -math.inf, -5]),
+    ],
+)
+def test_time_does_not_go_back(tmp_path: Path, lines: list[str], name: str, time_ms: float) -> None:
+    """A run that ends before it starts would have the best score of all."""
+    report = verdict(tmp_path, edited(lines, name, lambda line: changed(line, time_ms=time_ms)))
+    assert_named(report, "wants times that do not go back")
 
 
 def swapped(lines: list[str], one: str, other: str) -> list[str]:

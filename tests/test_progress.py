@@ -88,6 +88,11 @@ def test_the_mean_step_follows_the_newest() -> None:
     assert speeds[-1] == pytest.approx(65_536, rel=0.01)
 
 
+def test_a_slow_first_step_does_not_last() -> None:
+    lines = plain(step(1, 60.0), step(2, 2.0), step(3, 2.0)).splitlines()
+    assert ["4,369 tokens/s" in lines[0], *("131,072 tokens/s" in line for line in lines[1:])] == [True] * 3, lines
+
+
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_a_terminal_gets_one_live_line_and_evaluations_that_stand_out(
     no_color: str, monkeypatch: pytest.MonkeyPatch
@@ -141,6 +146,8 @@ def test_no_record_holds_a_secret() -> None:
         "WANDB_API_KEY": "x",
         "WANDB_MODE": "offline",
         "NCCL_TOKEN": "x",
+        "WANDB_X_EXTRA_HTTP_HEADERS": '{"Authorization": "x"}',
+        "WANDB_BASE_URL": "https://user:x@wandb.example.com",
         "HOME": "/x",
         "OMP_NUM_THREADS": "1",
     }

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,19 @@ def test_outside_of_the_points(points: Points) -> None:
         ([], [98_304], "too early to say: no run has reached the target yet; the longest is at 98,304 samples", True),
         ([], [245_760], "slower than the reference: no run has reached the target yet", True),
         ([172_032], [], "too early to say: 172,032 samples, mean of 1 run that reached the target; that is less", True),
-        ([147_456], [], "too early to say: 147,456 samples", True),
+        (
+            [147_456],
+            [],
+            "too early to say: 147,456 samples, mean of 1 run that reached the target; chance seldom",
+            True,
+        ),
+        ([159_744, 159_744], [98_304] * 8, "converges faster than the reference's minimum: would be rejected", False),
+        (
+            [159_744, 159_744],
+            [172_032] * 2,
+            "too early to say: 172,032 samples, mean of 2 runs that reached the target and 2 runs as far without it",
+            True,
+        ),
         ([184_320], [12_288], "on course: 184,320 samples, mean of 1 run that", True),
         ([172_032, 184_320], [], "on course: 178,176 samples, mean of 2 runs that", True),
         ([172_032, 172_032], [], "too early to say: 172,032 samples, mean of 2 runs", True),
@@ -94,6 +107,20 @@ def test_early_verdicts_reject_the_reference_as_often_as_the_official_test(point
     pairs = [(a, b) for number, a in enumerate(runs) for b in runs[number + 1 :]]
     rejected = sum(not points.early(128, pair, []).holds for pair in pairs)
     assert 0 < rejected / len(pairs) < 0.1, f"{rejected} of {len(pairs)} pairs"
+
+
+def test_runs_side_by_side_are_not_rejected_for_the_fastest_of_them(points: Points) -> None:
+    """Ten of the reference's runs begun together, looked at after each evaluation until the last one ends."""
+    runs = points._checker._find_rcp(32, rcp.PASS)["Epochs to converge"]
+    chance, campaigns, rejected = random.Random(1), 100, 0
+    for _ in range(campaigns):
+        ten = chance.sample(runs, 10)
+        for now in sorted({*ten})[:-1]:
+            others = [now for samples in ten if samples > now]
+            if not points.early(32, [samples for samples in ten if samples <= now], others).holds:
+                rejected += 1
+                break
+    assert rejected < 0.1 * campaigns, f"{rejected} of {campaigns} look too fast before their end"
 
 
 # The official verdict on ten logs

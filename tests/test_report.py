@@ -31,7 +31,7 @@ from llama31.errors import UserError
 from llama31.events import Evaluation, Outcome, Saved, Step
 from llama31.mlperf import records
 from llama31.mlperf.log import MLPerfLog, continued
-from llama31.report import command, find, systems
+from llama31.report import command, find, status, systems
 from llama31.report.metrics import MetricsWriter
 from llama31.settings import Settings
 
@@ -553,6 +553,8 @@ DAMAGE = {
     '{"time_ms": 1, "key": "seed", "value": 7}': "no metadata",
     '{"time_ms": "x", "key": "seed", "value": 7, "metadata": {}}': "could not convert",
     '{"time_ms": 1, "key": "tracked_stats", "value": 3, "metadata": {}}': "the value of tracked_stats is no object",
+    '{"time_ms": 1, "key": "submission_org", "value": "\\ud800", "metadata": {}}': "codec can't encode character",
+    '{"time_ms": 1' + "0" * 400 + ', "key": "seed", "value": 7, "metadata": {}}': "too large",
     "[" * 100_000: "recursion",
 }
 
@@ -653,7 +655,7 @@ def test_a_log_of_two_runs_says_so(tmp_path: Path) -> None:
     assert page.table("Seed", "Validation loss")["a"]["Time to train"] == "not in the log"
 
 
-ODD = ["x", None, True, -1, 1e400, [], {}, "9" * 400, 0]
+ODD = ["x", None, True, -1, 1e400, 10**400, [], {}, "9" * 400, 0]
 
 
 def test_values_of_the_wrong_kind_end_nothing(tmp_path: Path) -> None:
@@ -668,7 +670,7 @@ def test_values_of_the_wrong_kind_end_nothing(tmp_path: Path) -> None:
             line["value"] = odd
             line["metadata"] = dict.fromkeys(("samples_count", "step", "status", "departures", "reason"), odd)
         for line in chance.sample(spoilt, 3):
-            line["time_ms"] = odd if isinstance(odd, int | float) else 5
+            line["time_ms"] = odd if isinstance(odd, int | float) and odd < 10**400 else 5
         path = tmp_path / f"{number}.log"
         path.write_text("".join(f"{TOKEN}{json.dumps(line)}\n" for line in spoilt))
         found.append(path)
@@ -722,7 +724,8 @@ def test_mistakes_are_one_line(
         ([log, "--devices", "0"], "--devices"),
         ([log, "-o", tmp_path], "is a directory"),
         ([log, "-o", log], "is one of the logs to read"),
-        ([log, "-o", words / "report.html"], "words.log"),
+        ([log, "-o", fifo], "pipe: is no regular file"),
+        ([words, "-o", log / "none" / "report.html"], "result_0.txt is no directory that can be written to"),
         ([], "Missing argument 'runs'"),
     ):
         monkeypatch.setattr(sys, "argv", ["llama31", "report", *map(str, given)])
@@ -733,9 +736,18 @@ def test_mistakes_are_one_line(
     assert log.read_text().startswith(TOKEN)
 
 
-def test_nothing_heavy_for_a_mistake() -> None:
-    modules, code, said = imported_by("report", "/nonexistent")
-    assert (code, said.count("\n")) == (2, 1) and "plotly" not in modules and is_light(modules)
+@pytest.mark.parametrize("verb", ["report", "check"])
+def test_nothing_heavy_for_a_mistake(verb: str) -> None:
+    modules, code, said = imported_by(verb, "/nonexistent")
+    assert (code, said.count("\n")) == (2, 1) and not {"plotly", "scipy"} & modules and is_light(modules)
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_mistake() -> None:
+    """As one below a directory that is somebody else's; a test may run as root, whom nothing is closed to."""
+    path = Path("a" * 300)
+    for look in (paths.latest_run, lambda path: find.find([path]), status.run_dirs_of):
+        with pytest.raises(UserError, match=r"^a{300}: File name too long$"):
+            look(path)
 
 
 def test_where_the_page_goes(several: Path, tmp_path: Path) -> None:
@@ -745,6 +757,13 @@ def test_where_the_page_goes(several: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "report: report.html\n"), done.stderr
     assert Page(tmp_path / "report.html").table("Seed", "Validation loss")["result_0"]["Seed"] == "1000"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"], "nothing else is left"
+
+
+def test_a_link_to_a_page_stays_one(several: Path, tmp_path: Path) -> None:
+    link, page = tmp_path / "link.html", tmp_path / "page.html"
+    link.symlink_to(page)
+    command.report([several / "result_0.txt"], link, None, "")
+    assert link.is_symlink() and page.is_file()
 
 
 def test_which_logs(tmp_path: Path, several: Path) -> None:

@@ -103,3 +103,16 @@ def test_a_change_of_colours_or_width_redraws(page: Page, reports: dict[str, Pat
     for width in (1000, 730, 710, 320):
         page.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         assert page.evaluate(FITS) <= width, "the page is wider than the screen"
+
+
+def test_paper_gets_plots_of_its_colours_and_width(page: Page, reports: dict[str, Path]) -> None:
+    page.open(reports["several"], width=1400, height=900, dark=True)
+    page.evaluate(f"addEventListener('beforeprint', () => window.printed = [{CONTRAST}, {DRAWN}])")
+    page.call("Page.printToPDF")
+    contrast, drawn = page.evaluate("window.printed")
+    assert contrast["paper"] > 0.95 and min(contrast["text"], contrast["axes"]) > 4.5, contrast
+    for plot in drawn:
+        assert plot["marks"] > 0 and plot["right"] - plot["left"] <= 680, plot
+        assert plot["width"] <= 680, f"{plot['label']}: is cut off at the edge of the paper"
+    assert page.evaluate(CONTRAST)["paper"] < 0.05, "the screen is dark again"
+    assert max(plot["width"] for plot in page.evaluate(DRAWN)) > 1000, "and as wide"

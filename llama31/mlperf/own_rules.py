@@ -5,6 +5,7 @@ Each function gives the findings against one side of a log. MLCommons has publis
 (eval_accuracy a batch behind, blocks that restart from 0): such things are notes, not findings.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
 
@@ -22,6 +23,8 @@ STATUSES = [status.value for status in Status]
 LEAST_WHOLE_NUMBER = {
     constants.SEED: 0,
     constants.GLOBAL_BATCH_SIZE: 1,
+    constants.MICRO_BATCH_SIZE: 1,
+    constants.GRADIENT_ACCUMULATION_STEPS: 1,
     constants.MAX_SEQUENCE_LENGTH: 1,
     constants.TRAIN_SAMPLES: 1,
     constants.EVAL_SAMPLES: 1,
@@ -101,6 +104,16 @@ def order(log: Log) -> Iterator[Finding]:
     starts, losses = len(log.all(constants.EVAL_START)), len(log.all(constants.EVAL_ACCURACY))
     if starts != losses:
         yield Finding(constants.EVAL_ACCURACY, f"{losses} lines for {starts} evaluations", "one for each")
+
+    for key in (constants.RUN_START, constants.RUN_STOP):  # the official checker takes two that say the same
+        if len(log.all(key)) > 1:
+            yield Finding(key, count(log.all(key)), "exactly one line")
+    timed = {*chain(*intervals), constants.RUN_START, constants.EVAL_ACCURACY, constants.RUN_STOP}
+    for earlier, record in pairwise(record for record in log.records if record.key in timed):
+        if not earlier.time_ms <= record.time_ms < math.inf:
+            found = f"time_ms {record.time_ms:.0f} in line {record.number}, after {earlier.time_ms:.0f}"
+            yield Finding(record.key, found, "times that do not go back")
+            break
 
     begin, end = log.first(constants.RUN_START), log.last(constants.RUN_STOP)
     for record in log.all(*chain(*intervals), constants.EVAL_ACCURACY):

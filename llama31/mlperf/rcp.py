@@ -93,24 +93,34 @@ class Points:
         `converged` are the samples that runs needed to reach the target, `others` those of runs that did not, or not
         yet. The mean of few runs scatters more than that of ten: too fast is what no chance explains (see
         `Reference.minimum`), and too slow the same on the other side. One run alone is never too fast.
+
+        Of runs side by side the fastest end first. So the others that have come as far count too, as if they ended
+        with their next evaluation, which is the least that they need.
         """
         reference = self.reference(batch)
         if reference is None:
             return Verdict(f"would be rejected: {_no_point(batch)}", holds=False)
-        number, longest = len(converged), max(others, default=0)
+        interval = rules.steps_between_evaluations(rules.EVAL_EVERY, batch) * batch
+        further = [samples + interval for samples in others if converged and samples >= fmean(converged)]
+        number, longest = len(converged) + len(further), max(others, default=0)
         fastest = reference.minimum(min(max(number, 1), COUNTED))
         slowest = 2 * reference.mean - fastest
         if not converged:
             found = f"no run has reached the target yet; the longest is at {longest:,} samples"
             word = "slower than the reference" if longest > slowest else "too early to say"
             return Verdict(f"{word}: {found}", holds=True)
-        mean = fmean(converged)
-        found = f"{mean:,.0f} samples, mean of {_runs(number)} that reached the target"
+        mean = fmean([*converged, *further])
+        found = f"{mean:,.0f} samples, mean of {_runs(len(converged))} that reached the target"
+        if further:
+            found += f" and {_runs(len(further))} as far without it, taken to end with the next evaluation"
         if mean < fastest and number > 1:
             words = (
                 f"converges faster than the reference's minimum: would be rejected: {found}; chance seldom does that"
             )
             return Verdict(words, holds=False)
+        if mean < fastest:
+            words = f"too early to say: {found}; chance seldom does that, but one run proves nothing"
+            return Verdict(words, holds=True)
         if mean < reference.minimum():
             words = f"too early to say: {found}; that is less than the minimum, but so few runs come out so by chance"
             return Verdict(words, holds=True)
@@ -135,7 +145,13 @@ def official(logs: Sequence[Path], points: Points) -> Verdict:
                 directory, "training", points.ruleset, verbose=False, bert_train_samples=False, rcp_pass=PASS
             )
             batch, samples, _ = rcp_checker.get_submission_epochs(files, points.ruleset, bert_train_samples=False)
-        except (ValueError, LookupError, TypeError, NameError) as error:  # it takes for granted what a log should hold
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            NameError,
+            OverflowError,
+        ) as error:  # it takes for granted what a log should hold
             return Verdict(f"not judged: rcp_checker breaks off at what these logs say ({error!r})", holds=False)
     if batch == -1:
         return Verdict("rejected: no log says its global batch size", holds=False)

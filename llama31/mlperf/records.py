@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ TRACKED_STATS = "tracked_stats"
 RUN_RESUMED = "run_resumed"
 
 BLOCK = 1 << 20  # bytes of a log read at a time, and of the longest line
+MOST_WHOLE = 2**53
 _TOKEN = TOKEN.encode()
 _LINE_END = re.compile(rb"[\r\n]")
 
@@ -168,7 +170,7 @@ def scan(file: Readable) -> Iterator[Record | Damage]:
     for number, text in _mllog_lines(file):
         try:
             yield _parse(number, text)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             yield Damage(number, why(error))
 
 
@@ -216,7 +218,9 @@ def parsed(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except ValueError:
-        return json.loads(text.decode("latin-1"))
+        found = json.loads(text.decode("latin-1"))
+        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair can be written nowhere
+        return found
 
 
 def why(error: Exception) -> str:
@@ -227,13 +231,13 @@ def why(error: Exception) -> str:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """A number of JSON that is finite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    """A number of JSON that is finite, as a float too: an integer may have any number of digits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_whole(value: object, least: int) -> TypeGuard[int | float]:
-    """A whole number of at least `least`; some logs write 1.0 for 1."""
-    return is_number(value) and value == int(value) and value >= least
+    """A whole number of at least `least` that a float holds exactly; some logs write 1.0 for 1."""
+    return is_number(value) and value == int(value) and least <= value <= MOST_WHOLE
 
 
 def shown(value: object) -> str:

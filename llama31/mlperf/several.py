@@ -10,14 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlperf_logging.mllog import constants
 
 from llama31 import paths, rules
 from llama31.errors import UserError
-from llama31.mlperf import alike, check, rcp, score
+from llama31.mlperf import alike, check, score
 from llama31.mlperf.check import Report
-from llama31.mlperf.records import Finding, Log, is_whole, shown
+from llama31.mlperf.records import Finding, Log, is_number, is_whole, shown
+
+if TYPE_CHECKING:
+    from llama31.mlperf import rcp
 
 # What a run that did not reach its target lacks, and no more.
 OF_THE_END = {constants.RUN_STOP, constants.EVAL_ACCURACY, constants.EVAL_STOP, constants.BLOCK_STOP}
@@ -78,18 +82,22 @@ class Several:
         return {file: hashes for file, hashes in found.items() if hashes}
 
     @cached_property
-    def points(self) -> rcp.Points:
+    def points(self) -> "rcp.Points":
         """The reference convergence points."""
+        from llama31.mlperf import rcp  # half a second, by scipy: a mistake is told before
+
         return rcp.Points(self.ruleset)
 
     @cached_property
-    def convergence(self) -> rcp.Verdict | None:
+    def convergence(self) -> "rcp.Verdict | None":
         """Verdict by the reference points; None where the logs are not of one batch size, or not all closed."""
         batches = {report.log.whole(constants.GLOBAL_BATCH_SIZE) for report in self.reports}
         batch = batches.pop()
         if batches or batch is None or not all(report.is_closed for report in self.reports):
             return None
         if self.is_complete and not self.damaged:
+            from llama31.mlperf import rcp
+
             return rcp.official([report.file for report in self.reports], self.points)
         converged: list[int] = []
         others: list[int] = []
@@ -177,7 +185,7 @@ def _row(report: Report) -> str:
         f"{shown(log.value(constants.SEED)):>11}",
         f"{'?' if samples is None else format(samples, ','):>10}",
         f"{'?' if minutes is None else format(minutes, '.2f'):>9}",
-        f"{format(loss.value, '.4f') if loss and isinstance(loss.value, float) else '?':>8}",
+        f"{format(loss.value, '.4f') if loss and is_number(loss.value) else '?':>8}",
     )
     return f"{'holds' if report.holds else 'fails':<9}{''.join(cells)}"
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llama31 import paths
+from llama31.corpus.files import failures_named
 from llama31.errors import UserError
 
 RESULTS = "result_*.txt"
@@ -19,8 +20,9 @@ def find(given: Iterable[Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for path in given:
-        for log in _logs_at(path):
-            found.setdefault(log.resolve(), log)
+        with failures_named(path):
+            for log in _logs_at(path):
+                found.setdefault(log.resolve(), log)
     return list(found.values())
 
 

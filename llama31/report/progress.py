@@ -41,6 +41,7 @@ class Progress(Observer):
         self._flops = speed.flops_per_step(settings, vocab_size)
         self._interval = rules.steps_between_evaluations(settings.eval_every, settings.gbs)
         self._live = out.isatty()
+        self._steps = 0  # of this job; its first one also starts kernels and connections, and tells nothing of the rest
         self._step_seconds: float | None = None
         self._evaluation_seconds = 0.0
         self._shown_at = 0.0
@@ -49,7 +50,8 @@ class Progress(Observer):
         self._line(f"training: {self.settings.gbs} sequences of {self.settings.seq_length} tokens a step")
 
     def step_ended(self, step: Step) -> None:
-        former = self._step_seconds or step.seconds
+        former = self._step_seconds if self._steps > 1 and self._step_seconds else step.seconds
+        self._steps += 1
         self._step_seconds = former + SMOOTHING * (step.seconds - former)
         now = time.monotonic()
         if not self._live and now - self._shown_at < PLAIN_INTERVAL and step.step > 1:

@@ -13,14 +13,19 @@ app = typer.Typer()
 
 @app.command()
 def check(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR_OR_LOG", help="Run directories or MLPerf logs.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN_DIR_OR_LOG", help="Run directories, MLPerf logs, directories of result_*.txt."),
+    ],
     ruleset: Annotated[str, typer.Option(help=f"One of {', '.join(rules.RULESETS)}.")] = rules.RULESETS[-1],
 ) -> None:
     """Judge logs by the official checkers, each and as one submission, and say in plain words what holds."""
-    from llama31 import paths
+    from llama31.report import find
+
+    logs = [log for run in runs for log in find.find([run])]
     from llama31.mlperf import several
 
-    raise typer.Exit(several.run([paths.latest_run(run) for run in runs], ruleset))
+    raise typer.Exit(several.run(logs, ruleset))
 
 
 @app.command()
