@@ -71,7 +71,7 @@ def test_without_a_known_peak_there_is_no_mfu(settings: Settings, gpu: Gpu | Non
 )
 def test_without_a_reference_ahead_the_last_step_counts(settings: Settings, number: int, last: int) -> None:
     text = plain(replace(step(number), consumed_samples=number * settings.gbs), settings=settings, last=last)
-    assert "reference" not in text and re.search(r"\| ends by \d+:\d\d:\d\d$", text)
+    assert "reference" not in text and re.search(r"\| ends within \d+:\d\d:\d\d$", text)
 
 
 def test_evaluations_ahead_take_their_time() -> None:
@@ -113,6 +113,29 @@ def test_a_terminal_gets_one_live_line_and_evaluations_that_stand_out(
     assert len(live) == 3 and all(len(part) < 60 and "\n" not in part for part in live)
     bold = "" if no_color else "\x1b[1m"
     assert f"\r\x1b[K{bold}==> evaluation at step 3 (96 samples): validation loss 3.2000, reached the target" in text
+
+
+@pytest.mark.parametrize(
+    ("columns", "names"),
+    [
+        (200, "step samples loss lr tokens/s each MFU evaluation reference"),
+        (150, "step samples loss tokens/s MFU evaluation reference"),
+        (120, "step loss MFU evaluation reference"),
+        (80, "step loss MFU evaluation"),
+        (40, "step loss"),
+    ],
+)
+def test_a_narrow_terminal_keeps_what_matters_most(columns: int, names: str) -> None:
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w", encoding="utf-8") as out:
+        _set_columns(writer, columns)
+        Progress(BENCHMARK, VOCABULARY, 100_000, GPUS["H200"], out).step_ended(step(1))
+        shown = os.read(reader, 100_000).decode().removeprefix("\r\x1b[K")
+    os.close(reader)
+    assert len(shown) < columns
+    wanted = names.split()
+    parts = shown.split(" | ")
+    assert len(parts) == len(wanted) and all(word in part for word, part in zip(wanted, parts, strict=True)), shown
 
 
 def _set_columns(terminal: int, columns: int) -> None:
