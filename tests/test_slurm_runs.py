@@ -22,6 +22,7 @@ from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 from llama31.mlperf import several
 from llama31.slurm import submission
 
+pytestmark = pytest.mark.timeout(1800)  # the chain alone takes minutes, each time limit one
 STEPS = 40
 THREADS = {"OMP_NUM_THREADS": "1"}  # here and in the jobs, so that sums are the same to the bit
 SETTINGS = {
@@ -39,7 +40,7 @@ SETTINGS = {
 }
 ODD = 'it\'s $HOME, 100%j "new"'
 SLURM = {"PARTITION": "debug"}
-SIGNAL_BEFORE_END = 20  # seconds, of jobs of a minute
+SIGNAL_BEFORE_END = 20  # seconds
 AT_ONCE = {"TARGET": 100}  # the first evaluation reaches it
 
 
@@ -94,13 +95,12 @@ class Chain:
 
         self.limited = [self.limit(first), self.limit(second, beside=True)]
 
-        self.cluster.ask("scontrol", "update", f"jobid={third}", "timelimit=10")
         run.after_a_step(third)
         self.cluster.ask("scancel", third)
         self.cancelled = run.ended(third)
         self.state_of_cancelled = self.cluster.state(third)
 
-        retried = run.again("--time=10")
+        retried = run.again()
         os.kill(run.after_a_step(retried)[1], signal.SIGKILL)
         run.after_a_step(retried, restarts=1)
         self.cluster.lose("n2", retried)
@@ -110,17 +110,23 @@ class Chain:
             self.cluster.bring_back("n2")
         self.retried = [Run(run.job_dir(retried, 0), run.log(retried), FAILED), run.ended(retried, restarts=1)]
 
-        self.last = run.ended(run.again("--time=10"))
+        self.last = run.ended(run.again())
         self.state_of_last = self.cluster.state(run.jobs[-1])
         self.finished = run.ended(run.again())
 
     def limit(self, job: str, *, beside: bool = False) -> Run:
-        """Waits until the time limit cuts a job; meanwhile another one starts in the same run directory."""
+        """Waits until the time limit cuts a job; meanwhile another one may start in the same run directory.
+
+        Limits are whole minutes, and how long ranks take to start is the machine's affair: so the limit is set to the
+        next one that leaves enough time, once the ranks train.
+        """
         ranks = self.run.after_a_step(job).values()
+        minutes = (self.run.seconds(job) + SIGNAL_BEFORE_END + (60 if beside else 5)) // 60 + 1
+        self.cluster.ask("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
         with self.run.held(ranks):
             if beside:
                 self.second = self.run.ended(self.run.again())
-            self.run.warned(ranks, job, 60 - SIGNAL_BEFORE_END)
+            self.run.warned(ranks, job, 60 * minutes - SIGNAL_BEFORE_END)
         return self.run.ended(job)
 
 
@@ -128,11 +134,11 @@ class Chain:
 def chain(
     cluster: Cluster, uncut: Run, code: Path, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Chain:
-    """Slurm looks every 30 s: it warns jobs of a minute 10 to 40 s after their start, and ends them 20 s later."""
+    """Slurm looks every 30 s, and so warns jobs 20 to 50 s before their limit."""
     *others, last = [event["loss"] for event in uncut.events("evaluation")]
     assert min(others) > last
     saving = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path_factory.mktemp("checkpoints") / ODD}
-    limits = {"NPAR": 3, "TIME": 1, "SIGNAL_BEFORE_END": SIGNAL_BEFORE_END, "MAX_RETRIES": 1}
+    limits = {"NPAR": 3, "TIME": 10, "SIGNAL_BEFORE_END": SIGNAL_BEFORE_END, "MAX_RETRIES": 1}
     asked = {"NNODES": 2, "EXCLUSIVE": 0, "TAG": "it's", "SBATCH_ARGS": "--comment='$HOME % it' --job-name=mine"}
     of_run = {**settings, **SLURM, **saving, **limits, **asked, "TARGET": last}
     (run,) = submit(cluster, of_run, code=code, NCCL_DEBUG="INFO", **THREADS)
@@ -211,7 +217,7 @@ def test_a_run_that_is_over_ends_at_once(chain: Chain) -> None:
 @pytest.mark.slow
 def test_what_slurm_is_asked_for(chain: Chain) -> None:
     assert chain.asked_for["NumNodes"].startswith("2") and chain.asked_for["NumCPUs"] == "2"
-    assert chain.asked_for["TimeLimit"] == "00:01:00" and chain.asked_for["Requeue"] == "1"
+    assert chain.asked_for["TimeLimit"] == "00:10:00" and chain.asked_for["Requeue"] == "1"
     assert chain.asked_for["Comment"] == "$HOME" and chain.asked_for["JobName"] == "mine", "SBATCH_ARGS wins"
     assert chain.shown["Dependency"] == f"afterany:{chain.run.jobs[0]}(unfulfilled)"
     assert chain.run.run_dir.name.startswith("it's-tiny-gbs8-seed1234-")
