@@ -1,5 +1,6 @@
 """What a run shows on the screen while it goes on."""
 
+import contextlib
 import io
 import os
 import pty
@@ -107,8 +108,7 @@ def test_a_terminal_gets_one_live_line_and_evaluations_that_stand_out(
             progress.step_ended(step(number))
         progress.evaluation_ended(evaluation(3, 3.2, 1.5))
         progress.run_stopped(Outcome(ABORTED, "", 1, 3, 96))
-        text = os.read(reader, 100_000).decode()
-    os.close(reader)
+    text = _read_all(reader)
     live = [part for part in text.split("\r\x1b[K") if part.startswith("step ")]
     assert len(live) == 3 and all(len(part) < 60 and "\n" not in part for part in live)
     bold = "" if no_color else "\x1b[1m"
@@ -130,12 +130,21 @@ def test_a_narrow_terminal_keeps_what_matters_most(columns: int, names: str) -> 
     with os.fdopen(writer, "w", encoding="utf-8") as out:
         _set_columns(writer, columns)
         Progress(BENCHMARK, VOCABULARY, 100_000, GPUS["H200"], out).step_ended(step(1))
-        shown = os.read(reader, 100_000).decode().removeprefix("\r\x1b[K")
-    os.close(reader)
+    shown = _read_all(reader).removeprefix("\r\x1b[K")
     assert len(shown) < columns
     wanted = names.split()
     parts = shown.split(" | ")
     assert len(parts) == len(wanted) and all(word in part for word, part in zip(wanted, parts, strict=True)), shown
+
+
+def _read_all(terminal: int) -> str:
+    """What was written to a terminal that is closed by now."""
+    found = b""
+    with contextlib.suppress(OSError):  # how a terminal says that nothing more comes
+        while data := os.read(terminal, 100_000):
+            found += data
+    os.close(terminal)
+    return found.decode()
 
 
 def _set_columns(terminal: int, columns: int) -> None:
