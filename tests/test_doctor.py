@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import debian
 import pytest
 from runs import arguments, environment
 
@@ -295,8 +296,7 @@ def test_a_damaged_token_file_is_found_by_verify(usual: dict[str, str], tmp_path
 
 
 def test_slurm_that_does_not_answer(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    if not shutil.which("sinfo"):
-        pytest.skip("Slurm's commands are not installed")
+    debian.need("sinfo", "slurm-wlm", "munge")
     monkeypatch.setenv("SLURM_CONF", "/data/none")
     (line,) = texts(tools.check(context(usual, timeout=2, PARTITION="debug")))
     assert line.startswith("Slurm does not answer: ")
