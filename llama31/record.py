@@ -63,9 +63,12 @@ def load_record(run_dir: Path) -> dict[str, Any]:
     file = run_dir / paths.RECORD
     try:
         with failures_named(file):
-            return dict(json.loads(file.read_bytes()))
-    except (TypeError, ValueError) as error:
+            content = json.loads(file.read_bytes())
+    except ValueError as error:
         raise UserError(f"{file}: damaged: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("environment", {}), dict):
+        raise UserError(f"{file}: damaged: no record of a run")
+    return content
 
 
 def record_text(record: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from runs import arguments, environment
 
 from llama31 import launch, local, paths, preparation, provenance, record
 from llama31.errors import UserError
+from llama31.report import summary
 from llama31.resolve import resolve
 
 ENDED = """
@@ -82,3 +83,18 @@ def test_data_that_is_gone_is_said(run_dir: Path) -> None:
 def test_no_run_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no run directory"):
         list(provenance.replay(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"environment": []}', "\udc80"])
+def test_a_damaged_record_is_a_line(run_dir: Path, content: str) -> None:
+    (run_dir / paths.RECORD).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=r"run\.json: damaged: "):
+        list(provenance.replay(run_dir))
+
+
+def test_damaged_metrics_are_a_line(run_dir: Path) -> None:
+    (run_dir / paths.METRICS).write_bytes(b'{"event": "step"\xff\n{}\n')
+    outcome = record.load_outcome(run_dir)
+    assert outcome
+    with pytest.raises(UserError, match=r"metrics\.jsonl: damaged: "):
+        list(summary.lines(run_dir, record.load_settings(run_dir), outcome))

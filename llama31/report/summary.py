@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llama31 import paths
+from llama31.errors import UserError
 from llama31.events import Outcome
 from llama31.settings import Settings
 
@@ -34,5 +35,8 @@ def lines(run_dir: Path, settings: Settings, outcome: Outcome) -> Iterator[str]:
 
 def _events(file: Path) -> list[dict]:
     """Events of a metrics file, none if the run did not come that far; a full disk may have cut the last one."""
-    whole = file.read_text(encoding="utf-8").rpartition("\n")[0] if file.is_file() else ""
-    return [json.loads(line) for line in whole.splitlines()]
+    whole = file.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0] if file.is_file() else ""
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise UserError(f"{file}: damaged: {error}") from error
