@@ -144,7 +144,7 @@ class Settings:
     max_steps: int = rules.MAX_STEPS
     """Length of the learning rate schedule in optimizer steps; STOP_AT_STEP ends a run earlier."""
     samples_available: int | None = None
-    """Training sequences to index, at which the run ends. Empty: 4 x what the reference needs with this GBS."""
+    """Training sequences to index, where the run ends. Empty: 4 x what the reference needs with this GBS, or all."""
 
     # Evaluation
     eval_every: int = rules.EVAL_EVERY

@@ -6,7 +6,7 @@ Makes a token file of so many documents, whose lengths are drawn (log-normal, of
 of the right size: an index needs no tokens. Then, in turns, each in a process of its own that times the building alone:
 
     pass      Megatron's GPTDataset for one pass over the data
-    schedule  the same for the sequences of the whole schedule, as NeMo asks for them; left out where memory may be short
+    schedule  the same for the sequences of the whole schedule, as NeMo asks for them; left out if memory may be short
     ours      what a run at the default batch size needs
     again     ours, once more: checked and opened, as a second start does
 
@@ -16,14 +16,13 @@ of the medians, what the peers take in relation to ours. It also compares the se
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,7 +62,7 @@ def share(samples: int, documents: int) -> int:
 class NoTokenizer:
     """Megatron's configuration wants one; an index needs none."""
 
-    unique_identifiers: dict[str, str] = {}
+    unique_identifiers: ClassVar[dict[str, str]] = {}
 
 
 def stock(prefix: Path, samples: int | None, cache: Path) -> Any:
@@ -99,22 +98,19 @@ def child(kind: str, prefix: Path, cache: Path) -> None:
         samples = share(rules.MAX_STEPS * USUAL.gbs, documents) if kind == "schedule" else None
         sequences = len(stock(prefix, samples, cache))
     else:
-        wanted = index.Index(
-            str(cache), (str(prefix),), USUAL.seq_length, SEED, share(USUAL.sample_limit, documents)
-        )
+        wanted = index.Index(str(cache), (str(prefix),), USUAL.seq_length, SEED, share(USUAL.sample_limit, documents))
         _, built = index.ensure(wanted)
         assert built == (kind == "ours")
         sequences = wanted.samples
     seconds = time.perf_counter() - began
     size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
-    memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": seconds, "bytes": size, "memory": memory, "sequences": sequences}))
+    print(json.dumps({"seconds": seconds, "bytes": size, "memory": peak_memory(), "sequences": sequences}))
 
 
 def measured(kind: str, prefix: Path, cache: Path) -> dict[str, float]:
     """What a process of its own takes for one index."""
     command = [sys.executable, "-m", "dev.bench.index", str(prefix.parent), "--child", kind, "--cache", str(cache)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, text=True)
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
     if done.returncode:
         sys.exit(f"{kind}: exit code {done.returncode}\n{done.stderr}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -141,10 +137,19 @@ def compare(prefix: Path, stock_cache: Path, our_cache: Path) -> int:
     return len(ends) // 2
 
 
+def peak_memory() -> int:
+    """Most bytes that this process held at once; getrusage would also tell of the one that started it."""
+    return kilobytes(Path("/proc/self/status"), "VmHWM")
+
+
 def available_memory() -> int:
     """Bytes that can be had without swapping."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return kilobytes(Path("/proc/meminfo"), "MemAvailable")
+
+
+def kilobytes(file: Path, name: str) -> int:
+    """A figure of the kernel's, in bytes."""
+    return 1024 * next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(f"{name}:"))
 
 
 def main() -> None:

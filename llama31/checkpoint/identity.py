@@ -15,8 +15,8 @@ from llama31.sizes import SIZES
 # Without the first two a checkpoint cannot be read: they are its shape. The third is where the run began.
 FIXED = ("size", "precision", "from_hf")
 CHANGEABLE = (
-    "seq_length", "gbs", "max_lr", "min_lr", "warmup_steps", "max_steps", "eval_every", "eval_samples", "start_eval_at",
-    "target", "train_parts", "seeds",
+    "seq_length", "gbs", "max_lr", "min_lr", "warmup_steps", "max_steps", "samples_available", "eval_every",
+    "eval_samples", "start_eval_at", "target", "train_parts", "seeds",
 )  # fmt: skip
 TOKENIZER, DATA = "tokenizer_path", "preprocessed_path"
 ALLOWED = (*CHANGEABLE, TOKENIZER, DATA)
@@ -25,7 +25,12 @@ ALLOWED = (*CHANGEABLE, TOKENIZER, DATA)
 
 def identity(settings: Settings, data: Data) -> dict[str, Any]:
     """What must stay the same while a run goes on, by the setting that it comes from."""
-    computed = {"min_lr": settings.end_lr, "warmup_steps": settings.warmup, "from_hf": int(settings.from_hf)}
+    computed = {
+        "min_lr": settings.end_lr,
+        "warmup_steps": settings.warmup,
+        "from_hf": int(settings.from_hf),
+        "samples_available": data.indexed_samples(settings),
+    }
     values = {**to_dict(settings), **computed}
     return {
         **{name: values[name] for name in (*FIXED, *CHANGEABLE)},

@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -46,6 +46,13 @@ class Index:
     seed: int
     samples: int
     """Sequences, from the first one of training on."""
+
+    @staticmethod
+    def of(root: str | Path, prefixes: Iterable[str | Path], seq_length: int, seed: int, *, limit: int) -> "Index":
+        """The index of `limit` sequences, or of all where the data has fewer. Raises UserError for damaged data."""
+        parts = tuple(map(str, prefixes))
+        held = sum(token_file.summary(prefix).sequences(seq_length) for prefix in parts)
+        return Index(str(root), parts, seq_length, seed, min(limit, held))
 
     @cached_property
     def directory(self) -> Path:
@@ -110,7 +117,9 @@ def wait_for(directory: Path, deadline: float = DEADLINE) -> Contents:
     while True:
         with suppress(OSError, UserError):
             contents = _read(directory)
-            if contents and all((directory / name).stat().st_size == size for name, (size, _) in contents.files.items()):
+            if contents and all(
+                (directory / name).stat().st_size == size for name, (size, _) in contents.files.items()
+            ):
                 return contents
         if time.monotonic() > end:
             raise UserError(
