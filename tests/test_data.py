@@ -1,11 +1,13 @@
 """The benchmark's data: what is read, in which order, and the index that the order is kept in."""
 
+import json
+import multiprocessing
 import os
+import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import fiddle
@@ -14,18 +16,20 @@ import numpy as np
 import pytest
 import torch
 from megatron.core.datasets import gpt_dataset
-from megatron.core.datasets.blended_dataset import BlendedDataset
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 from nemo.collections.common.tokenizers import AutoTokenizer
 from one_rank import one_rank
 from oracle import expected_fingerprint, windows
-from runs import REPOSITORY
 from tiny import VOCABULARY, write_tokens
+from torch.utils.data import Dataset
 
 from llama31 import checks, paths, recipe
-from llama31.data import index
-from llama31.data.datasets import FirstSequences, TrainingSequences, fingerprint
+from llama31.corpus import manifest, token_file
+from llama31.corpus.files import sha256_of
+from llama31.data import index, order
+from llama31.data.datasets import FirstSequences, fingerprint, training_set
 from llama31.data.module import BenchmarkData
 from llama31.errors import UserError
 from llama31.estimates import disk
@@ -142,27 +146,42 @@ def test_the_fingerprint_tells_sequences_apart() -> None:
 # Training
 
 
+def of_megatron(settings: Settings, directory: Path, seed: int = 1) -> Dataset:
+    """Megatron's own training set of one pass, with an index that it builds in an empty directory."""
+    module = built(settings, seed)
+    module.index_mapping_dir = str(directory)
+    sizes = [None, 0, 0]
+    builder = BlendedMegatronDatasetBuilder(gpt_dataset.GPTDataset, sizes, lambda: True, module.gpt_dataset_config)
+    train, _, _ = builder.build()
+    return train
+
+
+@pytest.mark.parametrize("parts", ["6 7", "7"])
+@pytest.mark.parametrize("limit", [None, 700, 1])
+def test_the_order_is_the_beginning_of_megatrons(
+    settings: Settings, parts: str, limit: int | None, tmp_path: Path
+) -> None:
+    settings = replace(settings, train_parts=parts, samples_available=limit)
+    theirs = of_megatron(settings, tmp_path / "megatron")
+    ours = built(settings)._train_ds
+    assert len(ours) == (limit or len(theirs))
+    for i in range(len(ours)):
+        item = theirs[i]
+        assert ours[i].keys() == item.keys()
+        for key, value in item.items():
+            assert torch.equal(torch.as_tensor(ours[i][key]), torch.as_tensor(value)), f"sequence {i} has other {key}"
+
+
 @pytest.mark.parametrize("parts", ["6 7", "7"])
 def test_each_training_sequence_comes_once(settings: Settings, parts: str) -> None:
-    train = built(replace(settings, train_parts=parts))._train_ds
-    single = not isinstance(train, BlendedDataset)
-    prefixes = paths.train_prefixes(replace(settings, train_parts=parts))
-    for part, prefix in enumerate(prefixes):
-        texts = documents(prefix)
-        dataset = train if single else train.datasets[part]
-        assert sorted(dataset.document_index) == list(range(len(texts)))
-        assert sorted(dataset.shuffle_index) == list(range(len(dataset)))
-        # Put back in the order that they were cut in, sequences give the shuffled documents one after another.
-        ordered = [dataset[int(i)] for i in np.argsort(dataset.shuffle_index)]
-        stream = np.concatenate([texts[i] for i in dataset.document_index])
-        assert len(dataset) == (len(stream) - 1) // SEQ_LENGTH
-        assert np.array_equal(torch.cat([item["tokens"] for item in ordered]), stream[: len(ordered) * SEQ_LENGTH])
-        labels = torch.cat([item["labels"] for item in ordered])
-        assert np.array_equal(labels, stream[1 : len(ordered) * SEQ_LENGTH + 1])
-        assert all(item["loss_mask"].all() for item in ordered)
-    if not single:
-        drawn = list(zip(train.dataset_index.tolist(), train.dataset_sample_index.tolist(), strict=True))
-        assert sorted(drawn) == [(part, i) for part in range(2) for i in range(len(train.datasets[part]))]
+    settings = replace(settings, train_parts=parts)
+    order = trained_on(settings)
+    texts = [np.concatenate(documents(prefix)) for prefix in paths.train_prefixes(settings)]
+    assert len(order) == sum((len(text) - 1) // SEQ_LENGTH for text in texts)
+    # A sequence's first token is the label of the one before it, so without the last column each token comes once.
+    counts = np.bincount(order[:, :-1].ravel(), minlength=VOCABULARY)
+    there = sum(np.bincount(text, minlength=VOCABULARY) for text in texts)
+    assert (counts <= there).all() and (there - counts).sum() <= len(texts) * SEQ_LENGTH
 
 
 def test_the_order_depends_on_the_seed_alone(settings: Settings) -> None:
@@ -208,73 +227,170 @@ def test_ids_that_the_tokenizer_lacks_are_refused(
     with pytest.raises(UserError, match=message) as failure:
         FirstSequences(prefix, 16, 1, 1, VOCABULARY)[0]
     assert len(failure.value.lines) == 1
+    order.write(tmp_path, [str(prefix)], 16, seed=1, samples=1)
     config = replace(built(settings).gpt_dataset_config, sequence_length=16, path_to_cache=str(tmp_path))
-    one = np.arange(1, dtype=np.int32)
     with pytest.raises(UserError, match=message):
-        TrainingSequences(IndexedDataset(str(prefix)), str(prefix), one, None, Split.train, config)[0]
+        training_set([str(prefix)], config)[0]
 
 
 # The index
 
-IN_BUILDING = """
-import os, sys
-from pathlib import Path
-from llama31.data import index
-with index.building(Path(sys.argv[1])) as partial:
-    (partial / "document_index.npy").write_bytes(b"half of it")
-    print("building", flush=True)
-    sys.stdin.readline()
-"""
+
+def index_of(settings: Settings, seed: int = 1) -> index.Index:
+    """What a run's index is made of."""
+    root, prefixes = paths.index_root(settings), paths.train_prefixes(settings)
+    return index.Index.of(root, prefixes, settings.seq_length, seed, limit=settings.sample_limit)
 
 
 @pytest.fixture
-def builder() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
-    """Starts another process that is in the midst of building the index; a line on its input lets it finish."""
-    started: list[subprocess.Popen[str]] = []
+def builder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[index.Index], tuple[int, Callable[[], None]]]]:
+    """Forks a process that has all but published an index; gives its id, and what lets it finish and waits for that."""
+    started: list[multiprocessing.process.BaseProcess] = []
 
-    def start(directory: Path) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", IN_BUILDING, str(directory)],
-            cwd=REPOSITORY,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def start(wanted: index.Index) -> tuple[int, Callable[[], None]]:
+        ours, theirs = multiprocessing.Pipe()
+
+        def build() -> None:
+            with index.building(wanted.directory) as partial:
+                index.fill(partial, wanted)
+                theirs.send("built")
+                theirs.recv()
+
+        process = multiprocessing.get_context("fork").Process(target=build)
+        process.start()
         started.append(process)
-        assert process.stdout and process.stdout.readline() == "building\n"
-        return process
+        assert ours.recv() == "built"
+
+        def finish() -> None:
+            ours.send("finish")
+            process.join()
+            assert process.exitcode == 0
+
+        return process.pid or 0, finish
 
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.join()
 
 
-def directory_of(settings: Settings, seed: int = 1) -> Path:
-    prefixes = map(str, paths.train_prefixes(settings))
-    return index.location(paths.index_root(settings), prefixes, settings.seq_length, seed)
+Builder = Callable[[index.Index], tuple[int, Callable[[], None]]]
 
 
-def test_a_builder_that_is_killed_leaves_nothing_to_be_read(
-    settings: Settings, builder: Callable[[Path], subprocess.Popen[str]]
-) -> None:
-    process = builder(directory_of(settings))
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not directory_of(settings).exists()
+def test_a_builder_that_is_killed_leaves_nothing_to_be_read(settings: Settings, builder: Builder) -> None:
+    wanted = index_of(settings)
+    pid, _ = builder(wanted)
+    os.kill(pid, signal.SIGKILL)
+    assert not wanted.directory.exists()
+    (left,) = paths.index_root(settings).iterdir()
+    os.utime(left, (0, 0))
     assert len(trained_on(settings))
-    assert len(list(directory_of(settings).iterdir())) == 11, "4 files for each part, 3 for the blend"
+    assert list(paths.index_root(settings).iterdir()) == [wanted.directory], "an hour later, what it left goes"
+    assert len(list(wanted.directory.iterdir())) == 7, "2 files for each part, 2 for the blend, 1 that says so"
 
 
-def test_of_two_builders_the_first_to_end_wins(
-    settings: Settings, builder: Callable[[Path], subprocess.Popen[str]]
+def test_of_two_builders_the_first_to_end_wins(settings: Settings, builder: Builder) -> None:
+    wanted = index_of(settings)
+    _, finish = builder(wanted)
+    before = trained_on(settings)
+    finish()
+    assert list(paths.index_root(settings).iterdir()) == [wanted.directory]
+    assert np.array_equal(trained_on(settings), before)
+
+
+def test_what_is_published_late_is_waited_for(settings: Settings, builder: Builder) -> None:
+    wanted = index_of(settings)
+    _, finish = builder(wanted)
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(index.wait_for, wanted.directory)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.3)
+        finish()
+        assert waiting.result().of["samples"] == wanted.samples
+
+
+def test_the_wait_is_bounded(settings: Settings) -> None:
+    wanted = index_of(settings)
+    message = r"/index/\w{16}: the training index is not seen on .* 0\.2 s after .*; TMP_NPY_INDEX must name"
+    with pytest.raises(UserError, match=message):
+        index.wait_for(wanted.directory, deadline=0.2)
+    index.ensure(wanted)
+    seen = next(wanted.directory.glob("*.ends.npy"))
+    os.truncate(seen, 10)
+    with pytest.raises(UserError, match=message):
+        index.wait_for(wanted.directory, deadline=0.2)
+
+
+def test_eight_processes_at_once_share_one_index(settings: Settings) -> None:
+    wanted = index_of(settings)
+    with multiprocessing.get_context("fork").Pool(8) as pool:
+        found = pool.map(index.ensure, [wanted] * 8, chunksize=1)
+    assert len({json.dumps(asdict(contents)) for contents, _ in found}) == 1
+    assert list(paths.index_root(settings).iterdir()) == [wanted.directory]
+    assert index.ensure(wanted) == (found[0][0], False)
+
+
+@pytest.mark.parametrize("damage", ["a byte", "cut short", "removed", "its list"])
+def test_a_damaged_index_is_set_aside_and_built_anew(
+    settings: Settings, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = builder(directory_of(settings))
-    order = trained_on(settings)
-    process.communicate("\n")
-    assert process.returncode == 0
-    assert [path.name for path in paths.index_root(settings).iterdir()] == [directory_of(settings).name]
-    assert np.array_equal(trained_on(settings), order)
+    before = trained_on(settings)
+    directory = index_of(settings).directory
+    file = directory / (index.CONTENTS if damage == "its list" else order.DATASET_INDEX)
+    content = file.read_bytes()
+    if damage == "removed":
+        file.unlink()
+    else:
+        file.write_bytes(content[:-1] if damage == "cut short" else content[:-1] + bytes([content[-1] ^ 1]))
+    assert np.array_equal(trained_on(settings), before)
+    assert (
+        f"{directory}: {file.name}: not as written: set aside as {directory.name}.damaged-" in capsys.readouterr().out
+    )
+    assert file.read_bytes() == content
+    assert index.ensure(index_of(settings))[1] is False
+
+
+def rewrite(settings: Settings) -> Path:
+    """Writes the tokens of a part anew; the size and the time of change stay."""
+    path = token_file.bin_path(paths.train_prefixes(settings)[0])
+    status = path.stat()
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return path
+
+
+def test_data_written_anew_under_its_index_is_refused(settings: Settings, tmp_path: Path) -> None:
+    settings = copy_of(settings, tmp_path / "data")
+    trained_on(settings)
+    path = rewrite(settings)
+    directory = index_of(settings).directory
+    with pytest.raises(UserError, match=rf"{path}: was written anew after {directory} was .*; if so, remove that"):
+        built(settings)
+    shutil.rmtree(directory)
+    assert len(trained_on(settings))
+
+
+def test_data_with_a_manifest_is_known_by_its_content(settings: Settings, tmp_path: Path) -> None:
+    settings = replace(copy_of(settings, tmp_path / "data"), job_dir=str(tmp_path / "runs"))
+    for prefix in paths.train_prefixes(settings):
+        file = token_file.summary(prefix)
+        sha256 = [sha256_of(path(prefix)) for path in (token_file.bin_path, token_file.idx_path)]
+        manifest.write(
+            prefix,
+            manifest.Manifest(
+                [], [], [], "text", "", VOCABULARY, False, None, file.token_type.name, file.documents, file.tokens, 0,
+                *sha256, {},
+            ),
+        )  # fmt: skip
+    before = trained_on(settings)
+    elsewhere = copy_of(settings, tmp_path / "elsewhere")
+    assert index_of(elsewhere).directory == index_of(settings).directory
+    assert np.array_equal(trained_on(elsewhere), before)
+    path = rewrite(elsewhere)
+    os.utime(path)
+    with pytest.raises(UserError, match=rf"{path}: was written anew after"):
+        built(elsewhere)
+    assert np.array_equal(trained_on(settings), before)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,23 +411,26 @@ def test_a_place_that_is_no_directory_is_one_line(settings: Settings, tmp_path: 
 
 
 @pytest.mark.parametrize("parts", ["6 7", "7"])
-def test_the_plan_knows_the_size_of_the_index(settings: Settings, parts: str) -> None:
-    settings = replace(settings, train_parts=parts)
+@pytest.mark.parametrize("limit", [None, 200])
+def test_the_plan_knows_the_size_of_the_index(settings: Settings, parts: str, limit: int | None) -> None:
+    settings = replace(settings, train_parts=parts, samples_available=limit)
     built(settings)
     arrays = [np.load(path) for path in paths.index_root(settings).glob("*/*.npy")]
     data = checks.check(settings)
-    assert disk.training_index(settings, data) == sum(array.nbytes for array in arrays) > 0
+    assert disk.training_index(settings, data) == pytest.approx(sum(array.nbytes for array in arrays), rel=0.03)
 
 
 def test_an_index_is_for_one_order_of_one_state_of_the_data(settings: Settings, tmp_path: Path) -> None:
     settings = copy_of(settings, tmp_path / "data")
-    parts = list(map(str, paths.train_prefixes(settings)))
-
-    def name(prefixes: list[str] = parts, seq_length: int = SEQ_LENGTH, seed: int = 1) -> Path:
-        return index.location(tmp_path, prefixes, seq_length, seed)
-
-    first = name()
-    assert name() == first
-    assert len({first, name(parts[::-1]), name(parts[:1]), name(seq_length=8), name(seed=2)}) == 5
-    os.utime(f"{parts[0]}.idx", ns=(0, 0))
-    assert name() != first
+    first = index_of(settings)
+    others = [
+        index_of(settings, seed=2),
+        index_of(replace(settings, train_parts="7 6")),
+        index_of(replace(settings, train_parts="6")),
+        index_of(replace(settings, seq_length=8)),
+        index_of(replace(settings, samples_available=9)),
+    ]
+    assert len({wanted.directory for wanted in (first, *others)}) == 6
+    assert index_of(replace(settings, samples_available=10**9)).directory == first.directory, "the data has no more"
+    os.utime(token_file.idx_path(paths.train_prefixes(settings)[0]), ns=(0, 0))
+    assert index_of(settings).directory != first.directory

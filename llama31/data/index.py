@@ -66,7 +66,7 @@ class Index:
 class Contents:
     """index.json."""
 
-    files: dict[str, tuple[int, str]]
+    files: dict[str, list[Any]]
     """Bytes and SHA-256 of each file, by its name."""
     probes: dict[str, str]
     """Probe of each token file, by its name."""
@@ -95,17 +95,23 @@ def ensure(index: Index) -> tuple[Contents, bool]:
             else:
                 _refuse_other_data(index, contents)
                 return contents, False
-        elif directory.exists():
-            raise UserError(f"{directory}: no index: holds no {CONTENTS}; remove it")
+        elif directory.exists() and _read(directory) is None:  # else another process was done in between
+            raise UserError(f"{directory}: holds no {CONTENTS}, so it is no index; remove it")
     with building(directory) as partial:
-        from llama31.data import order  # imports Megatron
-
-        probes = {name: _probe(path) for name, path in _token_files(index.prefixes)}
-        order.write(partial, index.prefixes, index.seq_length, index.seed, index.samples)
-        files = {path.name: (path.stat().st_size, sha256_of(path)) for path in sorted(partial.iterdir())}
-        contents = Contents(files, probes, asdict(index))
-        (partial / CONTENTS).write_text(json.dumps(asdict(contents), indent=2) + "\n", encoding="utf-8")
+        contents = fill(partial, index)
     return contents, True
+
+
+def fill(directory: Path, index: Index) -> Contents:
+    """Writes the index into an empty directory, and what it wrote into index.json."""
+    from llama31.data import order  # imports Megatron
+
+    probes = {name: _probe(path) for name, path in _token_files(index.prefixes)}
+    order.write(directory, index.prefixes, index.seq_length, index.seed, index.samples)
+    files = {path.name: [path.stat().st_size, sha256_of(path)] for path in sorted(directory.iterdir())}
+    contents = Contents(files, probes, json.loads(json.dumps(asdict(index))))
+    (directory / CONTENTS).write_text(json.dumps(asdict(contents), indent=2) + "\n", encoding="utf-8")
+    return contents
 
 
 def wait_for(directory: Path, deadline: float = DEADLINE) -> Contents:
@@ -115,11 +121,8 @@ def wait_for(directory: Path, deadline: float = DEADLINE) -> Contents:
     """
     end = time.monotonic() + deadline
     while True:
-        with suppress(OSError, UserError):
-            contents = _read(directory)
-            if contents and all(
-                (directory / name).stat().st_size == size for name, (size, _) in contents.files.items()
-            ):
+        with suppress(OSError):
+            if (contents := _read(directory)) and not _missing(directory, contents):
                 return contents
         if time.monotonic() > end:
             raise UserError(
@@ -200,19 +203,23 @@ def _read(directory: Path) -> Contents | None:
     """What index.json says; None where there is none. A damaged one names no file as it is."""
     try:
         return from_json(Contents, json.loads((directory / CONTENTS).read_bytes()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError):
-        return Contents({CONTENTS: (-1, "")}, {}, {})
+        return Contents({CONTENTS: [-1, ""]}, {}, {})
+
+
+def _missing(directory: Path, contents: Contents) -> list[str]:
+    """Files of an index that are not there, or not of their size."""
+    sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
+    return [name for name, (size, _) in contents.files.items() if sizes.get(name) != size]
 
 
 def _damage(directory: Path, contents: Contents) -> str:
     """What is wrong with an index's files; empty where they are what was written."""
-    for name, (size, sha256) in contents.files.items():
-        path = directory / name
-        if not path.is_file() or path.stat().st_size != size or sha256_of(path) != sha256:
-            return f"{name} is damaged"
-    return ""
+    damaged = _missing(directory, contents)
+    damaged = damaged or [name for name, (_, sha256) in contents.files.items() if sha256_of(directory / name) != sha256]
+    return f"{', '.join(damaged)}: not as written" if damaged else ""
 
 
 def _refuse_other_data(index: Index, contents: Contents) -> None:
