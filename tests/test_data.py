@@ -354,7 +354,7 @@ def rewrite(settings: Settings) -> Path:
     """Writes the tokens of a part anew; the size and the time of change stay."""
     path = token_file.bin_path(paths.train_prefixes(settings)[0])
     status = path.stat()
-    path.write_bytes(path.read_bytes()[::-1])
+    path.write_bytes(np.fromfile(path, dtype="<u2")[::-1].tobytes())
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     return path
 

@@ -46,7 +46,7 @@ class Start:
             (step_of(available_samples), f"the {available_samples} sequences of training data"),
         ]
         if limit < available_samples:
-            ends.append((step_of(limit), f"SAMPLES_AVAILABLE={limit} sequences, of {available_samples} in the data"))
+            ends.append((step_of(limit), f"SAMPLES_AVAILABLE={limit} of the data's {available_samples} sequences"))
         if settings.stop_at_step is not None:
             ends.append((settings.stop_at_step, f"STOP_AT_STEP={settings.stop_at_step} steps"))
         return min(ends)
