@@ -9,7 +9,7 @@ from llama31.corpus import manifest, tokenizer
 from llama31.corpus.files import failures_named
 from llama31.errors import UserError
 from llama31.inputs import Data
-from llama31.settings import Settings, to_dict
+from llama31.settings import Settings, shown, to_dict
 from llama31.sizes import SIZES
 
 # Without the first two a checkpoint cannot be read: they are its shape. The third is where the run began.
@@ -25,12 +25,7 @@ ALLOWED = (*CHANGEABLE, TOKENIZER, DATA)
 
 def identity(settings: Settings, data: Data) -> dict[str, Any]:
     """What must stay the same while a run goes on, by the setting that it comes from."""
-    computed = {
-        "min_lr": settings.end_lr,
-        "warmup_steps": settings.warmup,
-        "from_hf": int(settings.from_hf),
-        "samples_available": data.indexed_samples(settings),
-    }
+    computed = {"min_lr": settings.end_lr, "warmup_steps": settings.warmup, "from_hf": int(settings.from_hf)}
     values = {**to_dict(settings), **computed}
     return {
         **{name: values[name] for name in (*FIXED, *CHANGEABLE)},
@@ -58,7 +53,7 @@ def changes(
         if theirs.get(name) == ours[name]:
             continue
         if name in CHANGEABLE:
-            what = f"{name.upper()}={ours[name]}: the run has {name.upper()}={theirs.get(name)}"
+            what = f"{name.upper()}={shown(ours[name])}: the run has {name.upper()}={shown(theirs.get(name))}"
         elif name == DATA:
             files = [file for file, of in ours[DATA].items() if (theirs.get(DATA) or {}).get(file) != of]
             what = f"{name.upper()}: {', '.join(files) or 'fewer files'}: not the data that the run began with"
