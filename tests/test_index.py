@@ -295,8 +295,9 @@ def test_eight_processes_on_two_nodes_build_one_index(
 ) -> None:
     given = arguments({**usual, "SEQ_LENGTH": SEQ_LENGTH, "SEEDS": 1, "JOB_DIR": settings.job_dir})
     step = ("srun", "--nodes=2", "--ntasks=2", sys.executable, "-c", FOUR_BUILDERS)
-    lines = cluster.ask(*step, *given, env=environment()).splitlines()
+    printed = cluster.ask(*step, *given, env=environment())
     wanted = index_of(settings)
-    assert len(lines) == 8 and all(line.startswith(f"{wanted.directory}: {wanted.samples:,} seq") for line in lines)
+    start = f"{wanted.directory}: {wanted.samples:,} sequences in the order of seed 1, "
+    assert printed.count(start) == 8 and "set aside" not in printed, "all have it, and none took it for damaged"
     assert list(paths.index_root(settings).iterdir()) == [wanted.directory]
     assert index.ensure(wanted)[1] is False
