@@ -251,7 +251,7 @@ def test_the_index_is_built_beforehand(usual: dict[str, str], settings: Settings
     given = arguments({**usual, "SEQ_LENGTH": SEQ_LENGTH, "SEEDS": "1 2", "NEXP": 2, "JOB_DIR": settings.job_dir})
     command = [sys.executable, "-m", "llama31", "index", *given]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     wanted = [index_of(settings, seed) for seed in (1, 2)]
     for seed, line in enumerate(done.stdout.splitlines(), start=1):
         expected = wanted[seed - 1]

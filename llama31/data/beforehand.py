@@ -1,7 +1,9 @@
 """python3 -m llama31 index: the training index of a run's seeds, built before the run."""
 
+import logging
 import os
 import time
+import warnings
 from collections.abc import Sequence
 
 from llama31 import devices, paths, preparation
@@ -21,6 +23,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"HOST={settings.host}: the index is built where the data is; leave HOST empty there")
     if not settings.seeds:
         raise UserError("SEEDS is empty: the order of the data is the seed's, such as SEEDS=1234")
+    # What Megatron says, when it is imported, of parts that are not used here is nothing that a user can act on.
+    warnings.simplefilter("ignore")
+    logging.getLogger("megatron").setLevel(logging.ERROR)
     for seed in map(int, settings.seeds.split()):
         began = time.monotonic()
         wanted = index.Index.of(

@@ -61,10 +61,15 @@ def _write_blend(directory: Path, sizes: Sequence[int], samples: int) -> list[in
     return [max(1, int(count)) for count in np.bincount(part[:samples], minlength=len(sizes))]
 
 
+def _lengths(prefix: str) -> np.ndarray:
+    """Tokens of each document, int32 [documents]."""
+    file = IndexedDataset(prefix)  # what it gives is unmapped when it goes
+    return file.sequence_lengths.copy()
+
+
 def _write_part(directory: Path, prefix: str, seq_length: int, seed: int, count: int, progress: Progress) -> None:
     """Writes the first `count` sequences of a part."""
-    file = IndexedDataset(prefix)  # unmaps what it gives when it goes
-    lengths = file.sequence_lengths.copy()
+    lengths = _lengths(prefix)
     progress.add(lengths.nbytes)
     random = np.random.RandomState(seed)
     documents = np.arange(len(lengths), dtype=np.int32)
