@@ -199,6 +199,13 @@ def test_data_with_a_manifest_is_known_by_its_content(settings: Settings, tmp_pa
     with pytest.raises(UserError, match=rf"{path}: was written anew after"):
         built(elsewhere)
     assert np.array_equal(trained_on(settings), before)
+    file = token_file.idx_path(paths.train_prefixes(settings)[1])
+    content = bytearray(file.read_bytes())
+    content[token_file.HEADER.size] ^= 1  # of the first document's length
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{file}: not what .*_7_text_document\.manifest\.json describes;"):
+        index.ensure(index_of(settings, seed=2))
+    assert len(list(paths.index_root(settings).iterdir())) == 1
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,9 +103,19 @@ def ensure(index: Index) -> tuple[Contents, bool]:
 
 
 def fill(directory: Path, index: Index) -> Contents:
-    """Writes the index into an empty directory, and what it wrote into index.json."""
+    """Writes the index into an empty directory, and what it wrote into index.json.
+
+    Raises UserError where the .idx of a part, which is what the index is made from, is not its manifest's.
+    """
     from llama31.data import order  # imports Megatron
 
+    for prefix in map(Path, index.prefixes):
+        path, made = token_file.idx_path(prefix), manifest.read(prefix)
+        if made and sha256_of(path) != made.idx_sha256:
+            raise UserError(
+                f"{path}: not what {manifest.manifest_path(prefix).name} describes; python3 -m llama31 verify tells "
+                "what differs; the manifest of data that was not made here can be removed"
+            )
     probes = {name: _probe(path) for name, path in _token_files(index.prefixes)}
     order.write(directory, index.prefixes, index.seq_length, index.seed, index.samples)
     files = {path.name: [path.stat().st_size, sha256_of(path)] for path in sorted(directory.iterdir())}
@@ -170,9 +180,9 @@ def _remove_abandoned(directory: Path) -> None:
 
 
 def _content(prefix: str) -> list[str]:
-    """A token file by its content, as its manifest has it; without one by its path, sizes and times of change."""
+    """A token file by name and content, as its manifest has it; without one by path, sizes and times of change."""
     if made := manifest.read(prefix):
-        return [made.bin_sha256, made.idx_sha256]
+        return [Path(prefix).name, made.bin_sha256, made.idx_sha256]
     found = [prefix]
     for path in (token_file.bin_path(Path(prefix)), token_file.idx_path(Path(prefix))):
         with failures_named(path):
