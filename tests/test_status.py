@@ -20,8 +20,8 @@ from runs import REPOSITORY, Run, environment, run_llama31
 
 from llama31 import paths, record, rules
 from llama31.errors import UserError
-from llama31.events import ABORTED, FAILED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Outcome
-from llama31.report import run_state, status
+from llama31.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Outcome
+from llama31.report import run_state, status, summary
 from llama31.report.metrics import MetricsWriter
 from llama31.report.run_state import Job
 from llama31.slurm import states, submission
@@ -127,6 +127,15 @@ def test_time_left_to_the_reference(tmp_path: Path) -> None:
     left, _, what = figures[5].partition(" to ")
     assert what == "reference"
     assert seconds(left) == (steps - 2 * 384) * benchmark_run.STEP_SECONDS + (steps // 384 - 2) * 10.0
+
+
+def test_figures_of_a_run_whose_last_line_a_full_disk_cut(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run", evaluations=2)
+    outcome = Outcome(ABORTED, "no space", BAD_INPUT, 768, 768 * 32)
+    before = list(summary.lines(run_dir, benchmark_run.SETTINGS, outcome))
+    with (run_dir / paths.METRICS).open("a") as metrics:
+        metrics.write('{"event": "step", "st')
+    assert list(summary.lines(run_dir, benchmark_run.SETTINGS, outcome)) == before
 
 
 def test_the_table_that_the_readme_shows(tmp_path: Path) -> None:

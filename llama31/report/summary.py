@@ -33,5 +33,6 @@ def lines(run_dir: Path, settings: Settings, outcome: Outcome) -> Iterator[str]:
 
 
 def _events(file: Path) -> list[dict]:
-    """Events of a metrics file, none if the run did not come that far."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    """Events of a metrics file, none if the run did not come that far; a full disk may have cut the last one."""
+    whole = file.read_text(encoding="utf-8").rpartition("\n")[0] if file.is_file() else ""
+    return [json.loads(line) for line in whole.splitlines()]
