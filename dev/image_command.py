@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llama31 import mounts
 from llama31.errors import UserError
-from llama31.resolve import LIBRARIES
+from llama31.resolve import LIBRARIES, is_secret
 from llama31.settings import Device, Settings, names
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -68,6 +68,7 @@ def docker_command(environment: Mapping[str, str], inside: Sequence[str], device
         f"--user={os.getuid()}:{os.getgid()}",
         *(f"--group-add={group}" for group in os.getgroups()),
         *(f"--mount={mount(directory)}" for directory in shown(environment)),
+        *(ssh(environment) if environment.get("HOST") else []),
         f"--workdir={REPOSITORY}",
         "--env=HOME=/tmp",  # this user has no home in there
         *(f"--env={assignment}" for assignment in passed(environment)),
@@ -85,6 +86,15 @@ def image(environment: Mapping[str, str]) -> str:
     if not re.fullmatch(r"[a-zA-Z0-9][\w./:@-]*", name) or name.endswith((".sqsh", ".sif")):
         raise UserError(f"IMAGE={name}: not a name that Docker takes; set it to one, {works}")
     return name
+
+
+def ssh(environment: Mapping[str, str]) -> list[str]:
+    """Options that let `ssh HOST` work in there as it does here: it looks the user up, and takes keys or an agent."""
+    directories = [Path("/etc/passwd"), Path("/etc/group"), Path.home() / ".ssh"]
+    options = [f"--mount={mount(path)},readonly" for path in directories if path.exists()]
+    if agent := environment.get("SSH_AUTH_SOCK"):
+        options += [f"--mount={mount(Path(agent))}", f"--env=SSH_AUTH_SOCK={agent}"]
+    return options
 
 
 def gpus(device: str, devices: Path) -> list[str]:
@@ -150,7 +160,7 @@ def passed(environment: Mapping[str, str]) -> Iterator[str]:
         elif name.startswith(FOR_THE_SCRIPTS):
             yield name
         elif name.startswith(LIBRARIES) and not name.startswith(THIS_MACHINES_OWN):
-            yield f"{name}={value}"
+            yield name if is_secret(name) else f"{name}={value}"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ except ModuleNotFoundError:  # most likely the system's python3
 
 from llama31.corpus import tools
 from llama31.errors import UserError
+from llama31.submission import tools as submission
 from llama31.verbs import making, results, running
 
 app = typer.Typer(
@@ -19,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verbs in (running, making, results, tools):
+for verbs in (running, making, results, submission, tools):
     app.add_typer(verbs.app)
 
 

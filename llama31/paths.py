@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from llama31 import rules
+from llama31.corpus.files import failures_named
 from llama31.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -25,9 +26,13 @@ SCRIPT = "job.sbatch"
 
 
 def latest_run(directory: Path) -> Path:
-    """The run directory itself; of a submission's directory, or of JOB_DIR, the newest run in it."""
-    while not (directory / START).is_file() and (directory / LATEST).is_dir():
-        directory = directory / LATEST
+    """The run directory itself; of a submission's directory, or of JOB_DIR, the newest run in it.
+
+    Raises UserError for a directory that one may not look into.
+    """
+    with failures_named(directory):
+        while not (directory / START).is_file() and (directory / LATEST).is_dir():
+            directory = directory / LATEST
     return directory
 
 

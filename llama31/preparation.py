@@ -21,6 +21,8 @@ from llama31.settings import Settings
 
 PATH_SETTINGS = (*mounts.READ, *mounts.WRITTEN, "code_path", "config_filename")
 
+IMAGE_FILES = (".sqsh", ".sif")  # of pyxis and Apptainer
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -46,11 +48,14 @@ class Prepared:
         if settings.save_ckpt and self.plan.data and not devices.is_through_ssh(settings):
             space.check(settings, self.plan.data)
 
-    def take_up(self) -> None:
-        """Makes room for the run where it starts: removes what killed saves left. Raises UserError if it goes on."""
+    def take_up(self, patience: float = 0) -> None:
+        """Makes room for the run where it starts: removes what killed saves left.
+
+        Raises UserError if another job goes on with it, and does not end within `patience` seconds.
+        """
         settings = self.found.settings
         if settings.save_ckpt and settings.seeds:
-            store.lock(Path(settings.continual_ckpt), settings.seeds).close()
+            store.lock(Path(settings.continual_ckpt), settings.seeds, patience).close()
             tell(self.found.clear())
         self.check_space()
 
@@ -68,6 +73,7 @@ def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple
         lines = [*_relative(given.settings), *lines]
     else:
         data, lines = checks.look(settings)
+        lines = [*lines, *_missing_image(settings)]
     problems = [*given.problems, *(line for line in lines if not resolved.touched(line))]
     if problems:
         raise UserError(problems)
@@ -76,10 +82,22 @@ def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple
 
 def _relative(settings: Settings) -> Iterator[str]:
     """A line for each path that only this machine can know."""
-    for name in PATH_SETTINGS[:-1]:
+    for name in _paths(settings):
         value = getattr(settings, name)
-        if value and not value.startswith("/"):
+        if name != "config_filename" and value and not value.startswith("/"):
             yield f"{name.upper()}={value}: with HOST, write the path from / on, as {settings.host} knows it"
+
+
+def _paths(settings: Settings) -> tuple[str, ...]:
+    """Settings that name files and directories of a run; other images are names in a registry."""
+    return (*PATH_SETTINGS, "image") if settings.image.endswith(IMAGE_FILES) else PATH_SETTINGS
+
+
+def _missing_image(settings: Settings) -> Iterator[str]:
+    """A line where IMAGE is a file and is not there; within a job it is out of sight."""
+    is_there = os.path.exists(settings.image)  # noqa: PTH110 - unlike Path's, this never raises
+    if settings.image.startswith("/") and devices.is_elsewhere(settings) and not is_there:
+        yield f"IMAGE={settings.image}: no such file; name an image that is there, or one of a registry"
 
 
 def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
@@ -94,7 +112,7 @@ def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
 def with_absolute_paths(resolved: Resolved) -> Resolved:
     """Paths as they are seen from anywhere; empty ones stay empty."""
     absolute: dict[str, Any] = {}
-    for name in PATH_SETTINGS:
+    for name in _paths(resolved.settings):
         if path := getattr(resolved.settings, name):
             # Not every shell replaces the ~ in NAME=~/directory.
             absolute[name] = str((Path.home() / path[2:] if path.startswith("~/") else Path(path)).absolute())
@@ -108,10 +126,29 @@ def experiments(resolved: Resolved) -> list[Resolved]:
     """
     settings = resolved.settings
     seeds = settings.seeds.split()
+    _refuse_open_seeds(settings, seeds)
     while settings.nexp > 1 and len(seeds) < settings.nexp:
         if (drawn := draw_seed()) not in seeds:
             seeds.append(drawn)
     return [replace(resolved, settings=replace(settings, seeds=seed, nexp=1)) for seed in seeds or [""]]
+
+
+def _refuse_open_seeds(settings: Settings, seeds: Sequence[str]) -> None:
+    """Raises UserError where a run that has checkpoints could be meant, and another one would be begun."""
+    if not settings.save_ckpt or len(seeds) == settings.nexp:
+        return
+    if devices.is_through_ssh(settings) and not os.path.isdir(settings.continual_ckpt):  # noqa: PTH112 - never raises
+        works = " ".join(map(str, range(1, settings.nexp + 1)))
+        raise UserError(
+            f"SEEDS={settings.seeds}: name the seed of each experiment, for the checkpoints that CONTINUAL_CKPT may "
+            f"hold on {settings.host} are not looked at here; SEEDS='{works}' works"
+        )
+    there = sorted({saved.seed for saved in store.listing(Path(settings.continual_ckpt))})
+    if settings.nexp > 1 and there:
+        raise UserError(
+            f"SEEDS={settings.seeds}: CONTINUAL_CKPT={settings.continual_ckpt} holds runs of the seeds "
+            f"{', '.join(map(str, there[:5]))}; name the seeds of all {settings.nexp} experiments, old or new"
+        )
 
 
 def draw_seed() -> str:

@@ -28,6 +28,8 @@ def environment(settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
         # Megatron compiles a CUDA extension when it is imported. torch's CUDA build, finding no GPU to compile for,
         # then fails in a way that Megatron does not expect, unless an architecture is named.
         ours.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
+    elif settings.gpus_per_node > 1:
+        ours.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: each rank would take all cores
     if settings.wandb:
         ours.setdefault("WANDB_PROJECT", "llama31")
     return ours

@@ -25,8 +25,10 @@ LIBRARIES = (
 """How names begin that are no settings, but that a config.sh may export all the same: libraries read them."""
 OF_ONE_MACHINE = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "LD_", "LLAMA31_", "PATH", "PYTHON")
 """How the names of those begin that say nothing elsewhere."""
-SECRETS = ("KEY", "PASSWORD", "SECRET", "TOKEN")
+SECRETS = ("AUTH", "CREDENTIAL", "HEADERS", "KEY", "PASSPHRASE", "PASSWD", "PASSWORD", "SECRET", "TOKEN")
 """What is in the names of variables whose values no file may hold."""
+USER_IN_ADDRESS = re.compile(r"://[^/\s]*@")
+"""What is in the values of others, such as WANDB_BASE_URL, that hold a password."""
 
 
 def read_by_libraries(environment: Mapping[str, str]) -> dict[str, str]:
@@ -34,8 +36,13 @@ def read_by_libraries(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(environment.items())
-        if name.startswith(LIBRARIES) and not any(secret in name for secret in SECRETS)
+        if name.startswith(LIBRARIES) and not is_secret(name) and not USER_IN_ADDRESS.search(value)
     }
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable's value is nobody else's business, by its name."""
+    return any(secret in name for secret in SECRETS)
 
 
 def handed_on(environment: Mapping[str, str]) -> dict[str, str]:

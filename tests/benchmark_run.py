@@ -10,14 +10,15 @@ from llama31.mlperf.log import MLPerfLog
 from llama31.settings import Settings
 
 SETTINGS = replace(Settings(), submission_org="Example", submission_platform="8xH200", config_filename="/x/config.sh")
+SEED = 1234
 EVALUATIONS = 14
 SAMPLES = 172_032  # 14 evaluations, each after 384 steps of 32 sequences
 STEP_SECONDS = 0.5
 
 
-def losses(target: float = rules.TARGET) -> list[float]:
+def losses(target: float = rules.TARGET, evaluations: int = EVALUATIONS) -> list[float]:
     """Validation losses of which the last is the first to reach the target."""
-    return [target - 0.01 + 0.1 * left for left in reversed(range(EVALUATIONS))]
+    return [target - 0.01 + 0.1 * left for left in reversed(range(evaluations))]
 
 
 def write_log(
@@ -25,11 +26,12 @@ def write_log(
     settings: Settings = SETTINGS,
     *,
     departures: Sequence[str] = (),
+    seed: int = SEED,
     validation_losses: Sequence[float] | None = None,
     outcome: Outcome | None = None,
 ) -> Path:
     """Writes the log of a run that evaluates to `validation_losses`; it succeeds unless `outcome` says otherwise."""
-    log = open_log(path, settings, departures)
+    log = open_log(path, settings, departures, seed)
     log.run_started(0)
     evaluations = losses(settings.target) if validation_losses is None else validation_losses
     train(log, settings, evaluations)
@@ -38,11 +40,11 @@ def write_log(
     return path
 
 
-def open_log(path: Path, settings: Settings = SETTINGS, departures: Sequence[str] = ()) -> MLPerfLog:
+def open_log(path: Path, settings: Settings = SETTINGS, departures: Sequence[str] = (), seed: int = SEED) -> MLPerfLog:
     """A log that says what runs, up to where training starts."""
     log = MLPerfLog(path)
     log.init_started(caches_cleared=True)
-    log.describe(settings, seed=1234, data_parallel_size=8, train_samples=4_000_000, departures=departures)
+    log.describe(settings, seed=seed, data_parallel_size=8, train_samples=4_000_000, departures=departures)
     return log
 
 

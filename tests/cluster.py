@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-DEADLINE = 120  # seconds
+DEADLINE = 300  # seconds; starting ranks takes a minute on a machine that is busy
 ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
 

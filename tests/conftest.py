@@ -5,6 +5,7 @@ Modules beside the tests are imported by their plain names: NeMo installs a pack
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from tiny import as_downloaded, make_data
 
 from llama31.checkpoint import store
 from llama31.events import TARGET_NOT_REACHED
+
+# A shell that starts the tests in the background has them ignore SIGINT, and so all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,11 @@ class Submitted:
             return Path(f"/proc/{self.ranks(self.jobs[-1])[0]}/cmdline").read_bytes()
         return b""
 
+    def seconds(self, job: str) -> int:
+        """Since the start of a job."""
+        hours, minutes, seconds = map(int, self.cluster.shown(job)["RunTime"].split(":"))
+        return (hours * 60 + minutes) * 60 + seconds
+
     @contextmanager
     def held(self, ranks: Iterable[int]) -> Iterator[None]:
         """Holds the ranks still within this context, so that a quick job does not end before what it waits for."""
@@ -96,8 +101,7 @@ class Submitted:
         """
 
         def is_warned() -> bool:
-            hours, minutes, rest = map(int, self.cluster.shown(job)["RunTime"].split(":"))
-            is_sent = (hours * 60 + minutes) * 60 + rest > seconds + 1
+            is_sent = self.seconds(job) > seconds + 1
             return is_sent or all(_has_pending(pid, signal.SIGUSR1) for pid in ranks)
 
         self.cluster.until(f"job {job} is warned", is_warned)

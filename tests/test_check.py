@@ -1,26 +1,29 @@
 """`llama31 check`: MLCommons' verdict on closed logs, and every other flaw caught and named."""
 
+import itertools
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from benchmark_run import SETTINGS, losses, write_log
 from mlperf_logging.compliance_checker import mlp_compliance
+from submissions import rule_files_parsed_once
 
 from llama31 import rules
 from llama31.departures import departures as departures_of
 from llama31.errors import UserError
 from llama31.events import Outcome
 from llama31.mlperf import check as module
-from llama31.mlperf import official
+from llama31.mlperf import official, several
 from llama31.mlperf.check import Report, check
+from llama31.mlperf.own_rules import LEAST_WHOLE_NUMBER, POSITIVE_NUMBERS
 from llama31.settings import Division, Settings
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "logs"
@@ -30,15 +33,7 @@ TOKEN = ":::MLLOG "
 
 @pytest.fixture(autouse=True, scope="module")
 def _rule_files_are_parsed_once() -> Iterator[None]:
-    """The official checker parses its YAML for every log, which is most of the time that these tests would take."""
-
-    @cache
-    def parsed(name: str) -> Any:
-        return yaml.load(Path(name).read_text(), Loader=yaml.BaseLoader)  # noqa: S506
-
-    fake = SimpleNamespace(load=lambda file, **_: parsed(file.name), BaseLoader=yaml.BaseLoader)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlp_compliance, "yaml", fake)
+    with rule_files_parsed_once():
         yield
 
 
@@ -140,10 +135,10 @@ def test_the_report_reads_as_words(tmp_path: Path) -> None:
 def test_exit_codes_and_output(tmp_path: Path, lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "mlperf.log"
     log.write_text("".join(lines))
-    assert module.run(tmp_path, NEWEST) == 0
+    assert several.run([tmp_path], NEWEST) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: holds"), "the verdict is the last line"
     log.write_text("".join(line for line in lines if key(line) != "seed"))
-    assert module.run(log, NEWEST) == 1
+    assert several.run([log], NEWEST) == 1
     printed = capsys.readouterr().out.splitlines()
     assert "fails: seed: found none; wants exactly one line" in printed
     assert printed[-1] == "verdict: does not hold, for 1 reason; the official checker accepts the log"
@@ -287,7 +282,55 @@ def test_a_log_of_damage_alone_is_judged(tmp_path: Path) -> None:
     assert_named(check(log, NEWEST), "12 that cannot be read, line 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ...", "run_stop")
 
 
+HUGE = 10**400  # JSON may hold it; no float can
+
+
+@pytest.mark.parametrize("name", [*LEAST_WHOLE_NUMBER, *POSITIVE_NUMBERS])
+def test_a_number_that_no_float_can_hold_is_named(tmp_path: Path, lines: list[str], name: str) -> None:
+    report = verdict(tmp_path, edited(lines, name, lambda line: changed(line, value=HUGE)))
+    assert_named(report, f"{name}: found 1000")
+
+
+@pytest.mark.parametrize("name", ["eval_start", "eval_accuracy", "run_stop"])
+def test_a_sample_count_that_no_float_can_hold_is_named(tmp_path: Path, lines: list[str], name: str) -> None:
+    spoilt = edited(lines, name, lambda line: changed(line, metadata={"samples_count": HUGE}))
+    assert_named(verdict(tmp_path, spoilt), f"{name}: found samples_count 1000")
+
+
+def test_a_time_that_no_float_can_hold_is_damage(tmp_path: Path, lines: list[str]) -> None:
+    log = tmp_path / "log"
+    log.write_text("".join(edited(lines, "run_stop", lambda line: changed(line, time_ms=HUGE))))
+    assert_named(check(log, NEWEST), "1 that cannot be read", "run_stop: found none")
+
+
+def test_half_a_surrogate_pair_is_damage(tmp_path: Path, lines: list[str]) -> None:
+    log = tmp_path / "log"
+    log.write_text("".join(edited(lines, "submission_org", lambda line: changed(line, value="\ud800"))))
+    assert_named(check(log, NEWEST), "1 that cannot be read", "submission_org: found none")
+
+
 # The course of a run
+
+
+@pytest.mark.parametrize("name", ["run_start", "run_stop"])
+def test_a_run_has_one_start_and_one_end(tmp_path: Path, lines: list[str], name: str) -> None:
+    """The official checker takes several that say the same, but the time to train needs one."""
+    report = verdict(tmp_path, edited(lines, name, lambda line: line * 2))
+    assert_named(report, f"{name}: found 2 lines; wants exactly one line")
+
+
+@pytest.mark.parametrize(
+    ("name", "time_ms"),
+    [
+        ("run_start", math.nan),
+        ("run_start", math.inf),
+        *itertools.product(["eval_start", "block_stop", "run_stop"], [math.nan, math.inf, -math.inf, -5]),
+    ],
+)
+def test_time_does_not_go_back(tmp_path: Path, lines: list[str], name: str, time_ms: float) -> None:
+    """A run that ends before it starts would have the best score of all."""
+    report = verdict(tmp_path, edited(lines, name, lambda line: changed(line, time_ms=time_ms)))
+    assert_named(report, "wants times that do not go back")
 
 
 def swapped(lines: list[str], one: str, other: str) -> list[str]:

@@ -3,7 +3,9 @@
 import errno
 import io
 import json
+import re
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +15,13 @@ import pytest
 from checkpoints import DATA_FILE, save, settings_of
 from runs import arguments
 
-from llama31 import checks, launch, paths
+from llama31 import checks, launch, paths, preparation
 from llama31.checkpoint import identity, resume, space, start, store
 from llama31.corpus.files import PARTIAL
 from llama31.errors import UserError
 from llama31.events import SUCCESS, TARGET_NOT_REACHED, Outcome
 from llama31.report import reading
+from llama31.resolve import resolve
 
 SEED = 7
 
@@ -324,6 +327,38 @@ def test_a_run_that_goes_on_elsewhere(saving: dict[str, str], root: Path) -> Non
     with store.lock(root, SEED), pytest.raises(UserError, match=r"seed 7 .* another job"):
         launched(saving)
     store.lock(root, SEED).close()
+
+
+def test_a_lock_is_waited_for(root: Path) -> None:
+    """As that of a node which was lost is, until its file server forgets it."""
+    held = store.lock(root, SEED)
+    timer = threading.Timer(0.5, held.close)
+    timer.start()
+    store.lock(root, SEED, patience=60).close()
+    assert held.closed
+    timer.join()
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["NEXP=2", "SEEDS="], "holds runs of the seeds 7; name the seeds of all 2 experiments"),
+        (["NEXP=2", "SEEDS=9"], "holds runs of the seeds 7; name the seeds of all 2 experiments"),
+        (
+            ["PARTITION=p", "HOST=login", "CONTINUAL_CKPT=/there", "SEEDS="],
+            "on login are not looked at here; SEEDS='1'",
+        ),
+    ],
+)
+def test_which_runs_go_on_is_never_guessed(saving: dict[str, str], root: Path, more: list[str], line: str) -> None:
+    def seeds(*more: str) -> list[str]:
+        resolved = preparation.with_absolute_paths(resolve([*arguments(saving), *more], {}))
+        return [one.settings.seeds for one in preparation.experiments(resolved)]
+
+    save(saving, root, 1, 50)
+    with pytest.raises(UserError, match=re.escape(line)):
+        seeds(*more)
+    assert seeds("NEXP=2", "SEEDS=7 8") == ["7", "8"]
 
 
 # What is kept

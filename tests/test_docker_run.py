@@ -127,8 +127,9 @@ def test_what_libraries_read_arrives_but_not_where_things_lie_here(run: Run) -> 
         "PYTHONPATH": "/y",
         "CUDA_HOME": "/z",
     }
-    heard = run(**ours, MLC_SECRET_ACCESS_KEY="hush", HF_HUB_OFFLINE="0").values("--env=")
-    assert {"NCCL_DEBUG=INFO", "OMP_NUM_THREADS=2", "MLC_SECRET_ACCESS_KEY", "HF_HUB_OFFLINE"} <= set(heard)
+    secrets = {"MLC_SECRET_ACCESS_KEY": "hush", "WANDB_API_KEY": "hush"}
+    heard = run(**ours, **secrets, HF_HUB_OFFLINE="0").values("--env=")
+    assert {"NCCL_DEBUG=INFO", "OMP_NUM_THREADS=2", *secrets, "HF_HUB_OFFLINE"} <= set(heard)
     assert not [each for each in heard if re.match("LD_|PATH|PYTHON|CUDA_HOME|LLAMA31", each) or "hush" in each]
 
 
@@ -141,6 +142,19 @@ def test_config_sh_arrives_with_what_it_names(run: Run, tmp_path: Path) -> None:
     assert f"CONFIG_FILENAME={config}" in call.values("--env=")
     within = run(CONFIG_FILENAME=str(REPOSITORY / "config.sh"))
     assert len(within.values("--mount=")) == 2, "the checkout is there anyway"
+
+
+def test_ssh_works_within_as_it_does_here(run: Run, tmp_path: Path) -> None:
+    agent = tmp_path / "agent"
+    agent.touch()
+    (tmp_path / "home" / ".ssh").mkdir()
+    given = {"HOST": "login", "PARTITION": "p", "HOME": str(tmp_path / "home"), "SSH_AUTH_SOCK": str(agent)}
+    call = run(**given)
+    shown = [tmp_path / "home" / ".ssh", Path("/etc/passwd"), Path("/etc/group")]
+    assert {f"type=bind,source={path},target={path},readonly" for path in shown} <= set(call.values("--mount="))
+    assert f"type=bind,source={agent},target={agent}" in call.values("--mount=")
+    assert f"SSH_AUTH_SOCK={agent}" in call.values("--env=")
+    assert "readonly" not in " ".join(run(**{**given, "HOST": ""}).values("--mount="))
 
 
 def test_the_users_home_is_the_one_outside(run: Run, tmp_path: Path) -> None:

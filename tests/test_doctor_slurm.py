@@ -22,7 +22,8 @@ DOCTOR = f'exec "{sys.executable}" -m llama31 doctor "$@"'
 def doctor(cluster: Cluster, script: str, settings: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
     """A script on each of two nodes that calls the doctor with what it is given."""
     given = arguments({**settings, "NNODES": "2"})
-    return cluster.run(*STEP, script, "doctor", *options, *given, env=environment())
+    exported = {"PARTITION": ""}  # as config.sh does
+    return cluster.run(*STEP, script, "doctor", *options, *given, env={**environment(), **exported})
 
 
 def test_two_nodes(cluster: Cluster, usual: dict[str, str], tmp_path: Path) -> None:

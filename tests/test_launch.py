@@ -121,7 +121,7 @@ def test_help_names_every_verb() -> None:
         (["tokenise"], "No such command 'tokenise'. Did you mean 'tokenize'?"),
         (["tokenize", "--inptu", "x"], "No such option: --inptu (Possible options: --input)"),
         (["tokenize"], "Missing option '--input'."),
-        (["check"], "Missing argument 'path'."),
+        (["check"], "Missing argument 'RUN_DIR_OR_LOG'."),
         (["check", "--ruleset"], "Option '--ruleset' requires an argument."),
         (["run", "--dry-run", "GBS=x"], "--dry-run: no such option; --dryrun shows the plan and runs nothing"),
         (["summary", "/none"], "/none: no run directory, it has no settings.yaml"),
@@ -180,6 +180,11 @@ def test_cpu_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         assert env["PYTHONPATH"] == f"{REPOSITORY}:/mine"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert ranks.environment(replace(Settings(), device=Device.cpu), os.environ)["OMP_NUM_THREADS"] == "5"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert (
+        ranks.environment(replace(Settings(), device=Device.cuda, gpus_per_node=8), os.environ)["OMP_NUM_THREADS"]
+        == "1"
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     assert ranks.environment(replace(Settings(), device=Device.cuda), os.environ)["CUDA_VISIBLE_DEVICES"] == "3"
 

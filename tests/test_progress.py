@@ -1,5 +1,6 @@
 """What a run shows on the screen while it goes on."""
 
+import contextlib
 import io
 import os
 import pty
@@ -71,7 +72,7 @@ def test_without_a_known_peak_there_is_no_mfu(settings: Settings, gpu: Gpu | Non
 )
 def test_without_a_reference_ahead_the_last_step_counts(settings: Settings, number: int, last: int) -> None:
     text = plain(replace(step(number), consumed_samples=number * settings.gbs), settings=settings, last=last)
-    assert "reference" not in text and re.search(r"\| ends by \d+:\d\d:\d\d$", text)
+    assert "reference" not in text and re.search(r"\| ends within \d+:\d\d:\d\d$", text)
 
 
 def test_evaluations_ahead_take_their_time() -> None:
@@ -88,6 +89,11 @@ def test_the_mean_step_follows_the_newest() -> None:
     assert speeds[-1] == pytest.approx(65_536, rel=0.01)
 
 
+def test_a_slow_first_step_does_not_last() -> None:
+    lines = plain(step(1, 60.0), step(2, 2.0), step(3, 2.0)).splitlines()
+    assert ["4,369 tokens/s" in lines[0], *("131,072 tokens/s" in line for line in lines[1:])] == [True] * 3, lines
+
+
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_a_terminal_gets_one_live_line_and_evaluations_that_stand_out(
     no_color: str, monkeypatch: pytest.MonkeyPatch
@@ -102,12 +108,43 @@ def test_a_terminal_gets_one_live_line_and_evaluations_that_stand_out(
             progress.step_ended(step(number))
         progress.evaluation_ended(evaluation(3, 3.2, 1.5))
         progress.run_stopped(Outcome(ABORTED, "", 1, 3, 96))
-        text = os.read(reader, 100_000).decode()
-    os.close(reader)
+    text = _read_all(reader)
     live = [part for part in text.split("\r\x1b[K") if part.startswith("step ")]
     assert len(live) == 3 and all(len(part) < 60 and "\n" not in part for part in live)
     bold = "" if no_color else "\x1b[1m"
     assert f"\r\x1b[K{bold}==> evaluation at step 3 (96 samples): validation loss 3.2000, reached the target" in text
+
+
+@pytest.mark.parametrize(
+    ("columns", "names"),
+    [
+        (200, "step samples loss lr tokens/s each MFU evaluation reference"),
+        (150, "step samples loss tokens/s MFU evaluation reference"),
+        (120, "step loss MFU evaluation reference"),
+        (80, "step loss MFU evaluation"),
+        (40, "step loss"),
+    ],
+)
+def test_a_narrow_terminal_keeps_what_matters_most(columns: int, names: str) -> None:
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w", encoding="utf-8") as out:
+        _set_columns(writer, columns)
+        Progress(BENCHMARK, VOCABULARY, 100_000, GPUS["H200"], out).step_ended(step(1))
+    shown = _read_all(reader).removeprefix("\r\x1b[K")
+    assert len(shown) < columns
+    wanted = names.split()
+    parts = shown.split(" | ")
+    assert len(parts) == len(wanted) and all(word in part for word, part in zip(wanted, parts, strict=True)), shown
+
+
+def _read_all(terminal: int) -> str:
+    """What was written to a terminal that is closed by now."""
+    found = b""
+    with contextlib.suppress(OSError):  # how a terminal says that nothing more comes
+        while data := os.read(terminal, 100_000):
+            found += data
+    os.close(terminal)
+    return found.decode()
 
 
 def _set_columns(terminal: int, columns: int) -> None:
@@ -141,6 +178,8 @@ def test_no_record_holds_a_secret() -> None:
         "WANDB_API_KEY": "x",
         "WANDB_MODE": "offline",
         "NCCL_TOKEN": "x",
+        "WANDB_X_EXTRA_HTTP_HEADERS": '{"Authorization": "x"}',
+        "WANDB_BASE_URL": "https://user:x@wandb.example.com",
         "HOME": "/x",
         "OMP_NUM_THREADS": "1",
     }

@@ -17,6 +17,7 @@ import pytest
 import tiny
 import typer
 from benchmark_run import SETTINGS, write_log
+from submissions import ten_runs, write_run
 
 from dev import demo_tokenizer, settings_table
 from llama31 import checks, cli, events, paths, rules
@@ -27,9 +28,9 @@ from llama31.errors import UserError
 from llama31.estimates import memory, speed
 from llama31.estimates.gpus import GB, GPUS
 from llama31.events import ABORTED, TARGET_NOT_REACHED, Outcome
-from llama31.mlperf import check
+from llama31.mlperf import rcp, several
 from llama31.resolve import resolve
-from llama31.settings import Device, Settings, names, to_dict
+from llama31.settings import Device, Division, Settings, names, to_dict
 from llama31.sizes import ROTARY_BASE, SIZES, Shape
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -334,8 +335,30 @@ def test_verdicts_are_those_of_check(tmp_path: Path, capsys: pytest.CaptureFixtu
         write_log(tmp_path / "failed.log", outcome=Outcome(ABORTED, "x", TARGET_NOT_REACHED, 1, SETTINGS.gbs)): 1,
     }
     for (log, exit_code), row in zip(logs.items(), table("Verdict begins with"), strict=True):
-        assert check.run(log, rules.RULESETS[-1]) == exit_code == int(row["Exit code"])
+        assert several.run([log], rules.RULESETS[-1]) == exit_code == int(row["Exit code"])
         assert f"\nverdict: {row['Verdict begins with']}" in capsys.readouterr().out
+
+
+def test_verdicts_over_several_are_those_of_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten runs, two of them, two with a departure, and two with one seed; convergence as the rows say, in each case."""
+    small = replace(SETTINGS, submission_division=Division.open)
+    runs = ten_runs(tmp_path / "ten")
+    opened = [write_run(tmp_path / f"open-{seed}", small, seed=seed) for seed in (1, 2)]
+    same = [write_run(tmp_path / f"same-{number}", seed=1, evaluations=15) for number in (1, 2)]
+    rows = table("Verdict over several begins with")
+    for given, row in zip((runs, runs[:2], opened, same), rows, strict=True):
+        assert several.run(given, rules.RULESETS[-1]) == int(row["Exit code"])
+        assert f"\nverdict: {row['Verdict over several begins with']}" in capsys.readouterr().out
+
+
+def test_words_on_convergence_are_those_of_check() -> None:
+    points = rcp.Points(rules.RULESETS[-1])
+    source = Path(rcp.__file__).read_text(encoding="utf-8") + Path(several.__file__).read_text(encoding="utf-8")
+    words = [row["Convergence"] for row in table("Convergence")]
+    early = [([], []), ([184_320], []), ([208_896] * 3, []), ([147_456] * 3, [])]
+    for given, word in zip(early, words[2:], strict=False):
+        assert points.early(32, *given).words.startswith(word), word
+    assert all(re.search(rf"\b{word}", source) for word in words)
 
 
 def test_run_directory_is_described() -> None:

@@ -11,7 +11,7 @@ import pytest
 from runs import REPOSITORY
 
 from llama31.plan import Plan
-from llama31.resolve import Resolved
+from llama31.resolve import LIBRARIES, Resolved
 from llama31.settings import Container, Device, Settings
 from llama31.slurm import script, submit
 from llama31.slurm.problems import NEEDS_PARTITION, problems, seconds
@@ -55,15 +55,14 @@ CASES = {
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variables of libraries but those that the tests set."""
-    for name in list(os.environ):
-        if name.startswith(("LLAMA31_", "NCCL_", "TORCH", "OMP_", "PYTORCH_", "CUDA_", "NVTE_", "UCX_")):
-            monkeypatch.delenv(name)
+    for name in [name for name in os.environ if name.startswith(LIBRARIES) and not name.startswith("PATH")]:
+        monkeypatch.delenv(name)
 
 
 def preview(settings: Settings, *allowed: str) -> str:
     plan = Plan(Resolved(settings, {field.name: "default" for field in fields(settings)}), None, [])
     text = submit.preview(plan, RUN_DIR, allowed)
-    return text.replace(str(REPOSITORY), "/CHECKOUT").replace(sys.executable, "PYTHON")
+    return text.replace(sys.executable, "PYTHON").replace(str(REPOSITORY), "/CHECKOUT")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -181,3 +180,9 @@ def test_steps_get_the_gpus_of_whole_nodes(given: str, wanted: list[str]) -> Non
     assert asked(JOB) == [wanted, wanted]
     assert asked(replace(JOB, exclusive=False)) == [[], []], "what a job asks for by name, its steps get"
     assert asked(replace(JOB, device=Device.cpu, gpu="")) == [[], []]
+
+
+@pytest.mark.parametrize("limit", ["0", "infinite", "UNLIMITED"])
+def test_no_time_limit(limit: str) -> None:
+    unlimited = replace(JOB, time=limit)
+    assert list(problems(unlimited)) == [] and f"#SBATCH --time={limit}\n" in preview(unlimited)

@@ -86,7 +86,7 @@ def test_run_from_a_laptop(
     laptop: Laptop, cluster: Cluster, settings: dict[str, str], hidden: tuple[Path, Path], there: Path
 ) -> None:
     """Two jobs in a chain, the first to its target; the second finds the run finished."""
-    more = {"NPAR": "2", "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(there / "checkpoints"), "TAG": "it's"}
+    more = {"NPAR": "2", "SEEDS": "5", "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(there / "checkpoints"), "TAG": "it's"}
     done = laptop.submit({**settings, **more, "SBATCH_ARGS": "", "EVAL_EVERY": "8", "TARGET": "100"}, hidden=hidden)
     assert (done.returncode, done.stderr) == (0, "")
     printed = re.search(r"seed (\d+), jobs (\d+), (\d+)\nrun directory: (.*)\nlog: (.*)\n", done.stdout)
@@ -187,7 +187,7 @@ def test_connection_lost_within_a_chain(
     laptop: Laptop, settings: dict[str, str], cluster: Cluster, tmp_path: Path
 ) -> None:
     """The first job is queued and noted, and the user is told."""
-    chain = {"NPAR": "2", "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(tmp_path / "checkpoints")}
+    chain = {"NPAR": "2", "SEEDS": "5", "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(tmp_path / "checkpoints")}
     done = laptop.submit({**settings, **chain, "JOB_DIR": str(tmp_path / "runs")}, LOST="3")
     (run_dir,) = (tmp_path / "runs").iterdir()
     submitted = submission.load(run_dir)

@@ -368,7 +368,9 @@ def test_chain_from_submission_to_its_end(cluster: Cluster, submit: Callable[...
 @pytest.mark.slurm
 def test_chains_that_were_killed(cluster: Cluster, submit: Callable[..., int], tmp_path: Path) -> None:
     before, midway = submit("sleep 600", "--hold"), submit()
+    mistaken = submit("exit 2")
     never = submitted_run(tmp_path / "never", [before])
+    refused = submitted_run(tmp_path / "refused", [mistaken])
     killed = submitted_run(tmp_path / "killed", [midway])
     forgotten = submitted_run(tmp_path / "forgotten", [999_999])
     for run_dir, job in ((killed, midway), (forgotten, 999_999)):
@@ -377,7 +379,9 @@ def test_chains_that_were_killed(cluster: Cluster, submit: Callable[..., int], t
     cluster.ask("scancel", str(before), str(midway))
     for job in (before, midway):
         wait_until_it_is("CANCELLED", job)
+    wait_until_it_is("FAILED", mistaken)
     assert row(never)[0] == f"job {before} CANCELLED  never began: CANCELLED"
+    assert row(refused)[0] == f"job {mistaken} FAILED  never began: FAILED; see slurm-{mistaken}.log"
     assert row(killed)[0] == f"job {midway} CANCELLED  killed: CANCELLED"
     assert row(forgotten)[0] == "job 999999 UNKNOWN  killed"
 

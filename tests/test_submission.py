@@ -11,7 +11,7 @@ import pytest
 import runs
 from cluster import Cluster
 
-from llama31 import paths
+from llama31 import paths, preparation
 from llama31.errors import UserError
 from llama31.settings import Settings
 from llama31.slurm import place, remote, submission, submit
@@ -80,6 +80,24 @@ def test_what_the_cluster_must_have(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert line.startswith(f"{code}/.venv/bin/python: not on login; bash dev/setup.sh makes it there")
 
 
+def test_image_that_is_a_file(tiny_data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs start elsewhere, and pyxis would look for a relative path in a registry."""
+    monkeypatch.chdir(tmp_path)
+    settings = {**tiny_data, "PARTITION": "p", "SIZE": "tiny", "SEQ_LENGTH": 64, "EVAL_SAMPLES": 4}
+
+    def image(given: str, **more: object) -> str:
+        arguments = runs.arguments({**settings, "IMAGE": given, **more})
+        return preparation.checked(arguments, {})[0].settings.image
+
+    with pytest.raises(UserError, match=rf"^IMAGE={tmp_path}/image\.sqsh: no such file"):
+        image("image.sqsh")
+    Path("image.sqsh").touch()
+    assert image("image.sqsh") == f"{tmp_path}/image.sqsh"
+    assert image("team/image:1") == "team/image:1"
+    with pytest.raises(UserError, match=r"^IMAGE=image\.sqsh: with HOST, write the path from / on"):
+        image("image.sqsh", HOST="login", JOB_DIR="/runs")
+
+
 def test_command_through_ssh_is_what_a_shell_splits_again() -> None:
     argv = ["sbatch", "--comment=a $HOME 'and' \"more\"", ""]
     assert remote.command("", argv) == argv
@@ -101,6 +119,7 @@ def test_output_of_a_tool() -> None:
     [
         (["no-such-sbatch"], ["no-such-sbatch: not found", "HOST"]),
         (["sh", "-c", "echo first >&2; echo 'sh: error: last' >&2; exit 3"], ["sh fails: last"]),
+        (["sh", "-c", "echo 'sh: no option --x' >&2; echo 'Try --help' >&2; exit 3"], ["sh fails: no option --x"]),
         (["sh", "-c", "exit 3"], ["exit code 3"]),
         (["sleep", "60"], ["sleep: no answer within 0.2 s"]),
     ],

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from llama31.corpus.files import atomic_writer
 from llama31.settings import Settings
 from llama31.typed import read_json
 
@@ -62,7 +63,8 @@ class Start:
 
 def store(file: Path, start: Start) -> None:
     """Writes down where a job starts, for its ranks."""
-    file.write_text(json.dumps(asdict(start), indent=2) + "\n", encoding="utf-8")
+    with atomic_writer(file) as written:
+        written.write(json.dumps(asdict(start), indent=2).encode() + b"\n")
 
 
 def load(file: Path) -> Start:

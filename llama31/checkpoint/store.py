@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -178,23 +179,29 @@ def damage_inside(path: Path, manifest: Manifest, told: Callable[[int], None] = 
     return f"{', '.join(changed[:3])} changed since it was saved (SHA-256)" if changed else ""
 
 
-def lock(root: Path, seed: int | str) -> TextIO:
+def lock(root: Path, seed: int | str, patience: float = 0) -> TextIO:
     """A file that keeps other jobs of the run from saving, while it is open. Makes the directory if need be.
 
-    Raises UserError if another job has it. File systems without locks are trusted to have one job at a time.
+    Raises UserError if another job has it for longer than `patience` seconds. File systems without locks are trusted to
+    have one job at a time.
     """
     file = root / f".seed-{seed}.lock"
     with failures_named(file):
         root.mkdir(parents=True, exist_ok=True)
         held = file.open("w", encoding="utf-8")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        held.close()
-        raise UserError(f"CONTINUAL_CKPT={root}: the run of seed {seed} goes on there, in another job") from None
-    except OSError:
-        pass
-    return held
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(1)
+                continue
+            held.close()
+            raise UserError(f"CONTINUAL_CKPT={root}: the run of seed {seed} goes on there, in another job") from None
+        except OSError:
+            pass
+        return held
 
 
 def remove(path: Path) -> None:

@@ -38,6 +38,8 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
     Raises UserError, naming `path`, where the file cannot be written.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no file that could be written anew; name another")  # a device would be replaced
     partial = path.with_name(path.name + PARTIAL)
     with failures_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)

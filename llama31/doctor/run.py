@@ -58,7 +58,8 @@ def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
     here = place()
     if here:  # the nodes of this step are those of the run
         os.environ[devices.IN_JOB] = "1"
-        os.environ.setdefault("PARTITION", os.environ.get("SLURM_JOB_PARTITION", ""))
+        if not os.environ.get("PARTITION"):  # config.sh exports it empty
+            os.environ["PARTITION"] = os.environ.get("SLURM_JOB_PARTITION", "")
     try:
         settings = preparation.with_absolute_paths(resolve(arguments, os.environ)).settings
     except UserError:

@@ -1,7 +1,7 @@
-"""`python3 -m llama31 check`: whether an MLPerf log holds, and where it does not, why.
+"""Whether an MLPerf log holds, and where it does not, why.
 
 MLCommons' compliance checker judges (`llama31.mlperf.official`), and what it does not look at comes on top
-(`llama31.mlperf.own_rules`).
+(`llama31.mlperf.own_rules`). `llama31.mlperf.several` is the verb `check`, over one log or several.
 
 A log of the open division is judged by the closed division's rules too, for the benchmark has none for the open one,
 and holds if it keeps all of them but those that it departs from. So a demonstration or a small experiment can be
@@ -18,7 +18,7 @@ from mlperf_logging.mllog import constants
 from llama31 import paths, rules
 from llama31.errors import UserError
 from llama31.mlperf import official, own_rules
-from llama31.mlperf.records import TARGET_ACCURACY, Finding, read
+from llama31.mlperf.records import TARGET_ACCURACY, Finding, Log, read
 
 # The setting behind each value that may depart from the closed division. A log that declares its departures names
 # the settings (see `MLPerfLog.describe`), and may not depart in anything else.
@@ -39,6 +39,10 @@ class Report:
     """What `check` found out about a log."""
 
     ruleset: str
+    file: Path
+    log: Log
+    damaged: Sequence[int]
+    """Numbers of the lines that could not be read; all that is said of the log stands on the others."""
     facts: dict[str, str]
     """What the log is of: name -> words."""
     is_closed: bool
@@ -65,13 +69,6 @@ class Report:
     def holds(self) -> bool:
         """The log keeps all rules but those that it departs from."""
         return not self.failures
-
-
-def run(path: Path, ruleset: str) -> int:
-    """Checks the log at `path`, a file or a run directory, and prints the report; 0 if the log holds, else 1."""
-    report = check(path, ruleset)
-    print("\n".join(lines(report)))
-    return 0 if report.holds else 1
 
 
 def check(path: Path, ruleset: str) -> Report:
@@ -105,6 +102,9 @@ def check(path: Path, ruleset: str) -> Report:
         departures = [str(finding) for finding in departed] if log.declared is None else log.declared
     return Report(
         ruleset=ruleset,
+        file=file,
+        log=log,
+        damaged=damaged,
         facts={"log": str(file), **own_rules.facts(log)},
         is_closed=log.is_closed,
         is_accepted=not found and not damaged,
@@ -122,14 +122,21 @@ def _departs(finding: Finding, declared: Sequence[str] | None) -> bool:
     return setting is not None and any(re.match(rf"{setting}\b", departure) for departure in declared)
 
 
-def lines(report: Report) -> Iterator[str]:
-    """The report in plain words, line by line; the last one is the verdict."""
+def lines(report: Report, more: Sequence[str] = ()) -> Iterator[str]:
+    """The report in plain words, line by line, with `more` before the verdict, which is the last one."""
     yield from (f"{name + ':':<11}{words}" for name, words in report.facts.items())
     yield from (f"holds: {title}" for title, findings in report.checks.items() if not findings)
     yield from (f"departs from the closed division: {departure}" for departure in report.departures)
     yield from (f"note: {note}" for note in report.notes)
     yield from (f"fails: {finding}" for finding in report.failures)
+    yield from more
     yield f"verdict: {_verdict(report)}"
+
+
+def damage(number: int) -> str:
+    """For the end of a verdict: how many lines it leaves out."""
+    were = f"{number} line{'s were' if number > 1 else ' was'}"
+    return f"; {were} not understood, and the rest of the verdict stands on the others" if number else ""
 
 
 def _verdict(report: Report) -> str:
@@ -138,7 +145,7 @@ def _verdict(report: Report) -> str:
         verdict = f"does not hold, for {number} reason{'s' if number > 1 else ''}"
         if report.is_closed:
             verdict += f"; the official checker {'accepts' if report.is_accepted else 'does not accept'} the log"
-        return verdict
+        return verdict + damage(len(report.damaged))
     if report.is_closed:
         return f"holds; the official checker accepts the log in the closed division, ruleset {report.ruleset}"
     return "holds outside the closed division, from which it departs as said and in nothing else"

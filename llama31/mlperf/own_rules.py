@@ -5,6 +5,7 @@ Each function gives the findings against one side of a log. MLCommons has publis
 (eval_accuracy a batch behind, blocks that restart from 0): such things are notes, not findings.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
 
@@ -12,6 +13,7 @@ from mlperf_logging.mllog import constants
 
 from llama31 import rules
 from llama31.mlperf.records import TARGET_ACCURACY, Finding, Log, count, is_number, is_whole, shown
+from llama31.mlperf.score import minutes
 from llama31.settings import Status
 
 # Keys that no ruleset wants; published logs lack some of them. The seed, however, is compared by the package checker.
@@ -21,6 +23,8 @@ STATUSES = [status.value for status in Status]
 LEAST_WHOLE_NUMBER = {
     constants.SEED: 0,
     constants.GLOBAL_BATCH_SIZE: 1,
+    constants.MICRO_BATCH_SIZE: 1,
+    constants.GRADIENT_ACCUMULATION_STEPS: 1,
     constants.MAX_SEQUENCE_LENGTH: 1,
     constants.TRAIN_SAMPLES: 1,
     constants.EVAL_SAMPLES: 1,
@@ -100,6 +104,16 @@ def order(log: Log) -> Iterator[Finding]:
     starts, losses = len(log.all(constants.EVAL_START)), len(log.all(constants.EVAL_ACCURACY))
     if starts != losses:
         yield Finding(constants.EVAL_ACCURACY, f"{losses} lines for {starts} evaluations", "one for each")
+
+    for key in (constants.RUN_START, constants.RUN_STOP):  # the official checker takes two that say the same
+        if len(log.all(key)) > 1:
+            yield Finding(key, count(log.all(key)), "exactly one line")
+    timed = {*chain(*intervals), constants.RUN_START, constants.EVAL_ACCURACY, constants.RUN_STOP}
+    for earlier, record in pairwise(record for record in log.records if record.key in timed):
+        if not earlier.time_ms <= record.time_ms < math.inf:
+            found = f"time_ms {record.time_ms:.0f} in line {record.number}, after {earlier.time_ms:.0f}"
+            yield Finding(record.key, found, "times that do not go back")
+            break
 
     begin, end = log.first(constants.RUN_START), log.last(constants.RUN_STOP)
     for record in log.all(*chain(*intervals), constants.EVAL_ACCURACY):
@@ -195,12 +209,11 @@ def facts(log: Log) -> dict[str, str]:
         "system": f"{said(constants.SUBMISSION_PLATFORM)}, {said(constants.SUBMISSION_ORG)}",
         "run": f"global batch size {said(constants.GLOBAL_BATCH_SIZE)}, seed {said(constants.SEED)}",
     }
-    begin, end = log.first(constants.RUN_START), log.last(constants.RUN_STOP)
-    batch = log.whole(constants.GLOBAL_BATCH_SIZE)
+    end, batch = log.last(constants.RUN_STOP), log.whole(constants.GLOBAL_BATCH_SIZE)
     if end and batch and is_whole(end.samples, 0):
         found["length"] = f"{end.samples // batch:,} steps, {end.samples:,} training sequences"
-    if begin and end:
-        found["time"] = f"{(end.time_ms - begin.time_ms) / 60_000:.2f} minutes"
+    if (time := minutes(log)) is not None:
+        found["time"] = f"{time:.2f} minutes"
     losses = [record.value for record in log.all(constants.EVAL_ACCURACY)]
     if losses and is_number(losses[-1]):
         found["loss"] = f"{losses[-1]:.4f} at the last evaluation, target {log.target:g}"

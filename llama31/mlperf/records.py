@@ -2,11 +2,14 @@
 
 import json
 import math
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
+import orjson
 from mlperf_logging.compliance_checker.mlp_parser.ruleset_610 import TOKEN
 from mlperf_logging.mllog import constants
 
@@ -16,6 +19,11 @@ from llama31 import rules
 TARGET_ACCURACY = "target_accuracy"
 TRACKED_STATS = "tracked_stats"
 RUN_RESUMED = "run_resumed"
+
+BLOCK = 1 << 20  # bytes of a log read at a time, and of the longest line
+MOST_WHOLE = 2**53
+_TOKEN = TOKEN.encode()
+_LINE_END = re.compile(rb"[\r\n]")
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,18 @@ class Record:
 
     def __str__(self) -> str:
         return f"{shown(self.value)} in line {self.number}"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A `:::MLLOG` line that says nothing."""
+
+    number: int
+    """Line number in the file, from 1."""
+    why: str
+
+    def __str__(self) -> str:
+        return f"line {self.number}: {self.why}"
 
 
 @dataclass(frozen=True)
@@ -123,39 +143,101 @@ class Log:
 def read(path: Path) -> tuple[Log, list[int]]:
     """The log in a file, and the numbers of the `:::MLLOG` lines that say nothing; other lines are passed over.
 
-    Reads line by line, as logs hold the chatter of all ranks and can be large. tracked_stats are left out: there
-    can be one for each step, and no rule looks at them.
+    tracked_stats are left out: there can be one for each step, and no rule looks at them.
     """
-    records, damaged = [], []
-    with path.open(encoding="latin-1") as file:  # as MLCommons' reader: any byte is a character, lines end alike
-        for number, line in enumerate(file, start=1):
-            if TOKEN in line:
-                try:
-                    record = _parse(number, line.rpartition(TOKEN)[2])
-                except (ValueError, TypeError, KeyError, RecursionError):
-                    damaged.append(number)
-                else:
-                    if record.key != TRACKED_STATS:
-                        records.append(record)
+    records: list[Record] = []
+    damaged: list[int] = []
+    with path.open("rb") as file:
+        for found in scan(file):
+            if isinstance(found, Damage):
+                damaged.append(found.number)
+            elif found.key != TRACKED_STATS:
+                records.append(found)
     return Log(records), damaged
 
 
-def _parse(number: int, text: str) -> Record:
-    fields = json.loads(text)
+class Readable(Protocol):
+    """A binary file, or what reads like one."""
+
+    def read(self, count: int, /) -> bytes: ...
+
+
+def scan(file: Readable) -> Iterator[Record | Damage]:
+    """All that a log's `:::MLLOG` lines say, in the order of the file, and which of them say nothing.
+
+    Chatter between them, which may be most of a log, costs one search; of the file no more than a block is kept.
+    """
+    for number, text in _mllog_lines(file):
+        try:
+            yield _parse(number, text)
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            yield Damage(number, why(error))
+
+
+def _mllog_lines(file: Readable) -> Iterator[tuple[int, bytes]]:
+    """Number and text of each `:::MLLOG` line, from behind its last token to its end.
+
+    A line is numbered as editors do, by the line feeds before it, but ends at a carriage return too, as for
+    MLCommons' reader: progress bars write these. Chatter without an end goes by block; what a token begins must end
+    within one.
+    """
+    number, rest = 1, b""
+    while block := file.read(BLOCK):
+        data = rest + block
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        if not end and len(data) > BLOCK:
+            last = data.rfind(_TOKEN)
+            end = last if last > 0 else len(data) - len(_TOKEN)
+        done = 0
+        while (token := data.find(_TOKEN, done, end)) >= 0:
+            number += data.count(b"\n", done, token)
+            line_end = _LINE_END.search(data, token, end)
+            done = line_end.start() if line_end else end
+            yield number, data[token:done].rpartition(_TOKEN)[2]
+        number += data.count(b"\n", done, end)
+        rest = data[end:]
+    if _TOKEN in rest:
+        yield number, rest.rpartition(_TOKEN)[2]
+    elif any(rest.endswith(_TOKEN[:length]) for length in range(len(":::M"), len(_TOKEN))):
+        yield number, b""  # cut off within the token
+
+
+def _parse(number: int, text: bytes) -> Record:
+    fields = parsed(text)
     record = Record(number, float(fields["time_ms"]), fields["key"], fields["value"], fields["metadata"])
     if not isinstance(record.key, str) or not isinstance(record.metadata, dict):
-        raise TypeError
+        raise TypeError("key is no string, or metadata no object")
     return record
 
 
+def parsed(text: bytes) -> Any:
+    """JSON, at once where it is plain; what the standard library takes beyond that, so do we.
+
+    That is NaN, numbers beyond 64 bits, and bytes of other encodings than UTF-8.
+    """
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        found = json.loads(text.decode("latin-1"))
+        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair can be written nowhere
+        return found
+
+
+def why(error: Exception) -> str:
+    """What is wrong with a line of JSON, in a few words."""
+    if isinstance(error, json.JSONDecodeError):
+        return "no JSON" if error.doc.strip() else "nothing behind the token"
+    return f"no {error.args[0]}" if isinstance(error, KeyError) else shown(str(error)).strip('"')
+
+
 def is_number(value: object) -> TypeGuard[int | float]:
-    """A number of JSON that is finite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    """A number of JSON that is finite, as a float too: an integer may have any number of digits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_whole(value: object, least: int) -> TypeGuard[int | float]:
-    """A whole number of at least `least`; some logs write 1.0 for 1."""
-    return is_number(value) and value == int(value) and value >= least
+    """A whole number of at least `least` that a float holds exactly; some logs write 1.0 for 1."""
+    return is_number(value) and value == int(value) and least <= value <= MOST_WHOLE
 
 
 def shown(value: object) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from typing import TextIO
 
 from llama31 import rules
@@ -15,7 +16,23 @@ from llama31.settings import Settings
 
 PLAIN_INTERVAL = 15.0  # seconds between lines where output is no terminal
 SMOOTHING = 0.1  # weight of the newest step in the mean step time
+DROPPED_FIRST = ("rate", "flops", "samples", "speed", "end", "utilisation", "evaluation")
+"""Parts of a live line that a narrow terminal has no room for, the least missed one first."""
 CLEAR, BOLD, PLAIN = "\r\x1b[K", "\x1b[1m", "\x1b[0m"
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return " | ".join(filter(None, parts))
+
+
+def _fitting(parts: dict[str, str], columns: int) -> str:
+    """As many parts as fit, the others left out in their order."""
+    left = dict(parts)
+    for name in DROPPED_FIRST:
+        if len(_joined(left.values())) <= columns:
+            break
+        del left[name]
+    return _joined(left.values())[:columns]
 
 
 class Progress(Observer):
@@ -41,6 +58,7 @@ class Progress(Observer):
         self._flops = speed.flops_per_step(settings, vocab_size)
         self._interval = rules.steps_between_evaluations(settings.eval_every, settings.gbs)
         self._live = out.isatty()
+        self._steps = 0  # of this job; its first one also starts kernels and connections, and tells nothing of the rest
         self._step_seconds: float | None = None
         self._evaluation_seconds = 0.0
         self._shown_at = 0.0
@@ -49,29 +67,31 @@ class Progress(Observer):
         self._line(f"training: {self.settings.gbs} sequences of {self.settings.seq_length} tokens a step")
 
     def step_ended(self, step: Step) -> None:
-        former = self._step_seconds or step.seconds
+        former = self._step_seconds if self._steps > 1 and self._step_seconds else step.seconds
+        self._steps += 1
         self._step_seconds = former + SMOOTHING * (step.seconds - former)
         now = time.monotonic()
         if not self._live and now - self._shown_at < PLAIN_INTERVAL and step.step > 1:
             return
         self._shown_at = now
-        text = " | ".join(
-            [
-                f"step {step.step:,}/{self.last_step:,}",
-                f"{step.consumed_samples:,} samples",
-                f"loss {step.loss:.4f}",
-                f"lr {step.learning_rate:.2e}",
-                *self._speed(self._step_seconds),
-                f"next evaluation in {self._eta(step.step, self._interval - step.step % self._interval)}",
-                self._end(step),
-            ]
-        )
+        tokens_per_second, flops, utilisation = self._speed(self._step_seconds)
+        parts = {
+            "step": f"step {step.step:,}/{self.last_step:,}",
+            "samples": f"{step.consumed_samples:,} samples",
+            "loss": f"loss {step.loss:.4f}",
+            "rate": f"lr {step.learning_rate:.2e}",
+            "speed": tokens_per_second,
+            "flops": flops,
+            "utilisation": utilisation,
+            "evaluation": f"next evaluation in {self._eta(step.step, self._interval - step.step % self._interval)}",
+            "end": self._end(step),
+        }
         if self._live:
             columns = os.get_terminal_size(self.out.fileno()).columns
-            self.out.write(CLEAR + text[: columns - 1])  # a longer one would leave lines behind
+            self.out.write(CLEAR + _fitting(parts, columns - 1))  # a longer one would leave lines behind
             self.out.flush()
         else:
-            self._line(text)
+            self._line(_joined(parts.values()))
 
     def evaluation_ended(self, evaluation: Evaluation) -> None:
         self._evaluation_seconds = evaluation.seconds
@@ -90,11 +110,12 @@ class Progress(Observer):
         if self._live:
             self._line("")
 
-    def _speed(self, step_seconds: float) -> list[str]:
+    def _speed(self, step_seconds: float) -> tuple[str, str, str]:
+        """tokens/s, FLOP/s of each device, and MFU; the last is empty where no peak is known."""
         tokens_per_second = self.settings.gbs * self.settings.seq_length / step_seconds
         flops = self._flops / step_seconds / self._devices
-        found = [f"{tokens_per_second:,.0f} tokens/s", f"{scaled(flops, 'FLOP/s')} each"]
-        return [*found, f"MFU {flops / self.gpu.bf16_flops:.1%}"] if self.gpu else found
+        utilisation = f"MFU {flops / self.gpu.bf16_flops:.1%}" if self.gpu else ""
+        return f"{tokens_per_second:,.0f} tokens/s", f"{scaled(flops, 'FLOP/s')} each", utilisation
 
     def _end(self, step: Step) -> str:
         """The time to the reference's sample count, where there is one ahead, else to the last step."""
@@ -102,7 +123,7 @@ class Progress(Observer):
         steps = -(-(point.mean - step.consumed_samples) // self.settings.gbs) if point else 0
         if point and 0 < steps < self.last_step - step.step:
             return f"the reference's {point.mean:,} samples in {self._eta(step.step, steps)}"
-        return f"ends by {self._eta(step.step, self.last_step - step.step)}"
+        return f"ends within {self._eta(step.step, self.last_step - step.step)}"
 
     def _eta(self, step: int, steps: int) -> str:
         """Time for so many steps after `step`, h:mm:ss, with the evaluations before the last of them."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama31 import record
+from llama31 import paths, record
 from llama31.events import INTERRUPTED, TARGET_NOT_REACHED, Outcome
 from llama31.slurm import submission
 from llama31.slurm.states import PENDING, UNKNOWN, JobState
@@ -88,6 +88,8 @@ def of_chain(jobs: Sequence[Job], job_dirs: Sequence[Path], *, has_steps: bool) 
     if job.state is None:
         return "no outcome yet; Slurm did not answer"
     how = "" if job.state.state == UNKNOWN else f": {job.state.state}"
+    if job.state.state == "FAILED":  # its script did, or the look at settings and data before the ranks
+        how += f"; see {paths.slurm_log(job.job_id)}"
     return f"killed{how}" if newest else f"never began{how}"
 
 

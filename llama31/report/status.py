@@ -79,12 +79,12 @@ def look(directories: Iterable[Path]) -> tuple[list[Row], list[str]]:
 
 def run_dirs_of(directory: Path) -> list[Path]:
     """The directory itself if it is a run's, else the run directories in it. Raises UserError if it is none at all."""
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory; name a JOB_DIR or a run directory")
-    directory = directory.resolve()
-    if _is_run(directory):
-        return [directory]
     with failures_named(directory):
+        if not directory.is_dir():
+            raise UserError(f"{directory}: no such directory; name a JOB_DIR or a run directory")
+        directory = directory.resolve()
+        if _is_run(directory):
+            return [directory]
         return [path for path in directory.iterdir() if path.is_dir() and not path.is_symlink() and _is_run(path)]
 
 

@@ -20,6 +20,8 @@ from llama31.events import BAD_INPUT, INTERRUPTED
 from llama31.settings import names
 from llama31.slurm import arrived
 
+LOCKS_OUTLIVE_NODES = 150  # seconds: NFS keeps the locks of a node that was lost until its lease ends, 90 s by default
+
 
 def main(arguments: Sequence[str]) -> int:
     """Gives the exit code; what is wrong is told in a line on standard error."""
@@ -43,7 +45,7 @@ def begin(job_dir: Path, allowed: Sequence[str]) -> int:
     prepared = preparation.prepare(resolved, data, allowed, command, thorough=True)
     if prepared.outcome:
         return prepared.say_finished()
-    prepared.take_up()
+    prepared.take_up(LOCKS_OUTLIVE_NODES)
     plan = prepared.plan
     with failures_named(job_dir):
         run_directory.begin(job_dir, plan, assignments, command, ranks.environment(plan.settings, os.environ))

@@ -17,6 +17,17 @@ NEEDS_PARTITION = (
 )  # fmt: skip
 SEPARATORS = {",": "a comma", ":": "a colon"}
 """What separates mounts on the command lines of pyxis and Apptainer, so no path to mount may hold it."""
+SAID_OTHERWISE = {
+    ("-N", "--nodes"): "NNODES says how many nodes",
+    ("-n", "--ntasks", "--ntasks-per-node"): "GPUS_PER_NODE says how many ranks a node has",
+    ("-a", "--array"): "NEXP submits several experiments",
+    ("-o", "--output", "-e", "--error", "-D", "--chdir"): "the log is looked for in the run directory",
+    ("-G", "--gpus"): "EXCLUSIVE=0 asks for GPUS_PER_NODE GPUs on each node",
+    ("-W", "--wait"): "run_llama31.sh --wait follows the jobs",
+}
+"""Options of sbatch that the submission itself depends on."""
+UNLIMITED = ("0", "INFINITE", "UNLIMITED")
+"""What Slurm takes for no time limit."""
 _DEPENDENCY = re.compile(r"(after|afterany|afterok|afternotok|aftercorr|afterburstbuffer|singleton)\b[\w:+,?]*")
 
 
@@ -44,8 +55,15 @@ def _job(settings: Settings) -> Iterator[Problem]:
         if options and not options[0].startswith("-"):
             what = f"SBATCH_ARGS={settings.sbatch_args}: not an option of sbatch, such as --qos=high"
             yield Problem("sbatch_args", what, ("",))
-    limit = seconds(settings.time) if settings.time else None
-    if settings.time and limit is None:
+        for names, instead in SAID_OTHERWISE.items():
+            for option in options:
+                if option.partition("=")[0] in names or option[:2] in names:  # --nodes=2, -N2
+                    what = f"SBATCH_ARGS={settings.sbatch_args}: leave out {option}; {instead}"
+                    others = shlex.join(other for other in options if other != option)
+                    yield Problem("sbatch_args", what, tuple(dict.fromkeys((others, ""))))
+    limited = settings.time and settings.time.upper() not in UNLIMITED
+    limit = seconds(settings.time) if limited else None
+    if limited and limit is None:
         what = f"TIME={settings.time}: not a time limit as Slurm takes it, such as 4:00:00 or 1-12:00:00"
         yield Problem("time", what, ("",))
     elif limit is not None and settings.signal_before_end >= limit:
@@ -90,7 +108,7 @@ def _chain(settings: Settings) -> Iterator[Problem]:
 
 def dependency(given: str) -> str:
     """DEPENDENCIES as an argument of sbatch's --dependency; job ids alone must have ended in whatever way."""
-    if re.fullmatch(r"[\d\s,:]+", given):
+    if re.fullmatch(r"[\s,:]*\d[\d\s,:]*", given):
         return ":".join(["afterany", *re.findall(r"\d+", given)])
     return given if _DEPENDENCY.fullmatch(given) else ""
 

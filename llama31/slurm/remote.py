@@ -79,8 +79,9 @@ def output(
 
 
 def _reason(tool: str, said: str) -> str:
-    """What a tool says of its failure, in one line: all that it marks as an error, else its last line."""
+    """What a tool says of its failure, in one line: all that it marks as an error, else its last line of its own."""
     lines = [line.strip() for line in said.strip().splitlines()]
     marks = (f"{tool}: error: ", f"{tool}: fatal: ")
     errors = [line.split(": ", 2)[2] for line in lines if line.startswith(marks)]
-    return "; ".join(errors) or "".join(lines[-1:]).removeprefix(f"{tool}: ")
+    own = [line for line in lines if line.startswith(f"{tool}: ")] or lines
+    return "; ".join(errors) or "".join(own[-1:]).removeprefix(f"{tool}: ")

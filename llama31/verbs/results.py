@@ -13,14 +13,19 @@ app = typer.Typer()
 
 @app.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="Run directory or MLPerf log.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN_DIR_OR_LOG", help="Run directories, MLPerf logs, directories of result_*.txt."),
+    ],
     ruleset: Annotated[str, typer.Option(help=f"One of {', '.join(rules.RULESETS)}.")] = rules.RULESETS[-1],
 ) -> None:
-    """Judge a log by the official compliance checker, and say in plain words what holds."""
-    from llama31 import paths
-    from llama31.mlperf import check as mlperf_check
+    """Judge logs by the official checkers, each and as one submission, and say in plain words what holds."""
+    from llama31.report import find
 
-    raise typer.Exit(mlperf_check.run(paths.latest_run(path), ruleset))
+    logs = [log for run in runs for log in find.find([run])]
+    from llama31.mlperf import several
+
+    raise typer.Exit(several.run(logs, ruleset))
 
 
 @app.command()
@@ -34,3 +39,16 @@ def summary(run_dir: Annotated[Path, typer.Argument(help="Run directory.")]) -> 
     if outcome is None:
         raise UserError(f"{run_dir}: has no outcome; the run goes on, or was killed")
     print("\n".join(run_summary.lines(run_dir, settings, outcome)))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, MLPerf logs, directories of result_*.txt.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Page to write.")] = Path("report.html"),
+    devices: Annotated[int | None, typer.Option(min=1, help="Devices of runs whose logs do not say.")] = None,
+    gpu: Annotated[str, typer.Option(help="Their GPU, such as H200, for MFU.")] = "",
+) -> None:
+    """Make a page of what runs did: losses, speed, time, and the systems of MLPerf Training v5.1 beside them."""
+    from llama31.report import command
+
+    command.report(runs, output, devices, gpu)

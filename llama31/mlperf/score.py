@@ -1,0 +1,25 @@
+"""Time to train, and the score of several runs."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from mlperf_logging.mllog import constants
+
+from llama31.mlperf.records import Log
+
+
+def minutes(log: Log) -> float | None:
+    """Time to train: from run_start to run_stop, in minutes; None for a run that has no end."""
+    begin, end = log.first(constants.RUN_START), log.last(constants.RUN_STOP)
+    return (end.time_ms - begin.time_ms) / 60_000 if begin and end else None
+
+
+def has_converged(log: Log) -> bool:
+    """The run says that it reached its target."""
+    end = log.last(constants.RUN_STOP)
+    return end is not None and end.metadata.get(constants.STATUS) == constants.SUCCESS
+
+
+def olympic_mean(values: Sequence[float]) -> float:
+    """Mean without the smallest and the largest, of at least three values; a run that did not converge is infinite."""
+    return fmean(sorted(values)[1:-1])

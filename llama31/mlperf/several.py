@@ -1,0 +1,243 @@
+"""`python3 -m llama31 check`: the verdict on one log, or on several that are to be one submission.
+
+Of several logs each must hold by itself (`llama31.mlperf.check`). Over them the seeds must differ and all else be the
+same, and they must not converge faster than the reference (`llama31.mlperf.rcp`).
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlperf_logging.mllog import constants
+
+from llama31 import paths, rules
+from llama31.errors import UserError
+from llama31.mlperf import alike, check, score
+from llama31.mlperf.check import Report
+from llama31.mlperf.records import Finding, Log, is_number, is_whole, shown
+
+if TYPE_CHECKING:
+    from llama31.mlperf import rcp
+
+# What a run that did not reach its target lacks, and no more.
+OF_THE_END = {constants.RUN_STOP, constants.EVAL_ACCURACY, constants.EVAL_STOP, constants.BLOCK_STOP}
+
+
+@dataclass(frozen=True)
+class Several:
+    """Reports on several logs, and what they say together."""
+
+    ruleset: str
+    reports: Sequence[Report]
+
+    @cached_property
+    def directory(self) -> Path:
+        """The one that all logs are below."""
+        return Path(os.path.commonpath([report.file.absolute().parent for report in self.reports]))
+
+    def name(self, report: Report) -> str:
+        """Path of a log, short enough to be said often."""
+        return str(report.file.absolute().relative_to(self.directory))
+
+    @property
+    def is_complete(self) -> bool:
+        """There are as many logs as a submission has."""
+        return len(self.reports) == rules.RUNS_PER_SUBMISSION
+
+    @cached_property
+    def unconverged(self) -> list[Report]:
+        """Logs that are without fault up to an end before the target."""
+        return [
+            report
+            for report in self.reports
+            if not score.has_converged(report.log) and {finding.key for finding in report.failures} <= OF_THE_END
+        ]
+
+    @property
+    def excused(self) -> list[Report]:
+        """Of the ten logs of a submission one may have missed the target; it counts as the slowest."""
+        return self.unconverged if self.is_complete and len(self.unconverged) == 1 else []
+
+    @cached_property
+    def checks(self) -> dict[str, list[Finding]]:
+        """What was looked at over all logs -> what is wrong there; one log has nothing to be compared with."""
+        if len(self.reports) == 1:
+            return {}
+        logs = {self.name(report): report.log for report in self.reports}
+        return {
+            "the seeds differ": list(alike.seeds(logs)),
+            "all settings but the seed are the same": list(alike.settings(logs)),
+            "evaluations are after the same numbers of samples": list(alike.cadence(logs)),
+            **({"the validation data is the same": list(alike.validation_data(self.hashes))} if self.hashes else {}),
+        }
+
+    @cached_property
+    def hashes(self) -> dict[str, set[str]]:
+        """Fingerprints of the tokens that a run evaluated, by its log; other projects' logs have none beside them."""
+        found = {self.name(report): alike.token_hashes(report.file) for report in self.reports}
+        return {file: hashes for file, hashes in found.items() if hashes}
+
+    @cached_property
+    def points(self) -> "rcp.Points":
+        """The reference convergence points."""
+        from llama31.mlperf import rcp  # half a second, by scipy: a mistake is told before
+
+        return rcp.Points(self.ruleset)
+
+    @cached_property
+    def convergence(self) -> "rcp.Verdict | None":
+        """Verdict by the reference points; None where the logs are not of one batch size, or not all closed."""
+        batches = {report.log.whole(constants.GLOBAL_BATCH_SIZE) for report in self.reports}
+        batch = batches.pop()
+        if batches or batch is None or not all(report.is_closed for report in self.reports):
+            return None
+        if self.is_complete and not self.damaged:
+            from llama31.mlperf import rcp
+
+            return rcp.official([report.file for report in self.reports], self.points)
+        converged: list[int] = []
+        others: list[int] = []
+        for report in self.reports:
+            if (samples := _samples(report.log)) is not None:
+                (converged if score.has_converged(report.log) else others).append(samples)
+        return self.points.early(batch, converged, others)
+
+    @property
+    def damaged(self) -> int:
+        """Lines of all logs that could not be read."""
+        return sum(len(report.damaged) for report in self.reports)
+
+    @property
+    def failures(self) -> list[str]:
+        """All that is wrong, a line each. One run says too little of a mean for its convergence to count."""
+        of_logs: dict[str, list[str]] = {}
+        for report in self.reports:
+            if report not in self.excused:
+                for finding in report.failures:
+                    of_logs.setdefault(str(finding), []).append(self.name(report))
+        found = [f"{alike.named(files, len(self.reports))}: {finding}" for finding, files in of_logs.items()]
+        found += [str(finding) for findings in self.checks.values() for finding in findings]
+        if len(self.reports) > 1 and self.convergence and not self.convergence.holds:
+            found.append(f"convergence: {self.convergence.words}")
+        return found
+
+    @property
+    def holds(self) -> bool:
+        """Each log holds, and they hold together."""
+        return not self.failures
+
+    @property
+    def minutes(self) -> float | None:
+        """Score of a submission, before the checker's scaling: mean time to train without fastest and slowest."""
+        if not self.is_complete:
+            return None
+        times = [score.minutes(report.log) if score.has_converged(report.log) else math.inf for report in self.reports]
+        known = [time for time in times if time is not None]
+        mean = score.olympic_mean(known) if len(known) == len(times) else math.inf
+        return mean if math.isfinite(mean) else None
+
+
+def run(runs: Sequence[Path], ruleset: str) -> int:
+    """Checks logs, given as files or run directories, and prints the report; 0 if they hold, else 1."""
+    found = judge(runs, ruleset)
+    print("\n".join(lines(found)))
+    return 0 if found.holds else 1
+
+
+def judge(runs: Sequence[Path], ruleset: str) -> Several:
+    """Judges logs, given as files or run directories. Raises UserError where one is none, or is given twice."""
+    resolved = [run.resolve() for run in runs]
+    if twice := [str(run) for run in dict.fromkeys(resolved) if resolved.count(run) > 1]:
+        raise UserError(f"{', '.join(twice)}: given more than once")
+    return Several(ruleset, [check.check(run, ruleset) for run in runs])
+
+
+def lines(found: Several) -> Iterator[str]:
+    """The report in plain words; the last line is the verdict."""
+    if len(found.reports) == 1:
+        yield from check.lines(found.reports[0], list(_convergence(found)))
+        return
+    yield f"ruleset {found.ruleset}, {len(found.reports)} logs below {found.directory}"
+    yield f"{'':<9}{'seed':>11}{'samples':>10}{'minutes':>9}{'loss':>8}  log"
+    yield from (f"{_row(report)}  {found.name(report)}" for report in found.reports)
+    yield from _common("departs from the closed division", found.reports, lambda report: report.departures)
+    yield from _common("note", found.reports, lambda report: report.notes)
+    if len(found.hashes) < len(found.reports):
+        without = f"{len(found.reports) - len(found.hashes)} of {len(found.reports)} logs"
+        yield f"note: token_hash: {without} without {paths.METRICS} beside them; what those runs evaluated is unknown"
+    yield from (f"holds: {title}" for title, findings in found.checks.items() if not findings)
+    for report in found.excused:
+        yield f"note: {found.name(report)}: missed the target, as one run may; it counts as the slowest"
+    yield from closing(found)
+    yield from (f"fails: {line}" for line in found.failures)
+    yield f"verdict: {_verdict(found)}"
+
+
+def _row(report: Report) -> str:
+    log = report.log
+    minutes, loss = score.minutes(log), log.last(constants.EVAL_ACCURACY)
+    samples = _samples(log)
+    cells = (
+        f"{shown(log.value(constants.SEED)):>11}",
+        f"{'?' if samples is None else format(samples, ','):>10}",
+        f"{'?' if minutes is None else format(minutes, '.2f'):>9}",
+        f"{format(loss.value, '.4f') if loss and is_number(loss.value) else '?':>8}",
+    )
+    return f"{'holds' if report.holds else 'fails':<9}{''.join(cells)}"
+
+
+def _common(title: str, reports: Sequence[Report], said: Callable[[Report], Sequence[str]]) -> Iterator[str]:
+    """What logs say alike, once, with the number of those that do."""
+    numbers: dict[str, int] = {}
+    for report in reports:
+        for line in said(report):
+            numbers[line] = numbers.get(line, 0) + 1
+    for line, number in numbers.items():
+        yield f"{title}: {'' if number == len(reports) else f'{number} of {len(reports)} logs: '}{line}"
+
+
+def closing(found: Several) -> Iterator[str]:
+    """Convergence and score."""
+    yield from _convergence(found)
+    yield from _score(found)
+
+
+def _convergence(found: Several) -> Iterator[str]:
+    if found.convergence is None:
+        yield "rcp: not judged; reference points are for closed logs of one global batch size"
+        return
+    batch = found.reports[0].log.whole(constants.GLOBAL_BATCH_SIZE)
+    if batch and (reference := found.points.reference(batch)):
+        yield f"rcp: the reference: {reference}"
+    yield f"rcp: {found.convergence.words}{check.damage(found.damaged)}"
+
+
+def _score(found: Several) -> Iterator[str]:
+    if found.minutes is None or found.convergence is None:
+        return
+    line = f"score: {found.minutes:.3f} minutes, mean without the fastest and the slowest"
+    scaling = found.convergence.scaling
+    yield f"{line}; {found.minutes * scaling:.3f} with the reference's scaling" if scaling and scaling != 1 else line
+
+
+def _verdict(found: Several) -> str:
+    number, wanted = len(found.reports), rules.RUNS_PER_SUBMISSION
+    if not found.holds:
+        reasons = len(found.failures)
+        verdict = f"do not hold together, for {reasons} reason{'s' if reasons > 1 else ''}"
+        return verdict + check.damage(found.damaged)
+    if not all(report.is_closed for report in found.reports):
+        return "hold together outside the closed division"
+    if not found.is_complete:
+        return f"hold together so far; a submission has {wanted} runs, these are {number}"
+    return f"hold together as the {wanted} runs of a submission in the closed division, ruleset {found.ruleset}"
+
+
+def _samples(log: Log) -> int | None:
+    """Training sequences up to the last evaluation, as rcp_checker takes them: from eval_accuracy."""
+    last = log.last(constants.EVAL_ACCURACY)
+    return int(last.samples) if last and is_whole(last.samples, 0) else None

@@ -1,0 +1,41 @@
+"""`python3 -m llama31 report`: run directories and logs to one page."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from llama31.corpus.files import atomic_writer, failures_named
+from llama31.errors import UserError
+from llama31.estimates.gpus import GPUS
+from llama31.report import find
+
+
+def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -> None:
+    """Writes the report on these runs to `output`. Raises UserError where something cannot be read or written."""
+    if gpu and gpu not in GPUS:
+        raise UserError(f"--gpu {gpu}: not one of {', '.join(GPUS)}")
+    with failures_named(output):
+        if output.is_dir():
+            raise UserError(f"-o {output}: is a directory; name a file in it, such as {output / 'report.html'}")
+        if output.exists() and not output.is_file():  # such as /dev/null, which the page would replace
+            raise UserError(f"-o {output}: is no regular file; name another")
+        page_file = output.resolve()  # a link stays one
+        place = next(parent for parent in page_file.parents if parent.exists())  # those that are not there are made
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"-o {output}: {place} is no directory that can be written to")
+    logs = find.find(given)
+    if page_file in {log.resolve() for log in logs}:
+        raise UserError(f"-o {output}: is one of the logs to read; name another file")
+
+    from llama31.report import runs
+    from llama31.report.figures import Figures, Given
+    from llama31.report.page import render
+
+    found = runs.read(logs)
+    page = render([Figures(run, Given(devices, gpu)) for run in found])
+    with atomic_writer(page_file) as file:
+        file.write(page.encode())
+    for run in found:
+        for line in run.damages:
+            print(f"{run.path.parent}: {line}")
+    print(f"report: {output}")

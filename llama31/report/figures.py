@@ -1,0 +1,230 @@
+"""The figures of a run, from what its log and metrics say and nothing else. None: they do not say.
+
+Times are seconds, losses nats per token, samples training sequences.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from mlperf_logging.mllog import constants
+
+from llama31 import rules
+from llama31.estimates import speed
+from llama31.estimates.gpus import GPUS
+from llama31.layout import Layout
+from llama31.mlperf.records import Log, is_number, is_whole
+from llama31.report import step_times, timeline
+from llama31.report.logs import Series
+from llama31.report.runs import Run
+from llama31.report.step_times import TRAINING_LOSS, StepTimes, named_steps
+from llama31.report.timeline import Block, Restart, intervals, seconds_between
+from llama31.settings import Settings
+
+ACCUMULATION = constants.GRADIENT_ACCUMULATION_STEPS
+MODEL_PARALLEL = (constants.TENSOR_PARALLELISM, constants.PIPELINE_PARALLELISM, constants.CONTEXT_PARALLELISM)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user says of runs whose files do not."""
+
+    devices: int | None = None
+    gpu: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation."""
+
+    samples: int
+    loss: float
+
+
+class Figures:
+    """The figures of one run."""
+
+    def __init__(self, run: Run, given: Given | None = None):
+        self.run = run
+        self.given = given or Given()
+        self.log: Log = run.mlperf.log
+
+    # What ran
+
+    @property
+    def batch(self) -> int | None:
+        """Global batch size."""
+        return self.log.whole(constants.GLOBAL_BATCH_SIZE)
+
+    @property
+    def sequence_length(self) -> int | None:
+        """Tokens in a sequence."""
+        return self.log.whole(constants.MAX_SEQUENCE_LENGTH)
+
+    @cached_property
+    def devices(self) -> int | None:
+        """Devices: as settings say, or the log's batch and layout give, GBS / (MBS x accumulation) x TP x PP x CP."""
+        if self.run.settings:
+            return Layout.of(self.run.settings).world_size
+        micro, accumulation = (self.log.whole(key) for key in (constants.MICRO_BATCH_SIZE, ACCUMULATION))
+        model = [self.log.whole(key) for key in MODEL_PARALLEL]
+        if self.batch and micro and accumulation and all(model):
+            return self.batch // (micro * accumulation) * math.prod(size or 1 for size in model)
+        return self.given.devices
+
+    @property
+    def gpu(self) -> str:
+        """Name of the GPU, one of `GPUS`; empty where nobody says."""
+        name = self.run.settings.gpu if self.run.settings else ""
+        return name or self.given.gpu
+
+    @cached_property
+    def flops_per_token(self) -> int | None:
+        """Operations of training on one token (`llama31.estimates.speed`), of the benchmark's model alone."""
+        departures = self.log.declared or []
+        is_8b = self.log.value(constants.SUBMISSION_BENCHMARK) == rules.BENCHMARK and not any(
+            departure.startswith("SIZE=") for departure in departures
+        )
+        if not is_8b or not self.sequence_length:
+            return None
+        return speed.flops_per_token(replace(Settings(), seq_length=self.sequence_length), rules.VOCABULARY_SIZE)
+
+    # Convergence
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """All evaluations, with the samples that their eval_accuracy lines give, as MLCommons' tools count."""
+        return [
+            Evaluation(int(record.samples), float(record.value))
+            for record in self.log.all(constants.EVAL_ACCURACY)
+            if is_whole(record.samples, 0) and is_number(record.value)
+        ]
+
+    @cached_property
+    def samples_to_target(self) -> int | None:
+        """Samples at the first evaluation at or below the target."""
+        return next((one.samples for one in self.evaluations if one.loss <= self.log.target), None)
+
+    @cached_property
+    def training_loss(self) -> Series:
+        """Training loss, with the samples of each step."""
+        return self.run.metrics.loss if self.run.metrics.loss.value else named_steps(self.run.mlperf, TRAINING_LOSS)
+
+    # Time
+
+    @cached_property
+    def time_to_train(self) -> float | None:
+        """From run_start to run_stop; None while the run goes on, and where the log has several of either."""
+        return self._between(constants.RUN_START, constants.RUN_STOP)
+
+    @cached_property
+    def initialisation(self) -> float | None:
+        """From the first init_start to init_stop, before the clock runs."""
+        return self._between(constants.INIT_START, constants.INIT_STOP, several=True)
+
+    @property
+    def status(self) -> str | None:
+        """How the run ended, in the log's word."""
+        stop = self.log.last(constants.RUN_STOP)
+        status = stop.metadata.get(constants.STATUS) if stop else None
+        return status if isinstance(status, str) else None
+
+    @property
+    def reason(self) -> str:
+        """Why the run did not succeed, in the log's words."""
+        stop = self.log.last(constants.RUN_STOP)
+        return str(stop.metadata.get("reason", "")) if stop else ""
+
+    @property
+    def ambiguities(self) -> list[str]:
+        """What the log has several of, and so no one can say which counts."""
+        counts = {key: len(self.log.all(key)) for key in (constants.RUN_START, constants.RUN_STOP)}
+        return [f"{count} {key} lines" for key, count in counts.items() if count > 1]
+
+    @property
+    def is_success(self) -> bool:
+        """The run reached its target and says so: its time counts."""
+        return self.status == constants.SUCCESS and self.samples_to_target is not None
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """Stretches of training that came to their end."""
+        return list(timeline.blocks(self.log, self.run.metrics))
+
+    @cached_property
+    def restarts(self) -> list[Restart]:
+        """Jobs that went on with the run."""
+        return list(timeline.restarts(self.log.records, self.run.metrics))
+
+    @cached_property
+    def evaluating(self) -> float:
+        """All evaluations, from eval_start to eval_stop."""
+        return sum(seconds for _, seconds in intervals(self.log, constants.EVAL_START, constants.EVAL_STOP))
+
+    @cached_property
+    def restarting(self) -> float:
+        """Time lost to all restarts."""
+        return sum(restart.seconds for restart in self.restarts)
+
+    @cached_property
+    def training(self) -> float:
+        """All stretches of training that came to their end, but for what restarts took of them."""
+        return sum(block.training for block in self.blocks)
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """What the time to train went into; `other` is what no line of the log explains."""
+        known = {"training": self.training, "evaluation": self.evaluating, "restarts": self.restarting}
+        return {**known, "other": (self.time_to_train or 0.0) - sum(known.values())}
+
+    @property
+    def evaluation_share(self) -> float | None:
+        """Share of the time to train that evaluations took."""
+        return self.evaluating / self.time_to_train if self.time_to_train else None
+
+    # Speed
+
+    @cached_property
+    def sequences_per_second(self) -> float | None:
+        """Over all stretches of training whose samples and time are known, but for those with a restart."""
+        blocks = [block for block in self.blocks if block.rate]
+        seconds = sum(block.seconds for block in blocks)
+        return sum(block.sequences or 0 for block in blocks) / seconds if seconds else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Sequences per second, in tokens."""
+        return _product(self.sequences_per_second, self.sequence_length)
+
+    @property
+    def tokens_per_second_per_device(self) -> float | None:
+        """Tokens per second, by the number of devices."""
+        return _product(self.tokens_per_second, 1 / self.devices if self.devices else None)
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilisation: tokens/s of a device x operations of a token / its dense bf16 peak."""
+        peak = GPUS[self.gpu].bf16_flops if self.gpu in GPUS else None
+        return _product(self.tokens_per_second_per_device, self.flops_per_token, 1 / peak if peak else None)
+
+    @cached_property
+    def step_times(self) -> StepTimes | None:
+        """Step times; means are the batch size by the rates of `blocks`."""
+        means = [self.batch / block.rate for block in self.blocks if block.rate and self.batch]
+        return step_times.of_run(self.run.mlperf, self.run.metrics, means)
+
+    @property
+    def median_step(self) -> float | None:
+        """Median of the step times."""
+        return self.step_times.percentile(50) if self.step_times else None
+
+    def _between(self, start: str, stop: str, *, several: bool = False) -> float | None:
+        starts, stops = self.log.all(start), self.log.all(stop)
+        if not starts or not stops or (not several and (len(starts), len(stops)) != (1, 1)):
+            return None
+        return seconds_between(starts[0], stops[-1])
+
+
+def _product(*factors: Any) -> float | None:
+    return None if None in factors else math.prod(factors)

@@ -1,0 +1,101 @@
+"""The report as one HTML page: plots, and beside them all figures as text."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from llama31 import rules
+from llama31.report import plots, tables
+from llama31.report.figures import Figures
+from llama31.report.systems import System, grouped, published
+from llama31.report.words import minutes, number, percent, plural
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A figure that stands out."""
+
+    title: str
+    value: str
+    note: str = ""
+
+
+def render(runs: Sequence[Figures]) -> str:
+    """The page, which needs nothing else to be shown."""
+    systems = grouped(runs)
+    drawn = plots.lines(systems)
+    table = published()
+    engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    engine.filters["plot"] = _plot
+    return engine.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=systems[0].name if len(systems) == 1 else plural(len(systems), "system"),
+        runs=runs,
+        systems=systems,
+        cards=_cards(systems[0]) if len(systems) == 1 else [],
+        notes=[note for system in systems for note in _notes(system)],
+        damages=[(run.run.name, run.run.damages) for run in runs if run.run.damages],
+        plots={
+            "validation": plots.validation_loss(drawn),
+            "training": plots.training_loss(drawn),
+            "throughput": plots.throughput(drawn),
+            "steps": plots.step_times(drawn),
+            "time": plots.time_parts(runs),
+            "published": plots.beside_published(systems, table),
+        },
+        references=[rules.REFERENCE_POINTS[batch] for batch in plots.reference_batches(iter(runs))],
+        published=tables.of_published(table, systems),
+        tables=tables,
+        submission_runs=rules.RUNS_PER_SUBMISSION,
+        plotly=get_plotlyjs(),
+    )
+
+
+def _cards(system: System) -> list[Card]:
+    """The figures of one system at a glance: of its run, or over its runs."""
+    run, several = system.runs[0], len(system.runs) > 1
+    median = "median" if several else ""
+    time = Card("Time to train", minutes(system.median("time_to_train")), median)
+    if several:
+        note = f"mean of {len(system.runs)} runs without fastest and slowest"
+        time = Card("Score", minutes(system.score), note) if system.score else time
+    loss = min((one.evaluations[-1].loss for one in system.runs if one.evaluations), default=None)
+    devices = f"{run.devices:,} devices" if run.devices else "devices not in the log"
+    return [
+        time,
+        Card("Samples to target", number(system.mean_samples) if system.mean_samples else "not reached",
+             "mean" if several else f"target {run.log.target:g}"),
+        Card("Last validation loss", number(loss, digits=4), "lowest of all runs" if several else ""),
+        Card("Tokens per second", number(system.median("tokens_per_second")), devices),
+        Card("MFU", percent(system.median("mfu")), f"of {run.gpu}'s bf16 peak" if run.gpu else "GPU not in the log"),
+        Card("Evaluation", percent(system.median("evaluation_share")), "of the time to train"),
+    ]  # fmt: skip
+
+
+def _notes(system: System) -> list[str]:
+    """What a reader must know to read the figures right."""
+    departures = dict.fromkeys(departure for run in system.runs for departure in run.log.declared or ())
+    notes = [f"{system.name}: outside the closed division: {departure}" for departure in departures]
+    for run in system.runs:
+        name = run.run.name
+        notes += [f"{name}: the log has {what}; no time to train is given" for what in run.ambiguities]
+        if run.status is None:
+            notes.append(f"{name}: the log has no run_stop with a status: the run goes on, or was killed")
+        elif not run.is_success:
+            notes.append(f"{name}: ended as {run.status}" + (f": {run.reason}" if run.reason else ""))
+    if system.repeated_seeds:
+        notes.append(f"{system.name}: seeds that several runs have: {', '.join(system.repeated_seeds)}")
+    if len(system.runs) > 1 and system.score is None:
+        notes.append(f"{system.name}: no score: it takes 3 runs, of which all but one reach the target")
+    return notes
+
+
+def _plot(figure: go.Figure) -> str:
+    """A figure for the page's script; base64, so that nothing in a name can end the script."""
+    return base64.b64encode(figure.to_json().encode()).decode()

@@ -1,0 +1,252 @@
+"""The plots of a report, as plotly's figures in JSON; the page has plotly's JavaScript draw them.
+
+Colours are legible on white and on near black; those of text, axes and grid are the page's (see its script).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from llama31 import rules
+from llama31.report.figures import Figures
+from llama31.report.systems import Published, System
+from llama31.report.words import plural
+
+COLOURS = ("#3b82f6", "#d9730d", "#2f9e44", "#a05ce0", "#d6498f", "#0f93a0", "#a08a00", "#e0484d")
+GREY = "#7d8590"
+BAND = "rgba(125, 133, 144, 0.22)"
+PARTS = {"training": "#3b82f6", "evaluation": "#d9730d", "restarts": "#e0484d", "other": GREY}
+SINGLY = 6  # runs of one system that get a colour each
+POINTS = 800  # of a run's training loss: more than a screen shows
+BINS = 40
+VISIBLE = 1e-3  # share of a bar that can be seen
+HEIGHT, ROW = 400, 26  # pixels: of a plot, of a bar in it
+
+
+@dataclass(frozen=True)
+class Line:
+    """How one run is drawn."""
+
+    run: Figures
+    colour: str
+    legend: str
+    is_first: bool
+    """The first run of its legend, which stands for all of them."""
+
+    def style(self, **more: Any) -> dict[str, Any]:
+        """What all traces of the run have in common."""
+        return {
+            "name": self.legend,
+            "legendgroup": self.legend,
+            "showlegend": self.is_first,
+            "text": self.run.run.name,
+            **more,
+        }
+
+
+def lines(systems: Sequence[System]) -> list[Line]:
+    """A colour for each run of a few of one system, else for each system."""
+    if len(systems) == 1 and len(systems[0].runs) <= SINGLY:
+        return [Line(run, _colour(number), run.run.name, True) for number, run in enumerate(systems[0].runs)]
+    return [
+        Line(run, _colour(number), f"{system.name} ({plural(len(system.runs), 'run')})", run is system.runs[0])
+        for number, system in enumerate(systems)
+        for run in system.runs
+    ]
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def validation_loss(drawn: Sequence[Line]) -> go.Figure:
+    """Validation loss over samples, with the target, and the reference's points of these batch sizes."""
+    figure = _figure("Training sequences", "Validation loss, nats per token")
+    for line in drawn:
+        evaluations = line.run.evaluations
+        figure.add_scatter(
+            x=[one.samples for one in evaluations],
+            y=[one.loss for one in evaluations],
+            mode="lines+markers",
+            line={"color": line.colour, "width": 1.5},
+            marker={"size": 5},
+            hovertemplate="%{text}<br>%{x:,} sequences<br>loss %{y:.4f}<extra></extra>",
+            **line.style(),
+        )
+    for target in sorted({line.run.log.target for line in drawn}):
+        figure.add_hline(
+            y=target,
+            line={"color": GREY, "dash": "dash", "width": 1.5},
+            annotation={"text": f"target {target:g}"},
+            annotation_position="bottom left",
+        )
+    for number, batch in enumerate(reference_batches(line.run for line in drawn)):
+        point = rules.REFERENCE_POINTS[batch]
+        figure.add_vrect(
+            x0=point.minimum,
+            x1=point.mean,
+            fillcolor=BAND,
+            line_width=0,
+            annotation={"text": f"reference,<br>GBS {batch}", "yanchor": "top", "xanchor": "right", "align": "right"},
+            annotation_position="top left",
+            annotation_y=1 - 0.14 * number,
+        )
+    return figure
+
+
+def reference_batches(runs: Iterator[Figures]) -> list[int]:
+    """Batch sizes of benchmark runs for which the reference has a convergence point."""
+    found = {
+        run.batch
+        for run in runs
+        if run.batch in rules.REFERENCE_POINTS and run.flops_per_token and run.log.target == rules.TARGET
+    }
+    return sorted(batch for batch in found if batch)
+
+
+def training_loss(drawn: Sequence[Line]) -> go.Figure | None:
+    """Training loss over samples, means of neighbouring steps where there are many; None where no log has it."""
+    figure = _figure("Training sequences", "Training loss, nats per token")
+    for line in drawn:
+        samples, losses = thinned(np.array(line.run.training_loss.samples), np.array(line.run.training_loss.value))
+        if len(losses):
+            figure.add_scatter(
+                x=samples,
+                y=losses,
+                mode="lines",
+                line={"color": line.colour, "width": 1},
+                hovertemplate="%{text}<br>%{x:,.0f} sequences<br>loss %{y:.4f}<extra></extra>",
+                **line.style(),
+            )
+    return figure if figure.data else None
+
+
+def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means over as many neighbours as it takes for at most `POINTS` points."""
+    width = -(-len(y) // POINTS) or 1
+    starts = np.arange(0, len(y), width)
+    counts = np.diff(np.append(starts, len(y)))
+    if not len(starts):
+        return x, y
+    return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
+
+
+def throughput(drawn: Sequence[Line]) -> go.Figure:
+    """Tokens per second of each stretch of training, per device where all runs' number of them is known."""
+    by_device = all(line.run.devices for line in drawn)
+    figure = _figure("Training sequences", "Tokens per second" + (" and device" if by_device else ""))
+    for line in drawn:
+        blocks = [block for block in line.run.blocks if block.rate and block.end]
+        scale = (line.run.sequence_length or 0) / ((line.run.devices or 1) if by_device else 1)
+        figure.add_scatter(
+            x=[block.end for block in blocks],
+            y=[(block.rate or 0) * scale for block in blocks],
+            mode="lines+markers",
+            line={"color": line.colour, "width": 1.5},
+            marker={"size": 4},
+            hovertemplate="%{text}<br>up to %{x:,} sequences<br>%{y:,.0f} tokens/s<extra></extra>",
+            **line.style(),
+        )
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def step_times(drawn: Sequence[Line]) -> go.Figure | None:
+    """How step times are distributed, up to the outliers, which the page names."""
+    times = [(line, line.run.step_times) for line in drawn]
+    known = [(line, steps) for line, steps in times if steps]
+    if not known:
+        return None
+    low = min(float(steps.seconds.min()) for _, steps in known)
+    high = max(min(float(steps.seconds.max()), steps.limit) for _, steps in known)
+    edges = np.linspace(low, high if high > low else low * 1.01 + 1e-9, BINS + 1) * 1000
+    figure = _figure("Milliseconds per step", "Share of steps")
+    for legend in dict.fromkeys(line.legend for line, _ in known):
+        of_legend = [(line, steps) for line, steps in known if line.legend == legend]
+        seconds = np.concatenate([steps.seconds for _, steps in of_legend]) * 1000
+        counts, _ = np.histogram(seconds, edges)
+        figure.add_bar(
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=counts / len(seconds),
+            width=np.diff(edges),
+            marker={"color": of_legend[0][0].colour, "opacity": 0.65},
+            name=legend,
+            hovertemplate="%{x:.1f} ms: %{y:.1%} of steps<extra></extra>",
+        )
+    figure.update_layout(barmode="overlay", bargap=0)
+    figure.update_yaxes(tickformat=".0%")
+    return figure
+
+
+def time_parts(runs: Sequence[Figures]) -> go.Figure | None:
+    """What the time to train went into, run by run; None where no run came to its end."""
+    ended = [run for run in reversed(runs) if run.time_to_train is not None]
+    if not ended:
+        return None
+    figure = _figure("Minutes", "")
+    parts = [run.parts for run in ended]
+    for name, colour in PARTS.items():
+        if any(part[name] > VISIBLE * sum(part.values()) for part in parts):
+            figure.add_bar(
+                y=[run.run.name for run in ended],
+                x=[part[name] / 60 for part in parts],
+                orientation="h",
+                name=name,
+                marker={"color": colour},
+                hovertemplate="%{y}<br>" + name + " %{x:.2f} min<extra></extra>",
+            )
+    figure.update_layout(barmode="stack", bargap=0.25, height=150 + ROW * len(ended), margin_t=64)
+    figure.update_layout(legend={"y": 1, "yanchor": "bottom", "traceorder": "normal"})
+    figure.update_yaxes(type="category", dtick=1)
+    return figure
+
+
+def beside_published(systems: Sequence[System], table: Sequence[Published]) -> go.Figure:
+    """Score over the number of accelerators, of the published systems and of those here that have both."""
+    figure = _figure("Accelerators", "Time to train, minutes")
+    figure.add_scatter(
+        x=[one.accelerators for one in table],
+        y=[one.score_minutes for one in table],
+        mode="markers",
+        name="published, v5.1",
+        marker={"color": GREY, "size": 8, "opacity": 0.75},
+        text=[f"{one.org}<br>{one.system}<br>{one.accelerator}" for one in table],
+        hovertemplate="%{text}<br>%{x} accelerators, %{y:.2f} min<extra></extra>",
+    )
+    for number, system in enumerate(systems):
+        devices, seconds = system.runs[0].devices, system.time
+        if devices and seconds:
+            figure.add_scatter(
+                x=[devices],
+                y=[seconds / 60],
+                mode="markers",
+                name=system.name,
+                marker={"color": _colour(number), "size": 14, "symbol": "diamond"},
+                hovertemplate=system.name + "<br>%{x} accelerators, %{y:.2f} min<extra></extra>",
+            )
+    ticks = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
+    marks = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000]
+    figure.update_yaxes(type="log", tickvals=marks, ticktext=[f"{mark:,}" for mark in marks])
+    return figure
+
+
+def _figure(x: str, y: str) -> go.Figure:
+    """An empty figure; without plotly's own template, whose colours are for white paper alone."""
+    return go.Figure(
+        layout={
+            "template": "none",
+            "height": HEIGHT,
+            "margin": {"l": 64, "r": 16, "t": 16, "b": 48},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "hovermode": "closest",
+            "showlegend": True,
+            "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top", "itemsizing": "constant"},
+            "xaxis": {"title": {"text": x, "standoff": 8}, "zeroline": False, "tickformat": ",", "automargin": True},
+            "yaxis": {"title": {"text": y, "standoff": 8}, "zeroline": False, "automargin": True},
+        }
+    )

@@ -1,0 +1,64 @@
+"""Step times of a run: percentiles and outliers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from llama31.report.logs import LogData, Metrics, Series
+
+STEP_TIME, TRAINING_LOSS = "train_step_time", "reduced_train_loss"
+"""Statistics of NVIDIA's logs, with the number of a step: its seconds, its loss."""
+FAR_OUT = 3.0  # interquartile ranges above the upper quartile: Tukey 1977, Exploratory Data Analysis, chapter 2
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds per step."""
+
+    kind: str
+    """What the values are, in words."""
+    seconds: np.ndarray
+    steps: np.ndarray
+    """Number of each step, nan where the log has none."""
+
+    def percentile(self, percent: float) -> float:
+        """With linear interpolation between values."""
+        return float(np.percentile(self.seconds, percent))
+
+    @cached_property
+    def limit(self) -> float:
+        """Beyond it a step is an outlier: upper quartile + 3 interquartile ranges."""
+        lower, upper = self.percentile(25), self.percentile(75)
+        return upper + FAR_OUT * (upper - lower)
+
+    @cached_property
+    def outliers(self) -> np.ndarray:
+        """Indices of the outliers, slowest first."""
+        found = np.flatnonzero(self.seconds > self.limit)
+        return found[np.argsort(-self.seconds[found], kind="stable")]
+
+
+def of_run(mlperf: LogData, metrics: Metrics, means: Sequence[float]) -> StepTimes | None:
+    """Each step's time where metrics have it, else of the steps that the log names, else means between evaluations."""
+    for kind, series in (
+        ("each step", metrics.seconds),
+        ("steps that the log names", named_steps(mlperf, STEP_TIME)),
+    ):
+        if series.value:
+            return StepTimes(kind, np.array(series.value), np.array(series.step))
+    if not means:
+        return None
+    return StepTimes("mean of each stretch between evaluations", np.array(means), np.full(len(means), math.nan))
+
+
+def named_steps(mlperf: LogData, name: str) -> Series:
+    """A statistic's values that name their step; others are means."""
+    series = mlperf.statistics.get(name, Series())
+    named = Series()
+    for row in zip(series.value, series.samples, series.step, strict=True):
+        if not math.isnan(row[-1]):
+            named.add(*row)
+    return named

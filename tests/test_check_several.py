@@ -1,0 +1,254 @@
+"""`llama31 check` over several logs: what they must have alike, damage, and the verdict on a submission."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from benchmark_run import SETTINGS, losses
+from submissions import (
+    TOKEN,
+    edit,
+    fields,
+    missed,
+    rule_files_parsed_once,
+    ten_runs,
+    write_metrics,
+    write_run,
+)
+
+from llama31 import departures, paths, rules
+from llama31.errors import UserError
+from llama31.mlperf import several
+from llama31.mlperf.several import Several
+
+NEWEST = rules.RULESETS[-1]
+judge = partial(several.judge, ruleset=NEWEST)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _rule_files_are_parsed_once() -> Iterator[None]:
+    with rule_files_parsed_once():
+        yield
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[Path]:
+    return [write_run(tmp_path / f"run-{seed}", seed=seed, evaluations=13 + seed) for seed in (1, 2, 3)]
+
+
+def log(run: Path) -> Path:
+    return run / paths.MLPERF_LOG
+
+
+def name(run: Path) -> str:
+    """How findings name a run's log: below the directory of all of them."""
+    return f"{run.name}/{paths.MLPERF_LOG}"
+
+
+def printed(found: Several) -> str:
+    return "\n".join(several.lines(found))
+
+
+def test_three_runs_hold_so_far(three: list[Path]) -> None:
+    found = judge(three)
+    text = printed(found)
+    assert found.holds, text
+    assert "holds              2   184,320    30.00  3.2900  " in text, "a row for each log"
+    assert "rcp: the reference: mean 178,859 samples, minimum 173,650, at global batch size 32 (a point of" in text
+    assert "rcp: on course: 184,320 samples, mean of 3 runs" in text
+    assert text.endswith("verdict: hold together so far; a submission has 10 runs, these are 3")
+
+
+def test_ten_runs_hold_as_a_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = ten_runs(tmp_path)
+    assert several.run(runs, NEWEST) == 0
+    text = capsys.readouterr().out
+    assert "rcp: accepted: 179,712 samples" in text
+    assert "score: 29.250 minutes, mean without the fastest and the slowest\n" in text, "2 minutes an evaluation"
+    assert text.endswith(
+        "verdict: hold together as the 10 runs of a submission in the closed division, ruleset 6.1.0\n"
+    )
+
+
+def test_one_of_ten_may_miss_the_target(tmp_path: Path) -> None:
+    runs = ten_runs(tmp_path)
+    missed(log(runs[4]), seed=104)
+    found = judge(runs)
+    assert found.holds, printed(found)
+    assert f"note: {name(runs[4])}: missed the target, as one run may; it counts as the slowest" in printed(found)
+    assert found.minutes == pytest.approx(2 * (14 * 3 + 15 * 4 + 16) / 8), "the fastest and the one that missed are out"
+    missed(log(runs[5]), seed=105)
+    found = judge(runs)
+    assert not found.holds and found.minutes is None
+    assert "convergence: rejected: more than one run did not converge" in found.failures
+
+
+def test_one_of_ten_may_be_killed_but_not_be_wrong(tmp_path: Path) -> None:
+    runs = ten_runs(tmp_path)
+    edit(log(runs[4]), "run_stop", lambda _: None)
+    assert judge(runs).holds
+    edit(log(runs[4]), "opt_name", lambda line: line | {"value": "adam"})
+    found = judge(runs)
+    assert any("opt_name" in failure for failure in found.failures), found.failures
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "words"), [(14, "rejected: converges faster than the reference's minimum"), (20, "accepted")]
+)
+def test_ten_runs_too_fast_or_slow(tmp_path: Path, evaluations: int, words: str) -> None:
+    found = judge(ten_runs(tmp_path, evaluations=[evaluations] * 10))
+    assert found.convergence and found.convergence.words.startswith(words)
+    assert found.holds == (words == "accepted")
+    assert all(report.holds for report in found.reports), "no log is to blame by itself"
+
+
+def test_few_runs_too_fast_fail_and_one_alone_does_not(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / str(seed), seed=seed, evaluations=12) for seed in (1, 2)]
+    found = judge(runs)
+    assert not found.holds and "convergence: converges faster than the reference's minimum" in found.failures[0]
+    assert judge(runs[:1]).holds
+    assert "rcp: too early to say: 147,456 samples" in printed(judge(runs[:1]))
+
+
+# What differs
+
+
+def test_equal_seeds_are_named(three: list[Path]) -> None:
+    edit(log(three[2]), "seed", lambda line: line | {"value": 1})
+    assert judge(three).failures == [
+        f"seed: found 1 in {name(three[0])}, {name(three[2])}; wants another seed in each log"
+    ]
+
+
+def test_the_same_log_twice_is_a_mistake(three: list[Path]) -> None:
+    with pytest.raises(UserError, match=f"^{three[0]}: given more than once$"):
+        judge([*three, three[0] / ".." / three[0].name])
+
+
+def test_a_missing_seed_is_named(three: list[Path]) -> None:
+    edit(log(three[1]), "seed", lambda _: None)
+    assert judge(three).failures == [f"{name(three[1])}: seed: found none; wants exactly one line"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("opt_base_learning_rate", 4e-4), ("train_samples", 5), ("seed_of_x", 1)])
+def test_a_setting_that_differs_is_named(three: list[Path], key: str, value: object) -> None:
+    if key == "seed_of_x":  # a key of another project's, which one log has and the others lack
+        lines = log(three[1]).read_text().splitlines(keepends=True)
+        added = TOKEN + json.dumps(fields(log(three[1]), "seed") | {"key": key, "value": value}) + "\n"
+        log(three[1]).write_text("".join([added, *lines]))
+    else:
+        edit(log(three[1]), key, lambda line: line | {"value": value})
+    failures = [failure for failure in judge(three).failures if failure.startswith(key)]
+    assert len(failures) == 1
+    assert failures[0].endswith(f"{value} in {name(three[1])}; wants the same in all logs") or (
+        f"{value} in {name(three[1])}; " in failures[0]
+    )
+
+
+def test_batch_sizes_that_differ_leave_convergence_unjudged(three: list[Path], tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", replace(SETTINGS, gbs=64), seed=7)
+    found = judge([*three, other])
+    assert any(failure.startswith("global_batch_size: found 32 in 3 logs; 64 in ") for failure in found.failures)
+    assert "rcp: not judged; reference points are for closed logs of one global batch size" in printed(found)
+
+
+def test_a_skipped_evaluation_is_named(three: list[Path]) -> None:
+    for key in ("eval_start", "eval_accuracy", "eval_stop"):
+        edit(log(three[1]), key, lambda line: None if line["metadata"]["samples_count"] == 24_576 else line)
+    failures = judge(three).failures
+    assert f"{name(three[1])}: eval_start: found none between 12,288 and 36,864" in "\n".join(failures)
+    assert f"eval_start: found one after 36864 samples in {name(three[1])}, after 24576 in" in "\n".join(failures)
+
+
+def test_another_cadence_in_one_log_is_named(three: list[Path], tmp_path: Path) -> None:
+    dense = write_run(tmp_path / "dense", replace(SETTINGS, eval_every=8192), seed=9, evaluations=21)
+    found = judge([*three, dense])
+    assert any("one after 12288 samples" in failure and "after 8192" in failure for failure in found.failures)
+
+
+def test_validation_data_that_differs_is_named(three: list[Path]) -> None:
+    metrics = three[1] / paths.METRICS
+    metrics.unlink()
+    write_metrics(three[1], SETTINGS, losses(), token_hash="f" * 16)
+    (failure,) = judge(three).failures
+    assert failure.startswith('token_hash: found ["0000000000000000"] in 2 logs; ["ffffffffffffffff"] in ')
+    metrics.write_text(metrics.read_text() + '{"event": "evaluation", "token_hash": \n')
+    assert "unreadable" in "\n".join(judge(three).failures), "a damaged line is no reason to look away"
+
+
+def test_one_log_alone_is_compared_with_nothing(three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    write_metrics(three[1], SETTINGS, losses(), token_hash="f" * 16)
+    assert several.run(three[1:2], NEWEST) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: holds; ")
+    assert "token_hash" in judge(three).failures[0], "two fingerprints in one run are told among several"
+
+
+def test_logs_without_metrics_leave_validation_data_unknown(three: list[Path]) -> None:
+    (three[1] / paths.METRICS).unlink()
+    text = printed(judge(three))
+    assert f"note: token_hash: 1 of 3 logs without {paths.METRICS} beside them" in text
+    assert "holds: the validation data is the same" in text, "the other two can be compared"
+    for run in three:
+        (run / paths.METRICS).unlink(missing_ok=True)
+    assert "validation data is the same" not in printed(judge(three)), "nothing was looked at"
+
+
+def test_logs_of_both_divisions_do_not_mix(three: list[Path], tmp_path: Path) -> None:
+    small = replace(SETTINGS, eval_samples=96)
+    given = write_run(tmp_path / "open", small, seed=8, departures=departures.departures(small))
+    found = judge([*three, given])
+    assert any(failure.startswith("submission_division: found ") for failure in found.failures), found.failures
+
+
+# Damage
+
+
+@pytest.mark.parametrize("key", ["eval_accuracy", "seed", "global_batch_size", "run_start"])
+def test_a_damaged_line_is_counted_and_fails(three: list[Path], key: str) -> None:
+    lines = log(three[1]).read_text().splitlines(keepends=True)
+    number = next(number for number, line in enumerate(lines) if f'"key": "{key}"' in line)
+    lines[number] = lines[number][: len(lines[number]) // 2] + "\n"
+    log(three[1]).write_text("".join(lines))
+    found = judge(three)
+    text = printed(found)
+    assert not found.holds
+    assert f"{name(three[1])}: :::MLLOG lines: found 1 that cannot be read, line {number + 1}; wants" in text
+    assert text.endswith("; 1 line was not understood, and the rest of the verdict stands on the others")
+
+
+def test_damage_in_one_of_ten_is_no_traceback(tmp_path: Path) -> None:
+    runs = ten_runs(tmp_path)
+    with log(runs[2]).open("ab") as file:
+        file.write(b':::MLLOG {"key": "eval_accuracy", \xff\x00\n:::MLLOG "global_batch_size"\n')
+    found = judge(runs)
+    assert not found.holds and found.damaged == 2
+    assert "rcp: on course: 180,634 samples, mean of 10 runs" in printed(found), "rcp_checker itself would break off"
+    assert "; 2 lines were not understood" in printed(found).splitlines()[-1]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.99])
+def test_a_truncated_log_fails_and_the_rest_is_judged(three: list[Path], share: float) -> None:
+    lines = log(three[0]).read_text().splitlines(keepends=True)
+    cut = int(len(lines) * share)
+    log(three[0]).write_text("".join([*lines[:cut], lines[cut][:40]]))
+    found = judge(three)
+    text = printed(found)
+    assert not found.holds and f"{name(three[0])}: run_stop: found none" in text
+    assert "1 line was not understood" in text.splitlines()[-1]
+    assert found.reports[1].holds and found.reports[2].holds
+
+
+# MLCommons' published logs
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "logs"
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"the published logs are not there: {PUBLISHED}")
+def test_logs_of_two_systems_do_not_hold_together() -> None:
+    given = [next(iter(sorted(system.glob("result_*.txt")))) for system in sorted(PUBLISHED.iterdir())]
+    found = several.judge(given, "5.1.0")
+    assert all(report.holds for report in found.reports)
+    assert {"global_batch_size", "submission_org"} <= {failure.partition(":")[0] for failure in found.failures}
