@@ -287,6 +287,12 @@ def _data(settings: Settings, data: Data) -> Iterator[Problem]:
             f"{length} tokens",
             (held,),
         )
+    if settings.gbs > settings.sample_limit:
+        yield Problem(
+            "samples_available",
+            f"SAMPLES_AVAILABLE={settings.sample_limit}: less than a step of GBS={settings.gbs} takes",
+            (rules.samples_available(settings.gbs),),
+        )
     if settings.gbs > available:
         unit = Layout.of(settings).data_parallel_size * settings.mbs
         yield Problem(

@@ -29,6 +29,10 @@ class Data:
         """Training sequences in one pass over all parts; Megatron cuts each part by itself."""
         return sum(part.sequences(seq_length) for part in self.train)
 
+    def indexed_samples(self, settings: Settings) -> int:
+        """Training sequences that a run can take: those that its index holds."""
+        return min(settings.sample_limit, self.available_samples(settings.seq_length))
+
 
 def vocab_size(settings: Settings, data: Data | None) -> int | None:
     """Ids of the run's tokenizer; without a look at it, those of the benchmark's if the model is the benchmark's."""

@@ -73,6 +73,10 @@ class Plan:
             "tmp_npy_index": (paths.index_root(settings), "JOB_DIR/index"),
             "min_lr": (settings.end_lr, f"{rules.END_LR_FRACTION} x MAX_LR"),
             "warmup_steps": (settings.warmup, f"{rules.WARMUP_FRACTION:.0%} of ALLOCATED_SEQUENCES / GBS"),
+            "samples_available": (
+                self.data.indexed_samples(settings) if self.data else settings.sample_limit,
+                f"{rules.INDEXED_PER_MEAN} x the reference's mean at this GBS, or all of the data",
+            ),
             "stop_at_step": ("", "none"),
             "seeds": ("", "drawn at random"),
         }
@@ -129,10 +133,10 @@ class Plan:
             f"on {settings.eval_samples:,} sequences; ends at validation loss {settings.target:g}"
         )
         if self.data:
-            available = self.data.available_samples(settings.seq_length)
+            available, indexed = self.data.available_samples(settings.seq_length), self.data.indexed_samples(settings)
             last, _ = self.start.last_step(settings, available)
             early = ", before any evaluation" if first > last else ""
-            end = f"after {last:,} steps ({self.start.samples_after(last, settings.gbs):,} of {available:,} sequences)"
+            end = f"after {last:,} steps ({self.start.samples_after(last, settings.gbs):,} of {indexed:,} sequences)"
             yield f"ends without the target {end}{early}"
         if settings.step_time_atol:
             yield f"ends at a step that takes longer than {settings.step_time_atol:,} ms"

@@ -72,6 +72,7 @@ def data(settings: Settings, backend: Backend, seed: int, tokenizer: run.Config)
         tokenizer=tokenizer,
         seed=seed,
         index_root=str(paths.index_root(settings)),
+        sample_limit=settings.sample_limit,
         # On a CPU, loading is quick beside a step and worker processes take cores from the model.
         num_workers=2 if on_gpu else 0,
         persistent_workers=on_gpu,

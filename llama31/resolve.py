@@ -164,7 +164,12 @@ def _expected(name: str) -> str:
 def _example(name: str) -> str:
     """A value of a numeric field that works: its default, or where it has none what the default comes to."""
     usual = Settings()
-    computed = {"min_lr": usual.end_lr, "warmup_steps": usual.warmup, "stop_at_step": usual.warmup}
+    computed = {
+        "min_lr": usual.end_lr,
+        "warmup_steps": usual.warmup,
+        "samples_available": usual.sample_limit,
+        "stop_at_step": usual.warmup,
+    }
     return shown(computed.get(name, getattr(usual, name)))
 
 
@@ -203,8 +208,8 @@ def _exported_by(config_file: str, environment: Mapping[str, str]) -> tuple[dict
 
 POSITIVE = (
     "nnodes", "gpus_per_node", "n_validation_samples", "seq_length", "gbs", "mbs", "max_lr", "allocated_sequences",
-    "max_steps", "eval_every", "eval_samples", "target", "tensor_parallel_size", "pipeline_parallel_size",
-    "virtual_pipeline_size", "context_parallel_size", "stop_at_step", "nexp", "npar",
+    "max_steps", "samples_available", "eval_every", "eval_samples", "target", "tensor_parallel_size",
+    "pipeline_parallel_size", "virtual_pipeline_size", "context_parallel_size", "stop_at_step", "nexp", "npar",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "min_lr", "warmup_steps", "start_eval_at", "save_every", "save_every_minutes", "keep_last", "start_steps",

@@ -7,6 +7,7 @@ Nothing here imports more than the standard library.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 BENCHMARK = "llama31_8b"
 RULESETS = ("5.1.0", "6.0.0", "6.1.0")  # the compliance checker's rulesets that hold llama31_8b
@@ -74,6 +75,28 @@ REFERENCE_POINTS = {
         ReferencePoint(128, 2e-3, 32_768, 344_747, 327_043),
     )
 }
+
+INDEXED_PER_MEAN = 4  # training sequences made available for each that the reference needs on average
+
+
+def reference_mean(global_batch_size: int) -> int:
+    """Samples that the reference needs on average, between its points by a straight line.
+
+    Below the smallest batch it is that one's mean: fewer would do. Above the largest the steps stay those of the
+    largest: no larger batch takes more of them.
+    """
+    points = sorted(REFERENCE_POINTS.values(), key=lambda point: point.global_batch_size)
+    for low, high in pairwise([points[0], *points]):
+        if global_batch_size <= high.global_batch_size:
+            width = high.global_batch_size - low.global_batch_size
+            share = max(0, global_batch_size - low.global_batch_size) / width if width else 0
+            return math.ceil(low.mean + share * (high.mean - low.mean))
+    return math.ceil(points[-1].mean * global_batch_size / points[-1].global_batch_size)
+
+
+def samples_available(global_batch_size: int) -> int:
+    """Default of the training sequences that a run can take."""
+    return INDEXED_PER_MEAN * reference_mean(global_batch_size)
 
 
 def allocated_steps(allocated_sequences: int, global_batch_size: int) -> int:

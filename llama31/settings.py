@@ -143,6 +143,8 @@ class Settings:
     """Training sequences that the run is planned for; all that it sets is the default of WARMUP_STEPS."""
     max_steps: int = rules.MAX_STEPS
     """Length of the learning rate schedule in optimizer steps; STOP_AT_STEP ends a run earlier."""
+    samples_available: int | None = None
+    """Training sequences to index, where the run ends. Empty: 4 x what the reference needs with this GBS, or all."""
 
     # Evaluation
     eval_every: int = rules.EVAL_EVERY
@@ -221,6 +223,11 @@ class Settings:
         return (
             rules.warmup_steps(self.allocated_sequences, self.gbs) if self.warmup_steps is None else self.warmup_steps
         )
+
+    @property
+    def sample_limit(self) -> int:
+        """Training sequences that the run can take, if the data has them: SAMPLES_AVAILABLE, or its default."""
+        return rules.samples_available(self.gbs) if self.samples_available is None else self.samples_available
 
 
 @cache

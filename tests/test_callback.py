@@ -166,9 +166,15 @@ def test_the_target_itself_is_reached() -> None:
         (replace(CLOSED, stop_at_step=500), ENOUGH, 500, "STOP_AT_STEP=500 steps"),
         (replace(CLOSED, max_steps=500, warmup_steps=10), ENOUGH, 500, "MAX_STEPS=500 steps"),
         (CLOSED, 16_031, 500, "the 16031 sequences of training data"),
+        (
+            replace(CLOSED, samples_available=16_031),
+            ENOUGH,
+            500,
+            f"SAMPLES_AVAILABLE=16031 of the data's {ENOUGH} sequences",
+        ),
         (replace(CLOSED, stop_at_step=600), 16_031, 500, "the 16031 sequences of training data"),
     ],
-    ids=["stop at step", "max steps", "end of data", "data before stop"],
+    ids=["stop at step", "max steps", "end of data", "end of index", "data before stop"],
 )
 def test_a_run_that_misses_the_target_ends_in_order(
     train: Callable[..., Course], settings: Settings, available: int, last: int, reason: str

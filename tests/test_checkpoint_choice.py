@@ -240,8 +240,8 @@ def test_a_first_save_that_was_killed(saving: dict[str, str], root: Path) -> Non
 
 @pytest.mark.parametrize(
     "change",
-    ["GBS=16", "MAX_LR=1e-3", "MIN_LR=1e-6", "WARMUP_STEPS=3", "MAX_STEPS=99999", "SEQ_LENGTH=16", "TARGET=4",
-     "EVAL_EVERY=999", "EVAL_SAMPLES=8", "START_EVAL_AT=64", "TRAIN_PARTS=6"],
+    ["GBS=16", "MAX_LR=1e-3", "MIN_LR=1e-6", "WARMUP_STEPS=3", "MAX_STEPS=99999", "SAMPLES_AVAILABLE=800",
+     "SEQ_LENGTH=16", "TARGET=4", "EVAL_EVERY=999", "EVAL_SAMPLES=8", "START_EVAL_AT=64", "TRAIN_PARTS=6"],
 )  # fmt: skip
 def test_another_setting_than_the_runs(change: str, saving: dict[str, str], root: Path) -> None:
     given = {**saving, "WARMUP_STEPS": "5", "MIN_LR": "1e-5"}

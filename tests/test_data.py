@@ -1,40 +1,27 @@
-"""The benchmark's data: what is read, in which order, and the index that the order is kept in."""
+"""The benchmark's data: what is read, and in which order."""
 
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import fiddle
-import nemo_run as run
 import numpy as np
 import pytest
 import torch
+from built_data import SEQ_LENGTH, built, copy_of, documents, settings_for, trained_on
 from megatron.core.datasets import gpt_dataset
-from megatron.core.datasets.blended_dataset import BlendedDataset
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
-from nemo.collections.common.tokenizers import AutoTokenizer
 from one_rank import one_rank
 from oracle import expected_fingerprint, windows
-from runs import REPOSITORY
 from tiny import VOCABULARY, write_tokens
+from torch.utils.data import Dataset
 
-from llama31 import checks, paths, recipe
-from llama31.data import index
-from llama31.data.datasets import FirstSequences, TrainingSequences, fingerprint
-from llama31.data.module import BenchmarkData
+from llama31 import paths
+from llama31.data import order
+from llama31.data.datasets import FirstSequences, fingerprint, training_set
 from llama31.errors import UserError
-from llama31.estimates import disk
-from llama31.model.device import Backend
-from llama31.resolve import from_dict
 from llama31.settings import Settings
-
-SEQ_LENGTH = 48
-CPU = Backend("cpu", transformer_engine=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,36 +32,7 @@ def rank() -> Iterator[None]:
 
 @pytest.fixture
 def settings(tiny_data: dict[str, str], tmp_path: Path) -> Settings:
-    values = {name.lower(): value for name, value in tiny_data.items()}
-    return from_dict({**values, "seq_length": SEQ_LENGTH, "gbs": 8, "eval_samples": 30, "job_dir": str(tmp_path)})
-
-
-def built(settings: Settings, seed: int = 1) -> BenchmarkData:
-    """The recipe's data module with its datasets."""
-    tokenizer = run.Config(AutoTokenizer, pretrained_model_name=settings.tokenizer_path)
-    module = fiddle.build(recipe.data(settings, CPU, seed, tokenizer))
-    module.build()
-    return module
-
-
-def trained_on(settings: Settings, seed: int = 1) -> np.ndarray:
-    """All training sequences in their order, [sequences, seq_length + 1]."""
-    train = built(settings, seed)._train_ds
-    items = [train[i] for i in range(len(train))]
-    return np.stack([np.append(item["tokens"], item["labels"][-1]) for item in items])
-
-
-def documents(prefix: Path) -> list[np.ndarray]:
-    """Documents of a token file, by Megatron's reader; what it gives is unmapped with it, so they are copies."""
-    return [document.copy() for document in IndexedDataset(str(prefix))]
-
-
-def copy_of(settings: Settings, directory: Path) -> Settings:
-    """The same settings for a copy of the data."""
-    directory.mkdir()
-    for path in Path(settings.preprocessed_path).iterdir():
-        (directory / path.name).write_bytes(path.read_bytes())
-    return replace(settings, preprocessed_path=str(directory))
+    return settings_for(tiny_data, tmp_path)
 
 
 # Validation
@@ -142,27 +100,42 @@ def test_the_fingerprint_tells_sequences_apart() -> None:
 # Training
 
 
+def of_megatron(settings: Settings, directory: Path, seed: int = 1) -> Dataset:
+    """Megatron's own training set of one pass, with an index that it builds in an empty directory."""
+    module = built(settings, seed)
+    module.index_mapping_dir = str(directory)
+    sizes = [None, 0, 0]
+    builder = BlendedMegatronDatasetBuilder(gpt_dataset.GPTDataset, sizes, lambda: True, module.gpt_dataset_config)
+    train, _, _ = builder.build()
+    return train
+
+
+@pytest.mark.parametrize("parts", ["6 7", "7"])
+@pytest.mark.parametrize("limit", [None, 700, 1])
+def test_the_order_is_the_beginning_of_megatrons(
+    settings: Settings, parts: str, limit: int | None, tmp_path: Path
+) -> None:
+    settings = replace(settings, train_parts=parts, samples_available=limit)
+    theirs = of_megatron(settings, tmp_path / "megatron")
+    ours = built(settings)._train_ds
+    assert len(ours) == (limit or len(theirs))
+    for i in range(len(ours)):
+        item = theirs[i]
+        assert ours[i].keys() == item.keys()
+        for key, value in item.items():
+            assert torch.equal(torch.as_tensor(ours[i][key]), torch.as_tensor(value)), f"sequence {i} has other {key}"
+
+
 @pytest.mark.parametrize("parts", ["6 7", "7"])
 def test_each_training_sequence_comes_once(settings: Settings, parts: str) -> None:
-    train = built(replace(settings, train_parts=parts))._train_ds
-    single = not isinstance(train, BlendedDataset)
-    prefixes = paths.train_prefixes(replace(settings, train_parts=parts))
-    for part, prefix in enumerate(prefixes):
-        texts = documents(prefix)
-        dataset = train if single else train.datasets[part]
-        assert sorted(dataset.document_index) == list(range(len(texts)))
-        assert sorted(dataset.shuffle_index) == list(range(len(dataset)))
-        # Put back in the order that they were cut in, sequences give the shuffled documents one after another.
-        ordered = [dataset[int(i)] for i in np.argsort(dataset.shuffle_index)]
-        stream = np.concatenate([texts[i] for i in dataset.document_index])
-        assert len(dataset) == (len(stream) - 1) // SEQ_LENGTH
-        assert np.array_equal(torch.cat([item["tokens"] for item in ordered]), stream[: len(ordered) * SEQ_LENGTH])
-        labels = torch.cat([item["labels"] for item in ordered])
-        assert np.array_equal(labels, stream[1 : len(ordered) * SEQ_LENGTH + 1])
-        assert all(item["loss_mask"].all() for item in ordered)
-    if not single:
-        drawn = list(zip(train.dataset_index.tolist(), train.dataset_sample_index.tolist(), strict=True))
-        assert sorted(drawn) == [(part, i) for part in range(2) for i in range(len(train.datasets[part]))]
+    settings = replace(settings, train_parts=parts)
+    sequences = trained_on(settings)
+    texts = [np.concatenate(documents(prefix)) for prefix in paths.train_prefixes(settings)]
+    assert len(sequences) == sum((len(text) - 1) // SEQ_LENGTH for text in texts)
+    # A sequence's first token is the label of the one before it, so without the last column each token comes once.
+    counts = np.bincount(sequences[:, :-1].ravel(), minlength=VOCABULARY)
+    there = sum(np.bincount(text, minlength=VOCABULARY) for text in texts)
+    assert (counts <= there).all() and (there - counts).sum() <= len(texts) * SEQ_LENGTH
 
 
 def test_the_order_depends_on_the_seed_alone(settings: Settings) -> None:
@@ -208,110 +181,7 @@ def test_ids_that_the_tokenizer_lacks_are_refused(
     with pytest.raises(UserError, match=message) as failure:
         FirstSequences(prefix, 16, 1, 1, VOCABULARY)[0]
     assert len(failure.value.lines) == 1
+    order.write(tmp_path, [str(prefix)], 16, seed=1, samples=1)
     config = replace(built(settings).gpt_dataset_config, sequence_length=16, path_to_cache=str(tmp_path))
-    one = np.arange(1, dtype=np.int32)
     with pytest.raises(UserError, match=message):
-        TrainingSequences(IndexedDataset(str(prefix)), str(prefix), one, None, Split.train, config)[0]
-
-
-# The index
-
-IN_BUILDING = """
-import os, sys
-from pathlib import Path
-from llama31.data import index
-with index.building(Path(sys.argv[1])) as partial:
-    (partial / "document_index.npy").write_bytes(b"half of it")
-    print("building", flush=True)
-    sys.stdin.readline()
-"""
-
-
-@pytest.fixture
-def builder() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
-    """Starts another process that is in the midst of building the index; a line on its input lets it finish."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(directory: Path) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", IN_BUILDING, str(directory)],
-            cwd=REPOSITORY,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        assert process.stdout and process.stdout.readline() == "building\n"
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def directory_of(settings: Settings, seed: int = 1) -> Path:
-    prefixes = map(str, paths.train_prefixes(settings))
-    return index.location(paths.index_root(settings), prefixes, settings.seq_length, seed)
-
-
-def test_a_builder_that_is_killed_leaves_nothing_to_be_read(
-    settings: Settings, builder: Callable[[Path], subprocess.Popen[str]]
-) -> None:
-    process = builder(directory_of(settings))
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not directory_of(settings).exists()
-    assert len(trained_on(settings))
-    assert len(list(directory_of(settings).iterdir())) == 11, "4 files for each part, 3 for the blend"
-
-
-def test_of_two_builders_the_first_to_end_wins(
-    settings: Settings, builder: Callable[[Path], subprocess.Popen[str]]
-) -> None:
-    process = builder(directory_of(settings))
-    order = trained_on(settings)
-    process.communicate("\n")
-    assert process.returncode == 0
-    assert [path.name for path in paths.index_root(settings).iterdir()] == [directory_of(settings).name]
-    assert np.array_equal(trained_on(settings), order)
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(UserError, match=r"/index: the training index cannot be written: No space left") as failure:
-        built(settings)
-    assert len(failure.value.lines) == 1
-    assert not list(paths.index_root(settings).iterdir())
-
-
-def test_a_place_that_is_no_directory_is_one_line(settings: Settings, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"/file: the training index cannot be written: Not a directory; TMP_NPY_INDEX"):
-        built(replace(settings, tmp_npy_index=str(tmp_path / "file")))
-
-
-@pytest.mark.parametrize("parts", ["6 7", "7"])
-def test_the_plan_knows_the_size_of_the_index(settings: Settings, parts: str) -> None:
-    settings = replace(settings, train_parts=parts)
-    built(settings)
-    arrays = [np.load(path) for path in paths.index_root(settings).glob("*/*.npy")]
-    data = checks.check(settings)
-    assert disk.training_index(settings, data) == sum(array.nbytes for array in arrays) > 0
-
-
-def test_an_index_is_for_one_order_of_one_state_of_the_data(settings: Settings, tmp_path: Path) -> None:
-    settings = copy_of(settings, tmp_path / "data")
-    parts = list(map(str, paths.train_prefixes(settings)))
-
-    def name(prefixes: list[str] = parts, seq_length: int = SEQ_LENGTH, seed: int = 1) -> Path:
-        return index.location(tmp_path, prefixes, seq_length, seed)
-
-    first = name()
-    assert name() == first
-    assert len({first, name(parts[::-1]), name(parts[:1]), name(seq_length=8), name(seed=2)}) == 5
-    os.utime(f"{parts[0]}.idx", ns=(0, 0))
-    assert name() != first
+        training_set([str(prefix)], config)[0]

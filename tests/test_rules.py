@@ -32,6 +32,15 @@ def test_reference_points_are_what_the_official_checker_computes() -> None:
         assert point.warmup_samples == hyperparameters["opt_learning_rate_warmup_samples"]
 
 
+@pytest.mark.parametrize(
+    ("global_batch_size", "mean"),
+    [(8, 161_109), (16, 161_109), (24, 169_984), (32, 178_859), (48, 202_752), (128, 344_747), (256, 689_494)],
+)
+def test_the_reference_between_its_points_and_beyond(global_batch_size: int, mean: int) -> None:
+    assert rules.reference_mean(global_batch_size) == mean
+    assert rules.samples_available(global_batch_size) == 4 * mean
+
+
 def test_a_submission_has_the_official_number_of_runs() -> None:
     assert submission_runs["training"][rules.BENCHMARK] == rules.RUNS_PER_SUBMISSION
 

@@ -123,7 +123,7 @@ def test_time_left_to_the_reference(tmp_path: Path) -> None:
     with record.claim(run_dir):
         _, figures = row(run_dir)
     steps = -(-rules.REFERENCE_POINTS[32].mean // 32)
-    assert figures[0] == f"{2 * 384}/{4_000_000 // 32:,}", "the data that benchmark_run's log names"
+    assert figures[0] == f"{2 * 384}/{rules.samples_available(32) // 32:,}", "benchmark_run's log names more data"
     left, _, what = figures[5].partition(" to ")
     assert what == "reference"
     assert seconds(left) == (steps - 2 * 384) * benchmark_run.STEP_SECONDS + (steps // 384 - 2) * 10.0

@@ -95,6 +95,7 @@ IN_THE_RECIPE = {
         64,
         {
             "data.global_batch_size": 64,
+            "data.sample_limit": 4 * 226_645,
             "trainer.val_check_interval": 12_288 // 64,
             "trainer.limit_val_batches": 1024 // 64,
             "optim.lr_scheduler.warmup_steps": 163_840 // 64 // 10,
@@ -106,6 +107,7 @@ IN_THE_RECIPE = {
     "warmup_steps": Acts(7, {"optim.lr_scheduler.warmup_steps": 7}),
     "allocated_sequences": Acts(64_000, {"optim.lr_scheduler.warmup_steps": 64_000 // 32 // 10}),
     "max_steps": Acts(10_000, {"trainer.max_steps": 10_000, "optim.lr_scheduler.max_steps": 10_000}),
+    "samples_available": Acts(100_000, {"data.sample_limit": 100_000}),
     "eval_every": Acts(641, {"trainer.val_check_interval": math.ceil(641 / 32)}),
     "eval_samples": Acts(96, {"data.eval_samples": 96, "trainer.limit_val_batches": 96 // 32}),
     "tensor_parallel_size": Acts(2, {f"{STRATEGY}tensor_model_parallel_size": 2}),

@@ -9,14 +9,14 @@ from llama31.corpus import manifest, tokenizer
 from llama31.corpus.files import failures_named
 from llama31.errors import UserError
 from llama31.inputs import Data
-from llama31.settings import Settings, to_dict
+from llama31.settings import Settings, shown, to_dict
 from llama31.sizes import SIZES
 
 # Without the first two a checkpoint cannot be read: they are its shape. The third is where the run began.
 FIXED = ("size", "precision", "from_hf")
 CHANGEABLE = (
-    "seq_length", "gbs", "max_lr", "min_lr", "warmup_steps", "max_steps", "eval_every", "eval_samples", "start_eval_at",
-    "target", "train_parts", "seeds",
+    "seq_length", "gbs", "max_lr", "min_lr", "warmup_steps", "max_steps", "samples_available", "eval_every",
+    "eval_samples", "start_eval_at", "target", "train_parts", "seeds",
 )  # fmt: skip
 TOKENIZER, DATA = "tokenizer_path", "preprocessed_path"
 ALLOWED = (*CHANGEABLE, TOKENIZER, DATA)
@@ -53,7 +53,7 @@ def changes(
         if theirs.get(name) == ours[name]:
             continue
         if name in CHANGEABLE:
-            what = f"{name.upper()}={ours[name]}: the run has {name.upper()}={theirs.get(name)}"
+            what = f"{name.upper()}={shown(ours[name])}: the run has {name.upper()}={shown(theirs.get(name))}"
         elif name == DATA:
             files = [file for file, of in ours[DATA].items() if (theirs.get(DATA) or {}).get(file) != of]
             what = f"{name.upper()}: {', '.join(files) or 'fewer files'}: not the data that the run began with"

@@ -33,12 +33,21 @@ class Start:
         return self.consumed_samples + (step - self.step) * global_batch_size
 
     def last_step(self, settings: Settings, available_samples: int) -> tuple[int, str]:
-        """Last optimizer step of the job if the target is not reached, and why it is that one."""
-        of_data = self.step + (available_samples - self.consumed_samples) // settings.gbs
+        """Last optimizer step of the job if the target is not reached, and why it is that one.
+
+        `available_samples`: training sequences that the data has.
+        """
+
+        def step_of(samples: int) -> int:
+            return self.step + (samples - self.consumed_samples) // settings.gbs
+
+        limit = settings.sample_limit
         ends = [
             (settings.max_steps, f"MAX_STEPS={settings.max_steps} steps"),
-            (of_data, f"the {available_samples} sequences of training data"),
+            (step_of(available_samples), f"the {available_samples} sequences of training data"),
         ]
+        if limit < available_samples:
+            ends.append((step_of(limit), f"SAMPLES_AVAILABLE={limit} of the data's {available_samples} sequences"))
         if settings.stop_at_step is not None:
             ends.append((settings.stop_at_step, f"STOP_AT_STEP={settings.stop_at_step} steps"))
         return min(ends)

@@ -1,7 +1,8 @@
 """The benchmark's data order over Megatron's datasets.
 
-Training: Megatron's GPTDataset, documents and sequences shuffled with the run's seed. Validation: the first
-sequences of the validation file, in its own order, the same for every seed, batch size and layout.
+Training: Megatron's GPTDataset and BlendedDataset, documents and sequences shuffled with the run's seed, read from an
+index of ours. Validation: the first sequences of the validation file, in its own order, the same for every seed, batch
+size and layout.
 """
 
 import hashlib
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from megatron.core.datasets.gpt_dataset import GPTDataset
+from megatron.core.datasets.blended_dataset import BlendedDataset
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from megatron.core.datasets.utils import Split
 from torch.utils.data import Dataset
 
 from llama31.corpus import token_file
+from llama31.data import order
 from llama31.errors import UserError
 
 
@@ -37,13 +41,46 @@ def check_ids(tokens: np.ndarray, vocab_size: int, source: str | Path) -> None:
 
 
 class TrainingSequences(GPTDataset):
-    """Megatron's training set, which never hands on an id that the model has no row for."""
+    """Megatron's training set over an index of ours; it never hands on an id that the model has no row for."""
+
+    def __len__(self) -> int:
+        return len(self.shuffle_index)
+
+    def _build_document_sample_shuffle_indices(self) -> tuple[np.ndarray, np.ndarray, range]:
+        directory = Path(self.config.path_to_cache)
+        documents = np.load(directory / order.documents_file(self.dataset_path), mmap_mode="r")
+        ends = np.load(directory / order.ends_file(self.dataset_path), mmap_mode="r")
+        # Of a sequence, Megatron reads the row that the third says and the one after it.
+        return documents, ends, range(0, len(ends), 2)
 
     def _query_document_sample_shuffle_indices(self, idx: int) -> tuple[np.ndarray, np.ndarray]:
         # Megatron's own reading of a sequence, all seq_length + 1 ids, before it takes some of them for padding.
         text, documents = super()._query_document_sample_shuffle_indices(idx)
         check_ids(text, self.config.tokenizer.vocab_size, self.dataset_path)
         return text, documents
+
+
+class TrainingBlend(BlendedDataset):
+    """Megatron's blend of training sets over an index of ours."""
+
+    def _build_indices(self) -> tuple[np.ndarray, np.ndarray]:
+        directory = Path(self.config.path_to_cache)
+        return (
+            np.load(directory / order.DATASET_INDEX, mmap_mode="r"),
+            np.load(directory / order.DATASET_SAMPLE_INDEX, mmap_mode="r"),
+        )
+
+
+def training_set(prefixes: list[str], config: GPTDatasetConfig) -> TrainingSequences | TrainingBlend:
+    """The training sequences of these parts, by the index in `config.path_to_cache`."""
+    parts = [
+        # Which documents to take says the index, so none are named here.
+        TrainingSequences(
+            GPTDataset.build_low_level_dataset(prefix, config), prefix, np.arange(0), None, Split.train, config
+        )
+        for prefix in prefixes
+    ]
+    return parts[0] if len(parts) == 1 else TrainingBlend(parts, [len(part) for part in parts], None, config)
 
 
 class FirstSequences(Dataset):

@@ -1,33 +1,35 @@
 """NeMo's pre-training data module with the benchmark's order of the data."""
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from nemo.collections.llm import PreTrainingDataModule
-from torch.utils.data import Dataset
 
 from llama31.data import index
-from llama31.data.datasets import FirstSequences, TrainingSequences
+from llama31.data.datasets import FirstSequences, TrainingSequences, training_set
 
 
 class BenchmarkData(PreTrainingDataModule):
-    """Training parts blended and shuffled by seed, one pass over all of them; validation as `FirstSequences`.
+    """Training parts blended and shuffled by seed, the beginning of one pass over them; validation as `FirstSequences`.
 
     Args:
         train_prefixes: Token files of the training parts, without extension.
         validation_prefix: Token file of the validation set, without extension.
         eval_samples: Sequences of one evaluation.
         index_root: Directory for training indices; see `llama31.data.index`.
+        sample_limit: Training sequences to index, if the data has them.
         kwargs: As for NeMo's PreTrainingDataModule.
     """
 
     def __init__(
-        self, train_prefixes: list[str], validation_prefix: str, eval_samples: int, index_root: str, **kwargs: Any
+        self,
+        train_prefixes: list[str],
+        validation_prefix: str,
+        eval_samples: int,
+        index_root: str,
+        sample_limit: int,
+        **kwargs: Any,
     ):
         paths = {"train": train_prefixes, "validation": [validation_prefix], "test": [validation_prefix]}
         super().__init__(paths=paths, split=None, dataset_cls=TrainingSequences, **kwargs)
@@ -36,28 +38,29 @@ class BenchmarkData(PreTrainingDataModule):
         # NeMo creates masks where Transformer Engine is missing; no attention of ours takes one.
         self.create_attention_mask = False
         self.index_root = index_root
+        self.sample_limit = sample_limit
         self.train_prefixes = train_prefixes
         self.validation_prefix = validation_prefix
         self.eval_samples = eval_samples
 
     def build(self, *_: Any, **__: Any) -> None:
-        """Builds both datasets; collective over the ranks, of which the first writes the training index if it must.
+        """Builds both datasets; collective over the ranks, of which the first builds the training index if it must.
 
-        Raises UserError where that cannot be written.
+        Raises UserError where that cannot be built, is of other data, or is not seen on all nodes.
         """
-        first = torch.distributed.get_rank() == 0
-        # What the first rank sees holds for all: another node may see the files with other times.
-        agreed: list[Any] = [None, None]
-        if first:
-            directory = index.location(self.index_root, self.train_prefixes, self.seq_length, self.seed)
-            agreed = [directory, directory.is_dir()]
+        # Where the index lies the first rank says: another node may see the files with other times.
+        agreed: list[Any] = [None]
+        if torch.distributed.get_rank() == 0:
+            wanted = index.Index.of(
+                self.index_root, self.train_prefixes, self.seq_length, self.seed, limit=self.sample_limit
+            )
+            index.ensure(wanted)
+            agreed = [wanted.directory]
         torch.distributed.broadcast_object_list(agreed)
-        directory, is_there = agreed
-        if not is_there:
-            with index.building(directory) if first else nullcontext(directory) as partial:
-                self._training_sequences(partial, is_built_on_rank=lambda: first)
-            torch.distributed.barrier()
-        self._train_ds = self._training_sequences(directory, is_built_on_rank=lambda: True)
+        (directory,) = agreed
+        index.wait_for(directory)
+        self.index_mapping_dir = str(directory)
+        self._train_ds = training_set(self.train_prefixes, self.gpt_dataset_config)
         global_batch_size = self.data_sampler.global_batch_size
         self._validation_ds = FirstSequences(
             self.validation_prefix,
@@ -67,12 +70,3 @@ class BenchmarkData(PreTrainingDataModule):
             vocab_size=self.tokenizer.vocab_size,
         )
         self._test_ds = None
-
-    def _training_sequences(self, directory: Path, is_built_on_rank: Callable[[], bool]) -> Dataset | None:
-        """The training set with its index in `directory`, where Megatron writes it if it is not there."""
-        self.index_mapping_dir = str(directory)
-        sizes = [None, 0, 0]  # None: as many samples as the data has, each once
-        train, _, _ = BlendedMegatronDatasetBuilder(
-            self.dataset_cls, sizes, is_built_on_rank, config=self.gpt_dataset_config
-        ).build()
-        return train

@@ -6,16 +6,21 @@ from llama31.sizes import SIZES
 
 
 def training_index(settings: Settings, data: Data) -> int:
-    """Bytes of the arrays of Megatron's training index, one pass over the data.
+    """About the bytes of the arrays of the training index (`llama31.data.order`).
 
-    For each part (megatron.core.datasets.gpt_dataset): the documents in shuffled order, int32; where each sequence
-    begins and the last one ends, as a document and an offset, int32 each; the sequences in shuffled order, uint32.
-    For a blend of several parts (blended_dataset): of each sequence the part, int16, and its number there, int64.
+    For each sequence: the documents that it touches, int32 each, and where it begins and ends, as a place among them
+    and an offset, int32 each. A sequence of L tokens and its last label touch 1 + L * documents / tokens documents on
+    average, as it begins anywhere in one. For a blend of several parts: its part, int16, and its number there, int64.
     """
-    sequences, parts = data.available_samples(settings.seq_length), len(data.train)
-    documents = sum(part.documents for part in data.train)
-    blend = (2 + 8) * sequences if parts > 1 else 0
-    return 4 * documents + 8 * (sequences + parts) + 4 * sequences + blend
+    samples = data.indexed_samples(settings)
+    available = data.available_samples(settings.seq_length)
+    blend = 2 + 8 if len(data.train) > 1 else 0
+    size = 0.0
+    for part in data.train:
+        share = part.sequences(settings.seq_length) / available
+        touched = 1 + settings.seq_length * part.documents / part.tokens
+        size += samples * share * (4 * touched + 2 * 2 * 4 + blend)
+    return round(size)
 
 
 def checkpoint(settings: Settings, vocab_size: int) -> int:

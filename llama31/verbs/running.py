@@ -1,4 +1,4 @@
-"""Verbs that run: train, plan, look whether it would work, watch."""
+"""Verbs that run: train, plan, index, look whether it would work, watch."""
 
 import sys
 from pathlib import Path
@@ -33,6 +33,14 @@ def plan(
     from llama31 import launch
 
     raise typer.Exit(launch.main(["--dryrun", *context.args]))
+
+
+@app.command(context_settings=SETTINGS, options_metavar="[NAME=value ...]")
+def index(context: typer.Context) -> None:
+    """Build the training index of SEEDS beforehand: needs no GPU; a run that finds it starts at once."""
+    from llama31.data import beforehand
+
+    beforehand.main(context.args)
 
 
 @app.command(context_settings=SETTINGS, options_metavar="[--verify] [--timeout SECONDS] [NAME=value ...]")

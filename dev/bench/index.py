@@ -1,0 +1,200 @@
+"""Time, bytes and memory of the training index, beside stock Megatron's.
+
+    python3 -m dev.bench.index DIRECTORY [--documents 45000000] [--repeats 1]
+
+Makes a token file of so many documents, whose lengths are drawn (log-normal, of C4's mean) and whose .bin is a hole
+of the right size: an index needs no tokens. Then, in turns, each in a process of its own that times the building alone:
+
+    pass      Megatron's GPTDataset for one pass over the data
+    schedule  the same for the sequences of the whole schedule, as NeMo asks for them; left out if memory may be short
+    ours      what a run at the default batch size needs
+    again     ours, once more: checked and opened, as a second start does
+
+Fewer documents than the benchmark's part 6 has take the same share of the sequences. Prints the figures of each and,
+of the medians, what the peers take in relation to ours. It also compares the sequences: ours are the first of pass.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from llama31 import rules
+from llama31.corpus import token_file
+from llama31.corpus.token_file import HEADER, MAGIC, VERSION, TokenType
+from llama31.settings import Settings
+
+USUAL = Settings()
+MEAN_TOKENS = rules.PART_6_TOKENS / rules.PART_6_DOCUMENTS
+SIGMA = 1.0  # of the lengths' logarithm
+SEED = 1234
+BYTES_PER_DOCUMENT = 3 * 8  # that Megatron holds at once for each pass: a grid of two int64, and one more of work
+KINDS = ("pass", "schedule", "ours", "again")
+
+
+def write_data(prefix: Path, documents: int) -> None:
+    """A token file without tokens."""
+    random = np.random.default_rng(0)
+    lengths = random.lognormal(np.log(MEAN_TOKENS) - SIGMA**2 / 2, SIGMA, documents).clip(1, 1e6).astype("<i4")
+    itemsize = TokenType.int32.itemsize
+    ends = np.cumsum(lengths, dtype="<i8") * itemsize
+    with open(token_file.idx_path(prefix), "wb") as file:
+        file.write(HEADER.pack(MAGIC, VERSION, TokenType.int32.code, documents, documents + 1))
+        lengths.tofile(file)
+        (ends - lengths.astype("<i8") * itemsize).tofile(file)
+        np.arange(documents + 1, dtype="<i8").tofile(file)
+    with open(token_file.bin_path(prefix), "wb") as file:
+        file.truncate(int(ends[-1]))
+
+
+def share(samples: int, documents: int) -> int:
+    """The part of so many sequences that a smaller token file stands for."""
+    return round(samples * min(1, documents / rules.PART_6_DOCUMENTS))
+
+
+class NoTokenizer:
+    """Megatron's configuration wants one; an index needs none."""
+
+    unique_identifiers: ClassVar[dict[str, str]] = {}
+
+
+def stock(prefix: Path, samples: int | None, cache: Path) -> Any:
+    """Megatron's dataset, which builds its index."""
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+    from megatron.core.datasets.utils import Split
+
+    config = GPTDatasetConfig(
+        random_seed=SEED,
+        sequence_length=USUAL.seq_length,
+        blend_per_split=[([str(prefix)], None), None, None],
+        path_to_cache=str(cache),
+        tokenizer=NoTokenizer(),
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+    )
+    file = IndexedDataset(str(prefix))
+    everything = np.arange(len(file), dtype=np.int32)
+    return GPTDataset(file, str(prefix), everything, samples, Split.train, config)
+
+
+def child(kind: str, prefix: Path, cache: Path) -> None:
+    """Builds or opens one index, and prints what that took, as JSON."""
+    from megatron.core.datasets import helpers  # noqa: F401 - imports are not what is timed
+
+    from llama31.data import index
+
+    documents = token_file.summary(prefix).documents
+    began = time.perf_counter()
+    if kind in ("pass", "schedule"):
+        samples = share(rules.MAX_STEPS * USUAL.gbs, documents) if kind == "schedule" else None
+        sequences = len(stock(prefix, samples, cache))
+    else:
+        wanted = index.Index(str(cache), (str(prefix),), USUAL.seq_length, SEED, share(USUAL.sample_limit, documents))
+        _, built = index.ensure(wanted)
+        assert built == (kind == "ours")
+        sequences = wanted.samples
+    seconds = time.perf_counter() - began
+    size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+    print(json.dumps({"seconds": seconds, "bytes": size, "memory": peak_memory(), "sequences": sequences}))
+
+
+def measured(kind: str, prefix: Path, cache: Path) -> dict[str, float]:
+    """What a process of its own takes for one index."""
+    command = [sys.executable, "-m", "dev.bench.index", str(prefix.parent), "--child", kind, "--cache", str(cache)]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    if done.returncode:
+        sys.exit(f"{kind}: exit code {done.returncode}\n{done.stderr}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compare(prefix: Path, stock_cache: Path, our_cache: Path) -> int:
+    """Holds our sequences against the first of Megatron's pass, all of them; gives how many."""
+    from llama31.data import order
+
+    (directory,) = (path for path in our_cache.iterdir() if path.is_dir())
+    documents, cuts, shuffled = (
+        np.load(next(stock_cache.glob(f"*-{name}_index.npy")), mmap_mode="r")
+        for name in ("document", "sample", "shuffle")
+    )
+    entries = np.load(directory / order.documents_file(prefix), mmap_mode="r")
+    ends = np.load(directory / order.ends_file(prefix), mmap_mode="r")
+    for number in range(len(ends) // 2):
+        (begin, offset), (end, last) = ends[2 * number], ends[2 * number + 1]
+        theirs_begin, theirs_end = cuts[shuffled[number]], cuts[shuffled[number] + 1]
+        assert (offset, last) == (theirs_begin[1], theirs_end[1]), f"sequence {number} has other offsets"
+        theirs = documents[theirs_begin[0] : theirs_end[0] + 1]
+        assert np.array_equal(entries[begin : end + 1], theirs), f"sequence {number} has other documents"
+    return len(ends) // 2
+
+
+def peak_memory() -> int:
+    """Most bytes that this process held at once; getrusage would also tell of the one that started it."""
+    return kilobytes(Path("/proc/self/status"), "VmHWM")
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping."""
+    return kilobytes(Path("/proc/meminfo"), "MemAvailable")
+
+
+def kilobytes(file: Path, name: str) -> int:
+    """A figure of the kernel's, in bytes."""
+    return 1024 * next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(f"{name}:"))
+
+
+def main() -> None:
+    """Measures, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--documents", type=int, default=45_000_000)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    prefix = options.directory / "synthetic"
+    if options.child:
+        child(options.child, prefix, options.cache)
+        return
+    options.directory.mkdir(parents=True, exist_ok=True)
+    if not token_file.idx_path(prefix).exists() or token_file.summary(prefix).documents != options.documents:
+        write_data(prefix, options.documents)
+    file = token_file.summary(prefix)
+    passes = share(rules.MAX_STEPS * USUAL.gbs, file.documents) / file.sequences(USUAL.seq_length)
+    kinds = list(KINDS)
+    if (needed := BYTES_PER_DOCUMENT * (passes + 1) * file.documents) > available_memory() / 2:
+        kinds.remove("schedule")
+        print(f"schedule: left out: would need about {needed / 1e9:.0f} GB of memory; a tenth of --documents scales it")
+    print(f"{file.documents:,} documents, {file.tokens:,} tokens; schedule takes {passes:.1f} passes")
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    for repeat in range(options.repeats):
+        caches = {kind: options.directory / ("ours" if kind == "again" else kind) for kind in kinds}
+        for cache in caches.values():
+            shutil.rmtree(cache, ignore_errors=True)
+        for kind in kinds:
+            found[kind].append(measured(kind, prefix, caches[kind]))
+        if repeat == 0:
+            print(f"the {compare(prefix, caches['pass'], caches['ours']):,} sequences of ours are the first of pass")
+    ours = {}
+    for kind in (*kinds[-2:], *kinds[:-2]):
+        figures = {name: statistics.median(one[name] for one in found[kind]) for name in found[kind][0]}
+        ours = ours or figures
+        print(
+            f"{kind:<9} {figures['sequences']:>12,.0f} sequences {figures['seconds']:8.2f} s "
+            f"{figures['bytes'] / 1e6:9.1f} MB {figures['memory'] / 1e9:6.2f} GB of memory; of ours: "
+            f"time {figures['seconds'] / ours['seconds']:.2f}, bytes {figures['bytes'] / ours['bytes']:.2f}, "
+            f"memory {figures['memory'] / ours['memory']:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

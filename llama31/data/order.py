@@ -1,0 +1,96 @@
+"""Which tokens each training sequence takes, for the beginning of Megatron's own order of one pass over the data.
+
+Megatron's GPTDataset shuffles the documents of a part, cuts what follows of each other into sequences, and shuffles
+these. That is done here too, by the same draws and its own function for the cuts; but only the sequences that a run
+can need are written down, in the order in which training takes them. So a sequence's place depends on the data, the
+seed and the sequence length alone, whatever the number of sequences.
+
+Of each part, named by its token file:
+
+    ....documents.npy   int32 [entries]: the documents of the first sequence, then those of the second, ...
+    ....ends.npy        int32 or int64 [2 x sequences, 2]: where a sequence begins, and where it ends, each as a place
+                        in documents and an offset in that document [tokens]
+
+Of a blend of several parts (megatron.core.datasets.blended_dataset), for each sequence of the run:
+
+    dataset_index.npy, dataset_sample_index.npy   int16, int64 [sequences]: its part, and its number there
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from megatron.core.datasets import helpers
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+from numpy.lib import format as npy
+
+from llama31.corpus import token_file
+from llama31.corpus.progress import Progress
+
+DATASET_INDEX, DATASET_SAMPLE_INDEX = "dataset_index.npy", "dataset_sample_index.npy"
+AT_ONCE = 65_536  # sequences whose documents are looked up at a time
+
+
+def documents_file(prefix: str | Path) -> str:
+    """Name of the file with the documents of a part."""
+    return f"{Path(prefix).name}.documents.npy"
+
+
+def ends_file(prefix: str | Path) -> str:
+    """Name of the file with the sequences' ends of a part."""
+    return f"{Path(prefix).name}.ends.npy"
+
+
+def write(directory: Path, prefixes: Sequence[str], seq_length: int, seed: int, samples: int) -> None:
+    """Writes the index of the first `samples` sequences of these parts into an empty directory."""
+    files = [token_file.summary(prefix) for prefix in prefixes]
+    taken = [samples]
+    with Progress("index", 3 * 4 * sum(file.documents for file in files)) as progress:
+        if len(files) > 1:
+            taken = _write_blend(directory, [file.sequences(seq_length) for file in files], samples)
+        for prefix, count in zip(prefixes, taken, strict=True):
+            _write_part(directory, prefix, seq_length, seed, count, progress)
+
+
+def _write_blend(directory: Path, sizes: Sequence[int], samples: int) -> list[int]:
+    """Writes which part each sequence is of; gives how many each part is asked for, at least 1: no file is empty."""
+    part, number = np.zeros(sum(sizes), dtype=np.int16), np.zeros(sum(sizes), dtype=np.int64)
+    helpers.build_exhaustive_blending_indices(part, number, list(sizes), len(sizes))
+    np.save(directory / DATASET_INDEX, part[:samples])
+    np.save(directory / DATASET_SAMPLE_INDEX, number[:samples])
+    return [max(1, int(count)) for count in np.bincount(part[:samples], minlength=len(sizes))]
+
+
+def _lengths(prefix: str) -> np.ndarray:
+    """Tokens of each document, int32 [documents]."""
+    file = IndexedDataset(prefix)  # what it gives is unmapped when it goes
+    return file.sequence_lengths.copy()
+
+
+def _write_part(directory: Path, prefix: str, seq_length: int, seed: int, count: int, progress: Progress) -> None:
+    """Writes the first `count` sequences of a part."""
+    lengths = _lengths(prefix)
+    progress.add(lengths.nbytes)
+    random = np.random.RandomState(seed)
+    documents = np.arange(len(lengths), dtype=np.int32)
+    random.shuffle(documents)
+    progress.add(lengths.nbytes)
+    cuts = helpers.build_sample_idx(lengths, documents, seq_length, 1, int(lengths.sum()))  # [sequences + 1, 2]
+    chosen = np.arange(len(cuts) - 1, dtype=np.int64)
+    random.shuffle(chosen)
+    chosen = chosen[:count]
+    begins, ends = cuts[chosen].astype(np.int64), cuts[chosen + 1].astype(np.int64)
+    counts = ends[:, 0] - begins[:, 0] + 1  # of documents, the first and the last one perhaps in part
+    places = np.concatenate([[0], np.cumsum(counts)])
+    kind = np.int32 if places[-1] <= np.iinfo(np.int32).max else np.int64
+    rows = np.empty((2 * count, 2), dtype=kind)
+    rows[0::2, 0], rows[0::2, 1] = places[:-1], begins[:, 1]
+    rows[1::2, 0], rows[1::2, 1] = places[1:] - 1, ends[:, 1]
+    np.save(directory / ends_file(prefix), rows)
+    with open(directory / documents_file(prefix), "wb") as out:
+        npy.write_array_header_1_0(out, {"descr": "<i4", "fortran_order": False, "shape": (int(places[-1]),)})
+        for first in range(0, count, AT_ONCE):
+            here = slice(first, first + AT_ONCE)
+            shifts = np.repeat(begins[here, 0] - places[:-1][here], counts[here])
+            documents[shifts + np.arange(places[first], places[first] + len(shifts))].tofile(out)
+    progress.add(lengths.nbytes)
