@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from runs import REPOSITORY
 
 from llama31 import paths
 from llama31.plan import Plan
