@@ -6,15 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.enums import AttnMaskType
-from megatron.core.transformer.spec_utils import build_module
 from megatron.core.transformer.transformer_config import TransformerConfig
 from one_rank import one_rank
 
 from llama31.model.attention import ScaledDotProductAttention
-from llama31.model.llama import torch_layer_spec
 
 SEQUENCE, BATCH, HEADS, SIZE = 33, 2, 8, 16
 BUILT_WITH = {"layer_number": 3, "attn_mask_type": AttnMaskType.causal, "attention_type": "self"}
@@ -69,26 +66,6 @@ def test_it_gives_what_megatrons_gives(
         assert ours_.dtype == theirs_.dtype
         largest = theirs_.abs().max().item()
         assert torch.allclose(ours_, theirs_, rtol=0, atol=tolerance * largest), f"{name} differs from Megatron's"
-
-
-def test_it_is_the_only_part_of_megatrons_layer_that_is_replaced() -> None:
-    config = configuration(normalization="RMSNorm")
-    ours, theirs = torch_layer_spec(config), get_gpt_layer_local_spec(normalization="RMSNorm")
-    assert ours.submodules.self_attention.submodules.core_attention is ScaledDotProductAttention
-    theirs.submodules.self_attention.submodules.core_attention = ScaledDotProductAttention
-    assert ours == theirs
-
-
-def test_megatrons_layer_with_it_equals_its_own_layer() -> None:
-    config = configuration(normalization="RMSNorm", gated_linear_unit=True, add_bias_linear=False, hidden_dropout=0.0)
-    config = replace(config, persist_layer_norm=False, bias_dropout_fusion=False, use_cpu_initialization=True)
-    ours = build_module(torch_layer_spec(config), config=config)
-    theirs = build_module(get_gpt_layer_local_spec(normalization="RMSNorm"), config=config)
-    theirs.load_state_dict(ours.state_dict())
-    hidden = torch.randn(SEQUENCE, BATCH, HEADS * SIZE)
-    expected, _ = theirs(hidden, FUTURE)
-    found, _ = ours(hidden, None)
-    assert torch.allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

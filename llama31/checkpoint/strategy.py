@@ -24,7 +24,12 @@ class ResumableStrategy(nl.MegatronStrategy):
     Without Transformer Engine, Megatron-Core 0.15 uses torch's AdamW, which has a counter of steps for each parameter.
     Megatron saves them as one number, but cannot load it: it expects the optimizer to have made a step before, wants
     a counter among the tensors of each parameter, and then gives one counter to all of them, which each moves on.
+    That AdamW is torch's fused one: one pass over parameters and state instead of a dozen.
     """
+
+    def setup_optimizers(self, trainer: Trainer) -> None:
+        super().setup_optimizers(trainer)
+        self._fuse()
 
     def load_checkpoint(self, checkpoint_path: str | Path, selective_restore: bool = False) -> dict[str, Any]:
         if self.should_restore_optimizer_states(selective_restore):
@@ -32,7 +37,7 @@ class ResumableStrategy(nl.MegatronStrategy):
                 for group in distributed.optimizer.param_groups:
                     for parameter in group["params"]:
                         distributed.optimizer.state[parameter] = {
-                            "step": torch.tensor(0.0),
+                            "step": torch.zeros((), device=parameter.device),
                             "exp_avg": torch.zeros_like(parameter),
                             "exp_avg_sq": torch.zeros_like(parameter),
                         }
@@ -47,6 +52,13 @@ class ResumableStrategy(nl.MegatronStrategy):
             del distributed._set_main_param_and_optimizer_states
             for state in distributed.optimizer.state.values():
                 state["step"] = state["step"].clone()
+        self._fuse()
+
+    def _fuse(self) -> None:
+        """Megatron hands no such option on; a checkpoint brings the options that it was saved with."""
+        for distributed in self._with_torch_optimizer():
+            for group in distributed.optimizer.param_groups:
+                group["fused"] = True
 
     def _with_torch_optimizer(self) -> Iterator[DistributedOptimizer]:
         """Megatron's optimizers, if they have torch's within."""

@@ -5,23 +5,14 @@ from typing import Any
 
 import nemo_run as run
 import torch
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
-from megatron.core.transformer.spec_utils import ModuleSpec
 from nemo.collections.llm.gpt.model.base import gpt_data_step
 from nemo.collections.llm.gpt.model.llama import Llama31Config, Llama31Config8B, LlamaConfig
 
 from llama31 import rules
-from llama31.model.attention import ScaledDotProductAttention
 from llama31.model.device import Backend
+from llama31.model.layers import cpu_layer_spec, torch_layer_spec
 from llama31.settings import Settings
 from llama31.sizes import ROTARY_BASE, SIZES
-
-
-def torch_layer_spec(config: Llama31Config) -> ModuleSpec:
-    """Layers of plain torch modules, for where Transformer Engine is not installed."""
-    spec = get_gpt_layer_local_spec(normalization=config.normalization)
-    spec.submodules.self_attention.submodules.core_attention = ScaledDotProductAttention
-    return spec
 
 
 def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Config]:
@@ -63,6 +54,8 @@ def adapt(config: run.Config[LlamaConfig], backend: Backend) -> None:
         config.transformer_layer_spec = torch_layer_spec
         without_kernels(config)
     if backend.accelerator == "cpu":
+        config.transformer_layer_spec = cpu_layer_spec
+        config.use_te_activation_func = True  # Megatron's name for an activation of the layers' specification
         config.use_cpu_initialization = True
         # gloo sends in the background, from memory that this would free.
         config.deallocate_pipeline_outputs = False

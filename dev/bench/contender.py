@@ -1,0 +1,85 @@
+"""Contenders that take turns: each a process of its own, which makes steps when it is told to and waits otherwise.
+
+Machines change their speed from minute to minute, so what is compared runs in short turns, one after the other.
+"""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+Turn = tuple[str, int]
+"""What a contender is told: which of its loops, and how many steps."""
+
+
+class Contender:
+    """A process that was started for `target(connection, *arguments)`.
+
+    The target sends anything when it is ready; then it receives turns and answers each with the seconds of its steps.
+    """
+
+    def __init__(self, name: str, target: Callable[..., None], *arguments: Any):
+        self.name = name
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=target, args=(theirs, *arguments), daemon=False)
+        self.process.start()
+        theirs.close()
+        self._receive()
+
+    def turn(self, loop: str, steps: int) -> list[float]:
+        """Seconds of `steps` steps of a loop."""
+        self.connection.send((loop, steps))
+        return self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            return self.connection.recv()
+        except EOFError:
+            raise SystemExit(f"{self.name} ended before its turn; see what it printed") from None
+
+    def end(self) -> None:
+        """Ends the process, unheard: what it holds is for this bench alone."""
+        self.process.kill()
+        self.process.join()
+
+
+def timed(connection: Connection, loops: dict[str, Callable[[], None]]) -> None:
+    """Makes the steps that are asked for, and answers with their seconds, until the process is ended."""
+    connection.send("ready")
+    while True:
+        loop, steps = connection.recv()
+        seconds = []
+        for _ in range(steps):
+            began = time.perf_counter()
+            loops[loop]()
+            seconds.append(time.perf_counter() - began)
+        connection.send(seconds)
+
+
+def in_turns(
+    loops: Sequence[tuple[str, Contender, str]], rounds: int, steps: int
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Lets all loops take turns; the first turn of each is not counted.
+
+    Args:
+        loops: Name, contender, and the contender's name of the loop.
+        rounds: Turns of each.
+        steps: Steps of a turn.
+
+    Returns:
+        Median seconds of a step by name, and each round's median divided by that of the first loop in the same round.
+    """
+    found: dict[str, list[float]] = {name: [] for name, _, _ in loops}
+    for turn in range(rounds + 1):
+        for name, contender, loop in loops:
+            seconds = contender.turn(loop, steps)
+            if turn:
+                found[name].append(statistics.median(seconds))
+    (reference, *_) = found.values()
+    ratios = {
+        name: [one / first for one, first in zip(medians, reference, strict=True)] for name, medians in found.items()
+    }
+    return {name: statistics.median(medians) for name, medians in found.items()}, ratios

@@ -1,0 +1,50 @@
+"""Token files of random tokens, and a tokenizer with as many ids, for benches that look at no text."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, models
+
+from llama31 import rules
+from llama31.corpus.token_file import TokenType
+from llama31.corpus.token_writer import TokenWriter
+
+DOCUMENT = 500  # tokens in each, about as many as in C4's
+VALIDATION_DOCUMENTS = 100
+
+
+def make(directory: Path, vocabulary: int, tokens: int) -> dict[str, str]:
+    """Writes them into an empty directory; gives the settings that name them.
+
+    Args:
+        directory: Gets tokenizer/ and preprocessed/.
+        vocabulary: Ids of the tokenizer; all of them occur.
+        tokens: Of the one training part, about.
+    """
+    tokenizer = Tokenizer(models.WordLevel({f"w{number}": number for number in range(vocabulary)}, unk_token="w0"))
+    (directory / "tokenizer").mkdir(parents=True)
+    tokenizer.save(str(directory / "tokenizer" / "tokenizer.json"))
+    configuration = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "w0"}
+    (directory / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(configuration))
+    (part, *_) = rules.BENCHMARK_PARTS
+    preprocessed = directory / "preprocessed"
+    write(preprocessed / rules.token_file_name(rules.train_part_name(part)), vocabulary, tokens // DOCUMENT)
+    validation = rules.token_file_name(rules.validation_name(VALIDATION_DOCUMENTS))
+    write(preprocessed / validation, vocabulary, VALIDATION_DOCUMENTS)
+    return {
+        "PREPROCESSED_PATH": str(preprocessed),
+        "TOKENIZER_PATH": str(directory / "tokenizer"),
+        "N_VALIDATION_SAMPLES": str(VALIDATION_DOCUMENTS),
+        "TRAIN_PARTS": str(part),
+    }
+
+
+def write(prefix: Path, vocabulary: int, documents: int) -> None:
+    """Writes a .bin/.idx pair."""
+    token_type = TokenType.for_vocabulary(vocabulary)
+    random = np.random.default_rng(0)
+    with TokenWriter(prefix, token_type) as writer:
+        for _ in range(documents):
+            ids = random.integers(vocabulary, size=DOCUMENT).astype(token_type.name)
+            writer.write(ids.tobytes(), np.array([DOCUMENT], "<i4").tobytes())

@@ -1,0 +1,103 @@
+"""Time of a training step on the CPU: a run of ours, the bare Megatron loop within it, and Hugging Face's Llama.
+
+    python3 -m dev.bench.train_step [--rounds 6] [--steps 4] [NAME=value ...]
+
+The shape has 27.8 million parameters, the batch 4 sequences of 512 tokens, in fp32, on all cores:
+
+    peer   Hugging Face's LlamaForCausalLM with SDPA and torch's fused AdamW, in a plain loop
+    ours   a run of the product: data, NeMo, Lightning, logs and metrics
+    bare   forward, backward and optimizer of the very model and optimizer that ours trains, without all that
+
+The three take turns of a few steps. Prints the median seconds of a step, and the median over the rounds of what it
+takes in relation to the peer's, and to the bare loop's, of the same round. Settings can be given, as PRECISION=bf16.
+"""
+
+import argparse
+import os
+import socket
+import statistics
+import tempfile
+from pathlib import Path
+
+from dev.bench import random_data
+from dev.bench.contender import Contender, in_turns
+from dev.bench.step_contenders import SIZE, hugging_face, product
+from llama31 import checks, paths, ranks, record
+from llama31.checkpoint import start
+from llama31.resolve import resolve
+from llama31.settings import Settings
+from llama31.sizes import SIZES, Shape
+
+SHAPE = Shape(layers=8, hidden_size=512, ffn_hidden_size=1408, attention_heads=8, key_value_heads=4)
+VOCABULARY = 4096
+TOKENS = 2_000_000  # more than the steps take
+GIVEN = {
+    "SIZE": SIZE,
+    "DEVICE": "cpu",
+    "PRECISION": "fp32",
+    "SEQ_LENGTH": "512",
+    "GBS": "4",
+    "MBS": "4",
+    "SEEDS": "1",
+    "EVAL_SAMPLES": "16",
+    "EVAL_EVERY": "1000000",  # none of the steps counts an evaluation
+}
+
+
+def prepared(directory: Path, assignments: list[str]) -> tuple[Settings, Path]:
+    """Data and a run directory for one run; gives its settings as well."""
+    SIZES[SIZE] = SHAPE
+    given = GIVEN | random_data.make(directory, VOCABULARY, TOKENS) | {"JOB_DIR": str(directory / "runs")}
+    settings = resolve([*(f"{name}={value}" for name, value in given.items()), *assignments], {}).settings
+    checks.check(settings)
+    run_dir = directory / "run"
+    (run_dir / paths.RANK_LOGS).mkdir(parents=True)
+    record.reserve_outcome(run_dir)
+    record.store_settings(run_dir, settings)
+    start.store(run_dir / paths.START, start.Start())
+    return settings, run_dir
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def main() -> None:
+    """Measures, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("settings", nargs="*", metavar="NAME=value")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        settings, run_dir = prepared(Path(temporary), options.settings)
+        os.environ.update(ranks.environment(settings, os.environ))
+        peer = Contender("Hugging Face's", hugging_face, settings, SHAPE, VOCABULARY)
+        ours = Contender("our run", product, run_dir, SHAPE, free_port())
+        try:
+            loops = [("peer", peer, "run"), ("bare", ours, "bare"), ("ours", ours, "run")]
+            seconds, ratios = in_turns(loops, options.rounds, options.steps)
+        finally:
+            peer.end()
+            ours.end()
+    print(
+        f"{SHAPE.parameters(VOCABULARY) / 1e6:.1f} million parameters, {settings.gbs} x {settings.seq_length} tokens, "
+        f"{settings.precision.value}, {os.environ['OMP_NUM_THREADS']} threads"
+    )
+    for name, median in seconds.items():
+        print(f"{name}  {median:.3f} s a step; {spread(ratios[name], '.3f')} of peer's")
+    added = [run / bare - 1 for run, bare in zip(ratios["ours"], ratios["bare"], strict=True)]
+    print(f"data, NeMo, Lightning, logs and metrics add {spread(added, '.1%')} to bare")
+
+
+def spread(values: list[float], form: str) -> str:
+    """The median, and the range."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+if __name__ == "__main__":
+    main()
