@@ -20,6 +20,7 @@ from llama31.data.module import BenchmarkData
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
 from llama31.model.seed import SeedWeights
+from llama31.overlap import Overlap
 from llama31.settings import Precision, Settings
 
 
@@ -111,6 +112,7 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
 def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrategy]:
     """Megatron's parallel layout; gradients are reduced in fp32, optimizer state is spread over the data ranks."""
     pipelined = settings.virtual_pipeline_size > 1
+    overlap = Overlap.of(settings, on_gpu=backend.accelerator == "gpu")
     return run.Config(
         ResumableStrategy,
         tensor_model_parallel_size=settings.tensor_parallel_size,
@@ -129,8 +131,8 @@ def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrate
             DistributedDataParallelConfig,
             grad_reduce_in_fp32=True,
             use_distributed_optimizer=True,
-            overlap_grad_reduce=backend.accelerator == "gpu",
-            overlap_param_gather=backend.accelerator == "gpu",
+            overlap_grad_reduce=overlap.grad_reduce,
+            overlap_param_gather=overlap.param_gather,
             average_in_collective=backend.accelerator == "gpu",  # gloo has no average
         ),
     )
