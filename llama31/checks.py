@@ -259,14 +259,14 @@ def _gpu(settings: Settings) -> Iterator[Problem]:
 
 
 def _memory(settings: Settings, vocab_size: int) -> Iterator[Problem]:
-    """More than the GPU's memory; what is run decides, so without recomputation."""
+    """More than the GPU's memory."""
     needed, there = memory.per_gpu(settings, vocab_size), GPUS[settings.gpu].memory
     if needed.total > there:
         yield Problem(
             "mbs",
             f"GPU={settings.gpu}: {there / GB:.0f} GB, but each would need about {needed.total / GB:.1f} GB: "
             f"{memory.described(needed)}",
-            elsewhere=tuple(memory.smaller(settings)),
+            elsewhere=tuple(memory.smaller(settings, vocab_size, there)),
         )
 
 

@@ -27,7 +27,7 @@ class Overlap:
         On the CPU the collectives' threads take cores from the model, so there it is for trying things out alone.
         """
         grad_reduce = _chosen(settings.overlap_grad_reduce, on_gpu and _sharing_ranks(settings) > 1)
-        within_a_node = settings.tensor_parallel_size <= settings.gpus_per_node
+        within_a_node = 1 < settings.tensor_parallel_size <= settings.gpus_per_node
         return cls(
             grad_reduce=grad_reduce,
             param_gather=_chosen(settings.overlap_param_gather, grad_reduce),

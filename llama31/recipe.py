@@ -10,6 +10,7 @@ from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
 from nemo.collections import llm
 from nemo.collections.common.tokenizers import AutoTokenizer
+from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptimizerModule
 
 from llama31 import paths, rules
@@ -104,7 +105,12 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
         enable_model_summary=False,
         use_distributed_sampler=False,
         strategy=strategy(settings, backend),
-        callbacks=[run.Config(SeedWeights, seed), run.Config(RandomStates), run.Config(ScheduleOfSettings)],
+        callbacks=[
+            run.Config(SeedWeights, seed),
+            run.Config(RandomStates),
+            run.Config(ScheduleOfSettings),
+            *tensor_parallel_overlap(settings, backend),
+        ],
         plugins=precision(settings),
     )
 
@@ -136,6 +142,22 @@ def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrate
             average_in_collective=backend.accelerator == "gpu",  # gloo has no average
         ),
     )
+
+
+def tensor_parallel_overlap(settings: Settings, backend: Backend) -> list[run.Config[MegatronCommOverlapCallback]]:
+    """NeMo's callback that gives Transformer Engine the buffers for it; it is told what else is overlapped."""
+    overlap = Overlap.of(settings, on_gpu=backend.accelerator == "gpu")
+    if not overlap.tensor_parallel:
+        return []
+    return [
+        run.Config(
+            MegatronCommOverlapCallback,
+            tp_comm_overlap=True,
+            overlap_grad_reduce=overlap.grad_reduce,
+            overlap_param_gather=overlap.param_gather,
+            align_param_gather=False,
+        )
+    ]
 
 
 def precision(settings: Settings) -> run.Config[nl.MegatronMixedPrecision]:

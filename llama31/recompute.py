@@ -5,6 +5,7 @@ here, so to recompute it saves nothing, and Transformer Engine has the norms wit
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from llama31.problem import Problem, assignment
@@ -23,6 +24,26 @@ def arguments(settings: Settings) -> dict[str, Any]:
         "recompute_method": settings.recompute_method.name,
         "recompute_num_layers": settings.recompute_num_layers,
     }
+
+
+def instead(settings: Settings, granularity: RecomputeGranularity) -> Settings:
+    """The same run with another granularity."""
+    usual = Settings()
+    return replace(
+        settings,
+        recompute_granularity=granularity,
+        recompute_method=usual.recompute_method,
+        recompute_num_layers=usual.recompute_num_layers,
+    )
+
+
+def fuller(settings: Settings) -> list[dict[str, Any]]:
+    """Changes of settings by which more is recomputed, values by field, the least first."""
+    harder = list(RecomputeGranularity)
+    if settings.recompute_granularity is not harder[-1]:
+        return [{"recompute_granularity": more} for more in harder[harder.index(settings.recompute_granularity) + 1 :]]
+    more_layers = range(settings.recompute_num_layers + 1, chunk_layers(settings) + 1)
+    return [{"recompute_num_layers": n} for n in more_layers if settings.recompute_method is RecomputeMethod.block]
 
 
 def chunk_layers(settings: Settings) -> int:

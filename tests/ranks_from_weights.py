@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from megatron.core import parallel_state
 
+BUCKET = 20_000  # weights, so that gradients that are reduced while others are computed lie in several buckets
 SHARED, INITIAL, FINAL, ALLOCATED = "shared", "initial.pt", "final.pt", "allocated-{rank}.json"
 
 
@@ -85,6 +86,7 @@ def main() -> None:
 
     def with_weights(*arguments):
         recipe = stock(*arguments)
+        recipe.trainer.strategy.ddp.bucket_size = BUCKET
         recipe.trainer.callbacks += [SharedWeights(Path(sys.argv[2])), AllocatedMemory(Path(sys.argv[1]))]
         return recipe
 

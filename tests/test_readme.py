@@ -20,7 +20,7 @@ from benchmark_run import SETTINGS, write_log
 from submissions import ten_runs, write_run
 
 from dev import demo_tokenizer, settings_table
-from llama31 import checks, cli, events, paths, rules
+from llama31 import checks, cli, events, paths, recompute, rules
 from llama31.checkpoint import convert, huggingface, store
 from llama31.corpus import consolidate
 from llama31.corpus.tokenizer import TOKENIZER_FILE
@@ -30,7 +30,7 @@ from llama31.estimates.gpus import GB, GPUS
 from llama31.events import ABORTED, TARGET_NOT_REACHED, Outcome
 from llama31.mlperf import rcp, several
 from llama31.resolve import resolve
-from llama31.settings import Device, Division, Settings, names, to_dict
+from llama31.settings import Device, Division, RecomputeGranularity, Settings, names, to_dict
 from llama31.sizes import ROTARY_BASE, SIZES, Shape
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -297,13 +297,18 @@ def test_systems_are_those_of_the_configurations() -> None:
             if title.startswith("`"):
                 assert number(cell) == getattr(settings, title.strip("`").lower()), (config, title)
         gpu, vocabulary = GPUS[settings.gpu], rules.VOCABULARY_SIZE
-        needed, recomputed = (memory.per_gpu(settings, vocabulary, recompute=flag).total for flag in (False, True))
+        needed, selective, full = (
+            memory.per_gpu(recompute.instead(settings, granularity), vocabulary).total
+            for granularity in RecomputeGranularity
+        )
+        assert settings.recompute_granularity is RecomputeGranularity.none, config
         operations = speed.flops_to(rules.REFERENCE_POINTS[settings.gbs].mean, settings, vocabulary)
         figures = {
             "Tensor parallel": str(settings.tensor_parallel_size),
             "GB needed": f"{needed / GB:.1f}",
             "GB there": f"{gpu.memory / GB:.0f}",
-            "Recomputed": f"{recomputed / GB:.1f}",
+            "FFNs recomputed": f"{selective / GB:.1f}",
+            "Layers recomputed": f"{full / GB:.1f}",
             "Hours": f"{speed.seconds(operations, settings, gpu) / 3600:.1f}",
         }
         assert {title: row[title] for title in figures} == figures, config

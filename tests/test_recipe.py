@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ from nemo.collections import llm
 from nemo.collections.llm.gpt.model.llama import Llama31Config8B
 from nemo.lightning import MegatronStrategy
 from nemo.lightning._strategy_lib import setup_megatron_optimizer
+from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 from one_rank import one_rank
 from recipes import BACKENDS, CPU, CUDA, CUDA_WITH_ENGINE, differing, flat, recipe
 from transformers import LlamaConfig
@@ -31,6 +32,7 @@ from llama31.model.attention import ScaledDotProductAttention
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
 from llama31.model.seed import SeedWeights
+from llama31.overlap import Overlap
 from llama31.recipe import optimizer, pretrain_recipe
 from llama31.resolve import from_dict
 from llama31.settings import Device, Precision, Settings
@@ -352,8 +354,47 @@ def test_gradients_are_reduced_in_fp32_into_a_distributed_optimizer(backend: Bac
     assert built.ddp.grad_reduce_in_fp32
     assert built.ddp.use_distributed_optimizer
     assert built.optim.use_distributed_optimizer
-    overlaps = (built.ddp.overlap_grad_reduce, built.ddp.overlap_param_gather, built.ddp.average_in_collective)
-    assert overlaps == (on_gpu,) * 3
+    assert built.ddp.average_in_collective == on_gpu
+
+
+OFF, DATA_RANKS = Overlap(False, False, False), {"gpus_per_node": 2}
+TENSOR_RANKS = {"gpus_per_node": 2, "tensor_parallel_size": 2, "sequence_parallel": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "backend", "expected"),
+    [
+        ({}, CUDA, OFF),
+        (DATA_RANKS, CPU, OFF),
+        (DATA_RANKS, CUDA, Overlap(True, True, False)),
+        ({**DATA_RANKS, "context_parallel_size": 2}, CUDA_WITH_ENGINE, Overlap(True, True, False)),
+        ({**DATA_RANKS, "pipeline_parallel_size": 2}, CUDA, OFF),
+        ({**DATA_RANKS, "overlap_param_gather": False}, CUDA, Overlap(True, False, False)),
+        ({**DATA_RANKS, "overlap_grad_reduce": False}, CUDA, OFF),
+        ({**DATA_RANKS, "overlap_grad_reduce": True}, CPU, Overlap(True, True, False)),
+        (TENSOR_RANKS, CUDA_WITH_ENGINE, Overlap(False, False, True)),
+        ({**TENSOR_RANKS, "tp_comm_overlap": False}, CUDA_WITH_ENGINE, OFF),
+        ({**TENSOR_RANKS, "gpus_per_node": 1, "nnodes": 2}, CUDA_WITH_ENGINE, OFF),
+    ],
+)
+@pytest.mark.usefixtures("with_engine")
+def test_communication_is_overlapped_where_the_layout_allows_it(
+    changes: dict[str, Any], backend: Backend, expected: Overlap
+) -> None:
+    settings = replace(Settings(), **changes)
+    assert Overlap.of(settings, on_gpu=backend.accelerator == "gpu") == expected
+    built = connected(settings, backend)
+    assert (built.ddp.overlap_grad_reduce, built.ddp.overlap_param_gather) == (
+        expected.grad_reduce,
+        expected.param_gather,
+    )
+    callbacks = [fiddle.build(callback) for callback in recipe(settings, backend).trainer.callbacks]
+    found = [callback for callback in callbacks if isinstance(callback, MegatronCommOverlapCallback)]
+    assert len(found) == expected.tensor_parallel
+    for callback in found:  # which writes what it was told over what the strategy has
+        told = callback.user_comm_overlap_cfg
+        assert told.tp_comm_overlap
+        assert (told.overlap_grad_reduce, told.overlap_param_gather) == (expected.grad_reduce, expected.param_gather)
 
 
 @pytest.mark.usefixtures("with_engine")
