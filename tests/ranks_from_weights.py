@@ -50,7 +50,10 @@ class SharedWeights(Callback):
 
 
 class AllocatedMemory(Callback):
-    """Writes down what model and optimizer hold after training, in bytes but for `padding`, which counts numbers."""
+    """Writes down what model and optimizer hold after training, in bytes.
+
+    But `padding` counts numbers, and `buckets` parts of the gradients that are reduced by themselves.
+    """
 
     def __init__(self, run_dir: Path):
         self.run_dir = run_dir
@@ -73,6 +76,7 @@ class AllocatedMemory(Callback):
             "weights": sum(parameter.nbytes for parameter in parameters),
             "gradients": sum(parameter.main_grad.nbytes for parameter in parameters),
             "optimizer": sum(tensor.nbytes for tensor in held),
+            "buckets": sum(len(buffer.buckets) for buffer in buffers),
             "padding": sum(buffer.numel for buffer in buffers) - sum(parameter.numel() for parameter in parameters),
         }
         (self.run_dir / ALLOCATED.format(rank=trainer.global_rank)).write_text(json.dumps(allocated))

@@ -171,7 +171,7 @@ def of_eight_gpus(data: dict[str, str], *arguments: str) -> list[str]:
         ("GPU=H100", "GPU=H100: 80 GB, but each would need about 110.9 GB: weights 16.1, gradients 32.1,",
          ["RECOMPUTE_GRANULARITY=full", "TENSOR_PARALLEL_SIZE=2"]),
         ("GPU=H100 RECOMPUTE_GRANULARITY=full RECOMPUTE_METHOD=block RECOMPUTE_NUM_LAYERS=9",
-         "GPU=H100: 80 GB, but each would need about 100.5 GB:", ["RECOMPUTE_NUM_LAYERS=27", "TENSOR_PARALLEL_SIZE=2"]),
+         "GPU=H100: 80 GB, but each would need about 100.4 GB:", ["RECOMPUTE_NUM_LAYERS=27", "TENSOR_PARALLEL_SIZE=2"]),
         ("GPU=H100 GPUS_PER_NODE=1", "GPU=H100: 80 GB, but each would need about 195.2 GB:",
          ["TENSOR_PARALLEL_SIZE=4 with GPUS_PER_NODE=4", "TENSOR_PARALLEL_SIZE=8 with GPUS_PER_NODE=8"]),
         ("GPU=H100 GPUS_PER_NODE=4 TENSOR_PARALLEL_SIZE=4 MBS=32", "GPU=H100: 80 GB, but each would need about",
