@@ -25,11 +25,12 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from llama31 import ranks, rules
+from llama31 import checks, devices, ranks, rules
+from llama31.errors import UserError
 from llama31.estimates import memory, speed
 from llama31.estimates.gpus import GB, TERA, called
 from llama31.recompute import instead
@@ -40,7 +41,7 @@ from llama31.sizes import SIZES, Shape
 SIZE = "bench"
 """Name by which the product knows the shape in these processes."""
 SMALL = replace(SIZES["demo"], layers=2)
-USUAL = {"cuda": ["DEVICE=cuda", "GBS=1"], "cpu": ["DEVICE=cpu", "GBS=1", "SEQ_LENGTH=64"]}
+USUAL = {"cuda": ["GBS=1"], "cpu": ["GBS=1", "SEQ_LENGTH=64"]}
 VOCABULARY = {"cuda": rules.VOCABULARY_SIZE, "cpu": 1024}
 FEWER = 2
 """Layers that are left out when the memory was not enough."""
@@ -106,7 +107,7 @@ def fitting_layers(settings: Settings, shape: Shape, vocabulary: int, there: int
 
 
 def measured(case: Case, steps: int) -> dict[str, Any]:
-    """What a process of its own finds: seconds of each step, bytes of memory at the peak, losses."""
+    """What a process of its own finds: seconds of each step, bytes of memory at the peak, the last loss."""
     environment = ranks.environment(case.settings, os.environ)
     if not case.compiled:
         environment["TORCHDYNAMO_DISABLE"] = "1"
@@ -119,9 +120,18 @@ def in_child(content: str, environment: Mapping[str, str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "dev.bench.gpu_step", "--child", content]
     done = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
     if done.returncode:
-        sys.exit(f"{content}: exit code {done.returncode}\n{done.stderr}")
+        print(done.stderr, file=sys.stderr)
+        return {"failed": f"exit code {done.returncode}; see above"}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def given(device: str, assignments: Sequence[str]) -> Settings:
+    """Settings of all cases. Raises UserError where they are none, or do not go together."""
+    settings = resolve([*USUAL[device], *assignments, f"SIZE={SIZE}", f"DEVICE={device}"], {}).settings
+    if wrong := checks.lines(settings):
+        raise UserError(wrong)
+    return settings
 
 
 def child(content: str) -> None:
@@ -140,8 +150,8 @@ def child(content: str) -> None:
 def row(case: Case, found: dict[str, Any], peak: float | None, first: float | None) -> tuple[str, float | None]:
     """The figures of a case, and its model FLOPs per second."""
     begin = f"{case.name:<34} {case.shape.layers:>6} {case.vocabulary:>10,}"
-    if not found:
-        return f"{begin}  out of memory", None
+    if "failed" in found:
+        return f"{begin}  {found['failed']}", None
     SIZES[SIZE] = case.shape
     second = statistics.median(found["seconds"])
     tokens = case.settings.gbs * case.settings.seq_length
@@ -160,37 +170,51 @@ def main() -> None:
         "--only", default="", metavar="WORDS", help="cases whose name has these words, such as 'TE fp8'"
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("settings", nargs="*", metavar="NAME=value", help="such as MBS=2 GBS=2")
+    parser.add_argument("settings", nargs="*", metavar="NAME=value", help="MBS, GBS, SEQ_LENGTH, PRECISION")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(options.child)
         return
-    device = in_child("device", os.environ)
-    if options.device == "cuda" and not device["memory"]:
-        print("torch finds no GPU here; --device cpu tries this out with small layers", file=sys.stderr)
+    try:
+        sys.exit(0 if measure(options) else 1)
+    except UserError as error:
+        print(error, file=sys.stderr)
         sys.exit(2)
+
+
+def measure(options: argparse.Namespace) -> bool:
+    """Runs the cases one after the other, prints a line for each, and says whether none failed.
+
+    Raises UserError where it cannot begin.
+    """
     on_gpu = options.device == "cuda"
     shape, vocabulary = SIZES[rules.SIZE] if on_gpu else SMALL, VOCABULARY[options.device]
-    settings = resolve([*USUAL[options.device], *options.settings, f"SIZE={SIZE}"], {}).settings
-    fitting = fitting_layers(settings, shape, vocabulary, device["memory"]) if on_gpu else shape.layers
+    SIZES[SIZE] = shape
+    settings = given(options.device, options.settings)
+    device = {} if on_gpu and devices.gpus() == 0 else in_child("device", os.environ)
+    if on_gpu and not device.get("memory"):
+        raise UserError("torch finds no GPU here; --device cpu tries this out with small layers")
     gpu = called(device["name"]) if on_gpu else None
     words = f"{settings.gbs} x {settings.seq_length} tokens a step, micro batches of {settings.mbs}"
     print(f"{device['name'] if on_gpu else 'CPU'}, torch {device['torch']}; {words}")
-    chosen = [
-        case for case in cases(settings, shape, vocabulary, options.layers or fitting) if options.only in case.name
-    ]
+    layers = options.layers
+    if not layers:
+        layers = fitting_layers(settings, shape, vocabulary, device["memory"]) if on_gpu else shape.layers
+    chosen = [case for case in cases(settings, shape, vocabulary, layers) if options.only in case.name]
     titles = f"{'case':<34} {'layers':>6} {'vocabulary':>10} {'s/step':>9} {'tokens/s':>10} {'TFLOP/s':>9} {'MFU':>8}"
     print(f"{titles} {'GB':>7} {'of first':>9}")
-    first = None
+    first, sound = None, True
     for case in chosen:
         found = measured(case, options.steps)
-        while not found and FEWER < case.shape.layers < shape.layers:
+        while found.get("failed") == "out of memory" and FEWER < case.shape.layers < shape.layers:
             case = replace(case, shape=replace(case.shape, layers=case.shape.layers - FEWER))
             found = measured(case, options.steps)
         line, rate = row(case, found, gpu and gpu.bf16_flops, first)
         first = first or rate
         print(line, flush=True)
+        sound &= rate is not None or found["failed"] == "out of memory"
+    return sound
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def device_found() -> dict[str, Any]:
 
 
 def train(case: "Case", steps: int) -> dict[str, Any]:
-    """Seconds of so many steps, bytes at the peak, and the last loss; nothing if the memory is not enough."""
+    """Seconds of so many steps, bytes at the peak, and the last loss; or that the memory is not enough."""
     on_gpu = case.settings.device is Device.cuda
     torch.manual_seed(1)
     try:
@@ -46,7 +46,7 @@ def train(case: "Case", steps: int) -> dict[str, Any]:
                 if number >= WARM_UP:
                     seconds.append(time.perf_counter() - began)
     except torch.OutOfMemoryError:
-        return {}
+        return {"failed": "out of memory"}
     return {
         "seconds": seconds,
         "memory": torch.cuda.max_memory_allocated() if on_gpu else peak_memory(),
