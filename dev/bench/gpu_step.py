@@ -210,7 +210,7 @@ def measure(options: argparse.Namespace) -> bool:
         while found.get("failed") == "out of memory" and FEWER < case.shape.layers < shape.layers:
             case = replace(case, shape=replace(case.shape, layers=case.shape.layers - FEWER))
             found = measured(case, options.steps)
-        line, rate = row(case, found, gpu and gpu.bf16_flops, first)
+        line, rate = row(case, found, gpu.bf16_flops if gpu else None, first)
         first = first or rate
         print(line, flush=True)
         sound &= rate is not None or found["failed"] == "out of memory"
