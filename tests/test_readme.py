@@ -317,6 +317,16 @@ def test_systems_are_those_of_the_configurations() -> None:
     assert f"{shares[0]} of the GPU's peak in bf16, and {shares[1]} of the bf16 peak in fp8" in TEXT.replace("\n", " ")
 
 
+def test_what_recomputation_saves_and_costs() -> None:
+    rows = {row.pop("`RECOMPUTE_GRANULARITY`").strip("`"): row for row in table("`RECOMPUTE_GRANULARITY`")}
+    assert list(rows) == [granularity.name for granularity in RecomputeGranularity]
+    for name, row in rows.items():
+        settings = recompute.instead(Settings(), RecomputeGranularity[name])
+        kept = memory.per_gpu(settings, rules.VOCABULARY_SIZE).activations
+        more = speed.recomputed_per_token(settings) / speed.flops_per_token(settings, rules.VOCABULARY_SIZE)
+        assert (row["Activations, GB"], row["Operations more"]) == (f"{kept / GB:.1f}", f"{more:.0%}"), name
+
+
 def test_the_refusal_shown_is_that_of_a_run(benchmark_data: dict[str, str]) -> None:
     given = [f"{name}={value}" for name, value in benchmark_data.items()]
     exported = exported_by("configs/config_H200_1x8.sh")
