@@ -19,7 +19,9 @@ from nemo.collections import llm
 from nemo.collections.llm.gpt.model.llama import Llama31Config8B
 from nemo.lightning import MegatronStrategy
 from nemo.lightning._strategy_lib import setup_megatron_optimizer
+from nemo.lightning.pytorch.callbacks import megatron_comm_overlap
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
+from nemo.utils import AppState
 from one_rank import one_rank
 from recipes import BACKENDS, CPU, CUDA, CUDA_WITH_ENGINE, differing, flat, recipe
 from transformers import LlamaConfig
@@ -391,10 +393,29 @@ def test_communication_is_overlapped_where_the_layout_allows_it(
     callbacks = [fiddle.build(callback) for callback in recipe(settings, backend).trainer.callbacks]
     found = [callback for callback in callbacks if isinstance(callback, MegatronCommOverlapCallback)]
     assert len(found) == expected.tensor_parallel
-    for callback in found:  # which writes what it was told over what the strategy has
-        told = callback.user_comm_overlap_cfg
-        assert told.tp_comm_overlap
-        assert (told.overlap_grad_reduce, told.overlap_param_gather) == (expected.grad_reduce, expected.param_gather)
+
+
+@pytest.mark.parametrize("overlap_grad_reduce", [True, False])
+@pytest.mark.usefixtures("with_engine")
+def test_nemos_callback_leaves_the_other_overlap_as_it_is(
+    overlap_grad_reduce: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(Settings(), **{**TENSOR_RANKS, "gpus_per_node": 4}, overlap_grad_reduce=overlap_grad_reduce)
+    built = connected(settings)
+    trainer = SimpleNamespace(
+        strategy=built.strategy, model=SimpleNamespace(config=built.model, optim=SimpleNamespace(config=built.optim))
+    )
+    monkeypatch.setattr(megatron_comm_overlap, "HAVE_TE", True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    for name, size in (("data", 2), ("tensor_model", 2), ("context", 1)):
+        monkeypatch.setattr(AppState(), f"{name}_parallel_size", size)
+    for callback in recipe(settings).trainer.callbacks:
+        if callback.__fn_or_cls__ is MegatronCommOverlapCallback:
+            fiddle.build(callback).setup(trainer, trainer.model, "fit")
+    assert built.model.tp_comm_overlap
+    assert (built.ddp.overlap_grad_reduce, built.ddp.overlap_param_gather) == (overlap_grad_reduce,) * 2
+    assert built.optim.overlap_param_gather == overlap_grad_reduce
+    assert not built.ddp.align_param_gather
 
 
 @pytest.mark.usefixtures("with_engine")

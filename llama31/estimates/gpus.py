@@ -32,6 +32,7 @@ GPUS = {
 AMD's of the Instinct MI300X, MI325X, MI350X and MI355X."""
 
 BLACKWELL = ("B200", "GB200", "B300", "GB300")
+"""Those of NVIDIA's generation after Hopper."""
 
 
 def called(device_name: str) -> Gpu | None:
