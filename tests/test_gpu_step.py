@@ -4,19 +4,20 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import fiddle
 import pytest
+from nemo.lightning.pytorch.plugins.mixed_precision import update_config_with_dtype_overrides
 from one_rank import one_rank
-from recipes import CPU
+from recipes import CPU, CUDA
 from runs import REPOSITORY
 
 from dev.bench import gpu_step, gpu_trainers, megatron_alone
 from dev.bench.gpu_step import SIZE, SMALL, Case
-from llama31 import rules
+from llama31 import recipe, rules
 from llama31.estimates import memory, speed
 from llama31.estimates.gpus import GB, GPUS
 from llama31.model.llama import model_config
@@ -112,6 +113,30 @@ def test_without_nemo_the_model_has_the_modules_of_the_recipes() -> None:
         recipes = fiddle.build(model_config(ON_CPU, CPU)).configure_model(SimpleNamespace(vocab_size=1024))
         config, _, _ = megatron_alone.configurations(replace(ON_CPU, precision=Precision.fp32))
         assert str(megatron_alone.model(config, ON_CPU, 1024)) == str(recipes)
+
+
+@pytest.mark.parametrize("precision", [Precision.bf16, Precision.fp32])
+def test_without_nemo_a_gpu_gets_what_the_recipe_says(precision: Precision) -> None:
+    """All that Megatron's configurations hold, but for what concerns pipelines, its own attention, fp8 and timers."""
+    settings = replace(ON_CPU, device=Device.cuda, precision=precision)
+    described = (
+        model_config(settings, CUDA),
+        recipe.strategy(settings, CUDA).ddp,
+        recipe.optimizer(settings).config,
+    )
+    overrides = fiddle.build(recipe.precision(settings)).dtype_config
+    differ = set()
+    for description, alone in zip(described, megatron_alone.configurations(settings), strict=True):
+        ours = update_config_with_dtype_overrides(overrides, fiddle.build(description))
+        differ |= {
+            field.name
+            for field in fields(alone)
+            if str(getattr(ours, field.name)) != str(getattr(alone, field.name))  # functions have no equality
+        }
+    assert differ == {
+        "pipeline_dtype", "deallocate_pipeline_outputs", "attention_softmax_in_fp32", "fp8_recipe",
+        "num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16",
+    }  # fmt: skip
 
 
 def test_as_many_layers_as_fit() -> None:
