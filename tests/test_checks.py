@@ -19,7 +19,7 @@ from llama31.departures import departures
 from llama31.errors import UserError
 from llama31.preparation import PATH_SETTINGS
 from llama31.resolve import resolve
-from llama31.settings import Device, Precision, Settings
+from llama31.settings import Device, Precision, RecomputeGranularity, Settings
 
 
 @pytest.fixture
@@ -404,6 +404,7 @@ def test_validation_data_other_than_the_benchmarks_is_a_departure() -> None:
         {"max_lr": 1e-3, "min_lr": 1e-4},
         {"nnodes": 4, "gpus_per_node": 8, "tensor_parallel_size": 4, "pipeline_parallel_size": 2},
         {"precision": Precision.fp8, "context_parallel_size": 2, "sequence_parallel": True},
+        {"recompute_granularity": RecomputeGranularity.selective, "overlap_grad_reduce": False},
         {"train_parts": "6"},
         {"train_parts": "7 6"},
         {"seeds": "3", "stop_at_step": 5, "step_time_atol": 900, "tag": "x"},

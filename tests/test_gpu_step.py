@@ -1,12 +1,16 @@
 """The bench of a training step on a GPU: its cases on the CPU, its choice of layers, its figures."""
 
+import argparse
+import json
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import fiddle
 import pytest
@@ -150,6 +154,28 @@ def test_as_many_layers_as_fit() -> None:
     assert needed(layers, settings) <= H200 < needed(layers + 1, settings)
     full = instead(settings, RecomputeGranularity.full)
     assert needed(32, full, rules.VOCABULARY_SIZE // 4) <= H200 < needed(32, full)
+
+
+def test_fewer_layers_where_memory_runs_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried = []
+
+    def in_child(content: str, environment: Mapping[str, str]) -> dict[str, Any]:
+        if content == "device":
+            return {"name": "NVIDIA H200", "memory": H200, "torch": "2.13"}
+        layers = json.loads(content)["shape"]["layers"]
+        tried.append(layers)
+        return {"failed": "out of memory"} if 18 < layers < 32 else {"seconds": [1.0], "memory": 99 * GB}
+
+    monkeypatch.setattr(gpu_step, "in_child", in_child)
+    monkeypatch.setattr(gpu_step.devices, "gpus", lambda: 1)
+    options = argparse.Namespace(device="cuda", settings=[], layers=22, steps=1, only="torch bf16")
+    assert gpu_step.measure(options), "it is no failure"
+    assert tried == [22, 20, 18, 32]
+    *_, fewer, every = capsys.readouterr().out.splitlines()
+    assert fewer.split()[:4] == ["torch", "bf16", "18", "128,256"]
+    assert every.split()[:5] == ["torch", "bf16", "full", "32", "32,064"]
 
 
 def test_figures_follow_the_formula() -> None:
