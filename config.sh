@@ -109,6 +109,20 @@ export CONTEXT_PARALLEL_SIZE=1
 # Divide norms and dropout along the sequence within a tensor-parallel group; needs Transformer Engine.
 export SEQUENCE_PARALLEL=0
 
+# Memory and speed
+# Activations to compute anew in the backward pass: none | selective, each layer's FFN | full, whole layers.
+export RECOMPUTE_GRANULARITY=none
+# Layers that full takes: uniform, all in units | block, the first ones of each model chunk.
+export RECOMPUTE_METHOD=uniform
+# Layers in a unit of uniform, of which the input alone is kept; or layers of block.
+export RECOMPUTE_NUM_LAYERS=1
+# Reduce gradients during the backward pass. Empty: on GPUs with several data- or context-parallel ranks.
+export OVERLAP_GRAD_REDUCE=""
+# Gather updated weights during the next forward pass. Empty: as OVERLAP_GRAD_REDUCE, which it needs.
+export OVERLAP_PARAM_GATHER=""
+# Overlap tensor-parallel communication with products. Empty: with SEQUENCE_PARALLEL, within a node.
+export TP_COMM_OVERLAP=""
+
 # Checkpoints and jobs
 # Go on from the checkpoint MODEL_CKPT, unless CONTINUAL_CKPT holds one of this run.
 export USE_CKPT=0

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from llama31 import devices, inputs, rules
+from llama31 import devices, inputs, overlap, recompute, rules
 from llama31.corpus.token_file import bin_path
 from llama31.errors import UserError
 from llama31.estimates import memory
@@ -51,7 +51,7 @@ def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
         misfits += _model(settings)
     else:
         misfits.append(Problem("size", f"SIZE={settings.size}: not one of {', '.join(SIZES)}"))
-    misfits += _engine(settings)
+    misfits += [*recompute.problems(settings), *overlap.problems(settings), *_engine(settings)]
     misfits += _gpu(settings)
     if data:
         misfits += _data(settings, data)
@@ -259,14 +259,14 @@ def _gpu(settings: Settings) -> Iterator[Problem]:
 
 
 def _memory(settings: Settings, vocab_size: int) -> Iterator[Problem]:
-    """More than the GPU's memory; what is run decides, so without recomputation."""
+    """More than the GPU's memory."""
     needed, there = memory.per_gpu(settings, vocab_size), GPUS[settings.gpu].memory
     if needed.total > there:
         yield Problem(
             "mbs",
             f"GPU={settings.gpu}: {there / GB:.0f} GB, but each would need about {needed.total / GB:.1f} GB: "
             f"{memory.described(needed)}",
-            elsewhere=tuple(memory.smaller(settings)),
+            elsewhere=tuple(memory.smaller(settings, vocab_size, there)),
         )
 
 

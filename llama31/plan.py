@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
-from llama31 import devices, inputs, paths, rules
+from llama31 import devices, inputs, overlap, paths, recompute, rules
 from llama31.checkpoint import space
 from llama31.checkpoint.start import Start
 from llama31.corpus.token_file import bin_path
@@ -17,7 +17,7 @@ from llama31.layout import Layout
 from llama31.problem import assignment
 from llama31.report.reading import size
 from llama31.resolve import Resolved
-from llama31.settings import Device, Settings, shown, to_dict
+from llama31.settings import Device, RecomputeGranularity, Settings, shown, to_dict
 from llama31.sizes import SIZES
 
 NOT_LOOKED_AT = "the data is not on this machine; each job looks at it before it starts"
@@ -67,7 +67,7 @@ class Plan:
         return "".join(f"  {line}\n" for line in lines)
 
     def _settings(self) -> Iterator[str]:
-        settings = self.settings
+        settings, overlapped = self.settings, overlap.planned(self.settings)
         # What an empty value comes to, and how.
         computed = {
             "tmp_npy_index": (paths.index_root(settings), "JOB_DIR/index"),
@@ -77,6 +77,9 @@ class Plan:
                 self.data.indexed_samples(settings) if self.data else settings.sample_limit,
                 f"{rules.INDEXED_PER_MEAN} x the reference's mean at this GBS, or all of the data",
             ),
+            "overlap_grad_reduce": (overlapped.grad_reduce, "on GPUs, if several ranks hold the same weights"),
+            "overlap_param_gather": (overlapped.param_gather, "as OVERLAP_GRAD_REDUCE"),
+            "tp_comm_overlap": (overlapped.tensor_parallel, "with SEQUENCE_PARALLEL, within a node"),
             "stop_at_step": ("", "none"),
             "seeds": ("", "drawn at random"),
         }
@@ -114,6 +117,10 @@ class Plan:
             yield f"interleaved pipeline: {settings.virtual_pipeline_size} model chunks per rank"
         if settings.sequence_parallel:
             yield "sequence parallel: norms are divided along the sequence among the tensor-parallel ranks"
+        if overlapped := overlap.planned(settings).described():
+            yield f"overlapped with arithmetic: {overlapped}"
+        if recomputed := recompute.described(settings):
+            yield f"recomputed in the backward pass: {recomputed}"
         yield (
             f"global batch {settings.gbs} sequences = micro batch {settings.mbs} x data parallel "
             f"{layout.data_parallel_size} x accumulation {layout.accumulation_steps}; "
@@ -153,11 +160,14 @@ class Plan:
         index = f"{scaled(disk.training_index(settings, self.data), 'B')} for the training index; " if self.data else ""
         yield f"disk: {index}a checkpoint takes {scaled(disk.checkpoint(settings, vocab_size), 'B')}"
         flops = speed.flops_per_step(settings, vocab_size)
+        again = speed.recomputed_per_step(settings)
         line = f"{scaled(flops, 'FLOP')} a step, {scaled(speed.flops_per_token(settings, vocab_size), 'FLOP')} a token"
+        if again:
+            line += f"; {scaled(again, 'FLOP')} a step are recomputed, which count neither here nor in MFU"
         if settings.gpu and settings.precision in speed.UTILISATION:
             gpu, share = GPUS[settings.gpu], speed.UTILISATION[settings.precision]
             line += f"; at {share:.0%} of {scaled(gpu.bf16_flops, 'FLOP/s')} a GPU, which is assumed: "
-            line += f"{speed.seconds(flops, settings, gpu):.2f} s a step"
+            line += f"{speed.seconds(flops + again, settings, gpu):.2f} s a step"
             if point := self._reference_point():
                 hours = speed.seconds(speed.flops_to(point.mean, settings, vocab_size), settings, gpu) / 3600
                 line += f", {hours:.1f} h to the reference's sample count"
@@ -166,14 +176,16 @@ class Plan:
     def _memory(self, vocab_size: int) -> Iterator[str]:
         settings = self.settings
         needed = memory.per_gpu(settings, vocab_size)
-        less = memory.per_gpu(settings, vocab_size, recompute=True)
         there = f" of {GPUS[settings.gpu].memory / GB:.0f}" if settings.gpu else ""
         unchecked = "" if settings.gpu else "; with GPU set, this is checked"
         yield f"memory of a GPU: about {needed.total / GB:.1f}{there} GB: {memory.described(needed)}{unchecked}"
-        yield (
-            f"with full recomputation, which this version has not: {less.total / GB:.1f}{there} GB, "
-            f"of which activations {less.activations / GB:.1f}"
-        )
+        for granularity in RecomputeGranularity:
+            if granularity is not settings.recompute_granularity:
+                other = memory.per_gpu(recompute.instead(settings, granularity), vocab_size)
+                yield (
+                    f"with RECOMPUTE_GRANULARITY={granularity.name}: {other.total / GB:.1f}{there} GB, "
+                    f"of which activations {other.activations / GB:.1f}"
+                )
 
     def _reference_point(self) -> rules.ReferencePoint | None:
         """What the reference needed with this batch size; None where it says nothing of this run."""

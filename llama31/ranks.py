@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llama31 import devices, paths
+from llama31.estimates.gpus import BLACKWELL
 from llama31.settings import Device, Settings
 
 
@@ -28,8 +29,12 @@ def environment(settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
         # Megatron compiles a CUDA extension when it is imported. torch's CUDA build, finding no GPU to compile for,
         # then fails in a way that Megatron does not expect, unless an architecture is named.
         ours.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
-    elif settings.gpus_per_node > 1:
-        ours.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: each rank would take all cores
+    else:
+        if settings.gpus_per_node > 1:
+            ours.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: each rank would take all cores
+        if settings.tensor_parallel_size > 1 or settings.context_parallel_size > 1:
+            # What NeMo asks for, so that communication starts before the product beside it takes the whole GPU.
+            ours.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32" if settings.gpu in BLACKWELL else "1")
     if settings.wandb:
         ours.setdefault("WANDB_PROJECT", "llama31")
     return ours

@@ -10,6 +10,7 @@ from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
 from nemo.collections import llm
 from nemo.collections.common.tokenizers import AutoTokenizer
+from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptimizerModule
 
 from llama31 import paths, rules
@@ -20,6 +21,7 @@ from llama31.data.module import BenchmarkData
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
 from llama31.model.seed import SeedWeights
+from llama31.overlap import Overlap
 from llama31.settings import Precision, Settings
 
 
@@ -103,7 +105,12 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
         enable_model_summary=False,
         use_distributed_sampler=False,
         strategy=strategy(settings, backend),
-        callbacks=[run.Config(SeedWeights, seed), run.Config(RandomStates), run.Config(ScheduleOfSettings)],
+        callbacks=[
+            run.Config(SeedWeights, seed),
+            run.Config(RandomStates),
+            run.Config(ScheduleOfSettings),
+            *tensor_parallel_overlap(settings, backend),
+        ],
         plugins=precision(settings),
     )
 
@@ -111,6 +118,7 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
 def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrategy]:
     """Megatron's parallel layout; gradients are reduced in fp32, optimizer state is spread over the data ranks."""
     pipelined = settings.virtual_pipeline_size > 1
+    overlap = Overlap.of(settings, on_gpu=backend.accelerator == "gpu")
     return run.Config(
         ResumableStrategy,
         tensor_model_parallel_size=settings.tensor_parallel_size,
@@ -129,11 +137,27 @@ def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrate
             DistributedDataParallelConfig,
             grad_reduce_in_fp32=True,
             use_distributed_optimizer=True,
-            overlap_grad_reduce=backend.accelerator == "gpu",
-            overlap_param_gather=backend.accelerator == "gpu",
+            overlap_grad_reduce=overlap.grad_reduce,
+            overlap_param_gather=overlap.param_gather,
             average_in_collective=backend.accelerator == "gpu",  # gloo has no average
         ),
     )
+
+
+def tensor_parallel_overlap(settings: Settings, backend: Backend) -> list[run.Config[MegatronCommOverlapCallback]]:
+    """NeMo's callback that gives Transformer Engine the buffers for it; it is told what else is overlapped."""
+    overlap = Overlap.of(settings, on_gpu=backend.accelerator == "gpu")
+    if not overlap.tensor_parallel:
+        return []
+    return [
+        run.Config(
+            MegatronCommOverlapCallback,
+            tp_comm_overlap=True,
+            overlap_grad_reduce=overlap.grad_reduce,
+            overlap_param_gather=overlap.param_gather,
+            align_param_gather=False,
+        )
+    ]
 
 
 def precision(settings: Settings) -> run.Config[nl.MegatronMixedPrecision]:

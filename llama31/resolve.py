@@ -146,7 +146,8 @@ def _unfit(name: str, value: Any) -> str:
     if not value.isprintable():
         return "holds a character that cannot be printed; leave it out"
     field = Settings.__dataclass_fields__.get(name)
-    return _expected(name) if field and field.type is bool and value not in ("0", "1") else ""
+    is_switch = field is not None and field.type in (bool, bool | None)
+    return _expected(name) if is_switch and value not in ("0", "1") else ""
 
 
 def _expected(name: str) -> str:
@@ -156,7 +157,7 @@ def _expected(name: str) -> str:
     kind = Settings.__dataclass_fields__[name].type
     if isinstance(kind, type) and issubclass(kind, Enum):
         return f"not one of {', '.join(kind.__members__)}"
-    if kind is bool:
+    if kind in (bool, bool | None):
         return "not 0 or 1"
     return f"not a {'whole number' if 'int' in str(kind) else 'number'}, such as {_example(name)}"
 
@@ -209,7 +210,8 @@ def _exported_by(config_file: str, environment: Mapping[str, str]) -> tuple[dict
 POSITIVE = (
     "nnodes", "gpus_per_node", "n_validation_samples", "seq_length", "gbs", "mbs", "max_lr", "allocated_sequences",
     "max_steps", "samples_available", "eval_every", "eval_samples", "target", "tensor_parallel_size",
-    "pipeline_parallel_size", "virtual_pipeline_size", "context_parallel_size", "stop_at_step", "nexp", "npar",
+    "pipeline_parallel_size", "virtual_pipeline_size", "context_parallel_size", "recompute_num_layers", "stop_at_step",
+    "nexp", "npar",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "min_lr", "warmup_steps", "start_eval_at", "save_every", "save_every_minutes", "keep_last", "start_steps",

@@ -35,6 +35,21 @@ class Device(Enum):
     cpu = "cpu"
 
 
+class RecomputeGranularity(Enum):
+    """What is computed anew in the backward pass; Megatron's names."""
+
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
+class RecomputeMethod(Enum):
+    """Which layers full recomputation takes; Megatron's names."""
+
+    uniform = "uniform"
+    block = "block"
+
+
 class Container(Enum):
     """What runs a container in a Slurm job."""
 
@@ -167,6 +182,20 @@ class Settings:
     """Ranks that divide each sequence; needs Transformer Engine."""
     sequence_parallel: bool = False
     """Divide norms and dropout along the sequence within a tensor-parallel group; needs Transformer Engine."""
+
+    # Memory and speed
+    recompute_granularity: RecomputeGranularity = RecomputeGranularity.none
+    """Activations to compute anew in the backward pass: none | selective, each layer's FFN | full, whole layers."""
+    recompute_method: RecomputeMethod = RecomputeMethod.uniform
+    """Layers that full takes: uniform, all in units | block, the first ones of each model chunk."""
+    recompute_num_layers: int = 1
+    """Layers in a unit of uniform, of which the input alone is kept; or layers of block."""
+    overlap_grad_reduce: bool | None = None
+    """Reduce gradients during the backward pass. Empty: on GPUs with several data- or context-parallel ranks."""
+    overlap_param_gather: bool | None = None
+    """Gather updated weights during the next forward pass. Empty: as OVERLAP_GRAD_REDUCE, which it needs."""
+    tp_comm_overlap: bool | None = None
+    """Overlap tensor-parallel communication with products. Empty: with SEQUENCE_PARALLEL, within a node."""
 
     # Checkpoints and jobs
     use_ckpt: bool = False

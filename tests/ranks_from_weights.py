@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from megatron.core import parallel_state
 
+BUCKET = 20_000  # weights, so that gradients that are reduced while others are computed lie in several buckets
 SHARED, INITIAL, FINAL, ALLOCATED = "shared", "initial.pt", "final.pt", "allocated-{rank}.json"
 
 
@@ -49,7 +50,10 @@ class SharedWeights(Callback):
 
 
 class AllocatedMemory(Callback):
-    """Writes down what model and optimizer hold after training, in bytes but for `padding`, which counts numbers."""
+    """Writes down what model and optimizer hold after training, in bytes.
+
+    But `padding` counts numbers, and `buckets` parts of the gradients that are reduced by themselves.
+    """
 
     def __init__(self, run_dir: Path):
         self.run_dir = run_dir
@@ -72,6 +76,7 @@ class AllocatedMemory(Callback):
             "weights": sum(parameter.nbytes for parameter in parameters),
             "gradients": sum(parameter.main_grad.nbytes for parameter in parameters),
             "optimizer": sum(tensor.nbytes for tensor in held),
+            "buckets": sum(len(buffer.buckets) for buffer in buffers),
             "padding": sum(buffer.numel for buffer in buffers) - sum(parameter.numel() for parameter in parameters),
         }
         (self.run_dir / ALLOCATED.format(rank=trainer.global_rank)).write_text(json.dumps(allocated))
@@ -85,6 +90,7 @@ def main() -> None:
 
     def with_weights(*arguments):
         recipe = stock(*arguments)
+        recipe.trainer.strategy.ddp.bucket_size = BUCKET
         recipe.trainer.callbacks += [SharedWeights(Path(sys.argv[2])), AllocatedMemory(Path(sys.argv[1]))]
         return recipe
 

@@ -80,9 +80,11 @@ def test_a_seed_left_open_is_the_runs(saving: dict[str, str], root: Path) -> Non
     assert (found.settings.seeds, found.start.step) == (str(SEED), 10)
 
 
-def test_layout_and_micro_batches_are_free(saving: dict[str, str], root: Path) -> None:
+def test_layout_micro_batches_recomputation_and_overlap_are_free(saving: dict[str, str], root: Path) -> None:
     save(saving, root, 1, 10)
     more = ("GPUS_PER_NODE=4", "TENSOR_PARALLEL_SIZE=2", "PIPELINE_PARALLEL_SIZE=2", "MBS=2", "STOP_AT_STEP=3")
+    assert find(saving, *more).start.step == 10
+    more = ("GPUS_PER_NODE=2", "OVERLAP_GRAD_REDUCE=1", "RECOMPUTE_GRANULARITY=full", "RECOMPUTE_NUM_LAYERS=2")
     assert find(saving, *more).start.step == 10
 
 

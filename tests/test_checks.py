@@ -19,7 +19,7 @@ from llama31.departures import departures
 from llama31.errors import UserError
 from llama31.preparation import PATH_SETTINGS
 from llama31.resolve import resolve
-from llama31.settings import Device, Precision, Settings
+from llama31.settings import Device, Precision, RecomputeGranularity, Settings
 
 
 @pytest.fixture
@@ -167,17 +167,19 @@ def of_eight_gpus(data: dict[str, str], *arguments: str) -> list[str]:
     ("arguments", "words", "works"),
     [
         ("GPU=H200 MBS=2", "GPU=H200: 141 GB, but each would need about 156.5 GB: weights 16.1,",
-         ["MBS=1", "TENSOR_PARALLEL_SIZE=2"]),
+         ["RECOMPUTE_GRANULARITY=selective", "MBS=1"]),
         ("GPU=H100", "GPU=H100: 80 GB, but each would need about 110.9 GB: weights 16.1, gradients 32.1,",
-         ["TENSOR_PARALLEL_SIZE=2", "TENSOR_PARALLEL_SIZE=4"]),
+         ["RECOMPUTE_GRANULARITY=full", "TENSOR_PARALLEL_SIZE=2"]),
+        ("GPU=H100 RECOMPUTE_GRANULARITY=full RECOMPUTE_METHOD=block RECOMPUTE_NUM_LAYERS=9",
+         "GPU=H100: 80 GB, but each would need about 100.4 GB:", ["RECOMPUTE_NUM_LAYERS=27", "TENSOR_PARALLEL_SIZE=2"]),
         ("GPU=H100 GPUS_PER_NODE=1", "GPU=H100: 80 GB, but each would need about 195.2 GB:",
          ["TENSOR_PARALLEL_SIZE=4 with GPUS_PER_NODE=4", "TENSOR_PARALLEL_SIZE=8 with GPUS_PER_NODE=8"]),
         ("GPU=H100 GPUS_PER_NODE=4 TENSOR_PARALLEL_SIZE=4 MBS=32", "GPU=H100: 80 GB, but each would need about",
          ["MBS=2", "MBS=1"]),
         ("GPU=H100 MBS=32 GBS=256", "GPU=H100: 80 GB, but each would need about",
-         ["MBS=1 with TENSOR_PARALLEL_SIZE=2", "MBS=1 with TENSOR_PARALLEL_SIZE=4"]),
+         ["MBS=1 with RECOMPUTE_GRANULARITY=full", "MBS=1 with TENSOR_PARALLEL_SIZE=2"]),
         ("GPU=H200 PRECISION=fp32", "GPU=H200: 141 GB, but each would need about 160.1 GB: weights 32.1,",
-         ["TENSOR_PARALLEL_SIZE=2", "TENSOR_PARALLEL_SIZE=4"]),
+         ["RECOMPUTE_GRANULARITY=selective", "TENSOR_PARALLEL_SIZE=2"]),
     ],
 )  # fmt: skip
 def test_a_run_that_does_not_fit_is_refused(
@@ -192,7 +194,7 @@ def test_a_run_that_does_not_fit_is_refused(
 
 def test_what_mends_something_else_fits_the_gpu(benchmark_data: dict[str, str]) -> None:
     (line,) = of_eight_gpus(benchmark_data, "GPU=H100", "GBS=30")
-    assert suggested(line) == ["GBS=24 with TENSOR_PARALLEL_SIZE=2", "GBS=24 with TENSOR_PARALLEL_SIZE=4"]
+    assert suggested(line) == ["GBS=24 with RECOMPUTE_GRANULARITY=full", "GBS=24 with TENSOR_PARALLEL_SIZE=2"]
 
 
 def test_memory_is_not_checked_without_a_name_for_the_gpu(benchmark_data: dict[str, str]) -> None:
@@ -402,6 +404,7 @@ def test_validation_data_other_than_the_benchmarks_is_a_departure() -> None:
         {"max_lr": 1e-3, "min_lr": 1e-4},
         {"nnodes": 4, "gpus_per_node": 8, "tensor_parallel_size": 4, "pipeline_parallel_size": 2},
         {"precision": Precision.fp8, "context_parallel_size": 2, "sequence_parallel": True},
+        {"recompute_granularity": RecomputeGranularity.selective, "overlap_grad_reduce": False},
         {"train_parts": "6"},
         {"train_parts": "7 6"},
         {"seeds": "3", "stop_at_step": 5, "step_time_atol": 900, "tag": "x"},

@@ -189,6 +189,21 @@ def test_cpu_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranks.environment(replace(Settings(), device=Device.cuda), os.environ)["CUDA_VISIBLE_DEVICES"] == "3"
 
 
+@pytest.mark.parametrize(
+    ("settings", "connections"),
+    [
+        (Settings(device=Device.cuda, gpus_per_node=2), None),
+        (Settings(device=Device.cpu, gpus_per_node=2, tensor_parallel_size=2), None),
+        (Settings(device=Device.cuda, gpus_per_node=2, tensor_parallel_size=2), "1"),
+        (Settings(device=Device.cuda, gpus_per_node=2, context_parallel_size=2, gpu="H200"), "1"),
+        (Settings(device=Device.cuda, gpus_per_node=2, tensor_parallel_size=2, gpu="B200"), "32"),
+    ],
+)
+def test_gpus_get_the_connections_that_overlap_needs(settings: Settings, connections: str | None) -> None:
+    assert ranks.environment(settings, {}).get("CUDA_DEVICE_MAX_CONNECTIONS") == connections
+    assert ranks.environment(settings, {"CUDA_DEVICE_MAX_CONNECTIONS": "8"})["CUDA_DEVICE_MAX_CONNECTIONS"] == "8"
+
+
 # A run, with something else in the place of the ranks
 
 RANKS = """

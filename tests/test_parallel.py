@@ -1,6 +1,8 @@
 """Parallel layouts on the CPU: from the same weights, the same course and the same validation sequences."""
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ LAYOUTS = {
     "pipeline": {"GPUS_PER_NODE": 2, "PIPELINE_PARALLEL_SIZE": 2},
     "interleaved pipeline": {"GPUS_PER_NODE": 2, "PIPELINE_PARALLEL_SIZE": 2, "VIRTUAL_PIPELINE_SIZE": 2},
     "tensor and pipeline": {"GPUS_PER_NODE": 4, "TENSOR_PARALLEL_SIZE": 2, "PIPELINE_PARALLEL_SIZE": 2},
+    "data and interleaved": {"GPUS_PER_NODE": 4, "PIPELINE_PARALLEL_SIZE": 2, "VIRTUAL_PIPELINE_SIZE": 2},
 }
 pytestmark = pytest.mark.slow
 
@@ -66,11 +69,17 @@ def sequences(tiny_data: dict[str, str]) -> Any:
     return oracle.windows(Path(tiny_data["PREPROCESSED_PATH"], f"{name}.bin"), "<u2", SEQ_LENGTH, EVAL_SAMPLES)
 
 
+@pytest.fixture(scope="module")
+def in_layout(settings: dict[str, Any], weights: Path, one_rank: Run) -> Callable[[str], Run]:
+    """The run of each layout, trained once."""
+    return cache(lambda layout: train_from_weights({**settings, **LAYOUTS[layout]}, weights) if layout else one_rank)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_follow_the_course_of_one_rank(
-    layout: str, settings: dict[str, Any], weights: Path, one_rank: Run, sequences: Any
+    layout: str, in_layout: Callable[[str], Run], one_rank: Run, sequences: Any
 ) -> None:
-    run = train_from_weights({**settings, **LAYOUTS[layout]}, weights)
+    run = in_layout(layout)
     assert len(run.losses()) == STEPS
     assert run.losses() == pytest.approx(one_rank.losses(), rel=1e-4)
     evaluations, expected = run.events("evaluation"), one_rank.events("evaluation")
@@ -78,6 +87,33 @@ def test_layouts_follow_the_course_of_one_rank(
     assert [event["loss"] for event in evaluations] == pytest.approx([event["loss"] for event in expected], rel=1e-5)
     assert {event["token_hash"] for event in evaluations} == {oracle.expected_fingerprint(sequences)}
     assert_memory_is_as_estimated(run)
+
+
+SELECTIVE, FULL = {"RECOMPUTE_GRANULARITY": "selective"}, {"RECOMPUTE_GRANULARITY": "full"}
+BLOCK = {"RECOMPUTE_METHOD": "block", "RECOMPUTE_NUM_LAYERS": 1}
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes"),
+    [
+        ("", {**FULL, "RECOMPUTE_NUM_LAYERS": 2}),
+        ("tensor", FULL),
+        ("pipeline", SELECTIVE),
+        ("data", {"OVERLAP_GRAD_REDUCE": 1}),
+        ("data", {"OVERLAP_GRAD_REDUCE": 1, "OVERLAP_PARAM_GATHER": 0}),
+        ("data and interleaved", {"OVERLAP_GRAD_REDUCE": 1, **FULL, **BLOCK}),
+    ],
+)
+def test_recomputation_and_overlap_change_no_bit(
+    layout: str, changes: dict[str, Any], in_layout: Callable[[str], Run], settings: dict[str, Any], weights: Path
+) -> None:
+    without, run = in_layout(layout), train_from_weights({**settings, **LAYOUTS.get(layout, {}), **changes}, weights)
+    assert run.losses() == without.losses()
+    evaluations, expected = ([event["loss"] for event in one.events("evaluation")] for one in (run, without))
+    assert evaluations == expected
+    if "OVERLAP_GRAD_REDUCE" in changes:
+        ranks = [json.loads(file.read_text()) for file in run.run_dir.glob(ALLOCATED.format(rank="*"))]
+        assert all(rank["buckets"] > 1 for rank in ranks), "nothing could be overlapped"
 
 
 def test_bf16_with_the_distributed_optimizer_stays_near(settings: dict[str, Any], weights: Path, one_rank: Run) -> None:

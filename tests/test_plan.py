@@ -123,6 +123,12 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "VIRTUAL_PIPELINE_SIZE": ("2", TWO_STAGES),
     "CONTEXT_PARALLEL_SIZE": ("2", ON_GPU),
     "SEQUENCE_PARALLEL": ("1", {**ON_GPU, "TENSOR_PARALLEL_SIZE": "2"}),
+    "RECOMPUTE_GRANULARITY": ("selective", {}),
+    "RECOMPUTE_METHOD": ("block", {"RECOMPUTE_GRANULARITY": "full"}),
+    "RECOMPUTE_NUM_LAYERS": ("2", {"RECOMPUTE_GRANULARITY": "full"}),
+    "OVERLAP_GRAD_REDUCE": ("1", TWO),
+    "OVERLAP_PARAM_GATHER": ("0", {**TWO, "OVERLAP_GRAD_REDUCE": "1"}),
+    "TP_COMM_OVERLAP": ("0", {**ON_GPU, "GPUS_PER_NODE": "2", "TENSOR_PARALLEL_SIZE": "2", "SEQUENCE_PARALLEL": "1"}),
     "STOP_AT_STEP": ("50", {}),
     "STEP_TIME_ATOL": ("900", {}),
     "CONTINUAL_CKPT": ("/d", SAVING),
@@ -274,5 +280,5 @@ def test_memory_disk_and_time_are_shown_before_a_run_too(changes: dict[str, str]
     resolved = resolved_from({**usual, **changes})
     plan = Plan(resolved, checks.check(resolved.settings), [])
     estimates = plan.text().partition("\nMemory, disk and time\n")[2].partition("\n\n")[0]
-    assert len(estimates.splitlines()) == (4 if changes else 2) and estimates in plan.summary()
+    assert len(estimates.splitlines()) == (5 if changes else 2) and estimates in plan.summary()
     assert ("memory of a GPU: about " in estimates) == ("s a step" in estimates) == bool(changes)

@@ -20,7 +20,7 @@ from benchmark_run import SETTINGS, write_log
 from submissions import ten_runs, write_run
 
 from dev import demo_tokenizer, settings_table
-from llama31 import checks, cli, events, paths, rules
+from llama31 import checks, cli, events, paths, recompute, rules
 from llama31.checkpoint import convert, huggingface, store
 from llama31.corpus import consolidate
 from llama31.corpus.tokenizer import TOKENIZER_FILE
@@ -30,7 +30,7 @@ from llama31.estimates.gpus import GB, GPUS
 from llama31.events import ABORTED, TARGET_NOT_REACHED, Outcome
 from llama31.mlperf import rcp, several
 from llama31.resolve import resolve
-from llama31.settings import Device, Division, Settings, names, to_dict
+from llama31.settings import Device, Division, RecomputeGranularity, Settings, names, to_dict
 from llama31.sizes import ROTARY_BASE, SIZES, Shape
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -297,19 +297,34 @@ def test_systems_are_those_of_the_configurations() -> None:
             if title.startswith("`"):
                 assert number(cell) == getattr(settings, title.strip("`").lower()), (config, title)
         gpu, vocabulary = GPUS[settings.gpu], rules.VOCABULARY_SIZE
-        needed, recomputed = (memory.per_gpu(settings, vocabulary, recompute=flag).total for flag in (False, True))
+        needed, selective, full = (
+            memory.per_gpu(recompute.instead(settings, granularity), vocabulary).total
+            for granularity in RecomputeGranularity
+        )
+        assert settings.recompute_granularity is RecomputeGranularity.none, config
         operations = speed.flops_to(rules.REFERENCE_POINTS[settings.gbs].mean, settings, vocabulary)
         figures = {
             "Tensor parallel": str(settings.tensor_parallel_size),
             "GB needed": f"{needed / GB:.1f}",
             "GB there": f"{gpu.memory / GB:.0f}",
-            "Recomputed": f"{recomputed / GB:.1f}",
+            "FFNs recomputed": f"{selective / GB:.1f}",
+            "Layers recomputed": f"{full / GB:.1f}",
             "Hours": f"{speed.seconds(operations, settings, gpu) / 3600:.1f}",
         }
         assert {title: row[title] for title in figures} == figures, config
     assert f"an allowance of {memory.ALLOWANCE // GB} GB" in TEXT
     shares = [f"{share:.0%}" for share in speed.UTILISATION.values()]
     assert f"{shares[0]} of the GPU's peak in bf16, and {shares[1]} of the bf16 peak in fp8" in TEXT.replace("\n", " ")
+
+
+def test_what_recomputation_saves_and_costs() -> None:
+    rows = {row.pop("`RECOMPUTE_GRANULARITY`").strip("`"): row for row in table("`RECOMPUTE_GRANULARITY`")}
+    assert list(rows) == [granularity.name for granularity in RecomputeGranularity]
+    for name, row in rows.items():
+        settings = recompute.instead(Settings(), RecomputeGranularity[name])
+        kept = memory.per_gpu(settings, rules.VOCABULARY_SIZE).activations
+        more = speed.recomputed_per_token(settings) / speed.flops_per_token(settings, rules.VOCABULARY_SIZE)
+        assert (row["Activations, GB"], row["Operations more"]) == (f"{kept / GB:.1f}", f"{more:.0%}"), name
 
 
 def test_the_refusal_shown_is_that_of_a_run(benchmark_data: dict[str, str]) -> None:

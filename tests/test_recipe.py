@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,9 @@ from nemo.collections import llm
 from nemo.collections.llm.gpt.model.llama import Llama31Config8B
 from nemo.lightning import MegatronStrategy
 from nemo.lightning._strategy_lib import setup_megatron_optimizer
+from nemo.lightning.pytorch.callbacks import megatron_comm_overlap
+from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
+from nemo.utils import AppState
 from one_rank import one_rank
 from recipes import BACKENDS, CPU, CUDA, CUDA_WITH_ENGINE, differing, flat, recipe
 from transformers import LlamaConfig
@@ -31,6 +34,7 @@ from llama31.model.attention import ScaledDotProductAttention
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
 from llama31.model.seed import SeedWeights
+from llama31.overlap import Overlap
 from llama31.recipe import optimizer, pretrain_recipe
 from llama31.resolve import from_dict
 from llama31.settings import Device, Precision, Settings
@@ -352,8 +356,66 @@ def test_gradients_are_reduced_in_fp32_into_a_distributed_optimizer(backend: Bac
     assert built.ddp.grad_reduce_in_fp32
     assert built.ddp.use_distributed_optimizer
     assert built.optim.use_distributed_optimizer
-    overlaps = (built.ddp.overlap_grad_reduce, built.ddp.overlap_param_gather, built.ddp.average_in_collective)
-    assert overlaps == (on_gpu,) * 3
+    assert built.ddp.average_in_collective == on_gpu
+
+
+OFF, DATA_RANKS = Overlap(False, False, False), {"gpus_per_node": 2}
+TENSOR_RANKS = {"gpus_per_node": 2, "tensor_parallel_size": 2, "sequence_parallel": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "backend", "expected"),
+    [
+        ({}, CUDA, OFF),
+        (DATA_RANKS, CPU, OFF),
+        (DATA_RANKS, CUDA, Overlap(True, True, False)),
+        ({**DATA_RANKS, "context_parallel_size": 2}, CUDA_WITH_ENGINE, Overlap(True, True, False)),
+        ({**DATA_RANKS, "pipeline_parallel_size": 2}, CUDA, OFF),
+        ({**DATA_RANKS, "overlap_param_gather": False}, CUDA, Overlap(True, False, False)),
+        ({**DATA_RANKS, "overlap_grad_reduce": False}, CUDA, OFF),
+        ({**DATA_RANKS, "overlap_grad_reduce": True}, CPU, Overlap(True, True, False)),
+        (TENSOR_RANKS, CUDA_WITH_ENGINE, Overlap(False, False, True)),
+        ({**TENSOR_RANKS, "tp_comm_overlap": False}, CUDA_WITH_ENGINE, OFF),
+        ({**TENSOR_RANKS, "gpus_per_node": 1, "nnodes": 2}, CUDA_WITH_ENGINE, OFF),
+    ],
+)
+@pytest.mark.usefixtures("with_engine")
+def test_communication_is_overlapped_where_the_layout_allows_it(
+    changes: dict[str, Any], backend: Backend, expected: Overlap
+) -> None:
+    settings = replace(Settings(), **changes)
+    assert Overlap.of(settings, on_gpu=backend.accelerator == "gpu") == expected
+    built = connected(settings, backend)
+    assert (built.ddp.overlap_grad_reduce, built.ddp.overlap_param_gather) == (
+        expected.grad_reduce,
+        expected.param_gather,
+    )
+    callbacks = [fiddle.build(callback) for callback in recipe(settings, backend).trainer.callbacks]
+    found = [callback for callback in callbacks if isinstance(callback, MegatronCommOverlapCallback)]
+    assert len(found) == expected.tensor_parallel
+
+
+@pytest.mark.parametrize("overlap_grad_reduce", [True, False])
+@pytest.mark.usefixtures("with_engine")
+def test_nemos_callback_leaves_the_other_overlap_as_it_is(
+    overlap_grad_reduce: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(Settings(), **{**TENSOR_RANKS, "gpus_per_node": 4}, overlap_grad_reduce=overlap_grad_reduce)
+    built = connected(settings)
+    trainer = SimpleNamespace(
+        strategy=built.strategy, model=SimpleNamespace(config=built.model, optim=SimpleNamespace(config=built.optim))
+    )
+    monkeypatch.setattr(megatron_comm_overlap, "HAVE_TE", True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    for name, size in (("data", 2), ("tensor_model", 2), ("context", 1)):
+        monkeypatch.setattr(AppState(), f"{name}_parallel_size", size)
+    for callback in recipe(settings).trainer.callbacks:
+        if callback.__fn_or_cls__ is MegatronCommOverlapCallback:
+            fiddle.build(callback).setup(trainer, trainer.model, "fit")
+    assert built.model.tp_comm_overlap
+    assert (built.ddp.overlap_grad_reduce, built.ddp.overlap_param_gather) == (overlap_grad_reduce,) * 2
+    assert built.optim.overlap_param_gather == overlap_grad_reduce
+    assert not built.ddp.align_param_gather
 
 
 @pytest.mark.usefixtures("with_engine")

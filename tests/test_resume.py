@@ -88,10 +88,16 @@ def target(in_one_go: Chain) -> float:
 def in_three_jobs(
     ranks: int, target: float, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Chain:
-    """The last job saves every 5 steps, and ends at the target."""
+    """The last job saves every 5 steps, and ends at the target. Recomputation and overlap are free: they change."""
     chain = Chain([], tmp_path_factory.mktemp("in three jobs"))
     these = {**settings, "GPUS_PER_NODE": ranks, "CONTINUAL_CKPT": chain.checkpoints, "TARGET": target, "KEEP_LAST": 0}
-    for settings_of_job in ({"STOP_AT_STEP": CUTS[0]}, {"STOP_AT_STEP": CUTS[1]}, {"SAVE_EVERY": 5}):
+    overlap = {"OVERLAP_GRAD_REDUCE": 1} if ranks > 1 else {}
+    jobs = (
+        {"STOP_AT_STEP": CUTS[0]},
+        {"STOP_AT_STEP": CUTS[1], "RECOMPUTE_GRANULARITY": "full"},
+        {"SAVE_EVERY": 5, **overlap},
+    )
+    for settings_of_job in jobs:
         chain.jobs.append(run({**these, **settings_of_job}))
         assert "Traceback" not in chain.jobs[-1].printed, chain.jobs[-1].printed + chain.jobs[-1].logs()
     assert [job.exit_code for job in chain.jobs] == [TARGET_NOT_REACHED, TARGET_NOT_REACHED, 0]

@@ -19,6 +19,7 @@ import torch
 from checkpoints import save, settings_of
 from lightning.pytorch.loggers import WandbLogger
 from nemo.collections.llm.gpt.model.llama import Llama31Config
+from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 from one_rank import one_rank
 from recipes import differing, flat, recipe
 from runs import Run, arguments
@@ -33,7 +34,18 @@ from llama31.mlperf import callback
 from llama31.model import device
 from llama31.plan import Plan
 from llama31.resolve import Resolved
-from llama31.settings import Container, Device, Division, Precision, Settings, Status, documentation, names
+from llama31.settings import (
+    Container,
+    Device,
+    Division,
+    Precision,
+    RecomputeGranularity,
+    RecomputeMethod,
+    Settings,
+    Status,
+    documentation,
+    names,
+)
 from llama31.sizes import SIZES
 from llama31.slurm import submit
 
@@ -50,11 +62,12 @@ class Acts:
 
 GONE = "gone"
 STRATEGY = "trainer.strategy."
+OVERLAPPED = {f"{STRATEGY}ddp.{name}": True for name in ("overlap_grad_reduce", "overlap_param_gather")}
 PARTS = [f"c4-train.en_{part}_text_document" for part in (6, 7)]
 TINY = SIZES["tiny"]
 IN_THE_RECIPE = {
-    "nnodes": Acts(2, {"trainer.num_nodes": 2}),
-    "gpus_per_node": Acts(4, {"trainer.devices": 4}),
+    "nnodes": Acts(2, {"trainer.num_nodes": 2, **OVERLAPPED}),
+    "gpus_per_node": Acts(4, {"trainer.devices": 4, **OVERLAPPED}),
     "preprocessed_path": Acts(
         "/d",
         {
@@ -120,7 +133,7 @@ IN_THE_RECIPE = {
             "model.config.batch_p2p_comm": False,
         },
     ),
-    "context_parallel_size": Acts(2, {f"{STRATEGY}context_parallel_size": 2}),
+    "context_parallel_size": Acts(2, {f"{STRATEGY}context_parallel_size": 2, **OVERLAPPED}),
     "wandb": Acts(
         True,
         {
@@ -131,6 +144,26 @@ IN_THE_RECIPE = {
         },
     ),
     "sequence_parallel": Acts(True, {f"{STRATEGY}sequence_parallel": True}),
+    "recompute_granularity": Acts(
+        RecomputeGranularity.full,
+        {
+            "model.config.recompute_granularity": "full",
+            "model.config.recompute_method": "uniform",
+            "model.config.recompute_num_layers": 1,
+        },
+    ),
+    "overlap_grad_reduce": Acts(True, OVERLAPPED),
+    "overlap_param_gather": Acts(True, {f"{STRATEGY}ddp.overlap_param_gather": True}),
+    "tp_comm_overlap": Acts(
+        True,
+        {
+            "trainer.callbacks[3]": MegatronCommOverlapCallback,
+            "trainer.callbacks[3].tp_comm_overlap": True,
+            "trainer.callbacks[3].overlap_grad_reduce": False,
+            "trainer.callbacks[3].overlap_param_gather": False,
+            "trainer.callbacks[3].align_param_gather": False,
+        },
+    ),
 }
 
 IN_THE_LOG = {
@@ -297,6 +330,23 @@ def test_step_time_atol(follow: Callable[..., course.Course], monkeypatch: pytes
     assert follow([], step_time_atol=1000, stop_at_step=9).outcome.step == 9, "steps of 1,000 ms are tolerated"
     ended = follow([], step_time_atol=999, stop_at_step=9).outcome
     assert ended.reason == "step 4 took 1000 ms; STEP_TIME_ATOL=999 tolerates 999"
+
+
+# Memory and speed
+
+
+def test_recompute_method() -> None:
+    full = replace(Settings(), recompute_granularity=RecomputeGranularity.full)
+    before, after = flat(recipe(full)), flat(recipe(replace(full, recompute_method=RecomputeMethod.block)))
+    assert differing(before, after) == {"model.config.recompute_method"}
+    assert after["model.config.recompute_method"] == "block"
+
+
+def test_recompute_num_layers() -> None:
+    full = replace(Settings(), recompute_granularity=RecomputeGranularity.full)
+    before, after = flat(recipe(full)), flat(recipe(replace(full, recompute_num_layers=2)))
+    assert differing(before, after) == {"model.config.recompute_num_layers"}
+    assert after["model.config.recompute_num_layers"] == 2
 
 
 # Checkpoints and jobs

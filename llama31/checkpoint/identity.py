@@ -20,7 +20,7 @@ CHANGEABLE = (
 )  # fmt: skip
 TOKENIZER, DATA = "tokenizer_path", "preprocessed_path"
 ALLOWED = (*CHANGEABLE, TOKENIZER, DATA)
-"""Settings that --allow-change can name, in lower case; layout and micro batches are free anyway."""
+"""Settings that --allow-change can name, in lower case; layout, micro batches and what saves memory or time is free."""
 
 
 def identity(settings: Settings, data: Data) -> dict[str, Any]:

@@ -31,6 +31,9 @@ GPUS = {
 """By the value of GPU. Sources: NVIDIA's data sheets of H100 SXM, H200 SXM, HGX B200 and B300, GB200 and GB300 NVL72;
 AMD's of the Instinct MI300X, MI325X, MI350X and MI355X."""
 
+BLACKWELL = ("B200", "GB200", "B300", "GB300")
+"""Those of NVIDIA's generation after Hopper."""
+
 
 def called(device_name: str) -> Gpu | None:
     """The GPU of a name that its driver gives, such as NVIDIA H200 or AMD Instinct MI325X; None if it is no known one.

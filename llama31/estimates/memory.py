@@ -8,15 +8,17 @@ allocated, and tests/test_estimates.py the activations against what Megatron kee
 Activations follow Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", sections
 4 and 5, which count what the backward pass needs of each operation. Their layer is that of GPT-3; `_layer_activations`
 counts Llama's. Scalars for each token or head, such as the statistics of norms and of the softmax, are left out: less
-than 1% together.
+than 1% together. Where they are recomputed, what is kept follows Megatron's TransformerBlock and TransformerLayer.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from llama31.estimates.gpus import GB
 from llama31.layout import Layout
-from llama31.settings import Precision, Settings
+from llama31.recompute import chunk_layers, fuller
+from llama31.settings import Precision, RecomputeGranularity, RecomputeMethod, Settings
 from llama31.sizes import SIZES
 
 VOCABULARY_UNIT = 128  # NeMo's make_vocab_size_divisible_by, for each tensor-parallel rank
@@ -51,19 +53,10 @@ def described(memory: Memory) -> str:
     return ", ".join(f"{name} {size / GB:.1f}" for name, size in memory.parts().items())
 
 
-def per_gpu(settings: Settings, vocab_size: int, *, recompute: bool = False) -> Memory:
-    """The fullest GPU of a run with checked settings.
-
-    Args:
-        settings: Settings whose parallel sizes divide the model.
-        vocab_size: Ids of the tokenizer.
-        recompute: Whether each layer keeps its input alone, and computes the rest anew in the backward pass.
-    """
+def per_gpu(settings: Settings, vocab_size: int) -> Memory:
+    """The fullest GPU of a run with checked settings and a tokenizer of `vocab_size` ids."""
     stages = range(settings.pipeline_parallel_size)
-    return max(
-        (of_stage(settings, vocab_size, stage, recompute=recompute) for stage in stages),
-        key=lambda memory: memory.total,
-    )
+    return max((of_stage(settings, vocab_size, stage) for stage in stages), key=lambda memory: memory.total)
 
 
 def parameters(settings: Settings, vocab_size: int, stage: int) -> int:
@@ -85,7 +78,7 @@ def _padded(vocab_size: int, tensor: int) -> int:
     return math.ceil(vocab_size / unit) * unit
 
 
-def of_stage(settings: Settings, vocab_size: int, stage: int, *, recompute: bool = False) -> Memory:
+def of_stage(settings: Settings, vocab_size: int, stage: int) -> Memory:
     """Memory of a rank of one pipeline stage.
 
     bf16: 2 bytes a weight, 4 a gradient, and 12 for the optimizer (fp32 master weight and two moments) divided by its
@@ -97,19 +90,12 @@ def of_stage(settings: Settings, vocab_size: int, stage: int, *, recompute: bool
     optimizer_ranks = Layout.of(settings).data_parallel_size * settings.context_parallel_size
     states = 2 if settings.precision is Precision.fp32 else 3
     tokens = settings.mbs * settings.seq_length // settings.context_parallel_size
-    layer = tokens * number * _layer_activations(settings)
-    layers = _layers_in_flight(settings, stage)
-    if recompute:
-        layer_input = tokens * number * SIZES[settings.size].hidden_size // _norm_ranks(settings)
-        activations = layers * layer_input + layer  # that of the layer whose backward pass is running
-    else:
-        activations = layers * layer
     is_last = stage == settings.pipeline_parallel_size - 1
     return Memory(
         weights=held * number,
         gradients=held * FP32,
         optimizer=math.ceil(held * FP32 * states / optimizer_ranks),
-        activations=activations,
+        activations=tokens * number * _activations(settings, _layers_in_flight(settings, stage)),
         logits=tokens * _logits(settings, vocab_size, number) if is_last else 0,
     )
 
@@ -120,7 +106,7 @@ def _norm_ranks(settings: Settings) -> int:
 
 
 def _layer_activations(settings: Settings) -> int:
-    """Numbers that one layer keeps for each token until its backward pass.
+    """Numbers that one layer keeps for each token until its backward pass, where nothing is recomputed.
 
     Korthikanti et al. count 34 bytes x hidden size and 5 x heads x sequence for attention scores. Here:
 
@@ -136,6 +122,27 @@ def _layer_activations(settings: Settings) -> int:
     return 4 * h // _norm_ranks(settings) + (attention + swiglu) // settings.tensor_parallel_size
 
 
+def _activations(settings: Settings, layers: int) -> int:
+    """Numbers that so many layers in flight keep for each token.
+
+    What is recomputed is there again, once, while the backward pass of its layer, or of its unit of layers, runs. Of
+    the method block that pass comes when the chunk's other layers have let theirs go. Transformer Engine has the norm
+    before the FFN within that; that selective recomputation then saves the norm's output, too, is not counted.
+    """
+    layer = _layer_activations(settings)
+    layer_input = SIZES[settings.size].hidden_size // _norm_ranks(settings)
+    number = settings.recompute_num_layers
+    if settings.recompute_granularity is RecomputeGranularity.none:
+        return layers * layer
+    if settings.recompute_granularity is RecomputeGranularity.selective:
+        ffn = 3 * SIZES[settings.size].ffn_hidden_size // settings.tensor_parallel_size
+        return layers * (layer - ffn) + ffn
+    if settings.recompute_method is RecomputeMethod.uniform:
+        return layers // number * layer_input + number * layer
+    recomputed = layers * number // chunk_layers(settings)
+    return recomputed * layer_input + (layers - recomputed or 1) * layer
+
+
 def _layers_in_flight(settings: Settings, stage: int) -> int:
     """Layers, counted once for each micro batch, whose activations a pipeline stage holds at a time.
 
@@ -144,10 +151,9 @@ def _layers_in_flight(settings: Settings, stage: int) -> int:
     in flight from then on.
     """
     pipeline, chunks = settings.pipeline_parallel_size, settings.virtual_pipeline_size
-    layers = SIZES[settings.size].layers // (pipeline * chunks)
     later = pipeline - stage - 1
     ahead = later if chunks == 1 else 2 * later + (chunks - 1) * pipeline
-    return layers * min(ahead + 1, Layout.of(settings).accumulation_steps * chunks)
+    return chunk_layers(settings) * min(ahead + 1, Layout.of(settings).accumulation_steps * chunks)
 
 
 def _logits(settings: Settings, vocab_size: int, number: int) -> int:
@@ -161,8 +167,11 @@ def _logits(settings: Settings, vocab_size: int, number: int) -> int:
     return norm + _padded(vocab_size, tensor) // tensor * (FP32 + (number if number < FP32 else 0))
 
 
-def smaller(settings: Settings) -> list[dict[str, int]]:
-    """Changes of settings that lower the memory, values by field: one setting first, then two."""
+def smaller(settings: Settings, vocab_size: int, there: int) -> list[dict[str, Any]]:
+    """Changes of settings that lower the memory, values by field: one setting first, then two.
+
+    Recomputation comes first, but only as much of it as `there` bytes ask for.
+    """
     shape, mbs = SIZES[settings.size], settings.mbs
     batches = [{"mbs": n} for n in range(mbs - 1, 0, -1) if mbs % n == 0]
     layouts = []
@@ -173,4 +182,10 @@ def smaller(settings: Settings) -> list[dict[str, int]]:
     ):
         now = getattr(settings, name)
         layouts += [{name: n} for n in range(2 * now, divided + 1, now) if divided % n == 0]
-    return [*batches, *layouts, *({**batch, **layout} for batch in batches[-1:] for layout in layouts)]
+    recomputed = fuller(settings)
+    enough = [change for change in recomputed if per_gpu(replace(settings, **change), vocab_size).total <= there]
+    pairs = [
+        *({**batch, **change} for batch in batches for change in recomputed[-1:]),
+        *({**less, **layout} for less in (*batches[-1:], *recomputed[-1:]) for layout in layouts),
+    ]
+    return [*enough[:1], *batches, *layouts, *pairs]

@@ -4,7 +4,7 @@ import math
 
 from llama31.estimates.gpus import Gpu
 from llama31.layout import Layout
-from llama31.settings import Precision, Settings
+from llama31.settings import Precision, RecomputeGranularity, RecomputeMethod, Settings
 from llama31.sizes import SIZES
 
 FORWARD = 1 / 3
@@ -13,6 +13,7 @@ FORWARD = 1 / 3
 UTILISATION = {Precision.bf16: 0.40, Precision.fp8: 0.60}
 """Model FLOPs utilisation, of the dense bf16 peak, that the times assume; not measured here.
 
+Recomputed operations take time at the same rate, but are no model FLOPs, in the figures of a run either.
 bf16: the Llama 3 paper, table 4, reports 38% to 43% for its largest model on H100. fp8: of the 26 submissions in FP8 to
 MLPerf Training v5.1's llama31_8b, three quarters had 58% or more. fp32: no peak of it is known here.
 """
@@ -34,12 +35,33 @@ def flops_per_step(settings: Settings, vocab_size: int) -> int:
     return settings.gbs * settings.seq_length * flops_per_token(settings, vocab_size)
 
 
+def recomputed_per_token(settings: Settings) -> int:
+    """Operations that are carried out a second time for one token; they are no model FLOPs.
+
+    The forward pass of a layer takes 2 for each number in its matrices, and 4 d s for attention.
+    """
+    shape = SIZES[settings.size]
+    if settings.recompute_granularity is RecomputeGranularity.none:
+        return 0
+    if settings.recompute_granularity is RecomputeGranularity.selective:
+        return shape.layers * 2 * 3 * shape.hidden_size * shape.ffn_hidden_size
+    chunks = settings.pipeline_parallel_size * settings.virtual_pipeline_size
+    by_block = settings.recompute_method is RecomputeMethod.block
+    layers = settings.recompute_num_layers * chunks if by_block else shape.layers
+    return layers * (2 * shape.layer_matrices + 4 * shape.hidden_size * settings.seq_length)
+
+
+def recomputed_per_step(settings: Settings) -> int:
+    """The same of one optimizer step over all GPUs."""
+    return settings.gbs * settings.seq_length * recomputed_per_token(settings)
+
+
 def flops_to(samples: int, settings: Settings, vocab_size: int) -> float:
-    """Operations until `samples` sequences were trained on, evaluations included."""
+    """Operations until `samples` sequences were trained on, with evaluations and what is recomputed."""
     steps = math.ceil(samples / settings.gbs)
     evaluations = steps // Layout.of(settings).eval_interval
     evaluated = evaluations * settings.eval_samples * settings.seq_length
-    training = steps * flops_per_step(settings, vocab_size)
+    training = steps * (flops_per_step(settings, vocab_size) + recomputed_per_step(settings))
     return training + FORWARD * evaluated * flops_per_token(settings, vocab_size)
 
 

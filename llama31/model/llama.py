@@ -8,7 +8,7 @@ import torch
 from nemo.collections.llm.gpt.model.base import gpt_data_step
 from nemo.collections.llm.gpt.model.llama import Llama31Config, Llama31Config8B, LlamaConfig
 
-from llama31 import rules
+from llama31 import recompute, rules
 from llama31.model.device import Backend
 from llama31.model.layers import cpu_layer_spec, torch_layer_spec
 from llama31.settings import Settings
@@ -44,6 +44,8 @@ def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Conf
         # arguments refuse that combination, its library computes a wrong loss.
         config.overlap_p2p_comm = True
         config.batch_p2p_comm = False
+    for name, value in recompute.arguments(settings).items():
+        setattr(config, name, value)
     adapt(config, backend)
     return config
 

@@ -1,0 +1,221 @@
+"""Time and memory of a training step of Llama 3.1 8B's layers on one GPU: the product's model beside Hugging Face's.
+
+    python3 -m dev.bench.gpu_step [--steps 10] [--layers N] [--only WORDS] [--device cpu] [NAME=value ...]
+
+Each case trains from random weights on random tokens, alone on the GPU, in a process of its own:
+
+    torch      Hugging Face's Llama with SDPA, fp32 weights under autocast, torch's fused AdamW; plain and compiled
+    megatron   the product's model, with Megatron's DDP and optimizer as the recipe has them, without Lightning: on
+               torch's layers, also without torch.compile, and on Transformer Engine's, in bf16 and fp8
+
+What is not installed is left out, with a line that says so; without NeMo, Megatron-Core takes the same values from
+dev/bench/megatron_alone.py. First the cases take as many layers as fit without
+recomputation by the product's estimate, and fewer where one runs out of memory; then all 32 layers with recomputation,
+and a quarter of the vocabulary, for with all of it the optimizer's state alone does not fit one GPU of 141 GB.
+
+Prints for each the median over the steps. Model FLOPs are 6 N + 12 L d s for each token (llama31/estimates/speed.py),
+N with both embeddings, whatever is recomputed; MFU is their rate over the GPU's peak of dense bf16, also for fp8. The
+last column has the rate in relation to the first case's. With --device cpu the layers are small: a test of this file.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from llama31 import checks, devices, ranks, rules
+from llama31.errors import UserError
+from llama31.estimates import memory, speed
+from llama31.estimates.gpus import GB, TERA, called
+from llama31.recompute import instead
+from llama31.resolve import from_dict, resolve
+from llama31.settings import Device, Precision, RecomputeGranularity, Settings, to_dict
+from llama31.sizes import SIZES, Shape
+
+SIZE = "bench"
+"""Name by which the product knows the shape in these processes."""
+SMALL = replace(SIZES["demo"], layers=2)
+USUAL = {"cuda": ["GBS=1"], "cpu": ["GBS=1", "SEQ_LENGTH=64"]}
+VOCABULARY = {"cuda": rules.VOCABULARY_SIZE, "cpu": 1024}
+FEWER = 2
+"""Layers that are left out when the memory was not enough."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one process trains."""
+
+    trainer: str
+    """A function of dev.bench.gpu_trainers."""
+    shape: Shape
+    vocabulary: int
+    settings: Settings
+    transformer_engine: bool = False
+    compiled: bool = True
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others, but for its number of layers."""
+        words = [self.trainer, "TE" if self.transformer_engine else "", "" if self.compiled else "not compiled"]
+        recomputed = self.settings.recompute_granularity
+        words += [self.settings.precision.name, "" if recomputed is RecomputeGranularity.none else recomputed.name]
+        return " ".join(filter(None, words))
+
+
+def cases(settings: Settings, shape: Shape, vocabulary: int, layers: int) -> Iterator[Case]:
+    """All that are to be run, with so many layers and with all."""
+    megatron, nemo, te = (
+        importlib.util.find_spec(name) is not None for name in ("megatron", "nemo", "transformer_engine")
+    )
+    engine = settings.device is Device.cuda and megatron and nemo and te
+    if not megatron:
+        print("megatron: left out, for Megatron-Core is not installed here")
+    elif not engine:
+        print("Transformer Engine and fp8: left out, for that takes a GPU, NeMo and Transformer Engine")
+
+    def case(trainer: str, recomputed: RecomputeGranularity, **more: Any) -> Case:
+        return Case(trainer, replace(shape, layers=layers), vocabulary, instead(settings, recomputed), **more)
+
+    none, selective, full = RecomputeGranularity
+    best = [case("torch", none)]
+    yield replace(best[0], compiled=False)
+    yield best[0]
+    if megatron:
+        best.append(case("megatron", none))
+        yield from (best[1], replace(best[1], compiled=False), case("megatron", selective))
+    if engine:
+        with_engine = case("megatron", none, transformer_engine=True)
+        best += [with_engine, replace(with_engine, settings=replace(settings, precision=Precision.fp8))]
+        yield from best[2:]
+    for one in best:
+        yield replace(one, shape=shape, vocabulary=vocabulary // 4, settings=instead(one.settings, full))
+
+
+def fitting_layers(settings: Settings, shape: Shape, vocabulary: int, there: int) -> int:
+    """Layers for which `there` bytes are enough, by the product's estimate."""
+    for layers in range(shape.layers, 1, -1):
+        SIZES[SIZE] = replace(shape, layers=layers)
+        if memory.per_gpu(settings, vocabulary).total <= there:
+            return layers
+    return 1
+
+
+def measured(case: Case, steps: int) -> dict[str, Any]:
+    """What a process of its own finds: seconds of each step, bytes of memory at the peak, the last loss."""
+    environment = ranks.environment(case.settings, os.environ)
+    if not case.compiled:
+        environment["TORCHDYNAMO_DISABLE"] = "1"
+    content = json.dumps({**asdict(case), "settings": to_dict(case.settings), "steps": steps})
+    return in_child(content, environment)
+
+
+def in_child(content: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """What `child` prints in a process of its own."""
+    command = [sys.executable, "-m", "dev.bench.gpu_step", "--child", content]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
+    if done.returncode:
+        print(done.stderr, file=sys.stderr)
+        return {"failed": f"exit code {done.returncode}; see above"}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def given(device: str, assignments: Sequence[str]) -> Settings:
+    """Settings of all cases. Raises UserError where they are none, or do not go together."""
+    settings = resolve([*USUAL[device], *assignments, f"SIZE={SIZE}", f"DEVICE={device}"], {}).settings
+    if wrong := checks.lines(settings):
+        raise UserError(wrong)
+    return settings
+
+
+def child(content: str) -> None:
+    """Trains a case, and prints what was found, as JSON."""
+    from dev.bench import gpu_trainers
+
+    if content == "device":
+        print(json.dumps(gpu_trainers.device_found()))
+        return
+    given = json.loads(content)
+    steps, shape, settings = given.pop("steps"), Shape(**given.pop("shape")), from_dict(given.pop("settings"))
+    SIZES[SIZE] = shape
+    print(json.dumps(gpu_trainers.train(Case(shape=shape, settings=settings, **given), steps)))
+
+
+def row(case: Case, found: dict[str, Any], peak: float | None, first: float | None) -> tuple[str, float | None]:
+    """The figures of a case, and its model FLOPs per second."""
+    begin = f"{case.name:<34} {case.shape.layers:>6} {case.vocabulary:>10,}"
+    if "failed" in found:
+        return f"{begin}  {found['failed']}", None
+    SIZES[SIZE] = case.shape
+    second = statistics.median(found["seconds"])
+    tokens = case.settings.gbs * case.settings.seq_length
+    rate = speed.flops_per_step(case.settings, case.vocabulary) / second
+    mfu = f"{rate / peak:8.1%}" if peak else f"{'':>8}"
+    figures = f"{second:9.3f} {tokens / second:10,.0f} {rate / TERA:9.2f} {mfu} {found['memory'] / GB:7.1f}"
+    return f"{begin} {figures} {rate / (first or rate):9.2f}", rate
+
+
+def main() -> None:
+    """Measures, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=10, help="timed steps of each case, after 3 that are not")
+    parser.add_argument("--layers", type=int, help="layers of the cases without recomputation")
+    parser.add_argument(
+        "--only", default="", metavar="WORDS", help="cases whose name has these words, such as 'TE fp8'"
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("settings", nargs="*", metavar="NAME=value", help="MBS, GBS, SEQ_LENGTH, PRECISION")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child)
+        return
+    try:
+        sys.exit(0 if measure(options) else 1)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def measure(options: argparse.Namespace) -> bool:
+    """Runs the cases one after the other, prints a line for each, and says whether none failed.
+
+    Raises UserError where it cannot begin.
+    """
+    on_gpu = options.device == "cuda"
+    shape, vocabulary = SIZES[rules.SIZE] if on_gpu else SMALL, VOCABULARY[options.device]
+    SIZES[SIZE] = shape
+    settings = given(options.device, options.settings)
+    device = {} if on_gpu and devices.gpus() == 0 else in_child("device", os.environ)
+    if on_gpu and not device.get("memory"):
+        raise UserError("torch finds no GPU here; --device cpu tries this out with small layers")
+    gpu = called(device["name"]) if on_gpu else None
+    words = f"{settings.gbs} x {settings.seq_length} tokens a step, micro batches of {settings.mbs}"
+    print(f"{device['name'] if on_gpu else 'CPU'}, torch {device['torch']}; {words}")
+    layers = options.layers
+    if not layers:
+        layers = fitting_layers(settings, shape, vocabulary, device["memory"]) if on_gpu else shape.layers
+    chosen = [case for case in cases(settings, shape, vocabulary, layers) if options.only in case.name]
+    titles = f"{'case':<34} {'layers':>6} {'vocabulary':>10} {'s/step':>9} {'tokens/s':>10} {'TFLOP/s':>9} {'MFU':>8}"
+    print(f"{titles} {'GB':>7} {'of first':>9}")
+    first, sound = None, True
+    for case in chosen:
+        found = measured(case, options.steps)
+        while found.get("failed") == "out of memory" and FEWER < case.shape.layers < shape.layers:
+            case = replace(case, shape=replace(case.shape, layers=case.shape.layers - FEWER))
+            found = measured(case, options.steps)
+        line, rate = row(case, found, gpu.bf16_flops if gpu else None, first)
+        first = first or rate
+        print(line, flush=True)
+        sound &= rate is not None or found["failed"] == "out of memory"
+    return sound
+
+
+if __name__ == "__main__":
+    main()
