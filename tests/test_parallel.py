@@ -104,13 +104,16 @@ BLOCK = {"RECOMPUTE_METHOD": "block", "RECOMPUTE_NUM_LAYERS": 1}
         ("data and interleaved", {"OVERLAP_GRAD_REDUCE": 1, **FULL, **BLOCK}),
     ],
 )
-def test_recomputation_and_overlap_change_no_bit(
+def test_recomputation_changes_no_bit_and_overlap_only_last_ones(
     layout: str, changes: dict[str, Any], in_layout: Callable[[str], Run], settings: dict[str, Any], weights: Path
 ) -> None:
+    """Overlap makes several buckets of one, which cuts the ranks' shares elsewhere, and torch's fused AdamW rounds the
+    last numbers of a share otherwise than the rest."""
     without, run = in_layout(layout), train_from_weights({**settings, **LAYOUTS.get(layout, {}), **changes}, weights)
-    assert run.losses() == without.losses()
+    difference = 1e-6 if "OVERLAP_GRAD_REDUCE" in changes else 0
+    assert run.losses() == pytest.approx(without.losses(), rel=difference, abs=0)
     evaluations, expected = ([event["loss"] for event in one.events("evaluation")] for one in (run, without))
-    assert evaluations == expected
+    assert evaluations == pytest.approx(expected, rel=difference, abs=0)
     if "OVERLAP_GRAD_REDUCE" in changes:
         ranks = [json.loads(file.read_text()) for file in run.run_dir.glob(ALLOCATED.format(rank="*"))]
         assert all(rank["buckets"] > 1 for rank in ranks), "nothing could be overlapped"

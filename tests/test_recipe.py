@@ -116,6 +116,7 @@ TORCH_ALONE = {
     "cross_entropy_loss_fusion",
 }
 CPU_ALONE = {
+    "use_te_activation_func",
     "use_cpu_initialization",
     "deallocate_pipeline_outputs",
     "bias_activation_fusion",

@@ -8,6 +8,7 @@ read. Here they are the same arithmetic in fewer, and keep no more for the way b
 from typing import Any
 
 import torch
+from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.autograd import Function
@@ -46,11 +47,8 @@ class _Normalised(Function):
         return of_x.to(x.dtype), of_weight.to(weight.dtype), None
 
 
-class SwiGLU(torch.nn.Module):
+class SwiGLU(MegatronModule):
     """silu(gate) * up (Shazeer 2020, arXiv:2002.05202), as Megatron's module of an activation."""
-
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
 
     def forward(self, both: Tensor) -> Tensor:
         """Gate and up side by side, [..., 2 * size] -> [..., size]."""
