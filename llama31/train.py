@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from llama31 import checks, paths, record
+from llama31 import checks, paths, record, startup
 from llama31.checkpoint import identity, start, store
 from llama31.departures import departures
 from llama31.errors import RunAborted, UserError
@@ -31,6 +31,7 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     """
     rank = int(os.environ.get("RANK", "0"))
     run = _Run(run_dir, rank, _keep_output(run_dir, rank))
+    startup.reached(startup.RANK)
     # A checkpoint may come from anywhere; what torch reads of it is data, never code (`llama31.checkpoint.trust`).
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     signal.signal(signal.SIGINT, run.interrupt)
@@ -100,6 +101,7 @@ class _Run:
         departed = list(dict.fromkeys(departed))  # each once, in their order
         if self.rank == 0:
             self._open_log(settings, data, departed)
+        startup.reached(startup.CHECKED)
 
         import fiddle
 
@@ -108,6 +110,7 @@ class _Run:
         from llama31.model import device
         from llama31.recipe import pretrain_recipe
 
+        startup.reached(startup.IMPORTED)
         backend = device.detect(settings)
         with contextlib.ExitStack() as stack:
             if backend.accelerator == "cpu":

@@ -16,7 +16,7 @@ import weights_and_biases
 from runs import Run, run_forked, run_llama31, stopped_by
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
-from llama31 import paths, provenance, record, rules
+from llama31 import paths, provenance, record, rules, startup
 from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 from llama31.mlperf import several
 
@@ -76,6 +76,10 @@ def test_target_reached(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     assert {"command", "commit", "versions"} <= set(described)
     assert list((run.run_dir / paths.TENSORBOARD).glob("events.out.tfevents.*")), "TensorBoard's events are missing"
     assert (Path(settings["JOB_DIR"]) / "latest").resolve() == run.run_dir
+    for rank in (0, 1):
+        log = (run.run_dir / paths.RANK_LOGS / f"rank-{rank}.log").read_text(errors="replace")
+        said = [line.partition(startup.MARK)[2] for line in log.splitlines() if startup.MARK in line]
+        assert said == list(startup.PARTS), f"each part of the start, once and in order, on rank {rank}"
     rows = [row for row in weights_and_biases.history(run.run_dir) if "reduced_train_loss" in row]
     assert [float(row["reduced_train_loss"]) for row in rows] == pytest.approx(run.losses())
 

@@ -8,7 +8,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
+
+from dev.bench.index import kilobytes
 
 Turn = tuple[str, int]
 """What a contender is told: which of its loops, and how many steps."""
@@ -29,8 +32,8 @@ class Contender:
         theirs.close()
         self._receive()
 
-    def turn(self, loop: str, steps: int) -> list[float]:
-        """Seconds of `steps` steps of a loop."""
+    def turn(self, loop: str, steps: int) -> Any:
+        """What the target answers: seconds of `steps` steps of a loop."""
         self.connection.send((loop, steps))
         return self._receive()
 
@@ -39,6 +42,10 @@ class Contender:
             return self.connection.recv()
         except EOFError:
             raise SystemExit(f"{self.name} ended before its turn; see what it printed") from None
+
+    def peak_memory(self) -> int:
+        """Most bytes that the process held at once."""
+        return kilobytes(Path(f"/proc/{self.process.pid}/status"), "VmHWM")
 
     def end(self) -> None:
         """Ends the process, unheard: what it holds is for this bench alone."""

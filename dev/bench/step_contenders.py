@@ -27,7 +27,7 @@ SIZE = "bench"
 
 def product(connection: Connection, run_dir: Path, shape: Shape, port: int) -> None:
     """A run as a rank of it makes it, loops `run` and `bare`: through NeMo and Lightning, and over the same Megatron
-    model, optimizer and batches without them."""
+    model, optimizer and batches without them; `profile`, of the latter, gives what the operations take."""
     SIZES[SIZE] = shape
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     from llama31 import train
@@ -77,6 +77,9 @@ class _Paced:
                 self.left = steps
                 return
             bare = self.bare = self.bare or _bare(trainer)
+            if loop == "profile":
+                self.connection.send(_profile(bare, steps))
+                continue
             seconds = []
             for _ in range(steps):
                 began = time.perf_counter()
@@ -128,6 +131,16 @@ def _bare(trainer: Any) -> Callable[[], None]:
         float(losses[0]["loss"])
 
     return step
+
+
+def _profile(step: Callable[[], None], steps: int) -> dict[str, float]:
+    """Seconds of a step in each of torch's operations, what it calls left out."""
+    import torch
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(steps):
+            step()
+    return {event.key: event.self_cpu_time_total / 1e6 / steps for event in profile.key_averages()}
 
 
 def hugging_face(connection: Connection, settings: Settings, shape: Shape, vocabulary: int) -> None:

@@ -1,6 +1,6 @@
 """Time of a training step on the CPU: a run of ours, the bare Megatron loop within it, and Hugging Face's Llama.
 
-    python3 -m dev.bench.train_step [--rounds 6] [--steps 4] [NAME=value ...]
+    python3 -m dev.bench.train_step [--rounds 6] [--steps 4] [--profile] [NAME=value ...]
 
 The shape has 27.8 million parameters, the batch 4 sequences of 512 tokens, in fp32, on all cores:
 
@@ -9,7 +9,8 @@ The shape has 27.8 million parameters, the batch 4 sequences of 512 tokens, in f
     bare   forward, backward and optimizer of the very model and optimizer that ours trains, without all that
 
 The three take turns of a few steps. Prints the median seconds of a step, and the median over the rounds of what it
-takes in relation to the peer's, and to the bare loop's, of the same round. Settings can be given, as PRECISION=bf16.
+takes in relation to the peer's, and to the bare loop's, of the same round. With --profile, at the end, torch's
+operations that take most of a bare step. Settings can be given, as PRECISION=bf16.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from llama31.sizes import SIZES, Shape
 
 SHAPE = Shape(layers=8, hidden_size=512, ffn_hidden_size=1408, attention_heads=8, key_value_heads=4)
 VOCABULARY = 4096
+OPERATIONS = 15  # that are shown of a profile
 TOKENS = 2_000_000  # more than the steps take
 GIVEN = {
     "SIZE": SIZE,
@@ -44,9 +46,9 @@ GIVEN = {
 }
 
 
-def prepared(directory: Path, assignments: list[str]) -> tuple[Settings, Path]:
-    """Data and a run directory for one run; gives its settings as well."""
-    SIZES[SIZE] = SHAPE
+def prepared(directory: Path, assignments: list[str], shape: Shape = SHAPE) -> tuple[Settings, Path]:
+    """Data and a run directory for one run of a model; gives its settings as well."""
+    SIZES[SIZE] = shape
     given = GIVEN | random_data.make(directory, VOCABULARY, TOKENS) | {"JOB_DIR": str(directory / "runs")}
     settings = resolve([*(f"{name}={value}" for name, value in given.items()), *assignments], {}).settings
     checks.check(settings)
@@ -71,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("settings", nargs="*", metavar="NAME=value")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -81,6 +84,7 @@ def main() -> None:
         try:
             loops = [("peer", peer, "run"), ("bare", ours, "bare"), ("ours", ours, "run")]
             seconds, ratios = in_turns(loops, options.rounds, options.steps)
+            profile = ours.turn("profile", options.steps) if options.profile else {}
         finally:
             peer.end()
             ours.end()
@@ -92,6 +96,9 @@ def main() -> None:
         print(f"{name}  {median:.3f} s a step; {spread(ratios[name], '.3f')} of peer's")
     added = [run / bare - 1 for run, bare in zip(ratios["ours"], ratios["bare"], strict=True)]
     print(f"data, NeMo, Lightning, logs and metrics add {spread(added, '.1%')} to bare")
+    whole = sum(profile.values())
+    for operation, taken in sorted(profile.items(), key=lambda item: item[1], reverse=True)[:OPERATIONS]:
+        print(f"  {operation:<40} {taken:7.3f} s {taken / whole:6.1%}")
 
 
 def spread(values: list[float], form: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from nemo.collections.llm import PreTrainingDataModule
 
+from llama31 import startup
 from llama31.data import index
 from llama31.data.datasets import FirstSequences, TrainingSequences, training_set
 
@@ -48,6 +49,7 @@ class BenchmarkData(PreTrainingDataModule):
 
         Raises UserError where that cannot be built, is of other data, or is not seen on all nodes.
         """
+        startup.reached(startup.JOINED)
         # Where the index lies the first rank says: another node may see the files with other times.
         agreed: list[Any] = [None]
         if torch.distributed.get_rank() == 0:
@@ -59,6 +61,7 @@ class BenchmarkData(PreTrainingDataModule):
         torch.distributed.broadcast_object_list(agreed)
         (directory,) = agreed
         index.wait_for(directory)
+        startup.reached(startup.INDEXED)
         self.index_mapping_dir = str(directory)
         self._train_ds = training_set(self.train_prefixes, self.gpt_dataset_config)
         global_batch_size = self.data_sampler.global_batch_size

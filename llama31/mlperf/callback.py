@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from megatron.core import parallel_state
 
-from llama31 import rules
+from llama31 import rules, startup
 from llama31.checkpoint.saver import Saver
 from llama31.checkpoint.start import Start
 from llama31.errors import RunAborted
@@ -53,6 +53,7 @@ class BenchmarkCallback(Callback):
         self._learning_rate = math.nan
         self._clock = math.nan
         self._steps_timed = 0
+        self._has_batch = False
         self._loss_sum = 0.0
         self._samples = 0
         self._token_hash = 0
@@ -75,6 +76,7 @@ class BenchmarkCallback(Callback):
         self._allow_evaluation(trainer)
         if self.saver:
             self.saver.listen()
+        startup.reached(startup.READY)
         for observer in self.observers:
             observer.run_started(self.consumed_samples)
         self._clock = time.perf_counter()
@@ -92,6 +94,8 @@ class BenchmarkCallback(Callback):
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
         self._steps_timed += 1
+        if self._steps_timed == 1:
+            startup.reached(startup.STEPPED)
         if trainer.is_global_zero:
             self._tell_of_step(trainer, seconds)
         if not trainer.limit_val_batches:
@@ -131,6 +135,9 @@ class BenchmarkCallback(Callback):
 
     def on_megatron_microbatch_start(self, batch: dict[str, Any], **_: Any) -> None:
         """Notes which sequences an evaluation sees; a training batch has no fingerprints."""
+        if not self._has_batch:
+            self._has_batch = True
+            startup.reached(startup.BATCH)
         for value in batch.get("fingerprint", ()):
             self._token_hash += int(value)
             self._samples += int(value) != 0

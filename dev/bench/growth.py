@@ -1,0 +1,129 @@
+"""How start, step and memory of a run on the CPU grow with the number of documents, of ranks, and the model's width.
+
+    python3 -m dev.bench.growth DIRECTORY [--documents N ...] [--ranks 1 2 4] [--widths 128 256 512 1024]
+
+Each line of the first two tables is a run of run_llama31.sh: the demo's model, 8 sequences of 256 tokens a step, fp32,
+on all cores; the time from the command to its first step where it builds the index and where it finds it, the index's
+part of both, the median step, and the most memory that all its processes held at once. The token files' .bin is a hole.
+
+The last table compares the product with Hugging Face's Llama as dev/bench/train_step.py does, one width after the
+other: 4 layers, 4 sequences of 256 tokens.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from dev.bench import random_data, start, train_step, watched_run
+from dev.bench.contender import Contender, in_turns
+from dev.bench.index import write_data
+from dev.bench.step_contenders import hugging_face, product
+from llama31 import paths, ranks, startup
+from llama31.settings import Settings
+from llama31.sizes import Shape
+
+DOCUMENTS = [10_000, 100_000, 1_000_000, 10_000_000, 50_000_000]
+STEPS = 24
+SHORT = ["SEQ_LENGTH=256", "EVAL_SAMPLES=4"]
+HEAD = 64  # width of an attention head, at every width of the model
+TITLES = f"{'first start':>12} {'index':>7} {'start':>7} {'index':>7} {'s/step':>8} {'memory':>9}"
+
+
+def shape(width: int) -> Shape:
+    """The layers of dev/bench/train_step.py at another width."""
+    heads = width // HEAD
+    return Shape(
+        layers=4, hidden_size=width, ffn_hidden_size=width * 11 // 4, attention_heads=heads, key_value_heads=heads // 2
+    )
+
+
+def with_documents(directory: Path, documents: int) -> dict[str, str]:
+    """Settings that name a token file of so many documents."""
+    data = random_data.make(directory, start.VOCABULARY, tokens=random_data.DOCUMENT)
+    (prefix,) = paths.train_prefixes(Settings(preprocessed_path=data["PREPROCESSED_PATH"], train_parts="6"))
+    write_data(prefix, documents)
+    return data
+
+
+def row(settings: dict[str, object]) -> str:
+    """The figures of two runs with the same settings, of which the first builds the index."""
+    first, again = (watched_run.run({**settings, "STOP_AT_STEP": STEPS}) for _ in range(2))
+    figures = [
+        value
+        for one in (first, again)
+        for value in (one.parts[startup.STEPPED], start.took(one.parts)[startup.INDEXED])
+    ]
+    step = statistics.median([first.step_seconds(), again.step_seconds()])
+    times = f"{figures[0]:12.1f} {figures[1]:7.2f} {figures[2]:7.1f} {figures[3]:7.2f} {step:8.3f}"
+    return f"{times} {max(first.memory, again.memory) / 1e9:6.2f} GB"
+
+
+def by_documents(directory: Path, counts: list[int]) -> Iterator[str]:
+    """Runs of one rank."""
+    yield f"{'documents':>12} {TITLES}"
+    for documents in counts:
+        with tempfile.TemporaryDirectory(dir=directory) as place:
+            data = with_documents(Path(place), documents)
+            settings = {**start.SETTINGS, **data, "GPUS_PER_NODE": 1, "JOB_DIR": Path(place) / "runs"}
+            yield f"{documents:12,} {row(settings)}"
+
+
+def by_ranks(directory: Path, counts: list[int]) -> Iterator[str]:
+    """Runs with the same batch, shared out among data-parallel ranks."""
+    yield f"{'ranks':>12} {TITLES}"
+    for count in counts:
+        with tempfile.TemporaryDirectory(dir=directory) as place:
+            data = random_data.make(Path(place), start.VOCABULARY, start.TOKENS)
+            job_dir = Path(place) / "runs"
+            settings = {**start.SETTINGS, **data, "GPUS_PER_NODE": count, "MBS": 8 // count, "JOB_DIR": job_dir}
+            yield f"{count:12} {row(settings)}"
+
+
+def by_width(directory: Path, widths: list[int], rounds: int) -> Iterator[str]:
+    """Steps of the product and of Hugging Face's in turns."""
+    titles = f"{'width':>12} {'parameters':>12} {'peer s/step':>12} {'ours':>8}"
+    yield f"{titles} {'ratio':>22} {'peer memory':>12} {'ours':>9}"
+    for width in widths:
+        with tempfile.TemporaryDirectory(dir=directory) as place:
+            model = shape(width)
+            settings, run_dir = train_step.prepared(Path(place), SHORT, model)
+            os.environ.update(ranks.environment(settings, os.environ))
+            peer = Contender("Hugging Face's", hugging_face, settings, model, train_step.VOCABULARY)
+            ours = Contender("our run", product, run_dir, model, train_step.free_port())
+            try:
+                seconds, ratios = in_turns([("peer", peer, "run"), ("ours", ours, "run")], rounds, 4)
+                held = [one.peak_memory() / 1e9 for one in (peer, ours)]
+            finally:
+                peer.end()
+                ours.end()
+            parameters = model.parameters(train_step.VOCABULARY)
+            yield (
+                f"{width:12,} {parameters / 1e6:10.1f} M {seconds['peer']:12.3f} {seconds['ours']:8.3f} "
+                f"{train_step.spread(ratios['ours'], '.2f'):>22} {held[0]:9.2f} GB {held[1]:6.2f} GB"
+            )
+
+
+def main() -> None:
+    """Measures, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--documents", type=int, nargs="*", default=DOCUMENTS)
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--widths", type=int, nargs="*", default=[128, 256, 512, 1024])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    options.directory.mkdir(parents=True, exist_ok=True)
+    for lines in (
+        by_documents(options.directory, options.documents),
+        by_ranks(options.directory, options.ranks),
+        by_width(options.directory, options.widths, options.rounds),
+    ):
+        for line in lines:
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""A training script as NeMo's documentation has it, for dev.bench.start: a rank of torchrun.
+
+    plain_nemo.py DIRECTORY NAME=value ...
+
+Trains one step of the product's model by llm.pretrain, with NeMo's own data module, Megatron's own index, no log but
+NeMo's. Only what stock NeMo cannot do here is the product's: the CPU backend, and the model's configuration without
+Transformer Engine. Writes DIRECTORY/rank-N.log with the parts of its start.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from llama31 import startup
+
+
+def main() -> None:
+    """Trains one step."""
+    directory = Path(sys.argv[1])
+    log = open(directory / f"rank-{os.environ['RANK']}.log", "wb")  # noqa: SIM115 - until the process ends
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    startup.reached(startup.RANK)
+    from llama31.resolve import resolve
+
+    settings = resolve([*sys.argv[2:], f"JOB_DIR={directory}"], {}).settings
+    startup.reached(startup.CHECKED)
+    import fiddle
+    from lightning.pytorch import Callback
+    from nemo import lightning as nl
+    from nemo.collections import llm
+    from nemo.collections.common.tokenizers import AutoTokenizer
+    from nemo.lightning.pytorch.optim import MegatronOptimizerModule
+
+    from llama31 import paths
+    from llama31.model.cpu import cpu_backend
+    from llama31.model.device import Backend
+    from llama31.model.llama import model_config
+
+    startup.reached(startup.IMPORTED)
+
+    class Data(llm.PreTrainingDataModule):
+        """NeMo's, telling how far it is."""
+
+        def build(self, *arguments: object, **others: object) -> None:
+            startup.reached(startup.JOINED)
+            super().build(*arguments, **others)
+            startup.reached(startup.INDEXED)
+
+    class Told(Callback):
+        """Tells how far the trainer is."""
+
+        def on_train_start(self, *_: object) -> None:
+            startup.reached(startup.READY)
+
+        def on_megatron_microbatch_start(self, **_: object) -> None:
+            startup.reached(startup.BATCH)
+
+        def on_train_batch_end(self, *_: object) -> None:
+            startup.reached(startup.STEPPED)
+            log.flush()
+            os._exit(0)
+
+    with cpu_backend():
+        tokenizer = AutoTokenizer(settings.tokenizer_path)
+        (prefix,) = map(str, paths.train_prefixes(settings))
+        validation = str(paths.validation_prefix(settings))
+        llm.pretrain(
+            model=llm.LlamaModel(
+                fiddle.build(model_config(settings, Backend("cpu", transformer_engine=False))), tokenizer=tokenizer
+            ),
+            data=Data(
+                paths={"train": [prefix], "validation": [validation], "test": [validation]},
+                seq_length=settings.seq_length,
+                micro_batch_size=settings.mbs,
+                global_batch_size=settings.gbs,
+                num_workers=0,
+                persistent_workers=False,
+                tokenizer=tokenizer,
+                index_mapping_dir=str(directory / "index"),
+            ),
+            trainer=nl.Trainer(
+                accelerator="cpu",
+                devices=settings.gpus_per_node,
+                max_steps=100,
+                val_check_interval=100,
+                limit_val_batches=1,
+                num_sanity_val_steps=0,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                use_distributed_sampler=False,
+                strategy=nl.MegatronStrategy(
+                    process_group_backend="gloo", ddp="megatron", ckpt_async_save=False, gradient_as_bucket_view=True
+                ),
+                plugins=nl.MegatronMixedPrecision(precision="32"),
+                callbacks=[Told()],
+            ),
+            optim=MegatronOptimizerModule(_optimizer(settings.max_lr)),
+            log=nl.NeMoLogger(log_dir=str(directory), ckpt=None),
+        )
+
+
+def _optimizer(learning_rate: float) -> object:
+    from megatron.core.optimizer import OptimizerConfig
+
+    return OptimizerConfig(optimizer="adam", lr=learning_rate, bf16=False, use_distributed_optimizer=True)
+
+
+if __name__ == "__main__":
+    main()
