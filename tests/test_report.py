@@ -647,6 +647,30 @@ def test_a_line_anywhere_in_the_blocks_of_reading(blocks: int) -> None:
         assert [(one.number, getattr(one, "value", one)) for one in found] == [(1, 7), (2, 7)], behind
 
 
+def test_an_evaluation_without_a_number_is_named(tmp_path: Path) -> None:
+    """A loss that is no number, or after no one knows how many samples: the page says what it left out."""
+    log = a_log(tmp_path / "a.log", validation_losses=[4.0, 3.9, 3.8, 3.25])
+    lines = log.read_text().splitlines()
+    first, second, *_ = [number for number, line in enumerate(lines) if '"eval_accuracy"' in line]
+    lines[first] = lines[first].replace('"value": 4.0', '"value": NaN')
+    lines[second] = lines[second].replace('"samples_count": 24576', '"samples_count": "many"')
+    log.write_text("\n".join(lines) + "\n")
+    page = page_of(tmp_path / "report.html", log)
+    for number, said in ((first, "NaN at samples_count 12288"), (second, '3.9 at samples_count "many"')):
+        assert f"a: eval_accuracy in line {number + 1}: {said}; it is in no figure" in page.words
+    (drawn,) = traces(page, "Validation loss")
+    assert list(array(drawn["x"])) == [36_864, 49_152]
+    assert "in no figure" not in page_of(tmp_path / "whole.html", a_log(tmp_path / "whole.log")).words
+
+
+def test_a_success_that_no_evaluation_bears_out_is_named(tmp_path: Path) -> None:
+    log = a_log(tmp_path / "a.log", validation_losses=[3.5, 3.4])
+    page = page_of(tmp_path / "report.html", log)
+    assert page.table("Seed", "Validation loss")["a"]["Ended"] == "success"
+    assert "a: says success, but no evaluation reached 3.3" in page.words
+    assert "says success" not in page_of(tmp_path / "whole.html", a_log(tmp_path / "whole.log")).words
+
+
 def test_a_log_of_two_runs_says_so(tmp_path: Path) -> None:
     log = a_log(tmp_path / "a.log")
     log.write_text(log.read_text() * 2)
