@@ -31,7 +31,7 @@ from llama31.errors import UserError
 from llama31.events import Evaluation, Outcome, Saved, Step
 from llama31.mlperf import records
 from llama31.mlperf.log import MLPerfLog, continued
-from llama31.report import command, find, status, systems
+from llama31.report import command, find, status, summary, systems
 from llama31.report.metrics import MetricsWriter
 from llama31.settings import Settings
 
@@ -106,7 +106,8 @@ def a_run_directory(directory: Path) -> Path:
     at = (end + interval(settings), (end + interval(settings)) * settings.gbs)
     for observer in (log, metrics):
         observer.evaluation_started(*at)
-        observer.evaluation_ended(Evaluation(*at, rest[0], settings.eval_samples, "0" * 16, 10.0, False))
+        evaluation = Evaluation(*at, rest[0], settings.eval_samples, "0" * 16, 10.0, False, memory=93_254_321_000)
+        observer.evaluation_ended(evaluation)
         observer.checkpoint_saved(Saved(*at, "/data/checkpoint", 10**9, 4.0))
         train(observer, settings, rest[1:], first=9)
         observer.run_stopped(Outcome("success", "target reached", 0, SAMPLES // settings.gbs, SAMPLES))
@@ -301,9 +302,9 @@ def test_a_run_directory(run_directory: Path, tmp_path: Path) -> None:
     assert described["Commit"]["Value"] == "0123abc"
     assert described["Versions"]["Value"] == "torch 2.13.0, megatron-core 0.15.3"
     assert page.table("Setting", "Value")["GPUS_PER_NODE"]["Value"] == "8"
-    assert page.table("The plan's estimate per GPU")[name]["The plan's estimate per GPU"] == "110.9 GB", (
-        "the README's figure for the H200 at MBS=1 and TP=1"
-    )
+    row = page.table("The plan's estimate per GPU")[name]
+    assert row["The plan's estimate per GPU"] == "110.9 GB", "the README's figure for the H200 at MBS=1 and TP=1"
+    assert row["Largest value in the log, in its unit"] == "max_memory_gb: 93.254"
 
     # The plots
     (loss,) = traces(page, "Validation loss")
@@ -428,6 +429,21 @@ def test_a_run_that_goes_on_after_a_restart(run_directory: Path, tmp_path: Path)
     row = page.table("Training", "Initialisation before")["run"]
     assert sum(stop["time_ms"] - start["time_ms"] for start, stop in ended) / 1000 == figure(row["Training"])
     assert figure(row["Restarts"]) != 0.0 and row["Time to train"] == "not in the log"
+
+
+def test_metrics_from_before_memory_was_measured(run_directory: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(run_directory, directory)
+    metrics = directory / paths.METRICS
+    text = re.sub(r', "memory": (null|\d+)', "", metrics.read_text())
+    assert text != metrics.read_text()
+    metrics.write_text(text)
+    page = page_of(tmp_path / "report.html", directory)
+    assert "Could not be read" not in page.words
+    steps = [event["seconds"] for event in map(json.loads, text.splitlines()) if event["event"] == "step"]
+    assert_steps(page, "run", steps)
+    outcome = Outcome("success", "target reached", 0, 5376, SAMPLES)
+    assert "validation loss 3.2900, target 3.3" in list(summary.lines(directory, SETTINGS, outcome))
 
 
 def test_memory_is_shown_as_logged(tmp_path: Path) -> None:
