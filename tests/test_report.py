@@ -47,10 +47,13 @@ needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="MLCommons' 
 # --- Logs ---------------------------------------------------------------------------------------------------------
 
 
-def spread(log: Path, seed: int = 1) -> Path:
-    """Gives the lines of a log, which a test writes within a second, times as a run has them: none alike."""
+def spread(log: Path, seed: int = 1, **before: int) -> Path:
+    """Gives the lines of a log, which a test writes within a second, times as a run has them: none alike.
+
+    `before` a line of a key so many milliseconds pass, more or less.
+    """
     chance, now, lines = random.Random(seed), 1_760_000_000_000, []
-    takes = {"init_stop": 60_000, "block_stop": 190_000, "eval_accuracy": 9_500, "run_resumed": 1_000_000}
+    takes = {"init_stop": 60_000, "block_stop": 190_000, "eval_accuracy": 9_500, "run_resumed": 1_000_000} | before
     for line in log.read_text().splitlines():
         head, _, text = line.partition(TOKEN)
         fields = json.loads(text)
@@ -131,11 +134,13 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of ten logs, the fifth without success."""
+    """Directory of ten logs, of runs that are not all as long, the fifth without success."""
     directory = tmp_path_factory.mktemp("several")
     for number in range(10):
         aborted = Outcome("aborted", "the data ended", 3, 5376, SAMPLES)
-        how: dict[str, Any] = {"validation_losses": [4.0] * EVALUATIONS, "outcome": aborted} if number == 4 else {}
+        how: dict[str, Any] = {"validation_losses": losses(evaluations=EVALUATIONS - number % 4)}
+        if number == 4:
+            how = {"validation_losses": [4.0] * EVALUATIONS, "outcome": aborted}
         a_log(directory / f"result_{number}.txt", 1000 + number, **how)
     return directory
 
@@ -351,7 +356,8 @@ def test_several_runs_and_their_score(several: Path, tmp_path: Path) -> None:
     score = statistics.mean(times[1:])
     assert f"Score {score / 60:.2f} min" in page.words, "the failed run is the slowest"
     assert "result_4: ended as aborted: the data ended" in page.words
-    assert f"{SAMPLES:,}" in page.words
+    samples = statistics.mean(run.samples_to_target for run in own.values() if run.samples_to_target)
+    assert f"Samples to target {samples:,.0f} mean" in page.words
 
 
 def test_two_runs_without_success_have_no_score(several: Path, tmp_path: Path) -> None:
