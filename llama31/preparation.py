@@ -18,6 +18,7 @@ from llama31.inputs import Data
 from llama31.plan import Plan
 from llama31.resolve import Resolved, read
 from llama31.settings import Settings
+from llama31.slurm import place
 
 PATH_SETTINGS = (*mounts.READ, *mounts.WRITTEN, "code_path", "config_filename")
 
@@ -73,7 +74,8 @@ def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple
         lines = [*_relative(given.settings), *lines]
     else:
         data, lines = checks.look(settings)
-        lines = [*lines, *_missing_image(settings)]
+        if devices.is_elsewhere(settings):
+            lines = [*lines, *place.lacking(settings)]
     problems = [*given.problems, *(line for line in lines if not resolved.touched(line))]
     if problems:
         raise UserError(problems)
@@ -91,13 +93,6 @@ def _relative(settings: Settings) -> Iterator[str]:
 def _paths(settings: Settings) -> tuple[str, ...]:
     """Settings that name files and directories of a run; other images are names in a registry."""
     return (*PATH_SETTINGS, "image") if settings.image.endswith(IMAGE_FILES) else PATH_SETTINGS
-
-
-def _missing_image(settings: Settings) -> Iterator[str]:
-    """A line where IMAGE is a file and is not there; within a job it is out of sight."""
-    is_there = os.path.exists(settings.image)  # noqa: PTH110 - unlike Path's, this never raises
-    if settings.image.startswith("/") and devices.is_elsewhere(settings) and not is_there:
-        yield f"IMAGE={settings.image}: no such file; name an image that is there, or one of a registry"
 
 
 def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
