@@ -62,7 +62,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def preview(settings: Settings, *allowed: str) -> str:
     plan = Plan(Resolved(settings, {field.name: "default" for field in fields(settings)}), None, [])
-    text = submit.preview(plan, RUN_DIR, allowed)
+    text = submit.preview([plan], RUN_DIR, allowed)
     return text.replace(sys.executable, "PYTHON")
 
 

@@ -49,10 +49,14 @@ def overruling(settings: Settings) -> list[str]:
     return [*ALWAYS_UNSET, *(variable for name, variable in UNSET_BY.items() if getattr(settings, name))]
 
 
-def preview(plan: Plan, directory: Path, allowed: Sequence[str]) -> str:
-    """The script and the commands that a submission would use, for a person."""
-    settings = plan.settings
-    chain = [shlex.join(remote.command(destination(settings), sbatch(settings, directory, [])))]
+def preview(experiments: Sequence[Plan], directory: Path, allowed: Sequence[str]) -> str:
+    """What would be submitted, and the commands and the script that the first experiment would use, for a person."""
+    settings = experiments[0].settings
+    seeds = [seed for plan in experiments if (seed := plan.settings.seeds)]
+    if drawn := len(experiments) - len(seeds):
+        seeds.append(f"{drawn} drawn at submission")
+    chain = [f"experiments: {len(experiments)}; seeds: {', '.join(seeds)}"]
+    chain += [shlex.join(remote.command(destination(settings), sbatch(settings, directory, [])))]
     if settings.npar > 1:
         chain.append(f"and {settings.npar - 1} more, each --dependency=afterany:JOB, with the job before it")
     text = script.render(settings, directory, allowed, os.environ)
@@ -64,13 +68,14 @@ def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: S
 
     With `wait` it follows the jobs to their end, else it returns when all are queued.
     """
-    print(experiments[0].plan.summary(), flush=True)
+    preparation.check_space(experiments)
+    left = [prepared for prepared in experiments if not prepared.outcome]
+    print((left or experiments)[0].plan.summary(), flush=True)
     submitted, codes = [], []
     for number, prepared in enumerate(experiments, 1):
         if prepared.outcome:
             codes.append(prepared.say_finished())
             continue
-        prepared.check_space()
         settings = prepared.plan.settings
         settings = replace(settings, seeds=settings.seeds or preparation.draw_seed())
         plan = replace(prepared.plan, resolved=replace(prepared.plan.resolved, settings=settings))
