@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the benchmark as config.sh says:  source config.sh; bash run_llama31.sh [--dryrun] [NAME=value ...]
+# Runs the benchmark as config.sh says:  source config.sh; bash run_llama31.sh [--dryrun] [--wait] [NAME=value ...]
 set -euo pipefail
 
 here="$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"

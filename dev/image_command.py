@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llama31 import mounts
 from llama31.errors import UserError
-from llama31.resolve import LIBRARIES, is_secret
+from llama31.resolve import LIBRARIES, PLACES, is_secret
 from llama31.settings import Device, Settings, names
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -20,11 +20,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PREPARATION = ("C4_PATH", "MERGED_C4_PATH", "SRC_PATH")
 """Directories that the scripts of utils/ take beyond those of the settings."""
 
-FOR_THE_SCRIPTS = ("PARTS", "JOBS", "FROM_SHARDS", "MLC_", "HF_")
+FOR_THE_SCRIPTS = ("PARTS", "JOBS", "FROM_SHARDS", "MLC_")
 """How names begin of what else those scripts take."""
-
-THIS_MACHINES_OWN = ("LD_", "LLAMA31_", "PATH", "PYTHON", "CUDA_HOME", "CUDA_PATH")
-"""Of what libraries read: what says where things lie on this machine, and so means nothing in the container."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -159,7 +156,7 @@ def passed(environment: Mapping[str, str]) -> Iterator[str]:
                 yield f"{name}={value}"
         elif name.startswith(FOR_THE_SCRIPTS):
             yield name
-        elif name.startswith(LIBRARIES) and not name.startswith(THIS_MACHINES_OWN):
+        elif name.startswith(LIBRARIES) and not name.startswith(PLACES):
             yield name if is_secret(name) else f"{name}={value}"
 
 

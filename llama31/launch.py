@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from llama31 import local, preparation
 from llama31.errors import UserError
 from llama31.events import INTERRUPTED, worst
-from llama31.plan import Plan
 from llama31.preparation import Prepared
+from llama31.settings import Settings
 from llama31.slurm import submit
 
 RUN_DIR = Path("RUN_DIR")  # stands in a plan for the directory that a run makes
@@ -29,10 +30,10 @@ def main(arguments: Sequence[str]) -> int:
     runs_here = not is_dry and not settings.partition
     experiments = [
         preparation.prepare(experiment, data, allowed, command, thorough=runs_here)
-        for experiment in preparation.experiments(resolved)
+        for experiment in preparation.experiments(resolved, draws=not is_dry)
     ]
     if is_dry:
-        return _show(experiments[0], allowed)
+        return _show(settings, experiments, allowed)
     if settings.partition:
         return submit.submit(experiments, given, allowed, wait="--wait" in options)
     return worst(_run_here(experiments, given))
@@ -55,15 +56,17 @@ def _parted(arguments: Sequence[str]) -> tuple[set[str], list[str], list[str]]:
     return options, others, names
 
 
-def _show(prepared: Prepared, allowed: Sequence[str]) -> int:
-    """Prints the plan, and what would be submitted."""
-    if prepared.outcome:
-        return prepared.say_finished()
-    prepared.check_space()
-    plan: Plan = prepared.plan
-    print(plan.text(), end="")
-    if plan.settings.partition:
-        print("\n" + submit.preview(plan, RUN_DIR, allowed), end="")
+def _show(asked: Settings, experiments: Sequence[Prepared], allowed: Sequence[str]) -> int:
+    """Prints the plan of the first experiment that has something left to do, and what would be submitted of all."""
+    codes = [prepared.say_finished() for prepared in experiments if prepared.outcome]
+    left = [prepared.plan for prepared in experiments if not prepared.outcome]
+    if not left:
+        return worst(codes)
+    preparation.check_space(experiments)
+    settings = replace(left[0].settings, nexp=asked.nexp, seeds=asked.seeds or left[0].settings.seeds)
+    print(replace(left[0], resolved=replace(left[0].resolved, settings=settings)).text(), end="")
+    if asked.partition:
+        print("\n" + submit.preview(left, RUN_DIR, allowed), end="")
     return 0
 
 

@@ -18,6 +18,7 @@ from llama31.inputs import Data
 from llama31.plan import Plan
 from llama31.resolve import Resolved, read
 from llama31.settings import Settings
+from llama31.slurm import place
 
 PATH_SETTINGS = (*mounts.READ, *mounts.WRITTEN, "code_path", "config_filename")
 
@@ -42,12 +43,6 @@ class Prepared:
         )
         return self.outcome.exit_code
 
-    def check_space(self) -> None:
-        """Raises UserError where the checkpoints will not fit on the disk, as far as this machine sees it."""
-        settings = self.plan.settings
-        if settings.save_ckpt and self.plan.data and not devices.is_through_ssh(settings):
-            space.check(settings, self.plan.data)
-
     def take_up(self, patience: float = 0) -> None:
         """Makes room for the run where it starts: removes what killed saves left.
 
@@ -57,7 +52,16 @@ class Prepared:
         if settings.save_ckpt and settings.seeds:
             store.lock(Path(settings.continual_ckpt), settings.seeds, patience).close()
             tell(self.found.clear())
-        self.check_space()
+        check_space([self])
+
+
+def check_space(experiments: Iterable[Prepared]) -> None:
+    """Raises UserError where the checkpoints of all that have something left to do will not fit on the disk, as far as
+    this machine sees it."""
+    left = [prepared.plan for prepared in experiments if not prepared.outcome]
+    for plan in left[:1]:  # they differ in their seeds
+        if plan.settings.save_ckpt and plan.data and not devices.is_through_ssh(plan.settings):
+            space.check(plan.settings, plan.data, len(left))
 
 
 def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple[Resolved, Data | None]:
@@ -73,7 +77,8 @@ def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple
         lines = [*_relative(given.settings), *lines]
     else:
         data, lines = checks.look(settings)
-        lines = [*lines, *_missing_image(settings)]
+        if devices.is_elsewhere(settings):
+            lines = [*lines, *place.lacking(settings)]
     problems = [*given.problems, *(line for line in lines if not resolved.touched(line))]
     if problems:
         raise UserError(problems)
@@ -91,13 +96,6 @@ def _relative(settings: Settings) -> Iterator[str]:
 def _paths(settings: Settings) -> tuple[str, ...]:
     """Settings that name files and directories of a run; other images are names in a registry."""
     return (*PATH_SETTINGS, "image") if settings.image.endswith(IMAGE_FILES) else PATH_SETTINGS
-
-
-def _missing_image(settings: Settings) -> Iterator[str]:
-    """A line where IMAGE is a file and is not there; within a job it is out of sight."""
-    is_there = os.path.exists(settings.image)  # noqa: PTH110 - unlike Path's, this never raises
-    if settings.image.startswith("/") and devices.is_elsewhere(settings) and not is_there:
-        yield f"IMAGE={settings.image}: no such file; name an image that is there, or one of a registry"
 
 
 def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
@@ -119,18 +117,20 @@ def with_absolute_paths(resolved: Resolved) -> Resolved:
     return replace(resolved, settings=replace(resolved.settings, **absolute))
 
 
-def experiments(resolved: Resolved) -> list[Resolved]:
+def experiments(resolved: Resolved, *, draws: bool = True) -> list[Resolved]:
     """The settings of each experiment, which has one seed; seeds that are not given are drawn where there are several.
 
-    A single experiment without a seed keeps it open: the run that its checkpoints are of may have one.
+    A single experiment without a seed keeps it open: the run that its checkpoints are of may have one. So do all that
+    are only shown, without `draws`.
     """
     settings = resolved.settings
     seeds = settings.seeds.split()
     _refuse_open_seeds(settings, seeds)
-    while settings.nexp > 1 and len(seeds) < settings.nexp:
-        if (drawn := draw_seed()) not in seeds:
+    while len(seeds) < settings.nexp:
+        drawn = draw_seed() if draws and settings.nexp > 1 else ""
+        if not drawn or drawn not in seeds:
             seeds.append(drawn)
-    return [replace(resolved, settings=replace(settings, seeds=seed, nexp=1)) for seed in seeds or [""]]
+    return [replace(resolved, settings=replace(settings, seeds=seed, nexp=1)) for seed in seeds]
 
 
 def _refuse_open_seeds(settings: Settings, seeds: Sequence[str]) -> None:

@@ -19,13 +19,16 @@ from llama31.errors import UserError
 from llama31.settings import Settings, names, shown
 
 LIBRARIES = (
-    "CUBLAS", "CUDA_", "CUDNN_", "GLOO_", "KMP_", "LD_", "LLAMA31_", "MKL_", "NCCL_", "NVTE_", "OMP_", "PATH", "PYTHON",
-    "PYTORCH_", "SHARP_", "TORCH", "UCX_", "WANDB_",
+    "CUBLAS", "CUDA_", "CUDNN_", "FI_", "GLOO_", "GPU_MAX_", "HF_", "HIP", "HSA_", "KMP_", "LD_", "LLAMA31_", "MIOPEN_",
+    "MKL_", "NCCL_", "NVTE_", "OFI_", "OMPI_MCA_", "OMP_", "PATH", "PYTHON", "PYTORCH_", "RCCL_", "ROCBLAS_", "ROCM_",
+    "ROCR_", "SHARP_", "TENSILE_", "TOKENIZERS_", "TORCH", "TRITON_", "UCX_", "WANDB_",
 )  # fmt: skip
 """How names begin that are no settings, but that a config.sh may export all the same: libraries read them."""
-OF_ONE_MACHINE = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "LD_", "LLAMA31_", "PATH", "PYTHON")
+PLACES = ("CUDA_HOME", "CUDA_PATH", "HIP_PATH", "LD_", "LLAMA31_", "PATH", "PYTHON", "ROCM_HOME", "ROCM_PATH")
+"""How the names of those begin that say where things lie on a machine, and so mean nothing in a container."""
+OF_ONE_MACHINE = (*PLACES, "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 """How the names of those begin that say nothing elsewhere."""
-SECRETS = ("AUTH", "CREDENTIAL", "HEADERS", "KEY", "PASSPHRASE", "PASSWD", "PASSWORD", "SECRET", "TOKEN")
+SECRETS = re.compile("AUTH|CREDENTIAL|HEADERS|KEY|PASSPHRASE|PASSWD|PASSWORD|SECRET|TOKEN(?!IZER)")
 """What is in the names of variables whose values no file may hold."""
 USER_IN_ADDRESS = re.compile(r"://[^/\s]*@")
 """What is in the values of others, such as WANDB_BASE_URL, that hold a password."""
@@ -42,7 +45,7 @@ def read_by_libraries(environment: Mapping[str, str]) -> dict[str, str]:
 
 def is_secret(name: str) -> bool:
     """Whether a variable's value is nobody else's business, by its name."""
-    return any(secret in name for secret in SECRETS)
+    return bool(SECRETS.search(name))
 
 
 def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
@@ -217,6 +220,7 @@ NOT_NEGATIVE = (
     "min_lr", "warmup_steps", "start_eval_at", "save_every", "save_every_minutes", "keep_last", "start_steps",
     "step_time_atol", "signal_before_end", "max_retries",
 )  # fmt: skip
+AT_MOST = {"nexp": 1000, "npar": 1000}
 
 
 def range_problems(settings: Settings) -> dict[str, str]:
@@ -228,6 +232,9 @@ def range_problems(settings: Settings) -> dict[str, str]:
             continue
         bound = "0 or more" if name in NOT_NEGATIVE else "above 0"
         found[name] = f"{name.upper()}={value}: must be a number {bound}, such as {_example(name)}"
+    for name, most in AT_MOST.items():
+        if (value := getattr(settings, name)) > most:
+            found[name] = f"{name.upper()}={value}: must be at most {most}, such as {_example(name)}"
     parts = settings.train_parts.split()
     last = rules.TRAIN_SHARDS // rules.SHARDS_PER_PART - 1
     if not parts or len(set(parts)) < len(parts) or not set(parts) <= {str(part) for part in range(last + 1)}:

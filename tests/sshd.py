@@ -109,7 +109,9 @@ class Laptop:
 
     def __init__(self, directory: Path, login: LoginNode):
         self.bin = link_tools(directory / "bin", *TOOLS)
-        (self.bin / "python3").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        self.venv = directory / "venv"  # means nothing on the cluster
+        python = link_tools(self.venv / "bin") / "python"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         self.calls = directory / "calls"
         self.calls.touch()
         config, known = directory / "config", directory / "known_hosts"
@@ -144,7 +146,7 @@ if [ "$(wc -l <"{self.calls}")" = "$LOST" ]; then exit 255; fi  # the network wa
 exec "{shutil.which("ssh")}" -F "{config}" "$@"
 """
         )
-        for script in (self.bin / "python3", ssh):
+        for script in (python, ssh):
             script.chmod(0o755)
 
     def submit(
@@ -153,10 +155,11 @@ exec "{shutil.which("ssh")}" -F "{config}" "$@"
         """run_llama31.sh; with `hidden` directories in a mount namespace where something empty covers them."""
         given = [f"{name}={value}" for name, value in settings.items()]
         covered = ["unshare", "--mount", "sh", "-c", COVER, "sh", *hidden, "--"] if hidden else []
-        elsewhere = {*names(), "LLAMA31_VENV", "SLURM_CONF"}
+        elsewhere = {*names(), "SLURM_CONF"}
+        ours = {name: value for name, value in os.environ.items() if name not in elsewhere}
         return subprocess.run(
             [*covered, "env", f"PATH={self.bin}", "bash", REPOSITORY / "run_llama31.sh", *options, *given],
-            env={**{name: value for name, value in os.environ.items() if name not in elsewhere}, **exported},
+            env={**ours, "LLAMA31_VENV": str(self.venv), **exported},
             stdin=subprocess.DEVNULL,
             cwd=REPOSITORY,
             capture_output=True,

@@ -397,6 +397,26 @@ def test_a_disk_that_is_too_small(saving: dict[str, str], root: Path, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=needs - 1))
     with pytest.raises(UserError, match=r"CONTINUAL_CKPT=.*: the next checkpoint takes about 5\.3 MB, .*5\.3 MB free"):
         space.check(settings, data)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=2 * needs - 1))
+    two = [*arguments(saving), "NEXP=2", "SEEDS=7 8"]
+    with pytest.raises(UserError, match=r"the next checkpoints of 2 experiments take about 10\.7 MB, "):
+        launch.main([*two, "--dryrun"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=2 * needs))
+    assert launch.main([*two, "--dryrun"]) == 0
+
+
+def test_dry_run_of_several_experiments_of_which_one_has_ended(
+    saving: dict[str, str], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(saving, root, 1, 50)
+    several = ["NEXP=3", "SEEDS=7 8 9", "STOP_AT_STEP=50", "PARTITION=p"]
+    assert launch.main([*arguments(saving), *several, "--dryrun"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("finished: ") == 1 and "checkpoint-seed-7-" in printed.splitlines()[0]
+    assert "  experiments: 2; seeds: 8, 9\n" in printed
+    assert "\nexport SEEDS=8\n" in printed, "the script of the first one to be submitted"
+    assert "SEEDS='7 8 9' " in printed, "what a user types"
+    assert launch.main([*arguments(saving), "STOP_AT_STEP=50", "--dryrun"]) == TARGET_NOT_REACHED
 
 
 # The command line

@@ -105,6 +105,11 @@ def test_help_is_light(verb: Sequence[str]) -> None:
     assert is_light(modules)
 
 
+def test_help_of_a_run_names_every_option() -> None:
+    done = call("bash", SCRIPT, "--help")
+    assert all(option in done.stdout for option in ("[--dryrun]", "[--wait]", "[--allow-change NAME]", "[NAME=value"))
+
+
 def test_help_names_every_verb() -> None:
     """Without a verb it is shown, too."""
     done = call(sys.executable, "-m", "llama31")
@@ -283,6 +288,24 @@ def test_experiments_run_one_after_the_other(
     seeds = [record.load_settings(run_dir).seeds for run_dir in made]
     assert code == 0 and seeds[:2] == ["5", "6"] and len(set(seeds)) == 3
     assert [f"experiment {number} of 3: seed {seed}\n" in printed for number, seed in enumerate(seeds, 1)] == [True] * 3
+
+
+@pytest.mark.usefixtures("clean")
+def test_dry_run_of_experiments_shows_them_as_they_would_be(
+    usual: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No seed is drawn that the real submission would not have."""
+    for given, seeds, said in (
+        (["NEXP=3", "SEEDS=5 6"], "'5 6'", "experiments: 3; seeds: 5, 6, 1 drawn at submission"),
+        (["NEXP=2"], "", "experiments: 2; seeds: 2 drawn at submission"),
+        (["SEEDS=5"], "5", "experiments: 1; seeds: 5"),
+    ):
+        assert launch.main([*arguments(usual), *given, "PARTITION=p", "--dryrun"]) == 0
+        printed = capsys.readouterr().out
+        assert f"\nSubmission\n  {said}\n" in printed
+        assert re.findall(r"^  SEEDS=('.*?'|\S*) +", printed, re.MULTILINE) == [seeds]
+        (command,) = (line for line in printed.splitlines() if line.startswith(f"  bash {SCRIPT} "))
+        assert {*given} <= set(shlex.split(command))
 
 
 @pytest.mark.usefixtures("clean")

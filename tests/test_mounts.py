@@ -64,6 +64,27 @@ def test_a_link_out_of_a_mounted_directory_is_mounted_itself(settings: Settings,
     assert tmp_path / "runs" / "index" not in mounts.directories(settings)
 
 
+def test_links_of_files_lead_to_directories_that_are_mounted_too(settings: Settings, tmp_path: Path) -> None:
+    """As in Hugging Face's cache, over a second link, and below a checkpoint; no mount for those that lead nowhere."""
+    snapshot, blobs, weights = (tmp_path / name for name in ("hub/snapshots/x", "hub/blobs", "checkpoint/weights"))
+    alias, far, disk = (tmp_path / name for name in ("alias", "far", "disk"))
+    for directory in (snapshot, blobs, weights, alias, far, disk, Path(settings.preprocessed_path)):
+        directory.mkdir(parents=True)
+    for file in (blobs / "123", far / "part.bin", disk / "0.distcp", weights / "own"):
+        file.touch()
+    (snapshot / "tokenizer.json").symlink_to("../../blobs/123")
+    (Path(settings.preprocessed_path) / "part.bin").symlink_to(alias / "part.bin")
+    (alias / "part.bin").symlink_to(far / "part.bin")
+    (weights / "0.distcp").symlink_to(disk / "0.distcp")
+    (weights / "metadata").symlink_to("own")
+    (weights / "loop").symlink_to("loop")
+    (weights / "gone").symlink_to("/nowhere/gone")
+    linked = replace(settings, tokenizer_path=str(snapshot), model_ckpt=str(weights.parent))
+    assert set(mounts.directories(linked)) == {
+        Path(settings.preprocessed_path), snapshot, weights.parent, tmp_path / "runs", blobs, alias, far, disk
+    }  # fmt: skip
+
+
 def test_a_link_on_the_way_to_all_of_them_makes_no_difference(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "runs").symlink_to(tmp_path / "real")

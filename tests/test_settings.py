@@ -149,6 +149,7 @@ def test_booleans_are_0_and_1(written: str, value: bool) -> None:
         ("GBS=0", "GBS=0: must be a number above 0, such as 32"),
         ("START_EVAL_AT=-1", "START_EVAL_AT=-1: must be a number 0 or more, such as 0"),
         ("STOP_AT_STEP=0", "STOP_AT_STEP=0: must be a number above 0, such as 512"),
+        ("NEXP=100000", "NEXP=100000: must be at most 1000, such as 1"),
         ("PRECISION=fp16", "PRECISION=fp16 (command line): not one of bf16, fp8, fp32"),
         ("SAVE_CKPT=2", "SAVE_CKPT=2 (command line): not 0 or 1"),
         ("TRAIN_PARTS=6 8", "TRAIN_PARTS=6 8: not different part numbers from 0 to 7, such as 6 7"),
@@ -208,6 +209,7 @@ def test_a_name_in_a_configuration_file_that_is_no_setting_is_found(tmp_path: Pa
     inner.write_text("export SEQ_LENTH=512\n")
     outer.write_text(
         f'source "{inner}"\nexport GBS=16 EVAL_SAMPELS=8\nexport NCCL_DEBUG=INFO OMP_NUM_THREADS=1\n'
+        "export HSA_FORCE_FINE_GRAIN_PCIE=1 FI_PROVIDER=efa TOKENIZERS_PARALLELISM=false\n"
         "f() { :; }; export -f f\nexport PATH=/opt/bin:$PATH\nLOCAL_ONLY=1\n"
     )
     exported = {**environment(), "CONFIG_FILENAME": str(outer), "GBS": "16", "SEQ_LENTH": "512", "EVAL_SAMPELS": "8"}

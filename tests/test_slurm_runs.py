@@ -41,6 +41,8 @@ SETTINGS = {
 ODD = 'it\'s $HOME, 100%j "new"'
 SLURM = {"PARTITION": "debug"}
 SIGNAL_BEFORE_END = 20  # seconds
+LAST_LINES = 12
+"""Of a job's log, in which one sees why it ended: what srun says, and the lines of the end."""
 AT_ONCE = {"TARGET": 100}  # the first evaluation reaches it
 
 
@@ -204,7 +206,8 @@ def test_a_job_that_fails_or_loses_a_node_is_queued_again_and_not_for_ever(chain
     assert chain.run.steps(job, restarts=1), "it trained once more, until it lost a node"
     assert second.exit_code == BAD_INPUT
     assert second.printed.endswith(f"job {job} was queued again more than MAX_RETRIES=1 times\n")
-    assert re.search(r"task 1: Killed", first.printed), "the rank that was killed is named"
+    tried = first.printed.partition(f"job {job} failed and is queued again")[0].splitlines()
+    assert any("task 1: Killed" in line for line in tried[-LAST_LINES:]), "the rank that was killed is named"
 
 
 @pytest.mark.slow
@@ -251,6 +254,8 @@ def test_tensor_parallel_over_two_nodes_in_a_container(
     assert (cluster.state(run.jobs[0]), job.exit_code, expected.exit_code) == ("COMPLETED", 0, 0), job.printed
     assert events(job) == events(expected)
     assert several.run([job.run_dir], "6.1.0") == 0
+    assert (tmp_path / "bin" / "imported").read_text() == "a#b:1\n", "once for all steps of the job"
+    assert not list((tmp_path / "bin").glob("pyxis_*")), "the container is removed"
 
 
 @pytest.mark.slow
@@ -310,8 +315,36 @@ def test_settings_that_arrive_otherwise(
 # Failures
 
 
+FAILS = """
+import os
+from llama31.mlperf.callback import BenchmarkCallback
+def fail(self, *_):
+    if self.step == 3:
+        raise RuntimeError("CUDA error: an illegal memory access\\nmore of it")
+if os.environ["RANK"] == "1":
+    BenchmarkCallback.on_train_batch_start = fail
+"""
+
+
 @pytest.mark.slow
 def test_an_error_of_one_rank_fails_the_job_and_stands_in_its_last_lines(
+    cluster: Cluster, code: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of one alone: the other waits for it, in the midst of a step, and finds it gone."""
+    copy = tmp_path / "code"
+    shutil.copytree(code, copy)
+    program = copy / "pretrain_llama31.py"
+    program.write_text(program.read_text().replace("\n\ndef main", f"\n{FAILS}\ndef main", 1))
+    (run,) = submit(cluster, {**settings, **SLURM, "NNODES": 2}, code=copy, **THREADS)
+    job = run.ended(run.jobs[0])
+    assert (cluster.state(run.jobs[0]), job.exit_code) == ("FAILED", FAILED), job.printed + job.logs()
+    last = "\n".join(job.printed.splitlines()[-5:])
+    error = "aborted: rank 1 failed at step 3: RuntimeError: CUDA error: an illegal memory access; see "
+    assert f"{error}{job.run_dir / paths.RANK_LOGS}\n" in last and "Traceback" not in job.printed
+
+
+@pytest.mark.slow
+def test_a_mistake_that_the_ranks_find_stands_in_the_last_lines(
     cluster: Cluster, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     """Token ids beyond the vocabulary, deep in the data."""

@@ -62,7 +62,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def preview(settings: Settings, *allowed: str) -> str:
     plan = Plan(Resolved(settings, {field.name: "default" for field in fields(settings)}), None, [])
-    text = submit.preview(plan, RUN_DIR, allowed)
+    text = submit.preview([plan], RUN_DIR, allowed)
     return text.replace(sys.executable, "PYTHON")
 
 
@@ -143,6 +143,14 @@ def test_a_shell_gets_the_settings_as_they_are(tmp_path: Path) -> None:
     assert {name: found.get(name) for name in wanted} == wanted
 
 
+def test_what_libraries_read_goes_along_but_not_what_is_of_one_machine() -> None:
+    """Of AMD's GPUs and of EFA too; no secret becomes part of a script."""
+    along = {"FI_PROVIDER": "efa", "HSA_NO_SCRATCH_RECLAIM": "1", "TOKENIZERS_PARALLELISM": "false"}
+    here = {"HIP_VISIBLE_DEVICES": "0", "ROCR_VISIBLE_DEVICES": "0", "HIP_PATH": "/opt", "HF_TOKEN": "hush"}
+    exported = script.exports(JOB, {**along, **here})
+    assert along.items() <= exported.items() and not here.keys() & exported.keys()
+
+
 def test_cpu_jobs_ask_for_no_gpus() -> None:
     shared = replace(JOB, exclusive=False)
     assert "#SBATCH --gpus-per-node=8\n" in preview(shared)
@@ -181,6 +189,28 @@ def test_steps_get_the_gpus_of_whole_nodes(given: str, wanted: list[str]) -> Non
     assert asked(JOB) == [wanted, wanted]
     assert asked(replace(JOB, exclusive=False)) == [[], []], "what a job asks for by name, its steps get"
     assert asked(replace(JOB, device=Device.cpu, gpu="")) == [[], []]
+
+
+def test_of_jobs_that_begin_at_once_one_works_in_the_run_directory(tmp_path: Path) -> None:
+    """Between the look at who works there and the note of it there is time, here half a second."""
+    text = script.render(JOB, tmp_path / "it's $HOME", [], {})
+    claims = text[text.index("set -euo") : text.index("# The settings, and")]
+    (tmp_path / "it's $HOME").mkdir()
+    slow = {"squeue": "echo RUNNING", "mkdir": f'sleep 0.5; exec {shutil.which("mkdir")} "$@"'}
+    for name, does in slow.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    jobs = [
+        subprocess.Popen(
+            ["bash", "-c", claims], env={"PATH": path, "SLURM_JOB_ID": str(job)}, stderr=subprocess.PIPE, text=True
+        )
+        for job in range(1, 5)
+    ]
+    said = [job.communicate(timeout=60)[1] for job in jobs]
+    assert sorted(job.returncode for job in jobs) == [0, 2, 2, 2]
+    works = next(number for number, job in enumerate(jobs, 1) if job.returncode == 0)
+    assert sum(f": job {works} works in it; " in line for line in said) == 3
 
 
 @pytest.mark.parametrize("limit", ["0", "infinite", "UNLIMITED"])

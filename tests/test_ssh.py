@@ -3,6 +3,7 @@
 import getpass
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def test_run_from_a_laptop(
     assert printed, done.stdout
     seed, first, second, run_dir = int(printed[1]), printed[2], printed[3], Path(printed[4])
     script = cluster.ask("scontrol", "write", "batch_script", first, "-")
+    assert f"{shlex.quote(str(there / 'code/.venv/bin/python'))})\n" in script, "not what LLAMA31_VENV names here"
     assert "afterany:" + first in cluster.ask("scontrol", "show", "job", second)
     assert run_dir.parent == there / "my runs" and printed[5] == str(run_dir / "slurm-JOB.log")
     assert script.rstrip("\n") == (run_dir / paths.SCRIPT).read_text().rstrip("\n")

@@ -366,6 +366,28 @@ def test_chain_from_submission_to_its_end(cluster: Cluster, submit: Callable[...
 
 
 @pytest.mark.slurm
+def test_a_job_submitted_by_hand_is_part_of_the_chain(
+    cluster: Cluster, submit: Callable[..., int], tmp_path: Path
+) -> None:
+    """As README has it: `sbatch job.sbatch` once more, after a chain that has ended."""
+    first = submit()
+    run_dir = submitted_run(tmp_path / "run", [first])
+    job_began(run_dir, first, 1, Outcome(ABORTED, "saved", INTERRUPTED, 384, 12_288))
+    cluster.ask("scancel", str(first))
+    wait_until_it_is("CANCELLED", first)
+    assert row(run_dir)[0] == f"job {first} CANCELLED  interrupted: saved"
+
+    again = submit()
+    job_began(run_dir, again, 2)
+    wait_until_it_is("RUNNING", again)
+    words = row(run_dir)[0]
+    assert words.startswith(f"job {again} RUNNING on ") and ", 2 of 2  running, last step " in words
+    record.store_outcome(run_dir / f"job-{again}", Outcome(SUCCESS, "reached", 0, 768, 24_576))
+    cluster.ask("scancel", str(again))
+    assert row(run_dir)[0].endswith(", 2 of 2  target reached")
+
+
+@pytest.mark.slurm
 def test_chains_that_were_killed(cluster: Cluster, submit: Callable[..., int], tmp_path: Path) -> None:
     before, midway = submit("sleep 600", "--hold"), submit()
     mistaken = submit("exit 2")

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from llama31.slurm import place, remote, submission, submit
 from llama31.slurm.submission import Submission
 
 SUBMITTED = Submission(jobs=[12, 13, 14], seed=7, destination="me@login", submitted="2026-11-23T14:00:00+0000")
+
+SMALL = {"PARTITION": "p", "SIZE": "tiny", "SEQ_LENGTH": 64, "EVAL_SAMPLES": 4}
 
 
 def test_what_is_stored_is_loaded(tmp_path: Path) -> None:
@@ -64,7 +67,7 @@ def test_answer_without_a_job_id_is_shown() -> None:
 
 def test_what_the_cluster_must_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each condition is the shell's to judge; a container brings code and Python along, or gets the code mounted."""
-    monkeypatch.delenv("LLAMA31_VENV", raising=False)
+    monkeypatch.setenv("LLAMA31_VENV", sys.prefix)  # that of this machine
     code, image = tmp_path / "the $CODE", str(tmp_path / "image.sif")
     settings = replace(Settings(), host="login", preprocessed_path=str(tmp_path), code_path=str(code))
 
@@ -77,19 +80,44 @@ def test_what_the_cluster_must_have(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [line.partition(":")[0] for line in lacking(replace(settings, image=image))] == [f"IMAGE={image}"]
     (code / "llama31").mkdir(parents=True)
     (line,) = lacking(settings)
-    assert line.startswith(f"{code}/.venv/bin/python: not on login; bash dev/setup.sh makes it there")
+    assert line.startswith(f"{code}/.venv/bin/python: not on login; bash dev/setup.sh in CODE_PATH makes it")
+    mounts = f"{tmp_path / 'a b'}:/x, {tmp_path}"
+    (line,) = lacking(replace(settings, image="registry/image", mounts=mounts))
+    assert line.startswith(f"MOUNTS={mounts}: {tmp_path / 'a b'}: not on login")
+
+
+def test_what_is_missing_where_slurm_is_at_hand(tiny_data: dict[str, str], tmp_path: Path) -> None:
+    """Each is refused before a job is queued, and nothing of the kind within the job, whose nodes may lack it."""
+
+    def lines(**more: object) -> list[str]:
+        try:
+            preparation.checked(runs.arguments({**tiny_data, **SMALL, **more}), {})
+        except UserError as error:
+            return error.lines
+        return []
+
+    code = tmp_path / "my code"
+    assert lines(CODE_PATH=code) == [f"CODE_PATH={code}: not there; name the directory of this repository there"]
+    (code / "llama31").mkdir(parents=True)
+    assert lines(CODE_PATH=code) == [f"{code}/.venv/bin/python: not there; bash dev/setup.sh in CODE_PATH makes it"]
+    (code / ".venv").symlink_to(sys.prefix)
+    assert lines(CODE_PATH=code) == []
+    assert lines(CODE_PATH="/in/the/image", IMAGE="a/b:1", MOUNTS=f"{code}:/in/the/image") == []
+    mounts = f"{code}, /no such:/x"
+    assert lines(IMAGE="a/b:1", MOUNTS=mounts) == [f"MOUNTS={mounts}: /no such: not there; make it, or leave it out"]
+    assert lines() == []
 
 
 def test_image_that_is_a_file(tiny_data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs start elsewhere, and pyxis would look for a relative path in a registry."""
     monkeypatch.chdir(tmp_path)
-    settings = {**tiny_data, "PARTITION": "p", "SIZE": "tiny", "SEQ_LENGTH": 64, "EVAL_SAMPLES": 4}
+    settings = {**tiny_data, **SMALL}
 
     def image(given: str, **more: object) -> str:
         arguments = runs.arguments({**settings, "IMAGE": given, **more})
         return preparation.checked(arguments, {})[0].settings.image
 
-    with pytest.raises(UserError, match=rf"^IMAGE={tmp_path}/image\.sqsh: no such file"):
+    with pytest.raises(UserError, match=rf"^IMAGE={tmp_path}/image\.sqsh: not there"):
         image("image.sqsh")
     Path("image.sqsh").touch()
     assert image("image.sqsh") == f"{tmp_path}/image.sqsh"

@@ -234,7 +234,7 @@ def preview(**settings: Any) -> str:
     """Script and commands of a submission; tests/test_slurm_script.py has the whole of them."""
     submitted = Settings(**{"partition": "debug", **settings})
     plan = Plan(Resolved(submitted, dict.fromkeys(documentation(), "default")), None, [])
-    return submit.preview(plan, Path("/runs/one"), [])
+    return submit.preview([plan], Path("/runs/one"), [])
 
 
 @pytest.mark.parametrize("name", IN_A_SUBMISSION)

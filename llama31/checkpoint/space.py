@@ -21,10 +21,10 @@ def estimate(settings: Settings, data: Data) -> int:
     return disk.checkpoint(settings, data.vocab_size) + FIXED_BYTES
 
 
-def check(settings: Settings, data: Data) -> None:
-    """Raises UserError if CONTINUAL_CKPT cannot be written to, or has not the room for the next save."""
+def check(settings: Settings, data: Data, runs: int = 1) -> None:
+    """Raises UserError if CONTINUAL_CKPT cannot be written to, or has not the room for the next save of each run."""
     root = Path(settings.continual_ckpt)
-    needs = estimate(settings, data)
+    needs = runs * estimate(settings, data)
     try:
         there = next(parent for parent in (root, *root.parents) if parent.exists())
         free = shutil.disk_usage(there).free
@@ -33,6 +33,5 @@ def check(settings: Settings, data: Data) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"CONTINUAL_CKPT={root}: cannot be written to; name a directory that can")
     if free < needs:
-        raise UserError(
-            f"CONTINUAL_CKPT={root}: the next checkpoint takes about {size(needs)}, the disk has {size(free)} free"
-        )
+        what = f"the next checkpoints of {runs} experiments take" if runs > 1 else "the next checkpoint takes"
+        raise UserError(f"CONTINUAL_CKPT={root}: {what} about {size(needs)}, the disk has {size(free)} free")

@@ -5,7 +5,7 @@ import math
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
@@ -70,7 +70,8 @@ def look(directories: Iterable[Path]) -> tuple[list[Row], list[str]]:
     submissions: dict[Path, Submission | UserError | None] = {}
     for run_dir in run_dirs:
         try:
-            submissions[run_dir] = submission.load(run_dir)
+            found = submission.load(run_dir)
+            submissions[run_dir] = replace(found, jobs=submission.chain(run_dir, found)) if found else None
         except UserError as error:
             submissions[run_dir] = error
     chains, notes = _chains({run: one for run, one in submissions.items() if isinstance(one, Submission)})

@@ -10,7 +10,7 @@ from llama31 import mounts, run_directory
 from llama31.corpus.files import PARTIAL, atomic_writer, failures_named
 from llama31.errors import UserError
 from llama31.settings import Settings
-from llama31.slurm import remote, script
+from llama31.slurm import containers, remote, script
 
 
 def new_directory(settings: Settings, destination: str) -> Path:
@@ -59,24 +59,42 @@ def take_back(directory: Path, files: Mapping[str, str], destination: str) -> No
         return
 
 
+def lacking(settings: Settings) -> list[str]:
+    """A line for each thing that jobs submitted from this machine need and that it lacks."""
+    return remote.output("", ["sh"], "\n".join(_looks(settings))).splitlines()
+
+
 def needed(settings: Settings) -> Iterator[tuple[str, str]]:
-    """What jobs submitted through ssh need on HOST: a condition in shell, and the line to say if it does not hold."""
-    where = f"not on {settings.host}"
-    for name in mounts.READ:
+    """What jobs need where they are submitted: a condition in shell, and the line to say if it does not hold.
+
+    Of what is read, inputs.py says more where this machine sees it.
+    """
+    where = f"not on {settings.host}" if settings.host else "not there"
+    for name in mounts.READ if settings.host else ():
         if path := getattr(settings, name):
             yield f"[ -d {_quoted(path)} ]", f"{name.upper()}={path}: {where}; name the directory as it is called there"
     if settings.image.startswith("/"):
         yield f"[ -e {_quoted(settings.image)} ]", f"IMAGE={settings.image}: {where}; name the image's file there"
+    for mount in containers.further(settings):
+        source = mount.partition(":")[0]
+        if settings.image and source.startswith("/"):
+            what = f"MOUNTS={settings.mounts}: {source}: {where}; make it, or leave it out"
+            yield f"[ -e {_quoted(source)} ]", what
     if settings.image and settings.code_path:  # the image has it, or MOUNTS shows it
         return
     code, python = script.code(settings), script.python(settings)
     found = f"[ -d {_quoted(f'{code}/llama31')} ]"
     yield found, f"CODE_PATH={code}: {where}; name the directory of this repository there"
     if not settings.image:
-        yield (
-            f"! {found} || [ -x {_quoted(python)} ]",
-            f"{python}: {where}; bash dev/setup.sh makes it there, as CODE_PATH or LLAMA31_VENV says",
-        )
+        yield f"! {found} || [ -x {_quoted(python)} ]", f"{python}: {where}; bash dev/setup.sh in CODE_PATH makes it"
+
+
+def _looks(settings: Settings) -> Iterator[str]:
+    """Shell that prints a line for all that is needed and lacking, and then sets `lacking`."""
+    yield "lacking="
+    yield "lacks() { printf '%s\\n' \"$1\"; lacking=1; }"
+    for holds, line in needed(settings):
+        yield f"{holds} || lacks {_quoted(line)}"
 
 
 def _filling(settings: Settings, directory: Path, files: Mapping[str, str], destination: str) -> str:
@@ -89,12 +107,9 @@ def _filling(settings: Settings, directory: Path, files: Mapping[str, str], dest
         *_writing(files),
         f"mv -T -- {partial} {_quoted(directory)}",
     ]
-    looks = [f"{holds} || lacks {_quoted(line)}" for holds, line in needed(settings)]
     failed = f"printf '%s: %s\\n' {_quoted(f'JOB_DIR={settings.job_dir} on {destination}')} \"$why\""
     lines = [
-        "lacking=",
-        "lacks() { printf '%s\\n' \"$1\"; lacking=1; }",
-        *looks,
+        *_looks(settings),
         '[ -z "$lacking" ] || exit 0',
         f"make() {{\n{_all(steps)}}}",
         f'why="$(make 2>&1)" || {{ rm -rf -- {partial}; {failed}; }}',

@@ -24,6 +24,11 @@ SAID_OTHERWISE = {
     ("-o", "--output", "-e", "--error", "-D", "--chdir"): "the log is looked for in the run directory",
     ("-G", "--gpus"): "EXCLUSIVE=0 asks for GPUS_PER_NODE GPUs on each node",
     ("-W", "--wait"): "run_llama31.sh --wait follows the jobs",
+    ("-m", "--distribution"): "ranks fill one node after the other, which the parallel layout counts on",
+    ("--gpus-per-task", "--ntasks-per-gpu", "--tres-per-task"): (
+        "a node has a rank for each of its GPUS_PER_NODE GPUs; EXCLUSIVE=0 asks for no more of them"
+    ),
+    ("--gpu-bind", "--tres-bind"): "each rank sees all GPUs of its node, and takes the one of its own number",
 }
 """Options of sbatch that the submission itself depends on."""
 UNLIMITED = ("0", "INFINITE", "UNLIMITED")
@@ -55,12 +60,11 @@ def _job(settings: Settings) -> Iterator[Problem]:
         if options and not options[0].startswith("-"):
             what = f"SBATCH_ARGS={settings.sbatch_args}: not an option of sbatch, such as --qos=high"
             yield Problem("sbatch_args", what, ("",))
-        for names, instead in SAID_OTHERWISE.items():
-            for option in options:
-                if option.partition("=")[0] in names or option[:2] in names:  # --nodes=2, -N2
-                    what = f"SBATCH_ARGS={settings.sbatch_args}: leave out {option}; {instead}"
-                    others = shlex.join(other for other in options if other != option)
-                    yield Problem("sbatch_args", what, tuple(dict.fromkeys((others, ""))))
+        for option in options:
+            if instead := _said_otherwise(option):
+                what = f"SBATCH_ARGS={settings.sbatch_args}: leave out {option}; {instead}"
+                others = shlex.join(other for other in options if other != option)
+                yield Problem("sbatch_args", what, tuple(dict.fromkeys((others, ""))))
     limited = settings.time and settings.time.upper() not in UNLIMITED
     limit = seconds(settings.time) if limited else None
     if limited and limit is None:
@@ -72,6 +76,16 @@ def _job(settings: Settings) -> Iterator[Problem]:
             f"SIGNAL_BEFORE_END={settings.signal_before_end}: must be below TIME={settings.time}, which is {limit} s",
             (limit // 4,),
         )
+
+
+def _said_otherwise(option: str) -> str:
+    """What says what this option of sbatch says, if the submission depends on it: -N2, --nodes=2, or, as sbatch takes
+    any beginning of a name that no other has, --nod=2."""
+    short, long = option[:2], option.partition("=")[0]
+    for names, instead in SAID_OTHERWISE.items():
+        if short in names or (short == "--" and any(name.startswith(long) for name in names)):
+            return instead
+    return ""
 
 
 def seconds(limit: str) -> int | None:

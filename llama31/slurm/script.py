@@ -1,6 +1,5 @@
 """Settings -> the sbatch script of a run, from the template job.sbatch beside this file."""
 
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -88,9 +87,7 @@ def code(settings: Settings) -> str:
 
 
 def python(settings: Settings) -> str:
-    """The Python of the jobs."""
+    """The Python of the jobs: the image's, that of the code elsewhere, or this one."""
     if settings.image:
         return "python3"
-    if not settings.host and not settings.code_path:
-        return sys.executable
-    return f"{os.environ.get('LLAMA31_VENV') or code(settings) + '/.venv'}/bin/python"
+    return f"{code(settings)}/.venv/bin/python" if settings.host or settings.code_path else sys.executable

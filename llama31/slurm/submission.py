@@ -48,6 +48,14 @@ def load(run_dir: Path) -> Submission | None:
     return submission
 
 
+def chain(run_dir: Path, submission: Submission) -> list[int]:
+    """Ids of the run's jobs: those that were submitted with it, then those that began later, submitted by hand.
+
+    Raises UserError where the run's directory cannot be read.
+    """
+    return list(dict.fromkeys([*submission.jobs, *map(job_of, job_dirs(run_dir))]))
+
+
 def job_dir_name(job_id: int, restarts: int) -> str:
     """Name of the directory that a job makes in its run's; it makes a new one each time that it is requeued."""
     return f"job-{job_id}-{restarts}" if restarts else f"job-{job_id}"

@@ -20,9 +20,10 @@ from llama31.slurm.submission import Submission
 
 # Variables that win over the script with sbatch; those of UNSET_BY only where the setting is not left empty.
 ALWAYS_UNSET = (
-    "SBATCH_ARRAY_INX", "SBATCH_EXCLUSIVE", "SBATCH_GPUS", "SBATCH_GPUS_PER_NODE", "SBATCH_JOB_NAME",
-    "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU", "SBATCH_MEM_PER_NODE", "SBATCH_NO_REQUEUE", "SBATCH_OPEN_MODE",
-    "SBATCH_OUTPUT", "SBATCH_PARTITION", "SBATCH_REQUEUE", "SBATCH_SIGNAL", "SBATCH_WAIT",
+    "SBATCH_ARRAY_INX", "SBATCH_DISTRIBUTION", "SBATCH_EXCLUSIVE", "SBATCH_GPUS", "SBATCH_GPUS_PER_NODE",
+    "SBATCH_GPUS_PER_TASK", "SBATCH_GPU_BIND", "SBATCH_JOB_NAME", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU",
+    "SBATCH_MEM_PER_NODE", "SBATCH_NO_REQUEUE", "SBATCH_OPEN_MODE", "SBATCH_OUTPUT", "SBATCH_PARTITION",
+    "SBATCH_REQUEUE", "SBATCH_SIGNAL", "SBATCH_TRES_BIND", "SBATCH_TRES_PER_TASK", "SBATCH_WAIT",
 )  # fmt: skip
 UNSET_BY = {"account": "SBATCH_ACCOUNT", "time": "SBATCH_TIMELIMIT"}
 
@@ -49,10 +50,14 @@ def overruling(settings: Settings) -> list[str]:
     return [*ALWAYS_UNSET, *(variable for name, variable in UNSET_BY.items() if getattr(settings, name))]
 
 
-def preview(plan: Plan, directory: Path, allowed: Sequence[str]) -> str:
-    """The script and the commands that a submission would use, for a person."""
-    settings = plan.settings
-    chain = [shlex.join(remote.command(destination(settings), sbatch(settings, directory, [])))]
+def preview(experiments: Sequence[Plan], directory: Path, allowed: Sequence[str]) -> str:
+    """What would be submitted, and the commands and the script that the first experiment would use, for a person."""
+    settings = experiments[0].settings
+    seeds = [seed for plan in experiments if (seed := plan.settings.seeds)]
+    if drawn := len(experiments) - len(seeds):
+        seeds.append(f"{drawn} drawn at submission")
+    chain = [f"experiments: {len(experiments)}; seeds: {', '.join(seeds)}"]
+    chain += [shlex.join(remote.command(destination(settings), sbatch(settings, directory, [])))]
     if settings.npar > 1:
         chain.append(f"and {settings.npar - 1} more, each --dependency=afterany:JOB, with the job before it")
     text = script.render(settings, directory, allowed, os.environ)
@@ -64,13 +69,14 @@ def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: S
 
     With `wait` it follows the jobs to their end, else it returns when all are queued.
     """
-    print(experiments[0].plan.summary(), flush=True)
+    preparation.check_space(experiments)
+    left = [prepared for prepared in experiments if not prepared.outcome]
+    print((left or experiments)[0].plan.summary(), flush=True)
     submitted, codes = [], []
     for number, prepared in enumerate(experiments, 1):
         if prepared.outcome:
             codes.append(prepared.say_finished())
             continue
-        prepared.check_space()
         settings = prepared.plan.settings
         settings = replace(settings, seeds=settings.seeds or preparation.draw_seed())
         plan = replace(prepared.plan, resolved=replace(prepared.plan.resolved, settings=settings))

@@ -11,9 +11,12 @@ app = typer.Typer()
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@app.command(context_settings=SETTINGS, options_metavar="[--dryrun] [--allow-change NAME] [NAME=value ...]")
+@app.command(context_settings=SETTINGS, options_metavar="[--dryrun] [--wait] [--allow-change NAME] [NAME=value ...]")
 def run(context: typer.Context) -> None:
-    """Train; --dryrun shows the plan. Settings: NAME=value over the environment; config.sh lists them."""
+    """Train here, or on Slurm with PARTITION.
+
+    --dryrun shows the plan, --wait follows the jobs. Settings: NAME=value over the environment; config.sh lists them.
+    """
     from llama31 import launch
 
     raise typer.Exit(launch.main(context.args))
