@@ -215,7 +215,7 @@ def test_a_damaged_line_is_counted_and_fails(three: list[Path], key: str) -> Non
     found = judge(three)
     text = printed(found)
     assert not found.holds
-    assert f"{name(three[1])}: :::MLLOG lines: found 1 that cannot be read, line {number + 1}; wants" in text
+    assert f"{name(three[1])}: :::MLLOG lines: found 1 that cannot be read, line {number + 1} (no JSON); wants" in text
     assert text.endswith("; 1 line was not understood, and the rest of the verdict stands on the others")
 
 

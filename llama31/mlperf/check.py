@@ -18,7 +18,8 @@ from mlperf_logging.mllog import constants
 from llama31 import paths, rules
 from llama31.errors import UserError
 from llama31.mlperf import official, own_rules
-from llama31.mlperf.records import TARGET_ACCURACY, Finding, Log, read
+from llama31.mlperf.lines import read
+from llama31.mlperf.records import TARGET_ACCURACY, Damages, Finding, Log
 
 # The setting behind each value that may depart from the closed division. A log that declares its departures names
 # the settings (see `MLPerfLog.describe`), and may not depart in anything else.
@@ -41,14 +42,15 @@ class Report:
     ruleset: str
     file: Path
     log: Log
-    damaged: Sequence[int]
-    """Numbers of the lines that could not be read; all that is said of the log stands on the others."""
+    damaged: Damages
+    """The lines that could not be read; all that is said of the log stands on the others."""
     facts: dict[str, str]
     """What the log is of: name -> words."""
     is_closed: bool
     """The log is one of the closed division."""
-    is_accepted: bool
-    """The official checker accepts the log, taken as one of the closed division."""
+    is_accepted: bool | None
+    """The official checker accepts the log, taken as one of the closed division; None where lines are damaged, which
+    it may take otherwise."""
     checks: dict[str, list[Finding]]
     """What was looked at -> what is wrong there, departures aside."""
     departures: list[str]
@@ -82,7 +84,7 @@ def check(path: Path, ruleset: str) -> Report:
         raise UserError(f"{file}: no such file; give a run directory or an MLPerf log") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    if not log.records and not damaged:
+    if not log.records and not damaged.count:
         raise UserError(f"{file}: has no :::MLLOG line; give a run directory or an MLPerf log")
 
     found, warnings = official.judge(log.records, ruleset)
@@ -107,7 +109,7 @@ def check(path: Path, ruleset: str) -> Report:
         damaged=damaged,
         facts={"log": str(file), **own_rules.facts(log)},
         is_closed=log.is_closed,
-        is_accepted=not found and not damaged,
+        is_accepted=None if damaged.count else not found,
         checks=checks,
         departures=departures,
         notes=[*own_rules.notes(log), *map(str, warnings)],
@@ -143,9 +145,9 @@ def _verdict(report: Report) -> str:
     if not report.holds:
         number = len(report.failures)
         verdict = f"does not hold, for {number} reason{'s' if number > 1 else ''}"
-        if report.is_closed:
+        if report.is_closed and report.is_accepted is not None:
             verdict += f"; the official checker {'accepts' if report.is_accepted else 'does not accept'} the log"
-        return verdict + damage(len(report.damaged))
+        return verdict + damage(report.damaged.count)
     if report.is_closed:
         return f"holds; the official checker accepts the log in the closed division, ruleset {report.ruleset}"
     return "holds outside the closed division, from which it departs as said and in nothing else"

@@ -6,13 +6,13 @@ Each function gives the findings against one side of a log. MLCommons has publis
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain, pairwise
 
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
-from llama31.mlperf.records import TARGET_ACCURACY, Finding, Log, count, is_number, is_whole, shown
+from llama31.mlperf.records import TARGET_ACCURACY, Damages, Finding, Log, count, is_number, is_whole, shown
 from llama31.mlperf.score import minutes
 from llama31.settings import Status
 
@@ -35,12 +35,10 @@ LEAST_WHOLE_NUMBER = {
 POSITIVE_NUMBERS = (constants.OPT_BASE_LR, constants.EVAL_ACCURACY, TARGET_ACCURACY)
 
 
-def damage(damaged: Sequence[int]) -> Iterator[Finding]:
+def damage(damaged: Damages) -> Iterator[Finding]:
     """`:::MLLOG` lines that cannot be read, by number: written by two ranks at once, or cut off."""
-    if damaged:
-        numbers = ", ".join(map(str, damaged[:10])) + (", ..." if len(damaged) > 10 else "")
-        found = f"{len(damaged)} that cannot be read, line {numbers}"
-        yield Finding(":::MLLOG lines", found, "JSON with time_ms, key, value and metadata")
+    if damaged.count:
+        yield Finding(":::MLLOG lines", str(damaged), "JSON with time_ms, key, value and metadata")
 
 
 def values(log: Log) -> Iterator[Finding]:
@@ -188,10 +186,12 @@ def notes(log: Log) -> Iterator[str]:
     elif log.declared == []:
         yield f"{constants.SUBMISSION_DIVISION}: open by choice; the log declares no departure"
 
+    if log.first(constants.RUN_START) and log.first(constants.RUN_STOP) and minutes(log) is None:
+        yield f"{constants.RUN_STOP}: lies before {constants.RUN_START}; no time to train is given"
     counts = [record.samples for record in log.all(constants.EVAL_START)]
-    if log.schedule and len(counts) > 1 and all(is_whole(samples, 1) for samples in counts):
-        interval, least = log.schedule[0], min(after - before for before, after in pairwise(counts))
-        if least < interval:
+    if log.schedule and all(is_whole(samples, 1) for samples in counts):
+        interval, gaps = log.schedule[0], [after - before for before, after in pairwise(counts) if after > before]
+        if (least := min(gaps, default=interval)) < interval:
             yield f"{constants.EVAL_START}: evaluations every {least:,} training sequences; the rule is {interval:,}"
     for key in (constants.EVAL_ACCURACY, constants.BLOCK_STOP):
         if [record.samples for record in log.all(key)][: len(counts)] != counts:

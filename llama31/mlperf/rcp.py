@@ -18,7 +18,7 @@ import scipy.stats
 from mlperf_logging.rcp_checker import rcp_checker
 
 from llama31 import rules
-from llama31.mlperf.records import TOKEN
+from llama31.mlperf.lines import TOKEN, opened
 from llama31.mlperf.score import olympic_mean
 
 PASS = "pruned_rcps"  # what package_checker asks for
@@ -162,7 +162,7 @@ def official(logs: Sequence[Path], points: Points) -> Verdict:
 
 def _copy_records(log: Path, file: Path) -> None:
     """The lines that rcp_checker looks at; it holds a whole file in memory, and logs can be full of chatter."""
-    with log.open(encoding="latin-1") as source, file.open("w", encoding="latin-1") as target:
+    with opened(log) as source, file.open("w", encoding="latin-1") as target:
         target.writelines(line for line in source if TOKEN in line)
 
 

@@ -9,9 +9,9 @@ from llama31.mlperf.records import Log
 
 
 def minutes(log: Log) -> float | None:
-    """Time to train: from run_start to run_stop, in minutes; None for a run that has no end."""
+    """Time to train: from run_start to run_stop, in minutes; None where that is not there, or lies before the start."""
     begin, end = log.first(constants.RUN_START), log.last(constants.RUN_STOP)
-    return (end.time_ms - begin.time_ms) / 60_000 if begin and end else None
+    return (end.time_ms - begin.time_ms) / 60_000 if begin and end and begin.time_ms <= end.time_ms else None
 
 
 def has_converged(log: Log) -> bool:

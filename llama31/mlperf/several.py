@@ -109,7 +109,7 @@ class Several:
     @property
     def damaged(self) -> int:
         """Lines of all logs that could not be read."""
-        return sum(len(report.damaged) for report in self.reports)
+        return sum(report.damaged.count for report in self.reports)
 
     @property
     def failures(self) -> list[str]:
