@@ -453,6 +453,26 @@ def test_a_sample_count_that_falls_is_named(tmp_path: Path, lines: list[str]) ->
     assert_named(verdict(tmp_path, lines), "eval_start: found a samples_count that does not grow")
 
 
+def test_a_lost_result_is_one_reason(tmp_path: Path, lines: list[str]) -> None:
+    del lines[index(lines, "eval_accuracy", 3)]
+    report = verdict(tmp_path, lines)
+    assert list(map(str, report.failures)) == [
+        "eval_accuracy: found 13 lines for 14 evaluations; wants one for each"
+    ], "each result is held against the evaluation that it is of"
+    assert not report.notes
+
+
+def test_a_count_that_differs_at_each_evaluation_is_one_reason(tmp_path: Path, lines: list[str]) -> None:
+    def late(line: str) -> str:
+        return changed(line, metadata={"samples_count": fields(line)["metadata"]["samples_count"] + 64})
+
+    report = verdict(tmp_path, edited(lines, "eval_accuracy", late))
+    assert len(report.failures) == 1
+    assert_named(
+        report, "found samples_count 12352 in line", ", and 13 more that differ; wants 12288, as in eval_start"
+    )
+
+
 def test_a_result_of_another_evaluation_is_named(tmp_path: Path, lines: list[str]) -> None:
     place = index(lines, "eval_accuracy")
     lines[place] = changed(lines[place], metadata={"samples_count": 24576})

@@ -82,6 +82,8 @@ class Finding:
     wants: str
     may_depart: bool = False
     """A run outside the closed division may differ here and be right otherwise."""
+    of_end: bool = False
+    """A run that ends before its target leaves it so, as one of a submission may."""
 
     def __str__(self) -> str:
         return f"{self.key}: found {self.found}; wants {self.wants}"
@@ -117,6 +119,16 @@ class Log:
         """The key's value if it is a whole number above 0."""
         value = self.value(key)
         return int(value) if is_whole(value, 1) else None
+
+    def followed(self, key: str, by: str) -> list[tuple[Record, list[Record]]]:
+        """Each record of a key with those of another that lie between it and the next."""
+        found: list[tuple[Record, list[Record]]] = []
+        for record in self.records:
+            if record.key == key:
+                found.append((record, []))
+            elif record.key == by and found:
+                found[-1][1].append(record)
+        return found
 
     @property
     def is_closed(self) -> bool:

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from mlperf_logging.mllog import constants
 
-from llama31.mlperf.records import Log
+from llama31.mlperf.records import Log, is_number
 
 
 def minutes(log: Log) -> float | None:
@@ -15,9 +15,15 @@ def minutes(log: Log) -> float | None:
 
 
 def has_converged(log: Log) -> bool:
-    """The run says that it reached its target."""
+    """The run reached its target at its last evaluation that has a loss, whatever it says of its end."""
+    losses = [record.value for record in log.all(constants.EVAL_ACCURACY) if is_number(record.value)]
+    return bool(losses) and losses[-1] <= log.target
+
+
+def has_succeeded(log: Log) -> bool:
+    """The run reached its target and says so: its time counts."""
     end = log.last(constants.RUN_STOP)
-    return end is not None and end.metadata.get(constants.STATUS) == constants.SUCCESS
+    return has_converged(log) and end is not None and end.metadata.get(constants.STATUS) == constants.SUCCESS
 
 
 def olympic_mean(values: Sequence[float]) -> float:

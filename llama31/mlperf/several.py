@@ -23,9 +23,6 @@ from llama31.mlperf.records import Finding, Log, is_number, is_whole, shown
 if TYPE_CHECKING:
     from llama31.mlperf import rcp
 
-# What a run that did not reach its target lacks, and no more.
-OF_THE_END = {constants.RUN_STOP, constants.EVAL_ACCURACY, constants.EVAL_STOP, constants.BLOCK_STOP}
-
 
 @dataclass(frozen=True)
 class Several:
@@ -54,7 +51,7 @@ class Several:
         return [
             report
             for report in self.reports
-            if not score.has_converged(report.log) and {finding.key for finding in report.failures} <= OF_THE_END
+            if not score.has_converged(report.log) and all(finding.of_end for finding in report.failures)
         ]
 
     @property
@@ -135,7 +132,7 @@ class Several:
         """Score of a submission, before the checker's scaling: mean time to train without fastest and slowest."""
         if not self.is_complete:
             return None
-        times = [score.minutes(report.log) if score.has_converged(report.log) else math.inf for report in self.reports]
+        times = [score.minutes(report.log) if score.has_succeeded(report.log) else math.inf for report in self.reports]
         known = [time for time in times if time is not None]
         mean = score.olympic_mean(known) if len(known) == len(times) else math.inf
         return mean if math.isfinite(mean) else None
@@ -171,7 +168,9 @@ def lines(found: Several) -> Iterator[str]:
         yield f"note: token_hash: {without} without {paths.METRICS} beside them; what those runs evaluated is unknown"
     yield from (f"holds: {title}" for title, findings in found.checks.items() if not findings)
     for report in found.excused:
-        yield f"note: {found.name(report)}: missed the target, as one run may; it counts as the slowest"
+        how = "missed the target" if report.log.first(constants.RUN_STOP) else f"was killed: no {constants.RUN_STOP}"
+        yield f"note: {found.name(report)}: {how}; one run of a submission may, and counts as the slowest"
+        yield from (f"note: {found.name(report)}: {finding}" for finding in report.failures)
     yield from closing(found)
     yield from (f"fails: {line}" for line in found.failures)
     yield f"verdict: {_verdict(found)}"
