@@ -257,40 +257,99 @@ def test_a_skipped_evaluation_is_named(three: list[Path]) -> None:
         edit(log(three[1]), key, lambda line: None if line["metadata"]["samples_count"] == 24_576 else line)
     failures = judge(three).failures
     assert f"{name(three[1])}: eval_start: found none between 12,288 and 36,864" in "\n".join(failures)
-    assert f"eval_start: found one after 36864 samples in {name(three[1])}, after 24576 in" in "\n".join(failures)
+    odd = f"one after 36864 samples, where {name(three[2])} has 24576, in {name(three[1])}"
+    assert f"eval_start: found {odd}; wants the same in all logs" in "\n".join(failures)
 
 
 def test_another_cadence_in_one_log_is_named(three: list[Path], tmp_path: Path) -> None:
     dense = write_run(tmp_path / "dense", replace(SETTINGS, eval_every=8192), seed=9, evaluations=21)
     found = judge([*three, dense])
-    assert any("one after 12288 samples" in failure and "after 8192" in failure for failure in found.failures)
+    odd = "one after 12288 samples, where dense/mlperf.log has 8192, in 3 logs"
+    assert any(odd in failure for failure in found.failures)
+
+
+def test_a_cadence_that_several_logs_have_is_one_reason(three: list[Path], tmp_path: Path) -> None:
+    dense = [
+        write_run(tmp_path / f"dense-{seed}", replace(SETTINGS, eval_every=8192), seed=seed, evaluations=21)
+        for seed in range(4, 8)
+    ]
+    failures = [failure for failure in judge([*three, *dense]).failures if "one after 12288 samples" in failure]
+    assert len(failures) == 1 and failures[0].count("where dense-4/mlperf.log has 8192") == 1
+    assert ", ".join(map(name, three)) in failures[0]
+
+
+def test_what_a_rule_has_against_several_logs_is_one_reason(three: list[Path]) -> None:
+    for run, value in zip(three, ("adam", "adam", "muon"), strict=True):
+        edit(log(run), "opt_name", lambda line, value=value: line | {"value": value})
+        edit(log(run), "eval_accuracy", lambda line: line | {"value": line["value"] + 0.0125})
+    found = judge(three)
+    (failure,) = [failure for failure in found.failures if failure.startswith("opt_name") and "adamw" in failure]
+    assert f'found "adam" in line 16 in 2 logs; "muon" in line 16 in {name(three[2])}; wants' in failure
+    assert any(failure.startswith("all 3 logs: eval_accuracy: found 3.30") for failure in found.failures)
 
 
 def test_validation_data_that_differs_is_named(three: list[Path]) -> None:
     metrics = three[1] / paths.METRICS
     metrics.unlink()
-    write_metrics(three[1], SETTINGS, losses(), token_hash="f" * 16)
+    write_metrics(three[1], SETTINGS, losses(evaluations=15), token_hash="f" * 16)
     (failure,) = judge(three).failures
-    assert failure.startswith('token_hash: found ["0000000000000000"] in 2 logs; ["ffffffffffffffff"] in ')
-    metrics.write_text(metrics.read_text() + '{"event": "evaluation", "token_hash": \n')
-    assert "unreadable" in "\n".join(judge(three).failures), "a damaged line is no reason to look away"
+    assert failure.startswith('token_hash: found "0000000000000000" in 2 logs; "ffffffffffffffff" in ')
 
 
-def test_one_log_alone_is_compared_with_nothing(three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_validation_data_that_differs_within_a_run_is_named(
+    three: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     write_metrics(three[1], SETTINGS, losses(), token_hash="f" * 16)
-    assert several.run(three[1:2], NEWEST) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: holds; ")
-    assert "token_hash" in judge(three).failures[0], "two fingerprints in one run are told among several"
+    wants = 'token_hash: found ["0000000000000000", "ffffffffffffffff"]; wants one, the same in all evaluations'
+    assert several.run(three[1:2], NEWEST) == 1
+    assert f"fails: {wants}" in capsys.readouterr().out.splitlines()
+    found = judge(three)
+    assert found.failures == [f"{name(three[1])}: {wants}"], "once, and by itself"
+    assert "validation data is the same" not in printed(found)
+
+
+def known(run: Path, *events: str) -> None:
+    """Leaves these lines in a run's metrics."""
+    (run / paths.METRICS).write_text("".join(event + "\n" for event in events))
+
+
+EVENT = '{"event": "evaluation", "token_hash": "0000000000000000"}'
+LINES_OF_METRICS = {
+    "one of all": ([EVENT], ["token_hash: known for 1 of 15 evaluations"]),
+    "empty": ([], ["token_hash: known for 0 of 15 evaluations"]),
+    "damaged": (
+        [*[EVENT] * 14, EVENT[:40], "[]"],
+        [
+            "metrics.jsonl: found 2 that cannot be read, line 15, 16 (no JSON; list indices must be integers",
+            "token_hash: known for 14 of 15 evaluations",
+        ],
+    ),
+    "without": (['{"event": "evaluation"}'], ["found 1 that cannot be read, line 1 (no token_hash)"]),
+}
+
+
+@pytest.mark.parametrize("lines", LINES_OF_METRICS)
+def test_validation_data_that_is_not_known_is_told(three: list[Path], lines: str) -> None:
+    events, said = LINES_OF_METRICS[lines]
+    known(three[1], *events)
+    for found, start in ((judge(three), f"note: {name(three[1])}: "), (judge(three[1:2]), "note: ")):
+        text = printed(found)
+        assert start in text and all(note in text for note in said), text
+        assert "without metrics" not in text
+        assert "validation data is the same" not in text and "are of the same data" not in text, "that is not known"
+        assert found.holds, "nothing is known against it either"
 
 
 def test_logs_without_metrics_leave_validation_data_unknown(three: list[Path]) -> None:
+    assert "holds: the validation data is the same" in printed(judge(three))
+    assert "holds: all evaluations are of the same data" in printed(judge(three[:1]))
     (three[1] / paths.METRICS).unlink()
     text = printed(judge(three))
     assert f"note: token_hash: 1 of 3 logs without {paths.METRICS} beside them" in text
-    assert "holds: the validation data is the same" in text, "the other two can be compared"
+    assert "validation data is the same" not in text, "of one it is not known"
     for run in three:
         (run / paths.METRICS).unlink(missing_ok=True)
-    assert "validation data is the same" not in printed(judge(three)), "nothing was looked at"
+    assert "data" not in "".join(line for line in printed(judge(three)).splitlines() if line.startswith("holds"))
 
 
 def test_logs_of_both_divisions_do_not_mix(three: list[Path], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ TRACKED_STATS = "tracked_stats"
 RUN_RESUMED = "run_resumed"
 
 MOST_WHOLE = 2**53
+NONE = "none"  # what is found of a key that is missing
 NAMED = 20  # damaged lines of a file that are named one by one
 
 
@@ -186,5 +187,5 @@ def count(records: Sequence[Record]) -> str:
     """How many records of one key there are, and what they say where they differ."""
     different = sorted({shown(record.value) for record in records})
     if not records:
-        return "none"
+        return NONE
     return f"{len(records)} lines" + (f" that differ: {', '.join(different)}" if len(different) > 1 else "")
