@@ -1,5 +1,6 @@
 """`llama31 check` over several logs: what they must have alike, damage, and the verdict on a submission."""
 
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -72,6 +73,13 @@ def test_ten_runs_hold_as_a_submission(tmp_path: Path, capsys: pytest.CaptureFix
     assert text.endswith(
         "verdict: hold together as the 10 runs of a submission in the closed division, ruleset 6.1.0\n"
     )
+
+
+def test_ten_compressed_logs_get_the_official_verdict(tmp_path: Path) -> None:
+    runs = ten_runs(tmp_path)
+    for run in runs:
+        log(run).write_bytes(gzip.compress(log(run).read_bytes()))
+    assert "rcp: accepted: 179,712 samples" in printed(judge(runs))
 
 
 Lines = list[dict[str, Any]]
