@@ -100,11 +100,11 @@ def order(log: Log) -> Iterator[Finding]:
         else:
             if len(turn) % 2:
                 yield Finding(stop, f"none after line {turn[-1].number}", wants, of_end=turn[-1] is last)
-    number, losses = len(log.all(constants.EVAL_ACCURACY)), log.followed(constants.EVAL_START, constants.EVAL_ACCURACY)
-    counts = [len(of_one) for _, of_one in losses]
-    if number != len(counts) or set(counts) - {1}:
-        is_cut_off = number == len(counts) - 1 == sum(counts[:-1]) and set(counts[:-1]) <= {1}
-        is_cut_off &= not any(of_one for _, of_one in log.followed(constants.EVAL_START, constants.BLOCK_START)[-1:])
+    number = len(log.all(constants.EVAL_ACCURACY))
+    counts = [len(results) for _, results in log.followed(constants.EVAL_START, constants.EVAL_ACCURACY)]
+    if counts != [1] * number:
+        went_on = any(blocks for _, blocks in log.followed(constants.EVAL_START, constants.BLOCK_START)[-1:])
+        is_cut_off = counts == [1] * number + [0] and not went_on
         found = f"{number} lines for {len(counts)} evaluations"
         yield Finding(constants.EVAL_ACCURACY, found, "one for each", of_end=is_cut_off)
 
