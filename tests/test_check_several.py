@@ -170,6 +170,10 @@ def test_one_of_ten_may_miss_the_target(tmp_path: Path, change: Callable[[Lines]
             lambda lines: without("eval_accuracy", cut_at_last("block_start", lines), samples=LAST),
             "eval_accuracy: found 19 lines for 20 evaluations",
         ),
+        (
+            lambda lines: without("block_stop", cut_at_last("eval_accuracy", lines), samples=LAST),
+            "block_stop: found none after line",
+        ),
         (partial(with_samples, 3 * 12_288, MID_RUN), "eval_accuracy: found samples_count 36864 in line"),
         (partial(without, "eval_stop", samples=MID_RUN), "wants eval_start and eval_stop in turn"),
         (lambda lines: [*lines, lines[-1]], "run_stop: found 2 lines"),
