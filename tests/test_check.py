@@ -1,5 +1,6 @@
 """`llama31 check`: MLCommons' verdict on closed logs, and every other flaw caught and named."""
 
+import gzip
 import itertools
 import json
 import logging
@@ -84,7 +85,7 @@ def verdict(tmp_path: Path, lines: list[str], ruleset: str = NEWEST) -> Report:
     log = tmp_path / "spoilt.log"
     log.write_text("".join(lines), encoding="latin-1")
     report = check(log, ruleset)
-    if report.is_closed:
+    if report.is_closed and not report.damaged.count:
         assert report.is_accepted == officially_accepted(log, ruleset), "check must repeat the official verdict"
     return report
 
@@ -276,10 +277,36 @@ def test_json_that_is_no_record_is_damage(tmp_path: Path, lines: list[str], dama
     assert_named(check(log, NEWEST), "1 that cannot be read, line 1")
 
 
+@pytest.mark.parametrize("half", [True, False], ids=["half", "whole"])
+@pytest.mark.parametrize("name", ["seed", "eval_accuracy", "block_stop"])
+def test_a_line_that_another_begins_within_is_damage(tmp_path: Path, lines: list[str], name: str, half: bool) -> None:
+    place = index(lines, name)
+    line = lines[place].rstrip("\n")
+    glued = "0: step 3 " + line[: len(line) // 2 if half else None]
+    report = verdict(tmp_path, [*lines[:place], glued + lines[place + 1], *lines[place + 2 :]])
+    assert_named(report, f"1 that cannot be read, line {place + 1} (another line begins within it)", name)
+    assert key(lines[place + 1]) not in {finding.key for finding in report.failures}, "the line behind it counts"
+
+
+def test_statistics_that_are_no_object_are_damage(tmp_path: Path, lines: list[str]) -> None:
+    place = index(lines, "tracked_stats")
+    lines[place] = changed(lines[place], value=3)
+    assert_named(verdict(tmp_path, lines), f"1 that cannot be read, line {place + 1}")
+
+
+def test_a_compressed_log_is_judged(tmp_path: Path, lines: list[str]) -> None:
+    log, packed = write_log(tmp_path / "mlperf.log"), tmp_path / "result_0.txt.gz"
+    packed.write_bytes(gzip.compress(log.read_bytes()))
+    plain, found = check(log, NEWEST), check(packed, NEWEST)
+    assert found.holds and found.checks == plain.checks
+    packed.write_bytes(packed.read_bytes()[:-300])
+    assert_named(check(packed, NEWEST), "2 that cannot be read, line ", "(no JSON; the compressed file ends too early")
+
+
 def test_a_log_of_damage_alone_is_judged(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    log.write_text((TOKEN + "{\n") * 12)
-    assert_named(check(log, NEWEST), "12 that cannot be read, line 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ...", "run_stop")
+    log.write_text((TOKEN + "{\n") * 22)
+    assert_named(check(log, NEWEST), "22 that cannot be read, line 1, 2, 3, ", "19, 20, ... (no JSON)", "run_stop")
 
 
 HUGE = 10**400  # JSON may hold it; no float can
@@ -322,15 +349,30 @@ def test_a_run_has_one_start_and_one_end(tmp_path: Path, lines: list[str], name:
 @pytest.mark.parametrize(
     ("name", "time_ms"),
     [
-        ("run_start", math.nan),
-        ("run_start", math.inf),
-        *itertools.product(["eval_start", "block_stop", "run_stop"], [math.nan, math.inf, -math.inf, -5]),
+        *itertools.product(["run_start", "eval_start"], [math.nan, math.inf, True, "never"]),
+        *itertools.product(["block_stop", "run_stop"], [-math.inf, False, "nan", None]),
     ],
 )
-def test_time_does_not_go_back(tmp_path: Path, lines: list[str], name: str, time_ms: float) -> None:
-    """A run that ends before it starts would have the best score of all."""
+def test_a_time_that_is_none_is_damage(tmp_path: Path, lines: list[str], name: str, time_ms: Any) -> None:
     report = verdict(tmp_path, edited(lines, name, lambda line: changed(line, time_ms=time_ms)))
+    assert_named(report, "that cannot be read, line")
+    assert report.is_accepted is None, "what the official checker makes of damage is not for us to say"
+
+
+@pytest.mark.parametrize("name", ["eval_start", "block_stop", "run_stop"])
+def test_time_does_not_go_back(tmp_path: Path, lines: list[str], name: str) -> None:
+    """A run that ends before it starts would have the best score of all."""
+    report = verdict(tmp_path, edited(lines, name, lambda line: changed(line, time_ms=-5)))
     assert_named(report, "wants times that do not go back")
+    assert ("time" in report.facts) == (name != "run_stop"), "no time is better than one below 0"
+    assert (report.notes == ["run_stop: lies before run_start; no time to train is given"]) == (name == "run_stop")
+
+
+def test_counts_that_fall_are_no_cadence(tmp_path: Path, lines: list[str]) -> None:
+    place = index(lines, "eval_start", 3)
+    lines[place] = changed(lines[place], metadata={"samples_count": 12288})
+    notes = " ".join(verdict(tmp_path, lines).notes)
+    assert "evaluations every" not in notes, notes
 
 
 def swapped(lines: list[str], one: str, other: str) -> list[str]:
@@ -409,6 +451,26 @@ def test_a_sample_count_that_falls_is_named(tmp_path: Path, lines: list[str]) ->
     place = index(lines, "eval_start", 3)
     lines[place] = changed(lines[place], metadata={"samples_count": 12288})
     assert_named(verdict(tmp_path, lines), "eval_start: found a samples_count that does not grow")
+
+
+def test_a_lost_result_is_one_reason(tmp_path: Path, lines: list[str]) -> None:
+    del lines[index(lines, "eval_accuracy", 3)]
+    report = verdict(tmp_path, lines)
+    assert list(map(str, report.failures)) == [
+        "eval_accuracy: found 13 lines for 14 evaluations; wants one for each"
+    ], "each result is held against the evaluation that it is of"
+    assert not report.notes
+
+
+def test_a_count_that_differs_at_each_evaluation_is_one_reason(tmp_path: Path, lines: list[str]) -> None:
+    def late(line: str) -> str:
+        return changed(line, metadata={"samples_count": fields(line)["metadata"]["samples_count"] + 64})
+
+    report = verdict(tmp_path, edited(lines, "eval_accuracy", late))
+    assert len(report.failures) == 1
+    assert_named(
+        report, "found samples_count 12352 in line", ", and 13 more that differ; wants 12288, as in eval_start"
+    )
 
 
 def test_a_result_of_another_evaluation_is_named(tmp_path: Path, lines: list[str]) -> None:
@@ -639,12 +701,17 @@ def test_a_published_log_holds_as_mlcommons_said(log: Path) -> None:
 
 @published
 @pytest.mark.parametrize("system", sorted(NOTES))
-def test_a_published_log_lacks_what_ruleset_6_1_0_added(system: str) -> None:
+def test_a_published_log_lacks_what_ruleset_6_1_0_added(tmp_path: Path, system: str) -> None:
     log = next(log for log in published_logs() if log.parent.name.startswith(system))
     report = check(log, "6.1.0")
     added = [name for name in KEYS if "_precision_" in name or "parallelism" in name]
     assert {finding.key for finding in report.failures} == {*added, "micro_batch_size", "config_filename"}
     assert not report.is_accepted and not officially_accepted(log, "6.1.0")
+    note = "ruleset: accepted by --ruleset 5.1.0 and 6.0.0; the keys that are missing came later"
+    assert note in report.notes and officially_accepted(log, "5.1.0")
+    spoilt = tmp_path / "log"
+    spoilt.write_text("".join(line for line in log.read_text().splitlines(keepends=True) if '"seed"' not in line))
+    assert not any("--ruleset" in note for note in check(spoilt, "6.1.0").notes), "no ruleset takes it so"
 
 
 # What a user can get wrong

@@ -29,7 +29,7 @@ from dev.bench import read_logs
 from llama31 import cli, paths, record, rules
 from llama31.errors import UserError
 from llama31.events import Evaluation, Outcome, Saved, Step
-from llama31.mlperf import records
+from llama31.mlperf import lines as module
 from llama31.mlperf.log import MLPerfLog, continued
 from llama31.report import command, find, status, summary, systems
 from llama31.report.metrics import MetricsWriter
@@ -502,7 +502,7 @@ def test_lines_are_those_of_the_checkers_parser() -> None:
     for log in PUBLISHED.glob("*/result_*.txt"):
         expected, failed = ruleset_610.parse_file(log)
         with log.open("rb") as file:
-            found = list(records.scan(file))
+            found = list(module.scan(file))
         assert not failed
         said = [(line.timestamp, line.key, line.value["value"], line.value["metadata"]) for line in expected]
         assert [(one.time_ms, one.key, one.value, one.metadata) for one in found] == said, log
@@ -573,6 +573,8 @@ DAMAGE = {
     "{not json": "no JSON",
     "": "nothing behind the token",
     '{"time_ms": 1, "key": "seed", "value": 7}': "no metadata",
+    '{"time_ms": true, "key": "seed", "value": 7, "metadata": {}}': "time_ms is true",
+    '{"time_ms": NaN, "key": "seed", "value": 7, "metadata": {}}': "time_ms is NaN",
     '{"time_ms": "x", "key": "seed", "value": 7, "metadata": {}}': "could not convert",
     '{"time_ms": 1, "key": "tracked_stats", "value": 3, "metadata": {}}': "the value of tracked_stats is no object",
     '{"time_ms": 1, "key": "submission_org", "value": "\\ud800", "metadata": {}}': "codec can't encode character",
@@ -596,6 +598,18 @@ def test_damaged_lines_are_counted_and_named(tmp_path: Path, capsys: pytest.Capt
         assert f"a.log: {len(DAMAGE)} damaged lines" in where
         for number, why in enumerate(DAMAGE.values()):
             assert re.search(rf"line {10 * number + 4}: .*{why}", where), why
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["half", "whole"])
+def test_a_line_that_another_begins_within_is_damage(tmp_path: Path, half: bool) -> None:
+    log = a_log(tmp_path / "a.log")
+    lines = log.read_text().splitlines(keepends=True)
+    plain = page_of(tmp_path / "plain.html", log)
+    log.write_text("".join(["0: step 3 " + line[: 60 if half else -1] + line for line in lines]))
+    page = page_of(tmp_path / "report.html", log)
+    assert page.tables == plain.tables, "the last on a line counts, as for MLCommons' reader"
+    assert f"a.log: {len(lines)} damaged lines" in page.words
+    assert "line 1: another line begins within it" in page.words and "line 9: another line begins" in page.words
 
 
 def test_many_damaged_lines_are_not_all_named(tmp_path: Path) -> None:
@@ -664,8 +678,8 @@ def test_bytes_of_all_kinds(tmp_path: Path) -> None:
 def test_a_line_anywhere_in_the_blocks_of_reading(blocks: int) -> None:
     line = f'{TOKEN}{{"time_ms": 5, "key": "seed", "value": 7, "metadata": {{}}}}'.encode()
     for behind in range(-len(line) - 2, 2):
-        data = b"x" * (blocks * records.BLOCK + behind) + line + b"\n" + line
-        found = list(records.scan(io.BytesIO(data)))
+        data = b"x" * (blocks * module.BLOCK + behind) + line + b"\n" + line
+        found = list(module.scan(io.BytesIO(data)))
         assert [(one.number, getattr(one, "value", one)) for one in found] == [(1, 7), (2, 7)], behind
 
 
@@ -691,6 +705,24 @@ def test_a_success_that_no_evaluation_bears_out_is_named(tmp_path: Path) -> None
     assert page.table("Seed", "Validation loss")["a"]["Ended"] == "success"
     assert "a: says success, but no evaluation reached 3.3" in page.words
     assert "says success" not in page_of(tmp_path / "whole.html", a_log(tmp_path / "whole.log")).words
+
+
+def test_a_line_without_an_end_between_others() -> None:
+    """What is longer than a block is cut where a line begins, and still known to have none of its own."""
+    line = f'{TOKEN}{{"time_ms": 5, "key": "seed", "value": 7, "metadata": {{}}}}'.encode()
+    found = list(module.scan(io.BytesIO(line + b"x" * 3000 + line * 100_000)))
+    assert len(found) == 100_001
+    assert {str(one) for one in found[:-1]} == {"line 1: another line begins within it"}
+    assert getattr(found[-1], "value", None) == 7
+
+
+def test_a_run_that_ends_before_it_starts_has_no_time(tmp_path: Path) -> None:
+    log = a_log(tmp_path / "a.log")
+    *lines, last = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([*lines, re.sub(r'"time_ms": \d+', '"time_ms": 5', last)]))
+    page = page_of(tmp_path / "report.html", log)
+    assert "the log has its run_stop before its run_start; no time to train is given" in page.words
+    assert page.table("Seed", "Validation loss")["a"]["Time to train"] == "not in the log"
 
 
 def test_a_log_of_two_runs_says_so(tmp_path: Path) -> None:

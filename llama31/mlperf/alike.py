@@ -3,14 +3,13 @@
 Logs go by names that findings use.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
-from pathlib import Path
 
 from mlperf_logging.mllog import constants
 
-from llama31 import paths
+from llama31.mlperf import evaluated
+from llama31.mlperf.evaluated import Evaluated
 from llama31.mlperf.records import Finding, Log, shown
 
 
@@ -36,37 +35,38 @@ def settings(logs: Mapping[str, Log]) -> Iterator[Finding]:
 
 
 def cadence(logs: Mapping[str, Log]) -> Iterator[Finding]:
-    """Evaluations that one run has and a longer one has not."""
+    """Evaluations that some runs have and a longer one has not."""
     counts = {file: [record.samples for record in log.all(constants.EVAL_START)] for file, log in logs.items()}
     longest = max(counts, key=lambda file: len(counts[file]))
+    odd: dict[str, list[str]] = {}
     for file, samples in counts.items():
-        if samples != counts[longest][: len(samples)]:
-            odd = next(pair for pair in zip(samples, counts[longest], strict=False) if pair[0] != pair[1])
-            found = f"one after {shown(odd[0])} samples in {file}, after {shown(odd[1])} in {longest}"
-            yield Finding(constants.EVAL_START, found, "the same in all logs")
+        for own, other in zip(samples, counts[longest], strict=False):
+            if own != other:
+                odd.setdefault(f"one after {shown(own)} samples, where {longest} has {shown(other)},", []).append(file)
+                break
+    if odd:
+        yield Finding(constants.EVAL_START, _each(odd, len(logs)), "the same in all logs")
 
 
-def validation_data(hashes: Mapping[str, set[str]]) -> Iterator[Finding]:
-    """Evaluated tokens that differ within a run or from run to run."""
-    different = _by_value({file: sorted(of_run) for file, of_run in hashes.items()})
-    if len(different) > 1 or any(len(of_run) > 1 for of_run in hashes.values()):
-        yield Finding("token_hash", _each(different, len(hashes)), "one, the same in all runs")
+def validation_data(runs: Mapping[str, Evaluated]) -> Iterator[Finding]:
+    """Evaluated tokens that differ from run to run; a run with several, or none that is known, is told of by itself."""
+    different = _by_value({file: run.hashes[0] for file, run in runs.items() if len(set(run.hashes)) == 1})
+    if len(different) > 1:
+        yield Finding(evaluated.KEY, _each(different, len(runs)), "one, the same in all runs")
 
 
-def token_hashes(log: Path) -> set[str]:
-    """Fingerprints beside a log, in the metrics of its run directory; the MLPerf log itself holds none."""
-    metrics = log.with_name(paths.METRICS)
-    if log.name != paths.MLPERF_LOG or not metrics.is_file():
-        return set()
-    found = set()
-    with metrics.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            if '"token_hash"' in line:
-                try:
-                    found.add(str(json.loads(line)["token_hash"]))
-                except (ValueError, LookupError, TypeError):
-                    found.add("unreadable")
-    return found
+def gathered(findings: Mapping[str, Iterable[Finding]]) -> Iterator[str]:
+    """What is wrong with logs by themselves: what a rule has against several is one line."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for file, of_log in findings.items():
+        for finding in of_log:
+            found.setdefault((finding.key, finding.wants), {}).setdefault(finding.found, []).append(file)
+    for (key, wants), by_value in found.items():
+        if len(by_value) > 1:
+            yield str(Finding(key, _each(by_value, len(findings)), wants))
+        else:
+            ((value, files),) = by_value.items()
+            yield f"{named(files, len(findings))}: {Finding(key, value, wants)}"
 
 
 def _by_value(of_file: Mapping[str, object]) -> dict[str, list[str]]:

@@ -17,8 +17,10 @@ from mlperf_logging.mllog import constants
 
 from llama31 import paths, rules
 from llama31.errors import UserError
-from llama31.mlperf import official, own_rules
-from llama31.mlperf.records import TARGET_ACCURACY, Finding, Log, read
+from llama31.mlperf import evaluated, official, own_rules
+from llama31.mlperf.evaluated import Evaluated
+from llama31.mlperf.lines import read
+from llama31.mlperf.records import NONE, TARGET_ACCURACY, Damages, Finding, Log
 
 # The setting behind each value that may depart from the closed division. A log that declares its departures names
 # the settings (see `MLPerfLog.describe`), and may not depart in anything else.
@@ -41,14 +43,17 @@ class Report:
     ruleset: str
     file: Path
     log: Log
-    damaged: Sequence[int]
-    """Numbers of the lines that could not be read; all that is said of the log stands on the others."""
+    damaged: Damages
+    """The lines that could not be read; all that is said of the log stands on the others."""
+    evaluated: Evaluated | None
+    """Validation data of its evaluations; None where the log lies alone."""
     facts: dict[str, str]
     """What the log is of: name -> words."""
     is_closed: bool
     """The log is one of the closed division."""
-    is_accepted: bool
-    """The official checker accepts the log, taken as one of the closed division."""
+    is_accepted: bool | None
+    """The official checker accepts the log, taken as one of the closed division; None where lines are damaged, which
+    it may take otherwise."""
     checks: dict[str, list[Finding]]
     """What was looked at -> what is wrong there, departures aside."""
     departures: list[str]
@@ -82,44 +87,62 @@ def check(path: Path, ruleset: str) -> Report:
         raise UserError(f"{file}: no such file; give a run directory or an MLPerf log") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    if not log.records and not damaged:
+    if not log.records and not damaged.count:
         raise UserError(f"{file}: has no :::MLLOG line; give a run directory or an MLPerf log")
 
-    found, warnings = official.judge(log.records, ruleset)
-    aside = "" if log.is_closed else ", departures aside"
-    checks = {
+    data = evaluated.beside(file, log)
+    rest = {
         "every :::MLLOG line can be read": list(own_rules.damage(damaged)),
         "the values are possible and fit each other": [*own_rules.values(log), *own_rules.relations(log)],
         "the run's events are in order": list(own_rules.order(log)),
         "no evaluation was skipped, and sample counts are exact": list(own_rules.evaluations(log)),
         "the run ended at the first loss that reached its target": list(own_rules.ending(log)),
-        f"the closed division's rules, by the official checker of ruleset {ruleset}{aside}": found,
+        **(data.checks if data else {}),
     }
-    departures = []
-    if not log.is_closed:
-        departed = [finding for findings in checks.values() for finding in findings if _departs(finding, log.declared)]
-        checks = {title: [f for f in findings if f not in departed] for title, findings in checks.items()}
-        departures = [str(finding) for finding in departed] if log.declared is None else log.declared
+    found, warnings = official.judge(log.records, ruleset)
+    aside = "" if log.is_closed else ", departures aside"
+    checks = {**rest, f"the closed division's rules, by the official checker of ruleset {ruleset}{aside}": found}
+    departed = [finding for findings in checks.values() for finding in findings if _departs(finding, log)]
+    checks = {title: [f for f in findings if f not in departed] for title, findings in checks.items()}
+    departures = [str(finding) for finding in departed] if log.declared is None else log.declared
+    failures = [finding for findings in checks.values() for finding in findings]
     return Report(
         ruleset=ruleset,
         file=file,
         log=log,
         damaged=damaged,
+        evaluated=data,
         facts={"log": str(file), **own_rules.facts(log)},
         is_closed=log.is_closed,
-        is_accepted=not found and not damaged,
+        is_accepted=None if damaged.count else not found,
         checks=checks,
-        departures=departures,
-        notes=[*own_rules.notes(log), *map(str, warnings)],
+        departures=[] if log.is_closed else departures,
+        notes=[
+            *own_rules.notes(log),
+            *(data.notes if data else ()),
+            *map(str, warnings),
+            *(_older(log, ruleset) if failures and all(one in found and one.found == NONE for one in failures) else ()),
+        ],
     )
 
 
-def _departs(finding: Finding, declared: Sequence[str] | None) -> bool:
+def _older(log: Log, ruleset: str) -> Iterator[str]:
+    """Of a log that lacks keys and nothing else: the rulesets before this one that do not ask for them."""
+    older = [
+        one
+        for one in rules.RULESETS[: rules.RULESETS.index(ruleset)]
+        if all(_departs(finding, log) for finding in official.judge(log.records, one)[0])
+    ]
+    if older:
+        yield f"ruleset: accepted by --ruleset {' and '.join(older)}; the keys that are missing came later"
+
+
+def _departs(finding: Finding, log: Log) -> bool:
     """Whether a departure explains the finding: any that is possible, or one that the log declares, if it does."""
-    if declared is None or not finding.may_depart:
-        return finding.may_depart
+    if log.is_closed or log.declared is None or not finding.may_depart:
+        return finding.may_depart and not log.is_closed
     setting = SETTINGS_OF_DEPARTURES.get(finding.key)
-    return setting is not None and any(re.match(rf"{setting}\b", departure) for departure in declared)
+    return setting is not None and any(re.match(rf"{setting}\b", departure) for departure in log.declared)
 
 
 def lines(report: Report, more: Sequence[str] = ()) -> Iterator[str]:
@@ -143,9 +166,9 @@ def _verdict(report: Report) -> str:
     if not report.holds:
         number = len(report.failures)
         verdict = f"does not hold, for {number} reason{'s' if number > 1 else ''}"
-        if report.is_closed:
+        if report.is_closed and report.is_accepted is not None:
             verdict += f"; the official checker {'accepts' if report.is_accepted else 'does not accept'} the log"
-        return verdict + damage(len(report.damaged))
+        return verdict + damage(report.damaged.count)
     if report.is_closed:
         return f"holds; the official checker accepts the log in the closed division, ruleset {report.ruleset}"
     return "holds outside the closed division, from which it departs as said and in nothing else"

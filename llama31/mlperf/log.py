@@ -20,7 +20,8 @@ from llama31 import rules
 from llama31.errors import UserError
 from llama31.estimates.gpus import GB
 from llama31.events import Evaluation, Observer, Outcome, Step
-from llama31.mlperf.records import RUN_RESUMED, TARGET_ACCURACY, TOKEN, TRACKED_STATS, read
+from llama31.mlperf.lines import TOKEN, read
+from llama31.mlperf.records import RUN_RESUMED, TARGET_ACCURACY, TRACKED_STATS
 from llama31.settings import Precision, Settings
 
 REPOSITORY = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from mlperf_logging.compliance_checker.mlp_parser.ruleset_610 import LogLine
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
-from llama31.mlperf.records import Finding, Record, count, shown
+from llama31.mlperf.records import NONE, Finding, Record, count, shown
 
 
 def judge(records: Sequence[Record], ruleset: str) -> tuple[list[Finding], list[Finding]]:
@@ -111,7 +111,7 @@ def _translate(key: str | None, message: str, records: Sequence[Record]) -> Find
         return Finding(str(key), count(of_key), _COUNTS[match[1]])
     if match := _NONE.match(message):
         keys = sorted(re.findall(r"'(\w+)'", match[1]))  # a set in the checker, so without an order of its own
-        return Finding(" or ".join(keys), "none", "at least one line")
+        return Finding(" or ".join(keys), NONE, "at least one line")
     return Finding(key or "log", "what the official checker does not accept", message)
 
 

@@ -6,13 +6,13 @@ Each function gives the findings against one side of a log. MLCommons has publis
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain, pairwise
 
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
-from llama31.mlperf.records import TARGET_ACCURACY, Finding, Log, count, is_number, is_whole, shown
+from llama31.mlperf.records import TARGET_ACCURACY, Damages, Finding, Log, count, is_number, is_whole, shown
 from llama31.mlperf.score import minutes
 from llama31.settings import Status
 
@@ -35,12 +35,10 @@ LEAST_WHOLE_NUMBER = {
 POSITIVE_NUMBERS = (constants.OPT_BASE_LR, constants.EVAL_ACCURACY, TARGET_ACCURACY)
 
 
-def damage(damaged: Sequence[int]) -> Iterator[Finding]:
+def damage(damaged: Damages) -> Iterator[Finding]:
     """`:::MLLOG` lines that cannot be read, by number: written by two ranks at once, or cut off."""
-    if damaged:
-        numbers = ", ".join(map(str, damaged[:10])) + (", ..." if len(damaged) > 10 else "")
-        found = f"{len(damaged)} that cannot be read, line {numbers}"
-        yield Finding(":::MLLOG lines", found, "JSON with time_ms, key, value and metadata")
+    if damaged.count:
+        yield Finding(":::MLLOG lines", str(damaged), "JSON with time_ms, key, value and metadata")
 
 
 def values(log: Log) -> Iterator[Finding]:
@@ -90,6 +88,7 @@ def relations(log: Log) -> Iterator[Finding]:
 def order(log: Log) -> Iterator[Finding]:
     """Events that come too early, too late, twice or not at all."""
     intervals = ((constants.BLOCK_START, constants.BLOCK_STOP), (constants.EVAL_START, constants.EVAL_STOP))
+    last = max(log.all(*chain(*intervals)), key=lambda record: record.number, default=None)
     for start, stop in intervals:
         turn = [record for record in log.records if record.key in (start, stop)]
         wants = f"{start} and {stop} in turn"
@@ -100,10 +99,14 @@ def order(log: Log) -> Iterator[Finding]:
                 break
         else:
             if len(turn) % 2:
-                yield Finding(stop, f"none after line {turn[-1].number}", wants)
-    starts, losses = len(log.all(constants.EVAL_START)), len(log.all(constants.EVAL_ACCURACY))
-    if starts != losses:
-        yield Finding(constants.EVAL_ACCURACY, f"{losses} lines for {starts} evaluations", "one for each")
+                yield Finding(stop, f"none after line {turn[-1].number}", wants, of_end=turn[-1] is last)
+    number = len(log.all(constants.EVAL_ACCURACY))
+    counts = [len(results) for _, results in log.followed(constants.EVAL_START, constants.EVAL_ACCURACY)]
+    if counts != [1] * number:
+        went_on = any(blocks for _, blocks in log.followed(constants.EVAL_START, constants.BLOCK_START)[-1:])
+        is_cut_off = counts == [1] * number + [0] and not went_on
+        found = f"{number} lines for {len(counts)} evaluations"
+        yield Finding(constants.EVAL_ACCURACY, found, "one for each", of_end=is_cut_off)
 
     for key in (constants.RUN_START, constants.RUN_STOP):  # the official checker takes two that say the same
         if len(log.all(key)) > 1:
@@ -133,10 +136,14 @@ def evaluations(log: Log) -> Iterator[Finding]:
             found = f"samples_count {shown(record.samples)} in line {record.number}"
             yield Finding(record.key, found, f"the training sequences so far, a multiple of {batch}")
             return
-    for start, loss in zip(starts, losses, strict=False):
-        if abs(start.samples - loss.samples) > batch:
-            found = f"samples_count {loss.samples} in line {loss.number}"
-            yield Finding(loss.key, found, f"{start.samples}, as in {start.key} before it")
+    results = log.followed(constants.EVAL_START, constants.EVAL_ACCURACY)
+    odd = [(start, of_one[0]) for start, of_one in results if of_one and abs(start.samples - of_one[0].samples) > batch]
+    if odd:
+        start, loss = odd[0]
+        found = f"samples_count {loss.samples} in line {loss.number}"
+        if len(odd) > 1:
+            found += f", and {len(odd) - 1} more that differ"
+        yield Finding(loss.key, found, f"{start.samples}, as in {start.key} before it")
 
     counts = [record.samples for record in starts]
     if end and is_whole(end.samples, 1):
@@ -156,12 +163,13 @@ def ending(log: Log) -> Iterator[Finding]:
     """A run that did not end at the first evaluation that reached its target."""
     end, last_evaluation = log.last(constants.RUN_STOP), log.last(constants.EVAL_START)
     if end is None:
-        yield Finding(constants.RUN_STOP, "none, so the run was killed or still goes on", "exactly one line")
+        found = "none, so the run was killed or still goes on"
+        yield Finding(constants.RUN_STOP, found, "exactly one line", of_end=True)
     elif end.metadata.get(constants.STATUS) != constants.SUCCESS:
         found = f"status {end.metadata.get(constants.STATUS)}"
         if "reason" in end.metadata:
             found += f" ({end.metadata['reason']})"
-        yield Finding(constants.RUN_STOP, found, f"status {constants.SUCCESS}")
+        yield Finding(constants.RUN_STOP, found, f"status {constants.SUCCESS}", of_end=True)
     elif last_evaluation and end.samples not in (None, last_evaluation.samples):
         found = f"samples_count {shown(end.samples)}"
         yield Finding(constants.RUN_STOP, found, f"{shown(last_evaluation.samples)}, as at the last evaluation")
@@ -171,7 +179,8 @@ def ending(log: Log) -> Iterator[Finding]:
         if record.value <= log.target:
             yield Finding(record.key, f"{record}, with more to follow", f"the run to stop at {log.target:g}")
     if losses and losses[-1].value > log.target:
-        yield Finding(losses[-1].key, f"{losses[-1].value} at the last evaluation", f"{log.target:g} or less")
+        found = f"{losses[-1].value} at the last evaluation"
+        yield Finding(losses[-1].key, found, f"{log.target:g} or less", of_end=True)
 
 
 def notes(log: Log) -> Iterator[str]:
@@ -188,13 +197,19 @@ def notes(log: Log) -> Iterator[str]:
     elif log.declared == []:
         yield f"{constants.SUBMISSION_DIVISION}: open by choice; the log declares no departure"
 
+    if log.first(constants.RUN_START) and log.first(constants.RUN_STOP) and minutes(log) is None:
+        yield f"{constants.RUN_STOP}: lies before {constants.RUN_START}; no time to train is given"
     counts = [record.samples for record in log.all(constants.EVAL_START)]
-    if log.schedule and len(counts) > 1 and all(is_whole(samples, 1) for samples in counts):
-        interval, least = log.schedule[0], min(after - before for before, after in pairwise(counts))
-        if least < interval:
+    if log.schedule and all(is_whole(samples, 1) for samples in counts):
+        interval, gaps = log.schedule[0], [after - before for before, after in pairwise(counts) if after > before]
+        if (least := min(gaps, default=interval)) < interval:
             yield f"{constants.EVAL_START}: evaluations every {least:,} training sequences; the rule is {interval:,}"
-    for key in (constants.EVAL_ACCURACY, constants.BLOCK_STOP):
-        if [record.samples for record in log.all(key)][: len(counts)] != counts:
+    beside = {
+        constants.EVAL_ACCURACY: log.followed(constants.EVAL_START, constants.EVAL_ACCURACY),
+        constants.BLOCK_STOP: log.followed(constants.BLOCK_STOP, constants.EVAL_START),
+    }
+    for key, pairs in beside.items():
+        if any(before.samples != after.samples for before, following in pairs for after in following[:1]):
             yield f"{key}: samples_count is not that of the {constants.EVAL_START} beside it"
 
 

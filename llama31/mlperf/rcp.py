@@ -18,10 +18,11 @@ import scipy.stats
 from mlperf_logging.rcp_checker import rcp_checker
 
 from llama31 import rules
-from llama31.mlperf.records import TOKEN
+from llama31.mlperf.lines import TOKEN, opened
 from llama31.mlperf.score import olympic_mean
 
 PASS = "pruned_rcps"  # what package_checker asks for
+SLOWER = "slower than the reference"
 COUNTED = rules.RUNS_PER_SUBMISSION - 2  # runs in a submission's mean
 
 
@@ -52,6 +53,10 @@ class Reference:
         """
         quantile = scipy.stats.t.ppf(0.95, self.runs + runs - 2)
         return float(self.mean - quantile * self.deviation * (1 / self.runs + 1 / runs) ** 0.5)
+
+    def maximum(self, runs: int = COUNTED) -> float:
+        """Largest mean of so many runs that is not slower than the reference, by the same test."""
+        return 2 * self.mean - self.minimum(runs)
 
 
 @dataclass(frozen=True)
@@ -103,11 +108,11 @@ class Points:
         interval = rules.steps_between_evaluations(rules.EVAL_EVERY, batch) * batch
         further = [samples + interval for samples in others if converged and samples >= fmean(converged)]
         number, longest = len(converged) + len(further), max(others, default=0)
-        fastest = reference.minimum(min(max(number, 1), COUNTED))
-        slowest = 2 * reference.mean - fastest
+        runs = min(max(number, 1), COUNTED)
+        fastest, slowest = reference.minimum(runs), reference.maximum(runs)
         if not converged:
             found = f"no run has reached the target yet; the longest is at {longest:,} samples"
-            word = "slower than the reference" if longest > slowest else "too early to say"
+            word = SLOWER if longest > slowest else "too early to say"
             return Verdict(f"{word}: {found}", holds=True)
         mean = fmean([*converged, *further])
         found = f"{mean:,.0f} samples, mean of {_runs(len(converged))} that reached the target"
@@ -125,7 +130,7 @@ class Points:
             words = f"too early to say: {found}; that is less than the minimum, but so few runs come out so by chance"
             return Verdict(words, holds=True)
         if mean > slowest:
-            return Verdict(f"slower than the reference: {found}; no rule against it", holds=True)
+            return Verdict(f"{SLOWER}: {found}; no rule against it", holds=True)
         return Verdict(f"on course: {found}", holds=True)
 
     def _of(self, record: dict[str, Any], source: str) -> Reference:
@@ -162,7 +167,7 @@ def official(logs: Sequence[Path], points: Points) -> Verdict:
 
 def _copy_records(log: Path, file: Path) -> None:
     """The lines that rcp_checker looks at; it holds a whole file in memory, and logs can be full of chatter."""
-    with log.open(encoding="latin-1") as source, file.open("w", encoding="latin-1") as target:
+    with opened(log) as source, file.open("w", encoding="latin-1") as target:
         target.writelines(line for line in source if TOKEN in line)
 
 
@@ -177,6 +182,8 @@ def _in_words(accepted: bool, message: str, scaling: float, mean: float, batch: 
             words += f"; the reference has no point for a batch as small as {batch}"
         return Verdict(words, holds=False)
     if scaling == 1:
+        if mean > reference.maximum():
+            found += f"; {SLOWER}, no rule against it"
         return Verdict(f"accepted: {found}", holds=True, scaling=1.0)
     words = f"accepted: {found}; faster than the reference's mean, so the time is multiplied by {scaling:.4f}"
     return Verdict(words, holds=True, scaling=float(scaling))

@@ -1,16 +1,12 @@
-"""An MLPerf log as a reader sees it: its `:::MLLOG` lines, by key, and what is found wrong with them."""
+"""An MLPerf log as a reader sees it: what its `:::MLLOG` lines say, by key, and what is found wrong with them."""
 
 import json
 import math
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, TypeGuard
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
 
-import orjson
-from mlperf_logging.compliance_checker.mlp_parser.ruleset_610 import TOKEN
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
@@ -20,10 +16,9 @@ TARGET_ACCURACY = "target_accuracy"
 TRACKED_STATS = "tracked_stats"
 RUN_RESUMED = "run_resumed"
 
-BLOCK = 1 << 20  # bytes of a log read at a time, and of the longest line
 MOST_WHOLE = 2**53
-_TOKEN = TOKEN.encode()
-_LINE_END = re.compile(rb"[\r\n]")
+NONE = "none"  # what is found of a key that is missing
+NAMED = 20  # damaged lines of a file that are named one by one
 
 
 @dataclass(frozen=True)
@@ -59,6 +54,26 @@ class Damage:
         return f"line {self.number}: {self.why}"
 
 
+@dataclass
+class Damages:
+    """What cannot be read in a file."""
+
+    count: int = 0
+    first: list[Damage] = field(default_factory=list)
+
+    def add(self, damage: Damage) -> None:
+        """One more."""
+        self.count += 1
+        if len(self.first) < NAMED:
+            self.first.append(damage)
+
+    def __str__(self) -> str:
+        numbers = list(dict.fromkeys(str(damage.number) for damage in self.first))
+        more = ", ..." if self.count > len(self.first) else ""
+        reasons = "; ".join(dict.fromkeys(damage.why for damage in self.first))
+        return f"{self.count:,} that cannot be read, line {', '.join(numbers)}{more} ({reasons})"
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing in a log that is not as a rule wants it."""
@@ -68,6 +83,8 @@ class Finding:
     wants: str
     may_depart: bool = False
     """A run outside the closed division may differ here and be right otherwise."""
+    of_end: bool = False
+    """A run that ends before its target leaves it so, as one of a submission may."""
 
     def __str__(self) -> str:
         return f"{self.key}: found {self.found}; wants {self.wants}"
@@ -103,6 +120,16 @@ class Log:
         """The key's value if it is a whole number above 0."""
         value = self.value(key)
         return int(value) if is_whole(value, 1) else None
+
+    def followed(self, key: str, by: str) -> list[tuple[Record, list[Record]]]:
+        """Each record of a key with those of another that lie between it and the next."""
+        found: list[tuple[Record, list[Record]]] = []
+        for record in self.records:
+            if record.key == key:
+                found.append((record, []))
+            elif record.key == by and found:
+                found[-1][1].append(record)
+        return found
 
     @property
     def is_closed(self) -> bool:
@@ -140,96 +167,6 @@ class Log:
         return interval, max(1, math.ceil(start / interval)) * interval
 
 
-def read(path: Path) -> tuple[Log, list[int]]:
-    """The log in a file, and the numbers of the `:::MLLOG` lines that say nothing; other lines are passed over.
-
-    tracked_stats are left out: there can be one for each step, and no rule looks at them.
-    """
-    records: list[Record] = []
-    damaged: list[int] = []
-    with path.open("rb") as file:
-        for found in scan(file):
-            if isinstance(found, Damage):
-                damaged.append(found.number)
-            elif found.key != TRACKED_STATS:
-                records.append(found)
-    return Log(records), damaged
-
-
-class Readable(Protocol):
-    """A binary file, or what reads like one."""
-
-    def read(self, count: int, /) -> bytes: ...
-
-
-def scan(file: Readable) -> Iterator[Record | Damage]:
-    """All that a log's `:::MLLOG` lines say, in the order of the file, and which of them say nothing.
-
-    Chatter between them, which may be most of a log, costs one search; of the file no more than a block is kept.
-    """
-    for number, text in _mllog_lines(file):
-        try:
-            yield _parse(number, text)
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            yield Damage(number, why(error))
-
-
-def _mllog_lines(file: Readable) -> Iterator[tuple[int, bytes]]:
-    """Number and text of each `:::MLLOG` line, from behind its last token to its end.
-
-    A line is numbered as editors do, by the line feeds before it, but ends at a carriage return too, as for
-    MLCommons' reader: progress bars write these. Chatter without an end goes by block; what a token begins must end
-    within one.
-    """
-    number, rest = 1, b""
-    while block := file.read(BLOCK):
-        data = rest + block
-        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-        if not end and len(data) > BLOCK:
-            last = data.rfind(_TOKEN)
-            end = last if last > 0 else len(data) - len(_TOKEN)
-        done = 0
-        while (token := data.find(_TOKEN, done, end)) >= 0:
-            number += data.count(b"\n", done, token)
-            line_end = _LINE_END.search(data, token, end)
-            done = line_end.start() if line_end else end
-            yield number, data[token:done].rpartition(_TOKEN)[2]
-        number += data.count(b"\n", done, end)
-        rest = data[end:]
-    if _TOKEN in rest:
-        yield number, rest.rpartition(_TOKEN)[2]
-    elif any(rest.endswith(_TOKEN[:length]) for length in range(len(":::M"), len(_TOKEN))):
-        yield number, b""  # cut off within the token
-
-
-def _parse(number: int, text: bytes) -> Record:
-    fields = parsed(text)
-    record = Record(number, float(fields["time_ms"]), fields["key"], fields["value"], fields["metadata"])
-    if not isinstance(record.key, str) or not isinstance(record.metadata, dict):
-        raise TypeError("key is no string, or metadata no object")
-    return record
-
-
-def parsed(text: bytes) -> Any:
-    """JSON, at once where it is plain; what the standard library takes beyond that, so do we.
-
-    That is NaN, numbers beyond 64 bits, and bytes of other encodings than UTF-8.
-    """
-    try:
-        return orjson.loads(text)
-    except ValueError:
-        found = json.loads(text.decode("latin-1"))
-        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair can be written nowhere
-        return found
-
-
-def why(error: Exception) -> str:
-    """What is wrong with a line of JSON, in a few words."""
-    if isinstance(error, json.JSONDecodeError):
-        return "no JSON" if error.doc.strip() else "nothing behind the token"
-    return f"no {error.args[0]}" if isinstance(error, KeyError) else shown(str(error)).strip('"')
-
-
 def is_number(value: object) -> TypeGuard[int | float]:
     """A number of JSON that is finite, as a float too: an integer may have any number of digits."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
@@ -250,5 +187,5 @@ def count(records: Sequence[Record]) -> str:
     """How many records of one key there are, and what they say where they differ."""
     different = sorted({shown(record.value) for record in records})
     if not records:
-        return "none"
+        return NONE
     return f"{len(records)} lines" + (f" that differ: {', '.join(different)}" if len(different) > 1 else "")

@@ -5,19 +5,25 @@ from statistics import fmean
 
 from mlperf_logging.mllog import constants
 
-from llama31.mlperf.records import Log
+from llama31.mlperf.records import Log, is_number
 
 
 def minutes(log: Log) -> float | None:
-    """Time to train: from run_start to run_stop, in minutes; None for a run that has no end."""
+    """Time to train: from run_start to run_stop, in minutes; None where that is not there, or lies before the start."""
     begin, end = log.first(constants.RUN_START), log.last(constants.RUN_STOP)
-    return (end.time_ms - begin.time_ms) / 60_000 if begin and end else None
+    return (end.time_ms - begin.time_ms) / 60_000 if begin and end and begin.time_ms <= end.time_ms else None
 
 
 def has_converged(log: Log) -> bool:
-    """The run says that it reached its target."""
+    """The run reached its target at its last evaluation that has a loss, whatever it says of its end."""
+    losses = [record.value for record in log.all(constants.EVAL_ACCURACY) if is_number(record.value)]
+    return bool(losses) and losses[-1] <= log.target
+
+
+def has_succeeded(log: Log) -> bool:
+    """The run reached its target and says so: its time counts."""
     end = log.last(constants.RUN_STOP)
-    return end is not None and end.metadata.get(constants.STATUS) == constants.SUCCESS
+    return has_converged(log) and end is not None and end.metadata.get(constants.STATUS) == constants.SUCCESS
 
 
 def olympic_mean(values: Sequence[float]) -> float:

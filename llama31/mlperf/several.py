@@ -18,13 +18,11 @@ from llama31 import paths, rules
 from llama31.errors import UserError
 from llama31.mlperf import alike, check, score
 from llama31.mlperf.check import Report
+from llama31.mlperf.evaluated import Evaluated
 from llama31.mlperf.records import Finding, Log, is_number, is_whole, shown
 
 if TYPE_CHECKING:
     from llama31.mlperf import rcp
-
-# What a run that did not reach its target lacks, and no more.
-OF_THE_END = {constants.RUN_STOP, constants.EVAL_ACCURACY, constants.EVAL_STOP, constants.BLOCK_STOP}
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Several:
         return [
             report
             for report in self.reports
-            if not score.has_converged(report.log) and {finding.key for finding in report.failures} <= OF_THE_END
+            if not score.has_converged(report.log) and all(finding.of_end for finding in report.failures)
         ]
 
     @property
@@ -68,18 +66,19 @@ class Several:
         if len(self.reports) == 1:
             return {}
         logs = {self.name(report): report.log for report in self.reports}
+        data = list(alike.validation_data(self.evaluated))
+        is_known = len(self.evaluated) == len(logs) and all(one.holds for one in self.evaluated.values())
         return {
             "the seeds differ": list(alike.seeds(logs)),
             "all settings but the seed are the same": list(alike.settings(logs)),
             "evaluations are after the same numbers of samples": list(alike.cadence(logs)),
-            **({"the validation data is the same": list(alike.validation_data(self.hashes))} if self.hashes else {}),
+            **({"the validation data is the same": data} if data or is_known else {}),
         }
 
     @cached_property
-    def hashes(self) -> dict[str, set[str]]:
-        """Fingerprints of the tokens that a run evaluated, by its log; other projects' logs have none beside them."""
-        found = {self.name(report): alike.token_hashes(report.file) for report in self.reports}
-        return {file: hashes for file, hashes in found.items() if hashes}
+    def evaluated(self) -> dict[str, Evaluated]:
+        """Validation data by log, of those that have metrics beside them."""
+        return {self.name(report): report.evaluated for report in self.reports if report.evaluated}
 
     @cached_property
     def points(self) -> "rcp.Points":
@@ -109,17 +108,14 @@ class Several:
     @property
     def damaged(self) -> int:
         """Lines of all logs that could not be read."""
-        return sum(len(report.damaged) for report in self.reports)
+        return sum(report.damaged.count for report in self.reports)
 
     @property
     def failures(self) -> list[str]:
         """All that is wrong, a line each. One run says too little of a mean for its convergence to count."""
-        of_logs: dict[str, list[str]] = {}
-        for report in self.reports:
-            if report not in self.excused:
-                for finding in report.failures:
-                    of_logs.setdefault(str(finding), []).append(self.name(report))
-        found = [f"{alike.named(files, len(self.reports))}: {finding}" for finding, files in of_logs.items()]
+        found = list(
+            alike.gathered({self.name(one): () if one in self.excused else one.failures for one in self.reports})
+        )
         found += [str(finding) for findings in self.checks.values() for finding in findings]
         if len(self.reports) > 1 and self.convergence and not self.convergence.holds:
             found.append(f"convergence: {self.convergence.words}")
@@ -135,7 +131,7 @@ class Several:
         """Score of a submission, before the checker's scaling: mean time to train without fastest and slowest."""
         if not self.is_complete:
             return None
-        times = [score.minutes(report.log) if score.has_converged(report.log) else math.inf for report in self.reports]
+        times = [score.minutes(report.log) if score.has_succeeded(report.log) else math.inf for report in self.reports]
         known = [time for time in times if time is not None]
         mean = score.olympic_mean(known) if len(known) == len(times) else math.inf
         return mean if math.isfinite(mean) else None
@@ -164,14 +160,16 @@ def lines(found: Several) -> Iterator[str]:
     yield f"ruleset {found.ruleset}, {len(found.reports)} logs below {found.directory}"
     yield f"{'':<9}{'seed':>11}{'samples':>10}{'minutes':>9}{'loss':>8}  log"
     yield from (f"{_row(report)}  {found.name(report)}" for report in found.reports)
-    yield from _common("departs from the closed division", found.reports, lambda report: report.departures)
-    yield from _common("note", found.reports, lambda report: report.notes)
-    if len(found.hashes) < len(found.reports):
-        without = f"{len(found.reports) - len(found.hashes)} of {len(found.reports)} logs"
+    yield from _common("departs from the closed division", found, lambda report: report.departures)
+    yield from _common("note", found, lambda report: report.notes)
+    if len(found.evaluated) < len(found.reports):
+        without = f"{len(found.reports) - len(found.evaluated)} of {len(found.reports)} logs"
         yield f"note: token_hash: {without} without {paths.METRICS} beside them; what those runs evaluated is unknown"
     yield from (f"holds: {title}" for title, findings in found.checks.items() if not findings)
     for report in found.excused:
-        yield f"note: {found.name(report)}: missed the target, as one run may; it counts as the slowest"
+        how = "missed the target" if report.log.first(constants.RUN_STOP) else f"was killed: no {constants.RUN_STOP}"
+        yield f"note: {found.name(report)}: {how}; one run of a submission may, and counts as the slowest"
+        yield from (f"note: {found.name(report)}: {finding}" for finding in report.failures)
     yield from closing(found)
     yield from (f"fails: {line}" for line in found.failures)
     yield f"verdict: {_verdict(found)}"
@@ -190,14 +188,15 @@ def _row(report: Report) -> str:
     return f"{'holds' if report.holds else 'fails':<9}{''.join(cells)}"
 
 
-def _common(title: str, reports: Sequence[Report], said: Callable[[Report], Sequence[str]]) -> Iterator[str]:
-    """What logs say alike, once, with the number of those that do."""
-    numbers: dict[str, int] = {}
-    for report in reports:
+def _common(title: str, found: Several, said: Callable[[Report], Sequence[str]]) -> Iterator[str]:
+    """What logs say alike, once, with those that do where not all."""
+    number = len(found.reports)
+    of_line: dict[str, list[str]] = {}
+    for report in found.reports:
         for line in said(report):
-            numbers[line] = numbers.get(line, 0) + 1
-    for line, number in numbers.items():
-        yield f"{title}: {'' if number == len(reports) else f'{number} of {len(reports)} logs: '}{line}"
+            of_line.setdefault(line, []).append(found.name(report))
+    for line, files in of_line.items():
+        yield f"{title}: {'' if len(files) == number else f'{alike.named(files, number)}: '}{line}"
 
 
 def closing(found: Several) -> Iterator[str]:

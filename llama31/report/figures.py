@@ -147,10 +147,13 @@ class Figures:
         return str(stop.metadata.get("reason", "")) if stop else ""
 
     @property
-    def ambiguities(self) -> list[str]:
-        """What the log has several of, and so no one can say which counts."""
+    def untimed(self) -> list[str]:
+        """Why there is no time to train although the log has a start and an end."""
         counts = {key: len(self.log.all(key)) for key in (constants.RUN_START, constants.RUN_STOP)}
-        return [f"{count} {key} lines" for key, count in counts.items() if count > 1]
+        if all(counts.values()) and self.time_to_train is None:
+            several = [f"{count} {key} lines" for key, count in counts.items() if count > 1]
+            return several or [f"its {constants.RUN_STOP} before its {constants.RUN_START}"]
+        return []
 
     @property
     def is_success(self) -> bool:

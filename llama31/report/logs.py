@@ -3,35 +3,16 @@
 Memory follows what is said, and not the size of the files: statistics of each step go into arrays.
 """
 
-import gzip
 import math
-import zlib
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from llama31.errors import UserError
-from llama31.mlperf.records import BLOCK, TRACKED_STATS, Damage, Log, Record, is_number, parsed, scan, why
-
-NAMED = 20  # damaged lines of a file that are named one by one
-GZIP = b"\x1f\x8b"
-CUT_OFF = "the compressed file ends too early, or is damaged; what follows is lost"
-
-
-@dataclass
-class Damages:
-    """What cannot be read in a file."""
-
-    count: int = 0
-    first: list[Damage] = field(default_factory=list)
-
-    def add(self, damage: Damage) -> None:
-        """One more."""
-        self.count += 1
-        if len(self.first) < NAMED:
-            self.first.append(damage)
+from llama31.mlperf.lines import BLOCK, parsed, scan, why
+from llama31.mlperf.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number
 
 
 @dataclass
@@ -89,21 +70,16 @@ def read_log(path: Path, progress: Callable[[int], None]) -> LogData:
     statistics: dict[str, Series] = {}
     damages = Damages()
     with path.open("rb") as file:
-        source = _Source(file, progress)
-        for found in scan(source):
+        for found in scan(file, progress):
             if isinstance(found, Damage):
                 damages.add(found)
             elif found.key != TRACKED_STATS:
                 records.append(found)
-            elif isinstance(found.value, dict):
+            else:
                 for name, value in found.value.items():
                     if is_number(value):
                         series = statistics.setdefault(name, Series())
                         series.add(value, found.samples, found.metadata.get("step"))
-            else:
-                damages.add(Damage(found.number, f"the value of {TRACKED_STATS} is no object"))
-    if source.cut_off:
-        damages.add(Damage(source.line_feeds + 1, CUT_OFF))
     if not records and not statistics and not damages.count:
         raise UserError(f"{path}: has no :::MLLOG line; give a run directory or an MLPerf log")
     return LogData(Log(records), statistics, damages)
@@ -126,30 +102,3 @@ def read_metrics(path: Path, progress: Callable[[int], None]) -> Metrics:
             except (ValueError, KeyError, AttributeError, RecursionError) as error:
                 metrics.damages.add(Damage(number, why(error)))
     return metrics
-
-
-class _Source:
-    """A log's bytes, decompressed if need be, up to where that fails."""
-
-    def __init__(self, file: BinaryIO, progress: Callable[[int], None]):
-        self._file = file
-        self._progress = progress
-        self._told = 0
-        self._gzip = gzip.GzipFile(fileobj=file) if file.read(len(GZIP)) == GZIP else None
-        self.line_feeds = 0
-        self.cut_off = False
-        file.seek(0)
-
-    def read(self, count: int) -> bytes:
-        """The next bytes, none at the end."""
-        try:
-            data = self._gzip.read1(count) if self._gzip else self._file.read(count)
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            self.cut_off = True
-            return b""
-        if self._gzip:
-            self.line_feeds += data.count(b"\n")
-        place = self._file.tell()
-        self._progress(place - self._told)
-        self._told = place
-        return data

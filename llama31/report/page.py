@@ -85,7 +85,7 @@ def _notes(system: System) -> list[str]:
     notes = [f"{system.name}: outside the closed division: {departure}" for departure in departures]
     for run in system.runs:
         name = run.run.name
-        notes += [f"{name}: the log has {what}; no time to train is given" for what in run.ambiguities]
+        notes += [f"{name}: the log has {what}; no time to train is given" for what in run.untimed]
         notes += [f"{name}: {what}; it is in no figure" for what in run.unusable]
         if run.status is None:
             notes.append(f"{name}: the log has no run_stop with a status: the run goes on, or was killed")

@@ -100,6 +100,6 @@ def _restart(metrics: Metrics, before: Record, resumed: Record) -> Restart:
 
 
 def seconds_between(start: Record, stop: Record) -> float | None:
-    """Seconds from one record to another; None where a time is no number."""
+    """Seconds from one record to another; None where that lies before it."""
     seconds = (stop.time_ms - start.time_ms) / 1000
-    return seconds if is_number(seconds) else None
+    return seconds if seconds >= 0 and is_number(seconds) else None

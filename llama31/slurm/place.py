@@ -10,7 +10,7 @@ from llama31 import mounts, run_directory
 from llama31.corpus.files import PARTIAL, atomic_writer, failures_named
 from llama31.errors import UserError
 from llama31.settings import Settings
-from llama31.slurm import containers, remote, script
+from llama31.slurm import remote, script
 
 
 def new_directory(settings: Settings, destination: str) -> Path:
@@ -67,7 +67,7 @@ def lacking(settings: Settings) -> list[str]:
 def needed(settings: Settings) -> Iterator[tuple[str, str]]:
     """What jobs need where they are submitted: a condition in shell, and the line to say if it does not hold.
 
-    Of what is read, inputs.py says more where this machine sees it.
+    Of what is read, inputs.py says more where this machine sees it. MOUNTS may name disks that only nodes have.
     """
     where = f"not on {settings.host}" if settings.host else "not there"
     for name in mounts.READ if settings.host else ():
@@ -75,11 +75,6 @@ def needed(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"[ -d {_quoted(path)} ]", f"{name.upper()}={path}: {where}; name the directory as it is called there"
     if settings.image.startswith("/"):
         yield f"[ -e {_quoted(settings.image)} ]", f"IMAGE={settings.image}: {where}; name the image's file there"
-    for mount in containers.further(settings):
-        source = mount.partition(":")[0]
-        if settings.image and source.startswith("/"):
-            what = f"MOUNTS={settings.mounts}: {source}: {where}; make it, or leave it out"
-            yield f"[ -e {_quoted(source)} ]", what
     if settings.image and settings.code_path:  # the image has it, or MOUNTS shows it
         return
     code, python = script.code(settings), script.python(settings)
