@@ -79,6 +79,17 @@ def needed(settings: Settings) -> Iterator[tuple[str, str]]:
         )
 
 
+def lacking(settings: Settings, destination: str, timeout: float) -> list[str]:
+    """A line for each thing that jobs need and HOST lacks. Raises UserError where it cannot be asked."""
+    return remote.output(destination, ["sh"], "\n".join(_looks(settings)) + "\n", timeout).splitlines()
+
+
+def _looks(settings: Settings) -> Iterator[str]:
+    """Shell that prints a line for each thing that is lacking, and sets a variable of that name."""
+    yield from ("lacking=", "lacks() { printf '%s\\n' \"$1\"; lacking=1; }")
+    yield from (f"{holds} || lacks {_quoted(line)}" for holds, line in needed(settings))
+
+
 def _filling(settings: Settings, directory: Path, files: Mapping[str, str], destination: str) -> str:
     """Shell that makes the directory, whole or not at all, and prints a line for all that speaks against it."""
     partial = _quoted(directory.with_name(f".{directory.name}.{secrets.token_hex(4)}{PARTIAL}"))
@@ -89,12 +100,9 @@ def _filling(settings: Settings, directory: Path, files: Mapping[str, str], dest
         *_writing(files),
         f"mv -T -- {partial} {_quoted(directory)}",
     ]
-    looks = [f"{holds} || lacks {_quoted(line)}" for holds, line in needed(settings)]
     failed = f"printf '%s: %s\\n' {_quoted(f'JOB_DIR={settings.job_dir} on {destination}')} \"$why\""
     lines = [
-        "lacking=",
-        "lacks() { printf '%s\\n' \"$1\"; lacking=1; }",
-        *looks,
+        *_looks(settings),
         '[ -z "$lacking" ] || exit 0',
         f"make() {{\n{_all(steps)}}}",
         f'why="$(make 2>&1)" || {{ rm -rf -- {partial}; {failed}; }}',
