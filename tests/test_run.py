@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lacking
 import numpy as np
 import oracle
 import pytest
@@ -161,7 +162,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", disk], check=False).returncode == 0
     if not mounted:
-        pytest.skip("only root can mount a small file system to fill up")
+        lacking.skip("only root can mount a small file system to fill up")
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True)
 
