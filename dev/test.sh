@@ -3,13 +3,14 @@
 #
 #     bash dev/test.sh [ARGUMENTS OF PYTEST]      e.g. bash dev/test.sh -m 'not slow' -k settings
 #
-# All checks run even if one fails; the exit code is 1 if any did.
+# All checks run even if one fails; the exit code is 1 if any did. The last line names what was skipped.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv="$(bash dev/setup.sh --dev)"
 python="$venv/bin/python"
 failed=()
+skipped=()
 
 check() { # NAME COMMAND...
     local name="$1" began=$SECONDS
@@ -39,6 +40,7 @@ run_shellcheck() {
                 program=shellcheck
             else
                 printf 'skipped: shellcheck is neither in %s nor installed (Debian: apt-get install shellcheck)\n' "$venv"
+                skipped+=(shellcheck)
                 return "${LLAMA31_ALL_TESTS:-0}"
             fi
         fi
@@ -49,9 +51,24 @@ run_shellcheck() {
 run_hadolint() {
     if [[ ! -x $venv/bin/hadolint ]]; then # the package has no wheel for this processor
         printf 'skipped: hadolint is not in %s\n' "$venv"
+        skipped+=(hadolint)
         return "${LLAMA31_ALL_TESTS:-0}"
     fi
     "$venv/bin/hadolint" Dockerfile
+}
+
+run_pytest() { # ARGUMENTS OF PYTEST...
+    local results tests status=0
+    results="$(mktemp)"
+    "$python" -m pytest --durations=15 --junitxml="$results" "$@" || status=$?
+    tests="$(sed -n 's/.*<testsuite [^>]* skipped="\([1-9][0-9]*\)".*/\1/p' "$results")"
+    if [[ $tests == 1 ]]; then skipped+=("1 test"); elif [[ $tests ]]; then skipped+=("$tests tests"); fi
+    rm "$results"
+    return "$status"
+}
+
+listed() { # WORDS...
+    printf '%s, ' "$@" | sed 's/, $//'
 }
 
 check "ruff check" "$python" -m ruff check .
@@ -59,10 +76,14 @@ check "ruff format" "$python" -m ruff format --check .
 check "shellcheck" run_shellcheck
 check "hadolint" run_hadolint
 check "mypy" "$python" -m mypy
-check "pytest" "$python" -m pytest --durations=15 "$@"
+check "pytest" run_pytest "$@"
 
 if ((${#failed[@]})); then
-    printf 'FAILED: %s\n' "$(printf '%s, ' "${failed[@]}" | sed 's/, $//')"
+    printf 'FAILED: %s\n' "$(listed "${failed[@]}")"
     exit 1
+fi
+if ((${#skipped[@]})); then
+    printf 'All checks hold; skipped: %s\n' "$(listed "${skipped[@]}")"
+    exit
 fi
 printf 'All checks hold.\n'

@@ -52,6 +52,9 @@ class Evaluation:
     """Fingerprint of the evaluated token ids; see `llama31.data.fingerprint`."""
     seconds: float
     reached_target: bool
+    memory: int | None = None
+    """Most memory that a rank of this job has taken so far, bytes (`llama31.model.device.peak_memory`). None: not
+    known."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The benchmark's course, driven by the trainer of course.py."""
 
 import math
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from llama31.checkpoint.start import Start
 from llama31.events import ABORTED, SUCCESS, TARGET_NOT_REACHED, Outcome, Step
 from llama31.mlperf import callback as module
 from llama31.mlperf.callback import BenchmarkCallback
+from llama31.model import device
 from llama31.settings import Settings
 
 CLOSED = benchmark_run.SETTINGS  # the benchmark at a global batch size of 32
@@ -93,6 +95,38 @@ def test_time_spent_in_an_evaluation_is_no_steps(train: Callable[..., Course], m
     course = train(replace(CLOSED, stop_at_step=400), train_loss=train_loss)
     assert {step.seconds for step in course.steps} == {1.0}
     assert [evaluation.seconds for evaluation in course.evaluations] == [1024.0]
+
+
+def test_memory_on_a_cpu_is_what_the_process_has_taken(train: Callable[..., Course]) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    course = train(CLOSED, [3.5, 3.2])
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory = [evaluation.memory for evaluation in course.evaluations]
+    assert before <= memory[0] <= memory[1] <= after
+    logged = [line for line in course.records() if "max_memory_gb" in str(line["value"])]
+    assert [line["value"]["max_memory_gb"] for line in logged] == pytest.approx([one / 1e9 for one in memory], abs=5e-4)
+    assert [line["metadata"]["step"] for line in logged] == [384, 768]
+
+
+def test_memory_is_the_most_that_any_rank_has_taken(
+    train: Callable[..., Course], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_reduce = torch.distributed.all_reduce
+
+    def with_another_rank(tensor: torch.Tensor, op: Any, group: Any) -> None:
+        """One more of all ranks, which has taken 7 TB."""
+        all_reduce(tensor, op, group)
+        if op == torch.distributed.ReduceOp.MAX and group is None:
+            tensor.clamp_(min=7 * 10**12)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", with_another_rank)
+    assert [evaluation.memory for evaluation in train(CLOSED, [3.2]).evaluations] == [7 * 10**12]
+
+
+def test_memory_on_a_gpu_is_what_torch_has_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 71 * 10**9)
+    assert device.peak_memory() == 71 * 10**9
 
 
 # When to evaluate, and on what

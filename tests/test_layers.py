@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core import parallel_state
+from megatron.core.fusions.fused_cross_entropy import fused_vocab_parallel_cross_entropy
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.spec_utils import build_module
@@ -153,3 +156,14 @@ def test_nothing_else_of_megatrons_layer_is_replaced() -> None:
     theirs.submodules.input_layernorm = theirs.submodules.pre_mlp_layernorm = RMSNorm
     theirs.submodules.mlp.submodules.activation_func = SwiGLU
     assert ours == theirs
+
+
+def test_the_compiled_loss_is_megatrons_plain_one_in_bf16() -> None:
+    """Its arithmetic, not compiled: it is for CUDA."""
+    logits = draw(SEQUENCE, BATCH, 128, dtype=torch.bfloat16).requires_grad_()
+    labels = torch.randint(128, (SEQUENCE, BATCH), generator=torch.Generator().manual_seed(2))
+    group = parallel_state.get_tensor_model_parallel_group()
+    with torch.compiler.set_stance("force_eager"):
+        found = with_gradients(fused_vocab_parallel_cross_entropy(logits, labels, group), logits)
+    expected = with_gradients(vocab_parallel_cross_entropy(logits, labels), logits)
+    assert all(map(torch.equal, found, expected))

@@ -113,7 +113,6 @@ TORCH_ALONE = {
     "apply_rope_fusion",
     "masked_softmax_fusion",
     "persist_layer_norm",
-    "cross_entropy_loss_fusion",
 }
 CPU_ALONE = {
     "use_te_activation_func",
@@ -121,6 +120,7 @@ CPU_ALONE = {
     "deallocate_pipeline_outputs",
     "bias_activation_fusion",
     "bias_dropout_fusion",
+    "cross_entropy_loss_fusion",
 }
 
 
@@ -140,6 +140,13 @@ def test_8b_is_nemos_but_for_length_steps_and_kernels(backend: Backend, kernels:
     assert differing({name: ours[name] for name in plain}, {name: stock[name] for name in plain}) <= {
         "seq_length", *kernels
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", [CUDA, CUDA_WITH_ENGINE])
+def test_the_compiled_loss_is_for_mixed_precision(backend: Backend, with_engine: None) -> None:
+    for precision in Precision:
+        config = fiddle.build(model_config(Settings(precision=precision), backend))
+        assert config.cross_entropy_loss_fusion == (precision is not Precision.fp32), "its gradient is bf16"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

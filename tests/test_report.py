@@ -31,7 +31,7 @@ from llama31.errors import UserError
 from llama31.events import Evaluation, Outcome, Saved, Step
 from llama31.mlperf import records
 from llama31.mlperf.log import MLPerfLog, continued
-from llama31.report import command, find, status, systems
+from llama31.report import command, find, status, summary, systems
 from llama31.report.metrics import MetricsWriter
 from llama31.settings import Settings
 
@@ -47,10 +47,13 @@ needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="MLCommons' 
 # --- Logs ---------------------------------------------------------------------------------------------------------
 
 
-def spread(log: Path, seed: int = 1) -> Path:
-    """Gives the lines of a log, which a test writes within a second, times as a run has them: none alike."""
+def spread(log: Path, seed: int = 1, **before: int) -> Path:
+    """Gives the lines of a log, which a test writes within a second, times as a run has them: none alike.
+
+    `before` a line of a key so many milliseconds pass, more or less.
+    """
     chance, now, lines = random.Random(seed), 1_760_000_000_000, []
-    takes = {"init_stop": 60_000, "block_stop": 190_000, "eval_accuracy": 9_500, "run_resumed": 1_000_000}
+    takes = {"init_stop": 60_000, "block_stop": 190_000, "eval_accuracy": 9_500, "run_resumed": 1_000_000} | before
     for line in log.read_text().splitlines():
         head, _, text = line.partition(TOKEN)
         fields = json.loads(text)
@@ -106,7 +109,8 @@ def a_run_directory(directory: Path) -> Path:
     at = (end + interval(settings), (end + interval(settings)) * settings.gbs)
     for observer in (log, metrics):
         observer.evaluation_started(*at)
-        observer.evaluation_ended(Evaluation(*at, rest[0], settings.eval_samples, "0" * 16, 10.0, False))
+        evaluation = Evaluation(*at, rest[0], settings.eval_samples, "0" * 16, 10.0, False, memory=93_254_321_000)
+        observer.evaluation_ended(evaluation)
         observer.checkpoint_saved(Saved(*at, "/data/checkpoint", 10**9, 4.0))
         train(observer, settings, rest[1:], first=9)
         observer.run_stopped(Outcome("success", "target reached", 0, SAMPLES // settings.gbs, SAMPLES))
@@ -130,11 +134,13 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of ten logs, the fifth without success."""
+    """Directory of ten logs, of runs that are not all as long, the fifth without success."""
     directory = tmp_path_factory.mktemp("several")
     for number in range(10):
         aborted = Outcome("aborted", "the data ended", 3, 5376, SAMPLES)
-        how: dict[str, Any] = {"validation_losses": [4.0] * EVALUATIONS, "outcome": aborted} if number == 4 else {}
+        how: dict[str, Any] = {"validation_losses": losses(evaluations=EVALUATIONS - number % 4)}
+        if number == 4:
+            how = {"validation_losses": [4.0] * EVALUATIONS, "outcome": aborted}
         a_log(directory / f"result_{number}.txt", 1000 + number, **how)
     return directory
 
@@ -301,9 +307,9 @@ def test_a_run_directory(run_directory: Path, tmp_path: Path) -> None:
     assert described["Commit"]["Value"] == "0123abc"
     assert described["Versions"]["Value"] == "torch 2.13.0, megatron-core 0.15.3"
     assert page.table("Setting", "Value")["GPUS_PER_NODE"]["Value"] == "8"
-    assert page.table("The plan's estimate per GPU")[name]["The plan's estimate per GPU"] == "110.9 GB", (
-        "the README's figure for the H200 at MBS=1 and TP=1"
-    )
+    row = page.table("The plan's estimate per GPU")[name]
+    assert row["The plan's estimate per GPU"] == "110.9 GB", "the README's figure for the H200 at MBS=1 and TP=1"
+    assert row["Largest value in the log, in its unit"] == "max_memory_gb: 93.254"
 
     # The plots
     (loss,) = traces(page, "Validation loss")
@@ -350,7 +356,8 @@ def test_several_runs_and_their_score(several: Path, tmp_path: Path) -> None:
     score = statistics.mean(times[1:])
     assert f"Score {score / 60:.2f} min" in page.words, "the failed run is the slowest"
     assert "result_4: ended as aborted: the data ended" in page.words
-    assert f"{SAMPLES:,}" in page.words
+    samples = statistics.mean(run.samples_to_target for run in own.values() if run.samples_to_target)
+    assert f"Samples to target {samples:,.0f} mean" in page.words
 
 
 def test_two_runs_without_success_have_no_score(several: Path, tmp_path: Path) -> None:
@@ -428,6 +435,21 @@ def test_a_run_that_goes_on_after_a_restart(run_directory: Path, tmp_path: Path)
     row = page.table("Training", "Initialisation before")["run"]
     assert sum(stop["time_ms"] - start["time_ms"] for start, stop in ended) / 1000 == figure(row["Training"])
     assert figure(row["Restarts"]) != 0.0 and row["Time to train"] == "not in the log"
+
+
+def test_metrics_from_before_memory_was_measured(run_directory: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(run_directory, directory)
+    metrics = directory / paths.METRICS
+    text = re.sub(r', "memory": (null|\d+)', "", metrics.read_text())
+    assert text != metrics.read_text()
+    metrics.write_text(text)
+    page = page_of(tmp_path / "report.html", directory)
+    assert "Could not be read" not in page.words
+    steps = [event["seconds"] for event in map(json.loads, text.splitlines()) if event["event"] == "step"]
+    assert_steps(page, "run", steps)
+    outcome = Outcome("success", "target reached", 0, 5376, SAMPLES)
+    assert "validation loss 3.2900, target 3.3" in list(summary.lines(directory, SETTINGS, outcome))
 
 
 def test_memory_is_shown_as_logged(tmp_path: Path) -> None:
@@ -645,6 +667,30 @@ def test_a_line_anywhere_in_the_blocks_of_reading(blocks: int) -> None:
         data = b"x" * (blocks * records.BLOCK + behind) + line + b"\n" + line
         found = list(records.scan(io.BytesIO(data)))
         assert [(one.number, getattr(one, "value", one)) for one in found] == [(1, 7), (2, 7)], behind
+
+
+def test_an_evaluation_without_a_number_is_named(tmp_path: Path) -> None:
+    """A loss that is no number, or after no one knows how many samples: the page says what it left out."""
+    log = a_log(tmp_path / "a.log", validation_losses=[4.0, 3.9, 3.8, 3.25])
+    lines = log.read_text().splitlines()
+    first, second, *_ = [number for number, line in enumerate(lines) if '"eval_accuracy"' in line]
+    lines[first] = lines[first].replace('"value": 4.0', '"value": NaN')
+    lines[second] = lines[second].replace('"samples_count": 24576', '"samples_count": "many"')
+    log.write_text("\n".join(lines) + "\n")
+    page = page_of(tmp_path / "report.html", log)
+    for number, said in ((first, "NaN at samples_count 12288"), (second, '3.9 at samples_count "many"')):
+        assert f"a: eval_accuracy in line {number + 1}: {said}; it is in no figure" in page.words
+    (drawn,) = traces(page, "Validation loss")
+    assert list(array(drawn["x"])) == [36_864, 49_152]
+    assert "in no figure" not in page_of(tmp_path / "whole.html", a_log(tmp_path / "whole.log")).words
+
+
+def test_a_success_that_no_evaluation_bears_out_is_named(tmp_path: Path) -> None:
+    log = a_log(tmp_path / "a.log", validation_losses=[3.5, 3.4])
+    page = page_of(tmp_path / "report.html", log)
+    assert page.table("Seed", "Validation loss")["a"]["Ended"] == "success"
+    assert "a: says success, but no evaluation reached 3.3" in page.words
+    assert "says success" not in page_of(tmp_path / "whole.html", a_log(tmp_path / "whole.log")).words
 
 
 def test_a_log_of_two_runs_says_so(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import oracle
 import pytest
 import weights_and_biases
+from pages import Page
 from runs import Run, run_forked, run_llama31, stopped_by
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 from torch.utils.cpp_extension import _get_build_directory
@@ -21,6 +22,7 @@ from torch.utils.cpp_extension import _get_build_directory
 from llama31 import paths, provenance, record, rules, startup
 from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 from llama31.mlperf import several
+from llama31.report import command
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +79,7 @@ def test_target_reached(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     assert run.outcome.consumed_samples == 3 * 8
     assert logged(run)[-1] == ("run_stop", "success")
     assert several.run([run.run_dir], "6.1.0") == 0
+    assert_memory_is_in_the_report(run, Path(settings["JOB_DIR"]) / "report.html")
     stored = record.load_settings(run.run_dir)
     assert (stored.target, stored.size, stored.seeds) == (6.5, "tiny", "1")
     described = json.loads((run.run_dir / paths.RECORD).read_text())
@@ -98,6 +101,15 @@ def test_target_reached(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     assert again.losses() == run.losses(), (
         "a replay repeats a run; forked ranks, which other tests use, are as fresh ones"
     )
+
+
+def assert_memory_is_in_the_report(run: Run, report: Path) -> None:
+    (evaluation,) = run.events("evaluation")
+    assert 10**8 < evaluation["memory"] < 10**10, "bytes, of a process that has imported NeMo"
+    command.report([run.run_dir], report, None, "")
+    (row,) = Page(report).table("Largest value in the log, in its unit").values()
+    name, _, value = row["Largest value in the log, in its unit"].partition(": ")
+    assert (name, float(value)) == ("max_memory_gb", pytest.approx(evaluation["memory"] / 1e9, abs=5.1e-4))
 
 
 def test_target_not_reached(settings: dict[str, Any]) -> None:

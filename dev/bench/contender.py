@@ -4,7 +4,9 @@ Machines change their speed from minute to minute, so what is compared runs in s
 """
 
 import multiprocessing
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -13,21 +15,22 @@ from typing import Any
 
 from dev.bench.index import kilobytes
 
-Turn = tuple[str, int]
-"""What a contender is told: which of its loops, and how many steps."""
+GRACE = 10.0  # seconds for a contender to end by itself
 
 
 class Contender:
     """A process that was started for `target(connection, *arguments)`.
 
-    The target sends anything when it is ready; then it receives turns and answers each with the seconds of its steps.
+    The target sends anything when it is ready; then it receives turns and answers each with the seconds of its steps,
+    until the connection ends. What it prints is shown where it fails.
     """
 
     def __init__(self, name: str, target: Callable[..., None], *arguments: Any):
         self.name = name
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=target, args=(theirs, *arguments), daemon=False)
+        self.output = tempfile.NamedTemporaryFile()  # noqa: SIM115 - as long as this object
+        self.process = context.Process(target=_unheard, args=(self.output.name, target, theirs, *arguments))
         self.process.start()
         theirs.close()
         self._receive()
@@ -41,23 +44,37 @@ class Contender:
         try:
             return self.connection.recv()
         except EOFError:
-            raise SystemExit(f"{self.name} ended before its turn; see what it printed") from None
+            printed = Path(self.output.name).read_text(errors="replace")
+            raise SystemExit(f"{printed}\n{self.name} ended before its turn") from None
 
     def peak_memory(self) -> int:
         """Most bytes that the process held at once."""
         return kilobytes(Path(f"/proc/{self.process.pid}/status"), "VmHWM")
 
     def end(self) -> None:
-        """Ends the process, unheard: what it holds is for this bench alone."""
+        """Ends the process."""
+        self.connection.close()
+        self.process.join(GRACE)
         self.process.kill()
         self.process.join()
 
 
+def _unheard(output: str, target: Callable[..., None], *arguments: Any) -> None:
+    """Is the process: what it prints goes to a file."""
+    with open(output, "ab") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    target(*arguments)
+
+
 def timed(connection: Connection, loops: dict[str, Callable[[], None]]) -> None:
-    """Makes the steps that are asked for, and answers with their seconds, until the process is ended."""
+    """Makes the steps that are asked for, and answers with their seconds, until the connection ends."""
     connection.send("ready")
     while True:
-        loop, steps = connection.recv()
+        try:
+            loop, steps = connection.recv()
+        except EOFError:
+            return
         seconds = []
         for _ in range(steps):
             began = time.perf_counter()

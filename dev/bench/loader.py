@@ -16,15 +16,15 @@ published system take together. At the end ours runs through so many short seque
 
 import argparse
 import itertools
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from dev.bench import random_data
-from dev.bench.contender import Contender, in_turns
+from dev.bench.contender import Contender, in_turns, timed
 from dev.bench.index import kilobytes, write_data
 from llama31 import paths, rules
 from llama31.corpus import token_file
@@ -49,6 +49,7 @@ def settings_for(directory: Path, documents: int, **more: object) -> Settings:
     given = {
         "PREPROCESSED_PATH": prefix.parent,
         "TOKENIZER_PATH": directory / "tokenizer",
+        "N_VALIDATION_SAMPLES": random_data.VALIDATION_DOCUMENTS,
         "TRAIN_PARTS": 6,
         "JOB_DIR": directory / "runs",
         "GBS": 1,
@@ -106,23 +107,20 @@ def batches(module: Any, workers: int) -> Iterator[dict[str, Any]]:
     return iter(module.data_sampler.transform_dataloader(module.train_dataloader()))
 
 
-def timed(connection: Connection, make: Callable[[Settings], Any], settings: Settings, at_once: int) -> None:
-    """Answers turns of so many batches with the seconds that each took."""
+def contend(connection: Connection, make: Callable[[Settings], Any], settings: Settings, at_once: int) -> None:
+    """A contender whose steps are so many batches."""
     from llama31.model.one_rank import one_rank
 
     with one_rank():
         module = make(settings)
         loops = {ending: batches(module, workers) for ending, workers in WORKERS.items()}
-        connection.send("ready")
-        while True:
-            ending, turns = connection.recv()
-            seconds = []
-            for _ in range(turns):
-                began = time.perf_counter()
-                for _ in itertools.islice(loops[ending], at_once):
-                    pass
-                seconds.append(time.perf_counter() - began)
-            connection.send(seconds)
+        timed(connection, {ending: partial(skip, loop, at_once) for ending, loop in loops.items()})
+
+
+def skip(loop: Iterator[Any], count: int) -> None:
+    """Reads so many batches."""
+    for _ in itertools.islice(loop, count):
+        pass
 
 
 def memory(connection: Connection, settings: Settings, samples: int) -> None:
@@ -135,8 +133,7 @@ def memory(connection: Connection, settings: Settings, samples: int) -> None:
         connection.recv()
         held = []
         for _ in range(LOOKS):
-            for _ in itertools.islice(loop, samples // LOOKS):
-                pass
+            skip(loop, samples // LOOKS)
             held.append(kilobytes(Path("/proc/self/status"), "RssAnon"))
         connection.send(held)
 
@@ -152,8 +149,8 @@ def main() -> None:
     options = parser.parse_args()
     settings = settings_for(options.directory, options.documents)
     contenders = {
-        "peer": Contender("stock NeMo's", timed, peer, settings, options.batches),
-        "ours": Contender("ours", timed, ours, settings, options.batches),
+        "peer": Contender("stock NeMo's", contend, peer, settings, options.batches),
+        "ours": Contender("ours", contend, ours, settings, options.batches),
     }
     try:
         loops = [(name + ending, one, ending) for ending in WORKERS for name, one in contenders.items()]

@@ -38,6 +38,7 @@ def configurations(settings: Settings) -> tuple[TransformerConfig, DistributedDa
         persist_layer_norm=False,
         bias_activation_fusion=on_gpu,
         bias_dropout_fusion=on_gpu,
+        cross_entropy_loss_fusion=on_gpu and mixed,
         use_te_activation_func=not on_gpu,
         use_cpu_initialization=not on_gpu,
         bf16=mixed,

@@ -1,6 +1,6 @@
 """A training script as NeMo's documentation has it, for dev.bench.start: a rank of torchrun.
 
-    plain_nemo.py DIRECTORY NAME=value ...
+    torchrun --module dev.bench.plain_nemo DIRECTORY NAME=value ...
 
 Trains one step of the product's model by llm.pretrain, with NeMo's own data module, Megatron's own index, no log but
 NeMo's. Only what stock NeMo cannot do here is the product's: the CPU backend, and the model's configuration without

@@ -49,9 +49,8 @@ def plain(data: dict[str, str], directory: Path) -> dict[str, float]:
         log.unlink()
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={SETTINGS['GPUS_PER_NODE']}"]
     settings = [f"{name}={value}" for name, value in {**SETTINGS, **data}.items()]
-    script = str(paths.REPOSITORY / "dev" / "bench" / "plain_nemo.py")
     began, _, _ = watched_run.watch(
-        [sys.executable, *torchrun, script, str(directory), *settings],
+        [sys.executable, *torchrun, "--module", "dev.bench.plain_nemo", str(directory), *settings],
         PYTHONPATH=str(paths.REPOSITORY),
         OMP_NUM_THREADS="1",
         CUDA_VISIBLE_DEVICES="",

@@ -45,7 +45,7 @@ def run(settings: Mapping[str, object], wanted_exit_code: int = 3) -> Watched:
         *(f"{name}={value}" for name, value in settings.items()),
     ]
     began, printed, memory = watch(command, wanted_exit_code)
-    (name,) = (line.partition(": ")[2] for line in printed.splitlines() if line.startswith("run directory: "))
+    name, *_ = (line.partition(": ")[2] for line in printed.splitlines() if line.startswith("run directory: "))
     return Watched(Path(name), parts(Path(name) / paths.RANK_LOGS, began), memory)
 
 

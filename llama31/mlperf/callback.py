@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from megatron.core import parallel_state
+from torch.distributed import ProcessGroup, ReduceOp
 
 from llama31 import rules, startup
 from llama31.checkpoint.saver import Saver
 from llama31.checkpoint.start import Start
 from llama31.errors import RunAborted
 from llama31.events import ABORTED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Evaluation, Observer, Outcome, Step
+from llama31.model.device import peak_memory
 from llama31.settings import Settings
 
 WARM_STEPS = 3  # steps that may take longer than STEP_TIME_ATOL: compilation, first allocations
@@ -158,9 +160,10 @@ class BenchmarkCallback(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends an evaluation: the same result on every rank, so that all of them stop or none."""
-        loss = _sum(self._loss_sum, torch.float64, parallel_state.get_pipeline_model_parallel_group())
-        samples = int(_sum(self._samples, torch.int64, parallel_state.get_data_parallel_group()))
-        token_hash = int(_sum(_wrap(self._token_hash), torch.int64, parallel_state.get_data_parallel_group()))
+        loss = _reduced(self._loss_sum, torch.float64, parallel_state.get_pipeline_model_parallel_group())
+        samples = int(_reduced(self._samples, torch.int64, parallel_state.get_data_parallel_group()))
+        token_hash = int(_reduced(_wrap(self._token_hash), torch.int64, parallel_state.get_data_parallel_group()))
+        memory = int(_reduced(peak_memory(), torch.int64, op=ReduceOp.MAX))
         loss /= self.settings.eval_samples
         assert samples == self.settings.eval_samples, f"evaluated {samples} sequences"
         reached = loss <= self.settings.target
@@ -173,6 +176,7 @@ class BenchmarkCallback(Callback):
             token_hash=f"{token_hash % 2**64:016x}",
             seconds=now - self._clock,
             reached_target=reached,
+            memory=memory,
         )
         self._clock = now
         for observer in self.observers:
@@ -223,8 +227,8 @@ def _wrap(value: int) -> int:
     return (value + 2**63) % 2**64 - 2**63
 
 
-def _sum(value: float, dtype: torch.dtype, group: torch.distributed.ProcessGroup) -> float:
-    """Sum of `value` over the ranks of a group."""
-    total = torch.tensor(value, dtype=dtype, device=torch.cuda.current_device())
-    torch.distributed.all_reduce(total, group=group)
-    return total.item()
+def _reduced(value: float, dtype: torch.dtype, group: ProcessGroup | None = None, op: ReduceOp = ReduceOp.SUM) -> float:
+    """Sum of `value`, or what else `op` makes of it, over the ranks of a group, else all ranks."""
+    result = torch.tensor(value, dtype=dtype, device=torch.cuda.current_device())
+    torch.distributed.all_reduce(result, op, group)
+    return result.item()

@@ -18,6 +18,7 @@ from mlperf_logging.mllog.mllog import MLLogger
 
 from llama31 import rules
 from llama31.errors import UserError
+from llama31.estimates.gpus import GB
 from llama31.events import Evaluation, Observer, Outcome, Step
 from llama31.mlperf.records import RUN_RESUMED, TARGET_ACCURACY, TOKEN, TRACKED_STATS, read
 from llama31.settings import Precision, Settings
@@ -179,6 +180,9 @@ class MLPerfLog(Observer):
         # epoch_num is for ruleset 5.1.0's open division; MLCommons' readers take it as a count of samples too.
         metadata = {constants.SAMPLES_COUNT: samples, constants.EPOCH_NUM: samples}
         self._mllog.event(constants.EVAL_ACCURACY, evaluation.loss, metadata)
+        if evaluation.memory is not None:
+            metadata = {constants.SAMPLES_COUNT: samples, "step": evaluation.step}
+            self._mllog.event(TRACKED_STATS, {"max_memory_gb": round(evaluation.memory / GB, 3)}, metadata)
         self._stop_interval(samples)
         if not evaluation.reached_target:
             self._start("block", samples)

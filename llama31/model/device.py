@@ -1,6 +1,7 @@
 """Which device a run uses and what is installed for it. Nothing else asks."""
 
 import importlib.util
+import resource
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +48,15 @@ def gpu(settings: Settings) -> Gpu | None:
     if settings.gpu or settings.device is Device.cpu or not torch.cuda.is_available():
         return GPUS.get(settings.gpu)
     return called(torch.cuda.get_device_name())
+
+
+def peak_memory() -> int:
+    """Most memory that this process has taken so far, bytes: of tensors on its GPU, else resident in all."""
+    import torch
+
+    if torch.cuda.is_available():  # it is not within the CPU's backend, whatever the machine has
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
 
 
 def require(settings: Settings, backend: Backend) -> Backend:

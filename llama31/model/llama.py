@@ -11,7 +11,7 @@ from nemo.collections.llm.gpt.model.llama import Llama31Config, Llama31Config8B,
 from llama31 import recompute, rules
 from llama31.model.device import Backend
 from llama31.model.layers import cpu_layer_spec, torch_layer_spec
-from llama31.settings import Settings
+from llama31.settings import Precision, Settings
 from llama31.sizes import ROTARY_BASE, SIZES
 
 
@@ -44,6 +44,8 @@ def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Conf
         # arguments refuse that combination, its library computes a wrong loss.
         config.overlap_p2p_comm = True
         config.batch_p2p_comm = False
+    if settings.precision is Precision.fp32:
+        config.cross_entropy_loss_fusion = False  # its gradient is bf16, whatever the logits are
     for name, value in recompute.arguments(settings).items():
         setattr(config, name, value)
     adapt(config, backend)
@@ -64,6 +66,7 @@ def adapt(config: run.Config[LlamaConfig], backend: Backend) -> None:
         # Compiled for CUDA by torch's just-in-time compiler.
         config.bias_activation_fusion = False
         config.bias_dropout_fusion = False
+        config.cross_entropy_loss_fusion = False
 
 
 def without_kernels(config: run.Config[LlamaConfig]) -> None:
@@ -72,7 +75,6 @@ def without_kernels(config: run.Config[LlamaConfig]) -> None:
     config.apply_rope_fusion = False
     config.masked_softmax_fusion = False
     config.persist_layer_norm = False
-    config.cross_entropy_loss_fusion = False
 
 
 def data_step(dataloader_iter: Iterator) -> dict[str, Any]:

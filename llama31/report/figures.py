@@ -14,7 +14,7 @@ from llama31 import rules
 from llama31.estimates import speed
 from llama31.estimates.gpus import GPUS
 from llama31.layout import Layout
-from llama31.mlperf.records import Log, is_number, is_whole
+from llama31.mlperf.records import Log, Record, is_number, is_whole, shown
 from llama31.report import step_times, timeline
 from llama31.report.logs import Series
 from llama31.report.runs import Run
@@ -98,7 +98,17 @@ class Figures:
         return [
             Evaluation(int(record.samples), float(record.value))
             for record in self.log.all(constants.EVAL_ACCURACY)
-            if is_whole(record.samples, 0) and is_number(record.value)
+            if _is_usable(record)
+        ]
+
+    @property
+    def unusable(self) -> list[str]:
+        """The eval_accuracy lines that give no evaluation, and what they say."""
+        return [
+            f"{constants.EVAL_ACCURACY} in line {record.number}: {shown(record.value)}"
+            f" at {constants.SAMPLES_COUNT} {shown(record.samples)}"
+            for record in self.log.all(constants.EVAL_ACCURACY)
+            if not _is_usable(record)
         ]
 
     @cached_property
@@ -224,6 +234,10 @@ class Figures:
         if not starts or not stops or (not several and (len(starts), len(stops)) != (1, 1)):
             return None
         return seconds_between(starts[0], stops[-1])
+
+
+def _is_usable(evaluation: Record) -> bool:
+    return is_whole(evaluation.samples, 0) and is_number(evaluation.value)
 
 
 def _product(*factors: Any) -> float | None:

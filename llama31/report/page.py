@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jinja2
 import plotly.graph_objects as go
+from mlperf_logging.mllog import constants
 from plotly.offline import get_plotlyjs
 
 from llama31 import rules
@@ -85,8 +86,11 @@ def _notes(system: System) -> list[str]:
     for run in system.runs:
         name = run.run.name
         notes += [f"{name}: the log has {what}; no time to train is given" for what in run.ambiguities]
+        notes += [f"{name}: {what}; it is in no figure" for what in run.unusable]
         if run.status is None:
             notes.append(f"{name}: the log has no run_stop with a status: the run goes on, or was killed")
+        elif run.status == constants.SUCCESS and not run.is_success:
+            notes.append(f"{name}: says {run.status}, but no evaluation reached {run.log.target:g}")
         elif not run.is_success:
             notes.append(f"{name}: ended as {run.status}" + (f": {run.reason}" if run.reason else ""))
     if system.repeated_seeds:

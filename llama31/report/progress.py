@@ -15,6 +15,7 @@ from llama31.report.reading import size
 from llama31.settings import Settings
 
 PLAIN_INTERVAL = 15.0  # seconds between lines where output is no terminal
+COLUMNS = 80  # of a terminal that does not say how many it has
 SMOOTHING = 0.1  # weight of the newest step in the mean step time
 DROPPED_FIRST = ("rate", "flops", "samples", "speed", "end", "utilisation", "evaluation")
 """Parts of a live line that a narrow terminal has no room for, the least missed one first."""
@@ -87,7 +88,7 @@ class Progress(Observer):
             "end": self._end(step),
         }
         if self._live:
-            columns = os.get_terminal_size(self.out.fileno()).columns
+            columns = os.get_terminal_size(self.out.fileno()).columns or COLUMNS
             self.out.write(CLEAR + _fitting(parts, columns - 1))  # a longer one would leave lines behind
             self.out.flush()
         else:

@@ -79,8 +79,8 @@ def needed(settings: Settings) -> Iterator[tuple[str, str]]:
         )
 
 
-def lacking(settings: Settings, destination: str, timeout: float) -> list[str]:
-    """A line for each thing that jobs need and HOST lacks. Raises UserError where it cannot be asked."""
+def lacking(settings: Settings, destination: str, timeout: float = remote.PATIENCE) -> list[str]:
+    """A line for each thing that jobs need and the machine lacks. Raises UserError where it cannot be asked."""
     return remote.output(destination, ["sh"], "\n".join(_looks(settings)) + "\n", timeout).splitlines()
 
 
