@@ -71,18 +71,20 @@ def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple
     """
     given = read(assignments, environment)
     resolved = with_absolute_paths(given)
-    settings = resolved.settings
-    if devices.is_through_ssh(settings):
-        data, lines = _look_from_afar(settings)
-        lines = [*_relative(given.settings), *lines]
-    else:
-        data, lines = checks.look(settings)
-        if devices.is_elsewhere(settings):
-            lines = [*lines, *place.lacking(settings)]
+    data, lines = look(resolved.settings)
     problems = [*given.problems, *(line for line in lines if not resolved.touched(line))]
     if problems:
         raise UserError(problems)
     return resolved, data
+
+
+def look(settings: Settings) -> tuple[Data | None, list[str]]:
+    """As `checks.look`, where paths may also be those of HOST; the data is None, too, where only the cluster has it."""
+    if devices.is_through_ssh(settings):
+        data, lines = _look_from_afar(settings)
+        return data, [*_relative(settings), *lines]
+    data, lines = checks.look(settings)
+    return data, [*lines, *place.lacking(settings)] if devices.is_elsewhere(settings) else lines
 
 
 def _relative(settings: Settings) -> Iterator[str]:
@@ -108,9 +110,10 @@ def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
 
 
 def with_absolute_paths(resolved: Resolved) -> Resolved:
-    """Paths as they are seen from anywhere; empty ones stay empty."""
+    """Paths as they are seen from anywhere; empty ones stay empty, and those of HOST as they were given."""
     absolute: dict[str, Any] = {}
-    for name in _paths(resolved.settings):
+    is_afar = devices.is_through_ssh(resolved.settings)
+    for name in ["config_filename"] if is_afar else _paths(resolved.settings):
         if path := getattr(resolved.settings, name):
             # Not every shell replaces the ~ in NAME=~/directory.
             absolute[name] = str((Path.home() / path[2:] if path.startswith("~/") else Path(path)).absolute())

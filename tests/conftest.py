@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import debian
+import lacking
 import pytest
 from claimed import claim_benchmark_data
 from cluster import Cluster
@@ -42,7 +43,7 @@ def benchmark_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def cluster() -> Iterator[Cluster]:
     """A real Slurm of two nodes, started once (3 s); no test leaves a job or a node of it down."""
     if os.geteuid():
-        pytest.skip("slurmd needs root")
+        lacking.skip("slurmd needs root")
     debian.need("slurmctld", "slurm-wlm", "munge")
     directory = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: it holds a socket
     cluster = Cluster(directory)
@@ -61,7 +62,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", disk]
     if subprocess.run(mount, check=False).returncode:
-        pytest.skip("only root can mount a small file system to fill up")
+        lacking.skip("only root can mount a small file system to fill up")
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True)
 

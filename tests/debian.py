@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from functools import cache
 
-import pytest
+import lacking
 
 
 @cache
@@ -23,4 +23,4 @@ def install(*packages: str) -> str:
 def need(program: str, *packages: str) -> None:
     """Skip the test, saying why, where the program is missing and cannot be installed."""
     if not shutil.which(program) and (reason := install(*packages)):
-        pytest.skip(f"{program} is missing: {reason}")
+        lacking.skip(f"{program} is missing: {reason}")

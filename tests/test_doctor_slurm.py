@@ -1,6 +1,7 @@
 """`doctor` under srun on the two nodes of a real Slurm. About 40 s beside the cluster's start."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_a_node_that_never_answers(cluster: Cluster, usual: dict[str, str]) -> N
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout.startswith("failed   nodes:        n2: not heard of (rank 1); srun's output says if they ended")
     assert re.search(r"^failed   all-reduce: +(no answer within|gloo failed on rank 0)", done.stdout, re.M), done.stdout
+
+
+def test_what_is_a_task(cluster: Cluster, tmp_path: Path) -> None:
+    """As Slurm itself tells: the only task of a step is one, also within a job, and a job's script is none."""
+    ask = f"{shlex.quote(sys.executable)} -c 'from llama31.doctor.group import *; print(is_task(), place())'"
+    assert cluster.ask("srun", "--ntasks=1", "bash", "-c", ask) == "True None\n"
+    said = tmp_path / "said"
+    wrapped = f"{ask}; srun --nodes=1 --ntasks=1 bash -c {shlex.quote(ask)}"
+    cluster.ask("sbatch", "--wait", "--nodes=2", "--ntasks=2", f"--output={said}", f"--wrap={wrapped}")
+    assert said.read_text() == "False None\nTrue None\n"
 
 
 def test_partitions(cluster: Cluster, usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

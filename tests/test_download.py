@@ -118,7 +118,8 @@ class Bucket:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     """The server, its bucket filled with FILES, all access but with one pair of keys refused."""
     debian.need("rclone", "rclone")
-    boto3 = pytest.importorskip("boto3")
+    import boto3
+
     home = tmp_path_factory.mktemp("home")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLC_", "RCLONE_", "AWS_"))}
     with socket.create_server(("127.0.0.1", 0)) as listener:

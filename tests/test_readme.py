@@ -38,6 +38,8 @@ README = REPOSITORY / "README.md"
 DATA = REPOSITORY / "docs" / "data.md"
 DOCUMENTS = (README, *sorted((REPOSITORY / "docs").glob("*.md")))
 TEXT = README.read_text(encoding="utf-8")
+(IN_IMAGE,) = re.findall(r"^WORKDIR (\S+)$", (REPOSITORY / "Dockerfile").read_text(encoding="utf-8"), re.M)
+"""Directory of this repository in the image."""
 PLACEHOLDERS = {"JOB", "NAME", "RUN_DIR"}  # upper-case words of commands that a reader replaces
 OF_LIBRARIES = {"WANDB_MODE"}
 
@@ -132,8 +134,8 @@ def test_files_exist(document: Path) -> None:
 
 @every_document
 def test_no_machine_is_named(document: Path) -> None:
-    """Absolute paths are examples, below /data; the one package index named is PyTorch's public one."""
-    text = document.read_text(encoding="utf-8")
+    """Absolute paths are examples, below /data, or the image's own; the one package index is PyTorch's public one."""
+    text = re.sub(rf"{IN_IMAGE}\b", "", document.read_text(encoding="utf-8"))
     assert set(re.findall(r"(?<![\w.:/>}-])/(\w+)/", text)) <= {"data"}
     assert set(re.findall(r"https?://[^\s)]+", code(document))) <= {"https://download.pytorch.org/whl/cpu"}
 
@@ -142,6 +144,13 @@ def anchors(document: Path) -> set[str]:
     """What a link can lead to within a document: its headings, in GitHub's form."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.M)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_the_code_in_the_image_is_named() -> None:
+    """Where the Dockerfile copies the repository to is what CODE_PATH must be."""
+    section = TEXT[TEXT.index("### Jobs in a container") :].split("\n### ")[0]
+    assert f"`CODE_PATH={IN_IMAGE}`" in section
+    assert "\nCOPY . .\n" in (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
 
 
 @every_document

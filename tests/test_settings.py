@@ -1,5 +1,6 @@
 """Settings: what is there, where a value comes from, what is refused, and what is stored."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from runs import REPOSITORY, environment, exports_after
+from runs import REPOSITORY, arguments, environment, exports_after
 
 from llama31 import record, resolve
 from llama31.errors import UserError
@@ -327,4 +328,24 @@ def test_plans_and_mistakes_import_nothing_heavy(tiny_data: dict[str, str]) -> N
     assert is_light(modules)
     modules, code, said = imported_by("run", *data, "BGS=1", "TENSOR_PARALLEL_SIZE=3")
     assert code == 2 and "Traceback" not in said and said.startswith("BGS=1: no such setting; did you mean GBS?\n")
+    assert is_light(modules)
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [((), 0), (("--dryrun",), 0), (("NPAR=2", "NEXP=2"), 0), (("HOST=login",), 2)]
+)
+def test_submissions_import_nothing_heavy(
+    options: tuple[str, ...], code: int, tiny_data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the job's id, in a container, or up to what ssh says."""
+    for name, script in (("sbatch", "echo 1"), ("ssh", "exit 255")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    slurm = {"PARTITION": "debug", "IMAGE": "registry#image", "CODE_PATH": "/code", "JOB_DIR": tmp_path / "runs"}
+    saves = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path / "checkpoints", "SEEDS": 1}
+    small = {"SIZE": "tiny", "SEQ_LENGTH": 32, "GBS": 4, "EVAL_SAMPLES": 4}
+    modules, found, said = imported_by("run", *options, *arguments({**tiny_data, **slurm, **saves, **small}))
+    assert (found, bool(said)) == (code, bool(code)), said
+    assert {"llama31.slurm.submit", "jinja2"} <= modules
     assert is_light(modules)

@@ -53,8 +53,8 @@ def settings(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 
 
 def events(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """What the metrics say of steps and evaluations, but for the times and what depends on TARGET."""
-    measured = {"seconds", "reached_target"}
+    """What the metrics say of steps and evaluations, but for times, memory and what depends on TARGET."""
+    measured = {"seconds", "memory", "reached_target"}
     return {
         kind: [{name: value for name, value in event.items() if name not in measured} for event in run.events(kind)]
         for kind in ("step", "evaluation")

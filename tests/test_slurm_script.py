@@ -36,7 +36,9 @@ PYXIS = replace(JOB, image="registry#team/llama31:1", mounts="/scratch:/fast, /m
 CASES = {
     "none": JOB,
     "pyxis": PYXIS,
-    "apptainer": replace(PYXIS, image="/images/llama31.sif", container=Container.apptainer, code_path="/opt/llama31"),
+    "apptainer": replace(
+        PYXIS, image="/images/llama31.sif", container=Container.apptainer, code_path="/workspace/llama31"
+    ),
     "ssh": replace(JOB, host="login", ssh_user="me", code_path="/home/me/llama31", account="team"),
     "chain": replace(
         JOB,
@@ -156,9 +158,27 @@ def test_cpu_jobs_ask_for_no_gpus() -> None:
     assert "#SBATCH --gpus-per-node=8\n" in preview(shared)
     assert "--gpus" not in preview(replace(shared, device=Device.cpu, gpu=""))
     assert "--exclusive" not in preview(shared)
-    container = replace(CASES["apptainer"], device=Device.cpu, gpu="")
-    assert "--nv" in preview(CASES["apptainer"]) and "--nv" not in preview(container)
-    assert "--rocm" in preview(replace(CASES["apptainer"], gpu="MI325X"))
+
+
+@pytest.mark.parametrize(
+    ("there", "device", "wanted"),
+    [
+        (["nvidiactl"], Device.auto, ["--nv"]), (["kfd"], Device.auto, ["--rocm"]), ([], Device.auto, ["--nv"]),
+        (["kfd", "nvidiactl"], Device.auto, ["--nv"]), (["nvidiactl", "kfd"], Device.cpu, []),
+    ],
+)  # fmt: skip
+def test_apptainer_shows_the_gpus_of_the_node(
+    there: list[str], device: Device, wanted: list[str], tmp_path: Path
+) -> None:
+    """Whatever GPU says, which may be empty."""
+    for file in there:
+        (tmp_path / file).touch()
+    text = script.render(replace(CASES["apptainer"], gpu="", device=device), RUN_DIR, [], {})
+    task = text[text.index("mounts=(") : text.index("mkdir -p")] + text[text.index("task=(") : text.index("once=(")]
+    show = task.replace("/dev/", f"{tmp_path}/") + "printf '%s\\n' \"${task[@]}\""
+    bash = ["env", "-i", shutil.which("bash") or "bash", "-euc", f"names=() given=()\n{show}"]
+    printed = subprocess.run(bash, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert printed[: 2 + len(wanted)] == ["apptainer", "exec", *wanted] and "--no-home" in printed
 
 
 @pytest.mark.parametrize(

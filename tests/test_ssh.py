@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import debian
+import lacking
 import pytest
 from cluster import Cluster
 from runs import REPOSITORY
@@ -79,7 +80,7 @@ def hidden(there: Path, cluster: Cluster) -> tuple[Path, Path]:
         ["unshare", "--mount", "mount", "-t", "tmpfs", "none", there], capture_output=True, check=False
     )
     if done.returncode:
-        pytest.skip("no mount namespace can be made here to hide the cluster's files in")
+        lacking.skip("no mount namespace can be made here to hide the cluster's files in")
     return there, cluster.directory
 
 

@@ -7,6 +7,7 @@ from llama31.inputs import Data
 from llama31.settings import Settings
 
 ELSEWHERE = "not looked at here: the run takes place on the nodes of PARTITION, where srun can start the doctor"
+AFAR = "not looked at here: paths are those of HOST"
 GRACE = 10  # seconds between the end of what a check starts and the end of the check
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from llama31 import checks, paths
+from llama31 import devices, paths, preparation
 from llama31.doctor import troubles
-from llama31.doctor.context import Context
+from llama31.doctor.context import AFAR, Context
 from llama31.doctor.findings import Finding, failed, ok
 
 SAMPLE = "The quick brown fox jumps over 13 lazy dogs."
@@ -13,8 +13,10 @@ SAMPLE = "The quick brown fox jumps over 13 lazy dogs."
 
 def look(context: Context) -> Iterator[Finding]:
     """On each node: what `run` looks at before it starts anything."""
-    context.data, lines = checks.look(context.settings)
+    context.data, lines = preparation.look(context.settings)
     yield from map(failed, lines)
+    if devices.is_through_ssh(context.settings) and not context.data:
+        yield ok(f"{AFAR}; each job looks at the data before it starts")
     if context.data and not lines:
         parts, validation = context.data.train, context.data.validation
         tokens = sum(part.tokens for part in parts)
@@ -36,6 +38,8 @@ def verified(context: Context) -> Iterator[Finding]:
     from llama31.corpus.verify import Vocabulary, verify
 
     if context.data is None:
+        if devices.is_through_ssh(context.settings):
+            yield ok(f"{AFAR}, where `python3 -m llama31 verify` reads the token files")
         return
     settings = context.settings
     prefixes = [*paths.train_prefixes(settings), paths.validation_prefix(settings)]

@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama31 import paths
+from llama31 import devices, paths
 from llama31.checkpoint import space, store
 from llama31.doctor import troubles
-from llama31.doctor.context import Context
+from llama31.doctor.context import AFAR, Context
 from llama31.doctor.findings import Finding, ok
 from llama31.estimates import disk
 from llama31.estimates.units import scaled
@@ -130,6 +130,9 @@ def needs(settings: Settings, data: Data | None) -> dict[str, Room]:
 
 def room(context: Context) -> Iterator[Finding]:
     """On each node: whether the directories can be used, and what is free there against what a run needs."""
+    if devices.is_through_ssh(context.settings):
+        yield ok(AFAR)
+        return
     settings, needed = context.settings, needs(context.settings, context.data)
     places: list[tuple[Directory, int]] = []
     on_device: dict[int, Room] = {}  # several directories may share a file system
@@ -159,7 +162,7 @@ def _compared(directory: Directory, free: int, room: Room) -> Finding:
 
 def speed(context: Context) -> Iterator[Finding]:
     """On each node, all at the same time: how fast this user can write there."""
-    for directory in _written(context):
+    for directory in [] if devices.is_through_ssh(context.settings) else _written(context):
         named = {"setting": directory.setting, "path": directory.path}
         try:
             rate = write_rate(directory.there)

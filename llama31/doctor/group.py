@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 PORTS = range(20_000, 30_000, 2)  # below those that Linux gives to outgoing connections
+LAST_STEP = 0xFFFFFFF0
+"""Of srun; numbers above it are those of a batch script or an interactive shell (slurm.h, SLURM_MAX_NORMAL_STEP_ID)."""
 GREETING = 5  # seconds in which a task that connected says who it is
 
 
@@ -45,10 +47,16 @@ class Place:
         return len(self.node_names)
 
 
+def is_task(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether srun started this process, alone or among others; the batch script of a job is none."""
+    step = environment.get("SLURM_STEP_ID", "")
+    return "SLURM_PROCID" in environment and step.isdecimal() and int(step) <= LAST_STEP
+
+
 def place(environment: Mapping[str, str] = os.environ) -> Place | None:
-    """Where srun put this process; None where it is alone, also in the batch script of a job or under `srun -n1`."""
+    """Where srun put this process among others; None where it is alone, which torchrun can give company."""
     size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    if size == 1 or "SLURM_PROCID" not in environment:
+    if size == 1 or not is_task(environment):
         return None
     job, step = environment["SLURM_JOB_ID"], environment["SLURM_STEP_ID"]
     return Place(

@@ -12,7 +12,7 @@ from llama31 import devices, preparation
 from llama31.doctor import collectives, data, filesystems, gpus, limits, tools, troubles, versions
 from llama31.doctor.context import GRACE, Context
 from llama31.doctor.findings import Finding, Severity, failed, from_json, lines, ok, to_json
-from llama31.doctor.group import Apart, Group, place
+from llama31.doctor.group import Apart, Group, is_task, place
 from llama31.errors import UserError
 from llama31.resolve import resolve
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
     Raises UserError for what is no setting. Of the tasks of a Slurm step the first one prints what all of them found.
     """
     here = place()
-    if here:  # the nodes of this step are those of the run
+    if is_task():  # the nodes of this step are those of the run
         os.environ[devices.IN_JOB] = "1"
         if not os.environ.get("PARTITION"):  # config.sh exports it empty
             os.environ["PARTITION"] = os.environ.get("SLURM_JOB_PARTITION", "")

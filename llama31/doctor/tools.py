@@ -3,12 +3,13 @@
 import shutil
 from collections.abc import Iterator
 
+from llama31 import devices
 from llama31.doctor import limits, troubles
 from llama31.doctor.context import Context
-from llama31.doctor.findings import Finding, ok
+from llama31.doctor.findings import Finding, failed, ok
 from llama31.errors import UserError
 from llama31.settings import Container
-from llama31.slurm import remote, submit
+from llama31.slurm import place, remote, submit
 
 TELLS_VERSION = 2.0  # seconds; Slurm's programs look for its settings first, wherever those may be
 
@@ -18,7 +19,7 @@ def check(context: Context) -> Iterator[Finding]:
     programs = ("sbatch", "ssh", "apptainer", "docker")
     found = [_version(program) for program in programs if shutil.which(program)]
     lacking = [program for program in programs if not shutil.which(program)]
-    if context.place is None and context.settings.partition:
+    if devices.is_elsewhere(context.settings):
         yield from _slurm(context)
         if context.settings.image and not context.settings.host:
             yield from _containers(context)
@@ -26,21 +27,27 @@ def check(context: Context) -> Iterator[Finding]:
 
 
 def _slurm(context: Context) -> Iterator[Finding]:
-    """Whether a job can be submitted to PARTITION from here, or from HOST."""
+    """Whether a job can be submitted to PARTITION from here, or from HOST, and what jobs need there."""
     settings = context.settings
     partition = settings.partition
     if not settings.host and not shutil.which("sbatch"):
         yield troubles.NO_SLURM.found(partition=partition)
         return
+    destination = submit.destination(settings)
     question = ["sinfo", "--noheader", "--format=%R"]
     try:
-        there = remote.output(submit.destination(settings), question, timeout=context.patience).split()
+        there = remote.output(destination, question, timeout=context.patience / 2).split()
+    except remote.Unreachable as error:
+        yield from map(failed, error.lines)
+        return
     except UserError as error:
         yield troubles.SLURM_SILENT.found(error=error.lines[0])
         return
     for wanted in partition.split(","):
         if wanted not in there:
             yield troubles.NO_PARTITION.found(partition=wanted, partitions=", ".join(there))
+    if destination:
+        yield from map(failed, place.lacking(settings, destination, context.patience / 2))
 
 
 def _containers(context: Context) -> Iterator[Finding]:

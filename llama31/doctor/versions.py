@@ -9,8 +9,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from llama31 import devices
 from llama31.doctor import troubles
-from llama31.doctor.context import Context
+from llama31.doctor.context import AFAR, Context
 from llama31.doctor.findings import Finding, ok
 from llama31.paths import REPOSITORY
 
@@ -21,6 +22,9 @@ BUILT_ALONG = {"torch"}
 
 def check(context: Context) -> Iterator[Finding]:
     """Requirements must hold; what lies beneath them may drift, and is named."""
+    if devices.is_through_ssh(context.settings):
+        yield ok(AFAR)
+        return
     yield from _python()
     pins = dict(_pins(REPOSITORY / "requirements.txt"))
     wrong = [finding for name, pin in pins.items() if (finding := _compared(name, pin))]

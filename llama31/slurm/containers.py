@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from llama31 import devices, mounts, paths
-from llama31.settings import Device, Settings
+from llama31 import mounts, paths
+from llama31.settings import Settings
 
 
 def mounted(settings: Settings) -> list[str]:
@@ -27,10 +27,3 @@ def _pair(mount: str) -> str:
 def made(settings: Settings) -> list[Path]:
     """Directories that must be made before they can be mounted."""
     return sorted({Path(path) for path in mounts.written(settings)})
-
-
-def gpu_option(settings: Settings) -> str:
-    """Apptainer's option that shows the GPUs."""
-    if devices.device(settings) is Device.cpu:
-        return ""
-    return "--rocm " if settings.gpu.startswith("MI") else "--nv "

@@ -59,11 +59,6 @@ def take_back(directory: Path, files: Mapping[str, str], destination: str) -> No
         return
 
 
-def lacking(settings: Settings) -> list[str]:
-    """A line for each thing that jobs submitted from this machine need and that it lacks."""
-    return remote.output("", ["sh"], "\n".join(_looks(settings))).splitlines()
-
-
 def needed(settings: Settings) -> Iterator[tuple[str, str]]:
     """What jobs need where they are submitted: a condition in shell, and the line to say if it does not hold.
 
@@ -84,12 +79,15 @@ def needed(settings: Settings) -> Iterator[tuple[str, str]]:
         yield f"! {found} || [ -x {_quoted(python)} ]", f"{python}: {where}; bash dev/setup.sh in CODE_PATH makes it"
 
 
+def lacking(settings: Settings, destination: str = "", timeout: float = remote.PATIENCE) -> list[str]:
+    """A line for each thing that jobs need and the machine lacks. Raises UserError where it cannot be asked."""
+    return remote.output(destination, ["sh"], "\n".join(_looks(settings)) + "\n", timeout).splitlines()
+
+
 def _looks(settings: Settings) -> Iterator[str]:
-    """Shell that prints a line for all that is needed and lacking, and then sets `lacking`."""
-    yield "lacking="
-    yield "lacks() { printf '%s\\n' \"$1\"; lacking=1; }"
-    for holds, line in needed(settings):
-        yield f"{holds} || lacks {_quoted(line)}"
+    """Shell that prints a line for each thing that is lacking, and sets a variable of that name."""
+    yield from ("lacking=", "lacks() { printf '%s\\n' \"$1\"; lacking=1; }")
+    yield from (f"{holds} || lacks {_quoted(line)}" for holds, line in needed(settings))
 
 
 def _filling(settings: Settings, directory: Path, files: Mapping[str, str], destination: str) -> str:

@@ -18,6 +18,10 @@ START = "llama31-starts-here"
 """Line that separates what a login shell prints on its own from what a command prints."""
 
 
+class Unreachable(UserError):
+    """HOST cannot be asked, or not for this; Slurm has no part in it."""
+
+
 def command(destination: str, argv: Sequence[str]) -> list[str]:
     """`argv` as it is run here, or through ssh at `destination`.
 
@@ -56,7 +60,7 @@ def output(
         )
     except FileNotFoundError:
         if destination:
-            raise UserError(
+            raise Unreachable(
                 f"HOST: ssh to {destination} is not possible, this machine has no ssh; install it"
             ) from None
         raise UserError(f"{tool}: not found; set HOST to a machine that has it, such as a login node") from None
@@ -69,12 +73,12 @@ def output(
         return printed
     said = _reason(argv[0], errors) or _reason(argv[0], printed) or f"exit code {done.returncode}"
     if destination and done.returncode == SSH_FAILED:
-        raise UserError(
+        raise Unreachable(
             f"HOST: ssh {destination} fails: {said.removeprefix('ssh: ').rstrip('.')}; `ssh {destination}` must work "
             "without a question: accept the host's key once, and use a key without a password, or an agent"
         )
     if destination and done.returncode == NOT_FOUND:
-        raise UserError(f"HOST: {tool} is not found; name a machine that has it, such as a login node")
+        raise Unreachable(f"HOST: {tool} is not found; name a machine that has it, such as a login node")
     raise UserError(f"{tool} fails: {said}")
 
 

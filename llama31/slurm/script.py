@@ -27,7 +27,7 @@ def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environmen
     engine = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     engine.filters["quote"] = lambda value: shlex.quote(str(value))
     template = engine.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    image = settings.image
+    image, on_gpus = settings.image, devices.device(settings) is not Device.cpu
     return template.render(
         run_dir=run_dir,
         options=options(settings, run_dir),
@@ -39,8 +39,8 @@ def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environmen
         image=image,
         mounts=containers.mounted(settings) if image else [],
         makes=containers.made(settings) if image else [],
-        gpu_option=containers.gpu_option(settings),
-        whole_nodes=settings.exclusive and devices.device(settings) is not Device.cpu,
+        on_gpus=on_gpus,
+        whole_nodes=settings.exclusive and on_gpus,
         nodes=settings.nnodes,
         tasks=settings.gpus_per_node,
         allowed=allowed,
