@@ -26,9 +26,6 @@ def environment(settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
         cores = len(os.sched_getaffinity(0))
         ours.setdefault("OMP_NUM_THREADS", str(max(1, cores // settings.gpus_per_node)))
         ours["CUDA_VISIBLE_DEVICES"] = ""
-        # Megatron compiles a CUDA extension when it is imported. torch's CUDA build, finding no GPU to compile for,
-        # then fails in a way that Megatron does not expect, unless an architecture is named.
-        ours.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
     else:
         if settings.gpus_per_node > 1:
             ours.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: each rank would take all cores

@@ -5,7 +5,6 @@ import errno
 import os
 import shutil
 import signal
-import socket
 import sys
 import traceback
 from pathlib import Path
@@ -35,9 +34,6 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     startup.reached(startup.RANK)
     # A checkpoint may come from anywhere; what torch reads of it is data, never code (`llama31.checkpoint.trust`).
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    # Megatron compiles an extension when it is imported, and torch does so under a lock file. In the home directory one
-    # of a rank that was killed meanwhile would have all later runs wait for ever; so each run and node has its own.
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(run_dir.absolute() / paths.EXTENSIONS / socket.gethostname()))
     signal.signal(signal.SIGINT, run.interrupt)
     signal.signal(signal.SIGUSR1, run.warn)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # what starts ranks may have it wait for this

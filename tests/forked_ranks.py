@@ -35,15 +35,14 @@ def server() -> str:
     """The socket of a server that ends with this process."""
     directory = Path(tempfile.mkdtemp(prefix="ranks-"))
     address, log = directory / "socket", directory / "log"
-    extensions = {"TORCH_EXTENSIONS_DIR": str(directory)}  # as train.train has it
-    without_gpu = {"CUDA_VISIBLE_DEVICES": "", "TORCH_CUDA_ARCH_LIST": "9.0"}  # as ranks.environment has it
+    without_gpu = {"CUDA_VISIBLE_DEVICES": ""}  # as ranks.environment has it
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, __file__, "serve", address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, **without_gpu, **extensions, "PYTHONPATH": str(REPOSITORY)},
+            env={**os.environ, **without_gpu, "PYTHONPATH": str(REPOSITORY)},
         )
     assert process.stdout and READY in iter(process.stdout.readline, b""), f"ranks cannot be forked:\n{log.read_text()}"
     atexit.register(shutil.rmtree, directory)

@@ -54,7 +54,6 @@ def plain(data: dict[str, str], directory: Path) -> dict[str, float]:
         PYTHONPATH=str(paths.REPOSITORY),
         OMP_NUM_THREADS="1",
         CUDA_VISIBLE_DEVICES="",
-        TORCH_CUDA_ARCH_LIST="9.0",
     )
     return watched_run.parts(directory, began)
 

@@ -81,7 +81,7 @@ def needed(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def lacking(settings: Settings, destination: str = "", timeout: float = remote.PATIENCE) -> list[str]:
     """A line for each thing that jobs need and the machine lacks. Raises UserError where it cannot be asked."""
-    return remote.output(destination, ["sh"], "\n".join(_looks(settings)) + "\n", timeout).splitlines()
+    return remote.output(destination, ["/bin/sh"], "\n".join(_looks(settings)) + "\n", timeout).splitlines()
 
 
 def _looks(settings: Settings) -> Iterator[str]:
