@@ -80,6 +80,8 @@ class Outcome:
     """0 for success, else FAILED, BAD_INPUT, TARGET_NOT_REACHED or INTERRUPTED."""
     step: int
     consumed_samples: int
+    memory: int | None = None
+    """As of an evaluation, at the end of training; None where it had no such end."""
 
 
 class Observer:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -16,10 +16,12 @@ T = TypeVar("T")
 def from_json(kind: type[T], content: Mapping[str, Any]) -> T:
     """The dataclass that `asdict` and JSON took apart; what a list or dict holds is not looked at.
 
-    Raises KeyError for a field that is missing, and TypeError for one of another type.
+    Raises KeyError for a field without a default that is missing, and TypeError for one of another type.
     """
-    values = {field.name: content[field.name] for field in fields(kind)}  # type: ignore[arg-type]
-    for name, wanted in get_type_hints(kind).items():
+    there = [field.name for field in fields(kind) if field.name in content or field.default is MISSING]  # type: ignore[arg-type]
+    values, hints = {name: content[name] for name in there}, get_type_hints(kind)
+    for name in there:
+        wanted = hints[name]
         alternatives = get_args(wanted) if get_origin(wanted) is UnionType else (wanted,)
         if not any(_is_of(values[name], one) for one in alternatives):
             raise TypeError(f"{name}={values[name]!r}")

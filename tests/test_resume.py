@@ -106,7 +106,7 @@ def in_three_jobs(
 
 def test_three_jobs_equal_one(ranks: int, in_one_go: Chain, in_three_jobs: Chain) -> None:
     reference, last = in_one_go.jobs[0], in_three_jobs.jobs[-1]
-    for kind, measured in (("step", {"seconds"}), ("evaluation", {"seconds", "reached_target"})):
+    for kind, measured in (("step", {"seconds"}), ("evaluation", {"seconds", "reached_target", "memory"})):
         ours, theirs = (
             [{name: value for name, value in event.items() if name not in measured} for event in job.events(kind)]
             for job in (last, reference)

@@ -109,6 +109,8 @@ def assert_memory_is_in_the_report(run: Run, report: Path) -> None:
 def test_target_not_reached(settings: dict[str, Any]) -> None:
     run = run_forked({**settings, "STOP_AT_STEP": 7, "START_EVAL_AT": 40})
     assert_aborted(run, TARGET_NOT_REACHED, "TARGET=3.3", "STOP_AT_STEP=7")
+    assert run.outcome.memory and run.outcome.memory >= run.events("evaluation")[-1]["memory"]
+    assert f"memory: {run.outcome.memory / 1e6:.1f} MB on the fullest rank" in run.printed
     assert [event["step"] for event in run.events("step")] == [1, 2, 3, 4, 5, 6, 7]
     assert [event["step"] for event in run.events("evaluation")] == [6], "none before START_EVAL_AT, none at the stop"
     assert [value for key, value in logged(run) if key == "eval_accuracy"] == [run.events("evaluation")[0]["loss"]]

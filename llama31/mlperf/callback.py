@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -124,6 +125,7 @@ class BenchmarkCallback(Callback):
                 self.step,
                 self.consumed_samples,
             )
+        self.outcome = replace(self.outcome, memory=_memory())
 
     # Evaluation
 
@@ -163,7 +165,6 @@ class BenchmarkCallback(Callback):
         loss = _reduced(self._loss_sum, torch.float64, parallel_state.get_pipeline_model_parallel_group())
         samples = int(_reduced(self._samples, torch.int64, parallel_state.get_data_parallel_group()))
         token_hash = int(_reduced(_wrap(self._token_hash), torch.int64, parallel_state.get_data_parallel_group()))
-        memory = int(_reduced(peak_memory(), torch.int64, op=ReduceOp.MAX))
         loss /= self.settings.eval_samples
         assert samples == self.settings.eval_samples, f"evaluated {samples} sequences"
         reached = loss <= self.settings.target
@@ -176,7 +177,7 @@ class BenchmarkCallback(Callback):
             token_hash=f"{token_hash % 2**64:016x}",
             seconds=now - self._clock,
             reached_target=reached,
-            memory=memory,
+            memory=_memory(),
         )
         self._clock = now
         for observer in self.observers:
@@ -220,6 +221,11 @@ class BenchmarkCallback(Callback):
 
     def _abort(self, reason: str) -> None:
         raise RunAborted(reason, TARGET_NOT_REACHED)
+
+
+def _memory() -> int:
+    """Most bytes that any rank has taken so far."""
+    return int(_reduced(peak_memory(), torch.int64, op=ReduceOp.MAX))
 
 
 def _wrap(value: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from llama31 import paths
 from llama31.errors import UserError
 from llama31.events import Outcome
+from llama31.report.reading import size
 from llama31.settings import Settings
 
 
@@ -30,6 +31,8 @@ def lines(run_dir: Path, settings: Settings, outcome: Outcome) -> Iterator[str]:
         wall = training + sum(event["seconds"] for event in evaluations)
         tokens_per_second = len(steps) * settings.gbs * settings.seq_length / training
         yield f"training loss {steps[-1]['loss']:.4f}, {tokens_per_second:,.0f} tokens/s, wall time {wall:.0f} s"
+    if outcome.memory is not None:
+        yield f"memory: {size(outcome.memory)} on the fullest rank, at the most"
     yield f"run directory: {run_dir}"
 
 
