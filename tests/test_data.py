@@ -12,6 +12,7 @@ from megatron.core.datasets import gpt_dataset
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
+from nemo.collections.common.tokenizers import AutoTokenizer
 from one_rank import one_rank
 from oracle import expected_fingerprint, windows
 from tiny import VOCABULARY, write_tokens
@@ -185,3 +186,14 @@ def test_ids_that_the_tokenizer_lacks_are_refused(
     config = replace(built(settings).gpt_dataset_config, sequence_length=16, path_to_cache=str(tmp_path))
     with pytest.raises(UserError, match=message):
         training_set([str(prefix)], config)[0]
+
+
+def test_the_tokenizers_ids_are_counted_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hugging Face's libraries take 30 ms for those of Llama 3.1, longer than a sequence takes to read."""
+    train = built(settings)._train_ds
+    counted = []
+    stock = AutoTokenizer.vocab_size.fget
+    monkeypatch.setattr(AutoTokenizer, "vocab_size", property(lambda tokenizer: counted.append(1) or stock(tokenizer)))
+    for number in range(20):
+        train[number]
+    assert 1 <= len(counted) <= len(settings.train_parts.split()), "once for each part"

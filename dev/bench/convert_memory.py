@@ -1,11 +1,12 @@
 """Memory and time of converting a random Llama of Llama 3.2 1B's shape, bf16, to NeMo and back.
 
-    python3 dev/bench/convert_memory.py DIRECTORY
+    python3 -m dev.bench.convert_memory DIRECTORY
 
 DIRECTORY gets 8 GB, which stay there. The peak is that of the process (ru_maxrss): it counts what is read through
 mapped files too. The limit is the model in its type once, plus the largest file of the source.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -83,7 +84,9 @@ def measure(*arguments: str) -> tuple[float, float]:
 
 def main() -> None:
     """Makes the model, unless it is there, converts it and prints the figures."""
-    directory = Path(sys.argv[1]).absolute()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    directory = parser.parse_args().directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     source, nemo, back = directory / "source", directory / "nemo", directory / "back"
     if not source.exists():

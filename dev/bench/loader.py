@@ -2,8 +2,9 @@
 
     python3 -m dev.bench.loader DIRECTORY [--documents 5000000] [--batches 2000] [--samples 1000000] [--rounds 3]
 
-Makes a token file whose .bin is a hole: its pages come from the kernel, as those of a file in its cache do. Then one
-rank's loader reads batches of one sequence of the benchmark's length, checks and collates them, and nothing else:
+Makes a tokenizer of as many ids as Llama 3.1's, and a token file whose .bin is a hole: its pages come from the kernel,
+as those of a file in its cache do. Then one rank's loader reads batches of one sequence of the benchmark's length,
+checks and collates them, and nothing else:
 
     ours       the product's, in the rank's own process, as on a CPU
     ours, 2    with 2 worker processes, as on a GPU
@@ -32,7 +33,6 @@ from llama31.report.systems import published
 from llama31.resolve import resolve
 from llama31.settings import Settings
 
-VOCABULARY = 4096
 RANKS = 8  # of a node
 SHORT = 64  # tokens, where memory is looked at
 LOOKS = 10  # at the memory
@@ -44,7 +44,7 @@ def settings_for(directory: Path, documents: int, **more: object) -> Settings:
     prefix = paths.train_prefixes(Settings(preprocessed_path=str(directory / "preprocessed"), train_parts="6"))[0]
     if not token_file.idx_path(prefix).exists() or token_file.summary(prefix).documents != documents:
         if not prefix.parent.exists():
-            random_data.make(directory, VOCABULARY, tokens=random_data.DOCUMENT)
+            random_data.make(directory, rules.VOCABULARY_SIZE, tokens=random_data.DOCUMENT)
         write_data(prefix, documents)
     given = {
         "PREPROCESSED_PATH": prefix.parent,

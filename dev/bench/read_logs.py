@@ -98,7 +98,7 @@ def measured(program: str, log: Path) -> tuple[float, float, int]:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description="Speed and memory of the reader of logs.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--megabytes", type=float, default=1000)
     parser.add_argument("--compared-megabytes", type=float, default=100)

@@ -206,7 +206,7 @@ def json_bytes(path: Path) -> int:
 
 def main() -> None:
     """Runs the benchmark as the command line says."""
-    parser = argparse.ArgumentParser(description="Benchmark of tokenize.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--megabytes", type=float, default=787)
     parser.add_argument("--repeats", type=int, default=1)
