@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llama31 import mounts
 from llama31.errors import UserError
-from llama31.resolve import LIBRARIES, PLACES, is_secret
+from llama31.resolve import CACHE, LIBRARIES, PLACES, is_secret
 from llama31.settings import Device, Settings, names
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -156,7 +156,7 @@ def passed(environment: Mapping[str, str]) -> Iterator[str]:
                 yield f"{name}={value}"
         elif name.startswith(FOR_THE_SCRIPTS):
             yield name
-        elif name.startswith(LIBRARIES) and not name.startswith(PLACES):
+        elif name.startswith(LIBRARIES) and not name.startswith(PLACES) and not CACHE.search(name):
             yield name if is_secret(name) else f"{name}={value}"
 
 

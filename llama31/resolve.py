@@ -28,6 +28,8 @@ PLACES = ("CUDA_HOME", "CUDA_PATH", "HIP_PATH", "LD_", "LLAMA31_", "PATH", "PYTH
 """How the names of those begin that say where things lie on a machine, and so mean nothing in a container."""
 OF_ONE_MACHINE = (*PLACES, "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 """How the names of those begin that say nothing elsewhere."""
+CACHE = re.compile(r"_(HOME|CACHE|CACHE_DIR|CACHE_PATH)$|^WANDB_\w*DIR$")
+"""The names of those that say where a library keeps what it made; without them it has a place for that anywhere."""
 SECRETS = re.compile("AUTH|CREDENTIAL|HEADERS|KEY|PASSPHRASE|PASSWD|PASSWORD|SECRET|TOKEN(?!IZER)")
 """What is in the names of variables whose values no file may hold."""
 USER_IN_ADDRESS = re.compile(r"://[^/\s]*@")
@@ -48,10 +50,15 @@ def is_secret(name: str) -> bool:
     return bool(SECRETS.search(name))
 
 
-def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
-    """Of that, what says something to another machine, to a container and to another day."""
+def handed_on(environment: Mapping[str, str], *, afar: bool = False) -> dict[str, str]:
+    """Of that, what says something to another machine, to a container and to another day.
+
+    `afar` is a machine that shares no file system with this one.
+    """
     return {
-        name: value for name, value in read_by_libraries(environment).items() if not name.startswith(OF_ONE_MACHINE)
+        name: value
+        for name, value in read_by_libraries(environment).items()
+        if not name.startswith(OF_ONE_MACHINE) and not (afar and CACHE.search(name))
     }
 
 

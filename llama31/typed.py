@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -18,7 +18,7 @@ def from_json(kind: type[T], content: Mapping[str, Any]) -> T:
 
     Raises KeyError for a field without a default that is missing, and TypeError for one of another type.
     """
-    there = [field.name for field in fields(kind) if field.name in content or field.default is MISSING]  # type: ignore[arg-type]
+    there = [field.name for field in fields(kind) if field.name in content or _is_needed(field)]  # type: ignore[arg-type]
     values, hints = {name: content[name] for name in there}, get_type_hints(kind)
     for name in there:
         wanted = hints[name]
@@ -35,6 +35,10 @@ def read_json(kind: type[T], file: Path) -> T:
             return from_json(kind, json.loads(file.read_bytes()))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged ({type(error).__name__}: {error})") from error
+
+
+def _is_needed(field: Field) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _is_of(value: Any, wanted: Any) -> bool:

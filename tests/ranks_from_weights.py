@@ -52,7 +52,8 @@ class SharedWeights(Callback):
 class AllocatedMemory(Callback):
     """Writes down what model and optimizer hold after training, in bytes.
 
-    But `padding` counts numbers, and `buckets` parts of the gradients that are reduced by themselves.
+    But `padding` counts numbers, `buckets` parts of the gradients that are reduced by themselves, and `fused` says
+    whether the optimizer is torch's fused one.
     """
 
     def __init__(self, run_dir: Path):
@@ -77,6 +78,11 @@ class AllocatedMemory(Callback):
             "gradients": sum(parameter.main_grad.nbytes for parameter in parameters),
             "optimizer": sum(tensor.nbytes for tensor in held),
             "buckets": sum(len(buffer.buckets) for buffer in buffers),
+            "fused": all(
+                group["fused"]
+                for part in getattr(optimizer, "chained_optimizers", [optimizer])
+                for group in part.optimizer.param_groups
+            ),
             "padding": sum(buffer.numel for buffer in buffers) - sum(parameter.numel() for parameter in parameters),
         }
         (self.run_dir / ALLOCATED.format(rank=trainer.global_rank)).write_text(json.dumps(allocated))

@@ -128,11 +128,12 @@ def test_what_libraries_read_arrives_but_not_where_things_lie_here(run: Run) -> 
         "CUDA_HOME": "/z",
         "RCCL_MSCCL_ENABLE": "1",
         "HIP_PATH": "/z",
+        "TRITON_CACHE_DIR": "/z",
     }
     secrets = {"MLC_SECRET_ACCESS_KEY": "hush", "WANDB_API_KEY": "hush"}
     heard = run(**ours, **secrets, HF_HUB_OFFLINE="0").values("--env=")
     assert {"NCCL_DEBUG=INFO", "OMP_NUM_THREADS=2", "RCCL_MSCCL_ENABLE=1", "HF_HUB_OFFLINE=0", *secrets} <= set(heard)
-    here = "LD_|PATH|PYTHON|CUDA_HOME|HIP_PATH|LLAMA31"
+    here = "LD_|PATH|PYTHON|CUDA_HOME|HIP_PATH|LLAMA31|TRITON_CACHE"
     assert not [each for each in heard if re.match(here, each) or "hush" in each]
 
 

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import fiddle
 import pytest
+import torch
+from megatron.core.distributed import param_and_grad_buffer
 from nemo.lightning.pytorch.plugins.mixed_precision import update_config_with_dtype_overrides
 from one_rank import one_rank
 from recipes import CPU, CUDA
@@ -24,6 +27,7 @@ from dev.bench.gpu_step import SIZE, SMALL, Case
 from llama31 import recipe, rules
 from llama31.estimates import memory, speed
 from llama31.estimates.gpus import GB, GPUS
+from llama31.model import cpu
 from llama31.model.llama import model_config
 from llama31.recompute import instead
 from llama31.settings import Device, Precision, RecomputeGranularity, Settings
@@ -110,6 +114,39 @@ def test_all_trainers_begin_at_the_loss_of_random_tokens(precision: Precision, m
         assert loss_of("megatron", instead(settings, granularity)) == plain
     monkeypatch.setattr(gpu_trainers, "nemo_is_there", lambda: False)
     assert loss_of("megatron", settings) == plain, "dev/bench/megatron_alone.py is not what the recipe trains"
+
+
+def test_a_rank_alone_sends_nothing_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, where gloo would copy its gradients; nothing else changes by it."""
+    sent = []
+    for name in ("dist_reduce_scatter_func", "dist_all_gather_func"):
+        stock = getattr(param_and_grad_buffer, name)
+        counted = partial(lambda stock, *these, **those: sent.append(stock) or stock(*these, **those), stock)
+        monkeypatch.setattr(param_and_grad_buffer, name, counted)
+    settings = replace(ON_CPU, precision=Precision.fp32)
+    alone = loss_of("megatron", settings)
+    assert not sent
+    monkeypatch.setattr(cpu, "_unless_alone", lambda synchronise: synchronise)
+    assert loss_of("megatron", settings) == alone
+    assert sent
+
+
+def test_the_fused_optimizer_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = loss_of("megatron", ON_CPU)
+    stock = torch.optim.AdamW.step
+
+    def plain(optimizer: torch.optim.AdamW) -> object:
+        for group in optimizer.param_groups:
+            assert group["fused"]
+            group["fused"] = False
+        try:
+            return stock(optimizer)
+        finally:
+            for group in optimizer.param_groups:
+                group["fused"] = True
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", plain)
+    assert loss_of("megatron", ON_CPU) == pytest.approx(fused, rel=1e-5)
 
 
 def test_without_nemo_the_model_has_the_modules_of_the_recipes() -> None:

@@ -129,6 +129,10 @@ def test_memory_of_one_rank_is_as_estimated(one_rank: Run) -> None:
     assert_memory_is_as_estimated(one_rank)
 
 
+def test_the_optimizer_is_the_fused_one(one_rank: Run) -> None:
+    assert json.loads((one_rank.run_dir / ALLOCATED.format(rank=0)).read_text())["fused"]
+
+
 def assert_memory_is_as_estimated(run: Run) -> None:
     """The plan's weights, gradients and optimizer state of each stage are what its ranks hold, to the byte.
 

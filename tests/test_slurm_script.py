@@ -151,6 +151,10 @@ def test_what_libraries_read_goes_along_but_not_what_is_of_one_machine() -> None
     here = {"HIP_VISIBLE_DEVICES": "0", "ROCR_VISIBLE_DEVICES": "0", "HIP_PATH": "/opt", "HF_TOKEN": "hush"}
     exported = script.exports(JOB, {**along, **here})
     assert along.items() <= exported.items() and not here.keys() & exported.keys()
+    caches = {"HF_HOME": "/a", "TRITON_CACHE_DIR": "/a", "TORCHINDUCTOR_CACHE_DIR": "/a", "WANDB_DIR": "/a"}
+    assert caches.items() <= script.exports(JOB, caches).items(), "a cluster's nodes have the same directories"
+    exported = script.exports(replace(JOB, host="login"), {**along, **caches})
+    assert along.items() <= exported.items() and not caches.keys() & exported.keys(), "those are of this machine"
 
 
 def test_cpu_jobs_ask_for_no_gpus() -> None:

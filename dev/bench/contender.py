@@ -83,9 +83,7 @@ def timed(connection: Connection, loops: dict[str, Callable[[], None]]) -> None:
         connection.send(seconds)
 
 
-def in_turns(
-    loops: Sequence[tuple[str, Contender, str]], rounds: int, steps: int
-) -> tuple[dict[str, float], dict[str, list[float]]]:
+def in_turns(loops: Sequence[tuple[str, Contender, str]], rounds: int, steps: int) -> dict[str, list[float]]:
     """Lets all loops take turns; the first turn of each is not counted.
 
     Args:
@@ -94,7 +92,7 @@ def in_turns(
         steps: Steps of a turn.
 
     Returns:
-        Median seconds of a step by name, and each round's median divided by that of the first loop in the same round.
+        By name, the median seconds of a step in each round.
     """
     found: dict[str, list[float]] = {name: [] for name, _, _ in loops}
     for turn in range(rounds + 1):
@@ -102,8 +100,14 @@ def in_turns(
             seconds = contender.turn(loop, steps)
             if turn:
                 found[name].append(statistics.median(seconds))
-    (reference, *_) = found.values()
-    ratios = {
-        name: [one / first for one, first in zip(medians, reference, strict=True)] for name, medians in found.items()
-    }
-    return {name: statistics.median(medians) for name, medians in found.items()}, ratios
+    return found
+
+
+def ratios(these: Sequence[float], those: Sequence[float]) -> list[float]:
+    """Round by round, what these take in relation to those."""
+    return [one / other for one, other in zip(these, those, strict=True)]
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """The median, and the range."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"

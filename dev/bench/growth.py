@@ -7,18 +7,19 @@ on all cores; the time from the command to its first step where it builds the in
 part of both, the median step, and the most memory that all its processes held at once. The token files' .bin is a hole.
 
 The last table compares the product with Hugging Face's Llama as dev/bench/train_step.py does, one width after the
-other: 4 layers, 4 sequences of 256 tokens.
+other: 4 layers, 4 sequences of 256 tokens. Its start is that of the product's process, to the end of the first step.
 """
 
 import argparse
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from dev.bench import random_data, start, train_step, watched_run
-from dev.bench.contender import Contender, in_turns
+from dev.bench.contender import Contender, in_turns, ratios, spread
 from dev.bench.index import write_data
 from dev.bench.step_contenders import hugging_face, product
 from llama31 import paths, ranks, startup
@@ -84,7 +85,7 @@ def by_ranks(directory: Path, counts: list[int]) -> Iterator[str]:
 
 def by_width(directory: Path, widths: list[int], rounds: int) -> Iterator[str]:
     """Steps of the product and of Hugging Face's in turns."""
-    titles = f"{'width':>12} {'parameters':>12} {'peer s/step':>12} {'ours':>8}"
+    titles = f"{'width':>12} {'parameters':>12} {'start':>8} {'peer s/step':>12} {'ours':>8}"
     yield f"{titles} {'ratio':>22} {'peer memory':>12} {'ours':>9}"
     for width in widths:
         with tempfile.TemporaryDirectory(dir=directory) as place:
@@ -92,17 +93,21 @@ def by_width(directory: Path, widths: list[int], rounds: int) -> Iterator[str]:
             settings, run_dir = train_step.prepared(Path(place), SHORT, model)
             os.environ.update(ranks.environment(settings, os.environ))
             peer = Contender("Hugging Face's", hugging_face, settings, model, train_step.VOCABULARY)
+            began = time.perf_counter()
             ours = Contender("our run", product, run_dir, model, train_step.free_port())
+            started = time.perf_counter() - began
             try:
-                seconds, ratios = in_turns([("peer", peer, "run"), ("ours", ours, "run")], rounds, 4)
+                seconds = in_turns([("peer", peer, "run"), ("ours", ours, "run")], rounds, 4)
                 held = [one.peak_memory() / 1e9 for one in (peer, ours)]
             finally:
                 peer.end()
                 ours.end()
             parameters = model.parameters(train_step.VOCABULARY)
+            ratio = spread(ratios(seconds["ours"], seconds["peer"]), ".2f")
             yield (
-                f"{width:12,} {parameters / 1e6:10.1f} M {seconds['peer']:12.3f} {seconds['ours']:8.3f} "
-                f"{train_step.spread(ratios['ours'], '.2f'):>22} {held[0]:9.2f} GB {held[1]:6.2f} GB"
+                f"{width:12,} {parameters / 1e6:10.1f} M {started:8.1f} {statistics.median(seconds['peer']):12.3f} "
+                f"{statistics.median(seconds['ours']):8.3f} {ratio:>22} "
+                f"{held[0]:9.2f} GB {held[1]:6.2f} GB"
             )
 
 

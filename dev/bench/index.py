@@ -11,7 +11,7 @@ of the right size: an index needs no tokens. Then, in turns, each in a process o
     again     ours, once more: checked and opened, as a second start does
 
 Fewer documents than the benchmark's part 6 has take the same share of the sequences. Prints the figures of each and,
-of the medians, what the peers take in relation to ours. It also compares the sequences: ours are the first of pass.
+of the medians, what ours take in relation to it. It also compares the sequences: ours are the first of pass.
 """
 
 import argparse
@@ -190,9 +190,9 @@ def main() -> None:
         ours = ours or figures
         print(
             f"{kind:<9} {figures['sequences']:>12,.0f} sequences {figures['seconds']:8.2f} s "
-            f"{figures['bytes'] / 1e6:9.1f} MB {figures['memory'] / 1e9:6.2f} GB of memory; of ours: "
-            f"time {figures['seconds'] / ours['seconds']:.2f}, bytes {figures['bytes'] / ours['bytes']:.2f}, "
-            f"memory {figures['memory'] / ours['memory']:.2f}"
+            f"{figures['bytes'] / 1e6:9.1f} MB {figures['memory'] / 1e9:6.2f} GB of memory; of it ours: "
+            f"time {ours['seconds'] / figures['seconds']:.2f}, bytes {ours['bytes'] / figures['bytes']:.2f}, "
+            f"memory {ours['memory'] / figures['memory']:.2f}"
         )
 
 

@@ -12,11 +12,15 @@ checks and collates them, and nothing else:
     peer, 2    with 2 worker processes
 
 In turns. Prints the median tokens/s, with the ratio to the peer's of the same round, and to what 8 ranks of the fastest
-published system take together. At the end ours runs through so many short sequences, to show whether memory grows.
+published system take together. At the end ours runs through so many short sequences, to show whether memory grows,
+with workers too.
 """
 
 import argparse
 import itertools
+import multiprocessing
+import os
+import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection
@@ -25,7 +29,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dev.bench import random_data
-from dev.bench.contender import Contender, in_turns, timed
+from dev.bench.contender import Contender, in_turns, ratios, spread, timed
 from dev.bench.index import kilobytes, write_data
 from llama31 import paths, rules
 from llama31.corpus import token_file
@@ -123,18 +127,19 @@ def skip(loop: Iterator[Any], count: int) -> None:
         pass
 
 
-def memory(connection: Connection, settings: Settings, samples: int) -> None:
-    """Sends the memory that this process alone holds, after each tenth of so many samples."""
+def memory(connection: Connection, settings: Settings, workers: int, samples: int) -> None:
+    """Sends the memory that this process and its workers hold for themselves, after each tenth of so many samples."""
     from llama31.model.one_rank import one_rank
 
     with one_rank():
-        loop = batches(ours(settings), workers=0)
+        loop = batches(ours(settings), workers)
         connection.send("ready")
         connection.recv()
         held = []
         for _ in range(LOOKS):
             skip(loop, samples // LOOKS)
-            held.append(kilobytes(Path("/proc/self/status"), "RssAnon"))
+            processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+            held.append(sum(kilobytes(Path(f"/proc/{pid}/status"), "RssAnon") for pid in processes))
         connection.send(held)
 
 
@@ -154,23 +159,24 @@ def main() -> None:
     }
     try:
         loops = [(name + ending, one, ending) for ending in WORKERS for name, one in contenders.items()]
-        seconds, ratios = in_turns(loops, options.rounds, 1)
+        seconds = in_turns(loops, options.rounds, 1)
     finally:
         for contender in contenders.values():
             contender.end()
     need = RANKS * max(system.tokens_per_second_per_accelerator for system in published())
     print(f"{RANKS} ranks of the fastest published system take {need:,.0f} tokens/s")
-    for name, median in seconds.items():
-        rate = options.batches * rules.SEQUENCE_LENGTH / median
-        beside = [one / other for one, other in zip(ratios[name], ratios[f"peer{name[4:]}"], strict=True)]
-        spread = f"{min(beside):.2f} to {max(beside):.2f}"
-        print(f"{name:<8} {rate:12,.0f} tokens/s, {rate / need:6.1f} of that; time of peer's: {spread}")
+    for name, medians in seconds.items():
+        rate = options.batches * rules.SEQUENCE_LENGTH / statistics.median(medians)
+        of_peer = spread(ratios(medians, seconds[f"peer{name[4:]}"]), ".2f")
+        print(f"{name:<8} {rate:12,.0f} tokens/s, {rate / need:6.1f} of that; time {of_peer} of peer's")
     short = settings_for(options.directory, options.documents, SEQ_LENGTH=SHORT, SAMPLES_AVAILABLE=options.samples)
-    looked_at = Contender("ours", memory, short, options.samples)
-    held = looked_at.turn("", 0)
-    looked_at.end()
     each = options.samples // LOOKS
-    print(f"memory of ours after each {each:,} samples [MB]: {' '.join(f'{one / 1e6:.1f}' for one in held)}")
+    for ending, workers in WORKERS.items():
+        looked_at = Contender("ours", memory, short, workers, options.samples)
+        held = looked_at.turn("", 0)
+        looked_at.end()
+        megabytes = " ".join(f"{one / 1e6:.1f}" for one in held)
+        print(f"memory of ours{ending} after each {each:,} samples of {SHORT} tokens [MB]: {megabytes}")
 
 
 if __name__ == "__main__":

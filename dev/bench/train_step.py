@@ -10,7 +10,7 @@ The shape has 27.8 million parameters, the batch 4 sequences of 512 tokens, in f
 
 The three take turns of a few steps. Prints the median seconds of a step, and the median over the rounds of what it
 takes in relation to the peer's, and to the bare loop's, of the same round. With --profile, at the end, torch's
-operations that take most of a bare step. Settings can be given, as PRECISION=bf16.
+operations that a bare step consists of. Settings can be given, as PRECISION=bf16.
 """
 
 import argparse
@@ -18,10 +18,11 @@ import os
 import socket
 import statistics
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from dev.bench import random_data
-from dev.bench.contender import Contender, in_turns
+from dev.bench.contender import Contender, in_turns, ratios, spread
 from dev.bench.step_contenders import SIZE, hugging_face, product
 from llama31 import checks, paths, ranks, record
 from llama31.checkpoint import start
@@ -31,7 +32,14 @@ from llama31.sizes import SIZES, Shape
 
 SHAPE = Shape(layers=8, hidden_size=512, ffn_hidden_size=1408, attention_heads=8, key_value_heads=4)
 VOCABULARY = 4096
-OPERATIONS = 15  # that are shown of a profile
+GROUPS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "attention, backward": ("flash_attention_for_cpu_backward",),
+    "attention, forward": ("flash_attention_for_cpu",),
+    "AdamW": ("_fused_adamw_",),
+}
+"""Of torch's operations, by words in their names; the first that fits."""
+OTHER = "all else: elementwise, loss, Python"
 TOKENS = 2_000_000  # more than the steps take
 GIVEN = {
     "SIZE": SIZE,
@@ -83,7 +91,7 @@ def main() -> None:
         ours = Contender("our run", product, run_dir, SHAPE, free_port())
         try:
             loops = [("peer", peer, "run"), ("bare", ours, "bare"), ("ours", ours, "run")]
-            seconds, ratios = in_turns(loops, options.rounds, options.steps)
+            seconds = in_turns(loops, options.rounds, options.steps)
             profile = ours.turn("profile", options.steps) if options.profile else {}
         finally:
             peer.end()
@@ -92,20 +100,22 @@ def main() -> None:
         f"{SHAPE.parameters(VOCABULARY) / 1e6:.1f} million parameters, {settings.gbs} x {settings.seq_length} tokens, "
         f"{settings.precision.value}, {os.environ['OMP_NUM_THREADS']} threads"
     )
-    for name, median in seconds.items():
-        print(f"{name}  {median:.3f} s a step; {spread(ratios[name], '.3f')} of peer's")
-    added = [run / bare - 1 for run, bare in zip(ratios["ours"], ratios["bare"], strict=True)]
-    milliseconds = 1000 * (seconds["ours"] - seconds["bare"])
-    what = "data, NeMo, Lightning, logs and metrics"
-    print(f"{what} add {spread(added, '.1%')} to bare; {milliseconds:.0f} ms by medians")
-    whole = sum(profile.values())
-    for operation, taken in sorted(profile.items(), key=lambda item: item[1], reverse=True)[:OPERATIONS]:
-        print(f"  {operation:<40} {taken:7.3f} s {taken / whole:6.1%}")
+    for name, medians in seconds.items():
+        of_peer = spread(ratios(medians, seconds["peer"]), ".3f")
+        print(f"{name}  {statistics.median(medians):.3f} s a step; {of_peer} of peer's")
+    added = [1000 * (run - bare) for run, bare in zip(seconds["ours"], seconds["bare"], strict=True)]
+    share = statistics.median(added) / 1000 / statistics.median(seconds["bare"])
+    print(f"data, NeMo, Lightning, logs and metrics add {spread(added, '.1f')} ms to bare, {share:.1%}")
+    shares: Counter[str] = Counter()
+    for operation, taken in profile.items():
+        shares[group(operation)] += taken
+    for name, taken in shares.most_common():
+        print(f"  {name:<40} {taken:7.3f} s {taken / shares.total():6.1%}")
 
 
-def spread(values: list[float], form: str) -> str:
-    """The median, and the range."""
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+def group(operation: str) -> str:
+    """What one of torch's operations belongs to."""
+    return next((name for name, words in GROUPS.items() if any(word in operation for word in words)), OTHER)
 
 
 if __name__ == "__main__":

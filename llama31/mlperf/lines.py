@@ -136,7 +136,7 @@ def _parse(number: int, text: bytes) -> Record:
 def parsed(text: bytes) -> Any:
     """JSON, at once where it is plain; what the standard library takes beyond that, so do we.
 
-    That is NaN, numbers beyond 64 bits, and bytes of other encodings than UTF-8.
+    That is NaN, and bytes of other encodings than UTF-8.
     """
     try:
         return orjson.loads(text)

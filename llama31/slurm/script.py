@@ -77,7 +77,8 @@ def options(settings: Settings, run_dir: Path) -> list[str]:
 def exports(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
     """Variables that the job's ranks get: all settings, and what libraries read where it is submitted."""
     ours = {name: shown(getattr(settings, name.lower())) for name in names()}
-    theirs = {name: value for name, value in handed_on(environment).items() if name.isidentifier()}
+    there = handed_on(environment, afar=bool(settings.host))
+    theirs = {name: value for name, value in there.items() if name.isidentifier()}
     return {**ours, **theirs}
 
 
