@@ -42,7 +42,9 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     try:
         outcome = run.fit()
         orderly = True
+        _hear_no_more()
     except BaseException as error:  # noqa: BLE001 - whatever it is becomes the outcome, and is printed
+        _hear_no_more()
         outcome = run.failure(error)
         orderly = False
         trace = "".join(traceback.format_exception(error))
@@ -52,6 +54,13 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
             print(trace, file=sys.stderr, flush=True)
     run.stop(outcome)
     return outcome, orderly
+
+
+def _hear_no_more() -> None:
+    """Lets nothing but SIGKILL keep this rank from saying how its run ended: torchrun ends it when another has failed,
+    which may be why this one fails."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _keep_output(run_dir: Path, rank: int) -> TextIO:

@@ -15,7 +15,7 @@ import oracle
 import pytest
 import weights_and_biases
 from pages import Page
-from runs import Run, run_forked, run_llama31, stopped_by
+from runs import TESTS, Run, run_forked, run_llama31, stopped_by
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
 from llama31 import paths, provenance, record, rules, startup
@@ -152,6 +152,14 @@ def test_interrupted(signum: signal.Signals, settings: dict[str, Any]) -> None:
 def test_rank_that_is_killed(settings: dict[str, Any]) -> None:
     run = stopped_by(lambda _, ranks: os.kill(ranks[1], signal.SIGKILL), {**settings, "GPUS_PER_NODE": 2})
     assert_aborted(run, FAILED, "step", paths.RANK_LOGS)
+
+
+def test_ranks_that_are_told_to_end_while_they_fail(settings: dict[str, Any]) -> None:
+    """As torchrun does when the first of them has failed: what it failed of is not lost."""
+    script = TESTS / "ranks_ended_while_they_fail.py"
+    run = run_forked({**settings, "GPUS_PER_NODE": 2}, script=script)
+    assert run.exit_code == FAILED
+    assert "failed at step 0: ValueError: nothing works" in run.outcome.reason
 
 
 def test_full_disk(settings: dict[str, Any], small_disk: Path) -> None:
