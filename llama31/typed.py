@@ -16,8 +16,11 @@ T = TypeVar("T")
 def from_json(kind: type[T], content: Mapping[str, Any]) -> T:
     """The dataclass that `asdict` and JSON took apart; what a list or dict holds is not looked at.
 
-    Raises KeyError for a field without a default that is missing, and TypeError for one of another type.
+    Raises KeyError for a field without a default that is missing, and TypeError for one of another type, or what is no
+    object.
     """
+    if not isinstance(content, Mapping):
+        raise TypeError(f"no object: {content!r}")
     there = [field.name for field in fields(kind) if field.name in content or _is_needed(field)]  # type: ignore[arg-type]
     values, hints = {name: content[name] for name in there}, get_type_hints(kind)
     for name in there:
