@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -16,12 +16,12 @@ T = TypeVar("T")
 def from_json(kind: type[T], content: Mapping[str, Any]) -> T:
     """The dataclass that `asdict` and JSON took apart; what a list or dict holds is not looked at.
 
-    Raises KeyError for a field without a default that is missing, and TypeError for one of another type, or what is no
-    object.
+    Raises KeyError for a field that is missing, but for those whose default None says that it is not known, as older
+    records have it; and TypeError for one of another type, or what is no object.
     """
     if not isinstance(content, Mapping):
         raise TypeError(f"no object: {content!r}")
-    there = [field.name for field in fields(kind) if field.name in content or _is_needed(field)]  # type: ignore[arg-type]
+    there = [field.name for field in fields(kind) if field.name in content or field.default is not None]  # type: ignore[arg-type]
     values, hints = {name: content[name] for name in there}, get_type_hints(kind)
     for name in there:
         wanted = hints[name]
@@ -38,10 +38,6 @@ def read_json(kind: type[T], file: Path) -> T:
             return from_json(kind, json.loads(file.read_bytes()))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged ({type(error).__name__}: {error})") from error
-
-
-def _is_needed(field: Field) -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _is_of(value: Any, wanted: Any) -> bool:

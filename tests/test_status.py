@@ -228,6 +228,7 @@ def test_outcomes(outcome: Outcome, words: str, tmp_path: Path) -> None:
         (paths.OUTCOME, '{"status": "success"'),
         (paths.OUTCOME, "{}"),
         (paths.START, "[]"),
+        (paths.START, "{}"),
         (paths.METRICS, "\0\0\0\n"),
         (paths.METRICS, '{"event": "step", "step": "one"}\n'),
         (paths.METRICS, "[1]\n"),
