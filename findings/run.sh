@@ -15,7 +15,7 @@ if ((${#names[@]} == 0)); then
 fi
 for name in "${names[@]}"; do
     if [[ ! -f $name.sh ]]; then
-        printf 'findings: %s.sh does not exist; findings/ has: %s\n' "$name" "$(printf '%s ' *.sh)" >&2
+        printf 'findings: %s.sh does not exist; findings/ has: %s\n' "$name" "$(printf "%s " *.sh | sed "s/run.sh //")" >&2
         exit 2
     fi
 done
