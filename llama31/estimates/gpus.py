@@ -1,46 +1,74 @@
 """The GPUs that the setting GPU can name."""
 
+import re
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One accelerator, as its maker's data sheet has it."""
+    """One accelerator, as its maker's data sheet has it. Peaks are dense matrix products, operations per second."""
 
     memory: int
     """Bytes of its memory; data sheets count in units of 10^9."""
     bf16_flops: float
-    """Peak of dense bf16 matrix products, operations per second. Sheets that give it with sparsity give twice that."""
+    """Peak in bf16. Sheets that give it with sparsity give twice that."""
+    fp8_flops: float
+    """Peak in fp8."""
+    fp4_flops: float | None = None
+    """Peak in the 4-bit format of its maker (NVFP4, MXFP4); None if it has none."""
+
+    def peak(self, precision: object) -> tuple[str, float | None]:
+        """Name and peak of the arithmetic that a log's `lowest_numerical_precision_in_linear` names.
+
+        bf16 where the log names none, or one that is no narrower; the peak is None for a precision that the GPU lacks.
+        """
+        text = str(precision).lower()
+        if "fp4" in text:
+            return "fp4", self.fp4_flops
+        return ("fp8", self.fp8_flops) if "fp8" in text else ("bf16", self.bf16_flops)
 
 
 GB = 10**9
 TERA = 1e12
 
 GPUS = {
-    "H100": Gpu(80 * GB, 989 * TERA),
-    "H200": Gpu(141 * GB, 989 * TERA),
-    "B200": Gpu(180 * GB, 2250 * TERA),
-    "GB200": Gpu(186 * GB, 2500 * TERA),
-    "B300": Gpu(270 * GB, 2250 * TERA),
-    "GB300": Gpu(279 * GB, 2500 * TERA),
-    "MI300X": Gpu(192 * GB, 1307 * TERA),
-    "MI325X": Gpu(256 * GB, 1307 * TERA),
-    "MI350X": Gpu(288 * GB, 2300 * TERA),
-    "MI355X": Gpu(288 * GB, 2500 * TERA),
+    "H100": Gpu(80 * GB, 989 * TERA, 1979 * TERA),
+    "H200": Gpu(141 * GB, 989 * TERA, 1979 * TERA),
+    "H200-NVL": Gpu(141 * GB, 835 * TERA, 1671 * TERA),
+    "GH200": Gpu(96 * GB, 989 * TERA, 1979 * TERA),
+    "B200": Gpu(180 * GB, 2250 * TERA, 4500 * TERA, 9000 * TERA),
+    "GB200": Gpu(186 * GB, 2500 * TERA, 5000 * TERA, 10_000 * TERA),
+    "B300": Gpu(270 * GB, 2250 * TERA, 4500 * TERA, 13_500 * TERA),
+    "GB300": Gpu(279 * GB, 2500 * TERA, 5000 * TERA, 15_000 * TERA),
+    "RTX-PRO-6000": Gpu(96 * GB, 500 * TERA, 1000 * TERA, 2000 * TERA),
+    "MI300X": Gpu(192 * GB, 1307 * TERA, 2615 * TERA),
+    "MI325X": Gpu(256 * GB, 1307 * TERA, 2615 * TERA),
+    "MI350X": Gpu(288 * GB, 2300 * TERA, 4600 * TERA, 9200 * TERA),
+    "MI355X": Gpu(288 * GB, 2500 * TERA, 5000 * TERA, 10_000 * TERA),
 }
-"""By the value of GPU. Sources: NVIDIA's data sheets of H100 SXM, H200 SXM, HGX B200 and B300, GB200 and GB300 NVL72;
-AMD's of the Instinct MI300X, MI325X, MI350X and MI355X."""
+"""By the value of GPU. Sources: NVIDIA's data sheets of H100 SXM, H200 SXM and NVL, GH200 (with 96 GB of HBM3), HGX
+B200 and B300, GB200 and GB300 NVL72, RTX PRO 6000 Blackwell Server Edition; AMD's of the Instinct MI300X, MI325X,
+MI350X and MI355X."""
 
 BLACKWELL = ("B200", "GB200", "B300", "GB300")
-"""Those of NVIDIA's generation after Hopper."""
+"""Data-centre GPUs of NVIDIA's generation after Hopper."""
+
+
+def key_of(name: str) -> str | None:
+    """The key of `GPUS` for a GPU as a driver, a log or a person names it; None for one that the table lacks.
+
+    Examples: NVIDIA H200 NVL, AMD Instinct MI325X, RTX PRO 6000 Blackwell. Boards with less of everything, such as
+    NVIDIA H100 PCIe or H100 NVL, are not in the table.
+    """
+    words = re.split(r"[\s_-]+", name.upper())
+    found = [key for key in GPUS if set(key.split("-")) <= set(words)]
+    if not found or {"PCIE", "MAX"} & set(words):
+        return None
+    key = max(found, key=len)  # H200-NVL before H200
+    return None if "NVL" in words and "NVL" not in key else key
 
 
 def called(device_name: str) -> Gpu | None:
-    """The GPU of a name that its driver gives, such as NVIDIA H200 or AMD Instinct MI325X; None if it is no known one.
-
-    Boards with less of everything, such as NVIDIA H100 PCIe or H200 NVL, are none of the table.
-    """
-    words = device_name.upper().split()
-    if {"PCIE", "NVL"} & set(words):
-        return None
-    return next((gpu for name, gpu in GPUS.items() if name in words), None)
+    """The GPU that a driver names so; None if it is not in the table."""
+    key = key_of(device_name)
+    return GPUS[key] if key else None

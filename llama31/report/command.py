@@ -6,13 +6,14 @@ from pathlib import Path
 
 from llama31.corpus.files import atomic_writer, failures_named
 from llama31.errors import UserError
-from llama31.estimates.gpus import GPUS
+from llama31.estimates.gpus import GPUS, key_of
 from llama31.report import find
 
 
 def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -> None:
     """Writes the report on these runs to `output`. Raises UserError where something cannot be read or written."""
-    if gpu and gpu not in GPUS:
+    known = key_of(gpu)
+    if gpu and not known:
         raise UserError(f"--gpu {gpu}: not one of {', '.join(GPUS)}")
     with failures_named(output):
         if output.is_dir():
@@ -32,7 +33,7 @@ def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -
     from llama31.report.page import render
 
     found = runs.read(logs)
-    page = render([Figures(run, Given(devices, gpu)) for run in found])
+    page = render([Figures(run, Given(devices, known or "")) for run in found])
     with atomic_writer(page_file) as file:
         file.write(page.encode())
     for run in found:

@@ -16,9 +16,9 @@ from llama31.estimates.gpus import GPUS
 from llama31.layout import Layout
 from llama31.mlperf.records import Log, Record, is_number, is_whole, shown
 from llama31.report import step_times, timeline
-from llama31.report.logs import Series
+from llama31.report.logs import TRAINING_LOSS, Series
 from llama31.report.runs import Run
-from llama31.report.step_times import TRAINING_LOSS, StepTimes, named_steps
+from llama31.report.step_times import StepTimes, named_steps
 from llama31.report.timeline import Block, Restart, intervals, seconds_between
 from llama31.settings import Settings
 
@@ -218,8 +218,30 @@ class Figures:
     @property
     def mfu(self) -> float | None:
         """Model FLOPs utilisation: tokens/s of a device x operations of a token / its dense bf16 peak."""
-        peak = GPUS[self.gpu].bf16_flops if self.gpu in GPUS else None
+        return self._utilisation(GPUS[self.gpu].bf16_flops if self.gpu in GPUS else None)
+
+    @property
+    def own_peak(self) -> tuple[str, float | None]:
+        """Name and dense peak, in operations per second, of the precision that the log states for linear layers."""
+        stated = self.log.value(constants.LOWEST_NUMERICAL_PRECISION_IN_LINEAR)
+        return GPUS[self.gpu].peak(stated) if self.gpu in GPUS else ("", None)
+
+    @property
+    def utilisation(self) -> float | None:
+        """As `mfu`, of the peak of the precision that the log states."""
+        return self._utilisation(self.own_peak[1])
+
+    def _utilisation(self, peak: float | None) -> float | None:
         return _product(self.tokens_per_second_per_device, self.flops_per_token, 1 / peak if peak else None)
+
+    @property
+    def is_benchmark(self) -> bool:
+        """Whether its times compare with published ones: the benchmark's model, sequence length and target."""
+        return (
+            self.flops_per_token is not None
+            and self.sequence_length == rules.SEQUENCE_LENGTH
+            and self.log.target == rules.TARGET
+        )
 
     @cached_property
     def step_times(self) -> StepTimes | None:

@@ -10,9 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlperf_logging.mllog import constants
+
 from llama31.errors import UserError
 from llama31.mlperf.lines import BLOCK, parsed, scan, why
-from llama31.mlperf.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number
+from llama31.mlperf.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number, is_whole
+
+STEP_TIME, TRAINING_LOSS = "train_step_time", "reduced_train_loss"
+"""Tracked statistics of NVIDIA's logs: seconds of a step, or of the mean step of a block; training loss of a step."""
 
 
 @dataclass
@@ -67,22 +72,53 @@ def read_log(path: Path, progress: Callable[[int], None]) -> LogData:
         OSError: The file cannot be read.
     """
     records: list[Record] = []
-    statistics: dict[str, Series] = {}
+    tracked = _Tracked()
     damages = Damages()
     with path.open("rb") as file:
         for found in scan(file, progress):
             if isinstance(found, Damage):
                 damages.add(found)
-            elif found.key != TRACKED_STATS:
-                records.append(found)
+            elif found.key == TRACKED_STATS:
+                tracked.add(found)
             else:
-                for name, value in found.value.items():
-                    if is_number(value):
-                        series = statistics.setdefault(name, Series())
-                        series.add(value, found.samples, found.metadata.get("step"))
-    if not records and not statistics and not damages.count:
+                tracked.event(found)
+                records.append(found)
+    if not records and not tracked.statistics and not damages.count:
         raise UserError(f"{path}: has no :::MLLOG line; give a run directory or an MLPerf log")
-    return LogData(Log(records), statistics, damages)
+    return LogData(Log(records), tracked.statistics, damages)
+
+
+class _Tracked:
+    """Tracked statistics by name.
+
+    NVIDIA's logs of v5.1 name the step of a statistic. Those of v6.0 name its samples instead: a line with a training
+    loss is about one step, after so many samples; a line with a step time alone is the mean of a block, and its
+    samples are the block's length. The first line after an evaluation was written before another step ended: its loss
+    counts, its time is no step's.
+    """
+
+    def __init__(self) -> None:
+        self.statistics: dict[str, Series] = {}
+        self._batch: Any = None
+        self._evaluated = 0.0  # samples at the last evaluation
+
+    def event(self, record: Record) -> None:
+        """Note what later statistics are read by."""
+        if record.key == constants.GLOBAL_BATCH_SIZE:
+            self._batch = record.value
+        elif record.key == constants.EVAL_START and is_number(record.samples):
+            self._evaluated = record.samples
+
+    def add(self, record: Record) -> None:
+        """Add the statistics of one line."""
+        step, samples = record.metadata.get("step"), record.samples
+        is_before_a_step = False
+        if step is None and TRAINING_LOSS in record.value and is_number(samples) and is_whole(self._batch, 1):
+            step = samples / self._batch
+            is_before_a_step = samples <= self._evaluated
+        for name, value in record.value.items():
+            if is_number(value) and not (is_before_a_step and name == STEP_TIME):
+                self.statistics.setdefault(name, Series()).add(value, samples, step)
 
 
 def read_metrics(path: Path, progress: Callable[[int], None]) -> Metrics:

@@ -13,7 +13,8 @@ from plotly.offline import get_plotlyjs
 from llama31 import rules
 from llama31.report import plots, tables
 from llama31.report.figures import Figures
-from llama31.report.systems import System, grouped, published
+from llama31.report.published import published
+from llama31.report.systems import System, grouped, kept_apart
 from llama31.report.words import minutes, number, percent, plural
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -40,7 +41,7 @@ def render(runs: Sequence[Figures]) -> str:
         runs=runs,
         systems=systems,
         cards=_cards(systems[0]) if len(systems) == 1 else [],
-        notes=[note for system in systems for note in _notes(system)],
+        notes=[*kept_apart(systems), *(note for system in systems for note in _notes(system))],
         damages=[(run.run.name, run.run.damages) for run in runs if run.run.damages],
         plots={
             "validation": plots.validation_loss(drawn),
@@ -50,8 +51,9 @@ def render(runs: Sequence[Figures]) -> str:
             "time": plots.time_parts(runs),
             "published": plots.beside_published(systems, table),
         },
-        references=[rules.REFERENCE_POINTS[batch] for batch in plots.reference_batches(iter(runs))],
+        references=plots.references(runs),
         published=tables.of_published(table, systems),
+        published_systems=len(table),
         tables=tables,
         submission_runs=rules.RUNS_PER_SUBMISSION,
         plotly=get_plotlyjs(),
@@ -64,17 +66,17 @@ def _cards(system: System) -> list[Card]:
     median = "median" if several else ""
     time = Card("Time to train", minutes(system.median("time_to_train")), median)
     if several:
-        note = f"mean of {len(system.runs)} runs without fastest and slowest"
+        note = f"mean of {len(system.scored)} of {len(system.runs)} runs, without fastest and slowest"
         time = Card("Score", minutes(system.score), note) if system.score else time
     loss = min((one.evaluations[-1].loss for one in system.runs if one.evaluations), default=None)
     devices = f"{run.devices:,} devices" if run.devices else "devices not in the log"
     return [
         time,
         Card("Samples to target", number(system.mean_samples) if system.mean_samples else "not reached",
-             "mean" if several else f"target {run.log.target:g}"),
+             f"target {run.log.target:g}" if not several else "mean of the same runs" if system.score else "mean"),
         Card("Last validation loss", number(loss, digits=4), "lowest of all runs" if several else ""),
         Card("Tokens per second", number(system.median("tokens_per_second")), devices),
-        Card("MFU", percent(system.median("mfu")), f"of {run.gpu}'s bf16 peak" if run.gpu else "GPU not in the log"),
+        Card("MFU", percent(system.median("mfu")), _peaks(system)),
         Card("Evaluation", percent(system.median("evaluation_share")), "of the time to train"),
     ]  # fmt: skip
 
@@ -95,9 +97,23 @@ def _notes(system: System) -> list[str]:
             notes.append(f"{name}: ended as {run.status}" + (f": {run.reason}" if run.reason else ""))
     if system.repeated_seeds:
         notes.append(f"{system.name}: seeds that several runs have: {', '.join(system.repeated_seeds)}")
-    if len(system.runs) > 1 and system.score is None:
-        notes.append(f"{system.name}: no score: it takes 3 runs, of which all but one reach the target")
+    if system.no_score:
+        notes.append(f"{system.name}: {system.no_score}")
+    if (mfu := system.median("mfu")) and mfu > 1:
+        peaks = _peaks(system)
+        notes.append(f"{system.name}: MFU above 100%, {peaks}: it computes in a narrower precision than bf16")
     return notes
+
+
+def _peaks(system: System) -> str:
+    """The peak that MFU is a share of, and the share of the peak of the precision used where that is another one."""
+    run = system.runs[0]
+    if not run.gpu:
+        return "GPU not in the log"
+    precision, _ = run.own_peak
+    share = system.median("utilisation")
+    other = f"; {share:.1%} of its {precision} peak" if share is not None and precision != "bf16" else ""
+    return f"of {run.gpu}'s bf16 peak{other}"
 
 
 def _plot(figure: go.Figure) -> str:

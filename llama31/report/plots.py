@@ -3,7 +3,7 @@
 Colours are legible on white and on near black; those of text, axes and grid are the page's (see its script).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from llama31 import rules
+from llama31.mlperf.rcp import Points, Reference
 from llama31.report.figures import Figures
-from llama31.report.systems import Published, System
+from llama31.report.published import ROUNDS, Published
+from llama31.report.systems import System
 from llama31.report.words import plural
 
 COLOURS = ("#3b82f6", "#d9730d", "#2f9e44", "#a05ce0", "#d6498f", "#0f93a0", "#a08a00", "#e0484d")
@@ -22,6 +24,7 @@ PARTS = {"training": "#3b82f6", "evaluation": "#d9730d", "restarts": "#e0484d", 
 SINGLY = 6  # runs of one system that get a colour each
 POINTS = 800  # of a run's training loss: more than a screen shows
 BINS = 40
+MARKS = ("circle", "square")  # of the published rounds
 VISIBLE = 1e-3  # share of a bar that can be seen
 HEIGHT, ROW = 400, 26  # pixels: of a plot, of a bar in it
 
@@ -83,10 +86,9 @@ def validation_loss(drawn: Sequence[Line]) -> go.Figure:
             annotation={"text": f"target {target:g}"},
             annotation_position="bottom left",
         )
-    for number, batch in enumerate(reference_batches(line.run for line in drawn)):
-        point = rules.REFERENCE_POINTS[batch]
+    for number, (batch, point) in enumerate(references(line.run for line in drawn).items()):
         figure.add_vrect(
-            x0=point.minimum,
+            x0=point.minimum(),
             x1=point.mean,
             fillcolor=BAND,
             line_width=0,
@@ -97,14 +99,11 @@ def validation_loss(drawn: Sequence[Line]) -> go.Figure:
     return figure
 
 
-def reference_batches(runs: Iterator[Figures]) -> list[int]:
-    """Batch sizes of benchmark runs for which the reference has a convergence point."""
-    found = {
-        run.batch
-        for run in runs
-        if run.batch in rules.REFERENCE_POINTS and run.flops_per_token and run.log.target == rules.TARGET
-    }
-    return sorted(batch for batch in found if batch)
+def references(runs: Iterable[Figures]) -> dict[int, Reference]:
+    """What `check` compares benchmark runs with, by global batch size: a point of the reference, or between two."""
+    batches = {run.batch for run in runs if run.batch and run.is_benchmark}
+    points = Points(rules.RULESETS[-1])
+    return {batch: found for batch in sorted(batches) if (found := points.reference(batch))}
 
 
 def training_loss(drawn: Sequence[Line]) -> go.Figure | None:
@@ -205,20 +204,31 @@ def time_parts(runs: Sequence[Figures]) -> go.Figure | None:
 
 
 def beside_published(systems: Sequence[System], table: Sequence[Published]) -> go.Figure:
-    """Score over the number of accelerators, of the published systems and of those here that have both."""
+    """Score over the number of accelerators, of the published systems and of those here that have both.
+
+    A round has a mark of its own, hollow where the score is derived from one run. Runs of another model, sequence
+    length or target are left out: their times do not compare.
+    """
     figure = _figure("Accelerators", "Time to train, minutes")
-    figure.add_scatter(
-        x=[one.accelerators for one in table],
-        y=[one.score_minutes for one in table],
-        mode="markers",
-        name="published, v5.1",
-        marker={"color": GREY, "size": 8, "opacity": 0.75},
-        text=[f"{one.org}<br>{one.system}<br>{one.accelerator}" for one in table],
-        hovertemplate="%{text}<br>%{x} accelerators, %{y:.2f} min<extra></extra>",
-    )
+    for name, mark in zip(ROUNDS, MARKS, strict=True):
+        shown = [one for one in table if one.round == name and one.score_minutes]
+        figure.add_scatter(
+            x=[one.accelerators for one in shown],
+            y=[one.score_minutes for one in shown],
+            mode="markers",
+            name=f"MLPerf {name}",
+            marker={
+                "color": GREY,
+                "size": 8,
+                "opacity": 0.75,
+                "symbol": [mark if one.is_exact else f"{mark}-open" for one in shown],
+            },
+            text=[f"{one.org}<br>{one.system}<br>{one.accelerator}<br>{name}, {one.basis}" for one in shown],
+            hovertemplate="%{text}<br>%{x} accelerators, %{y:.2f} min<extra></extra>",
+        )
     for number, system in enumerate(systems):
         devices, seconds = system.runs[0].devices, system.time
-        if devices and seconds:
+        if devices and seconds and system.runs[0].is_benchmark:
             figure.add_scatter(
                 x=[devices],
                 y=[seconds / 60],

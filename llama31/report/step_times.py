@@ -7,10 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from llama31.report.logs import LogData, Metrics, Series
+from llama31.report.logs import STEP_TIME, LogData, Metrics, Series
 
-STEP_TIME, TRAINING_LOSS = "train_step_time", "reduced_train_loss"
-"""Statistics of NVIDIA's logs, with the number of a step: its seconds, its loss."""
 FAR_OUT = 3.0  # interquartile ranges above the upper quartile: Tukey 1977, Exploratory Data Analysis, chapter 2
 
 

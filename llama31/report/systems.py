@@ -1,6 +1,5 @@
-"""Runs that repeat one another, as a submission's ten do, and their score; the systems of the last published round."""
+"""Runs that repeat one another, as a submission's ten do, and their score."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from mlperf_logging.mllog import constants
 
+from llama31 import paths, rules
 from llama31.report.figures import Figures
 
 LEAST_RUNS = 3  # below that nothing is left between the fastest and the slowest
@@ -22,12 +22,12 @@ ALIKE = (
     constants.OPT_BASE_LR,
     constants.OPT_LR_WARMUP_STEPS,
 )
-"""What runs must have in common to be runs of one system."""
+"""Log keys that runs must have in common to be runs of one system."""
 
 
 @dataclass(frozen=True)
 class System:
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seed."""
 
     name: str
     runs: Sequence[Figures]
@@ -35,19 +35,42 @@ class System:
     @property
     def times(self) -> list[float]:
         """Seconds to train of the runs that reached the target, fastest first."""
-        return sorted(run.time_to_train for run in self.runs if run.is_success and run.time_to_train is not None)
+        return [seconds for seconds, _ in self._successful]
+
+    @property
+    def _successful(self) -> list[tuple[float, Figures]]:
+        """Seconds to train, and the run, of those that reached the target, fastest first."""
+        timed = [(run.time_to_train, run) for run in self.runs if run.is_success and run.time_to_train is not None]
+        return sorted(timed, key=lambda pair: pair[0])
+
+    @property
+    def scored(self) -> list[tuple[float, Figures]]:
+        """Seconds to train, and the run, of those that the score covers: all but the fastest and the slowest.
+
+        Empty without a score.
+
+        As in MLPerf's training rules: a run without success is the slowest, and with two of them there is no score.
+        More runs than a submission has give no score either, for nothing says which of them count.
+        """
+        number = len(self.runs)
+        if not LEAST_RUNS <= number <= rules.RUNS_PER_SUBMISSION or number - len(self._successful) > 1:
+            return []
+        return self._successful[1 : number - 1]
 
     @property
     def score(self) -> float | None:
-        """Mean time to train, in seconds, without the fastest and the slowest run.
+        """Mean time to train of `scored`, in seconds, without MLPerf's scaling by convergence."""
+        return float(np.mean([seconds for seconds, _ in self.scored])) if self.scored else None
 
-        As in MLPerf's training rules, of which the scaling by convergence is left out: a run without success is the
-        slowest, and with two of them there is no score.
-        """
-        times = self.times
-        if len(self.runs) < LEAST_RUNS or len(self.runs) - len(times) > 1:
-            return None
-        return float(np.mean(times[1 : len(self.runs) - 1]))
+    @property
+    def no_score(self) -> str:
+        """Why several runs have no score; empty if they have one."""
+        if self.scored or len(self.runs) == 1:
+            return ""
+        if len(self.runs) > rules.RUNS_PER_SUBMISSION:
+            most, found = rules.RUNS_PER_SUBMISSION, len(self.runs)
+            return f"no score: it covers at most {most} runs, and these are {found}; give the {most} that count"
+        return f"no score: it takes {LEAST_RUNS} runs, of which all but one reach the target"
 
     @property
     def time(self) -> float | None:
@@ -56,13 +79,14 @@ class System:
 
     @property
     def mean_samples(self) -> float | None:
-        """Mean of the samples to target, of the runs that reached it."""
-        found = [run.samples_to_target for run in self.runs if run.samples_to_target is not None]
+        """Mean of the samples to target, of the runs that the score covers, else of all that reached the target."""
+        runs = [run for _, run in self.scored] or self.runs
+        found = [run.samples_to_target for run in runs if run.samples_to_target is not None]
         return float(np.mean(found)) if found else None
 
     @property
     def repeated_seeds(self) -> list[str]:
-        """Seeds of more than one run: a submission's are all different."""
+        """Seeds of more than one run: those of a submission all differ."""
         seeds = Counter(str(run.log.value(constants.SEED)) for run in self.runs if run.log.first(constants.SEED))
         return [seed for seed, count in seeds.items() if count > 1]
 
@@ -73,11 +97,14 @@ class System:
 
 
 def grouped(runs: Sequence[Figures]) -> list[System]:
-    """The systems of these runs, in their order."""
+    """The systems of these runs, in their order: runs whose logs agree in `ALIKE` and stand in one directory.
+
+    Organisation and platform alone do not tell systems apart: many logs have placeholders there, or another
+    submitter's words.
+    """
     found: dict[tuple[str, ...], list[Figures]] = {}
     for run in runs:
-        alike = [str(run.log.value(key)) for key in ALIKE]
-        found.setdefault((*alike, str(run.devices), run.gpu), []).append(run)
+        found.setdefault((*_words(run), str(_directory(run))), []).append(run)
     systems: list[System] = []
     for group in found.values():
         name = _name(group[0])
@@ -86,35 +113,32 @@ def grouped(runs: Sequence[Figures]) -> list[System]:
     return systems
 
 
+def kept_apart(systems: Sequence[System]) -> list[str]:
+    """A line for each group of systems whose logs use the same words, and which only their directories tell apart."""
+    found: dict[tuple[str, ...], list[System]] = {}
+    for system in systems:
+        found.setdefault(_words(system.runs[0]), []).append(system)
+    return [
+        f"{', '.join(system.name for system in group)}: their logs describe one system, but stand in "
+        f"{len(group)} directories ({', '.join(_directory(system.runs[0]).name for system in group)}), "
+        "so each has a score of its own"
+        for group in found.values()
+        if len(group) > 1
+    ]
+
+
+def _words(run: Figures) -> tuple[str, ...]:
+    return (*(str(run.log.value(key)) for key in ALIKE), str(run.devices), run.gpu)
+
+
+def _directory(run: Figures) -> Path:
+    """Directory of a run's log, or of its run directory: results of one system stand side by side."""
+    log = run.run.path.resolve()
+    return log.parent.parent if log.name == paths.MLPERF_LOG else log.parent
+
+
 def _name(run: Figures) -> str:
-    """Organisation and platform as the log has them, or where it lies, and the batch size."""
-    said = [run.log.value(key) for key in (constants.SUBMISSION_ORG, constants.SUBMISSION_PLATFORM)]
-    words = [str(word) for word in said if word and word != "unset" and "PLACEHOLDER" not in str(word)]
+    """Organisation and platform as the log has them, or else its directory, and the batch size."""
+    stated = [run.log.value(key) for key in (constants.SUBMISSION_ORG, constants.SUBMISSION_PLATFORM)]
+    words = [str(word) for word in stated if word and word != "unset" and "PLACEHOLDER" not in str(word)]
     return f"{', '.join(words) or run.run.path.resolve().parent.name}, GBS {run.batch or 'unknown'}"
-
-
-@dataclass(frozen=True)
-class Published:
-    """One system of a published round, all figures as its row in the table has them."""
-
-    org: str
-    system: str
-    accelerators: int
-    accelerator: str
-    gbs: int
-    precision: str
-    score_minutes: float
-    mean_samples: float
-    tokens_per_second_per_accelerator: float
-    mfu_bf16_peak: float
-
-
-TABLE = Path(__file__).with_name("published_v5.1.csv")
-
-
-def published() -> list[Published]:
-    """All systems of MLPerf Training v5.1, fastest first."""
-    with TABLE.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    kinds = {name: field.type for name, field in Published.__dataclass_fields__.items()}
-    return [Published(**{name: kinds[name](cell) for name, cell in row.items()}) for row in rows]  # type: ignore[operator]

@@ -1,5 +1,6 @@
 """The tables of a report: each figure of the plots and more, as text."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from llama31.estimates import memory
 from llama31.estimates.gpus import GB, GPUS
 from llama31.mlperf.records import TARGET_ACCURACY
 from llama31.report.figures import Figures
-from llama31.report.systems import Published, System
+from llama31.report.published import Published
+from llama31.report.systems import System
 from llama31.report.words import NOT_SAID, milliseconds, minutes, number, percent, said
 from llama31.settings import Device, to_dict
 from llama31.settings import shown as setting_shown
@@ -25,6 +27,8 @@ class Table:
     marked: frozenset[int] = frozenset()
     """Rows to make stand out."""
 
+
+UNKNOWN = "unknown"  # in the table of a published round
 
 DESCRIBED = {
     "Benchmark": constants.SUBMISSION_BENCHMARK,
@@ -115,12 +119,14 @@ def of_outliers(runs: Sequence[Figures], most: int = 5) -> Table:
 
 
 def of_utilisation(systems: Sequence[System]) -> Table:
-    """MFU with all that goes into it."""
+    """MFU with all that goes into it: of the bf16 peak, and of the peak of the precision that the log states."""
     titles = ["System", "Devices", "GPU", "Tokens/s per device", "Operations per token", "Peak, dense bf16", "MFU"]
+    titles += ["Peak of the precision used", "Utilisation of it"]
     rows = []
     for system in systems:
         run = system.runs[0]
         flops = run.flops_per_token
+        precision, own_peak = run.own_peak
         rows.append(
             [
                 system.name,
@@ -130,6 +136,8 @@ def of_utilisation(systems: Sequence[System]) -> Table:
                 number(None if flops is None else flops / 1e9, "GFLOP", 2),
                 number(GPUS[run.gpu].bf16_flops / 1e12 if run.gpu in GPUS else None, "TFLOP/s"),
                 percent(system.median("mfu")),
+                f"{precision}: {number(own_peak / 1e12, 'TFLOP/s')}" if own_peak else NOT_SAID,
+                percent(system.median("utilisation")),
             ]
         )
     return Table(titles, rows)
@@ -186,37 +194,43 @@ def _estimate(run: Figures) -> float | None:
 
 
 def of_published(table: Sequence[Published], systems: Sequence[System]) -> Table:
-    """The published systems and those here that have a time, fastest first."""
-    titles = ["System", "Accelerators", "GBS", "Precision", "Minutes", "Mean samples", "Tokens/s each", "MFU"]
+    """The published systems and those here that have a time and compare with them, fastest first, then those without
+    a score."""
+    titles = ["System", "Round", "Accelerators", "GBS", "Precision", "Minutes", "Basis", "Mean samples"]
+    titles += ["Tokens/s each", "MFU"]
     rows = [
         (
-            one.score_minutes,
+            one.score_minutes or math.inf,
             [
-                f"{one.org}: {one.system}",
+                f"{one.org}: {one.system}" + (f" ({one.note})" if one.note else ""),
+                one.round,
                 f"{one.accelerators} x {one.accelerator}",
                 str(one.gbs),
                 one.precision,
-                f"{one.score_minutes:,.2f}",
-                number(one.mean_samples),
-                number(one.tokens_per_second_per_accelerator),
-                percent(one.mfu_bf16_peak),
+                f"{one.score_minutes:,.2f}" if one.score_minutes else UNKNOWN,
+                one.basis,
+                number(one.mean_samples) if one.mean_samples else UNKNOWN,
+                number(one.tokens_per_second_per_accelerator) if one.tokens_per_second_per_accelerator else UNKNOWN,
+                percent(one.mfu_bf16_peak) if one.mfu_bf16_peak else UNKNOWN,
             ],
         )
         for one in table
     ]
     ours = []
     for system in systems:
-        if system.time:
+        if system.time and system.runs[0].is_benchmark:
             run = system.runs[0]
             ours.append(
                 (
                     system.time / 60,
                     [
                         f"this report: {system.name}",
+                        "",
                         f"{number(run.devices)} x {run.gpu or 'GPU ' + NOT_SAID}" if run.devices else NOT_SAID,
                         said(run.batch),
                         said(run.log.value(constants.LOWEST_NUMERICAL_PRECISION_IN_LINEAR)),
                         f"{system.time / 60:,.2f}",
+                        f"mean of {len(system.scored)} runs" if system.score else f"median of {len(system.times)}",
                         number(system.mean_samples),
                         number(system.median("tokens_per_second_per_device")),
                         percent(system.median("mfu")),
