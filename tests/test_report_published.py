@@ -138,6 +138,7 @@ def test_a_peak_is_named_and_the_precisions_own_stands_beside_it(tmp_path: Path)
     page = page_of(tmp_path / "bf16.html", fast_log(tmp_path / "b.log", "bfloat16"), devices=8, gpu="H200")
     row = next(iter(page.table("Peak, dense bf16").values()))
     assert row["Peak of the precision used"] == "bf16: 989 TFLOP/s" and row["Utilisation of it"] == row["MFU"]
+    assert GPUS["H200"].peak(None) == ("", None), "a log that states no precision"
 
 
 # --- Logs of v6.0 -------------------------------------------------------------------------------------------------

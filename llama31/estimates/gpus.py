@@ -20,8 +20,10 @@ class Gpu:
     def peak(self, precision: object) -> tuple[str, float | None]:
         """Name and peak of the arithmetic that a log's `lowest_numerical_precision_in_linear` names.
 
-        bf16 where the log names none, or one that is no narrower; the peak is None for a precision that the GPU lacks.
+        bf16 for one that is no narrower. The peak is None for a precision that the GPU lacks, or that no log states.
         """
+        if precision is None:
+            return "", None
         text = str(precision).lower()
         if "fp4" in text:
             return "fp4", self.fp4_flops
