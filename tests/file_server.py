@@ -51,7 +51,7 @@ class FileServer:
     ended: bool = False
 
     def publish(self, name: str, files: Mapping[str, bytes], base: str = "", directory: str = "data") -> str:
-        """Serve a set of files; returns the URL of its .uri file. `base`: the server that its files are said to be at."""
+        """Serve a set of files; returns the URL of its .uri file. `base`: where its files are said to be."""
         self.files |= {f"{directory}/{path}": content for path, content in files.items()}
         listed = "".join(f"{hashlib.md5(content).hexdigest()}  {path}\n" for path, content in files.items())
         self.files[f"metadata/{name}.uri"] = f"{base or self.url}/{directory}\n".encode()
@@ -147,15 +147,25 @@ def wait_while(condition: Callable[[], object]) -> None:
     raise TimeoutError(f"waited for {DEADLINE} s")
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Says nothing about clients that are gone."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def handle_error(self, *_: object) -> None:
+        """Write nothing."""
+
+
 @contextmanager
 def running(context: SSLContext | None = None) -> Iterator[FileServer]:
     """A server while the block runs; with TLS if a context is given."""
 
     class Own(Handler):
-        pass
+        """A class of its own, for its state."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Own) as server:
-        server.daemon_threads, server.block_on_close = True, False
+    with QuietServer(("127.0.0.1", 0), Own) as server:
         if context:
             server.socket = context.wrap_socket(server.socket, server_side=True)
         Own.state = FileServer(f"http{'s' if context else ''}://127.0.0.1:{server.server_address[1]}")

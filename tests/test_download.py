@@ -98,8 +98,8 @@ def test_damage_is_found_also_with_the_old_time(server: FileServer, waits: list[
 
 
 def test_many_files(server: FileServer, waits: list[float], tmp_path: Path) -> None:
-    files = {f"{number % 7}/{number}": str(number).encode() for number in range(300)}
-    assert "300 files" in download(server.publish("set", files), tmp_path)
+    files = {f"{number % 7}/{number}": str(number).encode() for number in range(50)}
+    assert "50 files" in download(server.publish("set", files), tmp_path)
     assert contents(tmp_path) == files
 
 
@@ -162,7 +162,8 @@ def test_dead_server_is_one_line(server: FileServer, waits: list[float], tmp_pat
     server.forget()
     with pytest.raises(UserError) as error:
         fetch.download(Dying(uri, {}), tmp_path, lambda _: True, 2)
-    assert len(error.value.lines) in (1, 2), "those that give up at the same moment"
+    (line,) = error.value.lines
+    assert line.endswith("what arrived is kept, the same command resumes")
     assert len(server.requests) < 2 + 3 * retries.ATTEMPTS
     server.answers.clear()
     download(uri, tmp_path)

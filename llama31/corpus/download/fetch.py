@@ -11,7 +11,7 @@ from llama31.corpus.download.checked import Checked
 from llama31.corpus.download.journal import Range
 from llama31.corpus.download.remote import Remote, RemoteFile, Version
 from llama31.corpus.download.retries import retried
-from llama31.corpus.download.target import Run, Target
+from llama31.corpus.download.target import Target, Transfers
 from llama31.corpus.files import failures_named
 from llama31.corpus.locking import only_run_in
 from llama31.corpus.progress import Progress
@@ -88,7 +88,7 @@ def _fetch(remote: Remote, directory: Path, targets: Sequence[Target], checked: 
         Progress("download", missing) as fetched,
         Progress("check", sum(target.to_reread for target in targets)) as reread,
     ):
-        run = Run(remote, stop, fetched, reread)
+        run = Transfers(remote, stop, fetched, reread)
 
         def work(task: tuple[Target, Range | None]) -> None:
             target, piece = task
@@ -113,5 +113,5 @@ def _state(files: Sequence[RemoteFile], known: Sequence[RemoteFile], compressed:
     if known:
         state += f"; {len(known):,} of them were checked before and are unchanged"
     if compressed:
-        state += f"; {len(compressed):,} were compressed here since and are not checked"
+        state += f"; not checked: {len(compressed):,} compressed here since"
     return state

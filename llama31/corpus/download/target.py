@@ -6,7 +6,7 @@ name when it has the size and the MD5 that are published.
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
 from types import TracebackType
@@ -27,7 +27,7 @@ HASH_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
-class Run:
+class Transfers:
     """What the transfers of one download share."""
 
     remote: Remote
@@ -35,6 +35,14 @@ class Run:
     fetched: Progress
     reread: Progress
     """Bytes that were on disk before, read for their hash."""
+    _ending: Lock = field(default_factory=Lock)
+
+    def end(self) -> bool:
+        """Stop all; returns whether nobody did before."""
+        with self._ending:
+            is_first = not self.stop.is_set()
+            self.stop.set()
+            return is_first
 
 
 class Target:
@@ -91,7 +99,7 @@ class Target:
                 self._partial.write_bytes(b"")
                 self._journal.clear()
 
-    def fetch(self, run: Run, piece: Range) -> None:
+    def fetch(self, run: Transfers, piece: Range) -> None:
         """Get a piece onto the disk. Raises UserError; what arrived is kept."""
         start, end = piece
         attempts, arrived_before = Attempts(run.stop, run.fetched.note), 0
@@ -111,8 +119,9 @@ class Target:
                     try:
                         attempts.failed(error)
                     except GivenUp as given_up:
-                        if run.fetched.done == arrived_before:  # of no file anything: the server or the network is gone
-                            run.stop.set()
+                        # Nothing of any file: the server or the network is gone, and one line says so.
+                        if run.fetched.done == arrived_before and not run.end():
+                            raise Stopped from None
                         raise UserError(
                             f"{self._path}: {given_up}; what arrived is kept, the same command resumes"
                         ) from None
@@ -123,7 +132,7 @@ class Target:
             self._left -= 1
             return self._left == 0
 
-    def _hash_ahead(self, run: Run) -> None:
+    def _hash_ahead(self, run: Transfers) -> None:
         """Hash what is on disk from the beginning on, unless another thread does so already."""
         if self._hashing.acquire(blocking=False):
             try:
@@ -131,7 +140,7 @@ class Target:
             finally:
                 self._hashing.release()
 
-    def _hash(self, path: Path, end: int, run: Run) -> None:
+    def _hash(self, path: Path, end: int, run: Transfers) -> None:
         """Continue the MD5 up to `end`, or where the file ends. What was fetched just now is still in memory."""
         with open(path, "rb") as file:
             file.seek(self._hashed)
@@ -142,7 +151,7 @@ class Target:
                 run.reread.add(max(0, min(len(data), self.to_reread - self._hashed)))
                 self._hashed += len(data)
 
-    def finish(self, run: Run, checked: Checked) -> None:
+    def finish(self, run: Transfers, checked: Checked) -> None:
         """Check the file, and give it its name. Raises UserError if it is not what was published."""
         path = self._path if self._is_there else self._partial
         with failures_named(path):
@@ -159,7 +168,7 @@ class Target:
             self._journal.remove()
         checked.remember(self.file)
 
-    def _difference(self, path: Path, run: Run) -> str:
+    def _difference(self, path: Path, run: Transfers) -> str:
         """How the file differs from what was published; empty if it does not."""
         size = path.stat().st_size
         if size != self._version.size:
