@@ -206,6 +206,20 @@ def test_addresses_that_are_none(what: str, line: str, tmp_path: Path) -> None:
     assert "hush" not in said
 
 
+def test_published_list_has_what_a_run_needs() -> None:
+    """metadata/llama-3-1-8b-preprocessed-c4-dataset.md5 as it is in mlcommons/r2-infra, 5d77ea6 of 2026-08-06."""
+    listed = """\
+32d3afd6f81d320ca88c6675c27cf26f  c4-validation-91205-samples.en_text_document.idx
+78b6262d170c7c9839253fdb4f944057  c4-train.en_6_text_document.idx
+85944abe86263a9a12f283b34af10a2b  c4-validation-91205-samples.en_text_document.bin
+b9a118f606a81be7d1ff5b5cddfa458d  NOTICE.txt
+c781dc1a0eeb5a0322ad3b528e25027e  c4-train.en_6_text_document.bin
+e37a94e456d7fdf30d38ae8d805e4355  LICENSE.txt
+"""
+    token_files = {f"{name}.{end}" for name in rules.KNOWN_COUNTS for end in ("bin", "idx")}
+    assert {file.path for file in published.parsed("list", listed)} == {*token_files, "NOTICE.txt", "LICENSE.txt"}
+
+
 MD5 = "0cc175b9c0f1b6a831c399e269772661"  # of "a"
 
 

@@ -213,7 +213,7 @@ def test_killed_downloads_go_on_within_a_file(bucket: Bucket, tmp_path: Path) ->
     ranges = [map(int, line.split()) for line in journal.read_text().splitlines()[1:]]
     kept = sum(end - start for start, end in ranges)
     with open(journal, "a") as file:
-        file.write("0000003")  # a line that the kill cut short
+        file.write("\n0000003")  # a line that the kill cut short
     left = sum(len(content) for name, content in FILES.items() if not (tmp_path / "data" / name).exists())
     bucket.proxy.hold_at, bucket.proxy.served = None, 0
     bucket.download(tmp_path / "data")

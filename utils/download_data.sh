@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Downloads the benchmark's data from MLCommons' public storage, without any login, and checks every MD5.
 #
-#     bash utils/download_data.sh preprocessed           token files, 86 GB, to PREPROCESSED_PATH
+#     bash utils/download_data.sh preprocessed           token files, 85 GB, to PREPROCESSED_PATH
 #     bash utils/download_data.sh tokenizer [--weights]  the tokenizer, 9 MB, to TOKENIZER_PATH; with the weights 16 GB
 #     bash utils/download_data.sh raw                    C4's shards as .json, to C4_PATH
 #     bash utils/download_data.sh URL DIRECTORY          any other set of MLCommons, by the URL of its .uri file
@@ -21,7 +21,7 @@
 #   MLC_SECRET_ACCESS_KEY      its secret; without these three, rclone's own remote mlc-training is used
 #
 # A download that was interrupted resumes, within a file too. Files that are there are checked once and not fetched.
-# Disk: 86 GB for the token files of part 6 and the validation set; 842 GB for all shards, 212 GB for PARTS="6 7".
+# Disk: 85 GB for the token files of part 6 and the validation set; 842 GB for all shards, 211 GB for PARTS="6 7".
 set -euo pipefail
 
 usage() { sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p}' "${BASH_SOURCE[0]}"; }

@@ -77,7 +77,7 @@ class PublishedSet:
         checked_url(base)
         self._base = _mirrored(base.rstrip("/"), self._environment)
         listed = self._uri.removesuffix(".uri") + ".md5"
-        return checked(listed, _parsed(listed, self._text(listed)))
+        return checked(listed, parsed(listed, self._text(listed)))
 
     def _text(self, url: str) -> str:
         with self._web.get(url) as response:
@@ -131,7 +131,7 @@ class PublishedSet:
         raise Interrupted(f"{url}: {_ended(offset, offset + count)}")
 
 
-def _parsed(source: str, text: str) -> Iterator[RemoteFile]:
+def parsed(source: str, text: str) -> Iterator[RemoteFile]:
     """The lines of a list of MD5s. Raises UserError for one of another form."""
     for number, line in enumerate(text.split("\n"), 1):
         line = line.removesuffix("\r")
