@@ -131,6 +131,13 @@ def test_no_login_is_one_line(environment: dict[str, str], words: str, server: F
     assert not (tmp_path / "data").exists()
 
 
+def test_token_that_cannot_be_sent_is_not_shown(server: FileServer, tmp_path: Path) -> None:
+    uri = server.publish("set", FILES)
+    server.private = "hush\thush"
+    line = refused(uri, tmp_path, **ACCOUNT)
+    assert line == f"{server.url}: gave the service account no CF_Authorization cookie that can be sent"
+
+
 def test_surrounding_space_of_a_secret_does_not_matter(server: FileServer, tmp_path: Path) -> None:
     """As from $(cat FILE) of a file with carriage returns."""
     uri = server.publish("set", FILES)

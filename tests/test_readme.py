@@ -134,7 +134,7 @@ def test_files_exist(document: Path) -> None:
 
 @every_document
 def test_no_machine_is_named(document: Path) -> None:
-    """Absolute paths are examples, below /data, or the image's own; addresses are PyTorch's and MLCommons' public ones."""
+    """Absolute paths are examples, below /data, or the image's own; addresses are PyTorch's and MLCommons'."""
     text = re.sub(rf"{IN_IMAGE}\b", "", document.read_text(encoding="utf-8"))
     assert set(re.findall(r"(?<![\w.:/>}-])/(\w+)/", text)) <= {"data"}
     public = re.compile(r"https://(download\.pytorch\.org/whl/cpu|\w+\.mlcommons-storage\.org(/.*)?)")

@@ -34,7 +34,8 @@ def download(remote: Remote, directory: Path, is_wanted: Callable[[RemoteFile], 
         checked = Checked(directory)
         compressed = [file for file in files if _is_compressed_here(directory / file.path)]
         known = [file for file in files if checked.holds(file)]
-        targets = _targets(remote, directory, [file for file in files if file not in [*compressed, *known]], jobs, stop)
+        skipped = {*compressed, *known}
+        targets = _targets(remote, directory, [file for file in files if file not in skipped], jobs, stop)
         try:
             figures = _fetch(remote, directory, targets, checked, jobs, stop)
         except KeyboardInterrupt:
@@ -78,6 +79,7 @@ def _targets(remote: Remote, directory: Path, files: Sequence[RemoteFile], jobs:
 def _fetch(remote: Remote, directory: Path, targets: Sequence[Target], checked: Checked, jobs: int, stop: Event) -> str:
     """Fetch what is missing of the targets, and check them; returns how much it was, in what time."""
     missing = sum(target.missing for target in targets)
+    to_hash = sum(target.to_hash for target in targets)
     free = shutil.disk_usage(directory).free
     if missing > free:
         raise UserError(f"{directory}: {missing / 1e6:,.0f} MB to fetch, and {free / 1e6:,.0f} MB of disk are free")
@@ -85,10 +87,10 @@ def _fetch(remote: Remote, directory: Path, targets: Sequence[Target], checked: 
         target.prepare()
 
     with (
-        Progress("download", missing) as fetched,
-        Progress("check", sum(target.to_reread for target in targets)) as reread,
+        Progress("download", missing, quiet=not missing) as fetched,
+        Progress("check", to_hash, quiet=not to_hash) as hashed,
     ):
-        run = Transfers(remote, stop, fetched, reread)
+        run = Transfers(remote, stop, fetched, hashed)
 
         def work(task: tuple[Target, Range | None]) -> None:
             target, piece = task

@@ -164,7 +164,10 @@ def _tag(response: requests.Response) -> str:
 
 def _is_other(response: requests.Response, version: Version) -> bool:
     """Whether an answer is of another version. With If-Range, a part need not repeat what identifies it."""
-    if response.status_code == requests.codes.requested_range_not_satisfiable or _size(response) != version.size:
+    if response.status_code == requests.codes.requested_range_not_satisfiable or _size(response) not in (
+        None,
+        version.size,
+    ):
         return True
     name = "ETag" if version.tag.startswith('"') else "Last-Modified"
     tag = response.headers.get(name, "").removeprefix("W/")

@@ -46,8 +46,10 @@ class Attempts:
         """In a row."""
 
     def succeeded(self) -> None:
-        """Start counting again."""
-        self.failures = 0
+        """Count from zero again."""
+        if self.failures:
+            self.failures = 0
+            self._note("")
 
     def failed(self, error: Interrupted) -> None:
         """Wait before the next attempt. Raises GivenUp after the last one, Stopped if the download ends meanwhile."""

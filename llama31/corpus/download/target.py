@@ -9,7 +9,6 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
-from types import TracebackType
 
 from llama31.corpus.download.checked import Checked
 from llama31.corpus.download.journal import Journal, Range
@@ -33,12 +32,11 @@ class Transfers:
     remote: Remote
     stop: Event
     fetched: Progress
-    reread: Progress
-    """Bytes that were on disk before, read for their hash."""
+    hashed: Progress
     _ending: Lock = field(default_factory=Lock)
 
     def end(self) -> bool:
-        """Stop all; returns whether nobody did before."""
+        """Stop all transfers; returns whether this call was the first to do so."""
         with self._ending:
             is_first = not self.stop.is_set()
             self.stop.set()
@@ -70,8 +68,8 @@ class Target:
         """Ranges to fetch."""
         self.missing = sum(end - start for start, end in self.pieces)
         """Bytes to fetch."""
-        self.to_reread = version.size if self._is_there else self._journal.prefix() if self._is_resumed else 0
-        """Bytes on disk that are read for the hash."""
+        self.to_hash = version.size if file.md5 else 0
+        """Bytes whose MD5 is computed."""
         self._left = len(self.pieces)
 
     def _can_resume(self) -> bool:
@@ -101,30 +99,43 @@ class Target:
 
     def fetch(self, run: Transfers, piece: Range) -> None:
         """Get a piece onto the disk. Raises UserError; what arrived is kept."""
-        start, end = piece
+        with failures_named(self._path):
+            try:
+                with _Writer(self._partial, self._journal, piece[0]) as writer:
+                    self._receive(run, writer, piece[1])
+            except OSError:  # a full disk, most likely: the other transfers would fail as well
+                run.stop.set()
+                raise
+
+    def _receive(self, run: Transfers, writer: "_Writer", end: int) -> None:
         attempts, arrived_before = Attempts(run.stop, run.fetched.note), 0
-        with failures_named(self._path), _Writer(self._partial, self._journal, start, run.stop) as writer:
-            while writer.position < end:
-                try:
-                    for data in run.remote.read(self.file, self._version, writer.position, end - writer.position):
-                        if run.stop.is_set():
-                            raise Stopped
-                        if writer.write(data):
-                            self._hash_ahead(run)
-                        attempts.succeeded()
-                        run.fetched.add(len(data))
-                except Interrupted as error:
-                    if not attempts.failures:
-                        arrived_before = run.fetched.done
-                    try:
-                        attempts.failed(error)
-                    except GivenUp as given_up:
-                        # Nothing of any file: the server or the network is gone, and one line says so.
-                        if run.fetched.done == arrived_before and not run.end():
-                            raise Stopped from None
-                        raise UserError(
-                            f"{self._path}: {given_up}; what arrived is kept, the same command resumes"
-                        ) from None
+        while writer.position < end:
+            try:
+                for data in run.remote.read(self.file, self._version, writer.position, end - writer.position):
+                    if run.stop.is_set():
+                        raise Stopped
+                    writer.write(data)
+                    attempts.succeeded()
+                    run.fetched.add(len(data))
+                    if writer.is_due():
+                        writer.record()
+                        self._hash_ahead(run)
+            except Interrupted as error:
+                if not attempts.failures:
+                    arrived_before = run.fetched.done
+                self._wait(run, attempts, error, arrived_before)
+
+    def _wait(self, run: Transfers, attempts: Attempts, error: Interrupted, arrived_before: int) -> None:
+        """Wait before another attempt. Raises UserError if there is none.
+
+        If nothing arrived of any file since the first of these attempts, the server or the network is gone: all ends.
+        """
+        try:
+            attempts.failed(error)
+        except GivenUp as given_up:
+            if run.fetched.done == arrived_before and not run.end():
+                raise Stopped from None  # another thread says so already
+            raise UserError(f"{self._path}: {given_up}; what arrived is kept, the same command resumes") from None
 
     def is_last_piece(self) -> bool:
         """Count a piece as fetched; returns whether it was the last one."""
@@ -134,7 +145,7 @@ class Target:
 
     def _hash_ahead(self, run: Transfers) -> None:
         """Hash what is on disk from the beginning on, unless another thread does so already."""
-        if self._hashing.acquire(blocking=False):
+        if self.file.md5 and self._hashing.acquire(blocking=False):
             try:
                 self._hash(self._partial, self._journal.prefix(), run)
             finally:
@@ -148,8 +159,8 @@ class Target:
                 if run.stop.is_set():
                     raise Stopped
                 self._md5.update(data)
-                run.reread.add(max(0, min(len(data), self.to_reread - self._hashed)))
                 self._hashed += len(data)
+                run.hashed.add(len(data))
 
     def finish(self, run: Transfers, checked: Checked) -> None:
         """Check the file, and give it its name. Raises UserError if it is not what was published."""
@@ -181,14 +192,12 @@ class Target:
 
 
 class _Writer:
-    """Writes a range of a partial file, and records it in the journal, also if it ends early."""
+    """Writes a range of a partial file, and records in the journal how far it came."""
 
-    def __init__(self, path: Path, journal: Journal, start: int, stop: Event):
-        """A failure to write sets `stop`: other transfers would fail as well."""
+    def __init__(self, path: Path, journal: Journal, start: int):
         self._file = open(path, "r+b", buffering=0)  # noqa: SIM115 - closed by __exit__
         self._file.seek(start)
         self._journal = journal
-        self._stop = stop
         self._recorded = start
         self.position = start
         """Where the next byte goes."""
@@ -196,25 +205,25 @@ class _Writer:
     def __enter__(self) -> "_Writer":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
+        """Record what was written, however it ended."""
         with self._file:
-            self._record()
+            self.record()
 
-    def write(self, data: bytes) -> bool:
-        """Append to the range; returns whether something was recorded."""
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[self._file.write(left) :]
-        except OSError:
-            self._stop.set()
-            raise
+    def write(self, data: bytes) -> None:
+        """Append to the range."""
+        left = memoryview(data)
+        while left:
+            left = left[self._file.write(left) :]
         self.position += len(data)
-        return self.position - self._recorded >= RECORD_BYTES and self._record()
 
-    def _record(self) -> bool:
+    def is_due(self) -> bool:
+        """Whether more is unrecorded than a kill may cost."""
+        return self.position - self._recorded >= RECORD_BYTES
+
+    def record(self) -> None:
+        """Have what was written on disk, and then in the journal."""
         if self.position > self._recorded:
             os.fsync(self._file.fileno())
             self._journal.add(self._recorded, self.position)
             self._recorded = self.position
-        return True

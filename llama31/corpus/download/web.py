@@ -50,6 +50,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _is_credential(value: str) -> bool:
+    """Whether a header can hold the value."""
+    return bool(value) and value.isascii() and value.isprintable() and " " not in value
+
+
 @dataclass(frozen=True)
 class ServiceAccount:
     """What logs a program in at Cloudflare Access."""
@@ -66,7 +71,7 @@ class ServiceAccount:
         for name, value in values.items():
             if not value:
                 raise UserError(f"{name}: not set, although the other of {CLIENT_ID} and {CLIENT_SECRET} is")
-            if not (value.isascii() and value.isprintable()) or " " in value:
+            if not _is_credential(value):
                 raise UserError(f"{name}: holds characters that no such value has; copy it again")
         return ServiceAccount(*values.values())
 
@@ -86,6 +91,7 @@ class Web:
         self._login = Lock()
         self._was_reached = False
         self._session = requests.Session()
+        self._session.headers["User-Agent"] = f"llama31 {requests.utils.default_user_agent()}"
         self._session.headers["Accept-Encoding"] = "identity"  # a compressed answer has no ranges
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for scheme in ("https://", "http://"):
@@ -127,12 +133,12 @@ class Web:
     def _log_in(self, url: str, used: str, status: int) -> None:
         """Get a token, unless another thread has got one since the request with the token `used`."""
         site, found = _origin(url), f"{url}: asks for a login (HTTP {status})"
-        if site != self._origin:
-            raise UserError(f"{found}; {CLIENT_ID} is sent to {self._origin} only")
         if not self._account:
             raise UserError(
                 f"{found}: not public; set {CLIENT_ID} and {CLIENT_SECRET} to a service account that may read it"
             )
+        if site != self._origin:
+            raise UserError(f"{found}; {CLIENT_ID} is sent to {self._origin} only")
         with self._login:
             if self._token != used:
                 return
@@ -140,9 +146,9 @@ class Web:
                 if _asks_for_login(response):
                     raise UserError(f"{site}: refuses the service account of {CLIENT_ID} (HTTP {response.status_code})")
                 _check_status(url, response)
-                token = response.cookies.get("CF_Authorization")
-            if not token:
-                raise UserError(f"{site}: gave the service account no CF_Authorization cookie")
+                token = response.cookies.get("CF_Authorization") or ""
+            if not _is_credential(token):  # requests would show it in the message of its exception
+                raise UserError(f"{site}: gave the service account no CF_Authorization cookie that can be sent")
             self._token = token
 
     @contextmanager
