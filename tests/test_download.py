@@ -13,7 +13,7 @@ from threading import Event
 import pytest
 from file_server import FileServer, running
 
-from llama31.corpus.download import checked, fetch, published, retries, target, web
+from llama31.corpus.download import fetch, published, remote, retries, target, web
 from llama31.corpus.download.journal import Journal
 from llama31.errors import UserError
 
@@ -61,7 +61,7 @@ def refused(uri: str, directory: Path, **environment: str) -> str:
 
 def contents(directory: Path) -> dict[str, bytes]:
     """All but the record of what was checked."""
-    files = [path for path in directory.rglob("*") if path.is_file() and path.name != checked.NAME]
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name != remote.CHECKED]
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 

@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from file_server import LOGIN, FileServer, running
 
 from llama31 import rules
-from llama31.corpus.download import checked, fetch, published, retries
+from llama31.corpus.download import fetch, published, remote, retries
 from llama31.errors import UserError
 
 ACCOUNT = {"CF_ACCESS_CLIENT_ID": "id", "CF_ACCESS_CLIENT_SECRET": "secret"}
@@ -56,7 +56,7 @@ def refused(what: str, directory: Path, **environment: str) -> str:
 
 
 def names(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()} - {checked.NAME}
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()} - {remote.CHECKED}
 
 
 def headers_of(server: FileServer) -> set[str]:
@@ -245,6 +245,7 @@ MD5 = "0cc175b9c0f1b6a831c399e269772661"  # of "a"
         ("md5", f"{MD5}  a\n{MD5}  ./a\n", "lists './a' twice"),
         ("md5", f"{MD5}  a\n{MD5}  a/b\n", "lists 'a' as a file and as a directory"),
         ("md5", f"{MD5}  a.partial\n", "a download keeps its own files under such names"),
+        ("md5", f"{MD5}  .downloaded.json\n", "a download keeps its own files under such names"),
         ("md5", "", "no files"),
         ("md5", "<!DOCTYPE html>\n<html>\n", """line 1 is not "MD5  path": '<!DOCTYPE html>'"""),
         ("md5", f"{MD5}  a\n{MD5[1:]}  b\n", 'line 2 is not "MD5  path"'),

@@ -25,7 +25,7 @@ from typing import Any
 import debian
 import pytest
 
-from llama31.corpus.download import checked, fetch
+from llama31.corpus.download import fetch, remote
 from llama31.corpus.download.rclone import RemoteDirectory
 from llama31.corpus.locking import only_run_in
 from llama31.errors import UserError
@@ -179,7 +179,7 @@ def bucket(server: Bucket) -> Bucket:
 
 def contents(directory: Path) -> dict[str, bytes]:
     """All but the record of what was checked."""
-    files = [path for path in directory.rglob("*") if path.is_file() and path.name != checked.NAME]
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name != remote.CHECKED]
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
@@ -348,11 +348,11 @@ def test_full_disk(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name, value in bucket.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
-    remote = RemoteDirectory("bucket/data", "data")
+    source = RemoteDirectory("bucket/data", "data")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5_000_000))
         with pytest.raises(UserError) as error:
-            fetch.download(remote, tmp_path / "data", lambda _: True, 2)
+            fetch.download(source, tmp_path / "data", lambda _: True, 2)
     assert error.value.lines == [f"{tmp_path}/data: 6 MB to fetch, and 5 MB of disk are free"]
     assert not contents(tmp_path / "data")
 

@@ -32,7 +32,7 @@ fail() {
 }
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-options=(--parts="${PARTS-0 1 2 3 4 5 6 7}" ${JOBS:+"--jobs=$JOBS"})
+options=(${JOBS:+"--jobs=$JOBS"})
 case "$*" in
     -h | --help)
         usage
@@ -44,7 +44,10 @@ case "$*" in
         variable=TOKENIZER_PATH
         options+=(--weights)
         ;;
-    raw) variable=C4_PATH ;;
+    raw)
+        variable=C4_PATH
+        options+=(${PARTS+"--parts=$PARTS"})
+        ;;
     *://*)
         [[ $# == 2 && -n $2 ]] || fail "$1: to which directory? bash utils/download_data.sh URL DIRECTORY"
         exec bash "$here/llama31.sh" download "$1" "$2" "${options[@]}"

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llama31 import rules
+from llama31.errors import UserError
 
 app = typer.Typer()
 Jobs = Annotated[int | None, typer.Option(min=1, help="Files at a time; all cores unless given.")]
@@ -90,7 +91,7 @@ def verify(
 def download(
     what: Annotated[str, typer.Argument(help="preprocessed | tokenizer | raw | URL of a .uri file")],
     directory: Annotated[Path, typer.Argument(help="Directory to download to.")],
-    parts: Annotated[str, typer.Option(help="raw: parts whose training shards to download.")] = "0 1 2 3 4 5 6 7",
+    parts: Annotated[str | None, typer.Option(help="raw: parts whose training shards to download; else all.")] = None,
     weights: Annotated[bool, typer.Option(help="tokenizer: the weights beside it too, 16 GB.")] = False,
     rclone: Annotated[bool, typer.Option(help="From MLCommons' bucket, with rclone and keys.")] = False,
     path: Annotated[str, typer.Option(help="rclone: bucket and directory.")] = "",
@@ -100,9 +101,14 @@ def download(
     from llama31.corpus.download import fetch, outcome, published
     from llama31.corpus.download.rclone import RemoteDirectory
     from llama31.corpus.download.remote import Remote
-    from llama31.corpus.parts import parse
+    from llama31.corpus.parts import PARTS, parse
 
-    is_wanted = published.selection(what, parse(parts), weights)
+    for option, is_given, owner in (("--parts", parts is not None, "raw"), ("--weights", weights, "tokenizer")):
+        if is_given and what != owner:
+            raise UserError(f"{option}: only for {owner}, not for {what}")
+    if path and not rclone:
+        raise UserError(f"--path={path}: only with --rclone")
+    is_wanted = published.selection(what, range(PARTS) if parts is None else parse(parts), weights)
     remote: Remote = RemoteDirectory(path, what) if rclone else published.PublishedSet(published.address(what))
     print(fetch.download(remote, directory, is_wanted, jobs))
     for line in outcome.lines(what, directory, os.environ):

@@ -4,10 +4,8 @@ import json
 from pathlib import Path
 from threading import Lock
 
-from llama31.corpus.download.remote import RemoteFile
+from llama31.corpus.download.remote import CHECKED, RemoteFile
 from llama31.corpus.files import atomic_writer
-
-NAME = ".downloaded.json"
 
 
 class Checked:
@@ -19,7 +17,7 @@ class Checked:
         self._lock = Lock()
         self._changed = False
         try:
-            content = json.loads((directory / NAME).read_bytes())
+            content = json.loads((directory / CHECKED).read_bytes())
         except (OSError, ValueError):
             content = {}
         self._found: dict[str, object] = content if isinstance(content, dict) else {}
@@ -37,7 +35,7 @@ class Checked:
     def save(self) -> None:
         """Write the record, if it changed. Raises UserError."""
         if self._changed:
-            with atomic_writer(self._directory / NAME) as written:
+            with atomic_writer(self._directory / CHECKED) as written:
                 written.write(json.dumps(self._found, indent=1).encode() + b"\n")
 
     def _state(self, file: RemoteFile) -> list[object] | None:

@@ -10,6 +10,8 @@ from llama31.errors import UserError
 
 PIECES = ".pieces"
 """Appended to a file's name: the journal of its download."""
+CHECKED = ".downloaded.json"
+"""Name of the record of what was checked."""
 
 
 class Interrupted(Exception):
@@ -63,7 +65,7 @@ def checked(source: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
         path = PurePosixPath(file.path)
         if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in file.path:
             raise UserError(f"{source}: {file.path!r} is outside of the directory to download to; nothing was written")
-        if path.name.endswith((PARTIAL, PIECES)):
+        if path.name.endswith((PARTIAL, PIECES)) or file.path == CHECKED:
             raise UserError(f"{source}: {file.path!r}: a download keeps its own files under such names")
         if str(path) in found:
             raise UserError(f"{source}: lists {file.path!r} twice")
