@@ -19,7 +19,8 @@ from llama31.corpus.token_file import TokenFile, bin_path, idx_path, summary
 REPOSITORY = Path(__file__).parents[1]
 MIB = 1 << 20
 PIECES = (
-    "from llama31.corpus.download import published, retries, target; retries.FIRST_PAUSE = 0; "
+    "from llama31.corpus.download import published, retries, target, web; "
+    "retries.FIRST_PAUSE = 0; web.TIMEOUTS = (5, 1); "
     f"target.PIECE_BYTES = {MIB}; target.RECORD_BYTES = {MIB // 8}; published.READ_BYTES = {MIB // 64}; "
 )
 MAIN = "from llama31.cli import main; main()"
@@ -180,17 +181,17 @@ def test_next_run_fetches_only_the_rest(end: signal.Signals, server: FileServer,
     files = {str(number): random.Random(number).randbytes(6 * MIB) for number in range(2)}
     uri, total, jobs = server.publish("set", files), 12 * MIB, 2
     arguments = [sys.executable, "-c", PIECES + MAIN, "download", uri, str(tmp_path), f"--jobs={jobs}"]
-    server.hold_at = 5 * MIB
+    server.hold_at = 5 * MIB + 100_000  # between two records
     with subprocess.Popen(arguments, cwd=REPOSITORY, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
-        wait_while(lambda: process.poll() is None and recorded(tmp_path) < 5 * MIB - jobs * MIB // 4)
+        wait_while(lambda: process.poll() is None and recorded(tmp_path) < 5 * MIB - jobs * MIB // 8)
+        before = recorded(tmp_path)
         process.send_signal(end)
-        if end is signal.SIGINT:
-            server.hold_at = None
         _, errors = process.communicate(timeout=DEADLINE)
+    kept = recorded(tmp_path)
     if end is signal.SIGINT:
         assert process.returncode == 130
         assert errors == f"{tmp_path}: interrupted; what arrived is kept, the same command resumes\n"
-    kept = recorded(tmp_path)
+        assert kept > before
     assert not any((tmp_path / name).exists() for name in files)
     server.hold_at = None
     server.forget()

@@ -112,11 +112,11 @@ class Target:
         while writer.position < end:
             try:
                 for data in run.remote.read(self.file, self._version, writer.position, end - writer.position):
-                    if run.stop.is_set():
-                        raise Stopped
                     writer.write(data)
                     attempts.succeeded()
                     run.fetched.add(len(data))
+                    if run.stop.is_set():
+                        raise Stopped
                     if writer.is_due():
                         writer.record()
                         self._hash_ahead(run)
