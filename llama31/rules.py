@@ -31,6 +31,7 @@ PUBLISHED_SETS = {
     "tokenizer": "llama-3-1-8b-tokenizer",
     "raw": "c4-full-dataset-unzipped",
 }
+PUBLISHED_PART = 6  # the only training part among the preprocessed files
 
 # Model
 SIZE = "8b"

@@ -186,6 +186,9 @@ def test_mirror_stands_in_for_the_storage_alone(server: FileServer, other: FileS
     server.publish("c4-full-dataset-unzipped", FILES, base=rules.DATA_SITE)
     download("raw", tmp_path / "mirror", MLCOMMONS_MIRROR=f"{server.url}/")
     assert names(tmp_path / "mirror") == set(FILES)
+    uri = f"{rules.DATA_SITE}/metadata/c4-full-dataset-unzipped.uri"
+    download(uri, tmp_path / "by its address", MLCOMMONS_MIRROR=server.url)
+    assert names(tmp_path / "by its address") == set(FILES)
     server.forget()
     download(other.publish("set", FILES), tmp_path / "other", MLCOMMONS_MIRROR=server.url)
     assert not server.requests

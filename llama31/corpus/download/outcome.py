@@ -11,8 +11,6 @@ from llama31.errors import UserError
 
 PATHS = {"preprocessed": "PREPROCESSED_PATH", "tokenizer": "TOKENIZER_PATH", "raw": "C4_PATH"}
 """Set -> variable that names its directory."""
-PUBLISHED_PART = 6
-"""The only training part that MLCommons publishes as token files."""
 
 
 def lines(what: str, directory: Path, environment: Mapping[str, str]) -> list[str]:
@@ -47,7 +45,7 @@ def _next_command(what: str, paths: Mapping[str, str]) -> str:
     if what == "raw":
         script = "parallel_compress_json_to_gz.sh" if any(Path(c4).glob("c4-*.json")) else "consolidate_data.sh"
         return f"{_assigned('C4_PATH', c4)} bash utils/{script}"
-    part = rules.token_file_name(rules.train_part_name(PUBLISHED_PART))
+    part = rules.token_file_name(rules.train_part_name(rules.PUBLISHED_PART))
     missing = ""
     if not preprocessed or not idx_path(Path(preprocessed) / part).exists():
         missing = "preprocessed"
@@ -56,7 +54,7 @@ def _next_command(what: str, paths: Mapping[str, str]) -> str:
     if missing:
         return f"{_assigned(PATHS[missing], paths[PATHS[missing]])} bash utils/download_data.sh {missing}"
     assignments = [_assigned(PATHS[name], paths[PATHS[name]]) for name in ("preprocessed", "tokenizer")]
-    return " ".join(["bash run_llama31.sh --dryrun", f"TRAIN_PARTS={PUBLISHED_PART}", *assignments])
+    return " ".join(["bash run_llama31.sh --dryrun", f"TRAIN_PARTS={rules.PUBLISHED_PART}", *assignments])
 
 
 def _assigned(name: str, directory: str) -> str:

@@ -33,7 +33,7 @@ def address(what: str, environment: Mapping[str, str] = os.environ) -> str:
         raise UserError(f"{what!r}: what to download? {', '.join(rules.PUBLISHED_SETS)}, or the URL of a .uri file")
     if not checked_url(what).path.endswith(".uri"):
         raise UserError(f"{what}: not the URL of a .uri file")
-    return what
+    return _mirrored(what, environment)
 
 
 def _mirrored(url: str, environment: Mapping[str, str]) -> str:
@@ -164,10 +164,8 @@ def _tag(response: requests.Response) -> str:
 
 def _is_other(response: requests.Response, version: Version) -> bool:
     """Whether an answer is of another version. With If-Range, a part need not repeat what identifies it."""
-    if response.status_code == requests.codes.requested_range_not_satisfiable or _size(response) not in (
-        None,
-        version.size,
-    ):
+    is_beyond = response.status_code == requests.codes.requested_range_not_satisfiable
+    if is_beyond or _size(response) not in (None, version.size):
         return True
     name = "ETag" if version.tag.startswith('"') else "Last-Modified"
     tag = response.headers.get(name, "").removeprefix("W/")
