@@ -23,6 +23,16 @@ PART_6_DOCUMENTS = 45_608_611  # of MLCommons' preprocessed data, whose .idx has
 PART_6_TOKENS = 20_994_193_570  # and whose .bin has 83,976,774,280 bytes, 4 for each token
 VOCABULARY_SIZE = 128_256  # ids of the Llama 3.1 tokenizer
 
+# Where MLCommons publishes the data: README.md of its small_llm_pretraining since commit c6688f11. metadata/NAME.uri
+# there holds the address of the files, metadata/NAME.md5 their list (mlcommons/r2-downloader).
+DATA_SITE = "https://training.mlcommons-storage.org"
+PUBLISHED_SETS = {
+    "preprocessed": "llama-3-1-8b-preprocessed-c4-dataset",
+    "tokenizer": "llama-3-1-8b-tokenizer",
+    "raw": "c4-full-dataset-unzipped",
+}
+PUBLISHED_PART = 6  # the only training part among the preprocessed files
+
 # Model
 SIZE = "8b"
 SEQUENCE_LENGTH = 8192

@@ -1,377 +1,331 @@
-"""utils/download_data.sh and its code, from an S3 server on loopback: moto's, which checks keys and signatures."""
+"""The download over HTTP, from a server on loopback on which everything goes wrong."""
 
-import base64
-import contextlib
-import errno
-import fcntl
 import hashlib
-import json
 import os
 import random
 import shutil
-import signal
-import socket
-import socketserver
-import subprocess
-import sys
-import threading
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
+from threading import Event
 
-import debian
 import pytest
+from file_server import FileServer, running
 
-from llama31.corpus import download as module
-from llama31.corpus.locking import only_run_in
+from llama31.corpus.download import fetch, published, remote, retries, target, web
+from llama31.corpus.download.journal import Journal
 from llama31.errors import UserError
 
-REPOSITORY = Path(__file__).parents[1]
-PIECE_BYTES = 1 << 20
-DEADLINE = 60  # seconds
+PIECE_BYTES = 64 << 10
+BIG = "c4-train.en_6_text_document.bin"
 FILES = {
-    "c4-train.en_6_text_document.bin": random.Random(1).randbytes(6 * PIECE_BYTES + 12345),
+    BIG: random.Random(1).randbytes(10 * PIECE_BYTES + 123),
     "c4-train.en_6_text_document.idx": random.Random(2).randbytes(1234),
-    "deeper/é name.txt": b"text\n",
+    "deeper/100% é #1 name (a).txt": b"text\n",
+    "LICENSE one.txt": b"licence\n",
     "empty": b"",
 }
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end
-
-
-class Proxy(socketserver.ThreadingTCPServer):
-    """Hands bytes on between rclone and the server; can cut connections, or hold back what the server says."""
-
-    allow_reuse_address = True
-    daemon_threads = True
-
-    def __init__(self, port: int):
-        super().__init__(("127.0.0.1", 0), self.Handler)
-        self.upstream = port
-        self.served = 0
-        self.cut_at: list[int] = []  # counts of bytes served at which a connection is cut
-        self.hold_at: int | None = None
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            proxy = self.server
-            assert isinstance(proxy, Proxy)
-            with socket.create_connection(("127.0.0.1", proxy.upstream)) as upstream, contextlib.suppress(OSError):
-                threading.Thread(target=self.pump_requests, args=(upstream,), daemon=True).start()
-                while data := upstream.recv(1 << 16):
-                    if proxy.hold_at is not None and proxy.served > proxy.hold_at:
-                        wait_until(lambda: proxy.hold_at is None)
-                        return
-                    proxy.served += len(data)
-                    if proxy.cut_at and proxy.served > proxy.cut_at[0]:
-                        proxy.cut_at.pop(0)
-                        return
-                    self.request.sendall(data)
-
-        def pump_requests(self, upstream: socket.socket) -> None:
-            with contextlib.suppress(OSError):
-                while data := self.request.recv(1 << 16):
-                    upstream.sendall(data)
-                upstream.shutdown(socket.SHUT_WR)
-
-
-@dataclass
-class Bucket:
-    """An S3 server with a bucket, what opens it, and a proxy before it."""
-
-    port: int
-    proxy: Proxy
-    environment: dict[str, str]
-    client: Any
-
-    def start(self, directory: Path, what: str = "preprocessed", **env: str) -> subprocess.Popen[str]:
-        """The download itself, in pieces of 1 MiB."""
-        code = f"from llama31.corpus import download; download.PIECE_BYTES = {PIECE_BYTES}; "
-        code += "from llama31.cli import main; main()"
-        command = [sys.executable, "-c", code, "download", what, str(directory), "--path=bucket/data", "--jobs=2"]
-        return subprocess.Popen(
-            command,
-            cwd=REPOSITORY,
-            env={**self.environment, **env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def download(self, directory: Path, expect: int = 0, **env: str) -> str:
-        process = self.start(directory, **env)
-        out, errors = process.communicate(timeout=DEADLINE)
-        assert process.returncode == expect, errors
-        return errors if expect else out
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    """The server, its bucket filled with FILES, all access but with one pair of keys refused."""
-    debian.need("rclone", "rclone")
-    import boto3
-
-    home = tmp_path_factory.mktemp("home")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLC_", "RCLONE_", "AWS_"))}
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        env={**inherited, "INITIAL_NO_AUTH_ACTION_COUNT": "1000"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
-        url = f"http://127.0.0.1:{port}"
-        anybody = {"endpoint_url": url, "region_name": "us-east-1"}
-        anybody |= {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
-        iam = boto3.client("iam", **anybody)
-        iam.create_user(UserName="reader")
-        everything = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}}
-        iam.put_user_policy(UserName="reader", PolicyName="all", PolicyDocument=json.dumps(everything))
-        key = iam.create_access_key(UserName="reader")["AccessKey"]
-        refuse = urllib.request.Request(f"{url}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"})
-        urllib.request.urlopen(refuse).close()
-        keys = {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
-        client = boto3.client("s3", **{**anybody, **keys})
-        client.create_bucket(Bucket="bucket")
-        with Proxy(port) as proxy:
-            threading.Thread(target=proxy.serve_forever, daemon=True).start()
-            environment = {
-                **inherited,
-                "HOME": str(home),
-                "LLAMA31_VENV": sys.prefix,
-                "MLC_ENDPOINT": f"http://127.0.0.1:{proxy.server_address[1]}",
-                "MLC_ACCESS_KEY_ID": key["AccessKeyId"],
-                "MLC_SECRET_ACCESS_KEY": key["SecretAccessKey"],
-            }
-            yield Bucket(port, proxy, environment, client)
-            proxy.shutdown()
-    finally:
-        process.terminate()
-        process.wait()
+SIZE = sum(map(len, FILES.values()))
 
 
 @pytest.fixture
-def bucket(server: Bucket) -> Bucket:
-    """The server with FILES as they should be, and nothing in the way."""
-    server.proxy.cut_at, server.proxy.hold_at, server.proxy.served = [], None, 0
-    for page in server.client.list_objects_v2(Bucket="bucket").get("Contents", []):
-        server.client.delete_object(Bucket="bucket", Key=page["Key"])
-    for name, content in FILES.items():
-        server.client.put_object(Bucket="bucket", Key=f"data/{name}", Body=content)
-    server.proxy.served = 0
-    return server
+def server() -> Iterator[FileServer]:
+    with running() as state:
+        yield state
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds of the pauses that were made, each of no length; in pieces of 64 KiB."""
+    made: list[float] = []
+    monkeypatch.setattr(retries, "pause", lambda _, seconds: made.append(seconds))
+    monkeypatch.setattr(target, "PIECE_BYTES", PIECE_BYTES)
+    monkeypatch.setattr(target, "RECORD_BYTES", PIECE_BYTES // 4)
+    monkeypatch.setattr(published, "READ_BYTES", PIECE_BYTES // 8)
+    return made
+
+
+def download(uri: str, directory: Path, what: str = "", jobs: int = 4, **environment: str) -> str:
+    wanted = published.selection(what, [6], weights=False)
+    return fetch.download(published.PublishedSet(uri, environment), directory, wanted, jobs)
+
+
+def refused(uri: str, directory: Path, **environment: str) -> str:
+    """The one line of a download that fails."""
+    with pytest.raises(UserError) as error:
+        download(uri, directory, **environment)
+    (line,) = error.value.lines
+    return line
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    """All but the record of what was checked."""
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name != remote.CHECKED]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
-def test_all_files_come_and_are_not_fetched_again(bucket: Bucket, tmp_path: Path) -> None:
-    out = bucket.download(tmp_path / "a $HOME of data")
-    assert out.startswith(f"{tmp_path}/a $HOME of data: 4 files; fetched 6 MB in ")
-    assert out.endswith("; sizes and hashes are right\n")
-    assert contents(tmp_path / "a $HOME of data") == FILES
-    bucket.proxy.served = 0
-    assert "4 files; fetched 0 MB" in bucket.download(tmp_path / "a $HOME of data")
-    assert bucket.proxy.served < 20_000, "only the listing"
-
-
-def test_cut_connections_are_taken_up_again(bucket: Bucket, tmp_path: Path) -> None:
-    bucket.proxy.cut_at = [200_000, 1_500_000, 3_000_000]
-    bucket.download(tmp_path / "data")
-    assert not bucket.proxy.cut_at, "all cuts took place"
-    assert contents(tmp_path / "data") == FILES
-
-
-def test_killed_downloads_go_on_within_a_file(bucket: Bucket, tmp_path: Path) -> None:
-    big = "c4-train.en_6_text_document.bin"
-    bucket.proxy.hold_at = 5 * PIECE_BYTES
-    process = bucket.start(tmp_path / "data")
-    wait_until(lambda: bucket.proxy.served > 5 * PIECE_BYTES)
-    journal = tmp_path / "data" / f"{big}.pieces"
-    wait_until(lambda: len(journal.read_text().splitlines()) >= 4)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert not (tmp_path / "data" / big).exists()
-    kept = sum(min(PIECE_BYTES, len(FILES[big]) - int(offset)) for offset in journal.read_text().splitlines()[1:])
-    with open(journal, "a") as file:
-        file.write("0000003")  # a line that the kill cut short
-    left = sum(len(content) for name, content in FILES.items() if not (tmp_path / "data" / name).exists())
-    bucket.proxy.hold_at, bucket.proxy.served = None, 0
-    bucket.download(tmp_path / "data")
-    assert contents(tmp_path / "data") == FILES
-    assert bucket.proxy.served < left - kept + 0.5 * PIECE_BYTES
-
-
-def test_changed_object_is_fetched_anew(bucket: Bucket, tmp_path: Path) -> None:
-    """Pieces of what the object was before are worth nothing."""
-    name = "c4-train.en_6_text_document.bin"
-    directory = tmp_path / "data"
-    directory.mkdir()
-    (directory / f"{name}.partial").write_bytes(bytes(len(FILES[name])))
-    (directory / f"{name}.pieces").write_text(f"{len(FILES[name])} 0123 {PIECE_BYTES}\n{0:020}\n")
-    bucket.download(directory)
+def test_all_files_arrive_and_are_remembered(server: FileServer, waits: list[float], tmp_path: Path) -> None:
+    uri = server.publish("set", FILES)
+    directory = tmp_path / "a $HOME of data"
+    line = download(uri, directory)
+    assert line.startswith(f"{directory}: 5 files; fetched 1 MB in ")
+    assert line.endswith("; sizes and MD5s are right")
     assert contents(directory) == FILES
+    assert server.served < SIZE + 1000, "sizes are found without fetching the files"
+    server.forget()
+    assert download(uri, directory).endswith("; 5 of them were checked before and are unchanged")
+    assert [request.path for request in server.requests] == ["metadata/set.uri", "metadata/set.md5"]
+    os.utime(directory / BIG)  # what was touched is read again, and not fetched
+    server.forget()
+    assert download(uri, directory).endswith("; 4 of them were checked before and are unchanged")
+    assert server.served < 1000
+    assert not waits
 
 
-def test_corrupt_object(bucket: Bucket, tmp_path: Path) -> None:
-    """What arrives is not what was stored: its hash, kept beside an upload of several parts, tells."""
-    promised = hashlib.md5(b"what was meant").digest()
-    part = bucket.client.create_multipart_upload(
-        Bucket="bucket", Key="data/big", Metadata={"Md5chksum": base64.b64encode(promised).decode()}
+def test_damage_is_found_also_with_the_old_time(server: FileServer, waits: list[float], tmp_path: Path) -> None:
+    uri = server.publish("set", FILES)
+    download(uri, tmp_path)
+    before = (tmp_path / BIG).stat()
+    with open(tmp_path / BIG, "r+b") as file:
+        file.write(bytes([FILES[BIG][0] ^ 1]))
+    os.utime(tmp_path / BIG, ns=(before.st_atime_ns, before.st_mtime_ns))
+    right = hashlib.md5(FILES[BIG]).hexdigest()
+    line = refused(uri, tmp_path)
+    assert line.startswith(f"{tmp_path / BIG}: MD5 ")
+    assert line.endswith(f", published is {right}; move or remove it to have it fetched")
+    assert (tmp_path / BIG).exists()
+
+
+def test_many_files(server: FileServer, waits: list[float], tmp_path: Path) -> None:
+    files = {f"{number % 7}/{number}": str(number).encode() for number in range(50)}
+    assert "50 files" in download(server.publish("set", files), tmp_path)
+    assert contents(tmp_path) == files
+
+
+def test_cut_connections_cost_nothing_twice(server: FileServer, waits: list[float], tmp_path: Path) -> None:
+    uri = server.publish("set", FILES)
+    server.cuts = [PIECE_BYTES // 2, 1000, PIECE_BYTES - 1]
+    download(uri, tmp_path)
+    assert not server.cuts, "all cuts took place"
+    assert contents(tmp_path) == FILES
+    assert server.served < SIZE + 1000
+    assert len(waits) == 3
+
+
+@pytest.mark.parametrize("status", [429, 500, 503, 522])
+def test_busy_server(status: int, server: FileServer, waits: list[float], tmp_path: Path) -> None:
+    """Pauses double; where the server says how long, that is followed, up to ten minutes."""
+    uri = server.publish("set", {"a": b"a"})
+    later = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=300), usegmt=True)
+    asked = [{}, {}, {}, {"Retry-After": "120"}, {"Retry-After": later}, {"Retry-After": "86400"}, {"Retry-After": "?"}]
+    server.answers["metadata/set.uri"] = [(status, headers) for headers in asked]
+    download(uri, tmp_path, jobs=1)
+    assert contents(tmp_path) == {"a": b"a"}
+    low = [0.5, 1, 2, 120, 290, retries.LONGEST_ASKED, 30]
+    high = [1, 2, 4, 120, 300, retries.LONGEST_ASKED, 60]
+    assert len(waits) == len(low)
+    assert all(least <= wait <= most for least, wait, most in zip(low, waits, high, strict=True)), waits
+
+
+def test_one_file_is_never_served(server: FileServer, waits: list[float], tmp_path: Path) -> None:
+    """If it is so from the beginning, nothing is fetched; if it ends in between, the other files arrive."""
+    uri = server.publish("set", FILES)
+    server.answers["data/empty"] = [(503, {})] * retries.ATTEMPTS
+    line = refused(uri, tmp_path)
+    assert line == f"{server.url}/data/empty: HTTP 503 Service Unavailable; gave up after {retries.ATTEMPTS} attempts"
+    assert not contents(tmp_path)
+    download(uri, tmp_path)
+    server.answers[f"data/{BIG}"] = [(206, {"Content-Range": f"bytes 0-0/{len(FILES[BIG])}"})] + [(502, {})] * 1000
+    (tmp_path / BIG).unlink()
+    (tmp_path / "empty").unlink()
+    line = refused(uri, tmp_path)
+    assert line.startswith(f"{tmp_path / BIG}: {server.url}/data/{BIG}: HTTP 502 Bad Gateway; gave up after ")
+    assert line.endswith("what arrived is kept, the same command resumes")
+
+
+def test_dead_server_is_one_line(server: FileServer, waits: list[float], tmp_path: Path) -> None:
+    """Of many pieces and files none is tried further when nothing arrives at all."""
+    files = {str(number): bytes(PIECE_BYTES * 2) for number in range(20)}
+    uri = server.publish("set", files)
+    source = published.PublishedSet(uri, {})
+    versions = {file.path: source.version(file) for file in source.files()}
+
+    class Dying(published.PublishedSet):
+        def version(self, file: published.RemoteFile) -> published.Version:
+            return versions[file.path]
+
+        def files(self) -> list[published.RemoteFile]:
+            found = super().files()
+            server.answers[""] = [(503, {})] * 10_000
+            return found
+
+    server.forget()
+    with pytest.raises(UserError) as error:
+        fetch.download(Dying(uri, {}), tmp_path, lambda _: True, 2)
+    (line,) = error.value.lines
+    assert line.endswith("what arrived is kept, the same command resumes")
+    assert len(server.requests) < 2 + 3 * retries.ATTEMPTS
+    server.answers.clear()
+    download(uri, tmp_path)
+    assert contents(tmp_path) == files
+
+
+def test_wrong_bytes(server: FileServer, waits: list[float], tmp_path: Path) -> None:
+    uri = server.publish("set", FILES)
+    server.sent[f"data/{BIG}"] = FILES[BIG][:-1] + b"?"
+    line = refused(uri, tmp_path)
+    assert line.startswith(f"{tmp_path / BIG}: MD5 ")
+    assert line.endswith(
+        f", published is {hashlib.md5(FILES[BIG]).hexdigest()}; removed, the same command fetches it again"
     )
-    tags = []
-    for number in (1, 2):
-        body = bytes([number]) * (5 << 20)
-        tags.append(
-            bucket.client.upload_part(
-                Bucket="bucket", Key="data/big", UploadId=part["UploadId"], PartNumber=number, Body=body
-            )["ETag"]
-        )
-    parts = {"Parts": [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, 1)]}
-    bucket.client.complete_multipart_upload(
-        Bucket="bucket", Key="data/big", UploadId=part["UploadId"], MultipartUpload=parts
-    )
-    errors = bucket.download(tmp_path / "data", expect=2)
-    (line,) = errors.splitlines()
-    assert line.startswith(f"{tmp_path}/data/big: MD5 ")
-    assert line.endswith(f", the bucket says {promised.hex()}; removed, the next run fetches it anew")
-    assert contents(tmp_path / "data") == FILES, "the others came"
+    assert contents(tmp_path) == {name: content for name, content in FILES.items() if name != BIG}
+    server.sent.clear()
+    download(uri, tmp_path)
+    assert contents(tmp_path) == FILES
 
 
-def put_without_md5(bucket: Bucket, content: bytes) -> None:
-    """As uploads of several parts leave it."""
-    there = {"Bucket": "bucket", "Key": "data/big"}
-    there["UploadId"] = bucket.client.create_multipart_upload(**there)["UploadId"]
-    tag = bucket.client.upload_part(**there, PartNumber=1, Body=content)["ETag"]
-    bucket.client.complete_multipart_upload(**there, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": tag}]})
+def test_part_that_was_not_asked_for(server: FileServer, waits: list[float], tmp_path: Path) -> None:
+    uri = server.publish("set", {"a": bytes(1000)})
+    server.shift = 10
+    assert "the answer starts at byte 10 instead of 0; gave up after " in refused(uri, tmp_path)
+    assert len(waits) == retries.ATTEMPTS - 1
 
 
-@pytest.mark.parametrize("there", [PIECE_BYTES, 3 * PIECE_BYTES])
-def test_size_alone_is_known(there: int, bucket: Bucket, tmp_path: Path) -> None:
-    """Pieces that the journal names and that are gone, or more than there should be."""
-    content = random.Random(3).randbytes(2 * PIECE_BYTES)
-    put_without_md5(bucket, content)
-    (tmp_path / "big.partial").write_bytes(content.ljust(there, b"x")[:there])
-    (tmp_path / "big.pieces").write_text(f"{len(content)}  {PIECE_BYTES}\n{0:020}\n{PIECE_BYTES:020}\n")
-    line = f"{tmp_path}/big: {there:,} bytes, the bucket says {len(content):,}; removed, the next run fetches it anew"
-    assert bucket.download(tmp_path, expect=2) == f"{line}\n"
-    assert contents(tmp_path) == FILES, "the others came"
-    assert "hashes of the 4 files whose hash the bucket knows" in bucket.download(tmp_path)
-    assert contents(tmp_path) == {**FILES, "big": content}
+@pytest.mark.parametrize("has_tags", [True, False])
+def test_without_ranges(has_tags: bool, server: FileServer, waits: list[float], tmp_path: Path) -> None:
+    """What was cut is sent again from the beginning, and only the rest of it is used."""
+    server.has_ranges, server.has_tags = False, has_tags
+    uri = server.publish("set", FILES)
+    server.cuts = [PIECE_BYTES * 5, PIECE_BYTES * 7]
+    download(uri, tmp_path)
+    assert contents(tmp_path) == FILES
+    assert not server.cuts
 
 
-def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with only_run_in(tmp_path), pytest.raises(UserError, match="another run is at work there"), only_run_in(tmp_path):
-        pass
+def interrupted_halfway(server: FileServer, uri: str, directory: Path) -> None:
+    """A run that ends when half of the big file is there."""
+    server.cuts = [PIECE_BYTES // 2]
+    server.answers[f"data/{BIG}"] = []
+    total = len(FILES[BIG])
 
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+    class Ending(published.PublishedSet):
+        def read(
+            self, file: published.RemoteFile, version: published.Version, offset: int, count: int
+        ) -> Iterator[bytes]:
+            if file.path == BIG and offset > total // 2:
+                raise UserError("ended by the test")
+            yield from super().read(file, version, offset, count)
 
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    done = False
-    with only_run_in(tmp_path):
-        done = True
-    assert done
-
-
-def test_local_damage_is_found(bucket: Bucket, tmp_path: Path) -> None:
-    bucket.download(tmp_path / "data")
-    index = tmp_path / "data" / "c4-train.en_6_text_document.idx"
-    index.write_bytes(bytes([index.read_bytes()[0] ^ 1]) + index.read_bytes()[1:])
-    assert f"{index}: MD5 " in bucket.download(tmp_path / "data", expect=2)
-    bucket.download(tmp_path / "data")
-    assert contents(tmp_path / "data") == FILES
+    with pytest.raises(UserError, match="ended by the test"):
+        fetch.download(Ending(uri, {}), directory, lambda _: True, 1)
+    assert (directory / f"{BIG}.partial").is_file()
+    server.cuts = []
+    server.forget()
 
 
-@pytest.mark.parametrize(
-    ("env", "words"),
-    [
-        ({"MLC_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
-        ({"MLC_ACCESS_KEY_ID": "wrong"}, "InvalidAccessKeyId"),
-        ({"MLC_ACCESS_KEY_ID": ""}, "MLC_ACCESS_KEY_ID: not set, though others of MLC_ENDPOINT, "),
-        (
-            {"MLC_ACCESS_KEY_ID": "", "MLC_SECRET_ACCESS_KEY": "", "MLC_ENDPOINT": ""},
-            "or make the rclone remote mlc-training; MLCommons publishes endpoint, keys and paths in the README of ",
-        ),
-        ({"PATH": "/nonexistent"}, "rclone is not installed; Debian: apt-get install rclone"),
-    ],
-)
-def test_no_access_is_one_line(env: dict[str, str], words: str, bucket: Bucket, tmp_path: Path) -> None:
-    (line,) = bucket.download(tmp_path / "data", expect=2, **env).splitlines()
-    assert words in line
+def test_resumes_only_the_rest(server: FileServer, waits: list[float], tmp_path: Path) -> None:
+    uri = server.publish("set", FILES)
+    interrupted_halfway(server, uri, tmp_path)
+    download(uri, tmp_path)
+    assert contents(tmp_path) == FILES
+    assert server.served < len(FILES[BIG]) // 2 + 1000
+    parts = [request.headers for request in server.requests if request.path == f"data/{BIG}"][1:]
+    assert all(headers["If-Range"] == f'"{hashlib.md5(FILES[BIG]).hexdigest()}"' for headers in parts)
 
 
-def test_the_users_own_remote(bucket: Bucket, tmp_path: Path) -> None:
-    """Made as MLCommons' instructions say; the script passes on what it needs."""
-    values = {name: bucket.environment[name] for name in ("MLC_ENDPOINT", "MLC_ACCESS_KEY_ID", "MLC_SECRET_ACCESS_KEY")}
-    env = {**bucket.environment, "HOME": str(tmp_path), **dict.fromkeys(values, "")}
-    options = [f"access_key_id={values['MLC_ACCESS_KEY_ID']}", f"endpoint={values['MLC_ENDPOINT']}"]
-    options += [f"secret_access_key={values['MLC_SECRET_ACCESS_KEY']}", "provider=Cloudflare"]
-    subprocess.run(
-        ["rclone", "config", "create", "mlc-training", "s3", *options], env=env, check=True, capture_output=True
-    )
-    for part in (5, 6):
-        key = f"raw/c4-train.{part * 128:05}-of-01024.json.gz"
-        bucket.client.put_object(Bucket="bucket", Key=key, Body=b"shard")
-    bucket.client.put_object(Bucket="bucket", Key="raw/c4-validation.00000-of-00008.json.gz", Body=b"shard")
-    env |= {"C4_PATH": str(tmp_path / "c4"), "MLC_PATH": "bucket/raw", "PARTS": "6"}
-    script = REPOSITORY / "utils" / "download_data.sh"
-    subprocess.run(["bash", script, "raw"], env=env, check=True, capture_output=True, timeout=DEADLINE)
-    names = {"c4-train.00768-of-01024.json.gz", "c4-validation.00000-of-00008.json.gz"}
-    assert set(contents(tmp_path / "c4")) == names
+@pytest.mark.parametrize("has_tags", [True, False])
+def test_changed_between_two_runs(has_tags: bool, server: FileServer, waits: list[float], tmp_path: Path) -> None:
+    """Pieces of the old version are not used, also if only the list of MD5s shows that it is another."""
+    server.has_tags = has_tags
+    uri = server.publish("set", FILES)
+    interrupted_halfway(server, uri, tmp_path)
+    changed = {**FILES, BIG: random.Random(3).randbytes(len(FILES[BIG]))}
+    server.publish("set", changed)
+    download(uri, tmp_path)
+    assert contents(tmp_path) == changed
 
 
-def test_full_disk_before_and_during(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(tmp_path)
-    for name, value in bucket.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
-    remote = module.RemoteDirectory("bucket/data")
+def test_changed_between_two_attempts(
+    server: FileServer, waits: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If-Range has the server send all of the new version; it is not mixed with the old one."""
+    uri = server.publish("set", FILES)
+    server.cuts = [PIECE_BYTES // 2]
+    changed = {**FILES, BIG: random.Random(3).randbytes(len(FILES[BIG]))}
+    monkeypatch.setattr(retries, "pause", lambda *_: server.publish("set", changed))
+    line = refused(uri, tmp_path)
+    assert line == f"{server.url}/data/{BIG}: changed while it was fetched; the same command starts it over"
+    download(uri, tmp_path)
+    assert contents(tmp_path) == changed
+
+
+def test_slow_server(server: FileServer, waits: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection without any byte for too long is broken off, and resumed."""
+    uri = server.publish("set", FILES)
+    monkeypatch.setattr(web, "TIMEOUTS", (0.2, 0.2))
+    server.hold_at = SIZE // 2
+
+    def release(_: Event, seconds: float) -> None:
+        server.hold_at = None
+
+    monkeypatch.setattr(retries, "pause", release)
+    download(uri, tmp_path)
+    assert server.hold_at is None
+    assert contents(tmp_path) == FILES
+
+
+def test_disk_is_too_small(server: FileServer, waits: list[float], tmp_path: Path, small_disk: Path) -> None:
+    files = {"a": random.Random(1).randbytes(9_000_000)}
+    uri = server.publish("set", files)
+    assert refused(uri, small_disk) == f"{small_disk}: 9 MB to fetch, and 7 MB of disk are free"
+    assert server.served < 1000
+    assert not contents(small_disk)
+
+
+def test_disk_fills_up(
+    server: FileServer, waits: list[float], small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What arrived is kept, and with more room only the rest is fetched."""
+    files = {"a": random.Random(1).randbytes(5_000_000)}
+    uri = server.publish("set", files)
+    (small_disk / "others").write_bytes(bytes(4_000_000))
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5_000_000))
-        with pytest.raises(module.UserError) as error:
-            module.download(remote, tmp_path / "data", [], 2)
-    assert error.value.lines == [f"{tmp_path}/data: 6 MB to come, and 5 MB of disk are free"]
-    assert not contents(tmp_path / "data")
-
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", full)
-        with pytest.raises(module.UserError) as error:
-            module.download(remote, tmp_path / "data", [], 2)
-    assert f"{tmp_path}/data/c4-train.en_6_text_document.idx: No space left on device" in error.value.lines
-    module.download(remote, tmp_path / "data", [], 2)
-    assert contents(tmp_path / "data") == FILES
+        usage = shutil.disk_usage(small_disk)
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 40))
+        assert refused(uri, small_disk) == f"{small_disk}/a: No space left on device"
+    assert not (small_disk / "a").exists()
+    (small_disk / "others").unlink()
+    server.forget()
+    download(uri, small_disk)
+    assert contents(small_disk) == files
+    assert server.served < 4_000_000
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["everything"], "download_data.sh: what to download? preprocessed, tokenizer or raw"),
-        (["raw"], "download_data.sh: C4_PATH: set it to the directory to download to"),
-        (["tokenizer"], "MLC_PATH: set it to the path of the tokenizer data, bucket/directory; MLCommons publishes "),
-    ],
-)
-def test_script_mistakes_are_one_line(arguments: list[str], line: str, tmp_path: Path) -> None:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("MLC_", "C4_PATH"))}
-    env |= {"LLAMA31_VENV": sys.prefix, "TOKENIZER_PATH": str(tmp_path)}
-    script = REPOSITORY / "utils" / "download_data.sh"
-    done = subprocess.run(["bash", script, *arguments], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    (said,) = done.stderr.splitlines()
-    assert said.startswith(line)
+def test_own_file_of_that_name_is_left_alone(server: FileServer, waits: list[float], tmp_path: Path) -> None:
+    """It is found before anything is fetched."""
+    uri = server.publish("set", FILES)
+    (tmp_path / BIG).write_bytes(b"ours")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError) as error:
+        download(uri, tmp_path)
+    assert error.value.lines == [
+        f"{tmp_path / BIG}: is 4 bytes, published are {len(FILES[BIG]):,} bytes; move or remove it",
+        f"{tmp_path / 'empty'}: is a directory, published are 0 bytes; move or remove it",
+    ]
+    assert contents(tmp_path) == {BIG: b"ours"}
+
+
+def test_journal_survives_a_cut_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "a.pieces", "size=100")
+    journal.clear()
+    for start, end in ((50, 60), (0, 10), (10, 20)):
+        journal.add(start, end)
+    with open(tmp_path / "a.pieces", "a") as file:
+        file.write("\n0000003")
+    found = Journal(tmp_path / "a.pieces", "size=100")
+    found.add(90, 100)
+    for journal in (found, Journal(tmp_path / "a.pieces", "size=100")):
+        assert journal.gaps(100) == [(20, 50), (60, 90)]
+        assert (journal.prefix(), journal.end()) == (20, 100)
+    assert Journal(tmp_path / "a.pieces", "size=101").gaps(100) == [(0, 100)]

@@ -134,10 +134,11 @@ def test_files_exist(document: Path) -> None:
 
 @every_document
 def test_no_machine_is_named(document: Path) -> None:
-    """Absolute paths are examples, below /data, or the image's own; the one package index is PyTorch's public one."""
+    """Absolute paths are examples, below /data, or the image's own; addresses are PyTorch's and MLCommons'."""
     text = re.sub(rf"{IN_IMAGE}\b", "", document.read_text(encoding="utf-8"))
     assert set(re.findall(r"(?<![\w.:/>}-])/(\w+)/", text)) <= {"data"}
-    assert set(re.findall(r"https?://[^\s)]+", code(document))) <= {"https://download.pytorch.org/whl/cpu"}
+    public = re.compile(r"https://(download\.pytorch\.org/whl/cpu|\w+\.mlcommons-storage\.org(/.*)?)")
+    assert all(public.fullmatch(url) for url in re.findall(r"https?://[^\s)`\"]+", code(document)))
 
 
 def anchors(document: Path) -> set[str]:

@@ -1,43 +1,64 @@
 #!/usr/bin/env bash
-# Downloads the benchmark's data from MLCommons' bucket with rclone, and checks it.
+# Downloads the benchmark's data from MLCommons' public storage, without any login, and checks every MD5.
 #
-#     bash utils/download_data.sh preprocessed    token files, to PREPROCESSED_PATH; then verified
-#     bash utils/download_data.sh tokenizer       the tokenizer, to TOKENIZER_PATH
-#     bash utils/download_data.sh raw             C4's shards, to C4_PATH
+#     bash utils/download_data.sh preprocessed           token files, 85 GB, to PREPROCESSED_PATH
+#     bash utils/download_data.sh tokenizer [--weights]  the tokenizer, 9 MB, to TOKENIZER_PATH; with the weights 16 GB
+#     bash utils/download_data.sh raw                    C4's shards as .json, to C4_PATH
+#     bash utils/download_data.sh URL DIRECTORY          any other set of MLCommons, by the URL of its .uri file
 #
 # Environment:
-#   MLC_PATH                      path of the data in the bucket, bucket/directory; for raw it is known
-#   MLC_ENDPOINT                  address of the bucket's server
-#   MLC_ACCESS_KEY_ID             access key
-#   MLC_SECRET_ACCESS_KEY         its secret; without these three, rclone's own remote mlc-training is used
-#   PARTS                         raw: parts whose training shards are wanted (default: all, 0 1 2 3 4 5 6 7)
-#   JOBS                          transfers at a time (default: 8)
+#   PARTS                      raw: parts whose training shards are wanted (default: all, 0 1 2 3 4 5 6 7)
+#   JOBS                       transfers at a time (default: 8)
+#   https_proxy, no_proxy, REQUESTS_CA_BUNDLE   as everywhere
+#   MLCOMMONS_MIRROR           address of a copy of https://training.mlcommons-storage.org, used in its place
+#   CF_ACCESS_CLIENT_ID        private sets: a service account that may read them
+#   CF_ACCESS_CLIENT_SECRET    its secret
 #
-# Endpoint, keys and paths are published in the README of small_llm_pretraining in https://github.com/mlcommons/training
-# and in the members' area of MLCommons. Another way is its R2 downloader, https://github.com/mlcommons/r2-downloader.
+# With any of these variables the files come from MLCommons' bucket instead, by rclone, which needs keys:
+#   MLC_PATH                   path of the data in the bucket, bucket/directory; for raw it is known
+#   MLC_ENDPOINT               address of the bucket's server
+#   MLC_ACCESS_KEY_ID          access key
+#   MLC_SECRET_ACCESS_KEY      its secret; without these three, rclone's own remote mlc-training is used
 #
-# A download that was cut goes on where it was, within a file too. Sizes and hashes are checked against the bucket.
-# Disk: 85 GB for the token files of part 6 and the validation set; 305 GB for all shards, 77 GB for PARTS="6 7".
+# A download that was interrupted resumes, within a file too. Files that are there are checked once and not fetched.
+# Disk: 85 GB for the token files of part 6 and the validation set; 842 GB for all shards, 211 GB for PARTS="6 7".
 set -euo pipefail
 
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-case "$*" in
-    preprocessed) directory=PREPROCESSED_PATH ;;
-    tokenizer) directory=TOKENIZER_PATH ;;
-    raw)
-        directory=C4_PATH
-        : "${MLC_PATH:=mlcommons-training-wg-public/common/datasets/c4/original/en_json/3.0.1}"
-        ;;
-    *)
-        echo "download_data.sh: what to download? preprocessed, tokenizer or raw" >&2
-        exit 2
-        ;;
-esac
-if [[ -z ${!directory:-} ]]; then
-    echo "download_data.sh: $directory: set it to the directory to download to" >&2
-    exit 2
-fi
+usage() { sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p}' "${BASH_SOURCE[0]}"; }
 
-bash "$here/llama31.sh" download "$1" "${!directory}" --path="${MLC_PATH:-}" \
-    --parts="${PARTS-0 1 2 3 4 5 6 7}" ${JOBS:+"--jobs=$JOBS"}
-if [[ $1 == preprocessed ]]; then exec bash "$here/llama31.sh" verify "$PREPROCESSED_PATH"; fi
+fail() {
+    echo "download_data.sh: $1" >&2
+    exit 2
+}
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+options=(${JOBS:+"--jobs=$JOBS"})
+case "$*" in
+    -h | --help)
+        usage
+        exit
+        ;;
+    preprocessed) variable=PREPROCESSED_PATH ;;
+    tokenizer) variable=TOKENIZER_PATH ;;
+    "tokenizer --weights")
+        variable=TOKENIZER_PATH
+        options+=(--weights)
+        ;;
+    raw)
+        variable=C4_PATH
+        options+=(${PARTS+"--parts=$PARTS"})
+        ;;
+    *://*)
+        [[ $# == 2 && -n $2 ]] || fail "$1: to which directory? bash utils/download_data.sh URL DIRECTORY"
+        exec bash "$here/llama31.sh" download "$1" "$2" "${options[@]}"
+        ;;
+    *) fail "what to download? preprocessed, tokenizer [--weights], raw, or URL DIRECTORY; --help says more" ;;
+esac
+directory="${!variable:-}"
+[[ -n $directory ]] || fail "$variable: set it to the directory to download to"
+if [[ -z ${MLC_PATH-}${MLC_ENDPOINT-}${MLC_ACCESS_KEY_ID-}${MLC_SECRET_ACCESS_KEY-} ]]; then
+    exec bash "$here/llama31.sh" download "$1" "$directory" "${options[@]}"
+fi
+bash "$here/llama31.sh" download "$1" "$directory" "${options[@]}" --rclone ${MLC_PATH:+"--path=$MLC_PATH"}
+# The bucket does not know the MD5 of every file.
+if [[ $1 == preprocessed ]]; then exec bash "$here/llama31.sh" verify "$directory"; fi

@@ -18,12 +18,10 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import disable_progress_bars, filter_repo_objects
 from requests import RequestException
 
+from llama31.corpus import hugging_face_files
 from llama31.corpus.files import failures_named
 from llama31.corpus.tokenizer import vocabulary_size
 from llama31.errors import UserError
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-WEIGHTS_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 
 
 def download(repository: str, directory: Path, weights: bool) -> str:
@@ -49,9 +47,9 @@ def download(repository: str, directory: Path, weights: bool) -> str:
 
 
 def _wanted(repository: str, files: Sequence[RepoSibling], weights: bool) -> list[RepoSibling]:
-    patterns = [*TOKENIZER_FILES, *(WEIGHTS_FILES if weights else ())]
+    patterns = [*hugging_face_files.TOKENIZER, *(hugging_face_files.WEIGHTS if weights else ())]
     found = list(filter_repo_objects(files, allow_patterns=patterns, key=lambda file: file.rfilename))
-    for pattern in (TOKENIZER_FILES[0], *(["model*.safetensors"] if weights else [])):
+    for pattern in (hugging_face_files.TOKENIZER[0], *(["model*.safetensors"] if weights else [])):
         if not list(filter_repo_objects(found, allow_patterns=pattern, key=lambda file: file.rfilename)):
             raise UserError(f"{repository}: holds no {pattern}")
     return found

@@ -49,6 +49,11 @@ class Progress:
         self._bar.set_postfix_str(note, refresh=False)
         self.add(done - self.done)
 
+    def note(self, text: str) -> None:
+        """Show a text behind the bar."""
+        with self._lock:
+            self._bar.set_postfix_str(text)
+
     def figures(self) -> str:
         """Bytes so far, and in what time, for the line at the end."""
         seconds = time.monotonic() - self._start

@@ -89,22 +89,30 @@ def verify(
 
 @app.command()
 def download(
-    what: Annotated[str, typer.Argument(help="preprocessed | tokenizer | raw")],
+    what: Annotated[str, typer.Argument(help="preprocessed | tokenizer | raw | URL of a .uri file")],
     directory: Annotated[Path, typer.Argument(help="Directory to download to.")],
-    path: Annotated[str, typer.Option(help="Bucket and directory.")] = "",
-    parts: Annotated[str, typer.Option(help="Parts whose training shards to download.")] = "0 1 2 3 4 5 6 7",
+    parts: Annotated[str | None, typer.Option(help="raw: parts whose training shards to download; else all.")] = None,
+    weights: Annotated[bool, typer.Option(help="tokenizer: the weights beside it too, 16 GB.")] = False,
+    rclone: Annotated[bool, typer.Option(help="From MLCommons' bucket, with rclone and keys.")] = False,
+    path: Annotated[str, typer.Option(help="rclone: bucket and directory.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Transfers at a time.")] = 8,
 ) -> None:
-    """Download the benchmark's data from MLCommons' bucket."""
-    from llama31.corpus import download, rclone
-    from llama31.corpus.parts import parse
-    from llama31.corpus.tokenizer import vocabulary_size
+    """Download the benchmark's data, or another set that MLCommons publishes, and check it."""
+    from llama31.corpus.download import fetch, outcome, published
+    from llama31.corpus.download.rclone import RemoteDirectory
+    from llama31.corpus.download.remote import Remote
+    from llama31.corpus.parts import PARTS, parse
 
-    if not path:
-        raise UserError(f"MLC_PATH: set it to the path of the {what} data, bucket/directory; {rclone.ACCESS}")
-    print(download.download(rclone.RemoteDirectory(path), directory, parse(parts), jobs))
-    if what == "tokenizer":
-        print(f"{directory}: a vocabulary of {vocabulary_size(directory):,}")
+    for option, is_given, owner in (("--parts", parts is not None, "raw"), ("--weights", weights, "tokenizer")):
+        if is_given and what != owner:
+            raise UserError(f"{option}: only for {owner}, not for {what}")
+    if path and not rclone:
+        raise UserError(f"--path={path}: only with --rclone")
+    is_wanted = published.selection(what, range(PARTS) if parts is None else parse(parts), weights)
+    remote: Remote = RemoteDirectory(path, what) if rclone else published.PublishedSet(published.address(what))
+    print(fetch.download(remote, directory, is_wanted, jobs))
+    for line in outcome.lines(what, directory, os.environ):
+        print(line)
 
 
 @app.command()

@@ -1,13 +1,12 @@
-"""Listing and reading a directory of an S3 bucket with the rclone program."""
+"""A directory of an S3 bucket, read with the rclone program (see `remote.Remote`)."""
 
 import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import PurePosixPath
 
+from llama31.corpus.download.remote import Interrupted, RemoteFile, Version, checked
 from llama31.errors import UserError
 
 REMOTE = "mlc-training"  # its name in MLCommons' instructions
@@ -18,34 +17,21 @@ VARIABLES = {
 }
 """Variable of the environment -> option of rclone's S3 remote."""
 ACCESS = (
-    "MLCommons publishes endpoint, keys and paths in the README of small_llm_pretraining, "
-    "https://github.com/mlcommons/training, and in its members' area; its own R2 downloader, "
-    "https://github.com/mlcommons/r2-downloader, fetches the same files without rclone"
+    "MLCommons gives endpoint and keys to its members; without any variable MLC_*, the same files come from its public "
+    "storage, without keys and without rclone"
 )
+RAW_PATH = "mlcommons-training-wg-public/common/datasets/c4/original/en_json/3.0.1"
 READ_BYTES = 1 << 20
-
-
-class Interrupted(Exception):
-    """A transfer ended before all was there; the message says why."""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file in the bucket."""
-
-    path: str
-    """Below the directory listed."""
-    size: int
-    """Bytes."""
-    md5: str
-    """Hexadecimal; empty where the bucket does not know it."""
 
 
 class RemoteDirectory:
     """A directory of the bucket that the environment names."""
 
-    def __init__(self, path: str, environment: Mapping[str, str] = os.environ):
-        """`path`: bucket/directory. Raises UserError where rclone, or access, is missing."""
+    def __init__(self, path: str, what: str, environment: Mapping[str, str] = os.environ):
+        """`path`: bucket/directory of the set `what`. Raises UserError if rclone or access is missing."""
+        path = path or (RAW_PATH if what == "raw" else "")
+        if not path:
+            raise UserError(f"MLC_PATH: set it to the path of the {what} data, bucket/directory; {ACCESS}")
         if not shutil.which("rclone"):
             raise UserError(
                 "rclone is not installed; Debian: apt-get install rclone; others: https://rclone.org/install"
@@ -55,6 +41,7 @@ class RemoteDirectory:
         if bundle := self._environment.pop("AWS_CA_BUNDLE", ""):
             self._environment.setdefault("RCLONE_CA_CERT", bundle)
         self._directory = f"{self._remote()}:{path.strip('/')}"
+        self._versions: dict[str, Version] = {}
 
     def _remote(self) -> str:
         """A remote made of our variables, else the user's own."""
@@ -83,18 +70,18 @@ class RemoteDirectory:
         )
         if done.returncode:
             raise UserError(f"{self._directory}: {_reason(done.stderr)}; {ACCESS}")
-        found = [
-            RemoteFile(entry["Path"], entry["Size"], entry.get("Hashes", {}).get("md5", ""))
-            for entry in json.loads(done.stdout)
-        ]
-        if not found:
+        entries = json.loads(done.stdout)
+        if not entries:
             raise UserError(f"{self._directory}: holds no files; {ACCESS}")
-        for file in found:
-            if ".." in PurePosixPath(file.path).parts or file.path.startswith("/"):
-                raise UserError(f"{self._directory}: {file.path!r} would lie outside of the directory to download to")
-        return sorted(found, key=lambda file: file.path)
+        self._versions = {entry["Path"]: Version(entry["Size"]) for entry in entries}
+        listed = (RemoteFile(entry["Path"], entry.get("Hashes", {}).get("md5", "")) for entry in entries)
+        return checked(self._directory, listed)
 
-    def read(self, file: RemoteFile, offset: int, count: int) -> Iterator[bytes]:
+    def version(self, file: RemoteFile) -> Version:
+        """As it was listed."""
+        return self._versions[file.path]
+
+    def read(self, file: RemoteFile, _: Version, offset: int, count: int) -> Iterator[bytes]:
         """`count` bytes of a file in pieces. Raises Interrupted where fewer come."""
         command = ["rclone", "cat", "--quiet", "--retries=1", f"--offset={offset}", f"--count={count}"]
         with subprocess.Popen(

@@ -1,0 +1,119 @@
+"""Published files -> a directory, in pieces that are fetched in parallel and never twice."""
+
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event
+
+from llama31.corpus.download.checked import Checked
+from llama31.corpus.download.journal import Range
+from llama31.corpus.download.remote import Remote, RemoteFile, Version
+from llama31.corpus.download.retries import retried
+from llama31.corpus.download.target import Target, Transfers
+from llama31.corpus.files import failures_named
+from llama31.corpus.locking import only_run_in
+from llama31.corpus.progress import Progress
+from llama31.corpus.side_by_side import run_all
+from llama31.errors import UserError
+
+SHARD = re.compile(r"c4-(train|validation)\.\d{5}-of-\d{5}\.json")
+
+
+def download(remote: Remote, directory: Path, is_wanted: Callable[[RemoteFile], bool], jobs: int) -> str:
+    """Fetch the wanted files, `jobs` pieces at a time; returns a line to print.
+
+    Files that are there are checked and not fetched. Raises UserError with a line for each file that failed.
+    """
+    stop = Event()
+    files = [file for file in retried(remote.files, stop, _show) if is_wanted(file)]
+    with failures_named(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with only_run_in(directory):
+        checked = Checked(directory)
+        compressed = [file for file in files if _is_compressed_here(directory / file.path)]
+        known = [file for file in files if checked.holds(file)]
+        skipped = {*compressed, *known}
+        targets = _targets(remote, directory, [file for file in files if file not in skipped], jobs, stop)
+        try:
+            figures = _fetch(remote, directory, targets, checked, jobs, stop)
+        except KeyboardInterrupt:
+            print(f"{directory}: interrupted; what arrived is kept, the same command resumes", file=sys.stderr)
+            raise
+        finally:
+            checked.save()
+    return f"{directory}: {len(files):,} files; fetched {figures}; {_state(files, known, compressed)}"
+
+
+def _show(line: str) -> None:
+    """Say why it takes long before there is a progress bar."""
+    if sys.stderr.isatty():
+        print(line, file=sys.stderr)
+
+
+def _is_compressed_here(path: Path) -> bool:
+    """Whether C4's shard was compressed after its download, which removes the original."""
+    return bool(SHARD.fullmatch(path.name)) and not path.exists() and path.with_name(f"{path.name}.gz").exists()
+
+
+def _targets(remote: Remote, directory: Path, files: Sequence[RemoteFile], jobs: int, stop: Event) -> list[Target]:
+    """Ask for the versions of all files. Raises UserError with a line for each that cannot be fetched."""
+    versions: dict[str, Version] = {}
+
+    def ask(file: RemoteFile) -> None:
+        versions[file.path] = retried(lambda: remote.version(file), stop, _show)
+
+    run_all(ask, files, jobs, stop)
+    targets, lines = [], []
+    for file in files:
+        try:
+            targets.append(Target(file, versions[file.path], directory / file.path))
+        except UserError as error:
+            lines += error.lines
+    if lines:
+        raise UserError(lines)
+    return targets
+
+
+def _fetch(remote: Remote, directory: Path, targets: Sequence[Target], checked: Checked, jobs: int, stop: Event) -> str:
+    """Fetch what is missing of the targets, and check them; returns how much it was, in what time."""
+    missing = sum(target.missing for target in targets)
+    to_hash = sum(target.to_hash for target in targets)
+    free = shutil.disk_usage(directory).free
+    if missing > free:
+        raise UserError(f"{directory}: {missing / 1e6:,.0f} MB to fetch, and {free / 1e6:,.0f} MB of disk are free")
+    for target in targets:
+        target.prepare()
+
+    with (
+        Progress("download", missing, quiet=not missing) as fetched,
+        Progress("check", to_hash, quiet=not to_hash) as hashed,
+    ):
+        run = Transfers(remote, stop, fetched, hashed)
+
+        def work(task: tuple[Target, Range | None]) -> None:
+            target, piece = task
+            if piece:
+                target.fetch(run, piece)
+            if not piece or target.is_last_piece():
+                target.finish(run, checked)
+
+        tasks: list[tuple[Target, Range | None]] = []
+        for target in targets:
+            tasks += [(target, piece) for piece in target.pieces or (None,)]
+        run_all(work, tasks, jobs, stop)
+        return fetched.figures()
+
+
+def _state(files: Sequence[RemoteFile], known: Sequence[RemoteFile], compressed: Sequence[RemoteFile]) -> str:
+    """What was checked."""
+    hashed = sum(bool(file.md5) for file in files) - len(compressed)
+    state = "sizes and MD5s are right"
+    if hashed < len(files) - len(compressed):
+        state = f"sizes are right, and MD5s of the {hashed:,} files that have a published one"
+    if known:
+        state += f"; {len(known):,} of them were checked before and are unchanged"
+    if compressed:
+        state += f"; not checked: {len(compressed):,} compressed here since"
+    return state

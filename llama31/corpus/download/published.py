@@ -1,0 +1,181 @@
+"""The sets that MLCommons publishes: a file NAME.uri with the address of the files, and NAME.md5 with their list."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+import requests
+
+from llama31 import rules
+from llama31.corpus import hugging_face_files
+from llama31.corpus.download.remote import Interrupted, RemoteFile, Version, checked
+from llama31.corpus.download.web import Web, checked_url
+from llama31.errors import UserError
+
+MIRROR = "MLCOMMONS_MIRROR"
+"""Variable: address of a copy of MLCommons' storage."""
+LINE = re.compile(r"(\\?)([0-9a-fA-F]{32}| {32}) [ *](.+)")
+"""Of md5sum, and of rclone, which leaves the MD5 blank if it does not know it."""
+LIST_BYTES = 64 << 20
+"""Of a list at most: one of 100,000 files has 10 MB."""
+READ_BYTES = 128 << 10
+TRAIN_SHARD = re.compile(r"c4-train\.(\d{5})-of-")
+
+
+def address(what: str, environment: Mapping[str, str] = os.environ) -> str:
+    """URL of the .uri file of a set of rules.PUBLISHED_SETS, or `what` itself. Raises UserError if it is neither."""
+    if name := rules.PUBLISHED_SETS.get(what):
+        return _mirrored(f"{rules.DATA_SITE}/metadata/{name}.uri", environment)
+    if "://" not in what:
+        raise UserError(f"{what!r}: what to download? {', '.join(rules.PUBLISHED_SETS)}, or the URL of a .uri file")
+    if not checked_url(what).path.endswith(".uri"):
+        raise UserError(f"{what}: not the URL of a .uri file")
+    return _mirrored(what, environment)
+
+
+def _mirrored(url: str, environment: Mapping[str, str]) -> str:
+    """The same in the mirror, if there is one and `url` is on MLCommons' site."""
+    mirror = environment.get(MIRROR, "").rstrip("/")
+    if not mirror or not url.startswith(f"{rules.DATA_SITE}/"):
+        return url
+    checked_url(mirror)
+    return mirror + url.removeprefix(rules.DATA_SITE)
+
+
+def selection(what: str, parts: Sequence[int], weights: bool) -> Callable[[RemoteFile], bool]:
+    """Which files of a set are wanted."""
+    if what == "tokenizer":
+        patterns = [*hugging_face_files.TOKENIZER, *(hugging_face_files.WEIGHTS if weights else ())]
+        return lambda file: any(fnmatchcase(file.path, pattern) for pattern in patterns)
+    if what == "raw":
+        return lambda file: _is_of_parts(file, parts)
+    return lambda file: True
+
+
+def _is_of_parts(file: RemoteFile, parts: Sequence[int]) -> bool:
+    shard = TRAIN_SHARD.match(PurePosixPath(file.path).name)
+    return not shard or int(shard[1]) // rules.SHARDS_PER_PART in parts
+
+
+class PublishedSet:
+    """The files of a set (see `remote.Remote`)."""
+
+    def __init__(self, uri: str, environment: Mapping[str, str] = os.environ):
+        """`uri`: URL of the .uri file."""
+        checked_url(uri)
+        self._uri = uri
+        self._environment = environment
+        self._web = Web(uri, environment)
+        self._base = ""
+
+    def files(self) -> list[RemoteFile]:
+        """Read the .uri and the .md5 file."""
+        base = self._text(self._uri).strip()
+        checked_url(base)
+        self._base = _mirrored(base.rstrip("/"), self._environment)
+        listed = self._uri.removesuffix(".uri") + ".md5"
+        return checked(listed, parsed(listed, self._text(listed)))
+
+    def _text(self, url: str) -> str:
+        with self._web.get(url) as response:
+            content = b""
+            for data in response.iter_content(READ_BYTES):
+                content += data
+                if len(content) > LIST_BYTES:
+                    raise UserError(f"{url}: longer than {LIST_BYTES:,} bytes: not a .uri or .md5 file")
+            expected = _size(response) or 0
+        if len(content) < expected:
+            raise Interrupted(f"{url}: {_ended(len(content), expected)}")
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            raise UserError(f"{url}: not text") from None
+
+    def _url(self, file: RemoteFile) -> str:
+        return f"{self._base}/{quote(file.path)}"
+
+    def version(self, file: RemoteFile) -> Version:
+        """Ask for the first byte: the answer tells size and version, and whether there are ranges."""
+        url = self._url(file)
+        with self._web.get(url, {"Range": "bytes=0-0"}) as response:
+            size = _size(response)
+            if size is None:
+                raise UserError(f"{url}: the server does not state its size")
+            return Version(size, _tag(response), response.status_code != requests.codes.ok)
+
+    def read(self, file: RemoteFile, version: Version, offset: int, count: int) -> Iterator[bytes]:
+        """Yield bytes of this version. A server without ranges sends all; what comes before `offset` is dropped."""
+        url, headers = self._url(file), {}
+        if version.has_ranges:
+            headers["Range"] = f"bytes={offset}-{offset + count - 1}"
+            if version.tag:
+                headers["If-Range"] = version.tag
+        with self._web.get(url, headers) as response:
+            if _is_other(response, version):
+                raise UserError(f"{url}: changed while it was fetched; the same command starts it over")
+            position = _first_byte(response)
+            if position > offset:
+                raise Interrupted(f"{url}: the answer starts at byte {position:,} instead of {offset:,}")
+            for data in response.iter_content(READ_BYTES):
+                wanted = data[max(0, offset - position) :][:count]
+                position += len(data)
+                offset += len(wanted)
+                count -= len(wanted)
+                if wanted:
+                    yield wanted
+                if not count:
+                    return
+        raise Interrupted(f"{url}: {_ended(offset, offset + count)}")
+
+
+def parsed(source: str, text: str) -> Iterator[RemoteFile]:
+    """The lines of a list of MD5s. Raises UserError for one of another form."""
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.removesuffix("\r")
+        if not line.strip():
+            continue
+        match = LINE.fullmatch(line)
+        if not match:
+            raise UserError(f'{source}: line {number} is not "MD5  path": {line[:80]!r}')
+        escaped, md5, path = match.groups()
+        if escaped:
+            path = re.sub(r"\\(.)", lambda escape: {"n": "\n", "r": "\r"}.get(escape[1], escape[1]), path)
+        yield RemoteFile(path, md5.strip().lower())
+
+
+def _size(response: requests.Response) -> int | None:
+    """Size of the whole file; None if the answer does not state it."""
+    stated = response.headers.get("Content-Length", "")
+    if response.status_code != requests.codes.ok:
+        stated = response.headers.get("Content-Range", "").rpartition("/")[2]
+    elif response.headers.get("Content-Encoding", "identity") != "identity":
+        stated = ""  # that of the compressed file
+    return int(stated) if stated.isdecimal() else None
+
+
+def _tag(response: requests.Response) -> str:
+    """What is compared, and sent as If-Range: a strong ETag, or else the date."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _is_other(response: requests.Response, version: Version) -> bool:
+    """Whether an answer is of another version. With If-Range, a part need not repeat what identifies it."""
+    is_beyond = response.status_code == requests.codes.requested_range_not_satisfiable
+    if is_beyond or _size(response) not in (None, version.size):
+        return True
+    name = "ETag" if version.tag.startswith('"') else "Last-Modified"
+    tag = response.headers.get(name, "").removeprefix("W/")
+    return bool(tag and version.tag) and tag != version.tag
+
+
+def _first_byte(response: requests.Response) -> int:
+    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return int(found[1]) if found and response.status_code == requests.codes.partial else 0
+
+
+def _ended(have: int, expected: int) -> str:
+    return f"the connection ended at byte {have:,} of {expected:,}"

@@ -1,0 +1,75 @@
+"""Attempts, and the pauses between them."""
+
+import random
+from collections.abc import Callable
+from threading import Event
+from typing import TypeVar
+
+from llama31.corpus.download.remote import Interrupted
+from llama31.errors import UserError
+
+ATTEMPTS = 8
+"""In a row without any success."""
+FIRST_PAUSE = 1.0
+"""Seconds; each further pause is twice as long. All pauses together take about two minutes."""
+LONGEST_PAUSE = 60.0
+LONGEST_ASKED = 600.0
+"""Seconds that a server's Retry-After is followed for."""
+
+T = TypeVar("T")
+
+
+class Stopped(UserError):
+    """Work ended because the whole download ends; another line says why."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+
+class GivenUp(UserError):
+    """All attempts failed."""
+
+
+def pause(stop: Event, seconds: float) -> None:
+    """Wait, or until `stop` is set."""
+    stop.wait(seconds)
+
+
+class Attempts:
+    """The attempts at one piece of work."""
+
+    def __init__(self, stop: Event, note: Callable[[str], object]):
+        """`note` receives a line before each pause."""
+        self._stop = stop
+        self._note = note
+        self.failures = 0
+        """In a row."""
+
+    def succeeded(self) -> None:
+        """Count from zero again."""
+        if self.failures:
+            self.failures = 0
+            self._note("")
+
+    def failed(self, error: Interrupted) -> None:
+        """Wait before the next attempt. Raises GivenUp after the last one, Stopped if the download ends meanwhile."""
+        self.failures += 1
+        if self.failures >= ATTEMPTS:
+            raise GivenUp(f"{error}; gave up after {self.failures} attempts")
+        backoff = min(FIRST_PAUSE * 2 ** (self.failures - 1), LONGEST_PAUSE)
+        # Random, so that many clients which failed together do not return together.
+        seconds = max(min(error.retry_after, LONGEST_ASKED), backoff * random.uniform(0.5, 1))
+        self._note(f"{error}; attempt {self.failures + 1} of {ATTEMPTS} in {seconds:.0f} s")
+        pause(self._stop, seconds)
+        if self._stop.is_set():
+            raise Stopped
+
+
+def retried(work: Callable[[], T], stop: Event, note: Callable[[str], object]) -> T:
+    """Call `work` until it is not interrupted, and return its result. Raises GivenUp, one line."""
+    attempts = Attempts(stop, note)
+    while True:
+        try:
+            return work()
+        except Interrupted as error:
+            attempts.failed(error)

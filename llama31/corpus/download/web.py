@@ -1,0 +1,229 @@
+"""HTTPS requests of one attempt each, and the login of private sets at Cloudflare Access."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from ipaddress import ip_address
+from threading import Lock
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from llama31.corpus.download.remote import Interrupted
+from llama31.errors import UserError
+
+TIMEOUTS = (10, 30)
+"""Seconds: to connect, and without any byte."""
+CONNECTIONS = 64
+CLIENT_ID, CLIENT_SECRET = "CF_ACCESS_CLIENT_ID", "CF_ACCESS_CLIENT_SECRET"
+"""Variables of a service account that may read private sets."""
+TRANSIENT = {408, 425, 429}
+"""Statuses below 500 that another attempt may cure."""
+
+
+def checked_url(text: str) -> SplitResult:
+    """Take a URL apart. Raises UserError unless it is https, or http to this machine, without a user or a query."""
+    try:
+        url = urlsplit(text)
+        host = url.hostname or ""
+        url.port  # noqa: B018 - raises ValueError
+    except ValueError as error:
+        raise UserError(f"{text!r}: not a URL: {error}") from None
+    if url.scheme not in ("http", "https") or not host or not text.isprintable() or " " in text:
+        raise UserError(f"{text[:200]!r}: not a URL; one that works starts with https://")
+    if url.username is not None or url.query or url.fragment:
+        raise UserError(f"{url.scheme}://{host}{url.path}: a URL without user, ? and # is needed")
+    if url.scheme == "http" and not _is_loopback(host):
+        raise UserError(f"{text}: not encrypted; https:// works (http:// only to this machine)")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_credential(value: str) -> bool:
+    """Whether a header can hold the value."""
+    return bool(value) and value.isascii() and value.isprintable() and " " not in value
+
+
+@dataclass(frozen=True)
+class ServiceAccount:
+    """What logs a program in at Cloudflare Access."""
+
+    client_id: str
+    client_secret: str
+
+    @staticmethod
+    def of(environment: Mapping[str, str]) -> "ServiceAccount | None":
+        """The account that the environment names. Raises UserError, without any value, if it is incomplete."""
+        values = {name: environment.get(name, "").strip() for name in (CLIENT_ID, CLIENT_SECRET)}
+        if not any(values.values()):
+            return None
+        for name, value in values.items():
+            if not value:
+                raise UserError(f"{name}: not set, although the other of {CLIENT_ID} and {CLIENT_SECRET} is")
+            if not _is_credential(value):
+                raise UserError(f"{name}: holds characters that no such value has; copy it again")
+        return ServiceAccount(*values.values())
+
+    def headers(self) -> dict[str, str]:
+        """Headers of the request that logs in."""
+        return {"CF-Access-Client-Id": self.client_id, "CF-Access-Client-Secret": self.client_secret}
+
+
+class Web:
+    """Requests to a site, by several threads. Proxies and certificates are those of the usual variables."""
+
+    def __init__(self, url: str, environment: Mapping[str, str] = os.environ):
+        """The account in the environment is used if the site of `url` asks for it, and never sent elsewhere."""
+        self._origin = _origin(url)
+        self._account = ServiceAccount.of(environment)
+        self._token = ""
+        self._login = Lock()
+        self._was_reached = False
+        self._session = requests.Session()
+        self._session.headers["User-Agent"] = f"llama31 {requests.utils.default_user_agent()}"
+        self._session.headers["Accept-Encoding"] = "identity"  # a compressed answer has no ranges
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS, pool_block=True))
+
+    @contextmanager
+    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
+        """The answer to a GET request, if it is one of 200, 206 or 416; its body is read within the block.
+
+        Raises Interrupted if another attempt may succeed, and UserError otherwise, one line.
+        """
+        with self._failures_named(url):
+            response = self._answer(url, dict(headers or {}))
+            with response:
+                yield response
+
+    def _answer(self, url: str, headers: dict[str, str]) -> requests.Response:
+        token = self._token
+        response = self._request(url, {**headers, **self._token_header(url, token)})
+        if _asks_for_login(response):
+            response.close()
+            self._log_in(url, token, response.status_code)
+            response = self._request(url, {**headers, **self._token_header(url, self._token)})
+        try:
+            _check_status(url, response)
+        except Exception:
+            response.close()
+            raise
+        return response
+
+    def _request(self, url: str, headers: Mapping[str, str]) -> requests.Response:
+        response = self._session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUTS)
+        self._was_reached = True
+        return response
+
+    def _token_header(self, url: str, token: str) -> dict[str, str]:
+        return {"cf-access-token": token} if token and _origin(url) == self._origin else {}
+
+    def _log_in(self, url: str, used: str, status: int) -> None:
+        """Get a token, unless another thread has got one since the request with the token `used`."""
+        site, found = _origin(url), f"{url}: asks for a login (HTTP {status})"
+        if not self._account:
+            raise UserError(
+                f"{found}: not public; set {CLIENT_ID} and {CLIENT_SECRET} to a service account that may read it"
+            )
+        if site != self._origin:
+            raise UserError(f"{found}; {CLIENT_ID} is sent to {self._origin} only")
+        with self._login:
+            if self._token != used:
+                return
+            with self._request(url, self._account.headers()) as response:
+                if _asks_for_login(response):
+                    raise UserError(f"{site}: refuses the service account of {CLIENT_ID} (HTTP {response.status_code})")
+                _check_status(url, response)
+                token = response.cookies.get("CF_Authorization") or ""
+            if not _is_credential(token):  # requests would show it in the message of its exception
+                raise UserError(f"{site}: gave the service account no CF_Authorization cookie that can be sent")
+            self._token = token
+
+    @contextmanager
+    def _failures_named(self, url: str) -> Iterator[None]:
+        """Turn what requests raises into Interrupted or UserError."""
+        try:
+            yield
+        except requests.exceptions.SSLError as error:
+            if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+                raise Interrupted(f"{url}: {_cause(error)}") from None
+            raise UserError(
+                f"{_origin(url)}: its certificate is not trusted ({_cause(error)}); if a proxy inspects"
+                " connections, set REQUESTS_CA_BUNDLE to its certificates"
+            ) from None
+        except (
+            requests.ConnectionError,
+            requests.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+            requests.exceptions.ContentDecodingError,
+        ) as error:
+            if not self._was_reached:  # most likely a wrong name, or no way to it at all: to wait does not help
+                raise UserError(
+                    f"{_origin(url)}: cannot be reached: {_cause(error)}; behind a proxy, set https_proxy"
+                ) from None
+            raise Interrupted(f"{url}: {_cause(error)}") from None
+        except requests.RequestException as error:
+            raise UserError(f"{url}: {_cause(error)}") from None
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port."""
+    found = urlsplit(url)
+    return f"{found.scheme}://{found.netloc.lower().removesuffix({'https': ':443', 'http': ':80'}[found.scheme])}"
+
+
+def _asks_for_login(response: requests.Response) -> bool:
+    target = urlsplit(urljoin(response.url, response.headers.get("Location", "")))
+    to_login = "/cdn-cgi/access/login" in target.path or (target.hostname or "").endswith(".cloudflareaccess.com")
+    return (response.is_redirect and to_login) or response.status_code in (401, 403)
+
+
+def _check_status(url: str, response: requests.Response) -> None:
+    """Raises Interrupted or UserError, unless the answer is content or says that there is no such range."""
+    status = response.status_code
+    if status in (200, 206, 416):
+        return
+    if status in TRANSIENT or status >= 500:
+        raise Interrupted(f"{url}: HTTP {status} {response.reason}", _retry_after(response))
+    if _asks_for_login(response):
+        raise UserError(f"{url}: still asks for a login (HTTP {status}): the service account may not read it")
+    if response.is_redirect:
+        target = urljoin(url, response.headers["Location"]).partition("?")[0]
+        raise UserError(f"{url}: redirects to {target}; if that is right, name that address")
+    raise UserError(f"{url}: HTTP {status} {response.reason}")
+
+
+def _retry_after(response: requests.Response) -> float:
+    """Seconds that the server asks to wait, by their number or a date; 0 if it does not say."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return 0
+    return max(0, (date.replace(tzinfo=date.tzinfo or timezone.utc) - datetime.now(timezone.utc)).total_seconds())
+
+
+def _cause(error: BaseException) -> str:
+    """The reason at the bottom of nested exceptions, without the address that is named before it."""
+    nested = [*error.args, getattr(error, "reason", None)]
+    for inner in nested:
+        if isinstance(inner, BaseException):
+            return _cause(inner)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).partition("\n")[0]
+    return text.rpartition(": ")[2].partition("] ")[2] or text.rpartition(": ")[2] or type(error).__name__
