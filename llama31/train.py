@@ -126,7 +126,8 @@ class _Run:
                 from llama31.model.cpu import cpu_backend
 
                 stack.enter_context(cpu_backend())
-            pretrain = fiddle.build(pretrain_recipe(settings, backend, int(settings.seeds), self.run_dir))
+            seed, name = int(settings.seeds), self.start.run or self.run_dir.name
+            pretrain = fiddle.build(pretrain_recipe(settings, backend, seed, self.run_dir, name))
             available = data.available_samples(settings.seq_length)
             saver = self._saver(settings, data, departed) if settings.save_ckpt else None
             self.callback = BenchmarkCallback(settings, self.observers, available, self.start, saver)
@@ -182,6 +183,7 @@ class _Run:
             identity=identity.identity(settings, data),
             departures=departed,
             run_dir=self.run_dir,
+            run=self.start.run or self.run_dir.name,
         )
         saver.listen()
         if self.warned:

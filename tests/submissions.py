@@ -109,7 +109,7 @@ def officially_packaged(logs: Sequence[Path], ruleset: str, tree: Path) -> bool:
             str(tree), "training", ruleset, quiet=True, werror=False,
             rcp_bypass=False, rcp_bert_train_samples=False, seed_checker_bypass=False,
         )  # fmt: skip
-    except (TypeError, KeyError):  # as at a loss that is null
+    except (TypeError, KeyError, NameError):  # as at a loss that is null
         return False
 
 

@@ -139,6 +139,7 @@ IN_THE_RECIPE = {
         {
             "log.wandb": WandbLogger,
             "log.wandb.name": "run",
+            "log.wandb.id": "run",
             "log.wandb.save_dir": "/run",
             "log.wandb.settings": {"console": "off", "quiet": True},
         },

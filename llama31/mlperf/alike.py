@@ -72,6 +72,8 @@ def different(stated: Stated, logs: Collection[str], excepted: Mapping[str, Coll
 def cadence(logs: Mapping[str, Log]) -> Iterator[Finding]:
     """Evaluations that some runs have and a longer one has not."""
     counts = {file: [record.samples for record in log.all(constants.EVAL_START)] for file, log in logs.items()}
+    if not counts:
+        return
     longest = max(counts, key=lambda file: len(counts[file]))
     odd: dict[str, list[str]] = {}
     for file, samples in counts.items():

@@ -65,8 +65,11 @@ class Several:
         bad = [report for report in self.reports if report in rejected or report in self.unconverged]
         if not self.is_complete or len(bad) != 1:
             return []
-        is_rejected = not bad[0].damaged.count and official.can_check(bad[0].log.records)
-        has_seeds = is_rejected and official.accepts_seeds([report.log for report in self.reports])
+        log = bad[0].log
+        is_read = (
+            not bad[0].damaged.count and official.can_check(log.records) and log.whole(constants.GLOBAL_BATCH_SIZE)
+        )
+        has_seeds = is_read and official.accepts_seeds([report.log for report in self.reports])
         return bad if has_seeds or bad[0] in self.unconverged else []
 
     @cached_property
