@@ -154,8 +154,8 @@ def test_nothing_is_said_of_seeds_and_evaluations_that_no_log_has(logs: Logs) ->
         logs.change(lacking(key))
     _, text = logs.judge(accepted=False)
     assert "seeds differ" not in text and "the same numbers of samples" not in text
-    alone = "\n".join(several.lines(several.judge(logs.files[:1], NEWEST)))
-    assert "no evaluation was skipped" not in alone
+    single = "\n".join(several.lines(several.judge(logs.files[:1], NEWEST)))
+    assert "no evaluation was skipped" not in single
 
 
 # What MLCommons accepts
@@ -179,6 +179,14 @@ def test_one_of_ten_without_a_seed_is_not_accepted(logs: Logs) -> None:
     logs.change(lacking("seed"), 4)
     found, _ = logs.judge(accepted=False)
     assert not found.holds
+
+
+def test_a_seed_that_one_log_has_twice_is_not_accepted(logs: Logs) -> None:
+    """As where a run was started again before its first step; the compliance checker warns of it."""
+    logs.change(lambda records: [one for record in records for one in [record] * (1 + (record["key"] == "seed"))], 4)
+    found, text = logs.judge(accepted=False)
+    assert not found.holds
+    assert "fails: seed: found what MLCommons' seed checker rejects in result_4.txt; wants one seed, with" in text
 
 
 def test_one_of_ten_without_a_batch_size_does_not_hold(logs: Logs) -> None:
@@ -208,8 +216,8 @@ def test_a_loss_that_is_null_is_not_accepted(logs: Logs) -> None:
     found, text = logs.judge(accepted=False)
     assert not found.holds and not found.reports[4].is_accepted
     assert f"result_4.txt: eval_accuracy: found null in line {logs.line(4, 'eval_accuracy')}; wants a number" in text
-    alone = "\n".join(several.lines(several.judge(logs.files[4:5], NEWEST)))
-    assert alone.endswith("does not hold, for 1 reason; the official checker does not accept the log")
+    single = "\n".join(several.lines(several.judge(logs.files[4:5], NEWEST)))
+    assert single.endswith("does not hold, for 1 reason; the official checker does not accept the log")
 
 
 def test_a_sparser_cadence_is_a_reading_of_ours(logs: Logs) -> None:
@@ -280,7 +288,7 @@ def test_a_loss_spike_is_named(logs: Logs) -> None:
 
 
 def test_a_misspelt_key_is_named(logs: Logs) -> None:
-    """As in AMD's logs of v6.0; the rulesets that accept them are named too, whatever else is wrong."""
+    """As in AMD's logs of v6.0; the rulesets that accept them are named beside another fault."""
     wrong = "lowest_numerical_precision_linear"
     logs.change(
         lambda records: [

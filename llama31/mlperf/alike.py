@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from mlperf_logging.mllog import constants
 
-from llama31.mlperf import evaluated, spelling
+from llama31.mlperf import evaluated, official, spelling
 from llama31.mlperf.evaluated import Evaluated
 from llama31.mlperf.records import Finding, Log, Record, is_event, listed, shown
 
@@ -17,7 +17,11 @@ ROOM = 100  # characters for names of logs
 
 
 def seeds(logs: Mapping[str, Log]) -> Iterator[Finding]:
-    """Seeds that two logs share; a log without one fails by itself."""
+    """Seeds that two logs share, or one has twice; a log without one fails by itself."""
+    rejected = [file for file, log in logs.items() if log.all(constants.SEED) and not official.accepts_seeds([log])]
+    if rejected:
+        found = f"what MLCommons' seed checker rejects in {named(rejected, len(logs))}"
+        yield Finding(constants.SEED, found, "one seed, with file and lineno in its metadata")
     for value, files in _by_value({file: log.value(constants.SEED) for file, log in logs.items()}).items():
         if len(files) > 1 and value != "null":
             yield Finding(

@@ -32,7 +32,7 @@ def samples(log: Log) -> int | None:
 
 
 def says_success(log: Log) -> bool:
-    """The log says that its run reached the target, whatever its losses are."""
+    """The log says that its run reached the target; its losses may say otherwise."""
     end = log.last(constants.RUN_STOP)
     return end is not None and end.metadata.get(constants.STATUS) == constants.SUCCESS
 

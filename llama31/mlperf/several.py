@@ -136,7 +136,7 @@ class Several:
 
     @property
     def is_accepted(self) -> bool | None:
-        """MLCommons' checkers accept the logs: each alone, or ten as a submission; None where that is not known."""
+        """MLCommons' checkers accept the logs: each by itself, or ten as a submission; None where that is not known."""
         if self.damaged or not all(report.is_closed for report in self.reports):
             return None
         if not all(official.can_check(report.log.records) for report in self.reports):
@@ -156,6 +156,8 @@ class Several:
         found += [str(finding) for findings in self.checks.values() for finding in findings]
         if len(self.reports) > 1 and self.convergence and not self.convergence.holds:
             found.append(f"convergence: {self.convergence.words}")
+        if not found and self.is_complete and self.is_accepted is False:
+            found.append("MLCommons' checkers do not accept these logs as a submission")
         return found
 
     @property
