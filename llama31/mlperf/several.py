@@ -207,20 +207,22 @@ def lines(found: Several) -> Iterator[str]:
     if unstated := [key for key in official.settings() if key not in found.stated and key != constants.SEED]:
         yield f"note: no log states, so not compared: {listed(unstated, room=1000)}"
     yield from (f"holds: {title}" for title, findings in found.checks.items() if not findings)
-    for report in found.excused:
-        yield f"note: {found.name(report)}: {_excuse(report, found)}"
-        yield from (f"note: {found.name(report)}: {finding}" for finding in report.failures)
+    yield from (f"note: {note}" for note in excuses(found))
     yield from closing(found)
     yield from (f"fails: {line}" for line in found.failures)
     yield f"verdict: {_verdict(found)}"
 
 
-def _excuse(report: Report, found: Several) -> str:
-    """Why the log does not speak against the others."""
-    if report not in found.unconverged:
-        return "does not hold; MLCommons' package checker accepts one such log of ten, under olympic scoring"
-    how = "missed the target" if report.log.first(constants.RUN_STOP) else f"was killed: no {constants.RUN_STOP}"
-    return f"{how}; one run of a submission may, and counts as the slowest"
+def excuses(found: Several) -> Iterator[str]:
+    """Say what is wrong with the one log of ten that may be, and why it may."""
+    for report in found.excused:
+        if report in found.unconverged:
+            is_ended = report.log.first(constants.RUN_STOP)
+            how = "missed the target" if is_ended else f"was killed: no {constants.RUN_STOP}"
+            why = f"{how}; one run of a submission may, and counts as the slowest"
+        else:
+            why = "does not hold; MLCommons' package checker accepts one such log of ten, under olympic scoring"
+        yield from (f"{found.name(report)}: {what}" for what in (why, *report.failures))
 
 
 def _row(report: Report) -> str:

@@ -174,7 +174,7 @@ def _lines(runs: Sequence[Run], found: Several, said: Sequence[Checked], notes: 
     for one in runs:
         if one.record.get("uncommitted_changes"):
             yield f"note: {one.directory}: ran with uncommitted changes, which the packed commit does not have"
-    yield from (f"note: {note}" for note in notes)
+    yield from (f"note: {note}" for note in (*notes, *several.excuses(found)))
     yield from several.closing(found)
     for checked in said:
         yield f"{checked.checker}: {'accepts the tree' if checked.accepts else 'does not accept the tree'}"
