@@ -136,16 +136,18 @@ class Several:
 
     @property
     def is_accepted(self) -> bool | None:
-        """MLCommons' checkers accept the logs: each by itself, or ten as a submission; None where that is not known."""
-        if self.damaged or not all(report.is_closed for report in self.reports):
+        """MLCommons' checkers accept ten logs as a submission; None where that is not known, or they are not ten."""
+        if not self.is_complete or self.damaged or not all(report.is_closed for report in self.reports):
             return None
-        if not all(official.can_check(report.log.records) for report in self.reports):
-            return False
-        rejected = sum(not report.is_accepted for report in self.reports)
-        if not self.is_complete:
-            return rejected == 0
+        logs = [report.log for report in self.reports]
         converges = self.convergence is not None and self.convergence.holds
-        return rejected <= 1 and converges and official.accepts_seeds([report.log for report in self.reports])
+        is_checked = all(official.can_check(log.records) for log in logs)
+        return self.number_accepted >= len(logs) - 1 and is_checked and converges and official.accepts_seeds(logs)
+
+    @property
+    def number_accepted(self) -> int:
+        """Logs that the official checker accepts."""
+        return sum(bool(report.is_accepted) for report in self.reports)
 
     @cached_property
     def failures(self) -> list[str]:
@@ -156,7 +158,7 @@ class Several:
         found += [str(finding) for findings in self.checks.values() for finding in findings]
         if len(self.reports) > 1 and self.convergence and not self.convergence.holds:
             found.append(f"convergence: {self.convergence.words}")
-        if not found and self.is_complete and self.is_accepted is False:
+        if not found and self.is_accepted is False:
             found.append("MLCommons' checkers do not accept these logs as a submission")
         return found
 
@@ -279,9 +281,10 @@ def _verdict(found: Several) -> str:
         reasons = len(found.failures)
         verdict = f"do not hold together, for {reasons} reason{'s' if reasons > 1 else ''}"
         if found.is_accepted is not None:
-            accepts = "accept" if found.is_accepted else "do not accept"
-            them = "them as a submission" if found.is_complete else "each of them"
-            verdict += f"; MLCommons' checkers {accepts} {them}"
+            accept = "accept" if found.is_accepted else "do not accept"
+            verdict += f"; MLCommons' checkers {accept} them as a submission"
+        elif not found.damaged and all(report.is_closed for report in found.reports):
+            verdict += f"; the official checker accepts {found.number_accepted} of the {number} logs"
         return verdict + check.damage(found.damaged)
     if not all(report.is_closed for report in found.reports):
         return "hold together outside the closed division"

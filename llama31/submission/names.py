@@ -34,14 +34,14 @@ def problems(settings: Settings) -> Iterator[Problem]:
         "tag": settings.tag,
     }
     for name, value in logged.items():
-        if words := [word for word in rules.RCP_WORDS if word in value]:
-            what = (
-                f"{name.upper()}={value}: contains {words[0]}, which MLCommons' rcp_checker takes for a line of the log"
-            )
-            without = getattr(settings, name)[: -len(value)] + harmless(value)
-            candidates = () if name == "config_filename" else (without,)
-            rename = f"; rename the file, such as {harmless(value)}" if name == "config_filename" else ""
-            yield Problem(name, what + rename, candidates)
+        word = next((word for word in rules.RCP_WORDS if word in value), None)
+        if word is None:
+            continue
+        what = f"{name.upper()}={value}: contains {word}, which MLCommons' rcp_checker takes for a line of the log"
+        if name == "config_filename":
+            yield Problem(name, f"{what}; rename the file, such as {harmless(value)}")
+        else:
+            yield Problem(name, what, (harmless(value),))
 
 
 def notes(settings: Settings) -> Iterator[str]:
