@@ -56,7 +56,7 @@ class Manifest:
     files: dict[str, tuple[int, str]]
     """Path within the checkpoint -> bytes, SHA-256."""
     run: str | None = None
-    """Name of the run: that of its first job's directory. None: not known."""
+    """Name of the run, which all its jobs share. None: not known."""
 
 
 @dataclass(frozen=True, order=True)
