@@ -140,10 +140,10 @@ def _unfit(description: Mapping[str, str], runs: Sequence[Run], found: Several) 
     if not found.holds:
         yield from found.failures
     nodes, per_node = (system.count(description, field) for field in system.COUNTS)
-    for one in runs if nodes and per_node else ():
+    for one in runs:
         settings = one.settings
-        if settings.nnodes * settings.gpus_per_node != nodes * per_node:
-            ran = f"ran on {settings.nnodes} x {settings.gpus_per_node} accelerators"
+        ran = f"ran on {settings.nnodes} x {settings.gpus_per_node} accelerators"
+        if nodes and per_node and settings.nnodes * settings.gpus_per_node != nodes * per_node:
             yield f"{one.directory}: {ran}; the system description has {nodes} x {per_node}"
 
 
