@@ -17,7 +17,8 @@ STATUSES = [status.value for status in Status]
 
 def notes(log: Log) -> Iterator[str]:
     """Describe what is unusual in a log."""
-    return chain(_keys(log), _end(log), _cadence(log), _lags(log), losses.notes(log), misread.notes(log))
+    searched = misread.notes(log) if log.is_closed else ()
+    return chain(_keys(log), _end(log), _cadence(log), _lags(log), losses.notes(log), searched)
 
 
 def _keys(log: Log) -> Iterator[str]:
