@@ -17,6 +17,7 @@ from llama31.problem import Problem, assignment
 from llama31.settings import Device, Precision, Settings
 from llama31.sizes import SIZES
 from llama31.slurm import problems as slurm_problems
+from llama31.submission import names
 
 SHOWN_REMEDIES = 2  # in a line
 
@@ -45,6 +46,7 @@ def lines(settings: Settings) -> list[str]:
 def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
     """Settings that no run of this version can have together; with data, also those that the data cannot serve."""
     yield from slurm_problems.problems(settings)
+    yield from names.problems(settings)
     yield from _experiments(settings)
     misfits = [*_layout(settings), *_schedule(settings), *_checkpoints(settings)]
     if settings.size in SIZES:

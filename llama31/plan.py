@@ -19,6 +19,7 @@ from llama31.report.reading import size
 from llama31.resolve import Resolved
 from llama31.settings import Device, RecomputeGranularity, Settings, shown, to_dict
 from llama31.sizes import SIZES
+from llama31.submission import names
 
 NOT_LOOKED_AT = "the data is not on this machine; each job looks at it before it starts"
 
@@ -225,6 +226,7 @@ class Plan:
         )
         if not found:
             yield "within the closed division's rules"
+            yield from names.notes(self.settings)
         else:
             yield "outside the closed division's rules, and logged as open:"
             yield from (f"- {line}" for line in found)

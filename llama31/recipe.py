@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import nemo_run as run
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
@@ -13,11 +12,12 @@ from nemo.collections.common.tokenizers import AutoTokenizer
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptimizerModule
 
-from llama31 import paths, rules
+from llama31 import loggers, paths, rules
 from llama31.checkpoint.random_states import RandomStates
 from llama31.checkpoint.schedule import ScheduleOfSettings
 from llama31.checkpoint.strategy import ResumableStrategy
 from llama31.data.module import BenchmarkData
+from llama31.loggers import LoggedSteps
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
 from llama31.model.seed import SeedWeights
@@ -25,7 +25,7 @@ from llama31.overlap import Overlap
 from llama31.settings import Precision, Settings
 
 
-def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Path) -> run.Partial:
+def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Path, name: str = "") -> run.Partial:
     """The recipe of one run.
 
     Args:
@@ -33,6 +33,7 @@ def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Pa
         backend: What is there to run on.
         seed: Seed of the initial weights and of the training data's order.
         run_dir: Directory for NeMo's and TensorBoard's logs.
+        name: Name of the run for Weights & Biases. Default: that of `run_dir`.
 
     Returns:
         A nemo_run.Partial of `llm.pretrain`; `fiddle.build` makes the objects.
@@ -48,16 +49,10 @@ def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Pa
             nl.NeMoLogger,
             explicit_log_dir=str(run_dir / paths.NEMO_LOGS),
             update_logger_directory=False,
-            tensorboard=run.Config(TensorBoardLogger, save_dir=str(run_dir), name=paths.TENSORBOARD, version=""),
-            wandb=weights_and_biases(run_dir) if settings.wandb else None,
+            tensorboard=loggers.tensorboard(run_dir),
+            wandb=loggers.weights_and_biases(run_dir, name or run_dir.name) if settings.wandb else None,
         ),
     )
-
-
-def weights_and_biases(run_dir: Path) -> run.Config[WandbLogger]:
-    """A run of Weights & Biases by the run directory's name; its own variables say where and how."""
-    quiet = {"console": "off", "quiet": True}  # what a rank prints is in its log already
-    return run.Config(WandbLogger, name=run_dir.name, save_dir=str(run_dir), settings=quiet)
 
 
 def data(settings: Settings, backend: Backend, seed: int, tokenizer: run.Config) -> run.Config[BenchmarkData]:
@@ -109,6 +104,7 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
             run.Config(SeedWeights, seed),
             run.Config(RandomStates),
             run.Config(ScheduleOfSettings),
+            run.Config(LoggedSteps),
             *tensor_parallel_overlap(settings, backend),
         ],
         plugins=precision(settings),

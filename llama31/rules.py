@@ -58,6 +58,9 @@ TARGET = 3.3  # log perplexity, nats per token
 
 # Submission
 RUNS_PER_SUBMISSION = 10
+RCP_WORDS = ("global_batch_size", "submission_benchmark", "eval_accuracy", "eval_error")
+"""rcp_checker searches the text of each line for these (read_submission_file), and takes the line's value or its
+samples_count, whether or not it is the line's key; so no other line may contain one."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from llama31.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Ou
 from llama31.inputs import Data
 from llama31.layout import Layout
 from llama31.settings import Settings
+from llama31.slurm import submission
 
 if TYPE_CHECKING:
     from llama31.checkpoint.saver import Saver
@@ -89,6 +90,11 @@ class _Run:
         self.interrupted = False
         self.warned = False
 
+    @property
+    def name(self) -> str:
+        """Name of the run, which all jobs of its chain share."""
+        return self.start.run or submission.run_name(self.run_dir)
+
     def warn(self, *_: Any) -> None:
         """Notes that time runs out (SIGUSR1), until there is a saver to hear that itself."""
         self.warned = True
@@ -126,7 +132,7 @@ class _Run:
                 from llama31.model.cpu import cpu_backend
 
                 stack.enter_context(cpu_backend())
-            pretrain = fiddle.build(pretrain_recipe(settings, backend, int(settings.seeds), self.run_dir))
+            pretrain = fiddle.build(pretrain_recipe(settings, backend, int(settings.seeds), self.run_dir, self.name))
             available = data.available_samples(settings.seq_length)
             saver = self._saver(settings, data, departed) if settings.save_ckpt else None
             self.callback = BenchmarkCallback(settings, self.observers, available, self.start, saver)
@@ -182,6 +188,7 @@ class _Run:
             identity=identity.identity(settings, data),
             departures=departed,
             run_dir=self.run_dir,
+            run=self.name,
         )
         saver.listen()
         if self.warned:

@@ -1,6 +1,8 @@
 """Run directories of a submission: ten full-size runs with MLPerf logs and metrics by the writers of a run."""
 
+import gzip
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -12,8 +14,9 @@ import pytest
 import yaml
 from benchmark_run import SETTINGS, interval, losses, write_log
 from mlperf_logging.compliance_checker import mlp_compliance
+from mlperf_logging.package_checker import package_checker
 
-from llama31 import paths, record
+from llama31 import paths, record, rules
 from llama31.events import TARGET_NOT_REACHED, Evaluation, Outcome
 from llama31.report.metrics import MetricsWriter
 from llama31.settings import Settings
@@ -88,6 +91,26 @@ def edit(log: Path, key: str, change: Any) -> None:
         if changed is not None:
             kept.append(TOKEN + json.dumps(changed) + "\n")
     log.write_text("".join(kept))
+
+
+def officially_packaged(logs: Sequence[Path], ruleset: str, tree: Path) -> bool:
+    """Whether MLCommons' package checker accepts ten logs, which may be compressed, in a new tree."""
+    shutil.rmtree(tree, ignore_errors=True)
+    results = tree / "results" / "box" / rules.BENCHMARK
+    results.mkdir(parents=True)
+    (tree / "systems").mkdir()
+    (tree / "systems" / "box.json").write_text('{"division": "closed"}')
+    for number, log in enumerate(logs):
+        content = log.read_bytes()
+        content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        (results / f"result_{number}.txt").write_bytes(content)
+    try:
+        return package_checker.check_training_result_files(
+            str(tree), "training", ruleset, quiet=True, werror=False,
+            rcp_bypass=False, rcp_bert_train_samples=False, seed_checker_bypass=False,
+        )  # fmt: skip
+    except (TypeError, KeyError, NameError):  # as at a loss that is null
+        return False
 
 
 @contextmanager

@@ -179,6 +179,7 @@ KEYS = (
 )  # fmt: skip
 NOT_CHECKED = {"tracked_stats"}  # informative; no rule wants it
 OPTIONAL = {"submission_status", "target_accuracy", "init_checkpoint_step"}  # AMD's accepted logs lack the second
+NEVER_WRONG = {"submission_status"}  # no ruleset looks at its value
 REPEATED = {"cache_clear", "init_start", "block_start", "block_stop", "eval_start", "eval_accuracy", "eval_stop"}
 DESCRIBED = [name for name in KEYS if name not in REPEATED | NOT_CHECKED | {"init_stop", "run_start", "run_stop"}]
 
@@ -187,7 +188,6 @@ WRONG: dict[str, list[Any]] = {
     "submission_division": ["closd", None],
     "submission_org": [""],
     "submission_platform": [""],
-    "submission_status": ["on-prem"],
     "seed": ["abc", -1],
     "global_batch_size": [0, "32", 7, None],
     "micro_batch_size": [0, 3],
@@ -230,7 +230,7 @@ SHOWS_IN = {
 
 def test_the_keys_of_these_tests_are_those_of_the_log(lines: list[str]) -> None:
     assert {key(line) for line in lines} == set(KEYS), "list every key that MLPerfLog writes in KEYS"
-    assert set(DESCRIBED) <= set(WRONG), "give a wrong value in WRONG for each key that describes the run"
+    assert set(DESCRIBED) - NEVER_WRONG <= set(WRONG), "give a wrong value in WRONG for each key that describes the run"
 
 
 @pytest.mark.parametrize("name", [name for name in KEYS if name not in NOT_CHECKED])
@@ -251,7 +251,8 @@ def test_a_wrong_value_is_named(tmp_path: Path, lines: list[str], name: str, val
 
 @pytest.mark.parametrize("name", DESCRIBED)
 def test_a_second_line_with_another_value_is_named(tmp_path: Path, lines: list[str], name: str) -> None:
-    spoilt = edited(lines, name, lambda line: line + changed(line, value=WRONG[name][0]))
+    other = "cloud" if name in NEVER_WRONG else WRONG[name][0]
+    spoilt = edited(lines, name, lambda line: line + changed(line, value=other))
     assert_named(verdict(tmp_path, spoilt), f"{name}: found 2 lines that differ")
 
 
@@ -694,7 +695,9 @@ def test_a_published_log_holds_as_mlcommons_said(log: Path) -> None:
     report = check(log, "5.1.0")
     assert report.is_accepted == officially_accepted(log, "5.1.0") == report.holds, "\n".join(module.lines(report))
     notes = {note.partition(": ")[0]: note for note in report.notes}
-    expected = next(expected for org, expected in NOTES.items() if log.parent.name.startswith(org))
+    expected = dict(next(expected for org, expected in NOTES.items() if log.parent.name.startswith(org)))
+    if log.parent.name.startswith("HPE") and log.name == "result_6.txt":
+        expected["eval_accuracy"] = "rises from 3.32 to 3.49 after 196,608 training sequences, and is at 3.29 again"
     assert notes.keys() == expected.keys(), "note what is odd in this system's logs and nothing else"
     assert all(words in notes[name] for name, words in expected.items()), notes
 
@@ -711,6 +714,8 @@ def test_a_published_log_lacks_what_ruleset_6_1_0_added(tmp_path: Path, system: 
     assert note in report.notes and officially_accepted(log, "5.1.0")
     spoilt = tmp_path / "log"
     spoilt.write_text("".join(line for line in log.read_text().splitlines(keepends=True) if '"seed"' not in line))
+    assert note in check(spoilt, "6.1.0").notes and officially_accepted(spoilt, "5.1.0"), "the seed is our own rule"
+    spoilt.write_text("".join(line for line in log.read_text().splitlines(keepends=True) if "max_steps" not in line))
     assert not any("--ruleset" in note for note in check(spoilt, "6.1.0").notes), "no ruleset takes it so"
 
 

@@ -15,6 +15,7 @@ from submissions import (
     edit,
     fields,
     missed,
+    officially_packaged,
     rule_files_parsed_once,
     ten_runs,
     write_metrics,
@@ -163,8 +164,6 @@ def test_one_of_ten_may_miss_the_target(tmp_path: Path, change: Callable[[Lines]
     ("change", "named"),
     [
         (lambda lines: without("run_stop", with_loss(3.29, LAST, lines)), "run_stop: found none"),
-        (partial(with_loss, 3.29, LAST), "run_stop: found status aborted"),
-        (partial(with_loss, 3.29, MID_RUN), "with more to follow; wants the run to stop at 3.3"),
         (partial(without, "eval_accuracy", samples=MID_RUN), "eval_accuracy: found 19 lines for 20 evaluations"),
         (
             lambda lines: without("eval_accuracy", cut_at_last("block_start", lines), samples=LAST),
@@ -180,10 +179,34 @@ def test_one_of_ten_may_miss_the_target(tmp_path: Path, change: Callable[[Lines]
         (partial(without, "opt_name"), "opt_name: found none"),
     ],
 )
-def test_one_of_ten_may_not_be_wrong_otherwise(tmp_path: Path, change: Callable[[Lines], Lines], named: str) -> None:
+def test_one_of_ten_may_be_wrong_as_mlcommons_accepts(
+    tmp_path: Path, change: Callable[[Lines], Lines], named: str
+) -> None:
     runs = ten_with_one_missed(tmp_path, change)
+    assert officially_packaged([log(run) for run in runs], NEWEST, tmp_path / "tree")
+    found = judge(runs)
+    text = printed(found)
+    assert found.holds and found.is_accepted, text
+    assert f"note: {name(runs[4])}: does not hold; MLCommons' package checker accepts one such log of ten" in text
+    assert named in text, "what is excused is still said"
+    edit(log(runs[5]), "opt_name", lambda _: None)
+    assert not officially_packaged([log(run) for run in runs], NEWEST, tmp_path / "tree")
+    assert not judge(runs).holds, "two are too many"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (partial(with_loss, 3.29, LAST), "run_stop: found status aborted"),
+        (partial(with_loss, 3.29, MID_RUN), "with more to follow; wants the run to stop at 3.3"),
+    ],
+)
+def test_one_of_ten_may_not_break_a_rule_of_ours(tmp_path: Path, change: Callable[[Lines], Lines], named: str) -> None:
+    runs = ten_with_one_missed(tmp_path, change)
+    assert officially_packaged([log(run) for run in runs], NEWEST, tmp_path / "tree")
     found = judge(runs)
     assert not found.excused and any(named in failure for failure in found.failures), printed(found)
+    assert printed(found).endswith("; MLCommons' checkers accept them as a submission"), "ours is stricter"
 
 
 def test_only_a_run_that_says_success_has_a_time(tmp_path: Path) -> None:

@@ -15,11 +15,17 @@ from submissions import edit, missed
 
 from llama31 import rules
 from llama31.mlperf import rcp, several
-from llama31.mlperf.rcp import Points
+from llama31.mlperf.lines import read
+from llama31.mlperf.rcp import Points, Verdict
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 NEWEST = rules.RULESETS[-1]
 published = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the published logs are not there: {SHARED}")
+
+
+def official(logs: Sequence[Path], points: Points) -> Verdict:
+    """The verdict on logs in files."""
+    return rcp.official([read(log)[0] for log in logs], points)
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +175,12 @@ def test_official_verdicts(
     tmp_path: Path, points: Points, batch: int, evaluations: Sequence[int], words: str, holds: bool
 ) -> None:
     found = logs(tmp_path, evaluations, batch)
-    verdict = rcp.official(found, points)
+    verdict = official(found, points)
     assert f"{verdict.words}#".startswith(words) and verdict.holds == holds, verdict
     for number, log in enumerate(found):
         log.rename(tmp_path / f"result_{number}.txt")
     passed, _, scaling = rcp_checker.check_directory(
-        str(tmp_path), "training", NEWEST, verbose=False, bert_train_samples=False, rcp_pass=rcp.PASS
+        str(tmp_path), "training", NEWEST, verbose=False, bert_train_samples=False, rcp_pass=rcp.PASS, set_scaling=True
     )
     assert (verdict.holds, verdict.scaling or scaling) == (passed, scaling), "the verdict is rcp_checker's own"
 
@@ -182,23 +188,23 @@ def test_official_verdicts(
 def test_one_run_may_miss_the_target_and_two_may_not(tmp_path: Path, points: Points) -> None:
     found = logs(tmp_path, [15] * 10)
     missed(found[3], seed=3)
-    assert rcp.official(found, points).words.startswith("accepted: 184,320 samples")
+    assert official(found, points).words.startswith("accepted: 184,320 samples")
     missed(found[4], seed=4)
-    assert rcp.official(found, points).words == "rejected: more than one run did not converge"
+    assert official(found, points).words == "rejected: more than one run did not converge"
 
 
 def test_logs_without_a_batch_size_are_rejected(tmp_path: Path, points: Points) -> None:
     found = logs(tmp_path, [15] * 10)
     for log in found:
         edit(log, "global_batch_size", lambda _: None)
-    assert rcp.official(found, points).words == "rejected: no log says its global batch size"
+    assert official(found, points).words == "rejected: the logs do not say one global batch size"
 
 
 @pytest.mark.parametrize("metadata", [{}, {"samples_count": "many"}, {"samples_count": None}])
 def test_logs_that_end_the_official_checker_are_no_traceback(tmp_path: Path, points: Points, metadata: dict) -> None:
     found = logs(tmp_path, [15] * 10)
     edit(found[2], "eval_accuracy", lambda line: line | {"metadata": metadata})
-    verdict = rcp.official(found, points)
+    verdict = official(found, points)
     assert not verdict.holds and verdict.words.startswith("not judged: rcp_checker breaks off"), verdict
 
 
@@ -206,7 +212,7 @@ def test_logging_is_left_as_it_was(tmp_path: Path, points: Points) -> None:
     found, root = logs(tmp_path, [15] * 10), logging.getLogger()
     handlers, root.handlers = root.handlers, []
     try:
-        rcp.official(found, points)
+        official(found, points)
         assert root.handlers == [] and root.manager.disable == logging.NOTSET
     finally:
         root.handlers = handlers

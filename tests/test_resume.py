@@ -7,8 +7,10 @@ from typing import Any
 import checkpoints
 import oracle
 import pytest
+import weights_and_biases
 from noting_samples import NAME
 from runs import TESTS, Run, run_forked
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llama31 import paths, record
 from llama31.checkpoint import store
@@ -98,10 +100,45 @@ def in_three_jobs(
         {"SAVE_EVERY": 5, **overlap},
     )
     for settings_of_job in jobs:
-        chain.jobs.append(run({**these, **settings_of_job}))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("WANDB_MODE", "offline")
+            chain.jobs.append(run({**these, "WANDB": 1, **settings_of_job}))
         assert "Traceback" not in chain.jobs[-1].printed, chain.jobs[-1].printed + chain.jobs[-1].logs()
     assert [job.exit_code for job in chain.jobs] == [TARGET_NOT_REACHED, TARGET_NOT_REACHED, 0]
     return chain
+
+
+def test_loggers_count_steps_as_metrics_and_mlperf_log(in_three_jobs: Chain) -> None:
+    """TensorBoard, Weights & Biases, metrics and the MLPerf log, in each job of the chain."""
+    began = 0
+    for job in in_three_jobs.jobs:
+        trained = {event["step"]: event["loss"] for event in job.events("step") if event["step"] > began}
+        evaluated = {event["step"]: event["loss"] for event in job.events("evaluation") if event["step"] > began}
+        began = max(trained)
+        # The loggers' val_loss is the mean of whole batches, with what follows EVAL_SAMPLES in the last of them.
+        expected = {
+            "reduced_train_loss": (trained, 1e-6),
+            "val_loss": (evaluated, 1e-2),
+            "global_step": ({step: step for step in trained}, 0),
+        }
+        tensorboard = EventAccumulator(str(job.run_dir / paths.TENSORBOARD)).Reload()
+        rows = weights_and_biases.history(job.run_dir)
+        for name, (values, tolerance) in expected.items():
+            found = {event.step: event.value for event in tensorboard.Scalars(name)}
+            assert found == pytest.approx(values, rel=tolerance), f"TensorBoard's {name}"
+            found = {int(row["trainer/global_step"]): float(row[name]) for row in rows if name in row}
+            assert found == pytest.approx(values, rel=tolerance), f"{name} of Weights & Biases"
+    events = oracle.mlperf_events(in_three_jobs.jobs[-1].run_dir / paths.MLPERF_LOG)
+    placed = [event["metadata"] for event in events if event["key"] == "tracked_stats"]
+    assert {metadata["step"] for metadata in placed} == {4, 8, 12, 16, 20}
+    assert all(metadata["samples_count"] == metadata["step"] * 8 for metadata in placed)
+
+
+def test_a_chain_is_one_run_of_weights_and_biases(in_three_jobs: Chain) -> None:
+    name = in_three_jobs.jobs[0].run_dir.name
+    for job in in_three_jobs.jobs:
+        described = weights_and_biases.described(job.run_dir)
+        assert (described.run_id, described.display_name) == (name, name), "named after the run, and resumed by its id"
 
 
 def test_three_jobs_equal_one(ranks: int, in_one_go: Chain, in_three_jobs: Chain) -> None:

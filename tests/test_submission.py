@@ -30,6 +30,11 @@ def test_what_is_stored_is_loaded(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [paths.SUBMISSION], "something half-written is left"
 
 
+@pytest.mark.parametrize("directory", ["8b-seed1", "8b-seed1/job-12", "8b-seed1/job-12-3"])
+def test_all_jobs_of_a_run_share_its_name(tmp_path: Path, directory: str) -> None:
+    assert submission.run_name(tmp_path / directory) == "8b-seed1"
+
+
 @pytest.mark.parametrize(
     "text",
     ['{"jobs": [12', "[]", "null", '{"jobs": [12]}', json.dumps({**vars(SUBMITTED), "jobs": ["12"]}), "\xff"],

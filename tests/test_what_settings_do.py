@@ -139,6 +139,7 @@ IN_THE_RECIPE = {
         {
             "log.wandb": WandbLogger,
             "log.wandb.name": "run",
+            "log.wandb.id": "run",
             "log.wandb.save_dir": "/run",
             "log.wandb.settings": {"console": "off", "quiet": True},
         },
@@ -157,11 +158,11 @@ IN_THE_RECIPE = {
     "tp_comm_overlap": Acts(
         True,
         {
-            "trainer.callbacks[3]": MegatronCommOverlapCallback,
-            "trainer.callbacks[3].tp_comm_overlap": True,
-            "trainer.callbacks[3].overlap_grad_reduce": False,
-            "trainer.callbacks[3].overlap_param_gather": False,
-            "trainer.callbacks[3].align_param_gather": False,
+            "trainer.callbacks[4]": MegatronCommOverlapCallback,
+            "trainer.callbacks[4].tp_comm_overlap": True,
+            "trainer.callbacks[4].overlap_grad_reduce": False,
+            "trainer.callbacks[4].overlap_param_gather": False,
+            "trainer.callbacks[4].align_param_gather": False,
         },
     ),
 }

@@ -6,6 +6,7 @@ Format: https://github.com/google/leveldb/blob/main/doc/log_format.md, after a h
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
@@ -16,14 +17,24 @@ LAST_PARTS = (1, 4)  # a whole record, and the last part of one
 
 def history(run_dir: Path) -> list[dict[str, str]]:
     """Each row of figures that was logged, as name -> value in JSON."""
+    return [
+        {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+        for record in _parsed(run_dir)
+        if record.HasField("history")
+    ]
+
+
+def described(run_dir: Path) -> Any:
+    """What is said of the run itself: run_id, display_name and so on."""
+    return next(record.run for record in _parsed(run_dir) if record.HasField("run"))
+
+
+def _parsed(run_dir: Path) -> Iterator[Any]:
     (file,) = (run_dir / "wandb").glob("offline-run-*/*.wandb")
-    rows = []
     for data in _records(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
-        if record.HasField("history"):
-            rows.append({item.key or ".".join(item.nested_key): item.value_json for item in record.history.item})
-    return rows
+        yield record
 
 
 def _records(content: bytes) -> Iterator[bytes]:

@@ -1,11 +1,13 @@
 """Speed and memory of the reader of MLPerf logs, beside the parser of MLCommons' compliance checker.
 
     python3 -m dev.bench.read_logs DIRECTORY [--megabytes 1000] [--compared-megabytes 100] [--repeats 3]
+    python3 -m dev.bench.read_logs DIRECTORY --check OTHER [--compared-megabytes 100] [--repeats 3]
 
 Makes a log as a job of 64 ranks prints it: NeMo's lines of every rank, progress bars that end in carriage returns, and
 among them the MLLOG lines of a run, with the time of every tenth step. Reads it by `llama31.report.logs`, and a smaller
 one in turns with the checker's parser, each in a process of its own. Prints time, MB/s, peak memory, and the medians'
-ratio.
+ratio. With --check it instead has this checkout and another one judge ten logs of that size, in turns, and prints the
+ratio of their medians.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from llama31.corpus.files import atomic_writer
 RANKS = 64
 CHATTER = 200  # lines for each line of MLLOG
 START_MS = 1_760_000_000_000
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 MEASURE = """
 import resource, sys, time
@@ -38,6 +41,14 @@ PEER = MEASURE.format(
     imports="from mlperf_logging.compliance_checker.mlp_parser import ruleset_610",
     read="len(ruleset_610.parse_file(sys.argv[1])[0])",
 )
+CHECK = """
+import resource, sys, time
+from pathlib import Path
+from llama31.mlperf import several
+began = time.perf_counter()
+found = list(several.lines(several.judge([Path(name) for name in sys.argv[1:]], "6.1.0")))
+print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, len(found))
+"""
 
 
 def mllog(time_ms: int, key: str, value: object, **metadata: object) -> bytes:
@@ -59,9 +70,9 @@ def chatter(step: int) -> bytes:
     return b"".join(lines) + b"0: \rEpoch 0:  17%|##        | 2048/12288 [13:05<1:05:22,  2.61it/s]\r\n"
 
 
-def parts(megabytes: float) -> Iterator[bytes]:
+def parts(megabytes: float, seed: int) -> Iterator[bytes]:
     """A log of about so many megabytes, piece by piece."""
-    head = {"submission_benchmark": "llama31_8b", "seed": 1234, "global_batch_size": 32, "max_sequence_length": 8192}
+    head = {"submission_benchmark": "llama31_8b", "seed": seed, "global_batch_size": 32, "max_sequence_length": 8192}
     yield b"".join(mllog(START_MS, key, value) for key, value in head.items())
     yield mllog(START_MS, "run_start", None)
     written, step = 0, 0
@@ -80,20 +91,34 @@ def parts(megabytes: float) -> Iterator[bytes]:
     yield mllog(START_MS + 350 * step, "run_stop", None, status="success", samples_count=32 * step)
 
 
-def make(path: Path, megabytes: float) -> Path:
+def make(path: Path, megabytes: float, seed: int = 1234) -> Path:
     """Writes such a log, unless it is there."""
     if not path.exists():
         with atomic_writer(path) as file:
-            for part in parts(megabytes):
+            for part in parts(megabytes, seed):
                 file.write(part)
     return path
 
 
-def measured(program: str, log: Path) -> tuple[float, float, int]:
+def measured(program: str, *logs: Path, checkout: Path = REPOSITORY) -> tuple[float, float, int]:
     """Seconds, peak memory in MiB, and number of values found, in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", program, str(log)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", program, *map(str, logs)]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
     seconds, peak, found = done.stdout.split()
     return float(seconds), float(peak), int(found)
+
+
+def compare_checks(directory: Path, other: Path, megabytes: float, repeats: int) -> None:
+    """Have two checkouts judge ten logs in turns, and print times and the ratio of the medians."""
+    logs = [make(directory / f"{megabytes:g}-{number}.log", megabytes, seed=number) for number in range(10)]
+    seconds: dict[Path, list[float]] = {other: [], REPOSITORY: []}
+    for _ in range(repeats):
+        for checkout, taken in seconds.items():
+            took, peak, _ = measured(CHECK, *logs, checkout=checkout)
+            taken.append(took)
+            print(f"{checkout}: 10 x {megabytes:g} MB in {took:.2f} s, peak {peak:,.0f} MiB", flush=True)
+    ratio = statistics.median(seconds[REPOSITORY]) / statistics.median(seconds[other])
+    print(f"medians: {ratio:.2f} times the other's time")
 
 
 def main() -> None:
@@ -103,8 +128,13 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=1000)
     parser.add_argument("--compared-megabytes", type=float, default=100)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--check", metavar="OTHER", type=Path, help="another checkout, for the verb check")
     arguments = parser.parse_args()
+    arguments.directory = arguments.directory.absolute()
     arguments.directory.mkdir(parents=True, exist_ok=True)
+    if arguments.check:
+        compare_checks(arguments.directory, arguments.check, arguments.compared_megabytes, arguments.repeats)
+        return
     for megabytes, programs in (
         (arguments.compared_megabytes, {"peer": PEER, "ours": OURS}),
         (arguments.megabytes, {"ours": OURS}),

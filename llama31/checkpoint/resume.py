@@ -142,6 +142,7 @@ def _going_on(settings: Settings, data: Data, allowed: Collection[str], path: Pa
         job=manifest.job + 1,
         step=manifest.step,
         consumed_samples=manifest.consumed_samples,
+        run=manifest.run,
         departures=[*manifest.departures, *(f"{line} after step {manifest.step:,}" for line in granted)],
     )
     return Found(settings, start, outcome=Outcome(**manifest.outcome) if manifest.outcome else None)

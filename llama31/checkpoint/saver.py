@@ -48,16 +48,25 @@ class Saver:
         identity: What the run is; see `llama31.checkpoint.identity`.
         departures: Departures from the closed division's rules so far.
         run_dir: Directory of the MLPerf log and the metrics.
+        run: Name of the run, which its later jobs keep. Default: that of `run_dir`.
     """
 
     def __init__(
-        self, settings: Settings, *, job: int, identity: dict[str, Any], departures: Sequence[str], run_dir: Path
+        self,
+        settings: Settings,
+        *,
+        job: int,
+        identity: dict[str, Any],
+        departures: Sequence[str],
+        run_dir: Path,
+        run: str = "",
     ):
         self.settings = settings
         self.job = job
         self.identity = identity
         self.departures = list(departures)
         self.run_dir = run_dir
+        self.run = run or run_dir.name
         self.root = Path(settings.continual_ckpt)
         self.is_ending = False
         """All ranks agreed to end the job after this step, for it was told to."""
@@ -126,6 +135,7 @@ class Saver:
                     departures=self.departures,
                     outcome=asdict(outcome) if outcome else None,
                     files=files,
+                    run=self.run,
                 )
                 store.write_manifest(partial, manifest)
                 publish(partial, path)

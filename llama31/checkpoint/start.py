@@ -22,6 +22,8 @@ class Start:
     step: int = 0
     consumed_samples: int = 0
     departures: list[str] = field(default_factory=list)
+    run: str | None = None
+    """Name of the run, as its first job had it. None: not known, or this is the first job."""
 
     @property
     def goes_on(self) -> bool:

@@ -55,6 +55,8 @@ class Manifest:
     """How the run ended, if it reached its target with this step (an `Outcome` as a dict)."""
     files: dict[str, tuple[int, str]]
     """Path within the checkpoint -> bytes, SHA-256."""
+    run: str | None = None
+    """Name of the run, which all its jobs share. None: not known."""
 
 
 @dataclass(frozen=True, order=True)

@@ -3,33 +3,72 @@
 Logs go by names that findings use.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from mlperf_logging.mllog import constants
 
-from llama31.mlperf import evaluated
+from llama31.mlperf import evaluated, official, spelling
 from llama31.mlperf.evaluated import Evaluated
-from llama31.mlperf.records import Finding, Log, shown
+from llama31.mlperf.records import Finding, Log, Record, is_event, listed, shown
+
+PLACES = {constants.SAMPLES_COUNT, constants.EPOCH_NUM, constants.EPOCH_COUNT, constants.STEP_NUM, "samples", "step"}
+"""Metadata that give a record a place in the run's course."""
+ROOM = 100  # characters for names of logs
 
 
 def seeds(logs: Mapping[str, Log]) -> Iterator[Finding]:
-    """Seeds that two logs share; a log without one fails by itself."""
+    """Seeds that two logs share, or one has twice; a log without one fails by itself."""
+    rejected = [file for file, log in logs.items() if log.all(constants.SEED) and not official.accepts_seeds([log])]
+    if rejected:
+        found = f"what MLCommons' seed checker rejects in {named(rejected, len(logs))}"
+        yield Finding(constants.SEED, found, "one seed, with file and lineno in its metadata")
     for value, files in _by_value({file: log.value(constants.SEED) for file, log in logs.items()}).items():
         if len(files) > 1 and value != "null":
-            yield Finding(constants.SEED, f"{value} in {', '.join(files)}", "another seed in each log")
+            yield Finding(
+                constants.SEED, f"{value} in {listed(files, room=ROOM, more='more logs')}", "another seed in each log"
+            )
 
 
-def settings(logs: Mapping[str, Log]) -> Iterator[Finding]:
-    """What logs say before their runs start, the seed aside, and do not all say alike."""
-    events = (constants.RUN_START, constants.BLOCK_START, constants.EVAL_START)
-    said: dict[str, dict[str, object]] = {}
+Stated = dict[str, dict[str, str]]
+"""Key -> file -> value, as shown."""
+
+
+def settings(logs: Mapping[str, Log]) -> Stated:
+    """Collect what the logs say of their runs, wherever it stands: all keys but the seed and those of events."""
+    said: dict[str, dict[str, list[str]]] = {}
     for file, log in logs.items():
-        for record in takewhile(lambda record: record.key not in events, log.records):
-            if record.key != constants.SEED:
-                said.setdefault(record.key, {})[file] = record.value
-    for key, of_file in said.items():
-        values = _by_value({file: of_file.get(file) for file in logs})
+        for record in log.records:
+            if record.key != constants.SEED and not is_event(record.key) and not _is_result(record, log):
+                values = said.setdefault(record.key, {}).setdefault(file, [])
+                values += [value for value in [shown(record.value)] if value not in values]
+    return {
+        key: {file: " and ".join(sorted(values)) for file, values in of_file.items()} for key, of_file in said.items()
+    }
+
+
+def _is_result(record: Record, log: Log) -> bool:
+    """Whether a record gives what a run came to: one of an unknown key with a place in the run's course, or after its
+    end, such as run_duration and the train_samples that the run took in AMD's logs."""
+    end = log.last(constants.RUN_STOP)
+    is_after = end is not None and record.number > end.number
+    if record.key in spelling.KNOWN:
+        return is_after and record.key == constants.TRAIN_SAMPLES
+    return is_after or not PLACES.isdisjoint(record.metadata)
+
+
+def different(stated: Stated, logs: Collection[str], excepted: Mapping[str, Collection[str]]) -> Iterator[Finding]:
+    """Find the settings that the logs do not state alike.
+
+    Args:
+        stated: What `settings` gave.
+        logs: Names of all logs.
+        excepted: Log -> keys that are not compared there.
+    """
+    for key, of_file in stated.items():
+        compared = [file for file in logs if key not in excepted.get(file, ())]
+        values: dict[str, list[str]] = {}
+        for file in compared:
+            values.setdefault(of_file.get(file, "no line"), []).append(file)
         if len(values) > 1:
             yield Finding(key, _each(values, len(logs)), "the same in all logs")
 
@@ -37,6 +76,8 @@ def settings(logs: Mapping[str, Log]) -> Iterator[Finding]:
 def cadence(logs: Mapping[str, Log]) -> Iterator[Finding]:
     """Evaluations that some runs have and a longer one has not."""
     counts = {file: [record.samples for record in log.all(constants.EVAL_START)] for file, log in logs.items()}
+    if not counts:
+        return
     longest = max(counts, key=lambda file: len(counts[file]))
     odd: dict[str, list[str]] = {}
     for file, samples in counts.items():
@@ -60,7 +101,7 @@ def gathered(findings: Mapping[str, Iterable[Finding]]) -> Iterator[str]:
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for file, of_log in findings.items():
         for finding in of_log:
-            found.setdefault((finding.key, finding.wants), {}).setdefault(finding.found, []).append(file)
+            found.setdefault((finding.key, finding.wants), {}).setdefault(finding.said, []).append(file)
     for (key, wants), by_value in found.items():
         if len(by_value) > 1:
             yield str(Finding(key, _each(by_value, len(findings)), wants))
@@ -78,12 +119,13 @@ def _by_value(of_file: Mapping[str, object]) -> dict[str, list[str]]:
 
 
 def _each(by_value: Mapping[str, Sequence[str]], number: int) -> str:
-    """Each value with the logs that have it, of so many."""
-    return "; ".join(f"{value} in {named(files, number)}" for value, files in by_value.items())
+    """Name each value with the logs that have it, of so many; the rest is counted where these are many."""
+    values = [f"{value} in {named(files, number)}" for value, files in by_value.items()]
+    return listed(values, "; ", more="more values")
 
 
 def named(files: Sequence[str], number: int) -> str:
-    """The files by name, or by their number where they are most of so many."""
+    """Name the files, some of them where they are many, or count them where they are most of so many."""
     if len(files) <= number / 2 or number == 1:
-        return ", ".join(files)
+        return listed(files, more="more logs", room=ROOM)
     return f"{'all ' if len(files) == number else ''}{len(files)} logs"

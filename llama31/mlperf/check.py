@@ -17,10 +17,10 @@ from mlperf_logging.mllog import constants
 
 from llama31 import paths, rules
 from llama31.errors import UserError
-from llama31.mlperf import evaluated, official, own_rules
+from llama31.mlperf import evaluated, misread, notes, official, own_rules, spelling
 from llama31.mlperf.evaluated import Evaluated
 from llama31.mlperf.lines import read
-from llama31.mlperf.records import NONE, TARGET_ACCURACY, Damages, Finding, Log
+from llama31.mlperf.records import TARGET_ACCURACY, Damages, Finding, Log
 
 # The setting behind each value that may depart from the closed division. A log that declares its departures names
 # the settings (see `MLPerfLog.describe`), and may not depart in anything else.
@@ -91,43 +91,61 @@ def check(path: Path, ruleset: str) -> Report:
         raise UserError(f"{file}: has no :::MLLOG line; give a run directory or an MLPerf log")
 
     data = evaluated.beside(file, log)
-    rest = {
-        "every :::MLLOG line can be read": list(own_rules.damage(damaged)),
-        "the values are possible and fit each other": [*own_rules.values(log), *own_rules.relations(log)],
-        "the run's events are in order": list(own_rules.order(log)),
-        "no evaluation was skipped, and sample counts are exact": list(own_rules.evaluations(log)),
-        "the run ended at the first loss that reached its target": list(own_rules.ending(log)),
-        **(data.checks if data else {}),
-    }
     found, warnings = official.judge(log.records, ruleset)
-    aside = "" if log.is_closed else ", departures aside"
-    checks = {**rest, f"the closed division's rules, by the official checker of ruleset {ruleset}{aside}": found}
+    checks = {"every :::MLLOG line can be read": list(own_rules.damage(damaged))}
+    if second := own_rules.second_run(log):  # all else follows from it
+        begins = f"the second run begins in line {second.number}"
+        checks["the file holds one run"] = [Finding(second.key, begins, "one run in a file")]
+        warnings = []
+        described = Log([record for record in log.records if record.number < second.number])
+    else:
+        described = log
+        aside = "" if log.is_closed else ", departures aside"
+        checks |= _rules(log)
+        checks |= data.checks if data else {}
+        checks[f"the closed division's rules, by the official checker of ruleset {ruleset}{aside}"] = found
+    checks = {title: spelling.hinted(findings, log) for title, findings in checks.items()}
     departed = [finding for findings in checks.values() for finding in findings if _departs(finding, log)]
     checks = {title: [f for f in findings if f not in departed] for title, findings in checks.items()}
+    kept = [finding for finding in found if not _departs(finding, log)]
     departures = [str(finding) for finding in departed] if log.declared is None else log.declared
-    failures = [finding for findings in checks.values() for finding in findings]
     return Report(
         ruleset=ruleset,
         file=file,
         log=log,
         damaged=damaged,
         evaluated=data,
-        facts={"log": str(file), **own_rules.facts(log)},
+        facts={"log": str(file), **own_rules.facts(described)},
         is_closed=log.is_closed,
         is_accepted=None if damaged.count else not found,
         checks=checks,
         departures=[] if log.is_closed else departures,
         notes=[
-            *own_rules.notes(log),
+            *(notes.notes(log) if not second else ()),
             *(data.notes if data else ()),
             *map(str, warnings),
-            *(_older(log, ruleset) if failures and all(one in found and one.found == NONE for one in failures) else ()),
+            *(_older(log, ruleset) if kept and all(finding.is_missing for finding in kept) else ()),
         ],
     )
 
 
+def _rules(log: Log) -> dict[str, list[Finding]]:
+    """What the official checker does not look at -> what is wrong there."""
+    evaluations = list(own_rules.evaluations(log))
+    of_evaluations = {"no evaluation was skipped, and sample counts are exact": evaluations}
+    searched = {"no other line has words by which rcp_checker finds its values": list(misread.findings(log))}
+    return {
+        "the values are possible and fit each other": [*own_rules.values(log), *own_rules.relations(log)],
+        "the run's events are in order": list(own_rules.order(log)),
+        **(of_evaluations if evaluations or log.all(constants.EVAL_START) else {}),
+        "the run ended at the first loss that reached its target": list(own_rules.ending(log)),
+        **(searched if log.is_closed else {}),  # rcp_checker is for the closed division
+    }
+
+
 def _older(log: Log, ruleset: str) -> Iterator[str]:
-    """Of a log that lacks keys and nothing else: the rulesets before this one that do not ask for them."""
+    """Of a log in which the official checker misses keys and nothing else: the rulesets before this one that do not ask
+    for them."""
     older = [
         one
         for one in rules.RULESETS[: rules.RULESETS.index(ruleset)]

@@ -6,11 +6,13 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 import orjson
 from mlperf_logging.compliance_checker.mlp_parser.ruleset_610 import TOKEN
+from mlperf_logging.mllog import constants
 
+from llama31 import rules
 from llama31.mlperf.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number, shown
 
 BLOCK = 1 << 20  # bytes of a log read at a time, and of the longest line
@@ -18,6 +20,7 @@ GZIP = b"\x1f\x8b"
 CUT_OFF = "the compressed file ends too early, or is damaged; what follows is lost"
 GLUED = "another line begins within it"
 _TOKEN = TOKEN.encode()
+_RCP_WORDS = tuple(word.encode() for word in rules.RCP_WORDS)
 _CUT_TOKENS = tuple(_TOKEN[:length] for length in range(len(":::M"), len(_TOKEN)))
 _END = re.compile(rb"[\r\n]|" + re.escape(_TOKEN))
 
@@ -25,7 +28,8 @@ _END = re.compile(rb"[\r\n]|" + re.escape(_TOKEN))
 def read(path: Path) -> tuple[Log, Damages]:
     """The log in a file, and the `:::MLLOG` lines that say nothing; other lines are passed over.
 
-    tracked_stats are left out: there can be one for each step, and no rule looks at them.
+    tracked_stats are left out: there can be one for each step, and no rule looks at them. Those that rcp_checker takes
+    for something else (see `Record.words`) are kept.
     """
     records: list[Record] = []
     damaged = Damages()
@@ -33,7 +37,7 @@ def read(path: Path) -> tuple[Log, Damages]:
         for found in scan(file):
             if isinstance(found, Damage):
                 damaged.add(found)
-            elif found.key != TRACKED_STATS:
+            elif found.key != TRACKED_STATS or found.text:
                 records.append(found)
     return Log(records), damaged
 
@@ -82,13 +86,6 @@ def _end_of_lines(data: bytes) -> int:
     return last if last > 0 else len(data) - len(_TOKEN)
 
 
-def opened(path: Path) -> TextIO:
-    """A log's text as MLCommons' readers have it, decompressed if need be."""
-    with path.open("rb") as file:
-        is_compressed = file.read(len(GZIP)) == GZIP
-    return gzip.open(path, "rt", encoding="latin-1") if is_compressed else path.open(encoding="latin-1")
-
-
 class _Source:
     """A log's bytes, decompressed if need be, up to where that fails."""
 
@@ -123,7 +120,11 @@ def _read(number: int, text: bytes) -> Record | Damage:
 
 def _parse(number: int, text: bytes) -> Record:
     fields = parsed(text)
-    record = Record(number, float(fields["time_ms"]), fields["key"], fields["value"], fields["metadata"])
+    # Some logs say "" for no metadata; the official checkers find no key in it, as in an empty object.
+    metadata = fields["metadata"] or {}
+    is_read = fields["key"] == constants.RUN_STOP or any(word in text for word in _RCP_WORDS)
+    searched = text if is_read else b""
+    record = Record(number, float(fields["time_ms"]), fields["key"], fields["value"], metadata, searched)
     if not isinstance(record.key, str) or not isinstance(record.metadata, dict):
         raise TypeError("key is no string, or metadata no object")
     if isinstance(fields["time_ms"], bool) or not is_number(record.time_ms):

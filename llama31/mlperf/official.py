@@ -7,14 +7,21 @@ same for a person.
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import yaml
 from mlperf_logging.compliance_checker import mlp_compliance
 from mlperf_logging.compliance_checker.mlp_parser.ruleset_610 import LogLine
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
-from llama31.mlperf.records import NONE, Finding, Record, count, shown
+from llama31.mlperf.records import ABOVE_ZERO, NONE, Finding, Log, Record, count, is_event, shown
+
+RULE_FILES = Path(mlp_compliance.__file__).parent
 
 
 def judge(records: Sequence[Record], ruleset: str) -> tuple[list[Finding], list[Finding]]:
@@ -25,17 +32,62 @@ def judge(records: Sequence[Record], ruleset: str) -> tuple[list[Finding], list[
     """
     checker = mlp_compliance.make_checker("training", ruleset, quiet=False, werror=False)
     lines = [_as_checked(record) for record in records if _can_be_checked(record)]
-    directory = Path(mlp_compliance.__file__).parent
     pending = [f"training_{ruleset}/common.yaml"]
     mlp_compliance.enqueued_configs.clear()
-    while pending:  # as ComplianceChecker.check_loglines does, which also sets up the root logger
-        checker.configured_checks(lines, str(directory / pending.pop(0)))
-        pending += mlp_compliance.enqueued_configs
-        mlp_compliance.enqueued_configs.clear()
+    with _rule_files_parsed_once():
+        while pending:  # as ComplianceChecker.check_loglines does, which also sets up the root logger
+            checker.configured_checks(lines, str(RULE_FILES / pending.pop(0)))
+            pending += mlp_compliance.enqueued_configs
+            mlp_compliance.enqueued_configs.clear()
     messages = [*checker.overwritable.items(), *((None, message) for message in checker.not_overwritable)]
     findings = [*_names(records), *(_translate(key, message, records) for key, message in messages)]
+    # The checker itself ends with TypeError at these, so it does not accept the log.
+    findings += [Finding(record.key, str(record), ABOVE_ZERO) for record in records if not _can_be_checked(record)]
     warnings = [_translate(key, message, records) for key, message in checker.warnings.items()]
     return findings, [warning for warning in warnings if warning not in findings]
+
+
+def settings() -> list[str]:
+    """Keys of the newest ruleset that say what a run is, and not what happens in it."""
+    directory = RULE_FILES / f"training_{rules.RULESETS[-1]}"
+    names = ("common.yaml", "closed_common.yaml", f"closed_{rules.BENCHMARK}.yaml")
+    entries = [entry["KEY"]["NAME"] for name in names for entry in _parsed(str(directory / name)) if "KEY" in entry]
+    return [key for key in dict.fromkeys(entries) if not is_event(key)]
+
+
+def accepts_seeds(logs: Sequence[Log]) -> bool:
+    """Whether the package checker's SeedChecker accepts the logs of a submission: each has a seed, and no two records
+    are of the same seed, source file and line."""
+    found: set[tuple[object, object, int]] = set()
+    for log in logs:
+        seeds = log.all(constants.SEED)
+        for record in seeds:
+            try:
+                seed = (record.metadata["file"], record.metadata["lineno"], int(record.value))
+            except (KeyError, TypeError, ValueError, OverflowError):
+                return False
+            if seed in found:
+                return False
+            found.add(seed)
+        if not seeds:
+            return False
+    return True
+
+
+@contextmanager
+def _rule_files_parsed_once() -> Iterator[None]:
+    """Let the checker take its rule files from memory: it parses four for each log, which takes most of its time."""
+    stock = mlp_compliance.yaml
+    mlp_compliance.yaml = SimpleNamespace(load=lambda file, **_: _parsed(file.name), BaseLoader=yaml.BaseLoader)
+    try:
+        yield
+    finally:
+        mlp_compliance.yaml = stock
+
+
+@cache
+def _parsed(file: str) -> Any:
+    return yaml.load(Path(file).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506 - makes only strings
 
 
 def _names(records: Sequence[Record]) -> Iterator[Finding]:
@@ -48,6 +100,11 @@ def _names(records: Sequence[Record]) -> Iterator[Finding]:
         yield from (Finding(key, str(r), " or ".join(choices)) for r in of_key if r.value not in choices)
         if len({shown(record.value) for record in of_key}) > 1:
             yield Finding(key, count(of_key), "exactly one line")
+
+
+def can_check(records: Sequence[Record]) -> bool:
+    """Whether the official checker gets through a log; it ends with TypeError at a loss that is no number."""
+    return all(map(_can_be_checked, records))
 
 
 def _can_be_checked(record: Record) -> bool:

@@ -2,7 +2,7 @@
 
 How the run ended, whether evaluations were skipped, whether sample counts are exact and values fit each other.
 Each function gives the findings against one side of a log. MLCommons has published logs whose sample counts lag
-(eval_accuracy a batch behind, blocks that restart from 0): such things are notes, not findings.
+(eval_accuracy a batch behind, blocks that restart from 0): such things are notes (`llama31.mlperf.notes`).
 """
 
 import math
@@ -12,14 +12,33 @@ from itertools import chain, pairwise
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
-from llama31.mlperf.records import TARGET_ACCURACY, Damages, Finding, Log, count, is_number, is_whole, shown
+from llama31.mlperf.records import (
+    ABOVE_ZERO,
+    OPTIONAL_KEYS,
+    TARGET_ACCURACY,
+    Damages,
+    Finding,
+    Log,
+    Record,
+    count,
+    is_number,
+    is_whole,
+    shown,
+)
 from llama31.mlperf.score import minutes
-from llama31.settings import Status
 
-# Keys that no ruleset wants; published logs lack some of them. The seed, however, is compared by the package checker.
-OPTIONAL_KEYS = (constants.SUBMISSION_STATUS, TARGET_ACCURACY, constants.INIT_CHECKPOINT_STEP)
+OPENING = (
+    constants.CACHE_CLEAR,
+    constants.INIT_START,
+    constants.SUBMISSION_BENCHMARK,
+    constants.SUBMISSION_DIVISION,
+    constants.SUBMISSION_ORG,
+    constants.SUBMISSION_PLATFORM,
+    constants.RUN_START,
+)
+"""Keys of a log's first lines."""
+COURSE = (constants.BLOCK_START, constants.EPOCH_START, constants.EVAL_START)
 
-STATUSES = [status.value for status in Status]
 LEAST_WHOLE_NUMBER = {
     constants.SEED: 0,
     constants.GLOBAL_BATCH_SIZE: 1,
@@ -47,16 +66,13 @@ def values(log: Log) -> Iterator[Finding]:
         different = {shown(record.value) for record in log.all(key)}
         if len(different) > 1 or (key == constants.SEED and not different):
             yield Finding(key, count(log.all(key)), "exactly one line")
-    for record in log.all(constants.SUBMISSION_STATUS):
-        if record.value not in STATUSES:
-            yield Finding(record.key, str(record), f"one of {', '.join(STATUSES)}")
     for record in log.all(*LEAST_WHOLE_NUMBER):
         least = LEAST_WHOLE_NUMBER[record.key]
         if not is_whole(record.value, least):
             yield Finding(record.key, str(record), f"a whole number, {least} or more")
     for record in log.all(*POSITIVE_NUMBERS):
         if not is_number(record.value) or record.value <= 0:
-            yield Finding(record.key, str(record), "a number above 0")
+            yield Finding(record.key, str(record), ABOVE_ZERO)
     for key, rule in ((TARGET_ACCURACY, rules.TARGET), (constants.INIT_CHECKPOINT_STEP, 0)):
         if log.first(key) and log.value(key) != rule:
             yield Finding(key, shown(log.value(key)), str(rule), may_depart=True)
@@ -83,6 +99,21 @@ def relations(log: Log) -> Iterator[Finding]:
     if batch and batch % (micro * accumulated):
         wants = f"a multiple of {constants.MICRO_BATCH_SIZE} x {constants.GRADIENT_ACCUMULATION_STEPS}"
         yield Finding(constants.GLOBAL_BATCH_SIZE, str(batch), f"{wants}, {micro} x {accumulated}")
+
+
+def second_run(log: Log) -> Record | None:
+    """The record with which a second run in the file begins: one that opens a log, once more after run_start."""
+    begin = log.first(constants.RUN_START)
+    if begin is None:
+        return None
+    opened, is_trained = set(), False
+    for record in log.records:
+        if record.number > begin.number and record.key in opened and (is_trained or record.key != constants.RUN_START):
+            return record
+        if record.key in OPENING:
+            opened.add(record.key)
+        is_trained |= record.key in COURSE
+    return None
 
 
 def order(log: Log) -> Iterator[Finding]:
@@ -181,36 +212,6 @@ def ending(log: Log) -> Iterator[Finding]:
     if losses and losses[-1].value > log.target:
         found = f"{losses[-1].value} at the last evaluation"
         yield Finding(losses[-1].key, found, f"{log.target:g} or less", of_end=True)
-
-
-def notes(log: Log) -> Iterator[str]:
-    """What is worth knowing and breaks no rule."""
-    for key in OPTIONAL_KEYS:
-        if not log.first(key):
-            yield f"{key}: not in the log" + (f", taken as {rules.TARGET}" if key == TARGET_ACCURACY else "")
-    if log.is_closed:
-        for record in log.all(constants.SUBMISSION_ORG, constants.SUBMISSION_PLATFORM):
-            if record.value == "unset" or "PLACEHOLDER" in str(record.value):
-                yield f"{record.key}: {record.value}; set {record.key.upper()} before a submission"
-        if any(record.value is not True for record in log.all(constants.CACHE_CLEAR)):
-            yield f"{constants.CACHE_CLEAR}: the log does not say that the system's caches were cleared"
-    elif log.declared == []:
-        yield f"{constants.SUBMISSION_DIVISION}: open by choice; the log declares no departure"
-
-    if log.first(constants.RUN_START) and log.first(constants.RUN_STOP) and minutes(log) is None:
-        yield f"{constants.RUN_STOP}: lies before {constants.RUN_START}; no time to train is given"
-    counts = [record.samples for record in log.all(constants.EVAL_START)]
-    if log.schedule and all(is_whole(samples, 1) for samples in counts):
-        interval, gaps = log.schedule[0], [after - before for before, after in pairwise(counts) if after > before]
-        if (least := min(gaps, default=interval)) < interval:
-            yield f"{constants.EVAL_START}: evaluations every {least:,} training sequences; the rule is {interval:,}"
-    beside = {
-        constants.EVAL_ACCURACY: log.followed(constants.EVAL_START, constants.EVAL_ACCURACY),
-        constants.BLOCK_STOP: log.followed(constants.BLOCK_STOP, constants.EVAL_START),
-    }
-    for key, pairs in beside.items():
-        if any(before.samples != after.samples for before, following in pairs for after in following[:1]):
-            yield f"{key}: samples_count is not that of the {constants.EVAL_START} beside it"
 
 
 def facts(log: Log) -> dict[str, str]:

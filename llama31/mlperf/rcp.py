@@ -6,6 +6,7 @@ as package_checker has them.
 """
 
 import logging
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,13 @@ from statistics import fmean
 from typing import Any
 
 import scipy.stats
+from mlperf_logging.mllog import constants
 from mlperf_logging.rcp_checker import rcp_checker
 
 from llama31 import rules
-from llama31.mlperf.lines import TOKEN, opened
-from llama31.mlperf.score import olympic_mean
+from llama31.mlperf import score
+from llama31.mlperf.lines import TOKEN
+from llama31.mlperf.records import Log
 
 PASS = "pruned_rcps"  # what package_checker asks for
 SLOWER = "slower than the reference"
@@ -139,36 +142,38 @@ class Points:
         return Reference(record["BS"], float(record["RCP Mean"]), float(record["RCP Stdev"]), runs, source)
 
 
-def official(logs: Sequence[Path], points: Points) -> Verdict:
+def official(logs: Sequence[Log], points: Points) -> Verdict:
     """rcp_checker's own verdict on the ten logs of a submission, in words."""
-    with tempfile.TemporaryDirectory() as directory, _silent():
-        files = [Path(directory) / f"result_{number}.txt" for number in range(len(logs))]
-        for file, log in zip(files, logs, strict=True):
-            _copy_records(log, file)
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as directory, _silent():
+            for number, log in enumerate(logs):
+                _write_read_lines(log, Path(directory) / f"result_{number}.txt")
             accepted, message, scaling = rcp_checker.check_directory(
-                directory, "training", points.ruleset, verbose=False, bert_train_samples=False, rcp_pass=PASS
+                directory,
+                "training",
+                points.ruleset,
+                verbose=False,
+                bert_train_samples=False,
+                rcp_pass=PASS,
+                set_scaling=True,  # writes scaling.json beside the logs; without, it removes /scaling.json
             )
-            batch, samples, _ = rcp_checker.get_submission_epochs(files, points.ruleset, bert_train_samples=False)
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            NameError,
-            OverflowError,
-        ) as error:  # it takes for granted what a log should hold
-            return Verdict(f"not judged: rcp_checker breaks off at what these logs say ({error!r})", holds=False)
-    if batch == -1:
-        return Verdict("rejected: no log says its global batch size", holds=False)
-    if samples is None:
+    except (ValueError, LookupError, TypeError, NameError, OverflowError) as error:  # it relies on what logs should say
+        return Verdict(f"not judged: rcp_checker breaks off at what these logs say ({error!r})", holds=False)
+    except OSError as error:
+        return Verdict(f"not judged: no temporary files can be written for rcp_checker: {error.strerror}", holds=False)
+    batch = logs[0].whole(constants.GLOBAL_BATCH_SIZE)
+    if message.startswith("Could not detect") or batch is None:
+        return Verdict("rejected: the logs do not say one global batch size", holds=False)
+    if message.startswith("Insufficient"):
         return Verdict("rejected: more than one run did not converge", holds=False)
-    return _in_words(accepted, message, scaling, olympic_mean(samples), batch, points)
+    samples = [score.samples(log) if score.says_success(log) else None for log in logs]
+    mean = score.olympic_mean([math.inf if count is None else count for count in samples])
+    return _in_words(accepted, message, scaling, mean, batch, points)
 
 
-def _copy_records(log: Path, file: Path) -> None:
-    """The lines that rcp_checker looks at; it holds a whole file in memory, and logs can be full of chatter."""
-    with opened(log) as source, file.open("w", encoding="latin-1") as target:
-        target.writelines(line for line in source if TOKEN in line)
+def _write_read_lines(log: Log, file: Path) -> None:
+    """Write the lines that rcp_checker reads, as they are in the log; it holds a whole file in memory."""
+    file.write_bytes(b"".join(TOKEN.encode() + record.text + b"\n" for record in log.records if record.text))
 
 
 def _in_words(accepted: bool, message: str, scaling: float, mean: float, batch: int, points: Points) -> Verdict:

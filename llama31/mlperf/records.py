@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -16,9 +16,24 @@ TARGET_ACCURACY = "target_accuracy"
 TRACKED_STATS = "tracked_stats"
 RUN_RESUMED = "run_resumed"
 
+# Keys that no ruleset wants; published logs lack some of them. The seed, however, is compared by the package checker.
+OPTIONAL_KEYS = (constants.SUBMISSION_STATUS, TARGET_ACCURACY, constants.INIT_CHECKPOINT_STEP)
+
+EVENTS = (
+    constants.CACHE_CLEAR,
+    constants.EVAL_ACCURACY,
+    constants.TRAINED_SAMPLES,
+    constants.POWER_READING,
+    RUN_RESUMED,
+    TRACKED_STATS,
+)
+"""Keys of what happens in a run, besides the starts and stops of intervals."""
+
 MOST_WHOLE = 2**53
+ABOVE_ZERO = "a number above 0"
 NONE = "none"  # what is found of a key that is missing
 NAMED = 20  # damaged lines of a file that are named one by one
+LISTED = 300  # characters of a list within a line
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,13 @@ class Record:
     key: str
     value: Any
     metadata: dict[str, Any]
+    text: bytes = b""
+    """JSON of the line, if MLCommons' rcp_checker reads the line: see `words`."""
+
+    @property
+    def words(self) -> list[str]:
+        """Words of `rules.RCP_WORDS` in the line."""
+        return [word for word in rules.RCP_WORDS if word.encode() in self.text]
 
     @property
     def samples(self) -> Any:
@@ -70,7 +92,7 @@ class Damages:
     def __str__(self) -> str:
         numbers = list(dict.fromkeys(str(damage.number) for damage in self.first))
         more = ", ..." if self.count > len(self.first) else ""
-        reasons = "; ".join(dict.fromkeys(damage.why for damage in self.first))
+        reasons = listed(list(dict.fromkeys(damage.why for damage in self.first)), "; ")
         return f"{self.count:,} that cannot be read, line {', '.join(numbers)}{more} ({reasons})"
 
 
@@ -85,9 +107,21 @@ class Finding:
     """A run outside the closed division may differ here and be right otherwise."""
     of_end: bool = False
     """A run that ends before its target leaves it so, as one of a submission may."""
+    hint: str = ""
+    """What the author of the log may have meant, if that is known."""
+
+    @property
+    def is_missing(self) -> bool:
+        """The log has no line of this key."""
+        return self.found == NONE
 
     def __str__(self) -> str:
-        return f"{self.key}: found {self.found}; wants {self.wants}"
+        return f"{self.key}: found {self.said}; wants {self.wants}"
+
+    @property
+    def said(self) -> str:
+        """What was found, with the hint."""
+        return f"{self.found} ({self.hint})" if self.hint else self.found
 
 
 class Log:
@@ -98,6 +132,11 @@ class Log:
         self._by_key: dict[str, list[Record]] = {}
         for record in records:
             self._by_key.setdefault(record.key, []).append(record)
+
+    @property
+    def keys(self) -> Iterable[str]:
+        """Its keys, in the order of their first records."""
+        return self._by_key.keys()
 
     def all(self, *keys: str) -> list[Record]:
         """Records of these keys, key by key."""
@@ -167,6 +206,11 @@ class Log:
         return interval, max(1, math.ceil(start / interval)) * interval
 
 
+def is_event(key: str) -> bool:
+    """Whether a key tells of a run's course, and not what the run is."""
+    return key in EVENTS or key.endswith(("_start", "_stop"))
+
+
 def is_number(value: object) -> TypeGuard[int | float]:
     """A number of JSON that is finite, as a float too: an integer may have any number of digits."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
@@ -179,8 +223,24 @@ def is_whole(value: object, least: int) -> TypeGuard[int | float]:
 
 def shown(value: object) -> str:
     """A value of a log, as JSON, cut where it is long."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return cut(json.dumps(value))
+
+
+def cut(text: str, longest: int = 60) -> str:
+    """The text, shortened to `longest` characters."""
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def listed(items: Sequence[str], separator: str = ", ", room: int = LISTED, more: str = "more") -> str:
+    """Join the first items, as many as fit into `room` characters but at least one, and count the rest."""
+    used, number = 0, 0
+    for item in items:
+        used += len(item) + len(separator)
+        if number and used > room:
+            break
+        number += 1
+    rest = len(items) - number
+    return separator.join([*items[:number], *([f"{rest:,} {more}"] if rest else [])])
 
 
 def count(records: Sequence[Record]) -> str:
@@ -188,4 +248,4 @@ def count(records: Sequence[Record]) -> str:
     different = sorted({shown(record.value) for record in records})
     if not records:
         return NONE
-    return f"{len(records)} lines" + (f" that differ: {', '.join(different)}" if len(different) > 1 else "")
+    return f"{len(records)} lines" + (f" that differ: {listed(different)}" if len(different) > 1 else "")

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from mlperf_logging.mllog import constants
 
-from llama31.mlperf.records import Log, is_number
+from llama31.mlperf.records import Log, is_number, is_whole
 
 
 def minutes(log: Log) -> float | None:
@@ -22,8 +22,19 @@ def has_converged(log: Log) -> bool:
 
 def has_succeeded(log: Log) -> bool:
     """The run reached its target and says so: its time counts."""
+    return has_converged(log) and says_success(log)
+
+
+def samples(log: Log) -> int | None:
+    """Training sequences up to the last evaluation, as rcp_checker counts them: from eval_accuracy."""
+    last = log.last(constants.EVAL_ACCURACY)
+    return int(last.samples) if last and is_whole(last.samples, 0) else None
+
+
+def says_success(log: Log) -> bool:
+    """The log says that its run reached the target; its losses may say otherwise."""
     end = log.last(constants.RUN_STOP)
-    return has_converged(log) and end is not None and end.metadata.get(constants.STATUS) == constants.SUCCESS
+    return end is not None and end.metadata.get(constants.STATUS) == constants.SUCCESS
 
 
 def olympic_mean(values: Sequence[float]) -> float:

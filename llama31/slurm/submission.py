@@ -56,6 +56,11 @@ def chain(run_dir: Path, submission: Submission) -> list[int]:
     return list(dict.fromkeys([*submission.jobs, *map(job_of, job_dirs(run_dir))]))
 
 
+def run_name(run_dir: Path) -> str:
+    """Name of the run that has its files in a directory: on Slurm each job has one of its own, within the run's."""
+    return (run_dir.parent if JOB_DIR_NAME.fullmatch(run_dir.name) else run_dir).name
+
+
 def job_dir_name(job_id: int, restarts: int) -> str:
     """Name of the directory that a job makes in its run's; it makes a new one each time that it is requeued."""
     return f"job-{job_id}-{restarts}" if restarts else f"job-{job_id}"

@@ -27,6 +27,7 @@ from llama31.mlperf.several import Several
 from llama31.settings import Settings
 from llama31.submission import checkers, code, system
 from llama31.submission.checkers import Checked
+from llama31.submission.names import are_same, directory_name, is_name
 
 NOT_NAMED = ("unset", "SUBMISSION_ORG_PLACEHOLDER")
 """What a log says where nobody has named the organisation."""
@@ -56,10 +57,12 @@ def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, rul
     directories = [paths.latest_run(run_dir) for run_dir in run_dirs]
     _refuse(_misnamed(org, directories, output))
     description = system.read(system_file)
-    _refuse(system.problems(system_file, description, org))
     found = several.judge(directories, ruleset)
+    said = _said(found, constants.SUBMISSION_ORG)
+    submitters = [org, *([said] if said not in NOT_NAMED else [])]
+    _refuse(system.problems(system_file, description, submitters))
     runs = [_load(report) for report in found.reports]
-    _refuse(_unfit(org, description, runs, found))
+    _refuse(_unfit(description, runs, found))
     runs.sort(key=lambda one: one.report.log.all(constants.RUN_START)[0].time_ms)
     commit = code.commit_of([one.record.get("commit") for one in runs])
 
@@ -69,16 +72,33 @@ def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, rul
         with tempfile.TemporaryDirectory(prefix=f"{output.name}.", suffix=PARTIAL, dir=output.parent) as directory:
             tree = Path(directory) / output.name
             _write(tree, org, system_file, runs, commit)
-            said = checkers.check(tree, org, name, ruleset)
+            checked = checkers.check(tree, org, name, ruleset)
             # package_checker leaves the scaling of the score there, and will again at MLCommons.
             (_results(tree, org, name) / "scaling.json").unlink(missing_ok=True)
-            accepted = all(checked.accepts for checked in said)
+            accepted = all(one.accepts for one in checked)
             if accepted:
                 os.sync()
                 publish(tree, output)
-    print("\n".join(_lines(runs, found, said)))
+    notes = [
+        *system.notes(system_file, description),
+        *system.disagreements(
+            system_file,
+            description,
+            _said(found, constants.SUBMISSION_PLATFORM),
+            _said(found, constants.SUBMISSION_STATUS),
+        ),
+    ]
+    if said not in NOT_NAMED and not are_same(said, org):
+        notes.append(f"{constants.SUBMISSION_ORG} is {said} in the logs, which are packed below {org}")
+    print("\n".join(_lines(runs, found, checked, notes)))
     print(f"{output}: {'complete' if accepted else 'not written, for the checkers do not accept it'}")
     return 0 if accepted else 1
+
+
+def _said(found: Several, key: str) -> str:
+    """What the logs say, all of them or the first: that they agree is checked with the other settings."""
+    value = found.reports[0].log.value(key)
+    return value if isinstance(value, str) else ""
 
 
 def _refuse(problems: Iterable[str]) -> None:
@@ -88,8 +108,11 @@ def _refuse(problems: Iterable[str]) -> None:
 
 def _misnamed(org: str, directories: Sequence[Path], output: Path) -> Iterator[str]:
     """What is wrong with the arguments themselves."""
-    if not system.is_name(org):
-        yield f"--org {org}: names a directory; use letters, digits, -, _ and ."
+    if not is_name(org):
+        works = directory_name(org)
+        yield f"--org {org}: names a directory; use letters, digits, -, _ and ." + (
+            f"; --org {works} works" if works else ""
+        )
     if os.path.lexists(output):
         yield f"-o {output}: exists, and is not touched; name a directory that does not"
     if len(directories) != rules.RUNS_PER_SUBMISSION:
@@ -105,7 +128,7 @@ def _load(report: Report) -> Run:
     return Run(directory, record.load_settings(directory), record.load_record(directory), report)
 
 
-def _unfit(org: str, description: Mapping[str, str], runs: Sequence[Run], found: Several) -> Iterator[str]:
+def _unfit(description: Mapping[str, str], runs: Sequence[Run], found: Several) -> Iterator[str]:
     """What keeps these runs from being a submission of this system."""
     number = len(found.unconverged)
     if number > 1:
@@ -116,13 +139,11 @@ def _unfit(org: str, description: Mapping[str, str], runs: Sequence[Run], found:
             yield f"{report.file}: a log of the open division; package makes submissions of the closed one"
     if not found.holds:
         yield from found.failures
-    nodes, per_node = int(description["number_of_nodes"]), int(description["accelerators_per_node"])
+    nodes, per_node = (system.count(description, field) for field in system.COUNTS)
     for one in runs:
-        said, settings = one.report.log.value(constants.SUBMISSION_ORG), one.settings
-        if said not in (org, *NOT_NAMED):
-            yield f"{one.report.file}: {constants.SUBMISSION_ORG} is {said}, and --org is {org}"
-        if settings.nnodes * settings.gpus_per_node != nodes * per_node:
-            ran = f"ran on {settings.nnodes} x {settings.gpus_per_node} accelerators"
+        settings = one.settings
+        ran = f"ran on {settings.nnodes} x {settings.gpus_per_node} accelerators"
+        if nodes and per_node and settings.nnodes * settings.gpus_per_node != nodes * per_node:
             yield f"{one.directory}: {ran}; the system description has {nodes} x {per_node}"
 
 
@@ -144,7 +165,7 @@ def _results(tree: Path, org: str, name: str) -> Path:
     return tree / org / "results" / name / rules.BENCHMARK
 
 
-def _lines(runs: Sequence[Run], found: Several, said: Sequence[Checked]) -> Iterator[str]:
+def _lines(runs: Sequence[Run], found: Several, said: Sequence[Checked], notes: Sequence[str]) -> Iterator[str]:
     yield "logs, in the order of their start:"
     for number, one in enumerate(runs):
         yield f"  result_{number}.txt  seed {one.seed:<10}  {one.directory}"
@@ -153,6 +174,7 @@ def _lines(runs: Sequence[Run], found: Several, said: Sequence[Checked]) -> Iter
     for one in runs:
         if one.record.get("uncommitted_changes"):
             yield f"note: {one.directory}: ran with uncommitted changes, which the packed commit does not have"
+    yield from (f"note: {note}" for note in (*notes, *several.excuses(found)))
     yield from several.closing(found)
     for checked in said:
         yield f"{checked.checker}: {'accepts the tree' if checked.accepts else 'does not accept the tree'}"

@@ -1,21 +1,22 @@
 """System description of a submission, systems/SYSTEM.json: a draft from the machine, and what is wrong with one.
 
-The fields are those that mlperf-logging's system_desc_checker requires; it looks at their presence alone, and at the
-value of status.
+The fields are those that mlperf-logging's system_desc_checker requires; of most it wants no more than that they are
+there, be they empty.
 """
 
 import json
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llama31.corpus.files import atomic_writer, failures_named
 from llama31.errors import UserError
+from llama31.mlperf.records import shown
 from llama31.resolve import Resolved
 from llama31.settings import Division, Status
 from llama31.submission import machine
+from llama31.submission.names import are_same, is_name
 
 BLANK = "FILL IN: "
 """How a value begins that the machine cannot know."""
@@ -65,7 +66,18 @@ FIELDS = {
 }
 """Field -> what is to be filled in where the machine does not say; notes may stay empty."""
 
-COUNTS = ("number_of_nodes", "host_processors_per_node", "accelerators_per_node")
+COUNTS = ("number_of_nodes", "accelerators_per_node")
+"""Fields that are compared with the runs."""
+TEXTS = (
+    "submitter",
+    "system_name",
+    "host_processor_model_name",
+    "host_processor_core_count",
+    "accelerator_model_name",
+    "accelerators_per_node",
+    "framework",
+)
+"""Fields at which system_desc_checker ends with TypeError if they are no text."""
 
 
 def run(resolved: Resolved, output: Path | None) -> int:
@@ -119,31 +131,55 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def problems(path: Path, content: Mapping[str, Any], org: str) -> Iterator[str]:
-    """What is wrong with a description for a submission of `org` in the closed division, a line each."""
+def problems(path: Path, content: Mapping[str, Any], submitters: Sequence[str]) -> Iterator[str]:
+    """Find what keeps a description from a submission in the closed division, a line each.
+
+    Args:
+        path: The file, which names the system.
+        content: The description.
+        submitters: Names of the organisation, of which the description has one, up to case and punctuation.
+    """
     if not is_name(path.stem) or path.suffix != ".json":
         yield f"{path}: names the system in the tree; use letters, digits, -, _ and . and the ending .json"
     for field, hint in FIELDS.items():
         value = content.get(field)
-        if value is None:
+        if field not in content:
             yield f"{path}: {field} is missing; {hint or 'it may be empty'}"
-        elif isinstance(value, dict | list) and field == "other_software_stack":
-            continue  # some submissions list versions by name
-        elif not isinstance(value, str):
+        elif field in TEXTS and not isinstance(value, str):
             yield f"{path}: {field} is {json.dumps(value)}; the checkers want text, in quotation marks"
-        elif value.startswith(BLANK):
+        elif isinstance(value, str) and value.startswith(BLANK):
             yield f"{path}: {field} is not filled in; {value.removeprefix(BLANK)}"
-        elif hint and not value.strip():
-            yield f"{path}: {field} is empty; {hint}; N/A where there is none"
-        elif field in COUNTS and not value.isdecimal():
-            yield f"{path}: {field} is {value}; a whole number, such as 8"
-    wanted = {"submitter": [org], "division": [Division.closed.value], "status": list(STATUSES.values())}
-    for field, choices in wanted.items():
-        value = content.get(field)
-        if isinstance(value, str) and not value.startswith(BLANK) and value not in choices:
-            yield f"{path}: {field} is {value}; here {' or '.join(choices)}"
+    for field, choices in {"division": [Division.closed.value], "status": list(STATUSES.values())}.items():
+        if (value := content.get(field)) not in choices and field in content and not str(value).startswith(BLANK):
+            yield f"{path}: {field} is {shown(value)}; here {' or '.join(choices)}"
+    submitter = content.get("submitter")
+    is_named = isinstance(submitter, str) and not submitter.startswith(BLANK)
+    if is_named and not any(are_same(str(submitter), one) for one in submitters):
+        yield f"{path}: submitter is {submitter}; here {' or '.join(dict.fromkeys(submitters))}"
 
 
-def is_name(text: str) -> bool:
-    """A name for a directory that git and the repository checker take."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*", text, re.ASCII) is not None
+def notes(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
+    """Name what a description leaves open and MLCommons accepts."""
+    values = {field: content.get(field) for field, hint in FIELDS.items() if hint}
+    if empty := [field for field, value in values.items() if value is None or not str(value).strip()]:
+        yield f"{path}: empty, which MLCommons accepts: {', '.join(empty)}"
+    for field in COUNTS:
+        value = values[field]
+        if value is not None and str(value).strip() and count(content, field) is None:
+            yield f"{path}: {field} is {shown(value)}, and not compared with the runs; a whole number, such as 8"
+
+
+def count(content: Mapping[str, Any], field: str) -> int | None:
+    """The whole number in a field; None if there is none."""
+    text = str(content.get(field, "")).strip()
+    return int(text) if text.isdecimal() else None
+
+
+def disagreements(path: Path, content: Mapping[str, Any], platform: str, status: str) -> Iterator[str]:
+    """Name what the runs' logs call otherwise than the description; no checker of MLCommons compares them."""
+    system = str(content.get("system_name"))
+    if not any(are_same(platform, name) for name in (system, path.stem)):
+        yield f"submission_platform is {platform} in the logs; {path} has system_name {system}"
+    meant = next((words for known, words in STATUSES.items() if known.value == status), None)
+    if meant != content.get("status"):
+        yield f"submission_status is {status or 'empty'} in the logs; {path} has status {content.get('status')}"

@@ -25,7 +25,7 @@ def system(
 @app.command()
 def package(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR", help="Directories of the ten runs.")],
-    org: Annotated[str, typer.Option(help="The submitting organisation.")],
+    org: Annotated[str, typer.Option(help="Directory of the organisation; logs may write its name otherwise.")],
     system: Annotated[Path, typer.Option(metavar="SYSTEM.json", help="System description; `system` drafts one.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to make; it must not exist.")],
     ruleset: Annotated[str, typer.Option(help=f"One of {', '.join(rules.RULESETS)}.")] = rules.RULESETS[-1],
