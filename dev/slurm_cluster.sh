@@ -41,7 +41,7 @@ wait_for() { # WHAT COMMAND...: until the command succeeds
 }
 
 nodes_are_ready() {
-    [[ $(sinfo --noheader --Node --format=%T | grep -cE '^(idle|mixed|allocated)$') == "${#nodes[@]}" ]]
+    [[ $(sinfo --noheader --Node --partition=debug --format=%T | grep -cE '^(idle|mixed|allocated)$') == "${#nodes[@]}" ]]
 }
 
 is_running() {

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import debian
 import lacking
@@ -27,11 +28,10 @@ class Cluster:
 
     @classmethod
     @contextmanager
-    def started(cls, **more: str) -> Iterator["Cluster"]:
+    def started(cls, files: Mapping[str, str] = MappingProxyType({})) -> Iterator["Cluster"]:
         """A cluster of its own, started (3 s), and stopped and removed at the end.
 
-        `more` has further settings: `conf` for Slurm, `n1` and `n2` for the nodes, `gres` for what they have. Where
-        they hold DIRECTORY, it is that of the cluster.
+        `files` are texts for its directory, such as more.conf with further settings; DIRECTORY in them is its name.
         """
         if os.geteuid():
             lacking.skip("slurmd needs root")
@@ -39,9 +39,8 @@ class Cluster:
         directory = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: it holds a socket
         cluster = cls(directory)
         try:
-            for name, text in more.items():
-                file = directory / ("gres.conf" if name == "gres" else f"more.{name}")
-                file.write_text(text.replace("DIRECTORY", str(directory)))
+            for name, text in files.items():
+                (directory / name).write_text(text.replace("DIRECTORY", str(directory)))
             cluster.control("start")
             yield cluster
         finally:

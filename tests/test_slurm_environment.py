@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stand_in
 from cluster import Cluster
 from hostile import HOSTILE, REACHES_THE_CLUSTER
 from submitted import Submitted, submit
@@ -17,17 +18,6 @@ from llama31.slurm import remote, states
 
 BY_HAND = {name: value for name, value in HOSTILE.items() if not name.startswith("SBATCH")}
 """Those that are no affair of sbatch's, which a user may call as well."""
-STAND_IN = """#!/usr/bin/env bash
-# A job's Python that runs no rank: it says what it was started for, and holds the job while a file is there.
-while [[ $1 == -* && $1 != -m ]]; do shift; done
-printf '%s on %s: %s tasks\\n' "$2" "$SLURMD_NODENAME" "$SLURM_NTASKS"
-case "$2 ${3:-}" in
-    "llama31.slurm.job begin") touch "$4/start.json" ;;
-    "llama31.slurm.job end") exit "$5" ;;
-    *) while [[ -e @HOLD@ ]]; do sleep 0.05; done ;;
-esac
-"""
-
 Submit = Callable[..., Submitted]
 
 
@@ -42,24 +32,11 @@ def hold(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def submit_stand_in(cluster: Cluster, tiny_data: dict[str, str], tmp_path: Path, hold: Path) -> Submit:
     """Submits a run of two nodes whose ranks are stand-ins, from a shell with HOSTILE variables, and others."""
-    code = tmp_path / "code"
-    (code / "llama31").mkdir(parents=True)
-    python = code / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(STAND_IN.replace("@HOLD@", str(hold)))
-    python.chmod(0o755)
-    settings: dict[str, Any] = {**tiny_data, "PARTITION": "debug", "DEVICE": "cpu", "NNODES": 2, "CODE_PATH": code}
-    settings |= {
-        "SIZE": "tiny",
-        "SEQ_LENGTH": 32,
-        "GBS": 8,
-        "EVAL_SAMPLES": 16,
-        "SEEDS": 7,
-        "JOB_DIR": tmp_path / "runs",
-    }
+    settings: dict[str, Any] = {**stand_in.settings(tmp_path / "code", hold), **tiny_data, "DEVICE": "cpu"}
 
-    def submit_it(*options: str, exported: dict[str, str] | None = None, **more: object) -> Submitted:
-        return submit(cluster, {**settings, **more}, *options, **HOSTILE, **(exported or {}))[0]
+    def submit_it(exported: dict[str, str] | None = None, **more: object) -> Submitted:
+        run = {**settings, "JOB_DIR": tmp_path / "runs", **more}
+        return submit(cluster, run, **HOSTILE, **(exported or {}))[0]
 
     return submit_it
 
@@ -116,11 +93,7 @@ def test_steps_print_where_the_job_does(submit_stand_in: Submit) -> None:
     again = run.again(env={**os.environ, **BY_HAND})
     assert run.ended(again).exit_code == 0, run.log(again)
     for job in run.jobs:
-        ranks = [f"llama31.slurm.rank on n{node}: 2 tasks" for node in (1, 2)]
-        log = [line for line in run.log(job).splitlines() if line.startswith("llama31")]
-        assert [log[0], *sorted(log[1:3]), log[3]] == [
-            "llama31.slurm.job on n1: 1 tasks", *ranks, "llama31.slurm.job on n1: 1 tasks",
-        ]  # fmt: skip
+        assert stand_in.started(run.log(job)) == ["job on n1", "rank on n1", "rank on n2", "job on n1"]
 
 
 @pytest.mark.slurm
