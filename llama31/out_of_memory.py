@@ -6,7 +6,7 @@ from pathlib import Path
 VMSTAT = Path("/proc/vmstat")
 LOG_END = 1 << 20  # bytes of a log that are searched
 _SLURM = re.compile(
-    rb"^(?:\[\S+\]|slurmstepd\S*:|srun:) error: (.*(?:out of memory|oom[-_ ]kill|exceeded (?:job )?memory limit).*)$",
+    rb"^(?:\[\S+\]|slurmstepd\S*:|srun:) error: (.*(?:out of memory|oom[-_ ]kill|exceeded memory limit).*)$",
     re.IGNORECASE | re.MULTILINE,
 )
 """What slurmstepd and srun print of it, from 22.05 to 26.05; tests/slurm_outputs has lines of each."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from cluster import DEADLINE, Cluster
 
-from llama31 import out_of_memory
 from llama31.errors import UserError
 from llama31.slurm import states
 from llama31.slurm.states import JobState
@@ -186,28 +185,3 @@ def test_what_no_version_says_is_unknown(exit_code: str, tmp_path: Path, slurm: 
     (tmp_path / "said").write_text("\n".join(lines))
     slurm(squeue=tmp_path / "said")
     assert states.states([7], "") == {7: JobState(states.RUNNING, "n1", "soon", "later", exit_code=None)}
-
-
-@pytest.mark.parametrize("version", RECORDED, ids=lambda path: path.name)
-def test_recorded_end_for_lack_of_memory(version: Path, tmp_path: Path) -> None:
-    log = version / "out_of_memory"
-    assert "exceeded memory limit" in out_of_memory.slurm_report(log, since="no such line")
-    assert out_of_memory.slurm_report(log, since="n2: task 1: Killed") == "", "what comes after that"
-    assert out_of_memory.slurm_report(tmp_path / "none", since="no such line") == ""
-
-
-@pytest.mark.parametrize(
-    ("line", "is_report"),
-    [
-        ("slurmstepd: error: Detected 1 oom-kill event(s) in StepId=2.0. Some of your processes may have been", True),
-        ("[2026-11-29T13:09:52.238] error: Detected 1 oom_kill event in StepId=2.0.", True),
-        ("srun: error: n1: task 0: Out Of Memory", True),
-        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", False),
-        ("error: out of memory", False),
-        ("srun: error: n1: task 0: Killed", False),
-    ],
-)
-def test_whose_word_counts_for_lack_of_memory(line: str, is_report: bool, tmp_path: Path) -> None:
-    """That of Slurm's own programs; ranks print of GPUs' memory too."""
-    (tmp_path / "log").write_text(f"step 1\n{line}\n")
-    assert bool(out_of_memory.slurm_report(tmp_path / "log", since="step 1\n")) == is_report
