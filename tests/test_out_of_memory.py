@@ -66,7 +66,7 @@ def test_this_machine_counts() -> None:
 def test_a_report_explains_a_failure(
     former: Outcome | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where another rank has said already what it saw of that."""
+    """Also where another rank has recorded already what it saw."""
     (tmp_path / paths.RANK_LOGS).mkdir()
     if former:
         record.store_outcome(tmp_path, former)

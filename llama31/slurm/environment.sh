@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # Shell functions that keep variables from changing what Slurm's commands do. Each command takes a whole family of them
 # for options, such as SQUEUE_STATES or SRUN_OUTPUT, which win over what is written in a job's script.
 # remote.py runs Slurm's commands after them, job.sbatch and utils/*.sh begin with them. Needs bash.

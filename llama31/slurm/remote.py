@@ -42,8 +42,9 @@ def _through_ssh(destination: str, argv: Sequence[str]) -> list[str]:
 
 @cache
 def environment() -> str:
-    """Shell functions that unset variables which Slurm's commands take for options."""
-    return ENVIRONMENT.read_text(encoding="utf-8")
+    """Shell functions that unset variables which Slurm's commands take for options, to be part of other scripts."""
+    _, _, functions = ENVIRONMENT.read_text(encoding="utf-8").partition("\n")
+    return functions
 
 
 def output(
@@ -55,8 +56,8 @@ def output(
 ) -> str:
     """Standard output of `argv`, as it is, run at `destination` with `stdin` on standard input.
 
-    Of the variables that Slurm's commands take for options, it gets those alone that are named in `kept`; else sbatch
-    would do something else than the settings say, and hand them on to the job, and squeue would hide jobs.
+    Variables that Slurm's commands take for options are unset, but for those named in `kept`: with them sbatch would do
+    something else than the settings say, and hand them to the job, and squeue would hide jobs.
     Raises UserError, in one line, where it cannot be run, fails, or takes more than `timeout` seconds.
     """
     tool = f"{argv[0]} on {destination}" if destination else argv[0]
