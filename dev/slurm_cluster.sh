@@ -9,6 +9,7 @@
 # DIRECTORY (default: /tmp/llama31-slurm) holds all that the cluster has: settings, munge's key and socket, state, logs.
 # Several clusters can run side by side, in a directory each. Needs root, for slurmd starts jobs as their users. The one
 # trace outside of DIRECTORY, packages aside, is a line of /etc/hosts that gives n1 and n2 this machine's address.
+# It takes further settings from DIRECTORY/more.conf, and of a node, such as Gres=gpu:4, from DIRECTORY/more.n1, if there.
 # Exit code 2: it cannot be done here; one line says why. Start: 3 s, and 15 s to install the packages.
 set -euo pipefail
 
@@ -40,7 +41,7 @@ wait_for() { # WHAT COMMAND...: until the command succeeds
 }
 
 nodes_are_ready() {
-    [[ $(sinfo --noheader --Node --format=%T | grep -cE '^(idle|mixed|allocated)$') == "${#nodes[@]}" ]]
+    [[ $(sinfo --noheader --Node --partition=debug --format=%T | grep -cE '^(idle|mixed|allocated)$') == "${#nodes[@]}" ]]
 }
 
 is_running() {
@@ -68,6 +69,10 @@ free_ports() { # COUNT: prints so many ports that nobody listens on
     python3 -c 'import socket, sys
 sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]))]
 print(*(s.getsockname()[1] for s in sockets))' "$1"
+}
+
+more() { # NAME: prints what was left in DIRECTORY/more.NAME
+    if [[ -f $dir/more.$1 ]]; then cat -- "$dir/more.$1"; fi
 }
 
 write_settings() {
@@ -102,9 +107,11 @@ KillWait=2
 MinJobAge=3600
 CONF
         for ((i = 0; i < ${#nodes[@]}; i++)); do
-            echo "NodeName=${nodes[i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[i + 1]} CPUs=2 RealMemory=4000"
+            echo "NodeName=${nodes[i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[i + 1]} CPUs=2 RealMemory=4000" \
+                "$(more "${nodes[i]}")"
         done
         echo "PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO"
+        more conf
     } >"$dir/slurm.conf"
 }
 

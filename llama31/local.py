@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llama31 import paths, preparation, ranks, record, run_directory, signals
+from llama31 import out_of_memory, paths, preparation, ranks, record, run_directory, signals
 from llama31.corpus.files import failures_named
 from llama31.plan import Plan
 from llama31.settings import Settings
@@ -31,9 +31,12 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
     with failures_named(directory):
         run_directory.begin(directory, plan, arguments, started, environment)
         print(plan.summary() + f"  seed {settings.seeds}\nrun directory: {directory}\n", flush=True)
-        with record.claim(directory) as held, (directory / paths.RANK_LOGS / "torchrun.log").open("wb") as errors:
+        log = directory / paths.RANK_LOGS / "torchrun.log"
+        kills = out_of_memory.kernel_kills()
+        with record.claim(directory) as held, log.open("wb") as errors:
             torchrun = subprocess.Popen(
                 started, stderr=errors, env=environment, start_new_session=True, pass_fds=(held.fileno(),)
             )
             returncode = signals.wait(torchrun, directory)
-        return run_directory.end(directory, settings, returncode, "torchrun")
+        report = out_of_memory.kernel_report(log, kills)
+        return run_directory.end(directory, settings, returncode, "torchrun", log=log, out_of_memory=report)

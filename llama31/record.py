@@ -106,13 +106,22 @@ def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:
     (run_dir / RESERVE).unlink(missing_ok=True)
     temporary = run_dir / f".{paths.OUTCOME}.{os.getpid()}"
     try:
-        temporary.write_text(json.dumps(asdict(outcome), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(_outcome_text(outcome), encoding="utf-8")
         os.link(temporary, run_dir / paths.OUTCOME)
     except FileExistsError:
         return load_outcome(run_dir) or outcome
     finally:
         temporary.unlink(missing_ok=True)
     return outcome
+
+
+def _outcome_text(outcome: Outcome) -> str:
+    return json.dumps(asdict(outcome), indent=2) + "\n"
+
+
+def replace_outcome(run_dir: Path, outcome: Outcome) -> None:
+    """Writes how the run ended, by whoever knows more than the ranks did."""
+    _write(run_dir / paths.OUTCOME, _outcome_text(outcome))
 
 
 def load_outcome(run_dir: Path) -> Outcome | None:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from llama31 import paths, provenance, record
@@ -56,9 +57,23 @@ def begin(
     name_latest(run_dir)
 
 
-def end(run_dir: Path, settings: Settings, returncode: int, launcher: str) -> int:
-    """Says how a run ended whose ranks are gone, and gives its exit code; `returncode` is that of their launcher."""
-    outcome = record.load_outcome(run_dir) or _killed(run_dir, returncode, launcher)
+def end(
+    run_dir: Path, settings: Settings, returncode: int, launcher: str, *, log: Path, out_of_memory: str = ""
+) -> int:
+    """Says how a run ended whose ranks are gone, and gives its exit code.
+
+    Args:
+        run_dir: Its directory.
+        settings: Its settings.
+        returncode: Exit code of what launched the ranks.
+        launcher: Its name.
+        log: Where its own messages are.
+        out_of_memory: A report that memory ran out, which explains a failure better than what ranks saw of it.
+    """
+    outcome = record.load_outcome(run_dir) or _killed(run_dir, returncode, launcher, log)
+    if out_of_memory and outcome.exit_code == FAILED:
+        outcome = replace(outcome, reason=f"out of memory: {out_of_memory}; {outcome.reason}")
+        record.replace_outcome(run_dir, outcome)
     print("\n".join(summary.lines(run_dir, settings, outcome)))
     return outcome.exit_code
 
@@ -72,8 +87,10 @@ def name_latest(run_dir: Path) -> None:
         partial.replace(link)
 
 
-def _killed(run_dir: Path, returncode: int, launcher: str) -> Outcome:
+def _killed(run_dir: Path, returncode: int, launcher: str, log: Path) -> Outcome:
     """Outcome of a run whose ranks ended before they could say anything."""
-    logs = run_dir / paths.RANK_LOGS
-    reason = f"the ranks ended without a word ({launcher}'s exit code {returncode}); see {logs}"
+    of_ranks = run_dir / paths.RANK_LOGS
+    has_printed = any(file.stat().st_size for file in of_ranks.iterdir())
+    see = of_ranks if has_printed else log if log.exists() else None
+    reason = f"the ranks ended without a word ({launcher}'s exit code {returncode})" + (f"; see {see}" if see else "")
     return record.store_outcome(run_dir, Outcome(ABORTED, reason, FAILED, 0, 0))

@@ -33,9 +33,15 @@ def from_json(kind: type[T], content: Mapping[str, Any]) -> T:
 
 def read_json(kind: type[T], file: Path) -> T:
     """The dataclass in a JSON file. Raises UserError, naming the file, where it cannot be read or is damaged."""
+    with failures_named(file):
+        content = file.read_bytes()
+    return parse_json(kind, content, file)
+
+
+def parse_json(kind: type[T], content: bytes | str, file: Path) -> T:
+    """The dataclass in the content of a JSON file. Raises UserError, naming the file, where it is damaged."""
     try:
-        with failures_named(file):
-            return from_json(kind, json.loads(file.read_bytes()))
+        return from_json(kind, json.loads(content))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged ({type(error).__name__}: {error})") from error
 

@@ -2,11 +2,18 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
+
+import debian
+import lacking
 
 REPOSITORY = Path(__file__).parents[1]
 DEADLINE = 300  # seconds; starting ranks takes a minute on a machine that is busy
@@ -18,6 +25,27 @@ class Cluster:
 
     def __init__(self, directory: Path):
         self.directory = directory
+
+    @classmethod
+    @contextmanager
+    def started(cls, files: Mapping[str, str] = MappingProxyType({})) -> Iterator["Cluster"]:
+        """A cluster of its own, started (3 s), and stopped and removed at the end.
+
+        `files` are texts for its directory, such as more.conf with further settings; DIRECTORY in them is its name.
+        """
+        if os.geteuid():
+            lacking.skip("slurmd needs root")
+        debian.need("slurmctld", "slurm-wlm", "munge")
+        directory = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: it holds a socket
+        cluster = cls(directory)
+        try:
+            for name, text in files.items():
+                (directory / name).write_text(text.replace("DIRECTORY", str(directory)))
+            cluster.control("start")
+            yield cluster
+        finally:
+            cluster.control("stop")
+            shutil.rmtree(directory)
 
     def control(self, command: str) -> None:
         """start, stop or status of dev/slurm_cluster.sh."""

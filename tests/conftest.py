@@ -3,16 +3,12 @@
 Modules beside the tests are imported by their plain names: NeMo installs a package that is called `tests`.
 """
 
-import os
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import debian
 import lacking
 import pytest
 from claimed import claim_benchmark_data
@@ -42,17 +38,8 @@ def benchmark_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A real Slurm of two nodes, started once (3 s); no test leaves a job or a node of it down."""
-    if os.geteuid():
-        lacking.skip("slurmd needs root")
-    debian.need("slurmctld", "slurm-wlm", "munge")
-    directory = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: it holds a socket
-    cluster = Cluster(directory)
-    try:
-        cluster.control("start")
+    with Cluster.started() as cluster:
         yield cluster
-    finally:
-        cluster.control("stop")
-        shutil.rmtree(directory)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster import Cluster
+from hostile import HOSTILE
 from runs import REPOSITORY
 
 from llama31.settings import names
@@ -48,7 +49,8 @@ def link_tools(directory: Path, *tools: str) -> Path:
 class LoginNode:
     """sshd in front of a cluster. At `port` a user has Slurm on the PATH; at `bare_port` not.
 
-    Its users have a home of their own, whose profile, as some sites' do, prints something and sets the PATH.
+    Its users have a home of their own, whose profile, as some sites' do, prints something and sets the PATH; and what
+    Slurm's commands would take for options.
     """
 
     def __init__(self, directory: Path, cluster: Cluster):
@@ -84,7 +86,9 @@ Match LocalPort {self.port}
         home = self.directory / name
         home.mkdir()
         (home / ".bashrc").write_text("echo 4711\n")
-        (home / ".bash_profile").write_text(f"echo Welcome!\necho 42\necho maintenance on Monday >&2\nPATH={path}\n")
+        profile = ["echo Welcome!", "echo 42", "echo maintenance on Monday >&2", f"PATH={path}"]
+        profile += [f"export {name}={value}" for name, value in HOSTILE.items()]
+        (home / ".bash_profile").write_text("\n".join(profile) + "\n")
 
     @contextmanager
     def running(self) -> Iterator[None]:

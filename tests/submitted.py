@@ -29,9 +29,10 @@ class Submitted:
     jobs: list[str]
     printed: str
 
-    def again(self, *options: str) -> str:
+    def again(self, *options: str, env: Mapping[str, str] = os.environ) -> str:
         """Submits the script once more, by hand; gives the job's id."""
-        self.jobs.append(self.cluster.ask("sbatch", "--parsable", *options, self.run_dir / paths.SCRIPT).strip())
+        script = self.run_dir / paths.SCRIPT
+        self.jobs.append(self.cluster.ask("sbatch", "--parsable", *options, script, env=env).strip())
         return self.jobs[-1]
 
     def log(self, job: str) -> str:

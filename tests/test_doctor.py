@@ -319,7 +319,7 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     bin_, home = tmp_path / "bin", tmp_path / "home"
     for directory in (bin_, home):
         directory.mkdir()
-    write_script(home / "sinfo", "echo debug")
+    write_script(home / "sinfo", "echo 'debug|n/a|infinite'")
     (home / ".bash_profile").write_text(f"PATH={shlex.quote(f'{home}:{os.defpath}')}\n")
     write_script(
         bin_ / "ssh", f'for last; do :; done\nPATH={os.defpath} HOME={shlex.quote(str(home))} exec sh -c "$last"'

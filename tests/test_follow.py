@@ -186,24 +186,44 @@ SSH = """#!/bin/bash
 echo >>"$CALLS"
 if (($(wc -l <"$CALLS") <= 3)); then echo 'Connection refused' >&2; exit 255; fi
 command="${@: -1}"
-exec bash -c "${command//"$HERE"/"$THERE"}"
+# Scripts come on standard input.
+exec bash -c "${command//"$HERE"/"$THERE"}" < <(sed "s|$HERE|$THERE|g")
 """
 
 
+@pytest.fixture
+def through_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], tuple[Path, Submission]]:
+    """Where a run's directory is out of sight, and what was submitted there."""
+
+    def afar(there: Path) -> tuple[Path, Submission]:
+        here = tmp_path / "no such directory"
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "ssh").write_text(SSH)
+        (tmp_path / "bin" / "ssh").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+        for name, value in (("CALLS", tmp_path / "calls"), ("HERE", here), ("THERE", there)):
+            monkeypatch.setenv(name, str(value))
+        return here, replace(submitted(there), destination="me@login")
+
+    return afar
+
+
 def test_through_ssh_where_the_log_is_out_of_sight(
-    submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    submit: Submit, through_ssh: Callable[[Path], tuple[Path, Submission]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A host that does not answer for a while is asked again, and told of once."""
     there = submit("echo from afar; exit 3")
-    here = tmp_path / "no such directory"
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "ssh").write_text(SSH)
-    (tmp_path / "bin" / "ssh").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    for name, value in (("CALLS", tmp_path / "calls"), ("HERE", here), ("THERE", there)):
-        monkeypatch.setenv(name, str(value))
-    code = follow([(here, replace(submitted(there), destination="me@login"))], INTERVAL)
+    code = follow([through_ssh(there)], INTERVAL)
     lines = capsys.readouterr().out.splitlines()
     assert [line.startswith("HOST: ssh me@login fails: Connection refused;") for line in lines[:2]] == [True, False]
     assert lines[-2:] == ["from afar", f"job {jobs_of(there)[0]} ended: FAILED"]
     assert code == TARGET_NOT_REACHED
+
+
+@pytest.mark.parametrize(("begins", "code"), [(ends_with(INTERRUPTED), INTERRUPTED), (f"{BEGINS}; exit 0", FAILED)])
+def test_through_ssh_the_outcome_of_the_run_counts(
+    begins: str, code: int, submit: Submit, through_ssh: Callable[[Path], tuple[Path, Submission]]
+) -> None:
+    """Not what Slurm says of its last job: accounting takes 130 for 2."""
+    there = submit(begins, "exit 2")
+    assert follow([through_ssh(there)], INTERVAL) == code

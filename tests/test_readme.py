@@ -41,7 +41,7 @@ TEXT = README.read_text(encoding="utf-8")
 (IN_IMAGE,) = re.findall(r"^WORKDIR (\S+)$", (REPOSITORY / "Dockerfile").read_text(encoding="utf-8"), re.M)
 """Directory of this repository in the image."""
 PLACEHOLDERS = {"JOB", "NAME", "RUN_DIR"}  # upper-case words of commands that a reader replaces
-OF_LIBRARIES = {"WANDB_MODE"}
+OF_LIBRARIES = {"SBATCH_ACCOUNT", "SBATCH_TIMELIMIT", "WANDB_MODE"}
 
 Table = list[dict[str, str]]
 

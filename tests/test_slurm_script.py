@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -197,10 +198,16 @@ def test_time_limits(limit: str, wanted: int | None) -> None:
     assert seconds(limit) == wanted
 
 
-@pytest.mark.parametrize(("given", "wanted"), [("", []), ("SLURM_GPUS_ON_NODE=8", ["--gpus-per-node=8"])])
-def test_steps_get_the_gpus_of_whole_nodes(given: str, wanted: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("", []), ("SLURM_GPUS_ON_NODE=0", []), ("SLURM_GPUS_ON_NODE=8", ["--gpus-per-node=8"]),
+        ("SLURM_GPUS_ON_NODE=16", ["--gpus-per-node=8"]), ("SLURM_GPUS_ON_NODE=4", ["--gpus-per-node=4"]),
+    ],
+)  # fmt: skip
+def test_steps_get_gpus_of_whole_nodes(given: str, wanted: list[str]) -> None:
     """By default srun leaves out the GPUs that a job has by --exclusive alone (man srun, --gres); not all Slurms know
-    GPUs, and those of a node where they do are told by SLURM_GPUS_ON_NODE."""
+    GPUs, and those of the first node where they do are told by SLURM_GPUS_ON_NODE."""
 
     def asked(settings: Settings) -> list[list[str]]:
         text = script.render(settings, RUN_DIR, [], {})
@@ -235,6 +242,53 @@ def test_of_jobs_that_begin_at_once_one_works_in_the_run_directory(tmp_path: Pat
     assert sorted(job.returncode for job in jobs) == [0, 2, 2, 2]
     works = next(number for number, job in enumerate(jobs, 1) if job.returncode == 0)
     assert sum(f": job {works} works in it; " in line for line in said) == 3
+
+
+EXCLUSIVE, SHARED = {"exclusive": True}, {"exclusive": False}
+
+
+@pytest.mark.parametrize(
+    ("more", "given", "option", "works"),
+    [
+        (SHARED, "--gres=gpu:8", "--gres=gpu:8", ""),
+        (SHARED, "--gres gpu", "--gres gpu", ""),
+        (SHARED, "--qos=high --gres=gpu:h100:8", "--gres=gpu:h100:8", "--qos=high --gpus-per-node=h100:8"),
+        (SHARED, "--gres=nvme:1,gpu:a:2 -x n1", "--gres=nvme:1,gpu:a:2", "--gpus-per-node=a:8 --gres=nvme:1 -x n1"),
+        (SHARED, "--gres=gres/gpu:8", "--gres=gres/gpu:8", ""),
+        (SHARED, "--gpus-per-socket=4", "--gpus-per-socket=4", ""),
+        (EXCLUSIVE, "--mem-per-cpu=4G --qos=high", "--mem-per-cpu=4G", "--qos=high"),
+        (EXCLUSIVE, "--mem-per-c 4G", "--mem-per-c 4G", ""),
+        (EXCLUSIVE, "--mem-per-gpu=4G", "--mem-per-gpu=4G", ""),
+    ],
+)  # fmt: skip
+def test_options_that_sbatch_takes_in_one_way_only(more: dict[str, bool], given: str, option: str, works: str) -> None:
+    """Each is refused before a submission, with SBATCH_ARGS that work."""
+    settings = replace(JOB, sbatch_args=given, **more)  # type: ignore[arg-type]
+    (problem,) = problems(settings)
+    assert problem.what.startswith(f"SBATCH_ARGS={given}: leave out {option}; ")
+    assert problem.candidates[0] == works
+    for remedy in problem.remedies:
+        assert list(problems(replace(settings, **remedy))) == [], remedy
+
+
+@pytest.mark.parametrize(
+    ("more", "given"),
+    [
+        (SHARED, "--gpus-per-node=h100:8"), (SHARED, "--gres=nvme:1"), (SHARED, "--gres-flags=enforce-binding"),
+        (SHARED, "--mem-per-cpu=4G"), (SHARED, "--mem=100G"), (EXCLUSIVE, "--mem=100G"), (EXCLUSIVE, "--gres=gpu:8"),
+        ({**SHARED, "device": Device.cpu, "gpu": ""}, "--gres=gpu:1"),
+    ],
+)  # fmt: skip
+def test_options_that_sbatch_takes(more: dict[str, Any], given: str) -> None:
+    assert list(problems(replace(JOB, sbatch_args=given, **more))) == []
+
+
+@pytest.mark.parametrize("given", ["--time=4", "-t4", "-t 0:04:00", "--time 4 --time=3"])
+def test_time_limit_among_the_options(given: str) -> None:
+    """It wins over TIME, and must leave time for SIGNAL_BEFORE_END too."""
+    (problem,) = problems(replace(JOB, sbatch_args=given, signal_before_end=300))
+    assert "of SBATCH_ARGS, which is " in problem.what
+    assert list(problems(replace(JOB, sbatch_args=given, signal_before_end=60))) == []
 
 
 @pytest.mark.parametrize("limit", ["0", "infinite", "UNLIMITED"])

@@ -99,7 +99,9 @@ def test_run_from_a_laptop(
     assert "afterany:" + first in cluster.ask("scontrol", "show", "job", second)
     assert run_dir.parent == there / "my runs" and printed[5] == str(run_dir / "slurm-JOB.log")
     assert script.rstrip("\n") == (run_dir / paths.SCRIPT).read_text().rstrip("\n")
-    assert len(laptop.calls.read_text().splitlines()) == 4, "one to make the directory, one a job, one note"
+    assert len(laptop.calls.read_text().splitlines()) == 5, (
+        "one for the time limit, the directory, each job, and a note"
+    )
 
     submitted = submission.load(run_dir)
     assert submitted and (submitted.jobs, submitted.seed) == ([int(first), int(second)], seed)
@@ -159,7 +161,7 @@ def test_relative_and_missing_paths(laptop: Laptop, settings: dict[str, str], hi
         ({"HOST": "keyless"}, ["HOST: ssh ", "keyless fails: ", "Permission denied", "key without a password"]),
         ({"SSH_USER": ""}, ["HOST: ssh login fails: somebody@127.0.0.1: Permission denied"]),
         ({"HOST": "stranger"}, ["HOST: ssh ", "Host key verification failed", "accept the host's key once"]),
-        ({"HOST": "bare"}, ["HOST: sbatch on ", "bare is not found; name a machine that has it"]),
+        ({"HOST": "bare"}, ["HOST: sinfo on ", "bare is not found; name a machine that has it"]),
         ({"PARTITION": "nope"}, ["sbatch on ", "login fails: ", "nope"]),
         ({"JOB_DIR": "/proc/no where"}, ["JOB_DIR=/proc/no where on ", "login: mkdir: cannot create directory"]),
         ({"PREPROCESSED_PATH": "/no such"}, ["PREPROCESSED_PATH=/no such: not on login; name the directory"]),
@@ -191,7 +193,7 @@ def test_connection_lost_within_a_chain(
 ) -> None:
     """The first job is queued and noted, and the user is told."""
     chain = {"NPAR": "2", "SEEDS": "5", "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(tmp_path / "checkpoints")}
-    done = laptop.submit({**settings, **chain, "JOB_DIR": str(tmp_path / "runs")}, LOST="3")
+    done = laptop.submit({**settings, **chain, "JOB_DIR": str(tmp_path / "runs")}, LOST="4")
     (run_dir,) = (tmp_path / "runs").iterdir()
     submitted = submission.load(run_dir)
     assert submitted and len(submitted.jobs) == 1

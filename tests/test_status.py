@@ -404,6 +404,8 @@ def test_chains_that_were_killed(cluster: Cluster, submit: Callable[..., int], t
         wait_until_it_is("CANCELLED", job)
     wait_until_it_is("FAILED", mistaken)
     assert row(never)[0] == f"job {before} CANCELLED  never began: CANCELLED"
+    assert row(refused)[0] == f"job {mistaken} FAILED  never began: FAILED", "Slurm could not even begin a log"
+    (refused / paths.slurm_log(mistaken)).touch()
     assert row(refused)[0] == f"job {mistaken} FAILED  never began: FAILED; see slurm-{mistaken}.log"
     assert row(killed)[0] == f"job {midway} CANCELLED  killed: CANCELLED"
     assert row(forgotten)[0] == "job 999999 UNKNOWN  killed"

@@ -1,7 +1,6 @@
 """What is written down of a submission (submission.py), and Slurm's tools here or through ssh (remote.py)."""
 
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import runs
-from cluster import Cluster
 
 from llama31 import paths, preparation
 from llama31.errors import UserError
@@ -165,32 +163,3 @@ def test_ssh_that_is_refused_names_key_and_agent() -> None:
     nobody = "nobody-there.invalid"  # RFC 2606: never a host
     with pytest.raises(UserError, match=rf"^HOST: ssh {nobody} fails: .*key.*agent"):
         remote.output(nobody, ["sbatch"])
-
-
-def test_slurms_tools_do_not_see_the_job_they_are_called_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a shell that srun or salloc gave: sbatch would hand its SLURM_CPUS_PER_TASK and the like on."""
-    for name in ("SLURM_CONF", "SLURM_CPUS_PER_TASK", "SLURM_DISTRIBUTION", "SLURM_TIME_FORMAT", "SBATCH_QOS"):
-        monkeypatch.setenv(name, "x")
-    printed = remote.output("", ["env"], unset=["SBATCH_QOS"])
-    assert [line for line in printed.splitlines() if line.startswith(("SLURM_", "SBATCH_"))] == ["SLURM_CONF=x"]
-
-
-def test_settings_win_over_variables_of_sbatch(cluster: Cluster, tiny_data: dict[str, str], tmp_path: Path) -> None:
-    """And what is no setting, or left empty, stays a site's or user's own."""
-    theirs = {"PARTITION": "none", "TIMELIMIT": "3", "REQUEUE": "1", "JOB_NAME": "x", "OUTPUT": "x", "WAIT": "1"}
-    settings = {**tiny_data, "PARTITION": "debug", "SIZE": "tiny", "SEQ_LENGTH": 64, "GBS": 4, "EVAL_SAMPLES": 4}
-    settings |= {"JOB_DIR": tmp_path, "DEVICE": "cpu", "SEEDS": 7, "SBATCH_ARGS": "--hold"}
-    environment = {**runs.environment(), **{f"SBATCH_{name}": value for name, value in theirs.items()}}
-
-    def submitted(**more: object) -> str:
-        arguments = runs.arguments({**settings, **more})
-        printed = cluster.ask("bash", "run_llama31.sh", *arguments, env=environment)
-        (job,) = re.findall(r"job (\d+)", printed)
-        shown = cluster.ask("scontrol", "--oneliner", "show", "job", job)
-        cluster.ask("scancel", job)
-        return shown
-
-    shown = submitted(TIME="0:10:00")
-    for field in ("Partition=debug", "TimeLimit=00:10:00", "Requeue=0", "JobName=llama31-seed7", f"StdOut={tmp_path}/"):
-        assert f" {field}" in shown
-    assert " TimeLimit=00:03:00" in submitted(SIGNAL_BEFORE_END=60), "TIME is empty"

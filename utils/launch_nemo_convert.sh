@@ -20,12 +20,23 @@ fail() {
     exit 2
 }
 
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-if [[ ! -f $here/nemo_convert.py ]]; then # sbatch runs a copy of this script, and Slurm knows of which
-    here="$(dirname "$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's/^ *Command=//p')")"
-fi
-root="$(dirname "$here")"
 (($# == 0)) || fail "unknown arguments: $*; settings go into the environment"
+[[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || fail "this is no job array: one job converts one checkpoint"
+
+# Where this checkout is. The same lines stand in launch_nemo_convert.sh and preprocess.sh.
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+if [[ ! -f $here/llama31.sh ]]; then # sbatch runs a copy of this script, and Slurm knows of which
+    script="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's/^ *Command=//p' | tail -n 1)" # a job array's show all
+    [[ $script == /* ]] || script="${SLURM_SUBMIT_DIR:-}/$script" # as sbatch --chdir leaves it
+    here="$(realpath -m -- "$(dirname -- "$script")")"
+fi
+[[ -f $here/llama31.sh ]] || fail "submit it as a file, such as sbatch utils/preprocess.sh"
+root="$(dirname "$here")"
+# shellcheck source=../llama31/slurm/environment.sh
+source "$root/llama31/slurm/environment.sh"
+unset_slurm_options_in_job
+# Until here.
+
 (: "${SRC_PATH:?set it to the directory of the Hugging Face checkpoint}") || exit 2
 (: "${DST_PATH:?set it to the directory to make}") || exit 2
 source="$(realpath -m -- "$SRC_PATH")"

@@ -31,15 +31,22 @@ fail() {
 }
 
 (($# == 0)) || fail "unknown arguments: $*; settings go into the environment"
+[[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || fail "this is no job array: --nodes=N shares the files out among N nodes"
+
+# Where this checkout is. The same lines stand in launch_nemo_convert.sh and preprocess.sh.
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 if [[ ! -f $here/llama31.sh ]]; then # sbatch runs a copy of this script, and Slurm knows of which
-    script="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's/^ *Command=//p')"
+    script="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's/^ *Command=//p' | tail -n 1)" # a job array's show all
     [[ $script == /* ]] || script="${SLURM_SUBMIT_DIR:-}/$script" # as sbatch --chdir leaves it
     here="$(realpath -m -- "$(dirname -- "$script")")"
 fi
-[[ -f $here/llama31.sh ]] || fail "submit it as a file: sbatch utils/preprocess.sh"
+[[ -f $here/llama31.sh ]] || fail "submit it as a file, such as sbatch utils/preprocess.sh"
 root="$(dirname "$here")"
-[[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || fail "this is no job array: --nodes=N shares the files out among N nodes"
+# shellcheck source=../llama31/slurm/environment.sh
+source "$root/llama31/slurm/environment.sh"
+unset_slurm_options_in_job
+# Until here.
+
 (: "${TOKENIZER_PATH:?set it to the directory of the tokenizer}") || exit 2
 (: "${MERGED_C4_PATH:?set it to the directory with the merged files}") || exit 2
 (: "${PREPROCESSED_PATH:?set it to the directory for the token files}") || exit 2

@@ -9,7 +9,7 @@ from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, failed, ok
 from llama31.errors import UserError
 from llama31.settings import Container
-from llama31.slurm import place, remote, submit
+from llama31.slurm import partitions, place, remote, submit
 
 TELLS_VERSION = 2.0  # seconds; Slurm's programs look for its settings first, wherever those may be
 
@@ -34,9 +34,8 @@ def _slurm(context: Context) -> Iterator[Finding]:
         yield troubles.NO_SLURM.found(partition=partition)
         return
     destination = submit.destination(settings)
-    question = ["sinfo", "--noheader", "--format=%R"]
     try:
-        there = remote.output(destination, question, timeout=context.patience / 2).split()
+        there = partitions.known(destination, context.patience / 2)
     except remote.Unreachable as error:
         yield from map(failed, error.lines)
         return

@@ -63,10 +63,11 @@ def of_local(run_dir: Path, *, has_steps: bool) -> str:
     return RUNNING if has_steps else "starting"
 
 
-def of_chain(jobs: Sequence[Job], job_dirs: Sequence[Path], *, has_steps: bool) -> str:
+def of_chain(run_dir: Path, jobs: Sequence[Job], job_dirs: Sequence[Path], *, has_steps: bool) -> str:
     """State of a run that was submitted.
 
     Args:
+        run_dir: Its directory.
         jobs: All of them, in their order.
         job_dirs: Those in which jobs have started ranks, in their order.
         has_steps: Some are in the metrics of the last of these.
@@ -88,8 +89,11 @@ def of_chain(jobs: Sequence[Job], job_dirs: Sequence[Path], *, has_steps: bool) 
     if job.state is None:
         return "no outcome yet; Slurm did not answer"
     how = "" if job.state.state == UNKNOWN else f": {job.state.state}"
-    if job.state.state == "FAILED":  # its script did, or the look at settings and data before the ranks
-        how += f"; see {paths.slurm_log(job.job_id)}"
+    log = run_dir / paths.slurm_log(job.job_id)
+    if (
+        job.state.state == "FAILED" and log.exists()
+    ):  # its script did, or the look at settings and data before the ranks
+        how += f"; see {log.name}"
     return f"killed{how}" if newest else f"never began{how}"
 
 

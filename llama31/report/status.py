@@ -124,7 +124,7 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
         place, now = stands[0] if stands else (run_dir, None)
         has_steps = now is not None and place == places[-1]
         if submitted:
-            state = run_state.of_chain(chain, places, has_steps=has_steps)
+            state = run_state.of_chain(run_dir, chain, places, has_steps=has_steps)
         else:
             state = run_state.of_local(run_dir, has_steps=has_steps)
         words = [run_dir.name, *([run_state.job_words(chain)] if chain else []), state]

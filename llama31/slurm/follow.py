@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama31 import paths, record
+from llama31 import paths
 from llama31.errors import UserError
 from llama31.events import FAILED, INTERRUPTED, WORST_LAST, worst
-from llama31.slurm import remote, states, submission
+from llama31.slurm import place, remote, states
 from llama31.slurm.states import PENDING, RUNNING, UNKNOWN, JobState
 from llama31.slurm.submission import Submission
 
@@ -37,9 +37,9 @@ class _Job:
     def new_lines(self) -> list[str]:
         """What its log got since the last time, in whole lines unless the job has ended."""
         # The machine that submits may not see the cluster's files.
-        place = "" if self.log.exists() else self.destination
+        where = "" if self.log.exists() else self.destination
         try:
-            printed = remote.output(place, ["tail", "-n", f"+{self.printed + 1}", str(self.log)])
+            printed = remote.output(where, ["tail", "-n", f"+{self.printed + 1}", str(self.log)])
         except UserError:  # no log yet
             return []
         *lines, rest = printed.split("\n")
@@ -96,9 +96,9 @@ def _watch(jobs: Sequence[_Job], interval: float) -> None:
 
 def _all_news(jobs: Sequence[_Job]) -> Iterator[str]:
     """What is new of all jobs; each place that took some is asked once."""
-    for place in sorted({job.destination for job in jobs}):
-        of_place = [job for job in jobs if job.destination == place]
-        now = states.states([job.job_id for job in of_place], place)
+    for destination in sorted({job.destination for job in jobs}):
+        of_place = [job for job in jobs if job.destination == destination]
+        now = states.states([job.job_id for job in of_place], destination)
         for job in of_place:
             yield from (job.title + line for line in _news(job, now[job.job_id]))
 
@@ -139,9 +139,12 @@ def _words(job_id: int, state: JobState) -> str:
 
 
 def _exit_code(run_dir: Path, last: _Job) -> int:
-    """Exit code of the run's outcome or, where the directories of its jobs are not seen here, of its last job."""
-    if run_dir.is_dir() and (job_dirs := submission.begun_dirs(run_dir)):
-        outcome = record.load_outcome(job_dirs[-1])
+    """Exit code of the run's outcome or, where no job has started ranks or that is not known, of the last job."""
+    try:
+        has_begun, outcome = place.last_outcome(run_dir, "" if run_dir.is_dir() else last.destination)
+    except UserError:
+        has_begun, outcome = False, None
+    if has_begun:
         return outcome.exit_code if outcome else FAILED
     state = last.state or JobState()
     return state.exit_code if state.state in ("COMPLETED", "FAILED") and state.exit_code in WORST_LAST else FAILED

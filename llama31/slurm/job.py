@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from llama31 import paths, preparation, ranks, record, run_directory
+from llama31 import out_of_memory, paths, preparation, ranks, record, run_directory
 from llama31.corpus.files import failures_named
 from llama31.errors import UserError
 from llama31.events import BAD_INPUT, INTERRUPTED
 from llama31.settings import names
-from llama31.slurm import arrived
+from llama31.slurm import arrived, submission
 
 LOCKS_OUTLIVE_NODES = 150  # seconds: NFS keeps the locks of a node that was lost until its lease ends, 90 s by default
 
@@ -50,7 +50,7 @@ def begin(job_dir: Path, allowed: Sequence[str]) -> int:
     with failures_named(job_dir):
         run_directory.begin(job_dir, plan, assignments, command, ranks.environment(plan.settings, os.environ))
         run_directory.name_latest(job_dir.parent)
-    print(plan.summary() + f"  seed {plan.settings.seeds}\nrun directory: {job_dir}\n", flush=True)
+    print(f"{plan.summary()}  seed {plan.settings.seeds}\n{_begins(job_dir)}", flush=True)
     return 0
 
 
@@ -62,7 +62,15 @@ def _time_is_up(_: int, __: FrameType | None) -> None:
 def end(job_dir: Path, returncode: int) -> int:
     """Says how the job ended whose ranks left srun with `returncode`."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the time limit is near, which is known
-    return run_directory.end(job_dir, record.load_settings(job_dir), returncode, "srun")
+    log = job_dir.parent / paths.slurm_log(submission.job_of(job_dir))
+    report = out_of_memory.slurm_report(log, since=_begins(job_dir))
+    settings = record.load_settings(job_dir)
+    return run_directory.end(job_dir, settings, returncode, "srun", log=log, out_of_memory=report)
+
+
+def _begins(job_dir: Path) -> str:
+    """The line of the job's log after which its ranks start."""
+    return f"run directory: {job_dir}\n"
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from llama31 import mounts, run_directory
+from llama31 import mounts, paths, record, run_directory
 from llama31.corpus.files import PARTIAL, atomic_writer, failures_named
 from llama31.errors import UserError
+from llama31.events import Outcome
 from llama31.settings import Settings
-from llama31.slurm import remote, script
+from llama31.slurm import remote, script, submission
+from llama31.typed import parse_json
 
 
 def new_directory(settings: Settings, destination: str) -> Path:
@@ -57,6 +59,31 @@ def take_back(directory: Path, files: Mapping[str, str], destination: str) -> No
         remote.output(destination, ["sh"], f'cd -- {_quoted(directory)} && rm -f -- {names} && rmdir -- "$PWD"\n')
     except UserError:  # the reason why nothing was submitted is what counts
         return
+
+
+def last_outcome(run_dir: Path, destination: str) -> tuple[bool, Outcome | None]:
+    """Whether a job has started ranks in a run directory, and the outcome of the last one that did.
+
+    The outcome is None if it was killed before it could say. Raises UserError where the directory cannot be read.
+    """
+    if not destination:
+        begun = submission.begun_dirs(run_dir)
+        return bool(begun), record.load_outcome(begun[-1]) if begun else None
+    lines = remote.output(destination, ["sh"], _outcomes(run_dir)).splitlines()
+    outcomes = {Path(name): text for name, _, text in (line.partition(" ") for line in lines)}
+    begun = submission.in_order(outcomes)
+    text = outcomes[begun[-1]] if begun else ""
+    return bool(begun), parse_json(Outcome, text, run_dir / begun[-1]) if text else None
+
+
+def _outcomes(run_dir: Path) -> str:
+    """Shell that prints a line for each job that has started ranks: its directory's name, and its outcome if any."""
+    return f"""cd -- {_quoted(run_dir)} || exit
+for file in job-*/{paths.SETTINGS}; do
+    [ -e "$file" ] || continue
+    printf '%s %s\\n' "${{file%/*}}" "$(tr -d '\\n' 2>/dev/null <"${{file%/*}}/{paths.OUTCOME}")"
+done 2>/dev/null
+"""
 
 
 def needed(settings: Settings) -> Iterator[tuple[str, str]]:

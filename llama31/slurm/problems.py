@@ -9,7 +9,7 @@ from pathlib import Path
 from llama31 import mounts, paths
 from llama31.problem import Problem, assignment
 from llama31.settings import Container, Settings
-from llama31.slurm import containers
+from llama31.slurm import containers, sbatch_options
 
 NEEDS_PARTITION = (
     "account", "time", "exclusive", "sbatch_args", "signal_before_end", "npar", "max_retries", "dependencies", "host",
@@ -17,22 +17,7 @@ NEEDS_PARTITION = (
 )  # fmt: skip
 SEPARATORS = {",": "a comma", ":": "a colon"}
 """What separates mounts on the command lines of pyxis and Apptainer, so no path to mount may hold it."""
-SAID_OTHERWISE = {
-    ("-N", "--nodes"): "NNODES says how many nodes",
-    ("-n", "--ntasks", "--ntasks-per-node"): "GPUS_PER_NODE says how many ranks a node has",
-    ("-a", "--array"): "NEXP submits several experiments",
-    ("-o", "--output", "-e", "--error", "-D", "--chdir"): "the log is looked for in the run directory",
-    ("-G", "--gpus"): "EXCLUSIVE=0 asks for GPUS_PER_NODE GPUs on each node",
-    ("-W", "--wait"): "run_llama31.sh --wait follows the jobs",
-    ("-m", "--distribution"): "ranks fill one node after the other, which the parallel layout counts on",
-    ("--gpus-per-task", "--ntasks-per-gpu", "--tres-per-task"): (
-        "a node has a rank for each of its GPUS_PER_NODE GPUs; EXCLUSIVE=0 asks for no more of them"
-    ),
-    ("--gpu-bind", "--tres-bind"): "each rank sees all GPUs of its node, and takes the one of its own number",
-}
-"""Options of sbatch that the submission itself depends on."""
 UNLIMITED = ("0", "INFINITE", "UNLIMITED")
-"""What Slurm takes for no time limit."""
 _DEPENDENCY = re.compile(r"(after|afterany|afterok|afternotok|aftercorr|afterburstbuffer|singleton)\b[\w:+,?]*")
 
 
@@ -53,39 +38,28 @@ def problems(settings: Settings) -> Iterator[Problem]:
 
 def _job(settings: Settings) -> Iterator[Problem]:
     try:
-        options = shlex.split(settings.sbatch_args)
+        yield from sbatch_options.problems(settings)
+        named = sbatch_options.last(sbatch_options.parsed(settings.sbatch_args), sbatch_options.TIME)
     except ValueError as error:
         yield Problem("sbatch_args", f"SBATCH_ARGS={settings.sbatch_args}: {error}", ("",))
-    else:
-        if options and not options[0].startswith("-"):
-            what = f"SBATCH_ARGS={settings.sbatch_args}: not an option of sbatch, such as --qos=high"
-            yield Problem("sbatch_args", what, ("",))
-        for option in options:
-            if instead := _said_otherwise(option):
-                what = f"SBATCH_ARGS={settings.sbatch_args}: leave out {option}; {instead}"
-                others = shlex.join(other for other in options if other != option)
-                yield Problem("sbatch_args", what, tuple(dict.fromkeys((others, ""))))
-    limited = settings.time and settings.time.upper() not in UNLIMITED
-    limit = seconds(settings.time) if limited else None
-    if limited and limit is None:
+        return
+    if settings.time and not is_unlimited(settings.time) and seconds(settings.time) is None:
         what = f"TIME={settings.time}: not a time limit as Slurm takes it, such as 4:00:00 or 1-12:00:00"
         yield Problem("time", what, ("",))
-    elif limit is not None and settings.signal_before_end >= limit:
+        return
+    limit = seconds(named.value if named else settings.time)
+    if limit is not None and settings.signal_before_end >= limit:
+        where = f"{shlex.join(named.words)} of SBATCH_ARGS" if named else f"TIME={settings.time}"
         yield Problem(
             "signal_before_end",
-            f"SIGNAL_BEFORE_END={settings.signal_before_end}: must be below TIME={settings.time}, which is {limit} s",
+            f"SIGNAL_BEFORE_END={settings.signal_before_end}: must be below {where}, which is {limit} s",
             (limit // 4,),
         )
 
 
-def _said_otherwise(option: str) -> str:
-    """What says what this option of sbatch says, if the submission depends on it: -N2, --nodes=2, or, as sbatch takes
-    any beginning of a name that no other has, --nod=2."""
-    short, long = option[:2], option.partition("=")[0]
-    for names, instead in SAID_OTHERWISE.items():
-        if short in names or (short == "--" and any(name.startswith(long) for name in names)):
-            return instead
-    return ""
+def is_unlimited(limit: str) -> bool:
+    """Whether Slurm takes this for no time limit."""
+    return limit.upper() in UNLIMITED
 
 
 def seconds(limit: str) -> int | None:

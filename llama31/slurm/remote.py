@@ -1,9 +1,13 @@
-"""Slurm's tools, those of this machine or, through ssh, those of another. Standard library."""
+"""Slurm's tools, those of this machine or, through ssh, those of another, without variables that change what they do.
 
-import os
+Standard library."""
+
 import shlex
+import shutil
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 from llama31.errors import UserError
 
@@ -11,11 +15,12 @@ PATIENCE = 60.0  # seconds; a Slurm controller that is busy answers late
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")  # no question, and no minutes for a host that is down
 SSH_FAILED = 255  # ssh's exit code for a failure of its own
 NOT_FOUND = 127  # a shell's exit code for a command that it does not find
-KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
-"""Variables of Slurm that say how to reach it. Others are of a job that this process is part of, or of a user's liking:
-sbatch would hand them on to the new job, whose srun goes by them, and squeue would write times in another format."""
+ENVIRONMENT = Path(__file__).with_name("environment.sh")
+FIRST_FROM_INPUT = 'IFS= read -rd "" before; eval "$before"'
+"""Shell that runs what comes before a zero byte on its standard input. The rest is left to the commands. So ssh carries
+a single line without special characters, which any login shell can pass on to bash."""
 START = "llama31-starts-here"
-"""Line that separates what a login shell prints on its own from what a command prints."""
+"""Line that separates what a shell prints on its own, as its profile makes it, from what a command prints."""
 
 
 class Unreachable(UserError):
@@ -27,7 +32,19 @@ def command(destination: str, argv: Sequence[str]) -> list[str]:
 
     There a login shell runs it, for many sites put Slurm on the PATH in /etc/profile.d or by modules.
     """
-    return [*SSH, destination, shlex.join(["bash", "-lc", shlex.join(argv)])] if destination else list(argv)
+    return _through_ssh(destination, ["bash", "-lc", shlex.join(argv)]) if destination else list(argv)
+
+
+def _through_ssh(destination: str, argv: Sequence[str]) -> list[str]:
+    """ssh that runs `argv` at `destination`, whose shell splits what ssh sends it."""
+    return [*SSH, destination, shlex.join(argv)]
+
+
+@cache
+def environment() -> str:
+    """Shell functions that unset variables which Slurm's commands take for options, to be part of other scripts."""
+    _, _, functions = ENVIRONMENT.read_text(encoding="utf-8").partition("\n")
+    return functions
 
 
 def output(
@@ -35,27 +52,24 @@ def output(
     argv: Sequence[str],
     stdin: str = "",
     timeout: float = PATIENCE,
-    unset: Collection[str] = (),
+    kept: Sequence[str] = (),
 ) -> str:
     """Standard output of `argv`, as it is, run at `destination` with `stdin` on standard input.
 
-    Here it runs without the variables in `unset`; through ssh it has those of a login there.
+    Variables that Slurm's commands take for options are unset, but for those named in `kept`: with them sbatch would do
+    something else than the settings say, and hand them to the job, and squeue would hide jobs.
     Raises UserError, in one line, where it cannot be run, fails, or takes more than `timeout` seconds.
     """
     tool = f"{argv[0]} on {destination}" if destination else argv[0]
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in unset and (name in KEPT or not name.startswith("SLURM_"))
-    }
-    marked = ["sh", "-c", f'echo {START}; exec "$@"', "sh", *argv]
+    before = f'{environment()}\nunset_slurm_options {shlex.join(kept)}\necho {START}\nexec "$@"\0'
+    shell = [FIRST_FROM_INPUT, "bash", *argv]
+    local = [shutil.which("bash") or "/bin/bash", "-c", *shell]
     try:
         done = subprocess.run(
-            command(destination, marked if destination else argv),
-            input=stdin.encode(),
+            _through_ssh(destination, ["bash", "-lc", *shell]) if destination else local,
+            input=(before + stdin).encode(),
             capture_output=True,
             timeout=timeout,
-            env=environment,
             check=False,
         )
     except FileNotFoundError:
@@ -63,12 +77,11 @@ def output(
             raise Unreachable(
                 f"HOST: ssh to {destination} is not possible, this machine has no ssh; install it"
             ) from None
-        raise UserError(f"{tool}: not found; set HOST to a machine that has it, such as a login node") from None
+        raise UserError("bash: not found; install it") from None
     except subprocess.TimeoutExpired:
         raise UserError(f"{tool}: no answer within {timeout:g} s; try again when the cluster answers") from None
     printed, errors = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
-    if destination:
-        printed = printed.partition(f"{START}\n")[2]
+    printed = printed.partition(f"{START}\n")[2]
     if done.returncode == 0:
         return printed
     said = _reason(argv[0], errors) or _reason(argv[0], printed) or f"exit code {done.returncode}"
@@ -77,8 +90,10 @@ def output(
             f"HOST: ssh {destination} fails: {said.removeprefix('ssh: ').rstrip('.')}; `ssh {destination}` must work "
             "without a question: accept the host's key once, and use a key without a password, or an agent"
         )
-    if destination and done.returncode == NOT_FOUND:
-        raise Unreachable(f"HOST: {tool} is not found; name a machine that has it, such as a login node")
+    if done.returncode == NOT_FOUND:
+        if destination:
+            raise Unreachable(f"HOST: {tool} is not found; name a machine that has it, such as a login node")
+        raise UserError(f"{tool}: not found; set HOST to a machine that has it, such as a login node")
     raise UserError(f"{tool} fails: {said}")
 
 

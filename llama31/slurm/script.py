@@ -8,7 +8,7 @@ from pathlib import Path
 from llama31 import devices, paths
 from llama31.resolve import handed_on
 from llama31.settings import Device, Settings, names, shown
-from llama31.slurm import containers
+from llama31.slurm import containers, remote
 
 TEMPLATE = Path(__file__).with_name("job.sbatch")
 
@@ -30,6 +30,7 @@ def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environmen
     image, on_gpus = settings.image, devices.device(settings) is not Device.cpu
     return template.render(
         run_dir=run_dir,
+        unset_slurm_options=remote.environment(),
         options=options(settings, run_dir),
         exports=exports(settings, environment),
         max_retries=settings.max_retries,

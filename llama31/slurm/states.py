@@ -1,12 +1,15 @@
 """What Slurm says of jobs: squeue while it knows them, sacct afterwards where there is accounting. Standard library.
 
 Without accounting Slurm forgets a job some minutes after its end (MinJobAge); then a run's own outcome is what is left.
+What the versions 22.05, 24.11 and 26.05 print is in tests/slurm_outputs.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from llama31.errors import UserError
+from llama31.events import INTERRUPTED
 from llama31.slurm import remote
 
 UNKNOWN = "UNKNOWN"
@@ -25,9 +28,15 @@ ENDED = {
     "REVOKED",
     "TIMEOUT",
 }
-FORGOTTEN = "Invalid job id specified"  # what squeue says of a single job that Slurm does not know
-SQUEUE_FIELDS = ("JobID", "State", "NodeList", "StartTime", "EndTime", "RestartCnt", "exit_code", "Reason")
+FORGOTTEN = (
+    "Invalid job id specified"  # squeue fails so for a single unknown job; of several it leaves unknown ones out
+)
+# Each command's names for the same fields, which are then read by sacct's.
+SQUEUE_FORMAT = ("JobID", "State", "NodeList", "StartTime", "EndTime", "RestartCnt", "exit_code", "Reason")
+SQUEUE_FIELDS = ("JobIDRaw", "State", "NodeList", "Start", "End", "RestartCnt", "ExitCode", "Reason")
 SACCT_FIELDS = ("JobIDRaw", "State", "NodeList", "Start", "End", "ExitCode")
+AMBIGUOUS_FOR_SACCT = (INTERRUPTED - 128,)
+"""Before 25.11 sacct takes 128 off an exit code above that, so that an interrupted run looks like bad input."""
 NOTHING = ("", "None", "NONE", "N/A", "Unknown", "None assigned")  # where Slurm has nothing to say
 
 
@@ -47,8 +56,8 @@ class JobState:
     """How often it was requeued; accounting does not say."""
     reason: str = ""
     """Why it is pending."""
-    exit_code: int = 0
-    """What its script left with, as a shell gives it: 128 + the number of a signal. 0 before its end."""
+    exit_code: int | None = None
+    """What its script left with, as a shell gives it: 128 + the number of a signal. 0 before its end; None: unknown."""
 
     @property
     def has_ended(self) -> bool:
@@ -71,7 +80,7 @@ def states(job_ids: Sequence[int], destination: str) -> dict[int, JobState]:
 
 
 def _squeue(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
-    fields = ",".join(f"{name}:|" for name in SQUEUE_FIELDS)
+    fields = ",".join(f"{name}:|" for name in SQUEUE_FORMAT)
     argv = ["squeue", "--noheader", "--states=all", _jobs(job_ids), f"--Format={fields}"]
     try:
         printed = remote.output(destination, argv)
@@ -79,19 +88,7 @@ def _squeue(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
         if FORGOTTEN in str(error):
             return {}
         raise
-    found = {}
-    for line in printed.splitlines():
-        job, state, nodes, start, end, restarts, status, reason, _ = line.split("|", len(SQUEUE_FIELDS))
-        found[int(job)] = JobState(
-            state=state,
-            nodes=_said(nodes),
-            start=_said(start),
-            end=_said(end),
-            restarts=int(restarts),
-            reason=_said(reason),
-            exit_code=_exit_code(int(status) >> 8, int(status) & 127),  # as wait() gives it
-        )
-    return found
+    return dict(_states(printed, SQUEUE_FIELDS))
 
 
 def _sacct(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
@@ -101,17 +98,30 @@ def _sacct(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
         printed = remote.output(destination, argv)
     except UserError:
         return {}
-    found = {}
+    return {
+        job: replace(state, exit_code=None if state.exit_code in AMBIGUOUS_FOR_SACCT else state.exit_code)
+        for job, state in _states(printed, SACCT_FIELDS)
+    }
+
+
+def _states(printed: str, fields: Sequence[str]) -> Iterator[tuple[int, JobState]]:
+    """Id and state of the job in each line. Lines of another form are a site's own remarks."""
     for line in printed.splitlines():
-        job, state, nodes, start, end, code_and_signal = line.split("|")
-        found[int(job)] = JobState(
-            state=state.split()[0],  # as in "CANCELLED by 1000"
-            nodes=_said(nodes),
-            start=_said(start),
-            end=_said(end),
-            exit_code=_exit_code(*map(int, code_and_signal.split(":"))),
-        )
-    return found
+        said = dict(zip(fields, line.split("|"), strict=False))
+        if len(said) == len(fields) and said["JobIDRaw"].isdecimal():
+            restarts = said.get("RestartCnt", "")
+            yield (
+                int(said["JobIDRaw"]),
+                JobState(
+                    state=said["State"].split(" ")[0] or UNKNOWN,  # as in "CANCELLED by 1000"
+                    nodes=_said(said["NodeList"]),
+                    start=_said(said["Start"]),
+                    end=_said(said["End"]),
+                    restarts=int(restarts) if restarts.isdecimal() else 0,
+                    reason=_said(said.get("Reason", "")),
+                    exit_code=_exit_code(said["ExitCode"]),
+                ),
+            )
 
 
 def _jobs(job_ids: Iterable[int]) -> str:
@@ -122,5 +132,12 @@ def _said(value: str) -> str:
     return "" if value.strip() in NOTHING else value.strip()
 
 
-def _exit_code(code: int, signum: int) -> int:
+def _exit_code(said: str) -> int | None:
+    """Exit code as a shell gives it; None for what no version known to us writes."""
+    if said.isdecimal():  # squeue up to 22.05: what wait() gives
+        code, signum = int(said) >> 8, int(said) & 127
+    elif match := re.fullmatch(r"(\d+):(\d+)", said):
+        code, signum = int(match[1]), int(match[2])
+    else:
+        return None
     return 128 + signum if signum else code

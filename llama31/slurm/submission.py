@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -77,7 +78,12 @@ def job_dirs(run_dir: Path) -> list[Path]:
     Raises UserError where the run's directory cannot be read.
     """
     with failures_named(run_dir):
-        return sorted((path for path in run_dir.iterdir() if JOB_DIR_NAME.fullmatch(path.name)), key=_numbers)
+        return in_order(run_dir.iterdir())
+
+
+def in_order(directories: Iterable[Path]) -> list[Path]:
+    """Those that jobs made, in the order in which they were begun."""
+    return sorted((path for path in directories if JOB_DIR_NAME.fullmatch(path.name)), key=_numbers)
 
 
 def begun_dirs(run_dir: Path) -> list[Path]:

@@ -14,18 +14,15 @@ from llama31.events import worst
 from llama31.plan import Plan
 from llama31.preparation import Prepared
 from llama31.settings import Settings
-from llama31.slurm import place, remote, script, submission
+from llama31.slurm import partitions, place, remote, sbatch_options, script, submission
 from llama31.slurm.problems import dependency
 from llama31.slurm.submission import Submission
 
-# Variables that win over the script with sbatch; those of UNSET_BY only where the setting is not left empty.
-ALWAYS_UNSET = (
-    "SBATCH_ARRAY_INX", "SBATCH_DISTRIBUTION", "SBATCH_EXCLUSIVE", "SBATCH_GPUS", "SBATCH_GPUS_PER_NODE",
-    "SBATCH_GPUS_PER_TASK", "SBATCH_GPU_BIND", "SBATCH_JOB_NAME", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU",
-    "SBATCH_MEM_PER_NODE", "SBATCH_NO_REQUEUE", "SBATCH_OPEN_MODE", "SBATCH_OUTPUT", "SBATCH_PARTITION",
-    "SBATCH_REQUEUE", "SBATCH_SIGNAL", "SBATCH_TRES_BIND", "SBATCH_TRES_PER_TASK", "SBATCH_WAIT",
-)  # fmt: skip
-UNSET_BY = {"account": "SBATCH_ACCOUNT", "time": "SBATCH_TIMELIMIT"}
+# Variables of sbatch that count where neither the setting nor SBATCH_ARGS says anything, and those options' names.
+OF_THE_SITE = {
+    "account": ("SBATCH_ACCOUNT", sbatch_options.ACCOUNT),
+    "time": ("SBATCH_TIMELIMIT", sbatch_options.TIME),
+}
 
 
 def destination(settings: Settings) -> str:
@@ -45,9 +42,14 @@ def sbatch(settings: Settings, directory: Path, submitted: Sequence[int]) -> lis
     return ["sbatch", *options, *([] if settings.host else [str(directory / paths.SCRIPT)])]
 
 
-def overruling(settings: Settings) -> list[str]:
-    """Variables that sbatch must not see here, for it takes them before what the script asks for."""
-    return [*ALWAYS_UNSET, *(variable for name, variable in UNSET_BY.items() if getattr(settings, name))]
+def kept_variables(settings: Settings) -> list[str]:
+    """Variables that sbatch may see, for the settings do not say the same."""
+    options = sbatch_options.parsed(settings.sbatch_args)
+    return [
+        variable
+        for setting, (variable, names) in OF_THE_SITE.items()
+        if not getattr(settings, setting) and not sbatch_options.last(options, names)
+    ]
 
 
 def preview(experiments: Sequence[Plan], directory: Path, allowed: Sequence[str]) -> str:
@@ -71,6 +73,9 @@ def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: S
     """
     preparation.check_space(experiments)
     left = [prepared for prepared in experiments if not prepared.outcome]
+    for prepared in left[:1]:  # they differ in their seeds
+        settings = prepared.plan.settings
+        partitions.check_time(settings, destination(settings), kept_variables(settings))
     print((left or experiments)[0].plan.summary(), flush=True)
     submitted, codes = [], []
     for number, prepared in enumerate(experiments, 1):
@@ -106,7 +111,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
         try:
             for _ in range(settings.npar):
                 argv = sbatch(settings, directory, submitted.jobs)
-                answer = remote.output(there, argv, text if there else "", unset=overruling(settings))
+                answer = remote.output(there, argv, text if there else "", kept=kept_variables(settings))
                 submitted = replace(submitted, jobs=[*submitted.jobs, job_id(answer)])
         finally:  # jobs that are queued are noted even where the next one is refused or the user has seen enough
             if submitted.jobs:
