@@ -267,13 +267,24 @@ def test_another_seed_than_the_checkpoints(usual: dict[str, str], root: Path) ->
     assert find(usual, *chosen).settings.seeds == "1"
 
 
-@pytest.mark.parametrize("change", ["SIZE=demo", "PRECISION=fp32"])
+@pytest.mark.parametrize("change", ["SIZE=demo", "PRECISION=fp32", "DECAY_NORMS=1"])
 def test_another_model_cannot_be_allowed(change: str, saving: dict[str, str], root: Path) -> None:
     save(saving, root, 1, 10)
     name = change.partition("=")[0]
     assert refused(saving, change)[0].startswith(f"{change}: the run has {name}=")
     with pytest.raises(UserError, match=f"--allow-change {name}: not one of "):
         identity.names_allowed([name])
+
+
+def test_a_checkpoint_that_does_not_say_whether_norms_decay(saving: dict[str, str], root: Path) -> None:
+    """Those of older versions: norms did not."""
+    file = save(saving, root, 1, 10) / store.MANIFEST
+    manifest = json.loads(file.read_text())
+    del manifest["identity"]["decay_norms"]
+    file.write_text(json.dumps(manifest))
+    assert find(saving).start.step == 10
+    (line,) = refused(saving, "DECAY_NORMS=1")
+    assert line.startswith("DECAY_NORMS=1: the run has DECAY_NORMS=0, which cannot change")
 
 
 def test_another_tokenizer(saving: dict[str, str], root: Path, tmp_path: Path) -> None:

@@ -163,6 +163,22 @@ def test_another_batch_size_from_here_on(trained: tuple[Run, Path], settings: di
     assert "GBS=8: the run has GBS=4; changed by --allow-change GBS after step 8" in departures
 
 
+def test_a_run_whose_norms_decay_resumes_exactly(settings: dict[str, Any], tmp_path: Path) -> None:
+    """All parameters are in one group of the optimizer then, also where ranks share each layer."""
+    these = {**settings, "DECAY_NORMS": 1, "GPUS_PER_NODE": 2, "TENSOR_PARALLEL_SIZE": 2, "SAVE_CKPT": 1}
+    at_once, resumed = tmp_path / "at once", tmp_path / "resumed"
+    run = run_forked({**these, "CONTINUAL_CKPT": at_once, "SAVE_EVERY": 2, "STOP_AT_STEP": 3})
+    assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
+    last, second = [checkpoint.path for checkpoint in store.listing(at_once)]
+    chosen = {"USE_CKPT": 1, "MODEL_CKPT": second, "CONTINUAL_CKPT": resumed}
+    run = run_forked({**these, **chosen, "STOP_AT_STEP": 3})
+    assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
+    ours, theirs = (checkpoints.tensors(path) for path in (store.listing(resumed)[0].path, last))
+    assert checkpoints.different(ours, theirs) == []
+    groups = {name: value for name, value in checkpoints.common(last).items() if name.endswith(".weight_decay")}
+    assert list(groups.values()) == [0.1], groups
+
+
 # Checkpoints that others made
 
 
