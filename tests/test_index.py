@@ -289,7 +289,9 @@ def test_a_skipped_part_is_in_plan_index_and_record(
 def test_no_part_with_a_sequence_is_one_line(usual: dict[str, str], with_a_short_part: Settings) -> None:
     settings = replace(with_a_short_part, train_parts="7")
     given = {**usual, "SEQ_LENGTH": SEQ_LENGTH, "SEEDS": 1, "PREPROCESSED_PATH": settings.preprocessed_path}
-    with pytest.raises(UserError, match=r"^SEQ_LENGTH=48: the training data holds no .*; SEQ_LENGTH=47 with GBS=1 works$"):
+    with pytest.raises(
+        UserError, match=r"^SEQ_LENGTH=48: the training data holds no .*; SEQ_LENGTH=47 with GBS=1 works$"
+    ):
         beforehand.main(arguments({**given, "TRAIN_PARTS": 7}))
     with pytest.raises(UserError, match=r"^SEQ_LENGTH=48: no part holds a sequence of that length: .*en_7_text_docum"):
         index_of(settings)
