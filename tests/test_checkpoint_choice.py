@@ -16,7 +16,7 @@ from checkpoints import DATA_FILE, save, settings_of
 from runs import arguments
 
 from llama31 import checks, launch, paths, preparation
-from llama31.checkpoint import identity, resume, space, start, store
+from llama31.checkpoint import identity, removal, resume, space, start, store
 from llama31.corpus.files import PARTIAL
 from llama31.errors import UserError
 from llama31.events import SUCCESS, TARGET_NOT_REACHED, Outcome
@@ -381,7 +381,7 @@ def test_which_runs_go_on_is_never_guessed(saving: dict[str, str], root: Path, m
 def test_the_newest_stay(keep: int, left: list[int], saving: dict[str, str], root: Path) -> None:
     other_run = save({**saving, "SEEDS": "8"}, root, 1, 5)
     *_, newest = [save(saving, root, 1, step) for step in (10, 20, 30, 40)]
-    store.prune(root, SEED, keep, newest)
+    removal.prune(root, SEED, keep, newest)
     assert [checkpoint.step for checkpoint in store.listing(root, SEED)] == left
     assert other_run.is_dir()
 
@@ -389,7 +389,7 @@ def test_the_newest_stay(keep: int, left: list[int], saving: dict[str, str], roo
 def test_the_one_just_saved_stays_whatever_the_names_say(saving: dict[str, str], root: Path) -> None:
     save(saving, root, 2, 90)
     newest = save(saving, root, 1, 10)
-    store.prune(root, SEED, 1, newest)
+    removal.prune(root, SEED, 1, newest)
     assert [checkpoint.path for checkpoint in store.listing(root, SEED)] == [newest]
 
 
