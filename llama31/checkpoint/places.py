@@ -20,7 +20,12 @@ def is_checkpoint(path: Path) -> bool:
     Of a path that this machine does not see, only the name counts.
     """
     contents = os.path.isfile(path / store.WEIGHTS / BACKEND) and os.path.isdir(path / store.CONTEXT)  # noqa: PTH112, PTH113 - never raise
-    return contents or Checkpoint.at(Path(_UNFINISHED.sub("", path.name))) is not None
+    return contents or Checkpoint.at(Path(_finished_name(path))) is not None
+
+
+def _finished_name(path: Path) -> str:
+    """Return a directory's name without what marks an incomplete or damaged checkpoint."""
+    return _UNFINISHED.sub("", path.name)
 
 
 def around(path: Path) -> Path | None:
@@ -50,7 +55,7 @@ def mistaken(path: Path, is_one: Callable[[Path], bool] = is_checkpoint, seed: i
     if outer and outer != real(path):
         return f"is inside the checkpoint {outer}; name that"
     with failures_named(path):
-        complete = [inner for inner in path.iterdir() if inner.is_dir() and not _UNFINISHED.search(inner.name)[0]]
+        complete = [inner for inner in path.iterdir() if inner.is_dir() and inner.name == _finished_name(inner)]
     saved = sorted(store.listing(path), key=lambda checkpoint: checkpoint.seed != seed)  # the newest first
     found = [inner for inner in (*(checkpoint.path for checkpoint in saved), *sorted(complete)) if is_one(inner)]
     found = list(dict.fromkeys(found))
