@@ -26,17 +26,6 @@ from llama31.resolve import resolve
 SEED = 7
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Directory of the run's checkpoints."""
-    return tmp_path / "my checkpoints"
-
-
-@pytest.fixture
-def saving(usual: dict[str, str], root: Path) -> dict[str, str]:
-    return {**usual, "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(root), "SEEDS": str(SEED)}
-
-
 def find(given: dict[str, str], *more: str, allowed: tuple[str, ...] = ()) -> resume.Found:
     settings = settings_of(given, *more)
     return resume.find(settings, checks.check(settings), allowed, thorough=True)

@@ -19,17 +19,6 @@ SEED = 7
 NAME = store.name(SEED, 1, 10)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Directory of checkpoints."""
-    return tmp_path / "my checkpoints"
-
-
-@pytest.fixture
-def saving(usual: dict[str, str], root: Path) -> dict[str, str]:
-    return {**usual, "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(root), "SEEDS": str(SEED)}
-
-
 def converted(path: Path) -> Path:
     """A directory that looks like a converted checkpoint."""
     (path / store.CONTEXT).mkdir(parents=True)
