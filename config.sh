@@ -84,6 +84,8 @@ export WARMUP_STEPS=""
 export ALLOCATED_SEQUENCES=163840
 # Length of the learning rate schedule in optimizer steps; STOP_AT_STEP ends a run earlier.
 export MAX_STEPS=1200000
+# Decay the weights of norms too, as the reference does; 0, as all published submissions.
+export DECAY_NORMS=0
 # Training sequences to index, where the run ends. Empty: 4 x what the reference needs with this GBS, or all.
 export SAMPLES_AVAILABLE=""
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from llama31 import devices, inputs, overlap, recompute, rules
+from llama31.checkpoint import problems as checkpoint_problems
 from llama31.corpus.token_file import bin_path
 from llama31.errors import UserError
 from llama31.estimates import memory
@@ -48,7 +49,7 @@ def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
     yield from slurm_problems.problems(settings)
     yield from names.problems(settings)
     yield from _experiments(settings)
-    misfits = [*_layout(settings), *_schedule(settings), *_checkpoints(settings)]
+    misfits = [*_layout(settings), *_schedule(settings), *checkpoint_problems.problems(settings)]
     if settings.size in SIZES:
         misfits += _model(settings)
     else:
@@ -174,30 +175,6 @@ def _schedule(settings: Settings) -> Iterator[Problem]:
             f"WARMUP_STEPS={settings.warmup_steps}",
             (rules.ALLOCATED_SEQUENCES,),
         )
-
-
-def _checkpoints(settings: Settings) -> Iterator[Problem]:
-    """Settings of checkpoints without those that they need."""
-    if settings.save_ckpt and not settings.continual_ckpt:
-        yield Problem("save_ckpt", "SAVE_CKPT=1: needs CONTINUAL_CKPT, a directory for checkpoints", (False,))
-    if settings.continual_ckpt and not settings.save_ckpt:
-        yield Problem("save_ckpt", f"CONTINUAL_CKPT={settings.continual_ckpt}: does nothing without SAVE_CKPT", (True,))
-    for name in ("use_ckpt", "from_hf"):
-        if getattr(settings, name) and not settings.model_ckpt:
-            yield Problem(name, f"{name.upper()}=1: needs MODEL_CKPT, the directory of a checkpoint", (False,))
-    starts_from_one = settings.use_ckpt or settings.from_hf
-    if settings.model_ckpt and not starts_from_one:
-        line = f"MODEL_CKPT={settings.model_ckpt}: does nothing without USE_CKPT or FROM_HF"
-        yield Problem("use_ckpt", line, (True,))
-    for name, needs, has in (
-        ("save_every", "SAVE_CKPT", settings.save_ckpt),
-        ("save_every_minutes", "SAVE_CKPT", settings.save_ckpt),
-        ("keep_last", "SAVE_CKPT", settings.save_ckpt),
-        ("start_steps", "USE_CKPT or FROM_HF", starts_from_one),
-    ):
-        value, usual = getattr(settings, name), getattr(Settings(), name)
-        if value != usual and not has:
-            yield Problem(name, f"{assignment(name, value)}: does nothing without {needs}", (usual,))
 
 
 def _model(settings: Settings) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ Standard library alone, so that a record can be kept and tested without a traine
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 # How a run ends: status and exit code
@@ -66,6 +66,8 @@ class Saved:
     path: str
     bytes: int
     seconds: float
+    stay: list[str] = field(default_factory=list)
+    """A line for each older checkpoint that should have been removed, and was not."""
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,23 @@ class Data:
         """Training sequences in one pass over all parts; Megatron cuts each part by itself."""
         return sum(part.sequences(seq_length) for part in self.train)
 
+    def skipped_parts(self, seq_length: int) -> list[TokenFile]:
+        """Training parts that hold no whole sequence; training runs as if TRAIN_PARTS did not name them."""
+        return [part for part in self.train if not part.sequences(seq_length)]
+
     def indexed_samples(self, settings: Settings) -> int:
         """Training sequences that a run can take: those that its index holds."""
         return min(settings.sample_limit, self.available_samples(settings.seq_length))
+
+
+def skipped_lines(settings: Settings, data: Data) -> Iterator[str]:
+    """Yield a line for each training part that the run skips."""
+    length = settings.seq_length
+    for part in data.skipped_parts(length):
+        yield (
+            f"{bin_path(part.prefix)}: skipped: a sequence of SEQ_LENGTH={length} takes {length + 1:,} tokens, it has "
+            f"{part.tokens:,}; the order of the other parts is the same as without it in TRAIN_PARTS"
+        )
 
 
 def vocab_size(settings: Settings, data: Data | None) -> int | None:

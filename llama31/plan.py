@@ -64,6 +64,7 @@ class Plan:
     def summary(self) -> str:
         """The plan in a few lines, for the start of a run."""
         lines = [*self._model(), *self._layout(), *self._schedule(), *self._estimates(), *self._checkpoints()]
+        lines += inputs.skipped_lines(self.settings, self.data) if self.data else ()
         lines += self._division()
         return "".join(f"  {line}\n" for line in lines)
 
@@ -134,6 +135,10 @@ class Plan:
             f"learning rate: linear to {settings.max_lr:g} at step {settings.warmup:,} "
             f"({settings.warmup * settings.gbs:,} sequences), then a cosine to {settings.end_lr:g} "
             f"at step {settings.max_steps:,}"
+        )
+        yield (
+            f"AdamW: weight decay {rules.WEIGHT_DECAY}, "
+            f"{'of norms too, as the reference' if settings.decay_norms else 'not of norms, as published submissions'}"
         )
         first = interval * max(1, -(-settings.start_eval_at // (interval * settings.gbs)))
         yield (
@@ -215,6 +220,7 @@ class Plan:
             return
         for file in (*self.data.train, self.data.validation):
             yield f"{bin_path(file.prefix)}: {file.documents:,} documents, {file.tokens:,} tokens"
+        yield from inputs.skipped_lines(self.settings, self.data)
         yield f"{self.settings.tokenizer_path}: tokenizer, {self.data.vocab_size:,} ids"
         yield f"{paths.index_root(self.settings)}: training index"
 

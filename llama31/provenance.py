@@ -43,6 +43,7 @@ def describe(
         "host": socket.gethostname(),
         **_code(),
         "data": _data(plan.settings, plan.data),
+        "skipped_parts": list(inputs.skipped_lines(plan.settings, plan.data)) if plan.data else None,
         "environment": read_by_libraries(environment),
     }
 

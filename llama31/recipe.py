@@ -11,6 +11,7 @@ from nemo.collections import llm
 from nemo.collections.common.tokenizers import AutoTokenizer
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptimizerModule
+from torch.nn import Parameter
 
 from llama31 import loggers, paths, rules
 from llama31.checkpoint.random_states import RandomStates
@@ -166,13 +167,18 @@ def precision(settings: Settings) -> run.Config[nl.MegatronMixedPrecision]:
     return mixed.bf16_mixed()
 
 
+def decay_all(name: str, parameter: Parameter) -> bool:
+    """Tell Megatron that no parameter is free of weight decay; by default it frees biases and all that is 1-D."""
+    return False
+
+
 def optimizer(settings: Settings) -> run.Config[MegatronOptimizerModule]:
     """AdamW, clipping and the schedule: linear warmup, then a cosine to the end learning rate at max_steps.
 
     NeMo counts so: the first step of w warmup steps uses 1 / (w + 1) of the base learning rate, not 0 or 1 / w; step
     w + 1 uses all of it, and step max_steps + 1 would use the end learning rate.
     """
-    return run.Config(
+    config = run.Config(
         MegatronOptimizerModule,
         config=run.Config(
             OptimizerConfig,
@@ -194,3 +200,6 @@ def optimizer(settings: Settings) -> run.Config[MegatronOptimizerModule]:
             min_lr=settings.end_lr,
         ),
     )
+    if settings.decay_norms:
+        config.no_weight_decay_cond = decay_all
+    return config

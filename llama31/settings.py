@@ -158,6 +158,8 @@ class Settings:
     """Training sequences that the run is planned for; all that it sets is the default of WARMUP_STEPS."""
     max_steps: int = rules.MAX_STEPS
     """Length of the learning rate schedule in optimizer steps; STOP_AT_STEP ends a run earlier."""
+    decay_norms: bool = False
+    """Decay the weights of norms too, as the reference does; 0, as all published submissions."""
     samples_available: int | None = None
     """Training sequences to index, where the run ends. Empty: 4 x what the reference needs with this GBS, or all."""
 

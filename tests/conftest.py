@@ -65,6 +65,18 @@ def usual(tiny_data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyP
     return {**tiny_data, **small, "JOB_DIR": str(tmp_path / "runs")}
 
 
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Directory for a run's checkpoints."""
+    return tmp_path / "my checkpoints"
+
+
+@pytest.fixture
+def saving(usual: dict[str, str], root: Path) -> dict[str, str]:
+    """Settings of such a run that saves there, of seed 7."""
+    return {**usual, "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(root), "SEEDS": "7"}
+
+
 @pytest.fixture(scope="session")
 def settings_of_trained(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Settings of runs that save."""

@@ -92,11 +92,15 @@ def run_llama31(settings: dict[str, Any], *options: str) -> Run:
     return finished(done.stdout + done.stderr, done.returncode)
 
 
+def forked_command(script: Path, *arguments: str) -> list[str | Path]:
+    """Command of a run as `llama31 run`'s whose ranks are forked and run a script."""
+    return [sys.executable, TESTS / "forked_ranks.py", "run", forked_ranks.server(), script, *arguments]
+
+
 def run_forked(settings: dict[str, Any], *options: str, script: Path = REPOSITORY / "pretrain_llama31.py") -> Run:
     """As `run_llama31`, but the ranks, which run a script, do not wait for the import of NeMo (forked_ranks.py)."""
-    begin = [sys.executable, TESTS / "forked_ranks.py", "run", forked_ranks.server(), script]
     done = subprocess.run(
-        [*begin, *options, *arguments(settings)],
+        forked_command(script, *options, *arguments(settings)),
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

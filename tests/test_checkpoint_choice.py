@@ -16,7 +16,7 @@ from checkpoints import DATA_FILE, save, settings_of
 from runs import arguments
 
 from llama31 import checks, launch, paths, preparation
-from llama31.checkpoint import identity, resume, space, start, store
+from llama31.checkpoint import identity, removal, resume, space, start, store
 from llama31.corpus.files import PARTIAL
 from llama31.errors import UserError
 from llama31.events import SUCCESS, TARGET_NOT_REACHED, Outcome
@@ -24,17 +24,6 @@ from llama31.report import reading
 from llama31.resolve import resolve
 
 SEED = 7
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Directory of the run's checkpoints."""
-    return tmp_path / "my checkpoints"
-
-
-@pytest.fixture
-def saving(usual: dict[str, str], root: Path) -> dict[str, str]:
-    return {**usual, "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(root), "SEEDS": str(SEED)}
 
 
 def find(given: dict[str, str], *more: str, allowed: tuple[str, ...] = ()) -> resume.Found:
@@ -267,13 +256,24 @@ def test_another_seed_than_the_checkpoints(usual: dict[str, str], root: Path) ->
     assert find(usual, *chosen).settings.seeds == "1"
 
 
-@pytest.mark.parametrize("change", ["SIZE=demo", "PRECISION=fp32"])
+@pytest.mark.parametrize("change", ["SIZE=demo", "PRECISION=fp32", "DECAY_NORMS=1"])
 def test_another_model_cannot_be_allowed(change: str, saving: dict[str, str], root: Path) -> None:
     save(saving, root, 1, 10)
     name = change.partition("=")[0]
     assert refused(saving, change)[0].startswith(f"{change}: the run has {name}=")
     with pytest.raises(UserError, match=f"--allow-change {name}: not one of "):
         identity.names_allowed([name])
+
+
+def test_a_checkpoint_that_does_not_say_whether_norms_decay(saving: dict[str, str], root: Path) -> None:
+    """Those of older versions: norms did not."""
+    file = save(saving, root, 1, 10) / store.MANIFEST
+    manifest = json.loads(file.read_text())
+    del manifest["identity"]["decay_norms"]
+    file.write_text(json.dumps(manifest))
+    assert find(saving).start.step == 10
+    (line,) = refused(saving, "DECAY_NORMS=1")
+    assert line.startswith("DECAY_NORMS=1: the run has DECAY_NORMS=0, which cannot change")
 
 
 def test_another_tokenizer(saving: dict[str, str], root: Path, tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_which_runs_go_on_is_never_guessed(saving: dict[str, str], root: Path, m
 def test_the_newest_stay(keep: int, left: list[int], saving: dict[str, str], root: Path) -> None:
     other_run = save({**saving, "SEEDS": "8"}, root, 1, 5)
     *_, newest = [save(saving, root, 1, step) for step in (10, 20, 30, 40)]
-    store.prune(root, SEED, keep, newest)
+    removal.prune(root, SEED, keep, newest)
     assert [checkpoint.step for checkpoint in store.listing(root, SEED)] == left
     assert other_run.is_dir()
 
@@ -378,7 +378,7 @@ def test_the_newest_stay(keep: int, left: list[int], saving: dict[str, str], roo
 def test_the_one_just_saved_stays_whatever_the_names_say(saving: dict[str, str], root: Path) -> None:
     save(saving, root, 2, 90)
     newest = save(saving, root, 1, 10)
-    store.prune(root, SEED, 1, newest)
+    removal.prune(root, SEED, 1, newest)
     assert [checkpoint.path for checkpoint in store.listing(root, SEED)] == [newest]
 
 

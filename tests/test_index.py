@@ -22,14 +22,16 @@ from built_data import SEQ_LENGTH, built, copy_of, settings_for, trained_on
 from cluster import Cluster
 from one_rank import one_rank
 from runs import REPOSITORY, arguments, environment
-from tiny import VOCABULARY
+from tiny import VOCABULARY, write_tokens
 
-from llama31 import checks, paths
+from llama31 import checks, paths, provenance
 from llama31.corpus import manifest, token_file
 from llama31.corpus.files import sha256_of
 from llama31.data import beforehand, index, order
 from llama31.errors import UserError
 from llama31.estimates import disk
+from llama31.plan import Plan
+from llama31.resolve import resolve
 from llama31.settings import Settings
 
 
@@ -249,6 +251,61 @@ def test_an_index_is_for_one_order_of_one_state_of_the_data(settings: Settings, 
     assert index_of(replace(settings, samples_available=10**9)).directory == first.directory, "the data has no more"
     os.utime(token_file.idx_path(paths.train_prefixes(settings)[0]), ns=(0, 0))
     assert index_of(settings).directory != first.directory
+
+
+@pytest.fixture
+def with_a_short_part(settings: Settings, tmp_path: Path) -> Settings:
+    """Settings for data whose part 7 is one token short of a sequence."""
+    settings = copy_of(settings, tmp_path / "data")
+    write_tokens(paths.train_prefixes(settings)[1], [[1] * 20, [2] * (SEQ_LENGTH - 20)])
+    return settings
+
+
+@pytest.mark.parametrize("parts", ["6 7", "7 6"])
+def test_a_part_shorter_than_a_sequence_is_skipped(with_a_short_part: Settings, parts: str) -> None:
+    settings, without = (replace(with_a_short_part, train_parts=value) for value in (parts, "6"))
+    assert index_of(settings) == index_of(without)
+    assert np.array_equal(trained_on(settings), trained_on(without))
+    assert list(paths.index_root(settings).iterdir()) == [index_of(without).directory]
+    data = checks.check(settings)
+    assert disk.training_index(settings, data) == disk.training_index(without, checks.check(without))
+
+
+def test_a_skipped_part_is_in_plan_index_and_record(
+    usual: dict[str, str], with_a_short_part: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = with_a_short_part
+    given = {**usual, "SEQ_LENGTH": SEQ_LENGTH, "SEEDS": 1, "PREPROCESSED_PATH": settings.preprocessed_path}
+    beforehand.main(arguments(given))
+    skipped = f"{token_file.bin_path(paths.train_prefixes(settings)[1])}: skipped: a sequence of SEQ_LENGTH=48 takes 49"
+    first, _ = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{skipped} tokens, it has 48; the order of the other parts is the same as without it")
+    resolved = resolve(arguments(given), {})
+    plan = Plan(resolved, checks.check(resolved.settings), [])
+    assert first in plan.text() and first in plan.summary()
+    assert provenance.describe(plan, [], [], {})["skipped_parts"] == [first]
+
+
+def test_no_part_with_a_sequence_is_one_line(usual: dict[str, str], with_a_short_part: Settings) -> None:
+    settings = replace(with_a_short_part, train_parts="7")
+    given = {**usual, "SEQ_LENGTH": SEQ_LENGTH, "SEEDS": 1, "PREPROCESSED_PATH": settings.preprocessed_path}
+    with pytest.raises(
+        UserError, match=r"^SEQ_LENGTH=48: the training data holds no .*; SEQ_LENGTH=47 with GBS=1 works$"
+    ):
+        beforehand.main(arguments({**given, "TRAIN_PARTS": 7}))
+    with pytest.raises(UserError, match=r"^SEQ_LENGTH=48: no part holds a sequence of that length: .*en_7_text_docum"):
+        index_of(settings)
+
+
+@pytest.mark.parametrize("parts", ["6 7", "7"])
+def test_megatrons_helper_never_gets_an_empty_part(
+    with_a_short_part: Settings, parts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("build_exhaustive_blending_indices", "build_sample_idx"):
+        monkeypatch.setattr(order.helpers, name, lambda *_: pytest.fail("it would write outside its arrays"))
+    prefixes = [str(prefix) for prefix in paths.train_prefixes(replace(with_a_short_part, train_parts=parts))]
+    with pytest.raises(AssertionError, match="a part without a sequence of 48"):
+        order.write(tmp_path, prefixes, SEQ_LENGTH, seed=1, samples=1)
 
 
 # python3 -m llama31 index

@@ -145,6 +145,13 @@ def test_the_log_says_when_evaluations_are_due(tmp_path: Path) -> None:
     assert due == {"eval_every": 640, "start_eval_at": 1280}, "check judges the cadence by this metadata"
 
 
+@pytest.mark.parametrize("decay_norms", [True, False])
+def test_the_log_says_whether_norms_decay(tmp_path: Path, decay_norms: bool) -> None:
+    described(tmp_path, Settings(decay_norms=decay_norms))
+    decay = next(r for r in records(tmp_path / "log") if r["key"] == "opt_adamw_weight_decay")
+    assert decay["metadata"]["decay_norms"] is decay_norms
+
+
 @pytest.mark.parametrize("cleared", [True, False])
 def test_cache_clear_is_true_only_if_the_caches_were_cleared(tmp_path: Path, cleared: bool) -> None:
     log = MLPerfLog(tmp_path / "log")

@@ -113,6 +113,7 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "WARMUP_STEPS": ("7", {}),
     "ALLOCATED_SEQUENCES": ("800", {}),
     "MAX_STEPS": ("5000", {}),
+    "DECAY_NORMS": ("1", {}),
     "SAMPLES_AVAILABLE": ("800", {}),
     "EVAL_EVERY": ("80", {}),
     "EVAL_SAMPLES": ("12", {}),

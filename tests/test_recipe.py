@@ -13,7 +13,7 @@ import pytest
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.common.embeddings import rope_utils
-from megatron.core.optimizer import OptimizerConfig
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig
 from megatron.core.transformer.transformer_config import TransformerConfig
 from nemo.collections import llm
 from nemo.collections.llm.gpt.model.llama import Llama31Config8B
@@ -252,19 +252,22 @@ class Chunks(list):
     ddp_config = None
 
 
+def made_with_optimizer(settings: Settings) -> tuple[torch.nn.Module, MegatronOptimizer]:
+    """A model, and its optimizer as NeMo's MegatronOptimizerModule makes it."""
+    low = settings.precision is Precision.bf16
+    model = made("tiny", 512, bf16=low)
+    ddp = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
+    wrapped = DistributedDataParallel(model.config, ddp, model.bfloat16() if low else model)
+    chunks = Chunks([SimpleNamespace(module=wrapped)])
+    condition = fiddle.build(optimizer(settings)).no_weight_decay_cond
+    config = connected(settings, CPU).optim
+    return model, setup_megatron_optimizer(chunks, config, no_weight_decay_cond=condition).mcore_optimizer
+
+
 @pytest.mark.usefixtures("rank")
 @pytest.mark.parametrize("precision", [Precision.bf16, Precision.fp32])
 def test_the_optimizer_is_the_benchmarks(precision: Precision) -> None:
-    settings = Settings(size="tiny", precision=precision)
-    config = connected(settings, CPU).optim
-    model = made("tiny", 512, bf16=precision is Precision.bf16)
-    ddp = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
-    if precision is Precision.bf16:
-        model = model.bfloat16()
-    wrapped = DistributedDataParallel(model.config, ddp, model)
-    # As NeMo's MegatronOptimizerModule makes it.
-    chunks = Chunks([SimpleNamespace(module=wrapped)])
-    built = setup_megatron_optimizer(chunks, config).mcore_optimizer
+    model, built = made_with_optimizer(Settings(size="tiny", precision=precision))
     assert built.config.clip_grad == 1.0
     (inner,) = (part.optimizer for part in built.chained_optimizers)
     assert isinstance(inner, torch.optim.AdamW), "decoupled weight decay"
@@ -275,6 +278,21 @@ def test_the_optimizer_is_the_benchmarks(precision: Precision) -> None:
         assert {weight.dtype for weight in group["params"]} == {torch.float32}, "master weights"
     norms = sum(weight.numel() for weight in model.parameters() if weight.dim() == 1)
     assert decays == {0.1: SIZES["tiny"].parameters(512) - norms, 0.0: norms}, "norms do not decay"
+
+
+@pytest.mark.usefixtures("rank")
+@pytest.mark.parametrize("decay_norms", [False, True])
+def test_a_step_without_gradients_shrinks_what_decays(decay_norms: bool) -> None:
+    settings = Settings(size="tiny", precision=Precision.fp32, decay_norms=decay_norms)
+    model, built = made_with_optimizer(settings)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    built.zero_grad()
+    assert built.step()[0]
+    for name, weight in model.named_parameters():
+        decays = decay_norms or "norm" not in name
+        expected = before[name] * (1 - settings.max_lr * 0.1) if decays else before[name]
+        assert torch.equal(weight, before[name]) is not decays, name
+        torch.testing.assert_close(weight, expected, rtol=1e-7, atol=0, msg=name)
 
 
 def test_the_optimizer_has_the_rules_of_the_benchmark() -> None:

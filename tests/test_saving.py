@@ -163,6 +163,28 @@ def test_another_batch_size_from_here_on(trained: tuple[Run, Path], settings: di
     assert "GBS=8: the run has GBS=4; changed by --allow-change GBS after step 8" in departures
 
 
+def test_a_run_whose_norms_decay_resumes_exactly(settings: dict[str, Any], tmp_path: Path) -> None:
+    """All parameters are in one group of the optimizer then, also where ranks share each layer.
+
+    The first checkpoint holds a note: pruning leaves it.
+    """
+    these = {**settings, "DECAY_NORMS": 1, "GPUS_PER_NODE": 2, "TENSOR_PARALLEL_SIZE": 2, "SAVE_CKPT": 1}
+    at_once, resumed = tmp_path / "at once", tmp_path / "resumed"
+    run = run_forked({**these, "CONTINUAL_CKPT": at_once, "SAVE_EVERY": 1, "KEEP_LAST": 0, "STOP_AT_STEP": 3})
+    assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
+    last, _, first = [checkpoint.path for checkpoint in store.listing(at_once)]
+    first = checkpoints.copy(first, resumed)
+    (first / "notes.txt").write_text("the first one")
+    run = run_forked({**these, "CONTINUAL_CKPT": resumed, "SAVE_EVERY": 1, "KEEP_LAST": 1, "STOP_AT_STEP": 3})
+    assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
+    ours, theirs = (checkpoints.tensors(path) for path in (store.listing(resumed)[0].path, last))
+    assert checkpoints.different(ours, theirs) == []
+    assert [checkpoint.step for checkpoint in store.listing(resumed)] == [3, 1]
+    assert run.printed.count(f"\n{first}: not removed, it holds what no save wrote (notes.txt)") == 2
+    groups = {name: value for name, value in checkpoints.common(last).items() if name.endswith(".weight_decay")}
+    assert list(groups.values()) == [0.1], groups
+
+
 # Checkpoints that others made
 
 

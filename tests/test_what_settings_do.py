@@ -33,6 +33,7 @@ from llama31.events import SUCCESS
 from llama31.mlperf import callback
 from llama31.model import device
 from llama31.plan import Plan
+from llama31.recipe import decay_all
 from llama31.resolve import Resolved
 from llama31.settings import (
     Container,
@@ -120,6 +121,7 @@ IN_THE_RECIPE = {
     "warmup_steps": Acts(7, {"optim.lr_scheduler.warmup_steps": 7}),
     "allocated_sequences": Acts(64_000, {"optim.lr_scheduler.warmup_steps": 64_000 // 32 // 10}),
     "max_steps": Acts(10_000, {"trainer.max_steps": 10_000, "optim.lr_scheduler.max_steps": 10_000}),
+    "decay_norms": Acts(True, {"optim.no_weight_decay_cond": decay_all}),
     "samples_available": Acts(100_000, {"data.sample_limit": 100_000}),
     "eval_every": Acts(641, {"trainer.val_check_interval": math.ceil(641 / 32)}),
     "eval_samples": Acts(96, {"data.eval_samples": 96, "trainer.limit_val_batches": 96 // 32}),

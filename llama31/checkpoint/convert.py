@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama31.checkpoint import huggingface, nemo, store
+from llama31.checkpoint import huggingface, nemo, places, store
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
 from llama31.checkpoint.nemo import NemoCheckpoint
 from llama31.corpus.files import PARTIAL, atomic_writer, failures_named, publish
@@ -58,6 +58,8 @@ def convert(source_dir: Path, destination: Path, target: Format) -> int:
 def _look(path: Path, target: Format) -> HuggingFaceCheckpoint | NemoCheckpoint:
     if not path.is_dir():
         raise UserError(f"{path}: no such directory; --source is the directory of a checkpoint")
+    if wrong := places.mistaken(path, _is_hugging_face if target == "nemo" else places.is_checkpoint):
+        raise UserError(f"{path}: {wrong}")
     if target == "nemo":
         if (path / store.WEIGHTS).is_dir() and not (path / huggingface.CONFIG).exists():
             raise UserError(f"{path}: is a NeMo checkpoint already; --to hf makes one for Hugging Face of it")
@@ -69,10 +71,16 @@ def _look(path: Path, target: Format) -> HuggingFaceCheckpoint | NemoCheckpoint:
     return nemo.look(path)
 
 
+def _is_hugging_face(path: Path) -> bool:
+    return (path / huggingface.CONFIG).is_file()
+
+
 def _prepare(source: HuggingFaceCheckpoint | NemoCheckpoint, destination: Path, partial: Path) -> None:
     """Makes the directory to work in. Raises UserError where the destination is there, or does not fit."""
     if os.path.lexists(destination):
         raise UserError(f"{destination}: exists; name a --destination that does not, or remove it")
+    if outer := places.around(places.real(destination)):
+        raise UserError(f"{destination}: is inside the checkpoint {outer}; name a --destination outside of it")
     with failures_named(partial):
         there = 0
         if partial.exists():

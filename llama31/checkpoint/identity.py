@@ -12,8 +12,11 @@ from llama31.inputs import Data
 from llama31.settings import Settings, shown, to_dict
 from llama31.sizes import SIZES
 
-# Without the first two a checkpoint cannot be read: they are its shape. The third is where the run began.
-FIXED = ("size", "precision", "from_hf")
+# Without the first two a checkpoint cannot be read: they are its shape. The third is where the run began. By the fourth
+# Megatron groups the parameters in the optimizer's state.
+FIXED = ("size", "precision", "from_hf", "decay_norms")
+BEFORE = {"decay_norms": False}
+"""Values of settings that checkpoints of older versions do not name."""
 CHANGEABLE = (
     "seq_length", "gbs", "max_lr", "min_lr", "warmup_steps", "max_steps", "samples_available", "eval_every",
     "eval_samples", "start_eval_at", "target", "train_parts", "seeds",
@@ -48,6 +51,7 @@ def changes(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], allowed: Collection[str]
 ) -> tuple[list[str], list[str]]:
     """What differs from the run's own: a line for each change, those allowed and those that are not."""
+    theirs = {**BEFORE, **theirs}
     granted, refused = [], []
     for name in (*FIXED, "shape", *ALLOWED):
         if theirs.get(name) == ours[name]:
@@ -62,7 +66,8 @@ def changes(
         elif name == "shape":
             what = f"the model is {_shape(ours[name])}: the run's is {_shape(theirs.get(name) or {})}"
         else:
-            what = f"{name.upper()}={ours[name]}: the run has {name.upper()}={theirs.get(name)}, which cannot change"
+            what = f"{name.upper()}={shown(ours[name])}: the run has {name.upper()}={shown(theirs.get(name))}"
+            what += ", which cannot change"
         if name in allowed:
             granted.append(f"{what}; changed by --allow-change {name.upper()}")
         else:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llama31.checkpoint import store, weights_only
+from llama31.checkpoint import places, removal, store, weights_only
 from llama31.checkpoint.identity import changes, identity
 from llama31.checkpoint.start import Start
 from llama31.checkpoint.store import Checkpoint, Damaged, Manifest
@@ -34,12 +34,14 @@ class Found:
     """How the run ended, if it reached its target."""
 
     def clear(self) -> Iterator[str]:
-        """Removes what killed saves left behind, and takes their names from damaged checkpoints; says so."""
+        """Removes what killed saves left behind, and takes their names from damaged checkpoints; says so.
+
+        What no save wrote stays, under another name.
+        """
         for path in self.incomplete:
-            store.remove(path)
-            yield f"{path}: removed, a save that was killed"
+            yield removal.clear(path)
         for path in self.damaged:
-            yield f"{path}: renamed {store.set_aside(path).name}; remove it when you have looked at it"
+            yield f"{path}: renamed {removal.set_aside(path).name}; remove it when you have looked at it"
 
 
 def find(settings: Settings, data: Data, allowed: Collection[str] = (), *, thorough: bool) -> Found:
@@ -101,6 +103,10 @@ def _refuse_older(settings: Settings, newest: Path, damaged: Sequence[Path]) -> 
 def _first_job(settings: Settings, data: Data, allowed: Collection[str], thorough: bool) -> Found:
     """What the settings themselves say a run starts from."""
     path = Path(settings.model_ckpt)
+    if (settings.use_ckpt or settings.from_hf) and path.is_dir():
+        seed = int(settings.seeds) if settings.seeds and settings.use_ckpt else None
+        if wrong := places.mistaken(path, seed=seed):
+            raise UserError(f"MODEL_CKPT={path}: {wrong}")
     if settings.from_hf:
         weights_only.check(settings, data)
         return Found(settings, Start(str(path), weights_only=True))

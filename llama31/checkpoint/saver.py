@@ -20,7 +20,7 @@ from lightning.pytorch import Trainer
 from nemo.lightning.io.pl import TrainerContext
 
 from llama31 import paths
-from llama31.checkpoint import store
+from llama31.checkpoint import removal, store
 from llama31.checkpoint.huggingface import CONFIG, small_files
 from llama31.checkpoint.nemo import TOKENIZER
 from llama31.checkpoint.store import Manifest
@@ -109,12 +109,14 @@ class Saver:
         newest. Raises UserError where it cannot be written.
         """
         began = time.monotonic()
+        stay: list[str] = []
         path = self.root / store.name(int(self.settings.seeds), self.job, step)
         partial = path.with_name(path.name + PARTIAL)
         first = torch.distributed.get_rank() == 0
         with _failures_told(path):
             if first:
-                shutil.rmtree(partial, ignore_errors=True)
+                if os.path.lexists(partial):
+                    print(removal.clear(partial), flush=True)
                 partial.mkdir(parents=True)
             torch.distributed.barrier()
             with _held(self._signals):
@@ -139,11 +141,11 @@ class Saver:
                 )
                 store.write_manifest(partial, manifest)
                 publish(partial, path)
-                store.prune(self.root, manifest.seed, self.settings.keep_last, path)
+                stay = removal.prune(self.root, manifest.seed, self.settings.keep_last, path)
             torch.distributed.barrier()
         self._saved_at = time.monotonic()
         size = sum(bytes_ for bytes_, _ in files.values())
-        return Saved(step, consumed_samples, str(path), size, self._saved_at - began)
+        return Saved(step, consumed_samples, str(path), size, self._saved_at - began, stay)
 
 
 def _write_context(context: TrainerContext, directory: Path) -> None:

@@ -12,9 +12,8 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from llama31.corpus.files import PARTIAL, atomic_writer, failures_named
+from llama31.corpus.files import atomic_writer, failures_named
 from llama31.errors import UserError
 from llama31.events import Outcome
 from llama31.typed import from_json
@@ -204,29 +203,3 @@ def lock(root: Path, seed: int | str, patience: float = 0) -> TextIO:
         except OSError:
             pass
         return held
-
-
-def remove(path: Path) -> None:
-    """Removes a checkpoint; if that is interrupted, what is left bears the name of an incomplete one."""
-    with failures_named(path):
-        if not path.name.endswith((PARTIAL, DAMAGED)):
-            path = path.rename(path.with_name(path.name + PARTIAL))
-        shutil.rmtree(path)
-
-
-def set_aside(path: Path) -> Path:
-    """Gives a damaged checkpoint a name of its own that is none of a checkpoint; gives that."""
-    names = (path.name + DAMAGED, *(f"{path.name}{DAMAGED}-{number}" for number in range(2, 1000)))
-    new = next(path.with_name(name) for name in names if not path.with_name(name).exists())
-    with failures_named(path):
-        path.rename(new)
-    return new
-
-
-def prune(root: Path, seed: int, keep: int, newest: Path) -> Iterable[Path]:
-    """Removes the run's checkpoints but the `keep` newest (0: none), and never `newest`; gives what it removed."""
-    older = [checkpoint.path for checkpoint in listing(root, seed) if checkpoint.path != newest]
-    superfluous = older[keep - 1 :] if keep else []
-    for path in superfluous:
-        remove(path)
-    return superfluous

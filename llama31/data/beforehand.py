@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Sequence
 
-from llama31 import devices, paths, preparation
+from llama31 import devices, inputs, paths, preparation
 from llama31.data import index
 from llama31.errors import UserError
 from llama31.estimates.units import scaled
@@ -17,12 +17,14 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises UserError for settings that cannot work, for want of seeds, and where the index cannot be built.
     """
-    resolved, _ = preparation.checked(arguments, os.environ)
+    resolved, data = preparation.checked(arguments, os.environ)
     settings = resolved.settings
     if devices.is_through_ssh(settings):
         raise UserError(f"HOST={settings.host}: the index is built where the data is; leave HOST empty there")
     if not settings.seeds:
         raise UserError("SEEDS is empty: the order of the data is the seed's, such as SEEDS=1234")
+    for line in inputs.skipped_lines(settings, data) if data else ():
+        print(line, flush=True)
     # What Megatron says, when it is imported, of parts that are not used here is nothing that a user can act on.
     warnings.simplefilter("ignore")
     logging.getLogger("megatron").setLevel(logging.ERROR)

@@ -41,7 +41,7 @@ class Index:
     root: str
     """Directory for indices."""
     prefixes: tuple[str, ...]
-    """Token files of the training parts, without extension."""
+    """Token files of the training parts that hold a whole sequence, without extension."""
     seq_length: int
     seed: int
     samples: int
@@ -49,10 +49,16 @@ class Index:
 
     @staticmethod
     def of(root: str | Path, prefixes: Iterable[str | Path], seq_length: int, seed: int, *, limit: int) -> "Index":
-        """The index of `limit` sequences, or of all where the data has fewer. Raises UserError for damaged data."""
-        parts = tuple(map(str, prefixes))
-        held = sum(token_file.summary(prefix).sequences(seq_length) for prefix in parts)
-        return Index(str(root), parts, seq_length, seed, min(limit, held))
+        """Return the index of `limit` sequences, or of all where the data has fewer.
+
+        Parts shorter than a sequence are skipped: the index is the one of the other parts. Raises UserError for damaged
+        data, and if no part holds a sequence.
+        """
+        held = {str(prefix): token_file.summary(prefix).sequences(seq_length) for prefix in prefixes}
+        parts = tuple(prefix for prefix, sequences in held.items() if sequences)
+        if not parts:
+            raise UserError(f"SEQ_LENGTH={seq_length}: no part holds a sequence of that length: {', '.join(held)}")
+        return Index(str(root), parts, seq_length, seed, min(limit, sum(held.values())))
 
     @cached_property
     def directory(self) -> Path:

@@ -50,20 +50,20 @@ class BenchmarkData(PreTrainingDataModule):
         Raises UserError where that cannot be built, is of other data, or is not seen on all nodes.
         """
         startup.reached(startup.JOINED)
-        # Where the index lies the first rank says: another node may see the files with other times.
+        # The first rank says where the index is, and of which parts: another node may see the files with other times.
         agreed: list[Any] = [None]
         if torch.distributed.get_rank() == 0:
             wanted = index.Index.of(
                 self.index_root, self.train_prefixes, self.seq_length, self.seed, limit=self.sample_limit
             )
             index.ensure(wanted)
-            agreed = [wanted.directory]
+            agreed = [(wanted.directory, wanted.prefixes)]
         torch.distributed.broadcast_object_list(agreed)
-        (directory,) = agreed
+        directory, prefixes = agreed[0]
         index.wait_for(directory)
         startup.reached(startup.INDEXED)
         self.index_mapping_dir = str(directory)
-        self._train_ds = training_set(self.train_prefixes, self.gpt_dataset_config)
+        self._train_ds = training_set(list(prefixes), self.gpt_dataset_config)
         global_batch_size = self.data_sampler.global_batch_size
         self._validation_ds = FirstSequences(
             self.validation_prefix,

@@ -42,8 +42,12 @@ def ends_file(prefix: str | Path) -> str:
 
 
 def write(directory: Path, prefixes: Sequence[str], seq_length: int, seed: int, samples: int) -> None:
-    """Writes the index of the first `samples` sequences of these parts into an empty directory."""
+    """Writes the index of the first `samples` sequences of these parts into an empty directory.
+
+    Each part holds a whole sequence: Megatron's helper writes outside its arrays when it blends an empty one.
+    """
     files = [token_file.summary(prefix) for prefix in prefixes]
+    assert all(file.sequences(seq_length) for file in files), f"a part without a sequence of {seq_length}: {prefixes}"
     taken = [samples]
     with Progress("index", 3 * 4 * sum(file.documents for file in files)) as progress:
         if len(files) > 1:

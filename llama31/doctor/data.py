@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from llama31 import devices, paths, preparation
+from llama31 import devices, inputs, paths, preparation
 from llama31.doctor import troubles
 from llama31.doctor.context import AFAR, Context
 from llama31.doctor.findings import Finding, failed, ok
@@ -21,6 +21,7 @@ def look(context: Context) -> Iterator[Finding]:
         parts, validation = context.data.train, context.data.validation
         tokens = sum(part.tokens for part in parts)
         yield ok(f"{len(parts)} training parts, {tokens:,} tokens; {validation.tokens:,} tokens of validation data")
+        yield from map(ok, inputs.skipped_lines(context.settings, context.data))
 
 
 def tokenizer(context: Context) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ def training_index(settings: Settings, data: Data) -> int:
     """
     samples = data.indexed_samples(settings)
     available = data.available_samples(settings.seq_length)
-    blend = 2 + 8 if len(data.train) > 1 else 0
+    blend = 2 + 8 if len(data.train) - len(data.skipped_parts(settings.seq_length)) > 1 else 0
     size = 0.0
     for part in data.train:
         share = part.sequences(settings.seq_length) / available

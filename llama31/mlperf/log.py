@@ -151,6 +151,7 @@ class MLPerfLog(Observer):
         metadata = {
             constants.SUBMISSION_DIVISION: {"departures": list(departures)},
             constants.EVAL_SAMPLES: {"eval_every": settings.eval_every, "start_eval_at": settings.start_eval_at},
+            constants.OPT_ADAMW_WEIGHT_DECAY: {"decay_norms": settings.decay_norms},
         }
         for key, value in values.items():
             self._mllog.event(key, value, metadata.get(key))

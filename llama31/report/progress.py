@@ -106,6 +106,8 @@ class Progress(Observer):
 
     def checkpoint_saved(self, saved: Saved) -> None:
         self._line(f"saved after step {saved.step:,}: {saved.path}, {size(saved.bytes)} in {saved.seconds:.1f} s")
+        for line in saved.stay:
+            self._line(line)
 
     def run_stopped(self, outcome: Outcome) -> None:
         if self._live:
