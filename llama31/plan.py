@@ -3,10 +3,12 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
-from llama31 import devices, inputs, overlap, paths, recompute, rules
+from llama31 import devices, inputs, overlap, paths, recompute, rules, run_tokenizer
 from llama31.checkpoint import space
 from llama31.checkpoint.start import Start
+from llama31.corpus import tokenizer
 from llama31.corpus.token_file import bin_path
 from llama31.departures import departures
 from llama31.estimates import disk, memory, speed
@@ -215,7 +217,15 @@ class Plan:
         for file in (*self.data.train, self.data.validation):
             yield f"{bin_path(file.prefix)}: {file.documents:,} documents, {file.tokens:,} tokens"
         yield f"{self.settings.tokenizer_path}: tokenizer, {self.data.vocab_size:,} ids"
+        yield from self._tokenizer()
         yield f"{paths.index_root(self.settings)}: training index"
+
+    def _tokenizer(self) -> Iterator[str]:
+        """What of the tokenizer's directory decides, and what does not."""
+        used = run_tokenizer.described(Path(self.settings.tokenizer_path))
+        yield f"its ids are those of {tokenizer.TOKENIZER_FILE} alone: SHA-256 of what decides them {used['ids_sha256']}"
+        if used["left_out"]:
+            yield f"of its configuration is left out: {', '.join(used['left_out'])}"
 
     def _division(self) -> Iterator[str]:
         found = list(
