@@ -222,10 +222,10 @@ class Plan:
 
     def _tokenizer(self) -> Iterator[str]:
         """What of the tokenizer's directory decides, and what does not."""
-        used = run_tokenizer.described(Path(self.settings.tokenizer_path))
-        yield f"its ids are those of {tokenizer.TOKENIZER_FILE} alone: SHA-256 of what decides them {used['ids_sha256']}"
-        if used["left_out"]:
-            yield f"of its configuration is left out: {', '.join(used['left_out'])}"
+        source = Path(self.settings.tokenizer_path)
+        yield f"{tokenizer.TOKENIZER_FILE} alone decides its ids; SHA-256 of what does: {tokenizer.fingerprint(source)}"
+        if left_out := run_tokenizer.left_out(source):
+            yield f"of its configuration is left out: {', '.join(left_out)}"
 
     def _division(self) -> Iterator[str]:
         found = list(

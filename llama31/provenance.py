@@ -56,8 +56,8 @@ def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
     run_dir = paths.latest_run(run_dir)
     settings, was = record.load_settings(run_dir), record.load_record(run_dir)
     now = {**_code(), "data": _data(settings, inputs.look(settings)[0])}
-    if now["data"] and was.get("data"):
-        was["data"]["tokenizer"] = identity.current(was["data"].get("tokenizer"), settings)
+    if now["data"] and isinstance(recorded := was.get("data"), dict):
+        recorded["tokenizer"] = identity.current(recorded.get("tokenizer"), settings)
     theirs, ours = (handed_on(of) for of in (was.get("environment", {}), ranks.environment(settings, os.environ)))
     changed = [f"{name}={value}" for name, value in theirs.items() if ours.get(name) != value]
     unset = [word for name in ours.keys() - theirs.keys() for word in ("-u", name)]

@@ -6,8 +6,8 @@ tokenizer.json under a configuration of ours. Standard library and orjson alone,
 """
 
 import json
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,15 +33,16 @@ def ensure(source: Path, run_dir: Path) -> Path:
     Raises UserError where `source` holds no tokenizer, or the directory cannot be written.
     """
     directory = run_dir / paths.TOKENIZER
-    partial = run_dir / f".{paths.TOKENIZER}.{os.uname().nodename}.{os.getpid()}"
-    if not directory.is_dir():
-        write(source, partial)
+    if directory.is_dir():
+        return directory
+    with failures_named(directory), tempfile.TemporaryDirectory(dir=run_dir, prefix=".") as place:
+        whole = Path(place) / paths.TOKENIZER
+        write(source, whole)
         try:
-            partial.rename(directory)
-        except OSError as error:
-            shutil.rmtree(partial)
-            if not directory.is_dir():
-                raise UserError(f"{directory}: {error.strerror}") from error
+            whole.rename(directory)
+        except OSError:
+            if not directory.is_dir():  # it is there where another rank was quicker
+                raise
     return directory
 
 
@@ -61,7 +62,11 @@ def configuration(source: Path) -> dict[str, Any]:
 
     Raises UserError where `source` holds no tokenizer, or its configuration is damaged.
     """
-    given, named, added = tokenizer.configuration(source), tokenizer.named_tokens(source), tokenizer.added_tokens(source)
+    given, named, added = (
+        tokenizer.configuration(source),
+        tokenizer.named_tokens(source),
+        tokenizer.added_tokens(source),
+    )
     kept = {name: given[name] for name, kind in KEPT.items() if type(given.get(name)) is kind}
     # transformers takes the name of a padding token from tokenizer.json itself where this file has no such entry.
     special: dict[str, str | None] = {"pad_token": None}
@@ -84,14 +89,13 @@ def left_out(source: Path) -> list[str]:
     """
     ours, added = configuration(source), tokenizer.added_tokens(source)
     named = tokenizer.named_tokens(source)
-    said: dict[str, Any] = {name: token for name, token in named.items() if token not in added}
-    for name, value in tokenizer.configuration(source).items():
-        if value is not None and name not in {*named, *tokenizer.LISTS, tokenizer.NUMBERED}:
-            said[name] = value
+    repeated = {*named, *tokenizer.LISTS, tokenizer.NUMBERED}
+    others = {name: value for name, value in tokenizer.configuration(source).items() if name not in repeated}
+    said: dict[str, Any] = {**others, **{name: token for name, token in named.items() if token not in added}}
     return [
         f"{name}={value}" if isinstance(value, str | int) and len(str(value)) <= SHOWN_LENGTH else name
         for name, value in sorted(said.items())
-        if ours.get(name) != value
+        if value is not None and ours.get(name) != value
     ]
 
 
@@ -113,8 +117,8 @@ def loading(source: Path) -> Iterator[None]:
     except Exception as error:  # the tokenizers library raises plain Exception
         reason = str(error).rpartition("Exception: ")[2].partition("\n")[0]  # which NeMo puts before it
         raise UserError(
-            f"TOKENIZER_PATH={source}: {tokenizer.TOKENIZER_FILE} cannot be loaded: {reason}; save it with the pinned "
-            "transformers, or get it again"
+            f"{tokenizer.tokenizer_file(source)}: cannot be loaded: {reason}; save it with the pinned transformers, or "
+            "get it again"
         ) from error
 
 
@@ -123,13 +127,13 @@ def check(loaded: Any, source: Path) -> None:
 
     Args:
         loaded: What transformers' AutoTokenizer gave for the directory that `ensure` or `write` made.
-        source: TOKENIZER_PATH.
+        source: The tokenizer's own directory.
     """
     ours, theirs = tokenizer.vocabulary(source), loaded.get_vocab()
     if theirs == ours and len(loaded) == len(ours):
         return
     differing = sorted(token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token))
     raise UserError(
-        f"TOKENIZER_PATH={source}: transformers makes {len(loaded):,} ids of it, {tokenizer.TOKENIZER_FILE} has "
-        f"{len(ours):,}; they differ in {', '.join(map(repr, differing[:3]))}"
+        f"{tokenizer.tokenizer_file(source)}: has {len(ours):,} ids, transformers makes {len(loaded):,} of it, which "
+        f"differ in {', '.join(map(repr, differing[:3]))}; use the pinned transformers"
     )

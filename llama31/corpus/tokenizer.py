@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from llama31.corpus.files import failures_named, sha256_of
-from llama31.corpus.tokenizer_ids import deciding
+from llama31.corpus.tokenizer_ids import deciding, unknown
 from llama31.errors import UserError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -150,15 +150,18 @@ def configuration(tokenizer_dir: str | Path) -> dict[str, Any]:
 
 
 def problems(tokenizer_dir: str | Path) -> list[str]:
-    """Lines on what no run could make right: ids that are not 0 to their number - 1, tokens that have none.
+    """Lines on what no run could make right: unknown parts, ids with gaps, tokens that have no id.
 
     Raises UserError as `vocabulary_size` and `named_tokens`.
     """
-    ids = vocabulary(tokenizer_dir)
-    found = []
+    ids, file = vocabulary(tokenizer_dir), tokenizer_file(tokenizer_dir)
+    found = [
+        f"{file}: {part} of type {kind}, which the pinned tokenizers library does not know; save it with that one"
+        for part, kind in unknown(_content(file))
+    ]
     if (number := len(set(ids.values()))) != len(ids) or {min(ids.values()), max(ids.values())} != {0, number - 1}:
         found.append(
-            f"{tokenizer_file(tokenizer_dir)}: has {len(ids):,} tokens and ids from {min(ids.values())} to "
+            f"{file}: has {len(ids):,} tokens and ids from {min(ids.values())} to "
             f"{max(ids.values()):,}; a model has a row for each id where those of the tokens are 0 to their number - 1"
         )
     for path, token, number in _numbered(Path(tokenizer_dir)):

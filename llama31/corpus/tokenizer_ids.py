@@ -1,13 +1,47 @@
 """What of a tokenizer.json decides the ids of a text, however the file was written. Standard library alone."""
 
+from collections.abc import Iterator
 from typing import Any
 
+PARTS = {
+    "normalizer": (
+        "BertNormalizer", "ByteLevel", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Prepend",
+        "Replace", "Sequence", "Strip", "StripAccents",
+    ),
+    "pre_tokenizer": (
+        "BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Digits", "FixedLength", "Metaspace", "Punctuation",
+        "Sequence", "Split", "UnicodeScripts", "Whitespace", "WhitespaceSplit",
+    ),
+    "model": ("BPE", "Unigram", "WordLevel", "WordPiece"),
+    "post_processor": ("BertProcessing", "ByteLevel", "RobertaProcessing", "Sequence", "TemplateProcessing"),
+    "decoder": (
+        "BPEDecoder", "ByteFallback", "ByteLevel", "CTC", "Fuse", "Metaspace", "Replace", "Sequence", "Strip",
+        "WordPiece",
+    ),
+}  # fmt: skip
+"""Types that each part of a tokenizer.json may be of, or be put together from, by the pinned tokenizers library."""
 LATER_FIELDS: dict[str, dict[str, Any]] = {
     "ByteLevel": {"use_regex": True},
     "Metaspace": {"split": True, "prepend_scheme": "always"},
     "Punctuation": {"behavior": "Isolated"},
 }
 """Fields that the tokenizers library writes since some version, with what it takes where an older file has none."""
+
+
+def unknown(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each part of a tokenizer.json that the pinned tokenizers library cannot read, and its type."""
+    for part, known in PARTS.items():
+        yield from ((part, kind) for kind in _types(content.get(part)) if kind not in known)
+
+
+def _types(part: Any) -> Iterator[str]:
+    """The type of a part, and those of what it is put together from."""
+    if isinstance(part, dict):
+        if isinstance(kind := part.get("type"), str):
+            yield kind
+        for inner in part.values():
+            if isinstance(inner, list):
+                yield from (kind for each in inner if isinstance(each, dict) for kind in _types(each))
 
 
 def deciding(content: dict[str, Any]) -> dict[str, Any]:
