@@ -107,14 +107,16 @@ def _numbers_in(directory: Path, name_of: Callable[[int], str]) -> list[int]:
 
 
 def _vocabulary_size(settings: Settings, found: list[str]) -> int:
-    """Ids of a tokenizer that NeMo's AutoTokenizer can load and Megatron's datasets can use."""
+    """Ids of a tokenizer that a run can use, by what its files say."""
     directory = settings.tokenizer_path
     if not _is_directory("TOKENIZER_PATH", directory, "a tokenizer in Hugging Face's format", found):
         return 0
     size = 0
     with _collected(found):
         size = tokenizer.vocabulary_size(directory)
-        if not any((Path(directory) / file).is_file() for file in ("tokenizer_config.json", "config.json")):
+        for line in tokenizer.problems(directory):
+            found.append(f"TOKENIZER_PATH={directory}: {line.removeprefix(str(Path(directory))).lstrip('/: ')}")
+        if not any((Path(directory) / file).is_file() for file in (tokenizer.CONFIG_FILE, "config.json")):
             found.append(f"TOKENIZER_PATH={directory}: holds no tokenizer_config.json; copy it from the same tokenizer")
         elif not {"eos_token", "sep_token"} & tokenizer.named_tokens(directory).keys():
             found.append(
@@ -125,7 +127,6 @@ def _vocabulary_size(settings: Settings, found: list[str]) -> int:
 
 def _check_ids(settings: Settings, files: Sequence[TokenFile], vocab_size: int) -> None:
     """Raises UserError for the first token file whose ids are not those of the tokenizer."""
-    here = tokenizer.fingerprint(settings.tokenizer_path)
     for file in files:
         path = bin_path(file.prefix)
         made = manifest.read(file.prefix)
@@ -134,7 +135,8 @@ def _check_ids(settings: Settings, files: Sequence[TokenFile], vocab_size: int) 
                 f"{manifest.manifest_path(file.prefix)}: is of {made.tokens:,} tokens in {made.documents:,} documents, "
                 f"{path.name} holds {file.tokens:,} in {file.documents:,}; remove it if the data was not made here"
             )
-        if made and made.tokenizer_sha256 != here:
+        if made and made.tokenizer_sha256 not in tokenizer.hashes(settings.tokenizer_path):
+            here = tokenizer.fingerprint(settings.tokenizer_path)
             raise UserError(
                 f"TOKENIZER_PATH={settings.tokenizer_path}: {path} was made with another tokenizer (SHA-256 of "
                 f"tokenizer.json {made.tokenizer_sha256[:12]}..., here {here[:12]}...); use that one"

@@ -3,10 +3,12 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
-from llama31 import devices, inputs, overlap, paths, recompute, rules
+from llama31 import devices, inputs, overlap, paths, recompute, rules, run_tokenizer
 from llama31.checkpoint import space
 from llama31.checkpoint.start import Start
+from llama31.corpus import tokenizer
 from llama31.corpus.token_file import bin_path
 from llama31.departures import departures
 from llama31.estimates import disk, memory, speed
@@ -222,7 +224,15 @@ class Plan:
             yield f"{bin_path(file.prefix)}: {file.documents:,} documents, {file.tokens:,} tokens"
         yield from inputs.skipped_lines(self.settings, self.data)
         yield f"{self.settings.tokenizer_path}: tokenizer, {self.data.vocab_size:,} ids"
+        yield from self._tokenizer()
         yield f"{paths.index_root(self.settings)}: training index"
+
+    def _tokenizer(self) -> Iterator[str]:
+        """What of the tokenizer's directory decides, and what does not."""
+        source = Path(self.settings.tokenizer_path)
+        yield f"{tokenizer.TOKENIZER_FILE} alone decides its ids; SHA-256 of what does: {tokenizer.fingerprint(source)}"
+        if left_out := run_tokenizer.left_out(source):
+            yield f"of its configuration is left out: {', '.join(left_out)}"
 
     def _division(self) -> Iterator[str]:
         found = list(

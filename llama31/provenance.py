@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama31 import inputs, paths, ranks, record
+from llama31 import inputs, paths, ranks, record, run_tokenizer
 from llama31.checkpoint import identity, start
 from llama31.inputs import Data
 from llama31.plan import Plan, user_command
@@ -44,6 +44,7 @@ def describe(
         **_code(),
         "data": _data(plan.settings, plan.data),
         "skipped_parts": list(inputs.skipped_lines(plan.settings, plan.data)) if plan.data else None,
+        "tokenizer": run_tokenizer.described(Path(plan.settings.tokenizer_path)) if plan.data else None,
         "environment": read_by_libraries(environment),
     }
 
@@ -56,6 +57,8 @@ def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
     run_dir = paths.latest_run(run_dir)
     settings, was = record.load_settings(run_dir), record.load_record(run_dir)
     now = {**_code(), "data": _data(settings, inputs.look(settings)[0])}
+    if now["data"] and isinstance(recorded := was.get("data"), dict):
+        recorded["tokenizer"] = identity.current(recorded.get("tokenizer"), settings)
     theirs, ours = (handed_on(of) for of in (was.get("environment", {}), ranks.environment(settings, os.environ)))
     changed = [f"{name}={value}" for name, value in theirs.items() if ours.get(name) != value]
     unset = [word for name in ours.keys() - theirs.keys() for word in ("-u", name)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llama31 import paths, provenance, record
+from llama31 import paths, provenance, record, run_tokenizer
 from llama31.checkpoint import start
 from llama31.errors import UserError
 from llama31.events import ABORTED, FAILED, Outcome
@@ -52,6 +52,7 @@ def begin(
     (run_dir / paths.RANK_LOGS).mkdir(exist_ok=True)
     record.reserve_outcome(run_dir)
     record.store_settings(run_dir, plan.settings)
+    run_tokenizer.ensure(Path(plan.settings.tokenizer_path), run_dir)
     start.store(run_dir / paths.START, plan.start)
     record.store_record(run_dir, provenance.describe(plan, arguments, ranks, environment))
     name_latest(run_dir)

@@ -4,6 +4,7 @@ All are Llama 3.1: RMSNorm, SwiGLU, grouped-query attention, RoPE with Llama 3.1
 no biases. Standard library alone, so that a plan needs no framework.
 """
 
+import math
 from dataclasses import dataclass
 
 # Llama 3.1 paper, section 3.2, and the model's published config.json; NeMo's Llama31Config8B has them too.
@@ -13,6 +14,7 @@ ROPE_FACTOR = 8.0  # by which low frequencies are stretched
 LOW_FREQUENCY_FACTOR, HIGH_FREQUENCY_FACTOR = 1.0, 4.0
 LENGTH_BEFORE_STRETCHING = 8192  # tokens
 INITIAL_DEVIATION = 0.02  # of weights, NeMo's
+VOCABULARY_UNIT = 128  # NeMo's make_vocab_size_divisible_by, for each tensor-parallel rank
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,9 @@ SIZES = {
     "tiny": Shape(layers=4, hidden_size=64, ffn_hidden_size=160, attention_heads=4, key_value_heads=2),
 }
 """Model sizes by the value of SIZE: `8b` is the benchmark's (Llama 3.1 paper, table 3)."""
+
+
+def embedding_rows(vocab_size: int, tensor_parallel_size: int) -> int:
+    """Rows of an embedding over all tensor-parallel ranks, after Megatron's padding."""
+    unit = VOCABULARY_UNIT * tensor_parallel_size
+    return math.ceil(vocab_size / unit) * unit

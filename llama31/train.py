@@ -7,10 +7,11 @@ import shutil
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from llama31 import checks, paths, record, startup
+from llama31 import checks, paths, record, run_tokenizer, startup
 from llama31.checkpoint import identity, start, store
 from llama31.departures import departures
 from llama31.errors import RunAborted, UserError
@@ -122,7 +123,7 @@ class _Run:
 
         from llama31.checkpoint.strategy import load
         from llama31.mlperf.callback import BenchmarkCallback
-        from llama31.model import device
+        from llama31.model import device, vocabulary
         from llama31.recipe import pretrain_recipe
 
         startup.reached(startup.IMPORTED)
@@ -132,14 +133,19 @@ class _Run:
                 from llama31.model.cpu import cpu_backend
 
                 stack.enter_context(cpu_backend())
-            pretrain = fiddle.build(pretrain_recipe(settings, backend, int(settings.seeds), self.run_dir, self.name))
+            source = Path(settings.tokenizer_path)
+            directory = run_tokenizer.ensure(source, self.run_dir)
+            used = replace(settings, tokenizer_path=str(directory))
+            recipe = pretrain_recipe(used, backend, int(settings.seeds), self.run_dir, self.name)
+            recipe.model.tokenizer = recipe.data.tokenizer = vocabulary.load(directory, source)
+            pretrain = fiddle.build(recipe)
             available = data.available_samples(settings.seq_length)
             saver = self._saver(settings, data, departed) if settings.save_ckpt else None
             self.callback = BenchmarkCallback(settings, self.observers, available, self.start, saver)
             if self.rank == 0:
                 self._open_records(settings, data, self.callback.last_step)
             trainer = pretrain.keywords["trainer"]
-            trainer.callbacks.append(self.callback)
+            trainer.callbacks += [vocabulary.CheckRows(settings, data.vocab_size), self.callback]
             load(trainer, self.start)
             pretrain()
         return self.callback.outcome

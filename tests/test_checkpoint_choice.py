@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from checkpoints import DATA_FILE, save, settings_of
 from runs import arguments
+from saved_tokenizers import change_ids, save_again
 
 from llama31 import checks, launch, paths, preparation
 from llama31.checkpoint import identity, removal, resume, space, start, store
-from llama31.corpus.files import PARTIAL
+from llama31.corpus.files import PARTIAL, sha256_of
 from llama31.errors import UserError
 from llama31.events import SUCCESS, TARGET_NOT_REACHED, Outcome
 from llama31.report import reading
@@ -280,9 +281,19 @@ def test_another_tokenizer(saving: dict[str, str], root: Path, tmp_path: Path) -
     save(saving, root, 1, 10)
     other = Path(shutil.copytree(saving["TOKENIZER_PATH"], tmp_path / "other tokenizer"))
     assert find(saving, f"TOKENIZER_PATH={other}").start.step == 10, "the same one elsewhere"
-    (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + "\n")
+    assert find(saving, f"TOKENIZER_PATH={save_again(other)}").start.step == 10, "the same ids"
+    change_ids(other)
     (line,) = refused(saving, f"TOKENIZER_PATH={other}")
     assert line.startswith("TOKENIZER_PATH: not the tokenizer that the run began with")
+
+
+def test_a_checkpoint_with_the_hash_of_the_tokenizers_file(saving: dict[str, str], root: Path) -> None:
+    """As they were written before: it is of the file as it was."""
+    settings = settings_of(saving)
+    tokenizer = Path(settings.tokenizer_path) / "tokenizer.json"
+    was = {**identity.identity(settings, checks.check(settings)), "tokenizer_path": sha256_of(tokenizer)}
+    save(saving, root, 1, 10, identity=was)
+    assert find(saving).start.step == 10
 
 
 def test_other_data(saving: dict[str, str], root: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The benchmark's data: what is read, and in which order."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from megatron.core.datasets.utils import Split
 from nemo.collections.common.tokenizers import AutoTokenizer
 from one_rank import one_rank
 from oracle import expected_fingerprint, windows
+from saved_tokenizers import edit
 from tiny import VOCABULARY, write_tokens
 from torch.utils.data import Dataset
 
@@ -186,6 +188,21 @@ def test_ids_that_the_tokenizer_lacks_are_refused(
     config = replace(built(settings).gpt_dataset_config, sequence_length=16, path_to_cache=str(tmp_path))
     with pytest.raises(UserError, match=message):
         training_set([str(prefix)], config)[0]
+
+
+def test_no_id_counts_as_padding(settings: Settings, tmp_path: Path) -> None:
+    """The data has none. Megatron by itself takes no loss at the pad token's id, and replaces it by 0."""
+    plain = built(settings)
+    comma = edit(Path(shutil.copytree(settings.tokenizer_path, tmp_path / "comma")), pad_token=",")
+    padding = built(replace(settings, tokenizer_path=str(comma)))
+    number = padding.tokenizer.pad_id
+    assert number == plain.tokenizer.token_to_id(",")
+    for ours, theirs in ((padding._train_ds, plain._train_ds), (padding._validation_ds, plain._validation_ds)):
+        items = [ours[i] for i in range(settings.eval_samples)]
+        assert sum(int((item["tokens"] == number).sum()) for item in items) > 10, "the data has that id"
+        for i, item in enumerate(items):
+            assert all(torch.equal(item[name], theirs[i][name]) for name in ("tokens", "labels", "loss_mask"))
+            assert item["loss_mask"].all()
 
 
 def test_the_tokenizers_ids_are_counted_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

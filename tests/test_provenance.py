@@ -11,6 +11,7 @@ import pytest
 from runs import arguments, environment
 
 from llama31 import launch, local, paths, preparation, provenance, record
+from llama31.corpus.files import sha256_of
 from llama31.errors import UserError
 from llama31.report import summary
 from llama31.resolve import resolve
@@ -44,6 +45,15 @@ def test_nothing_changed(run_dir: Path) -> None:
     assert words[:2] == ["bash", str(paths.REPOSITORY / "run_llama31.sh")]
     again = preparation.with_absolute_paths(resolve(words[2:], {})).settings
     assert again == record.load_settings(run_dir), "the seed that was drawn included"
+
+
+def test_a_record_with_the_hash_of_the_tokenizers_file(run_dir: Path) -> None:
+    """As records were before."""
+    described = json.loads((run_dir / paths.RECORD).read_text())
+    tokenizer = Path(record.load_settings(run_dir).tokenizer_path) / "tokenizer.json"
+    described["data"]["tokenizer"] = sha256_of(tokenizer)
+    (run_dir / paths.RECORD).write_text(json.dumps(described))
+    (_,) = provenance.replay(run_dir)
 
 
 def test_settings_that_are_exported_now_do_not_change_it(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

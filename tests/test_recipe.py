@@ -34,11 +34,12 @@ from llama31.model.attention import ScaledDotProductAttention
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
 from llama31.model.seed import SeedWeights
+from llama31.model.vocabulary import CheckRows
 from llama31.overlap import Overlap
 from llama31.recipe import optimizer, pretrain_recipe
 from llama31.resolve import from_dict
 from llama31.settings import Device, Precision, Settings
-from llama31.sizes import SIZES
+from llama31.sizes import SIZES, embedding_rows
 
 VOCABULARY = 128_256  # Llama 3.1's tokenizer
 
@@ -529,6 +530,17 @@ def test_the_whole_recipe_can_be_built(tiny_data: dict[str, str], tmp_path: Path
     assert (data.num_workers, data.pin_memory, data.create_attention_mask) == (0, False, False)
     assert built["model"].config.seq_length == 64
     assert built["model"].tokenizer.vocab_size == built["data"].tokenizer.vocab_size == 512
+
+
+def test_rows_that_the_plan_does_not_say() -> None:
+    """On each rank, which holds its share of them."""
+    module = torch.nn.Module()
+    module.word_embeddings = torch.nn.Embedding(embedding_rows(500, 2) // 2, 4)
+    settings = from_dict({"tensor_parallel_size": 2})
+    CheckRows(settings, 500).on_train_start(SimpleNamespace(), module)
+    with pytest.raises(UserError, match=r"word_embeddings\.weight: has 512 rows, 513 ids need 768") as error:
+        CheckRows(settings, 513).on_train_start(SimpleNamespace(), module)
+    assert len(error.value.lines) == 1
 
 
 # Devices

@@ -16,6 +16,7 @@ import pytest
 import weights_and_biases
 from pages import Page
 from runs import TESTS, Run, run_forked, run_llama31, stopped_by
+from saved_tokenizers import as_transformers_5_saves_it
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
 from llama31 import paths, provenance, record, rules, startup
@@ -63,9 +64,11 @@ def assert_aborted(run: Run, exit_code: int, *words: str) -> None:
     assert logged(run)[-1] == ("run_stop", "aborted")
 
 
-def test_target_reached(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_target_reached(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a tokenizer that only transformers 5 itself can load."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    run = run_llama31({**settings, "GPUS_PER_NODE": 2, "TARGET": 6.5, "WANDB": 1})
+    saved = as_transformers_5_saves_it(Path(settings["TOKENIZER_PATH"]), tmp_path / "of transformers 5")
+    run = run_llama31({**settings, "TOKENIZER_PATH": saved, "GPUS_PER_NODE": 2, "TARGET": 6.5, "WANDB": 1})
     assert run.exit_code == 0, run.printed + run.logs()
     evaluations = run.events("evaluation")
     assert [event["step"] for event in evaluations] == [3], "stops at the first evaluation at or below the target"

@@ -38,6 +38,12 @@ def identity(settings: Settings, data: Data) -> dict[str, Any]:
     }
 
 
+def current(recorded: str | None, settings: Settings) -> str | None:
+    """A tokenizer's hash on record as it is recorded now, if it is of TOKENIZER_PATH; else itself."""
+    ours = tokenizer.hashes(settings.tokenizer_path)
+    return ours[0] if recorded in ours else recorded
+
+
 def _data_file(file: Any) -> str:
     """A token file by its manifest, or where it has none by its counts."""
     path = manifest.manifest_path(file.prefix)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llama31.checkpoint import places, removal, store, weights_only
-from llama31.checkpoint.identity import changes, identity
+from llama31.checkpoint.identity import TOKENIZER, changes, current, identity
 from llama31.checkpoint.start import Start
 from llama31.checkpoint.store import Checkpoint, Damaged, Manifest
 from llama31.corpus.files import PARTIAL
@@ -136,7 +136,8 @@ def _read(path: Path, thorough: bool) -> Manifest:
 def _going_on(settings: Settings, data: Data, allowed: Collection[str], path: Path, manifest: Manifest) -> Found:
     """Going on from a good checkpoint, if it is of the run that the settings describe."""
     settings = replace(settings, seeds=settings.seeds or str(manifest.seed))
-    granted, refused = changes(manifest.identity, identity(settings, data), allowed)
+    theirs = {**manifest.identity, TOKENIZER: current(manifest.identity.get(TOKENIZER), settings)}
+    granted, refused = changes(theirs, identity(settings, data), allowed)
     if settings.start_steps not in (0, manifest.step):
         refused.append(f"START_STEPS={settings.start_steps}: the checkpoint is of step {manifest.step}")
     if refused:

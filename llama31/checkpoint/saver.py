@@ -21,8 +21,6 @@ from nemo.lightning.io.pl import TrainerContext
 
 from llama31 import paths
 from llama31.checkpoint import removal, store
-from llama31.checkpoint.huggingface import CONFIG, small_files
-from llama31.checkpoint.nemo import TOKENIZER
 from llama31.checkpoint.store import Manifest
 from llama31.checkpoint.trust import read_table
 from llama31.corpus.files import PARTIAL, publish
@@ -149,21 +147,9 @@ class Saver:
 
 
 def _write_context(context: TrainerContext, directory: Path) -> None:
-    """Writes NeMo's record of the trainer and the model, and the tokenizer's files, into a new directory.
-
-    NeMo copies all that lies beside the tokenizer, be it weights, and fails at a directory; so it gets a copy.
-    """
-    copied = directory.with_name(TOKENIZER)
-    copied.mkdir()
-    context.__io__ = deepcopy(context.__io__)  # the run's own tokenizer shares it
-    tokenizer = context.__io__.model.tokenizer
-    source = Path(tokenizer.pretrained_model_name)
-    for file in (*small_files(source), source / CONFIG):  # which names the tokenizer's class if nothing else does
-        if file.is_file():
-            shutil.copyfile(file, copied / file.name)
-    tokenizer.pretrained_model_name = str(copied)
+    """Writes NeMo's record of the trainer and the model, and the run's tokenizer, into a new directory."""
+    context.__io__ = deepcopy(context.__io__)  # where NeMo notes the copy's place; the run's own tokenizer shares it
     context.io_dump(directory, yaml_attrs=["model"])
-    shutil.rmtree(copied)
 
 
 @contextmanager

@@ -34,12 +34,15 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.nn.functional import pad
 
+from llama31 import run_tokenizer
 from llama31.checkpoint import mapping, megatron, metadata
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
 from llama31.checkpoint.nemo import NOTES, TOKENIZER
 from llama31.checkpoint.store import CONTEXT, WEIGHTS
+from llama31.corpus import tokenizer
 from llama31.corpus.files import atomic_writer, failures_named
 from llama31.errors import UserError
+from llama31.model import vocabulary
 
 CONTENT = {"singleton_local_shards": False}  # how the keys are made, for Megatron's load
 
@@ -87,22 +90,29 @@ def _write_context(source: HuggingFaceCheckpoint, destination: Path) -> None:
     context, files = destination / CONTEXT, destination / TOKENIZER
     for directory in (context, files):
         shutil.rmtree(directory, ignore_errors=True)  # of a run that was interrupted
+    loaded = _tokenizer(source, files)
+    model = llm.LlamaModel(fiddle.build(config), tokenizer=loaded)
+    trainer = nl.Trainer(accelerator="cpu", devices=1, strategy=nl.MegatronStrategy(ckpt_async_save=False))
+    with failures_named(context):
+        TrainerContext(model=model, trainer=trainer, extra={}).io_dump(context, yaml_attrs=["model"])
+        if loaded:
+            shutil.rmtree(files)  # NeMo has copied them
+        else:
+            files.rename(context / TOKENIZER)
+
+
+def _tokenizer(source: HuggingFaceCheckpoint, files: Path) -> AutoTokenizer | None:
+    """The tokenizer, as a run has it, whose files are written to `files`; None where the source has none."""
+    if source.tokenizer_ids:
+        if "auto_map" in tokenizer.configuration(source.path):
+            raise UserError(f"{source.path}: NeMo cannot load its tokenizer: auto_map names code of its own")
+        run_tokenizer.write(source.path, files)
+        return vocabulary.load(files, source.path)
     with failures_named(files):
         files.mkdir()
         for file in source.small_files():
             shutil.copyfile(file, files / file.name)
-    try:
-        tokenizer = AutoTokenizer(str(files)) if source.tokenizer_ids else None
-    except ValueError as error:  # one that needs code of its own, for instance
-        raise UserError(f"{source.path}: NeMo cannot load its tokenizer: {str(error).splitlines()[0]}") from error
-    model = llm.LlamaModel(fiddle.build(config), tokenizer=tokenizer)
-    trainer = nl.Trainer(accelerator="cpu", devices=1, strategy=nl.MegatronStrategy(ckpt_async_save=False))
-    with failures_named(context):
-        TrainerContext(model=model, trainer=trainer, extra={}).io_dump(context, yaml_attrs=["model"])
-        if tokenizer:
-            shutil.rmtree(files)  # NeMo has copied them
-        else:
-            files.rename(context / TOKENIZER)
+    return None
 
 
 class _Strategy(SaveShardedStrategy):

@@ -1,6 +1,5 @@
 """What speaks against starting from a checkpoint's weights alone (FROM_HF). Standard library and PyYAML alone."""
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +11,11 @@ from llama31.corpus import tokenizer
 from llama31.errors import UserError
 from llama31.inputs import Data
 from llama31.settings import Settings
+from llama31.sizes import embedding_rows
 
 # What weights do not depend on: Megatron computes RoPE for any length, and nothing is initialized.
 FREE = ("max_position_embeddings", "initializer_range")
 COMMON = f"{store.WEIGHTS}/common.pt"
-ROWS = 128  # of an embedding, on each tensor-parallel rank: Megatron pads the vocabulary to multiples of it
 
 
 def check(settings: Settings, data: Data) -> None:
@@ -46,8 +45,7 @@ def _differences(theirs: Architecture, ours: Architecture, settings: Settings) -
     for name in dict.fromkeys((*wanted, *found)):
         if name not in (*FREE, "vocab_size") and found.get(name) != wanted.get(name):
             yield f"has {name} {found.get(name)}, SIZE={settings.size} has {wanted.get(name)}"
-    multiple = ROWS * settings.tensor_parallel_size
-    padded = math.ceil(ours.vocab_size / multiple) * multiple
+    padded = embedding_rows(ours.vocab_size, settings.tensor_parallel_size)
     if not ours.vocab_size <= theirs.vocab_size <= padded:
         yield (
             f"has vocab_size {theirs.vocab_size}, TOKENIZER_PATH={settings.tokenizer_path} has {ours.vocab_size} ids "

@@ -10,7 +10,7 @@ from llama31.corpus import checkpoint, documents, manifest
 from llama31.corpus.files import failures_named, sha256_of
 from llama31.corpus.manifest import Manifest, manifest_path
 from llama31.corpus.token_file import TokenFile, bin_path, idx_path, summary
-from llama31.corpus.tokenizer import end_of_text, fingerprint
+from llama31.corpus.tokenizer import end_of_text, fingerprint, hashes
 from llama31.errors import UserError
 
 
@@ -68,7 +68,7 @@ class Job:
                 raise UserError(f"{there[0]}: is there, and nothing tells how it was made; remove it or name another")
             return None
         for name, value in identity.items():
-            if getattr(made, name) != value:
+            if getattr(made, name) not in (hashes(self.tokenizer_dir) if name == "tokenizer_sha256" else (value,)):
                 other = f"{name}={getattr(made, name)}, now {value}"
                 raise UserError(f"{manifest_path(self.prefix)}: made otherwise: {other}; remove it or name another")
         if not there:

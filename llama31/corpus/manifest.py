@@ -22,7 +22,7 @@ class Manifest:
     json_key: str
     """Key of the text in an input's record."""
     tokenizer_sha256: str
-    """SHA-256 of the tokenizer's tokenizer.json."""
+    """Hash of the tokenizer, by what decides its ids; see `tokenizer.hashes`."""
     vocabulary_size: int
     """Largest id of that tokenizer + 1."""
     append_eod: bool

@@ -11,7 +11,7 @@ from llama31.corpus.manifest import Manifest, manifest_path
 from llama31.corpus.progress import Progress
 from llama31.corpus.token_file import TokenFile, TokenType, bin_path, idx_path, summary
 from llama31.corpus.token_scan import Scan, scan
-from llama31.corpus.tokenizer import fingerprint, vocabulary_size
+from llama31.corpus.tokenizer import hashes, vocabulary_size
 from llama31.errors import UserError
 
 ENDS = (".bin", ".idx", ".manifest.json")
@@ -24,15 +24,15 @@ class Vocabulary:
 
     size: int
     """Largest id + 1."""
-    sha256: str
-    """Of tokenizer.json."""
+    hashes: Sequence[str]
+    """That its data may have on record; see `tokenizer.hashes`."""
     source: str
     """Where this is known from."""
 
     @staticmethod
     def of(tokenizer_dir: Path) -> "Vocabulary":
         """A tokenizer's. Raises UserError where the directory holds none."""
-        return Vocabulary(vocabulary_size(tokenizer_dir), fingerprint(tokenizer_dir), str(tokenizer_dir))
+        return Vocabulary(vocabulary_size(tokenizer_dir), hashes(tokenizer_dir), str(tokenizer_dir))
 
 
 @dataclass
@@ -103,7 +103,7 @@ def _read_through(verdict: Verdict, file: TokenFile, given: Vocabulary | None, p
         verdict.doubts += error.lines
     vocabulary = given
     if made and not given:
-        vocabulary = Vocabulary(made.vocabulary_size, made.tokenizer_sha256, "manifest")
+        vocabulary = Vocabulary(made.vocabulary_size, (made.tokenizer_sha256,), "manifest")
     largest_right = min(vocabulary.size if vocabulary else file.token_type.limit, file.token_type.limit) - 1
     found = scan(file, largest_right, made is not None, progress)
     verdict.largest_id = found.largest_id
@@ -140,7 +140,7 @@ def _differences(file: TokenFile, made: Manifest, found: Scan, vocabulary: Vocab
         for name, fact in facts.items()
         if getattr(made, name) != fact
     ]
-    if vocabulary and made.tokenizer_sha256 != vocabulary.sha256:
+    if vocabulary and made.tokenizer_sha256 not in vocabulary.hashes:
         lines.append(f"{path}: the data was made with another tokenizer than {vocabulary.source}")
     return lines
 

@@ -8,6 +8,7 @@ size and layout.
 import hashlib
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from torch.utils.data import Dataset
 from llama31.corpus import token_file
 from llama31.data import order
 from llama31.errors import UserError
+
+NO_ID = -1
 
 
 def fingerprint(tokens: np.ndarray) -> int:
@@ -42,7 +45,15 @@ def check_ids(tokens: np.ndarray, vocab_size: int, source: str | Path) -> None:
 
 
 class TrainingSequences(GPTDataset):
-    """Megatron's training set over an index of ours; it never hands on an id that the model has no row for."""
+    """Megatron's training set over an index of ours; it never hands on an id that the model has no row for.
+
+    Every id of a sequence is trained on: the data has no padding, so the tokenizer's id for it may be one of a text.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any):
+        super().__init__(*arguments, **keywords)
+        # Megatron takes no loss at this id and replaces it by 0; it takes the tokenizer's pad token where there is one.
+        self._pad_token_id = NO_ID
 
     def __len__(self) -> int:
         return len(self.shuffle_index)

@@ -1,9 +1,10 @@
 """The settings, the token files and the tokenizer: what a run itself would refuse, and more where it is asked for."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from llama31 import devices, inputs, paths, preparation
+from llama31 import devices, inputs, paths, preparation, run_tokenizer
 from llama31.doctor import troubles
 from llama31.doctor.context import AFAR, Context
 from llama31.doctor.findings import Finding, failed, ok
@@ -25,13 +26,18 @@ def look(context: Context) -> Iterator[Finding]:
 
 
 def tokenizer(context: Context) -> Iterator[Finding]:
-    """On each node: that it can be loaded, and turns text into ids."""
-    from llama31.corpus.encoder import Exact  # here, so that a missing package is a failure of this check alone
+    """On each node: that it can be loaded as the ranks load it, and turns text into ids."""
+    from transformers import AutoTokenizer  # here, so that a missing package is a failure of this check alone
 
     if context.data:  # else a line says already what is wrong
-        loaded = Exact(context.settings.tokenizer_path)
-        ids, _ = loaded.encode([SAMPLE])
-        yield ok(f"{context.settings.tokenizer_path}: loads; {loaded.ids:,} ids, {len(ids)} for {len(SAMPLE)} letters")
+        source = Path(context.settings.tokenizer_path)
+        with tempfile.TemporaryDirectory() as directory:
+            copy = run_tokenizer.ensure(source, Path(directory))
+            with run_tokenizer.loading(source):
+                loaded = AutoTokenizer.from_pretrained(copy)
+        run_tokenizer.check(loaded, source)
+        ids = loaded.encode(SAMPLE, add_special_tokens=False)
+        yield ok(f"{source}: loads; {len(loaded):,} ids, {len(ids)} for {len(SAMPLE)} letters")
 
 
 def verified(context: Context) -> Iterator[Finding]:

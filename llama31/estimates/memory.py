@@ -19,9 +19,8 @@ from llama31.estimates.gpus import GB
 from llama31.layout import Layout
 from llama31.recompute import chunk_layers, fuller
 from llama31.settings import Precision, RecomputeGranularity, RecomputeMethod, Settings
-from llama31.sizes import SIZES
+from llama31.sizes import SIZES, embedding_rows
 
-VOCABULARY_UNIT = 128  # NeMo's make_vocab_size_divisible_by, for each tensor-parallel rank
 FP32 = 4  # bytes
 ALLOWANCE = 5 * GB
 """For what is not counted: CUDA's context, buffers of NCCL, workspaces, gaps between allocations. Not measured."""
@@ -67,15 +66,9 @@ def parameters(settings: Settings, vocab_size: int, stage: int) -> int:
     """
     shape, tensor, last = SIZES[settings.size], settings.tensor_parallel_size, settings.pipeline_parallel_size - 1
     layer = shape.layer_matrices // tensor + shape.layer_norms
-    embedding = _padded(vocab_size, tensor) // tensor * shape.hidden_size
+    embedding = embedding_rows(vocab_size, tensor) // tensor * shape.hidden_size
     layers = shape.layers // settings.pipeline_parallel_size * layer
     return layers + (embedding if stage == 0 else 0) + (embedding + shape.hidden_size if stage == last else 0)
-
-
-def _padded(vocab_size: int, tensor: int) -> int:
-    """Rows of the embeddings over all tensor-parallel ranks, after Megatron's padding."""
-    unit = VOCABULARY_UNIT * tensor
-    return math.ceil(vocab_size / unit) * unit
 
 
 def of_stage(settings: Settings, vocab_size: int, stage: int) -> Memory:
@@ -164,7 +157,7 @@ def _logits(settings: Settings, vocab_size: int, number: int) -> int:
     """
     tensor = settings.tensor_parallel_size
     norm = 2 * number * SIZES[settings.size].hidden_size // _norm_ranks(settings)
-    return norm + _padded(vocab_size, tensor) // tensor * (FP32 + (number if number < FP32 else 0))
+    return norm + embedding_rows(vocab_size, tensor) // tensor * (FP32 + (number if number < FP32 else 0))
 
 
 def smaller(settings: Settings, vocab_size: int, there: int) -> list[dict[str, Any]]:

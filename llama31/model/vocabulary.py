@@ -1,0 +1,46 @@
+"""The vocabulary on each rank: that transformers, NeMo and Megatron make of it what the plan says."""
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from nemo.collections.common.tokenizers import AutoTokenizer
+
+from llama31 import run_tokenizer
+from llama31.errors import UserError
+from llama31.settings import Settings
+from llama31.sizes import embedding_rows
+
+EMBEDDINGS = ("word_embeddings.weight", "output_layer.weight")  # ends of the names of those a pipeline rank may have
+
+
+def load(directory: Path, source: Path) -> AutoTokenizer:
+    """Loads a run's tokenizer. Raises UserError, one line, where that fails or gives other ids than the plan has.
+
+    Args:
+        directory: What `run_tokenizer` made of `source`.
+        source: TOKENIZER_PATH.
+    """
+    with run_tokenizer.loading(source):
+        loaded = AutoTokenizer(str(directory))
+    run_tokenizer.check(loaded.tokenizer, source)
+    return loaded
+
+
+class CheckRows(Callback):
+    """Raises UserError, before the first step, unless the model's embeddings have the rows that the plan says.
+
+    Args:
+        settings: Checked settings.
+        vocab_size: Ids of the tokenizer.
+    """
+
+    def __init__(self, settings: Settings, vocab_size: int):
+        self.tensor_ranks = settings.tensor_parallel_size
+        self.vocab_size = vocab_size
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts the rows of this rank's embeddings."""
+        right = embedding_rows(self.vocab_size, self.tensor_ranks)
+        for name, parameter in pl_module.named_parameters():
+            if name.endswith(EMBEDDINGS) and (rows := parameter.shape[0] * self.tensor_ranks) != right:
+                raise UserError(f"{name}: has {rows:,} rows, {self.vocab_size:,} ids need {right:,}")
