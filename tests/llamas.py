@@ -95,7 +95,11 @@ def edit_config(directory: Path, **fields: Any) -> None:
 def add_tensors(directory: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Adds tensors to the first file of a checkpoint, or replaces them there."""
     file = min(directory.glob("*.safetensors"))
-    save_file({**load_file(file), **tensors}, file, metadata={"format": "pt"})
+    save_file(
+        {**load_file(file), **{name: tensor.clone() for name, tensor in tensors.items()}},
+        file,
+        metadata={"format": "pt"},
+    )
 
 
 def frequencies(head_size: int, rope: dict[str, Any]) -> torch.Tensor:
