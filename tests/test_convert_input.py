@@ -143,6 +143,17 @@ def header_is_no_json(source: Path) -> str:
     return f"{source / SHARD}: no safetensors file: its header cannot be read"
 
 
+def header_with_another_size(source: Path) -> str:
+    content = (source / SHARD).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    first = min((entry for name, entry in header.items() if name != "__metadata__"), key=lambda of: of["data_offsets"])
+    first["data_offsets"][0] = 2
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+    (source / SHARD).write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    return f"{source / SHARD}: no safetensors file: its header cannot be read"
+
+
 def other_shape(source: Path) -> str:
     return change(source, "model.norm.weight", torch.ones(63, dtype=torch.bfloat16), "has shape [63]; config.json asks")
 
@@ -229,6 +240,7 @@ SPOILT = [
     truncated_in_the_header,
     empty,
     header_is_no_json,
+    header_with_another_size,
     other_shape,
     other_type,
     mixed_types,

@@ -1,4 +1,4 @@
-"""Fields of a checkpoint's configuration, checked as they are read. Standard library alone."""
+"""Fields of a checkpoint's configuration, checked as they are read. Standard library only."""
 
 import math
 from collections.abc import Mapping

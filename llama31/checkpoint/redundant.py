@@ -1,4 +1,4 @@
-"""Tensors in a checkpoint of Hugging Face that repeat what is known without them. Standard library alone.
+"""Tensors in a checkpoint of Hugging Face that repeat what is known without them. Standard library only.
 
 Llama 2's own files hold RoPE's frequencies in each layer, which transformers computes today. Files of tied models may
 hold the output layer beside the embedding, whose weights it uses. Both are left out if they hold what they should.

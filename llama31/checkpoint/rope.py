@@ -1,4 +1,4 @@
-"""Rotary position embedding (RoPE) in config.json, of transformers 4 and 5. Standard library alone.
+"""Rotary position embedding (RoPE) in config.json, of transformers 4 and 5. Standard library only.
 
 transformers 4 writes `rope_theta` and `rope_scaling`; it ignores `rope_parameters` without a warning. transformers 5
 writes all in `rope_parameters`, and reads the older fields too. A file may hold both, as one of transformers 5 that

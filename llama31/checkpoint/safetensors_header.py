@@ -1,4 +1,4 @@
-"""The header of a safetensors file: its tensors, and where they are. Standard library alone."""
+"""The header of a safetensors file: its tensors, and where they are. Standard library only."""
 
 import json
 import math
@@ -48,11 +48,12 @@ def read_header(file: Path) -> dict[str, Stored]:
         text = stream.read(length)
     try:
         header = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
-        expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        offsets = {name: entry["data_offsets"] for name, entry in header.items()}
         found = {name: (entry["dtype"], tuple(map(int, entry["shape"]))) for name, entry in header.items()}
-        places = {name: tuple(map(int, entry["data_offsets"])) for name, entry in header.items()}
+        places = {name: (int(begin), int(end)) for name, (begin, end) in offsets.items()}
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"{file}: no safetensors file: its header cannot be read") from error
+    expected = 8 + length + max((end for _, end in places.values()), default=0)
     if size != expected:
         kind = "truncated" if size < expected else "too long"
         raise UserError(f"{file}: {kind}: {size:,} bytes of {expected:,}; get it again")
