@@ -8,7 +8,13 @@ from typing import Any
 import tiny
 import torch
 from oracle import ROPE_SCALING
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from llama31.checkpoint.rope import RopeScaling
+
+STRETCHED = RopeScaling(**{name: value for name, value in ROPE_SCALING.items() if name != "rope_type"})
 
 
 @dataclass(frozen=True)
@@ -84,3 +90,18 @@ def edit_config(directory: Path, **fields: Any) -> None:
     """Changes fields of config.json."""
     file = directory / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def add_tensors(directory: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Adds tensors to the first file of a checkpoint, or replaces them there."""
+    file = min(directory.glob("*.safetensors"))
+    save_file(
+        {**load_file(file), **{name: tensor.clone() for name, tensor in tensors.items()}},
+        file,
+        metadata={"format": "pt"},
+    )
+
+
+def frequencies(head_size: int, rope: dict[str, Any]) -> torch.Tensor:
+    """transformers' buffer inv_freq for RoPE's fields of config.json."""
+    return LlamaRotaryEmbedding(LlamaConfig(head_dim=head_size, max_position_embeddings=131_072, **rope)).inv_freq

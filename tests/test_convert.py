@@ -6,8 +6,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import forked_ranks
@@ -19,12 +22,35 @@ from llamas import KINDS
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from llama31.checkpoint import convert, huggingface, mapping, metadata, nemo, parity, to_hugging_face
+from llama31.checkpoint import (
+    architecture,
+    convert,
+    huggingface,
+    mapping,
+    metadata,
+    nemo,
+    parity,
+    reference_config,
+    rope,
+    to_hugging_face,
+)
 from llama31.corpus.progress import Progress
 from llama31.errors import UserError
 from llama31.model.one_rank import one_rank
 
 TESTS = Path(__file__).resolve().parent
+BY_TRANSFORMERS_5 = TESTS / "fixtures" / "config_by_transformers_5.24.0.json"  # of the kind "3.1"
+RUN_TIME = {
+    "_attn_implementation": "flash_attention_2",
+    "attn_implementation": "flash_attention_2",
+    "return_dict": False,
+    "output_attentions": True,
+    "output_hidden_states": True,
+    "use_cache": False,
+    "torchscript": True,
+    "pad_token_id": -1,
+}
+"""Fields of config.json that concern how a model is run, and not what it computes."""
 REPOSITORY = TESTS.parent
 TIMEOUT = 300  # seconds; the processes here take half a minute at most
 LIMIT = 1e-4
@@ -218,6 +244,65 @@ def test_another_configuration_is_another_model(
     with one_rank():
         theirs, ours = huggingface.look(tmp_path / "source"), nemo.look(converted / "3.1")
         assert not parity.compare(theirs, ours, lambda _: None).passes
+
+
+def test_a_source_saved_by_transformers_5(models: Path, tmp_path: Path, tokens: torch.Tensor) -> None:
+    """With run-time options, and RoPE's frequencies as Llama 2's files hold them."""
+    shutil.copytree(models / "3.1", tmp_path / "source")
+    fields = json.loads(BY_TRANSFORMERS_5.read_text())
+    (tmp_path / "source" / "config.json").write_text(json.dumps({**fields, **RUN_TIME}))
+    frequencies = llamas.frequencies(16, {name: llamas.COMMON[name] for name in ("rope_theta", "rope_scaling")})
+    llamas.add_tensors(
+        tmp_path / "source",
+        {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": frequencies for layer in range(4)},
+    )
+    assert convert.convert(tmp_path / "source", tmp_path / "nemo", "nemo") == 0
+    assert convert.convert(tmp_path / "nemo", tmp_path / "back", "hf") == 0
+    assert torch.equal(logits(tmp_path / "back", tokens), logits(models / "3.1", tokens))
+    written = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert written["rope_parameters"] == fields["rope_parameters"]
+    assert architecture.from_hugging_face(written, tmp_path) == architecture.from_hugging_face(fields, tmp_path)
+    assert not {"return_dict", "output_attentions", "attn_implementation", "_attn_implementation"} & written.keys()
+
+
+def misread(*_: Any) -> rope.Rope:
+    return rope.Rope(10_000.0, llamas.STRETCHED)
+
+
+def without_scaling(read: Callable, *arguments: Any) -> architecture.Architecture:
+    return replace(read(*arguments), rope_scaling=None)
+
+
+def misread_by_the_reference(read: Callable, *arguments: Any) -> Any:
+    config = read(*arguments)
+    config.rope_theta = 10_000.0
+    return config
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "wrong", "to"),
+    [
+        (rope, "read", misread, "nemo"),
+        (reference_config, "of_hugging_face", misread_by_the_reference, "nemo"),
+        (architecture, "from_nemo", without_scaling, "hf"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mistake_of_either_reader_shows(
+    module: ModuleType,
+    name: str,
+    wrong: Callable,
+    to: convert.Format,
+    models: Path,
+    converted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither side's model is built from what the other side's reader made of the file."""
+    monkeypatch.setattr(module, name, wrong if wrong is misread else partial(wrong, getattr(module, name)))
+    source = (converted if to == "hf" else models) / "3.1"
+    assert convert.convert(source, tmp_path / "out", to) == 1
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["out.partial"]
 
 
 def swapped(key: str, tensors: list[torch.Tensor], *_: Any) -> torch.Tensor:

@@ -63,11 +63,16 @@ def source(model: Path, tmp_path: Path) -> Iterator[Path]:
         ("attention_bias", True, "attention_bias is True; a Llama's layers have no bias"),
         ("mlp_bias", True, "mlp_bias is True; a Llama's layers have no bias"),
         ("quantization_config", {"bits": 4}, "quantization_config is {'bits': 4}; quantized weights cannot be"),
-        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}, "rope_scaling: its rope_type is yarn; what can be"),
-        ("rope_scaling", {"rope_type": "llama3"}, "factor is missing"),
+        (
+            "rope_scaling",
+            {"rope_type": "yarn", "factor": 4.0},
+            "rope_scaling.rope_type is yarn; what can be converted:",
+        ),
+        ("rope_scaling", {"rope_type": "llama3"}, "rope_scaling.factor is missing"),
         ("num_hidden_layers", "4", "num_hidden_layers is 4; it must be a whole number, 1 or more"),
         ("num_key_value_heads", 3, "4 attention heads cannot share 3 key-value heads evenly"),
         ("rms_norm_eps", -1, "rms_norm_eps is -1; it must be a number above 0"),
+        ("rms_norm_eps", None, "rms_norm_eps is missing; a Llama's configuration has it"),
     ],
 )
 def test_configurations_that_are_no_llama(field: str, value: object, says: str, source: Path, tmp_path: Path) -> None:
@@ -138,6 +143,17 @@ def header_is_no_json(source: Path) -> str:
     return f"{source / SHARD}: no safetensors file: its header cannot be read"
 
 
+def header_with_another_size(source: Path) -> str:
+    content = (source / SHARD).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    first = min((entry for name, entry in header.items() if name != "__metadata__"), key=lambda of: of["data_offsets"])
+    first["data_offsets"][0] = 2
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+    (source / SHARD).write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    return f"{source / SHARD}: no safetensors file: its header cannot be read"
+
+
 def other_shape(source: Path) -> str:
     return change(source, "model.norm.weight", torch.ones(63, dtype=torch.bfloat16), "has shape [63]; config.json asks")
 
@@ -161,7 +177,9 @@ def missing_tensor(source: Path) -> str:
 
 def tensor_too_many(source: Path) -> str:
     llamas.edit_config(source, tie_word_embeddings=True)
-    return f"{source}: holds lm_head.weight, which a Llama of this config.json has not; it would be lost"
+    return change(
+        source, "lm_head.weight", torch.ones(512, 64), "is not model.embed_tokens.weight, although config.json"
+    )
 
 
 def tensor_in_another_file(source: Path) -> str:
@@ -199,6 +217,17 @@ def broken_tokenizer(source: Path) -> str:
     return f"{source / 'tokenizer.json'}: not of the format of Hugging Face's tokenizers library"
 
 
+INV_FREQ = "model.layers.{}.self_attn.rotary_emb.inv_freq"
+
+
+def frequencies_of_another_theta(source: Path) -> str:
+    wrong = llamas.frequencies(16, {"rope_theta": 10_000.0, "rope_scaling": llamas.ROPE_SCALING})
+    llamas.add_tensors(source, {INV_FREQ.format(3): wrong})
+    return (
+        f"{min(source.glob('*.safetensors'))}: {INV_FREQ.format(3)}: not the frequencies of config.json's RoPE (theta "
+    )
+
+
 SPOILT = [
     no_config,
     config_is_not_json,
@@ -211,11 +240,13 @@ SPOILT = [
     truncated_in_the_header,
     empty,
     header_is_no_json,
+    header_with_another_size,
     other_shape,
     other_type,
     mixed_types,
     missing_tensor,
     tensor_too_many,
+    frequencies_of_another_theta,
     tensor_in_another_file,
     broken_tokenizer,
 ]
@@ -226,6 +257,23 @@ def test_files_that_are_not_whole(spoil: Callable[[Path], str], source: Path, tm
     says = spoil(source)
     (line,) = refusal(source, tmp_path / "out")
     assert line.startswith(says)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_repeats_the_rest_is_left_out(dtype: torch.dtype, source: Path) -> None:
+    """Frequencies as in Llama 2's own files, and an output layer that is the tied embedding."""
+    expected = huggingface.look(source).tensors.keys() - {"lm_head.weight"}
+    rope = {name: llamas.COMMON[name] for name in ("rope_theta", "rope_scaling")}
+    repeated = {INV_FREQ.format(layer): llamas.frequencies(16, rope).to(dtype) for layer in range(4)}
+    (embedding,) = (
+        tensors["model.embed_tokens.weight"]
+        for tensors in map(load_file, source.glob("*.safetensors"))
+        if "model.embed_tokens.weight" in tensors
+    )
+    change(source, "lm_head.weight", embedding, "")
+    llamas.add_tensors(source, repeated)
+    llamas.edit_config(source, tie_word_embeddings=True)
+    assert huggingface.look(source).tensors.keys() == expected
 
 
 def test_all_missing_files_are_named(source: Path, tmp_path: Path) -> None:

@@ -1,18 +1,24 @@
 """The table of contents of a checkpoint is data, or it is refused."""
 
+import operator
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, Metadata
+from torch.distributed.checkpoint.planner import SavePlan, WriteItemType
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from llama31.checkpoint import metadata
 from llama31.checkpoint.trust import read_table
 from llama31.errors import UserError
+
+BY_PYTHON_3_11_2 = Path(__file__).parent / "fixtures" / "table_by_python_3.11.2.metadata"
+"""Megatron's table of a tensor and an object, as saved under Debian 12's Python; names members of two Enums."""
 
 
 class Runs:
@@ -58,3 +64,44 @@ def test_tables_that_torch_writes_are_read(dtype: torch.dtype, tmp_path: Path) -
     state = {"weight": torch.zeros(2, 3, dtype=dtype), "words": {"step": 3}}
     save(state, storage_writer=FileSystemWriter(tmp_path), no_dist=True)
     assert read_table(tmp_path).state_dict_metadata["weight"].size == (2, 3)
+
+
+def test_a_table_written_by_python_3_11_2(tmp_path: Path) -> None:
+    """It pickles a member of an Enum as getattr(class, name); both readers know it, and torch agrees."""
+    shutil.copyfile(BY_PYTHON_3_11_2, tmp_path / metadata.FILE)
+    table = read_table(tmp_path)
+    assert table.state_dict_metadata["weight"].size == (2, 3)
+    assert metadata.read(tmp_path)["weight"].dtype == "bfloat16"
+    assert len(table.all_local_plans) == 1
+    by_torch = FileSystemReader(tmp_path).read_metadata()
+    assert table.state_dict_metadata.keys() == by_torch.state_dict_metadata.keys()
+
+
+def test_either_form_of_an_enum_member_is_read(tmp_path: Path) -> None:
+    for call in ((getattr, WriteItemType, "SHARD"), (WriteItemType, WriteItemType.SHARD.value)):
+        (tmp_path / metadata.FILE).write_bytes(pickle.dumps(Runs(*call)))
+        read_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        ((getattr, WriteItemType, "__class__"), "getattr(WriteItemType, '__class__')"),
+        ((getattr, WriteItemType, "mro"), "getattr(WriteItemType, 'mro')"),
+        ((getattr, WriteItemType, "SHARD.value"), "getattr(WriteItemType, 'SHARD.value')"),
+        ((getattr, WriteItemType, "SHARD", None), "getattr(WriteItemType, 'SHARD', None)"),
+        ((getattr, WriteItemType), "getattr(WriteItemType)"),
+        ((getattr, Metadata, "__init__"), "getattr(Metadata, '__init__')"),
+        ((getattr, SavePlan, "items"), "getattr(SavePlan, 'items')"),
+        ((getattr, getattr, "__self__"), "getattr(_EnumMember, '__self__')"),
+        ((getattr, (), "count"), "getattr((), 'count')"),
+        ((setattr, WriteItemType, "SHARD", 1), "setattr"),
+        ((operator.attrgetter, "SHARD"), "attrgetter"),
+    ],
+    ids=str,
+)
+def test_nothing_else_comes_through_getattr(call: tuple[Any, ...], names: str, tmp_path: Path) -> None:
+    (tmp_path / metadata.FILE).write_bytes(pickle.dumps(Runs(*call)))
+    with pytest.raises(UserError) as error:
+        read_table(tmp_path)
+    assert names in str(error.value)

@@ -6,19 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from llama31 import sizes
+from llama31.checkpoint import rope
+from llama31.checkpoint.fields import Fields
+from llama31.checkpoint.rope import Rope, RopeScaling
 from llama31.errors import UserError
-
-REQUIRED = object()
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3.1's stretching of the rotary embedding's low frequencies (Llama 3.1's published reference code)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +32,11 @@ class Architecture:
     tied_embeddings: bool
     """Whether the output layer uses the input embedding's weights."""
     initializer_range: float
+
+    @property
+    def rope(self) -> Rope:
+        """Its rotary position embedding."""
+        return Rope(self.rope_theta, self.rope_scaling)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of each parameter, as Hugging Face has them."""
@@ -67,7 +63,6 @@ class Architecture:
 
     def hugging_face(self) -> dict[str, Any]:
         """The fields of Hugging Face's LlamaConfig."""
-        scaling = self.rope_scaling
         return {
             "num_hidden_layers": self.layers,
             "hidden_size": self.hidden_size,
@@ -78,8 +73,7 @@ class Architecture:
             "vocab_size": self.vocab_size,
             "max_position_embeddings": self.max_position_embeddings,
             "rms_norm_eps": self.norm_epsilon,
-            "rope_theta": self.rope_theta,
-            "rope_scaling": {"rope_type": "llama3", **vars(scaling)} if scaling else None,
+            **self.rope.hugging_face(),
             "tie_word_embeddings": self.tied_embeddings,
             "initializer_range": self.initializer_range,
         }
@@ -112,15 +106,14 @@ def of_size(size: str, vocab_size: int, seq_length: int) -> Architecture:
 
 def from_hugging_face(config: Mapping[str, Any], path: Path) -> Architecture:
     """Reads a config.json, which lies at `path`. Raises UserError where it is not a Llama that Megatron can be."""
-    read = _Reader(config, path)
+    read = Fields(config, path)
     read.need("model_type", {"llama"}, "a Llama has llama")
     read.need("hidden_act", {"silu"}, "a Llama has silu", default="silu")
     read.need("attention_bias", {False}, "a Llama's layers have no bias", default=False)
     read.need("mlp_bias", {False}, "a Llama's layers have no bias", default=False)
     read.need("quantization_config", {None}, "quantized weights cannot be converted", default=None)
-    read.need("rope_parameters", {None}, "save it with transformers 4, which names rope_theta instead", default=None)
     hidden, heads = read.positive("hidden_size"), read.positive("num_attention_heads")
-    scaling = read.value("rope_scaling", None)
+    theta, scaling = rope.read(config, path)
     return _checked(
         Architecture(
             layers=read.positive("num_hidden_layers"),
@@ -131,9 +124,9 @@ def from_hugging_face(config: Mapping[str, Any], path: Path) -> Architecture:
             head_size=read.positive("head_dim", hidden // heads),
             vocab_size=read.positive("vocab_size"),
             max_position_embeddings=read.positive("max_position_embeddings", 2048),
-            norm_epsilon=read.number("rms_norm_eps", 1e-6),
-            rope_theta=read.number("rope_theta", 10_000.0),
-            rope_scaling=_hugging_face_scaling(scaling, path) if scaling else None,
+            norm_epsilon=read.number("rms_norm_eps"),
+            rope_theta=theta,
+            rope_scaling=scaling,
             tied_embeddings=bool(read.value("tie_word_embeddings", False)),
             initializer_range=read.number("initializer_range", 0.02),
         ),
@@ -146,16 +139,17 @@ def from_nemo(config: Mapping[str, Any], tokenizer_ids: int, path: Path) -> Arch
 
     The vocabulary is the tokenizer's where the configuration leaves it open. Raises UserError as from_hugging_face.
     """
-    read = _Reader(config, path)
+    read = Fields(config, path)
     target = str(read.value("_target_", ""))
     if ".llama." not in target or "Llama4" in target:
         raise UserError(f"{path}: the model is a {target.rpartition('.')[2] or 'model without a name'}, not a Llama")
     read.need("normalization", {"RMSNorm"}, "a Llama has RMSNorm")
     read.need("position_embedding_type", {"rope"}, "a Llama has rope")
+    read.need("rotary_percent", {1}, "a Llama rotates whole heads", default=1)
     read.need("gated_linear_unit", {True}, "a Llama has SwiGLU")
-    for name in ("add_bias_linear", "add_qkv_bias", "qk_layernorm", "multi_latent_attention"):
+    for name in ("add_bias_linear", "add_qkv_bias", "qk_layernorm", "multi_latent_attention", "rotary_interleaved"):
         read.need(name, {False}, "a Llama has none", default=False)
-    for name in ("num_moe_experts", "seq_len_interpolation_factor", "window_size"):
+    for name in ("num_moe_experts", "seq_len_interpolation_factor", "window_size", "no_rope_freq"):
         read.need(name, {None}, "a Llama has none", default=None)
     hidden, heads = read.positive("hidden_size"), read.positive("num_attention_heads")
     scaling = None
@@ -177,7 +171,7 @@ def from_nemo(config: Mapping[str, Any], tokenizer_ids: int, path: Path) -> Arch
             vocab_size=read.positive("vocab_size", tokenizer_ids),
             max_position_embeddings=read.positive("seq_length"),
             norm_epsilon=read.number("layernorm_epsilon"),
-            rope_theta=float(read.number("rotary_base")),
+            rope_theta=read.number("rotary_base"),
             rope_scaling=scaling,
             tied_embeddings=bool(read.value("share_embeddings_and_output_weights", False)),
             initializer_range=read.number("init_method_std"),
@@ -186,62 +180,8 @@ def from_nemo(config: Mapping[str, Any], tokenizer_ids: int, path: Path) -> Arch
     )
 
 
-def _hugging_face_scaling(scaling: Any, path: Path) -> RopeScaling | None:
-    if not isinstance(scaling, dict):
-        raise UserError(f"{path}: rope_scaling={scaling}: neither null nor an object")
-    kind = scaling.get("rope_type", scaling.get("type"))
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise UserError(f"{path}: rope_scaling: its rope_type is {kind}; what can be converted: llama3, default, null")
-    read = _Reader(scaling, path)
-    return RopeScaling(
-        factor=read.number("factor"),
-        low_freq_factor=read.number("low_freq_factor"),
-        high_freq_factor=read.number("high_freq_factor"),
-        original_max_position_embeddings=read.positive("original_max_position_embeddings"),
-    )
-
-
 def _checked(architecture: Architecture, path: Path) -> Architecture:
     heads, groups = architecture.attention_heads, architecture.key_value_heads
     if heads % groups:
         raise UserError(f"{path}: {heads} attention heads cannot share {groups} key-value heads evenly")
     return architecture
-
-
-class _Reader:
-    """Fields of a configuration; a UserError names the file, the field and its value."""
-
-    def __init__(self, fields: Mapping[str, Any], path: Path):
-        self.fields = fields
-        self.path = path
-
-    def value(self, name: str, default: Any = REQUIRED) -> Any:
-        """A field; `default` where it is not there or null."""
-        found = self.fields.get(name)
-        if found is None:
-            found = default
-        if found is REQUIRED:
-            raise UserError(f"{self.path}: {name} is missing; a Llama's configuration has it")
-        return found
-
-    def need(self, name: str, allowed: set[Any], why: str, default: Any = REQUIRED) -> None:
-        """Raises UserError unless a field is one of `allowed`."""
-        value = self.value(name, default)
-        if not isinstance(value, str | bool | None) or value not in allowed:
-            raise UserError(f"{self.path}: {name} is {str(value)[:80]}; {why}")
-
-    def positive(self, name: str, default: Any = REQUIRED) -> int:
-        """A field that is a whole number, 1 or more."""
-        value = self.value(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{self.path}: {name} is {str(value)[:80]}; it must be a whole number, 1 or more")
-        return value
-
-    def number(self, name: str, default: Any = REQUIRED) -> float:
-        """A field that is a number above 0."""
-        value = self.value(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-            raise UserError(f"{self.path}: {name} is {str(value)[:80]}; it must be a number above 0")
-        return value

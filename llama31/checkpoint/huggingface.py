@@ -1,16 +1,15 @@
 """A Llama as Hugging Face saves it: config.json, safetensors, tokenizer. The checks need the standard library alone."""
 
 import json
-import math
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama31.checkpoint import architecture, mapping
+from llama31.checkpoint import architecture, mapping, redundant
 from llama31.checkpoint.architecture import Architecture
+from llama31.checkpoint.safetensors_header import Stored, read_header, some
 from llama31.corpus import tokenizer
 from llama31.corpus.files import failures_named
 from llama31.errors import UserError
@@ -22,22 +21,8 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # safetensors' names: torch's
-ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-SHOWN = 3  # names of tensors in one message
-MAX_HEADER = 100_000_000  # bytes; the safetensors format allows no more
 # What a tokenizer may consist of, and what else of a model is no weight.
 SMALL_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.jinja")
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor of a safetensors file."""
-
-    file: Path
-    dtype: str
-    """torch's name of it."""
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +56,7 @@ class HuggingFaceCheckpoint:
 
     def bytes(self) -> int:
         """Size of all weights."""
-        return sum(ITEM_BYTES[stored.dtype] * math.prod(stored.shape) for stored in self.tensors.values())
+        return sum(stored.size for stored in self.tensors.values())
 
 
 def small_files(directory: Path) -> list[Path]:
@@ -99,11 +84,12 @@ def look(path: Path) -> HuggingFaceCheckpoint:
             problems += error.lines
             continue
         lost = [name for name in names if name not in found]
-        problems += [f"{path / INDEX}: says that {file.name} holds {_some(lost)}; it does not"] if lost else []
+        problems += [f"{path / INDEX}: says that {file.name} holds {some(lost)}; it does not"] if lost else []
         tensors |= found
     if problems:
         raise UserError(problems)
-    problems = [*_wrong_names(path, llama, tensors), *_wrong_kinds(llama, tensors)]
+    tensors, problems = redundant.left_out(llama, tensors)
+    problems += [*_wrong_names(path, llama, tensors), *_wrong_kinds(llama, tensors)]
     if problems:
         raise UserError(problems)
     has_tokenizer = all((path / name).is_file() for name in (tokenizer.TOKENIZER_FILE, "tokenizer_config.json"))
@@ -118,30 +104,6 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from error
-
-
-def read_header(file: Path) -> dict[str, Stored]:
-    """The tensors of a safetensors file. Raises UserError where the file is not whole."""
-    with failures_named(file), open(file, "rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or 8 + length > size or length > MAX_HEADER:
-            raise UserError(f"{file}: truncated, or no safetensors file: {size:,} bytes do not hold its header")
-        text = stream.read(length)
-    try:
-        header = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
-        expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        found = {name: (entry["dtype"], tuple(map(int, entry["shape"]))) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(f"{file}: no safetensors file: its header cannot be read") from error
-    if size != expected:
-        kind = "truncated" if size < expected else "too long"
-        raise UserError(f"{file}: {kind}: {size:,} bytes of {expected:,}; get it again")
-    strange = [name for name, (dtype, _) in found.items() if dtype not in DTYPES]
-    if strange:
-        dtype = found[strange[0]][0]
-        raise UserError(f"{file}: {_some(strange)} of type {dtype}; what can be converted: {', '.join(DTYPES)}")
-    return {name: Stored(file, DTYPES[dtype], shape) for name, (dtype, shape) in found.items()}
 
 
 def _weight_files(path: Path) -> dict[Path, list[str]]:
@@ -171,9 +133,9 @@ def _wrong_names(path: Path, llama: Architecture, tensors: dict[str, Stored]) ->
     """Lines on parameters that are missing, that nothing is known of, or that have another shape."""
     shapes = llama.shapes()
     if lost := [name for name in shapes if name not in tensors]:
-        yield f"{path}: holds no {_some(lost)}, which {CONFIG} asks for"
+        yield f"{path}: holds no {some(lost)}, which {CONFIG} asks for"
     if unknown := sorted(tensors.keys() - shapes.keys()):
-        yield f"{path}: holds {_some(unknown)}, which a Llama of this {CONFIG} has not; it would be lost"
+        yield f"{path}: holds {some(unknown)}, which a Llama of this {CONFIG} has not; it would be lost"
     for name in shapes.keys() & tensors.keys():
         stored = tensors[name]
         if stored.shape != shapes[name]:
@@ -192,8 +154,3 @@ def _wrong_kinds(llama: Architecture, tensors: dict[str, Stored]) -> Iterator[st
         if len(kinds) > 1:
             found = ", ".join(f"{name} is {dtype}" for dtype, name in kinds.items())
             yield f"{next(iter(tensors.values())).file.parent}: {found}; Megatron keeps both in one tensor of one type"
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"

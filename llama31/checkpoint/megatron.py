@@ -42,9 +42,8 @@ def nemo_config(llama: Architecture, dtype: torch.dtype) -> run.Config[LlamaConf
     return config
 
 
-def empty_model(llama: Architecture, rows: int, **changes: Any) -> GPTModel:
-    """Megatron's model with `rows` rows in its embeddings, fp32, all parameters on torch's meta device."""
-    config = nemo_config(llama, torch.float32)
+def empty_model(config: run.Config[LlamaConfig], rows: int, **changes: Any) -> GPTModel:
+    """Megatron's model with `rows` rows in its embeddings, all parameters on torch's meta device."""
     adapt(config, Backend("cpu", transformer_engine=False))
     config.vocab_size = rows
     config.perform_initialization = False

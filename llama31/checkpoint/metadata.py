@@ -79,7 +79,7 @@ def _contents(key: str, tensor: Any, places: dict[tuple[str, tuple[int, ...]], A
     return Contents(dtype, tuple(tensor.size), chunks)
 
 
-class _Record:
+class Record:
     """Stands for an object of any class: keeps its state, does nothing."""
 
     def __init__(self, *_: Any, **__: Any):
@@ -98,7 +98,7 @@ class InertUnpickler(pickle.Unpickler):
     CONTAINERS = {("torch", "Size"): tuple, ("collections", "OrderedDict"): OrderedDict}  # noqa: RUF012
 
     def find_class(self, module: str, name: str) -> Any:
-        return self.CONTAINERS.get((module, name)) or type(name.rpartition(".")[2], (_Record,), {})
+        return self.CONTAINERS.get((module, name)) or type(name.rpartition(".")[2], (Record,), {})
 
 
 def load(directory: Path, unpickler: type[InertUnpickler] = InertUnpickler) -> Any:

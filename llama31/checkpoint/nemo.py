@@ -11,8 +11,9 @@ import yaml
 
 from llama31.checkpoint import architecture, huggingface, mapping, metadata
 from llama31.checkpoint.architecture import Architecture
-from llama31.checkpoint.huggingface import DTYPES, ITEM_BYTES, read_json
+from llama31.checkpoint.huggingface import read_json
 from llama31.checkpoint.metadata import Contents
+from llama31.checkpoint.safetensors_header import DTYPES, ITEM_BYTES
 from llama31.checkpoint.store import CONTEXT, WEIGHTS
 from llama31.corpus import tokenizer
 from llama31.corpus.files import failures_named
@@ -92,7 +93,7 @@ def look(path: Path) -> NemoCheckpoint:
     if not isinstance(backend, dict) or backend.get("sharded_backend") != "torch_dist":
         raise UserError(f"{path / WEIGHTS / BACKEND}: not of the format torch_dist, which alone can be read")
     tensors = metadata.read(path / WEIGHTS)
-    model = _model(path / CONTEXT / MODEL)
+    model = read_model(path)
     tokenizer_dir = _tokenizer(path / CONTEXT, model)
     config = model["config"]
     tokenizer_ids = 0 if config.get("vocab_size") else tokenizer.vocabulary_size(tokenizer_dir)
@@ -106,8 +107,12 @@ def look(path: Path) -> NemoCheckpoint:
     return checkpoint
 
 
-def _model(path: Path) -> dict[str, Any]:
-    """The plain content of model.yaml; the classes that it names are not looked for."""
+def read_model(checkpoint: Path) -> dict[str, Any]:
+    """The plain content of a checkpoint's model.yaml; the classes that it names are not looked for.
+
+    Raises UserError where it cannot be read or has no configuration.
+    """
+    path = checkpoint / CONTEXT / MODEL
     with failures_named(path):
         text = path.read_bytes()
     try:

@@ -1,7 +1,7 @@
 """Whether two checkpoints are one model: transformers' Llama and Megatron's give the same logits, in fp32.
 
-Both models run as they are, but for their weights: these are read when a module needs them and dropped after it, so
-that one parameter at a time is in memory.
+Each model is built from its own checkpoint's configuration (`reference_config`). Both run as they are, but for their
+weights: these are read when a module needs them and dropped after it, so that one parameter at a time is in memory.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from llama31.checkpoint import mapping, megatron
+from llama31.checkpoint import mapping, megatron, reference_config
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
 from llama31.checkpoint.nemo import NemoCheckpoint
 
@@ -50,7 +50,7 @@ def compare(theirs: HuggingFaceCheckpoint, ours: NemoCheckpoint, done: Callable[
 
 def hugging_face_logits(checkpoint: HuggingFaceCheckpoint, tokens: Tensor, done: Callable[[int], object]) -> Tensor:
     """Logits of transformers' model, [batch, sequence, vocabulary], for token ids [batch, sequence]."""
-    config = LlamaConfig.from_pretrained(checkpoint.path)
+    config = reference_config.of_hugging_face(checkpoint.path)
     with torch.device("meta"):
         model = LlamaForCausalLM(config).eval()
     model.model.rotary_emb = LlamaRotaryEmbedding(config)  # which has no weights, but frequencies
@@ -64,9 +64,10 @@ def hugging_face_logits(checkpoint: HuggingFaceCheckpoint, tokens: Tensor, done:
 
 def megatron_logits(checkpoint: NemoCheckpoint, tokens: Tensor, done: Callable[[int], object]) -> Tensor:
     """Logits of Megatron's model, [batch, sequence, vocabulary], for token ids [batch, sequence]."""
+    config = reference_config.of_nemo(checkpoint.path)
     rows = checkpoint.tensors[mapping.EMBEDDING].shape[0]
     # A tied output layer takes the embedding's own memory; with a weight of its own it computes the same.
-    model = megatron.empty_model(checkpoint.architecture, rows, share_embeddings_and_output_weights=False)
+    model = megatron.empty_model(config, rows, share_embeddings_and_output_weights=False)
     places = megatron.stored_as(model, mapping.PREFIX)
 
     def load(name: str) -> Tensor:

@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig
 
 from llama31.checkpoint import mapping
-from llama31.checkpoint.huggingface import GENERATION_CONFIG, INDEX, ITEM_BYTES, WEIGHTS, read_json
+from llama31.checkpoint.huggingface import GENERATION_CONFIG, INDEX, WEIGHTS, read_json
 from llama31.checkpoint.nemo import NOTES, NemoCheckpoint
+from llama31.checkpoint.safetensors_header import ITEM_BYTES
 from llama31.corpus.files import atomic_writer, failures_named, publish
 from llama31.corpus.tokenizer import TOKENIZER_FILE
 from llama31.errors import UserError

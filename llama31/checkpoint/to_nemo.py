@@ -64,9 +64,10 @@ def _vocabulary(source: HuggingFaceCheckpoint) -> int | None:
 
 def _write_weights(source: HuggingFaceCheckpoint, directory: Path, done: Callable[[int], object]) -> None:
     llama = source.architecture
-    config = fiddle.build(megatron.nemo_config(llama, torch.float32))
-    rows = _vocabulary(source) or get_vocab_size(config, llama.vocab_size, config.make_vocab_size_divisible_by)
-    model = megatron.empty_model(llama, rows)
+    config = megatron.nemo_config(llama, torch.float32)
+    built = fiddle.build(config)
+    rows = _vocabulary(source) or get_vocab_size(built, llama.vocab_size, built.make_vocab_size_divisible_by)
+    model = megatron.empty_model(config, rows)
     places = megatron.stored_as(model, mapping.PREFIX)
     if unknown := {key for key, _ in places.values()} - set(mapping.megatron_keys(llama)):
         raise ValueError(f"not mapped to a parameter of Hugging Face's: {', '.join(sorted(unknown))}")

@@ -6,11 +6,13 @@ goes through pickle itself; here it is read before, and refused if it names anyt
 """
 
 import pickle
+from collections.abc import Collection
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from llama31.checkpoint import metadata
-from llama31.checkpoint.metadata import InertUnpickler
+from llama31.checkpoint.metadata import InertUnpickler, Record
 
 _KNOWN = {
     "collections": {"OrderedDict"},
@@ -21,13 +23,31 @@ _KNOWN = {
     "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
     "torch.distributed.checkpoint.metadata": {
         "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
-        "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+        "TensorProperties", "TensorStorageMetadata",
     },
-    "torch.distributed.checkpoint.planner": {
-        "BytesIOWriteData", "SavePlan", "TensorWriteData", "WriteItem", "WriteItemType",
-    },
+    "torch.distributed.checkpoint.planner": {"BytesIOWriteData", "SavePlan", "TensorWriteData", "WriteItem"},
     "torch.serialization": {"_get_layout"},
 }  # fmt: skip
+
+
+_ENUMS = {
+    "torch.distributed.checkpoint.metadata": {"_MEM_FORMAT_ENCODING"},
+    "torch.distributed.checkpoint.planner": {"WriteItemType"},
+}
+
+
+class _EnumMember(Record):
+    """Stands for getattr, and refuses all but the member of a known Enum.
+
+    Python 3.11.2 pickles a member as getattr(class, name); 3.10.13, 3.11.7, 3.12.1 and 3.13.0 as class(value).
+    """
+
+    def __new__(cls, *arguments: Any) -> Any:
+        match arguments:
+            case (type() as enum, str() as name) if name in getattr(enum, "members", ()):
+                return Record()
+        shown = ", ".join(getattr(value, "__name__", None) or repr(value) for value in arguments)
+        raise pickle.UnpicklingError(f"names builtins.getattr({shown})")
 
 
 class _TableUnpickler(InertUnpickler):
@@ -36,6 +56,11 @@ class _TableUnpickler(InertUnpickler):
     def find_class(self, module: str, name: str) -> Any:
         import torch
 
+        if name in _ENUMS.get(module, ()):
+            members: Collection[str] = getattr(import_module(module), name).__members__
+            return type(name, (Record,), {"members": members})
+        if (module, name) == ("builtins", "getattr"):
+            return _EnumMember
         is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_type or name in _KNOWN.get(module, ()):
             return super().find_class(module, name)
