@@ -19,7 +19,7 @@ SUFFIXES = (".json", ".json.gz", ".json.zst")
 
 
 def nemos(path: Path) -> list[str]:
-    """What preprocess_data_for_megatron.py of NeMo 2.x hands to its tokenizer, but for blank lines, on which it fails."""
+    """What NeMo's preprocess_data_for_megatron.py hands to its tokenizer, but for blank lines, on which it fails."""
     with gzip.open(path, "r") if path.name.endswith(".gz") else open(path, encoding="utf-8") as lines:
         return [tokenizable(json.loads(line)["text"]) for line in lines if line.strip()]
 
@@ -192,13 +192,13 @@ def test_the_same_input_twice(tmp_path: Path) -> None:
     source.write_bytes(b"")
     symbolic.symlink_to(source)
     hard.hardlink_to(source)
-    for given, name in (
+    for files, name in (
         ([source, source], f"{source}: given twice"),
         ([source, symbolic], f"{symbolic}: the same file as {source}"),
         ([hard, source], f"{source}: the same file as {hard}"),
     ):
         with pytest.raises(UserError) as error:
-            documents.check_inputs(given)
+            documents.check_inputs(files)
         assert error.value.lines == [f"{name}; each document would count twice"]
 
 
