@@ -217,7 +217,7 @@ BAD_INPUT = {
     "truncated gzip": (gzip.compress(GOOD * 5000)[:-20], ".raw.json.gz", "{path}:4694: truncated gzip"),
     "not gzip": (GOOD, ".raw.json.gz", "{path}: is not gzip data: it begins with b'{{\"'; plain data must not be"),
     "gzip": (gzip.compress(GOOD), ".json", "{path}: holds gzip data; rename it to in.json.gz"),
-    "truncated zstd": (zstd.compress(GOOD * 5000)[:-1], ".json.zst", "{path}:5001: truncated zstd file"),
+    "truncated zstd": (zstd.compress(GOOD * 5000)[:-1], ".json.zst", "{path}:1: truncated zstd file"),
     "damaged zstd": (zstd.compress(GOOD)[:8] + b"\x07" * 40, ".json.zst", "{path}:1: "),
     "damaged gzip": (gzip.compress(GOOD)[:12] + b"\x07" * 40, ".raw.json.gz", "{path}:1: "),
     "other name": (GOOD, ".txt", "{path}: not one of .json"),
