@@ -36,7 +36,7 @@ def unsettled(texts: Sequence[str]) -> list[int]:
 
     Texts of ASCII alone cost nothing, others a pass over their bytes.
     """
-    others = "".join([text for text in texts if not text.isascii()]).encode().translate(None, ASCII).decode()
+    others = b"".join([text.encode() for text in texts if not text.isascii()]).translate(None, ASCII).decode()
     unassigned = {character for character in set(others) if category(character) == "Cn"}
     if not unassigned:
         return []
