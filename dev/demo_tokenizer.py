@@ -8,13 +8,9 @@ import orjson
 from isal import igzip
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-VOCABULARY = 4096  # entries, special tokens included
+from llama31.corpus.exactness import LLAMA_3
 
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""How Llama 3 cuts text into words: Meta's llama3 reference code, llama/tokenizer.py."""
+VOCABULARY = 4096  # entries, special tokens included
 
 SPECIAL_TOKENS = (
     "<|begin_of_text|>",
@@ -53,7 +49,7 @@ def train(corpus: Iterable[str], vocabulary: int = VOCABULARY) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(LLAMA_3), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -62,6 +62,15 @@ def contents_of(directory: Path) -> dict[str, bytes]:
     return found
 
 
+def test_gzip_data_without_its_name_is_not_compressed_again(tmp_path: Path) -> None:
+    source = tmp_path / "c4-train.00000-of-01024.json"
+    source.write_bytes(gzip.compress(b"{}\n"))
+    with pytest.raises(UserError) as error:
+        compress(tmp_path, jobs=1)
+    assert error.value.lines == [f"{source}: holds gzip data; rename it to {source.name}.gz"]
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
 def test_sources_become_gz_and_a_second_call_does_nothing(tmp_path: Path) -> None:
     directory = tmp_path / "a $HOME of c4"
     contents = make_files(directory)

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llama31 import rules
-from llama31.corpus.consolidate import VALIDATION_FILE, merge_part, merge_validation
+from llama31.corpus.consolidate import VALIDATION_FILE, consolidate, merge_part, merge_validation
 from llama31.errors import UserError
 
 SHARDS = (768, 770, 895)
@@ -51,6 +52,21 @@ def test_done_is_skipped_and_changed_is_not(c4: Path, tmp_path: Path) -> None:
     assert len(texts(merge_part(c4, tmp_path / "merged", 6, SHARDS))) == 20
 
 
+@pytest.mark.parametrize("name", [rules.train_shard_name(768), rules.validation_shard_name(0)])
+def test_shards_of_another_numbering(c4: Path, tmp_path: Path, name: str) -> None:
+    """Among shards of the right numbering they are of no account."""
+    kind, _, count = re.split(r"\.|-of-", name)[:3]
+    other = f"{kind}.00001-of-00512.json.gz"
+    (c4 / other).touch()
+    merge_part(c4, tmp_path / "merged", 6, SHARDS)
+    for shard in c4.glob(f"{kind}.*-of-{count}.*"):
+        shard.unlink()
+    with pytest.raises(UserError) as error:
+        consolidate(c4, tmp_path / "other", [6], sample=7, jobs=1)
+    line = f"{c4}: holds shards of another numbering, such as {other}; {name} is needed"
+    assert error.value.lines == [line]
+
+
 def test_missing_shards_are_all_listed(c4: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         merge_part(c4, tmp_path / "merged", 6)
@@ -77,7 +93,7 @@ def test_damaged_shards_are_all_listed(c4: Path, tmp_path: Path) -> None:
         merge_part(c4, tmp_path / "merged", 6, shard)
     (line,) = error.value.lines
     assert line.startswith(f"{tmp_path}/merged/c4-train.en_6.json.gz: 6 of 8 shards cannot be used: ")
-    reasons = ("damaged", "truncated", "truncated", "damaged", "empty", "its last line has no end")
+    reasons = ("is not gzip data", "truncated", "truncated", "damaged", "empty", "its last line has no end")
     for number, reason in zip((769, 771, 772, 773, 774, 775), reasons, strict=True):
         assert f"{shard[number]} ({reason}" in line
     assert not list((tmp_path / "merged").iterdir())

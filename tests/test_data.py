@@ -11,7 +11,7 @@ import torch
 from built_data import SEQ_LENGTH, built, copy_of, documents, settings_for, trained_on
 from megatron.core.datasets import gpt_dataset
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
-from megatron.core.datasets.indexed_dataset import IndexedDataset
+from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 from megatron.core.datasets.utils import Split
 from nemo.collections.common.tokenizers import AutoTokenizer
 from one_rank import one_rank
@@ -21,6 +21,7 @@ from tiny import VOCABULARY, write_tokens
 from torch.utils.data import Dataset
 
 from llama31 import paths
+from llama31.corpus import token_file
 from llama31.data import order
 from llama31.data.datasets import FirstSequences, fingerprint, training_set
 from llama31.errors import UserError
@@ -127,6 +128,30 @@ def test_the_order_is_the_beginning_of_megatrons(
         assert ours[i].keys() == item.keys()
         for key, value in item.items():
             assert torch.equal(torch.as_tensor(ours[i][key]), torch.as_tensor(value)), f"sequence {i} has other {key}"
+
+
+def test_documents_of_several_stored_sequences(settings: Settings, tmp_path: Path) -> None:
+    """As --split-sentences writes them: Megatron's order is of stored sequences, for all that documents are."""
+    settings = copy_of(settings, tmp_path / "data")
+    for prefix in [*paths.train_prefixes(settings), paths.validation_prefix(settings)]:
+        texts = documents(prefix)
+        builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+        for text in texts:
+            for start in range(0, len(text), 40):
+                builder.add_item(torch.from_numpy(text[start : start + 40].astype(np.int32)))
+            builder.end_document()
+        builder.finalize(f"{prefix}.idx")
+        file = token_file.summary(prefix)
+        assert file.documents == len(texts) < file.stored_sequences
+    theirs = of_megatron(settings, tmp_path / "megatron")
+    module = built(settings)
+    ours = module._train_ds
+    assert len(ours) == len(theirs)
+    for i in range(len(ours)):
+        assert torch.equal(ours[i]["tokens"], theirs[i]["tokens"]), f"sequence {i} has other tokens"
+    expected = windows(Path(f"{paths.validation_prefix(settings)}.bin"), "<u2", SEQ_LENGTH, settings.eval_samples)
+    for item, window in zip(module._validation_ds, expected, strict=False):
+        assert item["tokens"].tolist() == window[:-1].tolist()
 
 
 @pytest.mark.parametrize("parts", ["6 7", "7"])

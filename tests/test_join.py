@@ -196,6 +196,32 @@ def test_killed_while_joining(
     assert not corpus.pieces
 
 
+def test_bad_lines_of_all_shards_count_together(corpus: Corpus) -> None:
+    for shard, bad in zip(corpus.inputs(), (1, 0, 2), strict=True):
+        shard.write_bytes(gzip.compress(b"bad\n" * bad) + shard.read_bytes())
+
+    def work(limit: int) -> Work:
+        merged = from_merged(corpus.root / "merged", corpus.root / "preprocessed", [6], SAMPLE)
+        return from_shards(merged, corpus.root / "c4", [6], corpus.tokenizer_dir, limit)
+
+    for task in work(2).tasks:
+        tokenize([task.source], task.prefix, corpus.tokenizer_dir, bad_line_limit=2, quiet=True)
+    with pytest.raises(UserError, match=r"3 bad lines were skipped, now --bad-line-limit=2; .*limit=3 accepts that"):
+        finish(work(2), jobs=1)
+    assert len(corpus.pieces) == 3
+    finish(work(3), jobs=1)
+    tokenize(corpus.inputs(), corpus.root / "wanted", corpus.tokenizer_dir, bad_line_limit=3, quiet=True)
+    assert corpus.files() == {ending: Path(f"{corpus.root}/wanted{ending}").read_bytes() for ending in ENDINGS}
+    assert b'"skipped_lines": 3' in corpus.files()[".manifest.json"]
+
+
+def test_shards_of_another_numbering(corpus: Corpus) -> None:
+    for shard in corpus.inputs():
+        shard.rename(shard.with_name(shard.name.replace("of-01024", "of-00512")))
+    with pytest.raises(UserError, match=r"c4: holds shards of another numbering, such as c4-train\.00768-of-00512"):
+        corpus.work()
+
+
 def test_missing_shards_are_all_named(corpus: Corpus) -> None:
     for shard in corpus.inputs()[1:]:
         shard.unlink()

@@ -125,6 +125,15 @@ def test_a_file_that_fails_is_named_and_the_others_are_done(corpus: Corpus, made
     assert before.items() <= corpus.inodes().items()
 
 
+def test_bad_lines_are_skipped_where_that_is_asked_for(corpus: Corpus, made: Corpus) -> None:
+    merged = corpus.merged(NAMES[1])
+    merged.write_bytes(merged.read_bytes() + gzip.compress(b"bad\n"))
+    corpus.run(ON_BAD_LINE="skip", BAD_LINE_LIMIT="1", PARTS="6")
+    assert corpus.files().items() <= made.files().items()
+    manifest = json.loads((corpus.preprocessed / f"{rules.token_file_name(NAMES[1])}.manifest.json").read_text())
+    assert manifest["skipped_lines"] == 1
+
+
 def test_a_killed_process_is_named(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the kernel does when memory runs out; the files before and after are still worked on."""
     python = tmp_path / "python"
@@ -145,6 +154,7 @@ def test_a_killed_process_is_named(tmp_path: Path, corpus: Corpus, monkeypatch: 
         ({"TOKENIZER_PATH": ""}, "TOKENIZER_PATH: set it to the directory of the tokenizer"),
         ({"MERGED_C4_PATH": ""}, "MERGED_C4_PATH: set it to the directory with the merged files"),
         ({"PREPROCESSED_PATH": ""}, "PREPROCESSED_PATH: set it to the directory for the token files"),
+        ({"BAD_LINE_LIMIT": "3"}, "--bad-line-limit=3: has an effect only with --on-bad-line=skip"),
         ({"PARTS": "x"}, 'PARTS="x": x is not one of the parts 0 to 7; example: PARTS="6 7"'),
         ({"TOKENIZER_PATH": "/data/none"}, "/data/none: no such tokenizer directory"),
         ({"SLURM_ARRAY_JOB_ID": "1"}, "this is no job array: --nodes=N shares the files out among N nodes"),

@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import termios
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,14 @@ import gigatoken
 import numpy as np
 import pytest
 import torch
+from backports import zstd
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from transformers import AutoTokenizer
 
 from dev import demo_tokenizer, kill_tokenize
-from llama31.corpus import checkpoint, documents, token_writer
+from llama31.corpus import checkpoint, documents, manifest, token_writer
 from llama31.corpus.consolidate import merge_part
-from llama31.corpus.encoder import Exact, Fast
+from llama31.corpus.encoder import Exact
 from llama31.corpus.tokenize import tokenize
 from llama31.corpus.writing import writing
 from llama31.errors import UserError
@@ -73,30 +73,6 @@ def content(prefix: Path, endings: Sequence[str] = ENDINGS) -> list[bytes]:
 def run(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "llama31", "tokenize", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
-
-
-def is_assigned(character: str) -> bool:
-    """To what all share; Python's table of Unicode may be older than the libraries'."""
-    return unicodedata.category(character) not in ("Cn", "Co", "Cs")
-
-
-def test_every_code_point(tokenizer_dir: Path) -> None:
-    """Each character among letters, digits, spaces and punctuation: the libraries' tables of Unicode agree."""
-    private = [chr(code) for code in (0xE000, 0xF8FF, 0xF0000, 0x10FFFD)]
-    unassigned = [chr(code) for code in range(0x378, 0xE01F0, 97) if not 0xD800 <= code < 0xE000]
-    characters = [*private, *unassigned, *filter(is_assigned, map(chr, range(0x110000)))]
-    blocks = [characters[start : start + 512] for start in range(0, len(characters), 512)]
-    texts = [
-        "".join(f"{character}a{character}{character} {character}1.{character}" for character in block)
-        for block in blocks
-    ]
-    exact = Exact(tokenizer_dir)
-    fast_ids, fast_lengths = Fast(exact).encode(texts)
-    ids, lengths = exact.encode(texts)
-    for text, one, other in zip(
-        texts, np.split(ids, np.cumsum(lengths)), np.split(fast_ids, np.cumsum(fast_lengths)), strict=False
-    ):
-        assert np.array_equal(one, other), f"ids differ for the characters from U+{ord(text[0]):04X} on"
 
 
 def test_a_million_tiny_documents(tmp_path: Path, tokenizer_dir: Path) -> None:
@@ -181,7 +157,9 @@ def test_done_once(tmp_path: Path, tokenizer_dir: Path) -> None:
 
     refused("append_eod=False, now True; remove it", *arguments, "--append-eod")
     refused("json_key=text, now url; remove it", *arguments, "--json-key=url")
-    refused("inputs=['in.json'], now ['in.json', 'in.json']", f"--input={source}", *arguments)
+    refused(f"{source}: given twice; each document would count twice", f"--input={source}", *arguments)
+    second = write(tmp_path / "second.json", TEXTS)
+    refused("inputs=['in.json'], now ['second.json', 'in.json']", f"--input={second}", *arguments)
     other = tmp_path / "other tokenizer"
     demo_tokenizer.save(demo_tokenizer.train(TEXTS, vocabulary=290), other)
     refused("made otherwise: tokenizer_sha256=", *arguments[:2], f"--tokenizer={other}")
@@ -286,6 +264,83 @@ def test_prefix_without_a_name(tmp_path: Path, tokenizer_dir: Path, prefix: str)
     source = write(tmp_path / "in.json", TEXTS)
     with pytest.raises(UserError, match="names a directory"):
         tokenize([source], prefix, tokenizer_dir, quiet=True)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_prefix_with_the_ending_of_its_files(tmp_path: Path, tokenizer_dir: Path, ending: str) -> None:
+    source, prefix = write(tmp_path / "in.json", TEXTS), tmp_path / "c4.en"
+    with pytest.raises(UserError) as error:
+        tokenize([source], f"{prefix}{ending}", tokenizer_dir, quiet=True)
+    line = f"{prefix}{ending}: names a file; the prefix of a token file is without that ending: {prefix}"
+    assert error.value.lines == [line]
+
+
+def test_bad_lines_are_skipped_and_counted_through_kills(
+    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is skipped is the same in one go and resumed from each checkpoint; the other lines are all there."""
+    monkeypatch.setattr(documents, "BLOCK_BYTES", 100)
+    monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
+    texts = [f"text {number}" for number in range(60)]
+    sources = [tmp_path / "1.json.gz", tmp_path / "2.jsonl.zst"]
+    for source in sources:
+        lines = b"".join(json.dumps({"text": text}).encode() + (b"\nbad\n" if "7" in text else b"\n") for text in texts)
+        source.write_bytes(gzip.compress(lines) if source.suffix == ".gz" else zstd.compress(lines))
+    tokenize(sources, tmp_path / "at once", tokenizer_dir, bad_line_limit=30, quiet=True)
+    theirs(tmp_path / "theirs", [text_to_ids(tokenizer_dir, text) for text in texts * 2])
+    assert content(tmp_path / "at once") == content(tmp_path / "theirs")
+    made = manifest.read(tmp_path / "at once")
+    assert made and made.skipped
+    assert made.skipped_lines == len(made.skipped) == 2 * sum("7" in text for text in texts)
+    assert made.skipped[0] == {
+        "file": "1.json.gz", "line": 9, "reason": "not JSON: Expecting value: line 1 column 1 (char 0)"
+    }  # fmt: skip
+
+    stored, calls = checkpoint.store, 0
+
+    def ended(prefix: Path, reached: checkpoint.Checkpoint) -> None:
+        nonlocal calls
+        stored(prefix, reached)
+        calls += 1
+        if calls % 2 == 0:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "store", ended)
+        for _ in range(10):
+            with pytest.raises(KeyboardInterrupt):
+                tokenize(sources, tmp_path / "resumed", tokenizer_dir, bad_line_limit=30, quiet=True)
+    reached = checkpoint.load(tmp_path / "resumed")
+    assert reached and len(reached.position.finished) == 1, "killed in both files"
+    tokenize(sources, tmp_path / "resumed", tokenizer_dir, bad_line_limit=30, quiet=True)
+    files = (*ENDINGS, ".manifest.json")
+    assert content(tmp_path / "resumed", files) == content(tmp_path / "at once", files)
+
+
+def test_the_limit_of_bad_lines_counts_for_what_is_there(
+    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An output with more of them than may be skipped now is refused; what was begun so is started over."""
+    monkeypatch.setattr(documents, "BLOCK_BYTES", 10)
+    monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
+    source, prefix = tmp_path / "in.json", tmp_path / "out"
+    source.write_bytes(b'{"text":"a"}\nbad\nbad\n{"text":"b"}\nbad\n')
+    with pytest.raises(UserError, match=r"in\.json:5: not JSON: .*; it is bad line 3, and --bad-line-limit=2 may be"):
+        tokenize([source], prefix, tokenizer_dir, bad_line_limit=2, quiet=True)
+    reached = checkpoint.load(prefix)
+    assert reached and reached.skipped.count == 2
+    with pytest.raises(UserError, match=r"in\.json:2: not JSON: .* \(char 0\)$"):
+        tokenize([source], prefix, tokenizer_dir)
+    assert "is of other inputs or options; it is made anew" in capsys.readouterr().err
+    tokenize([source], prefix, tokenizer_dir, bad_line_limit=3)
+    assert "; bad lines skipped: 3, see out.manifest.json" in capsys.readouterr().err
+    tokenize([source], prefix, tokenizer_dir, bad_line_limit=4)
+    assert "is there, 2 documents" in capsys.readouterr().err
+    for limit, now in ((2, "--bad-line-limit=2"), (0, "--on-bad-line=stop")):
+        with pytest.raises(UserError) as error:
+            tokenize([source], prefix, tokenizer_dir, bad_line_limit=limit)
+        remedy = "--on-bad-line=skip --bad-line-limit=3 accepts that"
+        assert error.value.lines == [f"{prefix}.manifest.json: 3 bad lines were skipped, now {now}; {remedy}"]
 
 
 @pytest.mark.parametrize("damage", ["shorter", "other", "gone"])

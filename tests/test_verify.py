@@ -133,6 +133,10 @@ def test_command(made: Path, tokenizer: Path) -> None:
         (["{root}/empty"], "{root}/empty: holds no token files (.bin, .idx)"),
         (["{root}/data/data", "--tokenizer={root}/none"], "{root}/none: no such tokenizer directory"),
         (["{root}/data/data", "--head=1"], "--head=1: needs the tokenizer"),
+        (
+            ["{root}/data/data.bin"],
+            "{root}/data/data.bin: names a file; the prefix of a token file is without that ending",
+        ),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, data: Path, arguments: list[str], line: str) -> None:
@@ -184,7 +188,9 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
     "length too large": (put(idx_path, LENGTHS, "<i", 2), ["data.idx: document 1 begins at byte 4, not where"]),
     "pointer": (put(idx_path, POINTERS + 16, "<q", -16), ["data.idx: document 2 begins at byte -16, not where"]),
     "first pointer": (put(idx_path, POINTERS, "<q", 4), ["data.idx: document 0 begins at byte 4, not where"]),
-    "document index": (put(idx_path, ENDS + 24, "<q", 4), ["data.idx: entry 3 of the document index is 4; each"]),
+    "document index": (put(idx_path, ENDS + 24, "<q", 4), ["data.idx: entry 4 of the document index is 4; it must"]),
+    "document index beyond": (put(idx_path, ENDS + 8, "<q", 6), ["data.idx: entry 1 of the document index is 6; it"]),
+    "document index low": (put(idx_path, ENDS, "<q", -1), ["data.idx: entry 0 of the document index is -1; it"]),
     "id negative": (put(bin_path, 4 * 10, "<i", -1), ["data.bin: token 10 is id -1, not one of 0 to 511"]),
     "id too large": (put(bin_path, 4 * 308, "<i", 512), ["data.bin: token 308 is id 512, not one of 0 to 511"]),
     "download cut": (lambda prefix: prefix.with_name("b.bin.pieces").touch(), ["b.bin.pieces: left by work that was"]),
@@ -224,16 +230,42 @@ def test_type_too_small(tmp_path: Path, llamas: Path, capsys: Output) -> None:
     assert doubts(capsys, prefix, llamas) == [f"{idx_path(prefix)}: uint16 cannot hold the ids of {llamas}"]
 
 
-def test_several_sequences_in_a_document(tmp_path: Path, capsys: Output) -> None:
-    prefix = tmp_path / "data"
+def in_sentences(prefix: Path) -> Path:
+    """Megatron's token file of DOCUMENTS with a stored sequence for each 3 tokens, as --split-sentences writes."""
     builder = IndexedDatasetBuilder(str(bin_path(prefix)), dtype=np.int32)
     for ids in DOCUMENTS:
-        builder.add_item(torch.IntTensor(ids))
-        builder.add_item(torch.IntTensor(ids))
+        for start in range(0, len(ids), 3):
+            builder.add_item(torch.IntTensor(ids[start : start + 3]))
         builder.end_document()
     builder.finalize(str(idx_path(prefix)))
+    return prefix
+
+
+@pytest.mark.parametrize("block", [1, 2, 1 << 20])
+def test_several_sequences_in_a_document(
+    tmp_path: Path, tokenizer: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(token_scan, "BLOCK", block)
+    prefix = in_sentences(tmp_path / "data")
+    assert doubts(capsys, prefix, tokenizer) == []
+    assert (summary(prefix).documents, summary(prefix).tokens) == (5, 309)
+    ends = HEADER.size + 12 * summary(prefix).stored_sequences
+    put(idx_path, ends + 16, "<q", 1)(prefix)
     (line,) = doubts(capsys, prefix)
-    assert line == f"{idx_path(prefix)}: entry 1 of the document index is 2; each document has one sequence"
+    assert line.startswith(f"{idx_path(prefix)}: entry 2 of the document index is 1; it must rise from 0 to 105, ")
+    assert verify_table.run(prefix, tokenizer, head=2) == 1
+
+
+def test_head_shows_whole_documents(tmp_path: Path, tokenizer: Path, capsys: Output) -> None:
+    """One stored sequence or several make no difference."""
+    built(tmp_path / "one" / "data")
+    in_sentences(tmp_path / "several")
+    shown = []
+    for prefix in (tmp_path / "one" / "data", tmp_path / "several"):
+        verify_table.run(prefix, tokenizer, head=9)
+        shown.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("--- ")])
+    assert [line.partition(", ")[2] for line in shown[0]] == [line.partition(", ")[2] for line in shown[1]]
+    assert len(shown[0]) == len(DOCUMENTS)
 
 
 def test_no_byte_of_an_index_can_change(data: Path, capsys: Output) -> None:
@@ -273,6 +305,16 @@ def test_manifest(made: Path, tokenizer: Path, llamas: Path, capsys: Output) -> 
     manifest_path(made).write_text("{}")
     (line,) = doubts(capsys, made)
     assert line.startswith(f"{manifest_path(made)}: not a manifest of a token file")
+
+
+def test_skipped_lines_are_shown(tmp_path: Path, tokenizer: Path, capsys: Output) -> None:
+    source = tmp_path / "in.json"
+    source.write_text('{"text":"good"}\n' + "bad\n" * 5)
+    tokenize([source], tmp_path / "made", tokenizer, bad_line_limit=5, quiet=True)
+    assert verify_table.run(tmp_path / "made", None, head=0) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "note: " in line]
+    assert line.startswith("    note: bad lines skipped: 5: in.json:2 (not JSON: Expecting value: ")
+    assert line.endswith(" and 2 more")
 
 
 def test_left_over_of_a_prefix(data: Path, capsys: Output) -> None:

@@ -14,6 +14,8 @@
 #                           c4-validation-<N_VALIDATION_SAMPLES>-samples.en_text_document.{bin,idx}
 #   PARTS                   training parts, separated by spaces (default: 6 7, the benchmark's)
 #   N_VALIDATION_SAMPLES    documents in the validation set (default: 91,205)
+#   ON_BAD_LINE             at a line without a text: stop, or skip it and list it in the manifest (default: stop)
+#   BAD_LINE_LIMIT          lines to skip for each token file before it stops (default: 100)
 #   JOBS                    files at a time on each machine (default: one for every 8 cores)
 #   CONT_IMAGE_URL          container image to work in, for Slurm with pyxis (default: none; .venv, or else python3)
 #
@@ -57,7 +59,8 @@ mkdir -p -- "$preprocessed" || exit 2
 
 mounts="$root:$root,$tokenizer:$tokenizer,$merged:$merged,$preprocessed:$preprocessed"
 work=(bash "$here/llama31.sh" preprocess "$merged" "$preprocessed" --tokenizer="$tokenizer"
-    --parts="${PARTS-6 7}" ${N_VALIDATION_SAMPLES:+"--samples=$N_VALIDATION_SAMPLES"})
+    --parts="${PARTS-6 7}" ${N_VALIDATION_SAMPLES:+"--samples=$N_VALIDATION_SAMPLES"}
+    ${ON_BAD_LINE:+"--on-bad-line=$ON_BAD_LINE"} ${BAD_LINE_LIMIT:+"--bad-line-limit=$BAD_LINE_LIMIT"})
 case "${FROM_SHARDS:-0}" in
     0) ;;
     1)

@@ -32,10 +32,11 @@ import orjson
 from isal import igzip
 
 from dev import demo_corpus, demo_tokenizer
-from llama31.corpus import documents
+from llama31.corpus import documents, records
 from llama31.corpus.encoder import Exact, Fast, use_threads
 from llama31.corpus.files import atomic_writer
 from llama31.corpus.progress import cores
+from llama31.corpus.records import NOTHING_SKIPPED
 from llama31.corpus.token_file import TokenType, summary
 from llama31.corpus.token_writer import TokenWriter
 from llama31.corpus.tokenize import as_bytes
@@ -145,7 +146,7 @@ def steps(source: Path, prefix: Path, tokenizer_dir: Path) -> dict[str, float]:
     blocks = documents.blocks(source)
     with TokenWriter(prefix, token_type) as writer:
         while block := step("gunzip, hash", next, blocks, None):
-            texts = step("parse", documents.texts, block, "text")
+            texts, _ = step("parse", records.texts, block, "text", fast.refusal, NOTHING_SKIPPED, 0)
             ids, lengths = step("encode, compare", fast.encode, texts)
             step("hash, write", writer.write, as_bytes(ids, token_type), as_bytes(lengths, TokenType.int32))
     return seconds

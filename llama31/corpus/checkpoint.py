@@ -7,6 +7,7 @@ from typing import Any
 
 from llama31.corpus.documents import START, Position
 from llama31.corpus.files import PARTIAL, atomic_writer, failures_named
+from llama31.corpus.records import NOTHING_SKIPPED, Skipped
 from llama31.corpus.token_writer import EMPTY, Extent
 
 
@@ -22,6 +23,7 @@ class Checkpoint:
     """Where reading goes on."""
     extent: Extent = EMPTY
     largest_id: int = -1
+    skipped: Skipped = NOTHING_SKIPPED
 
     @property
     def is_begun(self) -> bool:
@@ -50,6 +52,7 @@ def load(prefix: Path) -> Checkpoint | None:
             position=Position.from_json(content["position"]),
             extent=Extent(**content["extent"]),
             largest_id=content["largest_id"],
+            skipped=Skipped.from_json(content["skipped"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

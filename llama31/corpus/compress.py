@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from isal import igzip, isal_zlib
+from isal import igzip
 
+from llama31.corpus.compression import DAMAGED, Members, misnamed
 from llama31.corpus.files import atomic_writer, failures_named
-from llama31.corpus.gzip_members import Gunzip
 from llama31.corpus.locking import only_run_in
 from llama31.corpus.progress import Progress
 from llama31.corpus.side_by_side import run_all
@@ -46,6 +46,8 @@ def compress(directory: Path, jobs: int) -> str:
 
 def _compress(source: Path, progress: Progress) -> None:
     target = source.with_name(source.name + ".gz")
+    if problem := misnamed(source):
+        raise UserError(f"{source}: {problem}")
     if target.exists():  # an earlier run was killed before it removed the source, or somebody else made it
         if _gunzipped_content(target) != _content(_pieces(source, progress)):
             raise UserError(f"{target}: is there and holds other data than {source.name}; remove one of the two")
@@ -86,9 +88,9 @@ def _gunzipped_content(path: Path) -> Content | None:
     """What a gzip file holds; None where it is damaged."""
     try:
         with failures_named(path), open(path, "rb") as file:
-            gunzip = Gunzip(file)
+            gunzip = Members(file)
             return _content(iter(lambda: gunzip.read(BLOCK_BYTES), b""))
-    except (EOFError, isal_zlib.error):
+    except (EOFError, *DAMAGED):
         return None
 
 

@@ -4,17 +4,18 @@ Compressed shards are joined as they are: a gzip file may have several members, 
 shard is read once: what is copied is decompressed on the way, to see that it is whole.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from isal import igzip, isal_zlib
+from isal import igzip
 
 from llama31 import rules
 from llama31.corpus import documents
+from llama31.corpus.compression import DAMAGED, Members, misnamed
 from llama31.corpus.files import atomic_writer, failures_named
-from llama31.corpus.gzip_members import Gunzip
 from llama31.corpus.locking import only_run_in
 from llama31.corpus.parts import part_shards
 from llama31.corpus.progress import Progress
@@ -93,7 +94,22 @@ def _part_path(merged_dir: Path, part: int) -> Path:
     return merged_dir / f"{rules.train_part_name(part)}.json.gz"
 
 
+def require_numbering(shards: Sequence[Path]) -> None:
+    """Raises UserError where the directory of shards holds only those of a corpus that has another number of them.
+
+    C4's variants have, and C4 that other tools prepared; but parts and validation set are defined by these numbers.
+    """
+    directory, wanted = shards[0].parent, shards[0].name
+    kind, _, count = re.split(r"\.|-of-", wanted)[:3]  # c4-train, 00768, 01024
+    found = sorted(path.name for path in directory.glob(f"{kind}.*-of-*.json*"))
+    if found and not any(f"-of-{count}." in name for name in found):
+        raise UserError(f"{directory}: holds shards of another numbering, such as {found[0]}; {wanted} is needed")
+
+
 def _require(files: Iterable[Sequence[Path]]) -> None:
+    files = list(files)
+    for shards in files:
+        require_numbering(shards)
     unusable = [f"{path} ({problem})" for several in files for path in several if (problem := _absence(path))]
     if unusable:
         raise UserError(f"{len(unusable)} shards cannot be used: {', '.join(unusable)}")
@@ -159,14 +175,14 @@ def _append(shard: Path, target: BinaryIO, told: Told) -> str:
         return str(error.strerror)
     end = b""
     with source:
-        gunzip = Gunzip(_Copied(source, target, told))
+        gunzip = Members(_Copied(source, target, told))
         try:
             while data := gunzip.read(BLOCK_BYTES):
                 end = data
         except EOFError:
             return "truncated" if source.tell() else "empty"
-        except isal_zlib.error as error:
-            return f"damaged: {error}"
+        except DAMAGED as error:
+            return misnamed(shard) or f"damaged: {error}"
         except _Unreadable as error:
             return str(error)
     if not end:

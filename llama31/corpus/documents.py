@@ -1,4 +1,8 @@
-"""Reading documents from files of JSON lines (.json, .jsonl), as they are or compressed (.gz)."""
+"""Reading lines from files of JSON lines (.json, .jsonl), plain or compressed (.gz, .zst).
+
+Lines end where NeMo's preprocess_data_for_megatron.py has them end: it opens plain files as text, with Python's
+universal newlines, and reads compressed ones as bytes, in which only a line feed ends a line.
+"""
 
 import errno
 import hashlib
@@ -9,16 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import orjson
-from isal import isal_zlib
-
+from llama31.corpus import compression
 from llama31.corpus.files import sha256_of
-from llama31.corpus.gzip_members import Gunzip, Plain, Stream
 from llama31.errors import UserError
 
 BLOCK_BYTES = 6 << 20  # of JSON, read at a time
 LINE_BYTES = 64 << 20  # a longer line is refused: what one line needs bounds the memory
-SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst")
 
 T = TypeVar("T")
 
@@ -80,8 +81,9 @@ class Block:
 
 
 def check_inputs(paths: Sequence[Path]) -> None:
-    """Raises UserError with a line for each file that cannot be an input."""
+    """Raises UserError with a line for each file that cannot be an input, or is given twice."""
     problems = []
+    first: dict[tuple[int, int], Path] = {}  # by device and inode, so also through links
     for path in paths:
         try:
             if not path.name.endswith(SUFFIXES):
@@ -90,6 +92,16 @@ def check_inputs(paths: Sequence[Path]) -> None:
                 problems.append(f"{path}: no such file")
             elif not os.access(path, os.R_OK):
                 problems.append(f"{path}: {os.strerror(errno.EACCES)}")
+            else:
+                status = path.stat()
+                if same := first.get((status.st_dev, status.st_ino)):
+                    name = "given twice" if same == path else f"the same file as {same}"
+                    problems.append(f"{path}: {name}; each document would count twice")
+                first[status.st_dev, status.st_ino] = path
+                if problem := compression.misnamed(path):
+                    problems.append(f"{path}: {problem}")
+        except UserError as error:
+            problems += error.lines
         except OSError as error:  # a directory that may not be searched
             problems.append(f"{path}: {error.strerror}")
     if not paths:
@@ -152,8 +164,8 @@ def blocks(path: Path, start: Place = BEGINNING, block_bytes: int = 0) -> Iterat
     The last block may be without lines; its end tells the whole file's size and hash. Going on from a place costs
     reading the file up to there, and decompressing its gzip member up to there.
 
-    Raises UserError where the file cannot be read, is not gzip though it is named so, is a truncated gzip file or has
-    a line of more than LINE_BYTES; Changed where it is not the file that `start` was taken from.
+    Raises UserError where the file cannot be read, holds damaged or truncated compressed data or has a line of more
+    than LINE_BYTES; Changed where it is not the file that `start` was taken from.
     """
     line = start.line
     try:
@@ -162,15 +174,16 @@ def blocks(path: Path, start: Place = BEGINNING, block_bytes: int = 0) -> Iterat
                 line = block.end.line
                 yield block
     except EOFError:
-        raise UserError(f"{path}:{line}: truncated gzip file: it ends after this line began") from None
-    except (OSError, isal_zlib.error) as error:
+        name = getattr(compression.format_of(path), "name", "")
+        raise UserError(f"{path}:{line}: truncated {name} file: it ends after this line began") from None
+    except (OSError, *compression.DAMAGED) as error:
         raise UserError(f"{path}:{line}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _blocks(path: Path, raw: BinaryIO, start: Place, block_bytes: int) -> Iterator[Block]:
     file = _read_before(path, raw, start)
     file.seek(start.offset)
-    stream: Stream = Gunzip(file) if path.suffix == ".gz" else Plain(file)
+    stream, is_text = compression.opened(path, file), compression.format_of(path) is None
     skip = start.skip
     while skip:
         skip -= len(stream.read(min(skip, block_bytes)))
@@ -183,9 +196,9 @@ def _blocks(path: Path, raw: BinaryIO, start: Place, block_bytes: int) -> Iterat
     pieces: list[bytes] = []  # of the line that the last block ended within
     pending = 0  # their bytes
     while data := stream.read(block_bytes):
-        cut = data.rfind(b"\n") + 1
+        cut = _whole_lines(data, is_text)
         if cut:
-            lines = b"".join([*pieces, data[:cut]]).split(b"\n")[:-1]
+            lines = _split(b"".join([*pieces, data[:cut]]), is_text)
             yield block(line, lines, len(data) - cut)
             line += len(lines)
             pieces, pending = [], 0
@@ -193,8 +206,23 @@ def _blocks(path: Path, raw: BinaryIO, start: Place, block_bytes: int) -> Iterat
         pending += len(data) - cut
         if pending > LINE_BYTES:
             raise UserError(f"{path}:{line}: a line of more than {LINE_BYTES >> 20} MiB, the longest that is read")
-    rest = b"".join(pieces)
-    yield block(line, [rest] if rest else [], 0)
+    yield block(line, _split(b"".join(pieces), is_text), 0)
+
+
+def _whole_lines(data: bytes, is_text: bool) -> int:
+    """Count the bytes up to the end of the last line that certainly ends in `data`."""
+    cut = data.rfind(b"\n") + 1
+    if is_text:  # a carriage return at the very end may be the first half of a line end
+        cut = max(cut, data.rfind(b"\r", cut, -1) + 1)
+    return cut
+
+
+def _split(data: bytes, is_text: bool) -> list[bytes]:
+    """Split into lines without their ends; the last one may lack its end."""
+    if is_text:
+        return data.splitlines()  # of bytes: at \n, \r and \r\n alone
+    lines = data.split(b"\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 def _read_before(path: Path, raw: BinaryIO, place: Place) -> _Hashed:
@@ -214,30 +242,3 @@ def prefetched(items: Iterator[T]) -> Iterator[T]:
         while (item := following.result()) is not end:
             following = pool.submit(next, items, end)
             yield item  # type: ignore[misc]
-
-
-def texts(block: Block, key: str, longest: int = LINE_BYTES) -> list[str]:
-    """The text of each line that is not empty.
-
-    Raises UserError, naming file and line, for what is not a JSON object with a text under `key`, and for a text of
-    more than `longest` characters.
-    """
-    found = []
-    for number, line in enumerate(block.lines, block.first_line):
-        if not line or line.isspace():
-            continue
-        try:
-            text = orjson.loads(line)[key]
-        except orjson.JSONDecodeError as error:
-            raise UserError(f"{block.path}:{number}: not JSON: {error}") from None
-        except (KeyError, TypeError):
-            raise UserError(f'{block.path}:{number}: not an object with a "{key}"') from None
-        if type(text) is not str:
-            raise UserError(f'{block.path}:{number}: "{key}" is not a string but {type(text).__name__}')
-        if len(text) > longest:
-            raise UserError(
-                f"{block.path}:{number}: a text of {len(text):,} characters; "
-                f"the library that this tokenizer needs gets at most {longest:,}, to bound its memory"
-            )
-        found.append(text)
-    return found

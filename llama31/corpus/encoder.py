@@ -1,4 +1,4 @@
-"""Texts -> token ids, fast where that is exact, by Hugging Face's own library where not.
+"""Texts -> token ids, fast where that is exact (see `exactness`), by Hugging Face's own library where not.
 
 The ids are those of NeMo's AutoTokenizer.text_to_ids: what tokenizer.json says, special tokens written in the text as
 their own ids, nothing added before or after a text.
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from llama31.corpus.documents import LINE_BYTES
+from llama31.corpus.exactness import unproven, unsettled
 from llama31.corpus.token_file import TokenType
 from llama31.corpus.tokenizer import contradictions, tokenizer_file, vocabulary_size
 from llama31.errors import UserError
@@ -22,6 +22,7 @@ from llama31.errors import UserError
 Encoded = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]
 """The ids of all texts, one text after another, and the number of ids of each text."""
 
+LONGEST_TEXT = 4 << 20  # characters that Hugging Face's library gets: it takes 150 bytes and more for each of them
 CHECK_EVERY = 4096  # documents: one in so many is compared with Hugging Face's ids; costs about 1.5% of the time
 CHECK_CHARACTERS = 1 << 16  # longer documents are not compared: Hugging Face's library takes 200 bytes for a character
 CACHE_BYTES = 256 << 20  # gigatoken keeps each word it meets; beyond this much memory it is made anew
@@ -50,8 +51,8 @@ class Encoder(Protocol):
     name: str
     """Library that computes the ids."""
 
-    longest_text: int
-    """Characters of a text that it can take without leaving the bounds of memory."""
+    def refusal(self, text: str) -> str:
+        """Say why it cannot take a text within its bounds of memory; empty where it can."""
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """The ids of the texts."""
@@ -61,7 +62,6 @@ class Exact:
     """Hugging Face's tokenizers library, as a tokenizer directory says. Also what the tokenizer is, to callers."""
 
     name = "tokenizers"
-    longest_text = 4 << 20  # it takes 150 bytes and more for each character of a text
 
     def __init__(self, tokenizer_dir: str | Path):
         """Raises UserError where the directory holds no tokenizer that the library can read as transformers does."""
@@ -84,6 +84,12 @@ class Exact:
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return np.fromiter((number for row in rows for number in row), np.uint32, int(lengths.sum())), lengths
 
+    def refusal(self, text: str) -> str:
+        if len(text) <= LONGEST_TEXT:
+            return ""
+        limit = f"the library that it needs gets at most {LONGEST_TEXT:,}, to bound its memory"
+        return f"a text of {len(text):,} characters; {limit}"
+
     def check_id(self, number: int) -> None:
         """Raises UserError where an id is beyond the vocabulary, or the type of a token file's ids."""
         limit = min(self.ids, TokenType.for_vocabulary(self.vocabulary).limit)
@@ -95,6 +101,10 @@ class Exact:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
+    def unproven(self) -> str:
+        """Say why another library may give other ids; empty where that was shown not to be."""
+        return unproven(self._tokenizer)
+
     def probes(self) -> list[str]:
         """PROBES, and texts with each of the tokenizer's special tokens."""
         specials = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
@@ -102,18 +112,25 @@ class Exact:
 
 
 class Fast:
-    """gigatoken, compared with Hugging Face's library now and then. Raises Inexact where it fails or differs."""
+    """gigatoken, compared with Hugging Face's library now and then. Raises Inexact where it fails or differs.
+
+    Texts with code points on whose properties the two may differ are encoded by Hugging Face's library.
+    """
 
     name = "gigatoken"
-    longest_text = LINE_BYTES
 
     def __init__(self, exact: Exact, sample: Sequence[str] = ()):
         """Compares the ids of `sample` and of the tokenizer's probes."""
+        if reason := exact.unproven():
+            raise Inexact(reason)
         self._exact = exact
         self._documents = 0
         self._load()
         probes = [*exact.probes(), *sample]
         self._compare(probes, self._encode(probes), range(len(probes)))
+
+    def refusal(self, text: str) -> str:
+        return (refusal := self._exact.refusal(text)) and (refusal if unsettled([text]) else "")
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         if _resident_bytes() > self._base + CACHE_BYTES:
@@ -137,7 +154,9 @@ class Fast:
             import awkward
 
             rows = self._tokenizer.encode_batch(list(texts), parallel=True)
-            return np.asarray(awkward.flatten(rows, axis=1)), np.asarray(awkward.num(rows))
+            encoded = np.asarray(awkward.flatten(rows, axis=1)), np.asarray(awkward.num(rows))
+        numbers = unsettled(texts)
+        return _replaced(encoded, numbers, self._exact.encode([texts[n] for n in numbers])) if numbers else encoded
 
     def _compare(self, texts: Sequence[str], encoded: Encoded, numbers: Sequence[int]) -> None:
         ids, lengths = encoded
@@ -150,6 +169,17 @@ class Fast:
         found = np.concatenate([ids[ends[number] - lengths[number] : ends[number]] for number in numbers])
         if not (np.array_equal(lengths[list(numbers)], right_lengths) and np.array_equal(found, right)):
             raise Inexact("its ids differ on a sample")
+
+
+def _replaced(encoded: Encoded, numbers: Sequence[int], others: Encoded) -> Encoded:
+    """Put the ids of `others` in the place of those of the texts of these numbers."""
+    (ids, lengths), (other_ids, other_lengths) = encoded, others
+    rows = np.split(ids, np.cumsum(lengths)[:-1])
+    lengths = lengths.copy()
+    lengths[list(numbers)] = other_lengths
+    for number, row in zip(numbers, np.split(other_ids, np.cumsum(other_lengths)[:-1]), strict=True):
+        rows[number] = row
+    return np.concatenate(rows), lengths
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from llama31.corpus import checkpoint, documents, manifest
 from llama31.corpus.files import failures_named, sha256_of
 from llama31.corpus.manifest import Manifest, manifest_path
-from llama31.corpus.token_file import TokenFile, bin_path, idx_path, summary
+from llama31.corpus.token_file import TokenFile, bin_path, idx_path, require_prefix, summary
 from llama31.corpus.tokenizer import end_of_text, fingerprint, hashes
 from llama31.errors import UserError
 
@@ -23,11 +23,14 @@ class Job:
     tokenizer_dir: Path
     append_eod: bool
     json_key: str
+    bad_line_limit: int = 0
+    """Bad lines that may be skipped; the data is the same for each limit that suffices, so it is not of `identity`."""
 
     def __post_init__(self) -> None:
         documents.check_inputs(self.inputs)
         if self.prefix.name in ("", ".."):
             raise UserError(f"{self.prefix}: names a directory; the output's files need a name in it")
+        require_prefix(self.prefix)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -71,6 +74,7 @@ class Job:
             if getattr(made, name) not in (hashes(self.tokenizer_dir) if name == "tokenizer_sha256" else (value,)):
                 other = f"{name}={getattr(made, name)}, now {value}"
                 raise UserError(f"{manifest_path(self.prefix)}: made otherwise: {other}; remove it or name another")
+        self.require_bad_lines_within_limit(made)
         if not there:
             return None
         if len(there) == 1:
@@ -80,6 +84,14 @@ class Job:
             raise UserError(f"{manifest_path(self.prefix)}: is of another {bin_path(self.prefix).name}; remove both")
         self._require_unchanged(made)
         return found
+
+    def require_bad_lines_within_limit(self, made: Manifest) -> None:
+        """Raises UserError where more bad lines were skipped for an output than may be."""
+        count = made.skipped_lines or 0
+        if count > self.bad_line_limit:
+            limit = f"--bad-line-limit={self.bad_line_limit}" if self.bad_line_limit else "--on-bad-line=stop"
+            remedy = f"--on-bad-line=skip --bad-line-limit={count} accepts that"
+            raise UserError(f"{manifest_path(self.prefix)}: {count:,} bad lines were skipped, now {limit}; {remedy}")
 
     def _require_unchanged(self, made: Manifest) -> None:
         """Inputs that were written after the manifest are read, and must hold what they held."""

@@ -5,6 +5,7 @@ Documents are encoded one by one, so this gives the bytes that tokenising the me
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 from llama31.corpus import checkpoint, manifest
@@ -12,6 +13,7 @@ from llama31.corpus.checkpoint import Checkpoint
 from llama31.corpus.files import failures_named
 from llama31.corpus.job import Job
 from llama31.corpus.manifest import Manifest, manifest_path
+from llama31.corpus.records import Skipped
 from llama31.corpus.token_file import HEADER, TokenFile, bin_path, idx_path, summary
 from llama31.corpus.token_writer import TokenWriter
 from llama31.corpus.writing import writing
@@ -33,6 +35,7 @@ def join(job: Job, pieces: Sequence[Path], told: Told = bool) -> None:
         if not job.finished():
             files = [summary(piece) for piece in pieces]
             combined = _combined([_manifest(job, *each) for each in zip(job.inputs, pieces, strict=True)])
+            job.require_bad_lines_within_limit(combined)
             # Should this be ended on the way, the checkpoint tells the next run whose files lie there.
             checkpoint.store(job.prefix, Checkpoint(job.identity, encoder=next(iter(combined.versions))))
             _write(files, job.prefix, combined, told)
@@ -76,7 +79,7 @@ def _bin_bytes(file: TokenFile) -> int:
 
 
 def _lengths_bytes(file: TokenFile) -> int:
-    return 4 * file.documents
+    return 4 * file.stored_sequences
 
 
 def _copy(path: Path, start: int, count: int, write: Callable[[bytes], None]) -> None:
@@ -103,6 +106,7 @@ def _manifest(job: Job, source: Path, piece: Path) -> Manifest:
 
 def _combined(manifests: Sequence[Manifest]) -> Manifest:
     """The manifest of all, but for the hashes of the output."""
+    skipped = reduce(Skipped.plus, map(Skipped.of_manifest, manifests))
     return replace(
         manifests[0],
         inputs=[name for each in manifests for name in each.inputs],
@@ -112,4 +116,5 @@ def _combined(manifests: Sequence[Manifest]) -> Manifest:
         tokens=sum(each.tokens for each in manifests),
         largest_id=max(each.largest_id for each in manifests),
         versions={name: version for each in manifests for name, version in each.versions.items()},
+        **skipped.in_manifest(),
     )

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from llama31.corpus.files import atomic_writer
 from llama31.errors import UserError
@@ -39,6 +40,10 @@ class Manifest:
     idx_sha256: str
     versions: dict[str, str]
     """Versions of the libraries that made the ids, first the one that encoded."""
+    skipped_lines: int | None = None
+    """Lines of the inputs without a text that were skipped; None in a manifest of an earlier version."""
+    skipped: list[dict[str, Any]] | None = None
+    """File, line and reason of the first of them."""
 
 
 def manifest_path(prefix: str | Path) -> Path:

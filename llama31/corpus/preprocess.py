@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from llama31 import rules
-from llama31.corpus.consolidate import train_shards
+from llama31.corpus.consolidate import require_numbering, train_shards
 from llama31.corpus.job import Job
 from llama31.corpus.join import join, remove, size
 from llama31.corpus.progress import Progress, cores
@@ -70,18 +70,20 @@ def from_merged(merged_dir: Path, preprocessed_dir: Path, parts: Sequence[int], 
     return Work([task.prefix for task in tasks], tasks, [])
 
 
-def from_shards(merged: Work, c4_dir: Path, parts: Sequence[int], tokenizer_dir: Path) -> Work:
+def from_shards(merged: Work, c4_dir: Path, parts: Sequence[int], tokenizer_dir: Path, bad_line_limit: int = 0) -> Work:
     """The same token files, of which those of the training parts are made from their shards.
 
-    Raises UserError where a shard is missing, or a part's token file is there that was made otherwise.
+    `bad_line_limit`: bad lines that may be skipped in all shards of a part. Raises UserError where a shard is missing,
+    or a part's token file is there that was made otherwise.
     """
     *_, validation = merged.tasks
     found = []
     for part, prefix in zip(parts, merged.prefixes, strict=False):
         shards = train_shards(c4_dir, part)
+        require_numbering(shards)
         names = [shard.name.removesuffix(".json.gz") for shard in shards]
         pieces = [prefix.parent / "shards" / rules.token_file_name(name) for name in names]
-        job = Job(shards, prefix, tokenizer_dir, append_eod=False, json_key="text")
+        job = Job(shards, prefix, tokenizer_dir, append_eod=False, json_key="text", bad_line_limit=bad_line_limit)
         found.append(Part(job, list(map(Task, shards, pieces)), job.finished() is not None))
     shard_tasks = [task for part in found if not part.is_joined for task in part.shards]
     return Work(merged.prefixes, [validation, *shard_tasks], found)
@@ -102,18 +104,20 @@ def jobs_here(tasks: Sequence[Task]) -> int:
     return max(1, min(len(tasks), cores() // CORES_PER_FILE))
 
 
-def tokenize_all(tasks: Sequence[Task], tokenizer_dir: Path, jobs: int, threads: int) -> None:
-    """Tokenise the files, `jobs` at a time with so many threads each.
+def tokenize_all(tasks: Sequence[Task], tokenizer_dir: Path, jobs: int, threads: int, bad_line_limit: int = 0) -> None:
+    """Tokenise the files, `jobs` at a time with so many threads each, skipping at most so many bad lines of each.
 
     What is done already is left alone: `tokenize` sees to that. Raises UserError with a line for each file that failed;
     its process has said why on stderr.
     """
     tokenizer_file(tokenizer_dir)
+    skipping = ["--on-bad-line=skip", f"--bad-line-limit={bad_line_limit}"] if bad_line_limit else []
     with _ended_with_us() as processes:
 
         def run(task: Task) -> None:
             command = [sys.executable, "-m", "llama31", "tokenize", f"--input={task.source}"]
             command += [f"--output-prefix={task.prefix}", f"--tokenizer={tokenizer_dir}", f"--threads={threads}"]
+            command += skipping
             with subprocess.Popen(command) as process:
                 processes.add(process)
             processes.remove(process)

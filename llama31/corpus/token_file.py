@@ -1,6 +1,7 @@
 """Megatron token files: PREFIX.bin holds the token ids of all documents, PREFIX.idx where each document lies.
 
-Format: megatron.core.datasets.indexed_dataset, here with one sequence per document. All numbers little-endian.
+Format: megatron.core.datasets.indexed_dataset. All numbers little-endian. The data made here has one sequence per
+document; other tools may write several, such as one for each sentence.
 
     .idx  "MMIDIDX\\0\\0", uint64 version 1, uint8 dtype code, uint64 sequences, uint64 documents + 1,
           int32 length of each sequence [tokens], int64 offset of each sequence in the .bin [bytes],
@@ -61,12 +62,21 @@ def idx_path(prefix: Path) -> Path:
     return prefix.with_name(prefix.name + ".idx")
 
 
+def require_prefix(prefix: Path) -> None:
+    """Raises UserError where a prefix ends as the files that it stands for do."""
+    for path_of in (bin_path, idx_path):
+        if path_of(without := prefix.with_suffix("")) == prefix:
+            raise UserError(f"{prefix}: names a file; the prefix of a token file is without that ending: {without}")
+
+
 @dataclass(frozen=True)
 class TokenFile:
     """What a .bin/.idx pair holds."""
 
     prefix: Path
     documents: int
+    stored_sequences: int
+    """Entries of the index: each is of one document, which has one or several."""
     tokens: int
     token_type: TokenType
 
@@ -133,7 +143,7 @@ def summary(prefix: str | Path) -> TokenFile:
         raise UserError(f"{data}: {_difference(data_size, end)} that {index.name} describes")
     if end == 0:
         raise UserError(f"{data}: holds no tokens")
-    return TokenFile(prefix, ends - 1, end // token_type.itemsize, token_type)
+    return TokenFile(prefix, ends - 1, sequences, end // token_type.itemsize, token_type)
 
 
 def _size(path: Path) -> int:

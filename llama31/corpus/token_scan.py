@@ -94,16 +94,29 @@ def _index_doubts(index: _Reading, file: TokenFile) -> Iterator[str]:
     (header,) = index.following(f"V{HEADER.size}", 1)
     *_, sequences, ends = HEADER.unpack(header.tobytes())
     lengths = index.following("<i4", sequences)
+    name = "document" if sequences == ends - 1 else "stored sequence"
     if wrong := _first((block, block > 0) for block in lengths):
-        yield f"{index.path}: document {wrong[0]:,} has {wrong[1]:,} tokens"
+        yield f"{index.path}: {name} {wrong[0]:,} has {wrong[1]:,} tokens"
     expected = _pointers(_numbers(index.path, "<i4", HEADER.size, sequences), file.token_type.itemsize)
     found = index.following("<i8", sequences)
     if wrong := _first((block, block == right) for block, right in zip(found, expected, strict=True)):
-        yield f"{index.path}: document {wrong[0]:,} begins at byte {wrong[1]:,}, not where the one before it ends"
-    expected = (np.arange(start, min(start + BLOCK, ends)) for start in range(0, ends, BLOCK))
-    found = index.following("<i8", ends)
-    if wrong := _first((block, block == right) for block, right in zip(found, expected, strict=True)):
-        yield f"{index.path}: entry {wrong[0]:,} of the document index is {wrong[1]:,}; each document has one sequence"
+        yield f"{index.path}: {name} {wrong[0]:,} begins at byte {wrong[1]:,}, not where the one before it ends"
+    if wrong := _first(_rising(index.following("<i8", ends), sequences, ends)):
+        yield (
+            f"{index.path}: entry {wrong[0]:,} of the document index is {wrong[1]:,}; "
+            f"it must rise from 0 to {sequences:,}, the number of stored sequences"
+        )
+
+
+def _rising(blocks: Iterable[Numbers], sequences: int, ends: int) -> Iterator[tuple[Numbers, Numbers]]:
+    """Which entries of a document index are right: from 0 each above the one before, to `sequences`."""
+    before, place = -1, 0
+    for block in blocks:
+        is_right = (np.diff(block, prepend=before) > 0) & (block <= sequences)
+        is_right[0] &= place > 0 or block[0] == 0
+        is_right[-1] &= place + len(block) < ends or block[-1] == sequences
+        yield block, is_right
+        before, place = int(block[-1]), place + len(block)
 
 
 def _pointers(lengths: Iterable[Numbers], itemsize: int) -> Iterator[Numbers]:

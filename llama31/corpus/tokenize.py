@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama31.corpus import checkpoint, documents, manifest, token_writer
+from llama31.corpus import checkpoint, documents, manifest, records, token_writer
 from llama31.corpus.checkpoint import Checkpoint
 from llama31.corpus.documents import Changed
 from llama31.corpus.encoder import Encoded, Encoder, Exact, Fast, Inexact
@@ -23,6 +23,7 @@ from llama31.corpus.files import failures_named
 from llama31.corpus.job import Job
 from llama31.corpus.manifest import Manifest, manifest_path
 from llama31.corpus.progress import Progress
+from llama31.corpus.records import NOTHING_SKIPPED, Skipped
 from llama31.corpus.token_file import TokenFile, TokenType, summary
 from llama31.corpus.token_writer import Damaged, TokenWriter
 from llama31.corpus.writing import writing
@@ -39,11 +40,13 @@ def tokenize(
     tokenizer_dir: str | Path,
     append_eod: bool = False,
     json_key: str = "text",
+    bad_line_limit: int = 0,
     quiet: bool = False,
 ) -> TokenFile:
-    """Turn .json, .jsonl or .json.gz files, one JSON record per line, into OUTPUT_PREFIX.bin, .idx and .manifest.json.
+    """Turn files of JSON lines, plain, .gz or .zst, into OUTPUT_PREFIX.bin, .idx and .manifest.json.
 
-    `append_eod` ends each document with the tokenizer's end-of-text token (the benchmark's data has none). Progress
+    `append_eod` ends each document with the tokenizer's end-of-text token (the benchmark's data has none).
+    `bad_line_limit`: lines without a text that may be skipped; they are counted and listed in the manifest. Progress
     goes to a terminal's stderr, and one line with the figures to stderr at the end; neither with `quiet`.
 
     What a killed run left is gone on with, and an output that was made from the same inputs in the same way is left as
@@ -51,17 +54,19 @@ def tokenize(
     where one is there that was made otherwise.
     """
     start = time.monotonic()
-    job = Job([Path(path) for path in inputs], Path(output_prefix), Path(tokenizer_dir), append_eod, json_key)
+    files = [Path(path) for path in inputs]
+    job = Job(files, Path(output_prefix), Path(tokenizer_dir), append_eod, json_key, bad_line_limit)
     with writing(job.prefix):
         if found := job.finished():
             checkpoint.discard(job.prefix)
             _say(f"{job.prefix}: is there, {_counts(found)}, made from the same inputs", quiet)
             return found
-        encoder = _make(job, Exact(tokenizer_dir), quiet)
+        encoder, skipped = _make(job, Exact(tokenizer_dir), quiet)
         found = summary(job.prefix)
     seconds = time.monotonic() - start
     figures = f"{sum(job.input_bytes) / 1e6:,.1f} MB in {seconds:,.1f} s by {encoder}"
-    _say(f"{job.prefix}: {_counts(found)} from {figures}", quiet)
+    bad = f"; bad lines skipped: {skipped.count:,}, see {manifest_path(job.prefix).name}" if skipped.count else ""
+    _say(f"{job.prefix}: {_counts(found)} from {figures}{bad}", quiet)
     return found
 
 
@@ -74,45 +79,44 @@ def _say(line: str, quiet: bool = False) -> None:
         print(line, file=sys.stderr)
 
 
-def _make(job: Job, exact: Exact, quiet: bool) -> str:
-    """Make the output, from its checkpoint on; gives the name of the library that made the ids."""
+def _make(job: Job, exact: Exact, quiet: bool) -> tuple[str, Skipped]:
+    """Make the output, from its checkpoint on; return the name of the library that made the ids, and the bad lines."""
     start = checkpoint.load(job.prefix)
-    if start and start.job != job.identity:
+    if start and (start.job != job.identity or start.skipped.count > job.bad_line_limit):
         _say(f"{job.prefix}: what was begun there is of other inputs or options; it is made anew", quiet)
         start = None
     if start is None or start.encoder != exact.name:
         try:
             fast = Fast(exact, _sample(job))
-            _go_on(job, fast, exact, start or Checkpoint(job.identity, fast.name), quiet)
-            return fast.name
+            return fast.name, _go_on(job, fast, exact, start or Checkpoint(job.identity, fast.name), quiet)
         except Inexact as error:
             _say(
                 f"WARNING: {job.tokenizer_dir}: {Fast.name} is not exact for this tokenizer ({error}); "
                 f"all is encoded by {exact.name}, which takes some 20 times as long"
             )
             start = None  # what was written may be wrong
-    _go_on(job, exact, exact, start or Checkpoint(job.identity, exact.name), quiet)
-    return exact.name
+    return exact.name, _go_on(job, exact, exact, start or Checkpoint(job.identity, exact.name), quiet)
 
 
 def _sample(job: Job) -> list[str]:
     """The beginning of the first texts."""
     block = next(documents.blocks(job.inputs[0]))
-    texts = documents.texts(replace(block, lines=block.lines[:SAMPLE_TEXTS]), job.json_key)
+    sample = replace(block, lines=block.lines[:SAMPLE_TEXTS])
+    texts, _ = records.texts(sample, job.json_key, lambda _: "", NOTHING_SKIPPED, job.bad_line_limit)
     return [text[:SAMPLE_CHARACTERS] for text in texts]
 
 
-def _go_on(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: bool) -> None:
+def _go_on(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: bool) -> Skipped:
     """Make the output from a checkpoint on, or from nothing where what the checkpoint is of was changed since."""
     try:
-        _run(job, encoder, exact, start, quiet)
+        return _run(job, encoder, exact, start, quiet)
     except (Changed, Damaged) as error:
         _say(f"{job.prefix}: what was begun there cannot be gone on with ({error}); it is made anew", quiet)
-        _run(job, encoder, exact, Checkpoint(job.identity, encoder.name), quiet)
+        return _run(job, encoder, exact, Checkpoint(job.identity, encoder.name), quiet)
 
 
-def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: bool) -> None:
-    """Make the output from a checkpoint on. Raises Changed or Damaged where that cannot be."""
+def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: bool) -> Skipped:
+    """Make the output from a checkpoint on; return the bad lines. Raises Changed or Damaged where that cannot be."""
     if start.is_begun:
         token_writer.unpublish(job.prefix)  # a run may have been killed after it gave the files their names
     else:
@@ -121,7 +125,7 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
         manifest_path(job.prefix).unlink(missing_ok=True)  # of an output that was removed
     token_type = TokenType.for_vocabulary(exact.vocabulary)
     eod: int | None = job.identity["eod_id"]
-    position, largest_id = start.position, start.largest_id
+    position, largest_id, skipped = start.position, start.largest_id, start.skipped
     due = time.monotonic() + CHECKPOINT_SECONDS
     with (
         Progress("tokenize", sum(job.input_bytes), start.position.bytes_read, quiet) as progress,
@@ -129,11 +133,12 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
     ):
 
         def save() -> None:
-            reached = Checkpoint(job.identity, encoder.name, position, writer.synced(), largest_id)
+            reached = Checkpoint(job.identity, encoder.name, position, writer.synced(), largest_id, skipped)
             checkpoint.store(job.prefix, reached)
 
         for block, position in documents.prefetched(documents.read(job.inputs, start.position)):
-            ids, lengths = _documents(encoder.encode(documents.texts(block, job.json_key, encoder.longest_text)), eod)
+            texts, skipped = records.texts(block, job.json_key, encoder.refusal, skipped, job.bad_line_limit)
+            ids, lengths = _documents(encoder.encode(texts), eod)
             if len(ids):
                 largest_id = max(largest_id, int(ids.max()))
                 exact.check_id(largest_id)
@@ -159,9 +164,11 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
             bin_sha256=writer.bin_sha256,
             idx_sha256=writer.idx_sha256,
             versions={name: version(name) for name in (encoder.name, "tokenizers", "orjson", "isal")},
+            **skipped.in_manifest(),
         ),
     )
     checkpoint.discard(job.prefix)
+    return skipped
 
 
 def _documents(encoded: Encoded, eod: int | None) -> Encoded:

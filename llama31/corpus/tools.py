@@ -8,6 +8,7 @@ import typer
 
 from llama31 import rules
 from llama31.errors import UserError
+from llama31.verbs.making import BadLineLimit, OnBadLine
 
 app = typer.Typer()
 Jobs = Annotated[int | None, typer.Option(min=1, help="Files at a time; all cores unless given.")]
@@ -52,20 +53,24 @@ def preprocess(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for each file; the cores in equal parts.")] = None,
     share: Annotated[str, typer.Option(help="I/N: of every N files the I-th alone, counted from 0.")] = "",
     shards: Annotated[Path | None, typer.Option(help="Directory of C4's shards to make the parts from.")] = None,
+    on_bad_line: OnBadLine = "stop",
+    bad_line_limit: BadLineLimit = None,
     finish: Annotated[bool, typer.Option(help="Tokenise nothing more: join shards, name what is missing.")] = False,
 ) -> None:
     """Tokenise the benchmark's training parts and validation set, each file on its own."""
     from llama31.corpus import preprocess
     from llama31.corpus.parts import parse
     from llama31.corpus.progress import cores
+    from llama31.corpus.records import skip_limit
 
+    limit = skip_limit(on_bad_line, bad_line_limit)
     work = preprocess.from_merged(merged, preprocessed, parse(parts), samples)
     if shards:
-        work = preprocess.from_shards(work, shards, parse(parts), tokenizer)
+        work = preprocess.from_shards(work, shards, parse(parts), tokenizer, limit)
     tasks = preprocess.share_of(work.tasks, share)
     jobs = jobs or preprocess.jobs_here(tasks)
     if not finish:
-        preprocess.tokenize_all(tasks, tokenizer, jobs, threads or max(1, cores() // jobs))
+        preprocess.tokenize_all(tasks, tokenizer, jobs, threads or max(1, cores() // jobs), limit)
     if not share:
         print(preprocess.finish(work, jobs))
 

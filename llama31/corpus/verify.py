@@ -1,6 +1,6 @@
 """Whether token files are what they are said to be: by index, tokenizer, manifest, and the benchmark's known counts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,11 +9,13 @@ from llama31.corpus import manifest
 from llama31.corpus.files import PARTIAL, failures_named
 from llama31.corpus.manifest import Manifest, manifest_path
 from llama31.corpus.progress import Progress
-from llama31.corpus.token_file import TokenFile, TokenType, bin_path, idx_path, summary
+from llama31.corpus.records import Skipped
+from llama31.corpus.token_file import TokenFile, TokenType, bin_path, idx_path, require_prefix, summary
 from llama31.corpus.token_scan import Scan, scan
 from llama31.corpus.tokenizer import hashes, vocabulary_size
 from llama31.errors import UserError
 
+SHOWN_BAD_LINES = 3
 ENDS = (".bin", ".idx", ".manifest.json")
 LEFT_OVER = (PARTIAL, ".checkpoint.json", ".pieces")  # by work that was cut short
 
@@ -47,6 +49,8 @@ class Verdict:
     checked: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     """What nothing is known to compare with."""
+    notes: list[str] = field(default_factory=list)
+    """What is right and should be known."""
     doubts: list[str] = field(default_factory=list)
 
 
@@ -54,6 +58,7 @@ def token_files(path: Path) -> list[Path]:
     """Prefixes of the token files in a directory, or `path` itself. Raises UserError where there are none."""
     with failures_named(path):
         if not path.is_dir():
+            require_prefix(path)
             if bin_path(path).exists() or idx_path(path).exists():
                 return [path]
             raise UserError(f"{path}: no such directory, and no such {bin_path(path).name} or {idx_path(path).name}")
@@ -118,10 +123,19 @@ def _read_through(verdict: Verdict, file: TokenFile, given: Vocabulary | None, p
         verdict.unchecked.append("range of the ids (no manifest and no tokenizer to go by)")
     if made:
         verdict.checked.append("manifest")
+        verdict.notes += _skipped(Skipped.of_manifest(made))
         verdict.doubts += _differences(file, made, found, vocabulary)
     else:
         verdict.unchecked.append("hashes (no manifest to go by)")
     _compare_with_known(verdict, file, vocabulary)
+
+
+def _skipped(skipped: Skipped) -> Iterator[str]:
+    """A line on the bad lines that the inputs had, if any."""
+    if skipped.count:
+        lines = [f"{bad.file}:{bad.line} ({bad.reason})" for bad in skipped.listed[:SHOWN_BAD_LINES]]
+        more = skipped.count - len(lines)
+        yield f"bad lines skipped: {skipped.count:,}: {', '.join(lines)}{f' and {more:,} more' if more else ''}"
 
 
 def _differences(file: TokenFile, made: Manifest, found: Scan, vocabulary: Vocabulary | None) -> list[str]:

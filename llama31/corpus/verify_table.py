@@ -47,12 +47,23 @@ def _first_documents(prefix: Path, count: int, tokenizer: Exact) -> Iterator[str
     try:
         file = summary(prefix)
         with failures_named(idx_path(prefix)):
-            lengths = np.fromfile(idx_path(prefix), "<i4", min(count, file.documents), offset=HEADER.size).tolist()
+            lengths = _lengths(file, count)
         for number, (start, length) in enumerate(zip(accumulate(lengths, initial=0), lengths, strict=False)):
             yield f"--- {prefix.name}, document {number:,}: {length:,} tokens"
             yield _text(file, start, length, tokenizer)
     except UserError:
         return
+
+
+def _lengths(file: TokenFile, count: int) -> list[int]:
+    """Tokens of each of the first documents; each takes the stored sequences up to where the next one begins."""
+    path, ends = idx_path(file.prefix), HEADER.size + 12 * file.stored_sequences
+    begins = np.fromfile(path, "<i8", min(count, file.documents) + 1, offset=ends)
+    if (np.diff(begins) < 1).any() or not 0 <= begins[0] < begins[-1] <= file.stored_sequences:
+        return []  # damaged, as the table will say
+    sequences = np.fromfile(path, "<i4", begins[-1], offset=HEADER.size).astype(np.int64)
+    lengths: list[int] = np.add.reduceat(sequences, begins[:-1]).tolist()
+    return lengths
 
 
 def _text(file: TokenFile, start: int, length: int, tokenizer: Exact) -> str:
@@ -83,6 +94,8 @@ def _table(verdicts: Sequence[Verdict]) -> Iterator[str]:
             yield f"    checked: {'; '.join(verdict.checked)}"
         if verdict and verdict.unchecked:
             yield f"    not checked: {'; '.join(verdict.unchecked)}"
+        for line in verdict.notes if verdict else ():
+            yield f"    note: {line}"
         for line in verdict.doubts if verdict else ():
             yield f"    DOUBT: {line}"
 

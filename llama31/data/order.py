@@ -1,6 +1,7 @@
 """Which tokens each training sequence takes, for the beginning of Megatron's own order of one pass over the data.
 
-Megatron's GPTDataset shuffles the documents of a part, cuts what follows of each other into sequences, and shuffles
+Megatron's GPTDataset shuffles the documents of a part (by which it means the stored sequences of its .idx, of which a
+document of other tools may have several), cuts what follows of each other into sequences, and shuffles
 these. That is done here too, by the same draws and its own function for the cuts; but only the sequences that a run
 can need are written down, in the order in which training takes them. So a sequence's place depends on the data, the
 seed and the sequence length alone, whatever the number of sequences.
@@ -49,7 +50,7 @@ def write(directory: Path, prefixes: Sequence[str], seq_length: int, seed: int, 
     files = [token_file.summary(prefix) for prefix in prefixes]
     assert all(file.sequences(seq_length) for file in files), f"a part without a sequence of {seq_length}: {prefixes}"
     taken = [samples]
-    with Progress("index", 3 * 4 * sum(file.documents for file in files)) as progress:
+    with Progress("index", 3 * 4 * sum(file.stored_sequences for file in files)) as progress:
         if len(files) > 1:
             taken = _write_blend(directory, [file.sequences(seq_length) for file in files], samples)
         for prefix, count in zip(prefixes, taken, strict=True):

@@ -1,0 +1,64 @@
+"""Where gigatoken's ids are certain to be those of Hugging Face's tokenizers library.
+
+Both cut a text into words by the properties of its code points, each by its own version of Unicode: gigatoken 0.10.0
+has version 17, tokenizers 0.22.2 version 16. A code point that one of them takes for a letter and the other for a
+symbol changes the words around it, and so their ids. Properties of assigned code points hardly ever change, so only
+those that an older version leaves unassigned can differ; Python's own version (13 to 15 for Python 3.10 to 3.12) is
+older than both. tests/test_exactness.py compares the two libraries on every code point that Python knows as assigned.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+from unicodedata import category
+
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import PreTokenizer
+
+ASCII = bytes(range(128))
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Llama 3 cuts text into words: Meta's llama3 reference code, llama/tokenizer.py."""
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
+SPLIT = {"type": "Split", "pattern": {"Regex": LLAMA_3}, "behavior": "Isolated", "invert": False}
+PROVEN: tuple[Any, ...] = (
+    {**BYTE_LEVEL, "use_regex": True},
+    {"type": "Sequence", "pretokenizers": [SPLIT, {**BYTE_LEVEL, "use_regex": False}]},
+)
+"""Pre-tokenizers of tokenizer.json with which all code points were compared: GPT-2's and Llama 3's."""
+
+
+def unsettled(texts: Sequence[str]) -> list[int]:
+    """Return the numbers of the texts that hold a code point which Python's version of Unicode leaves unassigned.
+
+    Texts of ASCII alone cost nothing, others a pass over their bytes.
+    """
+    others = b"".join([text.encode() for text in texts if not text.isascii()]).translate(None, ASCII).decode()
+    unassigned = {character for character in set(others) if category(character) == "Cn"}
+    if not unassigned:
+        return []
+    return [number for number, text in enumerate(texts) if not unassigned.isdisjoint(text)]
+
+
+def unproven(tokenizer: Tokenizer) -> str:
+    """Say what of a tokenizer was not compared over all code points; empty where everything was."""
+    if tokenizer.normalizer is not None:
+        return f"its normalizer, {type(tokenizer.normalizer).__name__}, depends on the version of Unicode"
+    if tokenizer.pre_tokenizer is None or _description(tokenizer.pre_tokenizer) not in PROVEN:
+        return "its pre-tokenizer was not compared over all of Unicode, as Llama 3's and GPT-2's were"
+    for token in tokenizer.get_added_tokens_decoder().values():
+        if token.lstrip or token.rstrip or token.single_word:
+            return f"its added token {token.content!r} takes in what stands around it"
+    return ""
+
+
+def _description(pre_tokenizer: PreTokenizer) -> Any:
+    """Return a pre-tokenizer as tokenizer.json has it, without `trim_offsets`, which does not change ids."""
+
+    def relevant(entries: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in entries.items() if key != "trim_offsets"}
+
+    return json.loads(pre_tokenizer.__getstate__(), object_hook=relevant)
