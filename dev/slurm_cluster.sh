@@ -145,7 +145,10 @@ CONF
         done
         echo "PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO"
     } >"$dir/slurm.conf"
-    echo "CgroupPlugin=disabled" >"$dir/cgroup.conf" # else newer ones want those of a systemd
+    # Newer ones would want control groups of a systemd, older ones do not know how to do without and do so.
+    if [[ $(printf '%s\n' 23.11 "$(slurmd -V | cut -d' ' -f2)" | sort --version-sort | head -n 1) == 23.11 ]]; then
+        echo "CgroupPlugin=disabled" >"$dir/cgroup.conf"
+    fi
 }
 
 start() {
@@ -163,14 +166,14 @@ start() {
     if [[ -n $release ]]; then install_release; else install_packages; fi
     printf '%s\n' "$root" >"$dir/root"
     grep -qE '^127\.0\.0\.1 +n1 n2$' /etc/hosts || echo "127.0.0.1 n1 n2" >>/etc/hosts
-    rm -rf -- "$dir/state" # jobs of an earlier life
+    rm -rf -- "$dir/state" "$dir/cgroup.conf" # jobs of an earlier life, and perhaps of another release
     mkdir -p -- "$dir/state" "${nodes[@]/#/$dir/spool.}"
     if [[ ! -f $dir/munge.key ]]; then (umask 077 && head -c 128 /dev/urandom >"$dir/munge.key"); fi
-    write_settings
 
     # Daemons must not inherit the lock. munged finds fault with logs and sockets below /tmp unless it is forced.
     in_root munged --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" \
         --seed-file="$dir/munge.seed" --log-file="$dir/munged.log" 2>>"$dir/munged.log" 9>&-
+    write_settings
     slurmctld -f "$dir/slurm.conf" 9>&-
     local node
     for node in "${nodes[@]}"; do slurmd -f "$dir/slurm.conf" -N "$node" 9>&-; done

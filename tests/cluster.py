@@ -1,4 +1,8 @@
-"""A real Slurm of two nodes, n1 and n2, on this machine (dev/slurm_cluster.sh); conftest.py's `cluster` starts one."""
+"""A real Slurm of two nodes, n1 and n2, on this machine (dev/slurm_cluster.sh); conftest.py's `cluster` starts one.
+
+With LLAMA31_SLURM_RELEASE=trixie, another release of Debian, it is the Slurm of that one; trixie:ROOT keeps it in
+directory ROOT, for further tests.
+"""
 
 import contextlib
 import os
@@ -9,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
+RELEASE = os.environ.get("LLAMA31_SLURM_RELEASE", "")
 DEADLINE = 300  # seconds; starting ranks takes a minute on a machine that is busy
 ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
@@ -18,11 +23,13 @@ class Cluster:
 
     def __init__(self, directory: Path):
         self.directory = directory
+        self.bin = directory / "bin"
+        """Slurm's programs, if they are those of a RELEASE and not this machine's."""
 
     def control(self, command: str) -> None:
         """start, stop or status of dev/slurm_cluster.sh."""
         subprocess.run(
-            ["bash", REPOSITORY / "dev" / "slurm_cluster.sh", command, self.directory],
+            ["bash", REPOSITORY / "dev" / "slurm_cluster.sh", command, f"--release={RELEASE}", self.directory],
             check=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

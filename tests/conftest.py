@@ -16,7 +16,7 @@ import debian
 import lacking
 import pytest
 from claimed import claim_benchmark_data
-from cluster import Cluster
+from cluster import RELEASE, Cluster
 from runs import Run, run_forked
 from tiny import as_downloaded, make_data
 
@@ -44,12 +44,15 @@ def cluster() -> Iterator[Cluster]:
     """A real Slurm of two nodes, started once (3 s); no test leaves a job or a node of it down."""
     if os.geteuid():
         lacking.skip("slurmd needs root")
-    debian.need("slurmctld", "slurm-wlm", "munge")
+    if not RELEASE:
+        debian.need("slurmctld", "slurm-wlm", "munge")
     directory = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: it holds a socket
     cluster = Cluster(directory)
     try:
         cluster.control("start")
-        yield cluster
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", str(cluster.bin), prepend=os.pathsep)
+            yield cluster
     finally:
         cluster.control("stop")
         shutil.rmtree(directory)
