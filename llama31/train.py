@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from llama31 import checks, paths, record, startup
+from llama31 import checks, paths, record, startup, warning
 from llama31.checkpoint import identity, start, store
 from llama31.departures import departures
 from llama31.errors import RunAborted, UserError
@@ -39,6 +39,7 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # what starts ranks may have it wait for this
     if rank == 0:  # the others hold nothing that must be closed
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        warning.watch(run_dir)  # the others agree with it after each step
     try:
         outcome = run.fit()
         orderly = True

@@ -23,6 +23,7 @@ SAID_OTHERWISE = {
     ("-a", "--array"): "NEXP submits several experiments",
     ("-o", "--output", "-e", "--error", "-D", "--chdir"): "the log is looked for in the run directory",
     ("-G", "--gpus"): "EXCLUSIVE=0 asks for GPUS_PER_NODE GPUs on each node",
+    ("--signal",): "SIGNAL_BEFORE_END says when a job is warned, and its script must be the one that hears it",
     ("-W", "--wait"): "run_llama31.sh --wait follows the jobs",
     ("-m", "--distribution"): "ranks fill one node after the other, which the parallel layout counts on",
     ("--gpus-per-task", "--ntasks-per-gpu", "--tres-per-task"): (
