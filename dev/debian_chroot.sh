@@ -3,11 +3,11 @@
 #
 #     bash dev/debian_chroot.sh make RELEASE ROOT PACKAGE...   installs the release (trixie, sid, ...) in a new directory ROOT,
 #                                                              with packages; does nothing if that is there already
-#     bash dev/debian_chroot.sh run ROOT BIN COMMAND...        runs a command there, and all that it starts
+#     bash dev/debian_chroot.sh run ROOT FROM TO COMMAND...    runs a command there, and all that it starts
 #
 # The command has the programs, libraries and /etc of ROOT, and under their own paths all other files of this machine:
 # its top-level directories but for the system's own (/usr, /etc, /var, ...), /usr/local, /var/tmp, and who its users
-# and hosts are. Directory BIN shows the programs of ROOT. Processes are those of this machine.
+# and hosts are. Directory TO shows what FROM has. Processes are those of this machine.
 #
 # What is mounted for it is seen by the command and its children alone, and is gone with the last of them: nothing is
 # to be unmounted, and removing ROOT removes no file of this machine. Packages come from the mirror of this machine's
@@ -23,6 +23,7 @@ fail() {
 }
 
 mirror() { # prints the address from which this machine's apt gets Debian
+    # shellcheck disable=SC2016 # apt's own variables
     apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' |
         sed -n 's/^Debian Debian //p' | head -n 1
 }
@@ -48,9 +49,9 @@ make_root() { # RELEASE ROOT PACKAGE...
     trap - EXIT
 }
 
-run() { # ROOT BIN COMMAND...: in a mount namespace of its own
-    local root="$1" bin="$2" path
-    shift 2
+run() { # ROOT FROM TO COMMAND...: in a mount namespace of its own
+    local root="$1" from="$2" to="$3" path
+    shift 3
     for path in /*; do
         if [[ " ${system[*]} " == *" ${path#/} "* ]]; then
             continue
@@ -65,8 +66,8 @@ run() { # ROOT BIN COMMAND...: in a mount namespace of its own
         if [[ -d $path ]]; then mkdir -p -- "$root$path"; elif [[ ! -e $root$path ]]; then touch -- "$root$path"; fi
         mount --rbind -- "$(realpath -- "$path")" "$root$path"
     done
-    [[ -d $root$bin ]] || fail "$bin: below a directory of the system's; use another one, such as below /tmp"
-    mount --bind -- "$root/usr/bin" "$root$bin"
+    [[ -d $root$to ]] || fail "$to: below a directory of the system's; use another one, such as below /tmp"
+    mount --bind -- "$from" "$root$to"
     exec chroot "$root" "$@"
 }
 

@@ -52,7 +52,7 @@ nodes_are_ready() {
 }
 
 in_root() { # COMMAND...: the first one of a cluster; the programs in DIRECTORY/bin follow it
-    if [[ -n $release ]]; then bash "$here/debian_chroot.sh" run "$root" "$dir/bin" "$@"; else "$@"; fi
+    if [[ -n $release ]]; then bash "$here/debian_chroot.sh" run "$root" "$dir/bin.inside" "$dir/bin" "$@"; else "$@"; fi
 }
 
 nothing_is_mounted() { # the processes in ROOT, and they alone, see something mounted at DIRECTORY/bin
@@ -70,7 +70,7 @@ is_running() {
 install_release() { # and programs in DIRECTORY/bin that are those of the release, run where the cluster runs
     command -v debootstrap >/dev/null || apt_get debootstrap
     bash "$here/debian_chroot.sh" make "$release" "$root" slurm-wlm munge python3
-    mkdir -- "$dir/bin"
+    mkdir -- "$dir/bin" "$dir/bin.inside"
     cat >"$dir/bin/.enter" <<ENTER
 #!/usr/bin/env bash
 # A program of Slurm in \$root, run where the cluster runs; links give it its names.
@@ -82,8 +82,12 @@ pid="\$(cat -- "\$dir/munged.pid")" && [[ \$(readlink "/proc/\$pid/root") == "\$
 exec nsenter --target "\$pid" --mount --root -- env --chdir="\$PWD" "\${0##*/}" "\$@"
 ENTER
     chmod 755 "$dir/bin/.enter"
-    chroot "$root" dpkg -L slurm-client slurmctld slurmd | sed -nE 's|^/usr/s?bin/||; T; s/-wlm$//; p' |
-        xargs -I{} ln -s .enter "$dir/bin/{}"
+    local program name
+    for program in $(chroot "$root" dpkg -L slurm-client slurmctld slurmd | grep -E '/s?bin/.'); do
+        name="$(basename -- "$program" -wlm)"
+        ln -s .enter "$dir/bin/$name"
+        ln -s "$program" "$dir/bin.inside/$name" # what the directory shows to those who are there already
+    done
 }
 
 apt_get() { # PACKAGE...
@@ -162,7 +166,7 @@ start() {
         return
     fi
     stop_daemons # what an interrupted start left
-    rm -rf -- "$dir/bin"
+    rm -rf -- "${dir:?}/bin" "$dir/bin.inside"
     if [[ -n $release ]]; then install_release; else install_packages; fi
     printf '%s\n' "$root" >"$dir/root"
     grep -qE '^127\.0\.0\.1 +n1 n2$' /etc/hosts || echo "127.0.0.1 n1 n2" >>/etc/hosts
@@ -219,10 +223,15 @@ main() {
     release=""
     while (($#)); do
         case "$1" in
-            --release) release="${2:-}" && shift 2 || fail "--release: needs a release of Debian, such as trixie" ;;
-            --release=*) release="${1#*=}" && shift ;;
-            *) arguments+=("$1") && shift ;;
+            --release)
+                (($# > 1)) || fail "--release: needs a release of Debian, such as trixie"
+                release="$2"
+                shift
+                ;;
+            --release=*) release="${1#*=}" ;;
+            *) arguments+=("$1") ;;
         esac
+        shift
     done
     dir="$(realpath -m -- "${arguments[1]:-/tmp/llama31-slurm}")"
     root=""

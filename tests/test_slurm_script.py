@@ -254,14 +254,15 @@ def test_the_script_hands_on_a_warning_at_once_and_gives_the_exit_code(
     heard = f"until ((warnings == {len(signals)})); do :; done" if when.startswith("before") else ":"
     steps = f"run bash -c {shlex.quote(step)} || code=$?\necho $code $max_retries"
     body = f"{functions}\necho ready\n{heard}\n{file}\n{steps}"
-    bash = subprocess.Popen(
-        ["bash", "-euc", f"job_dir={shlex.quote(str(tmp_path))}; export job_dir\n{body}"],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert bash.stdout and bash.stdout.readline() == "ready\n"
-    for signum in signals:
-        bash.send_signal(signum)
-    printed, _ = bash.communicate(timeout=60)
+    command = ["bash", "-euc", f"job_dir={shlex.quote(str(tmp_path))}; export job_dir\n{body}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bash:
+        try:
+            assert bash.stdout and bash.stdout.readline() == "ready\n"
+            for signum in signals:
+                bash.send_signal(signum)
+            printed, _ = bash.communicate(timeout=60)
+        finally:
+            bash.kill()
     assert (printed, bash.returncode) == (f"7 {retries}\n", 0)
 
 
