@@ -52,6 +52,7 @@ make_root() { # RELEASE ROOT PACKAGE...
 run() { # ROOT FROM TO COMMAND...: in a mount namespace of its own
     local root="$1" from="$2" to="$3" path
     shift 3
+    mount --bind -- "$root" "$root"
     for path in /*; do
         if [[ " ${system[*]} " == *" ${path#/} "* ]]; then
             continue
@@ -68,7 +69,11 @@ run() { # ROOT FROM TO COMMAND...: in a mount namespace of its own
     done
     [[ -d $root$to ]] || fail "$to: below a directory of the system's; use another one, such as below /tmp"
     mount --bind -- "$from" "$root$to"
-    exec chroot "$root" "$@"
+    cd -- "$root"
+    pivot_root . boot # in a chroot no process could make a user namespace, as Apptainer and enroot do
+    umount --lazy /boot
+    cd /
+    exec "$@"
 }
 
 ((EUID == 0)) || fail "needs root"
