@@ -56,7 +56,7 @@ in_root() { # COMMAND...: the first one of a cluster; the programs in DIRECTORY/
 }
 
 nothing_is_mounted() { # the processes in ROOT, and they alone, see something mounted at DIRECTORY/bin
-    ! grep -qsF -- "$mounted" /proc/[0-9]*/mountinfo
+    ! grep -qsF -- " $dir/bin " /proc/[0-9]*/mountinfo
 }
 
 is_running() {
@@ -71,15 +71,15 @@ install_release() { # and programs in DIRECTORY/bin that are those of the releas
     command -v debootstrap >/dev/null || apt_get debootstrap
     bash "$here/debian_chroot.sh" make "$release" "$root" slurm-wlm munge python3
     mkdir -- "$dir/bin" "$dir/bin.inside"
-    cat >"$dir/bin/.enter" <<ENTER
+    cat >"$dir/bin/.enter" <<'ENTER'
 #!/usr/bin/env bash
-# A program of Slurm in $root, run where the cluster runs; links give it its names.
-dir=${dir@Q}
-pid="\$(cat -- "\$dir/munged.pid")" && grep -qsF -- ${mounted@Q} "/proc/\$pid/mountinfo" || {
-    echo "\${0##*/}: the cluster in \$dir does not run" >&2
+# A program of Slurm, run where the cluster of SLURM_CONF runs; links give it its names.
+dir="$(dirname -- "$SLURM_CONF")"
+pid="$(cat -- "$dir/munged.pid")" && grep -qsF -- " $dir/bin " "/proc/$pid/mountinfo" || {
+    echo "${0##*/}: SLURM_CONF=$SLURM_CONF: no cluster of another release runs in this directory" >&2
     exit 1
 }
-exec nsenter --target "\$pid" --mount -- env --chdir="\$PWD" "\${0##*/}" "\$@"
+exec nsenter --target "$pid" --mount -- env --chdir="$PWD" "${0##*/}" "$@"
 ENTER
     chmod 755 "$dir/bin/.enter"
     local program name
@@ -237,7 +237,6 @@ main() {
     root=""
     if [[ $release == *:* ]]; then root="$(realpath -m -- "${release#*:}")"; elif [[ -n $release ]]; then root="$dir/$release"; fi
     release="${release%%:*}"
-    mounted=" ${dir// /\\040}/bin " # as /proc/PID/mountinfo has it
     export SLURM_CONF="$dir/slurm.conf" PATH="$dir/bin:$PATH"
     case "${arguments[0]:-}" in
         start) start ;;
