@@ -1,7 +1,7 @@
 """The warning that a job's time runs out, which reaches its ranks through a file. Standard library.
 
-Slurm could signal the ranks, but it would signal all processes of their step: so the one by which Apptainer, where it is
-not setuid, mounts the image, and whose end is the end of the image. Thus Slurm signals the job's script alone, which
+Slurm could signal the ranks, but it would signal all processes of their step: also the one by which Apptainer, where it
+is not setuid, mounts the image, and whose end is the end of the image. So Slurm signals the job's script alone, which
 writes into this file of the job's directory.
 """
 

@@ -267,8 +267,8 @@ def test_two_experiments_side_by_side(
     The warning reaches no process that mounts the image: the container would end with it.
     """
     first = cluster.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true").strip()
-    several = {"NEXP": 2, "NPAR": 2, "SEEDS": "", "DEPENDENCIES": first, "IMAGE": "docker://a:1", "CONTAINER": "apptainer"}
-    saving = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path / "checkpoints", "JOB_DIR": tmp_path / "my runs"}
+    several = {"NEXP": 2, "SEEDS": "", "DEPENDENCIES": first, "IMAGE": "docker://a:1", "CONTAINER": "apptainer"}
+    saving = {"NPAR": 2, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path / "checkpoints", "JOB_DIR": tmp_path / "my runs"}
     runs = submit(cluster, {**settings, **AT_ONCE, **SLURM, **several, **saving}, **image)
     assert len(runs) == 2
     waiting = [cluster.shown(run.jobs[0]) for run in runs]
