@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Programs of another Debian release on this machine, beside its own. Needs root.
 #
-#     bash dev/debian_chroot.sh make RELEASE ROOT PACKAGE...   installs the release (trixie, sid, ...) in a new directory ROOT,
-#                                                              with packages; does nothing if that is there already
+#     bash dev/debian_chroot.sh make RELEASE ROOT PACKAGE...   installs a release, such as trixie or sid, with packages in a
+#                                                              new directory ROOT; does nothing if that is there already
 #     bash dev/debian_chroot.sh run ROOT FROM TO COMMAND...    runs a command there, and all that it starts
 #
 # The command has the programs, libraries and /etc of ROOT, and under their own paths all other files of this machine:
@@ -11,7 +11,7 @@
 #
 # What is mounted for it is seen by the command and its children alone, and is gone with the last of them: nothing is
 # to be unmounted, and removing ROOT removes no file of this machine. Packages come from the mirror of this machine's
-# apt. Exit code 2: it cannot be done here; one line says why. `make`: a minute, and 600 MB on the disk.
+# apt. ROOT gets its name when it is complete. Exit code 2: it cannot be done here; one line says why. `make`: a minute, and 600 MB on the disk.
 set -euo pipefail
 
 system=(bin boot etc lib lib32 lib64 libx32 sbin usr var run lost+found)
@@ -40,7 +40,7 @@ make_root() { # RELEASE ROOT PACKAGE...
     trap 'rm -rf --one-file-system -- "$partial"' EXIT
     {
         chmod 755 "$partial"
-        debootstrap --variant=minbase "$release" "$partial" "$address" &&
+        unshare --mount debootstrap --variant=minbase "$release" "$partial" "$address" && # it mounts some, too
             printf '#!/bin/sh\nexit 101\n' >"$partial/usr/sbin/policy-rc.d" && # packages start no daemons
             chmod 755 "$partial/usr/sbin/policy-rc.d" &&
             DEBIAN_FRONTEND=noninteractive chroot "$partial" apt-get install -q --yes --no-install-recommends "$@"
@@ -57,7 +57,7 @@ run() { # ROOT FROM TO COMMAND...: in a mount namespace of its own
         if [[ " ${system[*]} " == *" ${path#/} "* ]]; then
             continue
         elif [[ -L $path ]]; then
-            cp --no-dereference --no-clobber -- "$path" "$root/"
+            [[ -L $root$path ]] || cp --no-dereference -- "$path" "$root/"
         else
             shown+=("$path")
         fi

@@ -149,7 +149,7 @@ CONF
         done
         echo "PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO"
     } >"$dir/slurm.conf"
-    # Newer ones would want control groups of a systemd, older ones do not know how to do without and do so.
+    # By default newer ones need control groups that systemd made; older ones need none, and refuse this setting.
     if [[ $(printf '%s\n' 23.11 "$(slurmd -V | cut -d' ' -f2)" | sort --version-sort | head -n 1) == 23.11 ]]; then
         echo "CgroupPlugin=disabled" >"$dir/cgroup.conf"
     fi

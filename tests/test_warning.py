@@ -1,13 +1,18 @@
 """The file by which a job's ranks are warned that time runs out."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from llama31 import warning
+from llama31 import paths, warning
+from llama31.events import INTERRUPTED
+from llama31.slurm import arrived
 
 
 @pytest.fixture
@@ -49,3 +54,13 @@ def test_a_file_that_cannot_be_read_for_a_while(
     assert signal.sigtimedwait(held, 0.1) is None
     file.write_text("1")
     assert signal.sigtimedwait(held, 60), "no signal came"
+
+
+def test_a_warning_before_training_ends_the_job(tmp_path: Path) -> None:
+    """While it looks at settings and data, as here at what it was asked for, which nobody writes."""
+    os.mkfifo(tmp_path / arrived.ASKED)
+    (tmp_path / warning.FILE).write_text("1")
+    command = [sys.executable, "-m", "llama31.slurm.job", "begin", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=paths.REPOSITORY, check=False)
+    assert done.returncode == INTERRUPTED, done.stderr
+    assert done.stderr == "the time limit came before training began; a longer TIME works\n"
