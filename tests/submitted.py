@@ -94,9 +94,9 @@ class Submitted:
         finally:
             _signal(ranks, signal.SIGCONT)
 
-    def warned(self, job: str) -> None:
+    def warned(self, job: str, restarts: int = 0) -> None:
         """Waits until the time limit's warning has come."""
-        file = self.job_dir(job) / warning.FILE
+        file = self.job_dir(job, restarts) / warning.FILE
         self.cluster.until(f"job {job} is warned", file.read_text)
 
 
