@@ -74,10 +74,10 @@ class Submitted:
         found = [self.cluster.processes(job, node) for node in ("n1", "n2")]
         return {rank: pid for processes in found for pid, rank in processes.items() if rank is not None}
 
-    def command_of_rank_0(self) -> bytes:
-        """What the newest job's rank 0 executes; empty before it starts."""
+    def command_of_rank_0(self, job: str) -> bytes:
+        """What rank 0 of a job executes; empty before it starts."""
         with contextlib.suppress(KeyError, FileNotFoundError, ProcessLookupError):
-            return Path(f"/proc/{self.ranks(self.jobs[-1])[0]}/cmdline").read_bytes()
+            return Path(f"/proc/{self.ranks(job)[0]}/cmdline").read_bytes()
         return b""
 
     def seconds(self, job: str) -> int:

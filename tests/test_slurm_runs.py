@@ -275,7 +275,7 @@ def test_two_experiments_side_by_side(
     assert {(job["JobState"], job["Dependency"]) for job in waiting} == {("PENDING", f"afterany:{first}(unfulfilled)")}
     cluster.ask("scontrol", "release", first)
 
-    cluster.until("the rank starts", lambda: b"pretrain_llama31.py" in runs[0].command_of_rank_0())
+    cluster.until("the rank starts", lambda: b"pretrain_llama31.py" in runs[0].command_of_rank_0(runs[0].jobs[0]))
     cluster.ask("scancel", "--batch", "--signal=USR1", runs[0].jobs[0])
     jobs = [run.ended(run.jobs[0]) for run in runs]
     assert [job.exit_code for job in jobs] == [INTERRUPTED, 0], jobs[0].printed + jobs[1].printed
