@@ -5,10 +5,12 @@
 #     export SLURM_CONF=DIRECTORY/slurm.conf          then sbatch, srun, squeue, sinfo work
 #     bash dev/slurm_cluster.sh status [DIRECTORY]    exit code 0: both nodes are ready for jobs
 #     bash dev/slurm_cluster.sh stop [DIRECTORY]      ends its jobs and daemons
+#     scancel --batch --signal=USR1 JOB               warns a job, as Slurm does before its time limit
 #
 #     bash dev/slurm_cluster.sh start --release RELEASE[:ROOT] [DIRECTORY]
 #     export PATH="DIRECTORY/bin:$PATH"               the same with the Slurm of another Debian release, such as trixie:
-#                                                     it is installed in ROOT (default: DIRECTORY/RELEASE), a minute
+#                                                     it is installed in ROOT (default: DIRECTORY/RELEASE), a minute;
+#     LLAMA31_SLURM_RELEASE=RELEASE[:ROOT]            has the tests run on it
 #
 # DIRECTORY (default: /tmp/llama31-slurm) holds all that the cluster has: settings, munge's key and socket, state, logs.
 # Several clusters can run side by side, in a directory each. Needs root, for slurmd starts jobs as their users. The one
