@@ -42,7 +42,7 @@ def cut(run: Submitted, job: str, restarts: int, way: str, seconds: float, chanc
     time.sleep(seconds)
     if way == "time limit":
         with run.held(ranks.values()):
-            run.warned(ranks.values(), job, 60 - SIGNAL_BEFORE_END)
+            run.warned(job, restarts)
     elif way == "scancel":
         run.cluster.ask("scancel", job)
     elif way == "lost node":

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from llama31 import checks, paths, record, run_tokenizer, startup
+from llama31 import checks, paths, record, run_tokenizer, startup, warning
 from llama31.checkpoint import identity, start, store
 from llama31.departures import departures
 from llama31.errors import RunAborted, UserError
@@ -41,6 +41,7 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # what starts ranks may have it wait for this
     if rank == 0:  # the others hold nothing that must be closed
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        warning.watch(run_dir)  # the others agree with it after each step
     try:
         outcome = run.fit()
         orderly = True

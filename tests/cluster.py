@@ -1,4 +1,8 @@
-"""A real Slurm of two nodes, n1 and n2, on this machine (dev/slurm_cluster.sh); conftest.py's `cluster` starts one."""
+"""A real Slurm of two nodes, n1 and n2, on this machine (dev/slurm_cluster.sh); conftest.py's `cluster` starts one.
+
+With LLAMA31_SLURM_RELEASE=trixie, another release of Debian, it is the Slurm of that one; trixie:ROOT keeps it in
+directory ROOT, for further tests.
+"""
 
 import contextlib
 import os
@@ -14,8 +18,10 @@ from types import MappingProxyType
 
 import debian
 import lacking
+import pytest
 
 REPOSITORY = Path(__file__).parents[1]
+RELEASE = os.environ.get("LLAMA31_SLURM_RELEASE", "")
 DEADLINE = 300  # seconds; starting ranks takes a minute on a machine that is busy
 ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
@@ -25,6 +31,8 @@ class Cluster:
 
     def __init__(self, directory: Path):
         self.directory = directory
+        self.bin = directory / "bin"
+        """Slurm's programs, if they are those of a RELEASE and not this machine's."""
 
     @classmethod
     @contextmanager
@@ -35,14 +43,17 @@ class Cluster:
         """
         if os.geteuid():
             lacking.skip("slurmd needs root")
-        debian.need("slurmctld", "slurm-wlm", "munge")
+        if not RELEASE:
+            debian.need("slurmctld", "slurm-wlm", "munge")
         directory = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: it holds a socket
         cluster = cls(directory)
         try:
             for name, text in files.items():
                 (directory / name).write_text(text.replace("DIRECTORY", str(directory)))
             cluster.control("start")
-            yield cluster
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("PATH", str(cluster.bin), prepend=os.pathsep)
+                yield cluster
         finally:
             cluster.control("stop")
             shutil.rmtree(directory)
@@ -50,7 +61,7 @@ class Cluster:
     def control(self, command: str) -> None:
         """start, stop or status of dev/slurm_cluster.sh."""
         subprocess.run(
-            ["bash", REPOSITORY / "dev" / "slurm_cluster.sh", command, self.directory],
+            ["bash", REPOSITORY / "dev" / "slurm_cluster.sh", command, f"--release={RELEASE}", self.directory],
             check=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -60,7 +60,7 @@ class LoginNode:
         self.public_host_key = keygen(self.host_key)
         authorized = directory / "authorized_keys"
         authorized.write_text(keygen(self.user_key))
-        self._home("home", "/usr/local/bin:/usr/bin:/bin")
+        self._home("home", f"{cluster.bin}:/usr/local/bin:/usr/bin:/bin")
         self._home("bare_home", str(link_tools(directory / "bare_bin", "bash", "sh", "mkdir", "mv", "rm", "rmdir")))
         self.config = directory / "sshd_config"
         self.config.write_text(

@@ -16,7 +16,7 @@ from typing import Any
 from cluster import ENDED, Cluster
 from runs import REPOSITORY, Run, arguments, environment
 
-from llama31 import paths
+from llama31 import paths, warning
 from llama31.slurm import submission
 
 
@@ -75,10 +75,10 @@ class Submitted:
         found = [self.cluster.processes(job, node) for node in ("n1", "n2")]
         return {rank: pid for processes in found for pid, rank in processes.items() if rank is not None}
 
-    def command_of_rank_0(self) -> bytes:
-        """What the newest job's rank 0 executes; empty before it starts."""
+    def command_of_rank_0(self, job: str) -> bytes:
+        """What rank 0 of a job executes; empty before it starts."""
         with contextlib.suppress(KeyError, FileNotFoundError, ProcessLookupError):
-            return Path(f"/proc/{self.ranks(self.jobs[-1])[0]}/cmdline").read_bytes()
+            return Path(f"/proc/{self.ranks(job)[0]}/cmdline").read_bytes()
         return b""
 
     def seconds(self, job: str) -> int:
@@ -95,17 +95,10 @@ class Submitted:
         finally:
             _signal(ranks, signal.SIGCONT)
 
-    def warned(self, ranks: Iterable[int], job: str, seconds: int) -> None:
-        """Waits until the time limit's warning is sent to the ranks, which are held.
-
-        Slurm sends it in the half minute that ends so many seconds after the job's start; it may have come already.
-        """
-
-        def is_warned() -> bool:
-            is_sent = self.seconds(job) > seconds + 1
-            return is_sent or all(_has_pending(pid, signal.SIGUSR1) for pid in ranks)
-
-        self.cluster.until(f"job {job} is warned", is_warned)
+    def warned(self, job: str, restarts: int = 0) -> None:
+        """Waits until the time limit's warning has come."""
+        file = self.job_dir(job, restarts) / warning.FILE
+        self.cluster.until(f"job {job} is warned", file.read_text)
 
 
 def submit(
@@ -126,14 +119,6 @@ def _signal(processes: Iterable[int], signum: signal.Signals) -> None:
     for pid in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signum)
-
-
-def _has_pending(pid: int, signum: signal.Signals) -> bool:
-    """Whether a signal was sent to a process that it has not been told of; also if it is no more."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        mask = re.search(r"ShdPnd:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
-        return mask is not None and bool(int(mask[1], 16) >> (signum - 1) & 1)
-    return True
 
 
 # Containers, as far as the nodes notice them
@@ -182,6 +167,8 @@ while [[ $1 == --* ]]; do
 done
 export "$IMAGE_SETS" APPTAINER_CONTAINER="$1"
 shift
+# Without setuid, a process beside the container mounts the image. Signals end it, and the container loses its files.
+( trap 'kill -BUS $$' USR1 TERM; tail --pid=$$ -f /dev/null & wait ) </dev/null >/dev/null 2>&1 &
 exec "$@"
 """
 

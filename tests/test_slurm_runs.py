@@ -128,7 +128,7 @@ class Chain:
         with self.run.held(ranks):
             if beside:
                 self.second = self.run.ended(self.run.again())
-            self.run.warned(ranks, job, 60 * minutes - SIGNAL_BEFORE_END)
+            self.run.warned(job)
         return self.run.ended(job)
 
 
@@ -262,21 +262,28 @@ def test_tensor_parallel_over_two_nodes_in_a_container(
 def test_two_experiments_side_by_side(
     cluster: Cluster, settings: dict[str, Any], image: dict[str, str], tmp_path: Path
 ) -> None:
-    """In Apptainer, and not before the job that they depend on; the first is warned before it trains."""
+    """In Apptainer, and not before the job that they depend on; the first is warned before it trains, and resumes.
+
+    The warning reaches no process that mounts the image: the container would end with it.
+    """
     first = cluster.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true").strip()
     several = {"NEXP": 2, "SEEDS": "", "DEPENDENCIES": first, "IMAGE": "docker://a:1", "CONTAINER": "apptainer"}
-    saving = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path / "checkpoints", "JOB_DIR": tmp_path / "my runs"}
+    saving = {"NPAR": 2, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path / "checkpoints", "JOB_DIR": tmp_path / "my runs"}
     runs = submit(cluster, {**settings, **AT_ONCE, **SLURM, **several, **saving}, **image)
     assert len(runs) == 2
     waiting = [cluster.shown(run.jobs[0]) for run in runs]
     assert {(job["JobState"], job["Dependency"]) for job in waiting} == {("PENDING", f"afterany:{first}(unfulfilled)")}
     cluster.ask("scontrol", "release", first)
 
-    cluster.until("the rank starts", lambda: b"pretrain_llama31.py" in runs[0].command_of_rank_0())
-    cluster.ask("scancel", "--signal=USR1", runs[0].jobs[0])
+    cluster.until("the rank starts", lambda: b"pretrain_llama31.py" in runs[0].command_of_rank_0(runs[0].jobs[0]))
+    cluster.ask("scancel", "--batch", "--signal=USR1", runs[0].jobs[0])
     jobs = [run.ended(run.jobs[0]) for run in runs]
     assert [job.exit_code for job in jobs] == [INTERRUPTED, 0], jobs[0].printed + jobs[1].printed
     assert jobs[0].outcome.reason == "told to end at step 1; the checkpoint of this step is saved"
+    rest = [run.ended(run.jobs[1]) for run in runs]
+    assert [job.exit_code for job in rest] == [0, 0], rest[0].printed + rest[1].printed
+    assert "goes on after step 1 " in rest[0].printed and "finished: validation loss" in rest[1].printed
+    assert runs[0].steps(runs[0].jobs[1]) == list(range(1, 9)), "no step is done twice"
 
     shown = [cluster.shown(run.jobs[0]) for run in runs]
     assert {job["NodeList"] for job in shown} == {"n1", "n2"}
@@ -284,7 +291,7 @@ def test_two_experiments_side_by_side(
     seeds = [record.load_settings(job.run_dir).seeds for job in jobs]
     assert len(set(seeds)) == 2 and jobs[0].losses()[0] != jobs[1].losses()[0]
     for number, (seed, run, job) in enumerate(zip(seeds, runs, jobs, strict=True), start=1):
-        assert f"experiment {number} of 2: seed {seed}, job {run.jobs[0]}\n" in run.printed
+        assert f"experiment {number} of 2: seed {seed}, jobs {', '.join(run.jobs)}\n" in run.printed
         stored = submission.load(run.run_dir)
         assert stored and str(stored.seed) == seed == record.load_settings(run.run_dir).seeds
         assert record.load_settings(job.run_dir).max_lr == 1e-3, "the job's, not the image's"

@@ -1,7 +1,9 @@
 """The sbatch script and its commands: golden files, every setting's effect, shellcheck, what a shell makes of it."""
 
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -289,6 +291,33 @@ def test_time_limit_among_the_options(given: str) -> None:
     (problem,) = problems(replace(JOB, sbatch_args=given, signal_before_end=300))
     assert "of SBATCH_ARGS, which is " in problem.what
     assert list(problems(replace(JOB, sbatch_args=given, signal_before_end=60))) == []
+
+
+@pytest.mark.parametrize(
+    ("signals", "retries"), [([signal.SIGUSR1], 2), ([signal.SIGUSR1, signal.SIGTERM], 0)], ids=str
+)
+@pytest.mark.parametrize("when", ["before there is a file", "while a step runs"])
+def test_the_script_hands_on_a_warning_at_once_and_gives_the_exit_code(
+    when: str, signals: list[signal.Signals], retries: int, tmp_path: Path
+) -> None:
+    """What a step leaves with, who is warned meanwhile; a job that is to end is not queued again."""
+    text = script.render(replace(JOB, max_retries=2), RUN_DIR, [], {})
+    functions = text[text.index("max_retries=") : text.index("fail() {")]
+    file = text[text.index("if ((warnings))") :].partition("\n")[0]
+    step = 'until [[ -s "$job_dir/.warned" ]]; do :; done; exit 7'
+    heard = f"until ((warnings == {len(signals)})); do :; done" if when.startswith("before") else ":"
+    steps = f"run bash -c {shlex.quote(step)} || code=$?\necho $code $max_retries"
+    body = f"{functions}\necho ready\n{heard}\n{file}\n{steps}"
+    command = ["bash", "-euc", f"job_dir={shlex.quote(str(tmp_path))}; export job_dir\n{body}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bash:
+        try:
+            assert bash.stdout and bash.stdout.readline() == "ready\n"
+            for signum in signals:
+                bash.send_signal(signum)
+            printed, _ = bash.communicate(timeout=60)
+        finally:
+            bash.kill()
+    assert (printed, bash.returncode) == (f"7 {retries}\n", 0)
 
 
 @pytest.mark.parametrize("limit", ["0", "infinite", "UNLIMITED"])

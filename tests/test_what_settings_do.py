@@ -184,7 +184,7 @@ IN_A_SUBMISSION: dict[str, tuple[Any, dict[str, Any], str]] = {
     "time": ("1:30:00", {}, "#SBATCH --time=1:30:00"),
     "exclusive": (False, {}, "#SBATCH --gpus-per-node=1"),
     "sbatch_args": ("--qos=high", {}, "#SBATCH --qos=high"),
-    "signal_before_end": (60, {}, "#SBATCH --signal=USR1@60"),
+    "signal_before_end": (60, {}, "#SBATCH --signal=B:USR1@60"),
     "npar": (3, {}, "  and 2 more, each --dependency=afterany:JOB, with the job before it"),
     "max_retries": (2, {}, "max_retries=2"),
     "dependencies": ("5 6", {}, "  sbatch --parsable --dependency=afterany:5:6 /runs/one/job.sbatch"),

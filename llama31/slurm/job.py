@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from llama31 import out_of_memory, paths, preparation, ranks, record, run_directory
+from llama31 import out_of_memory, paths, preparation, ranks, record, run_directory, warning
 from llama31.corpus.files import failures_named
 from llama31.errors import UserError
 from llama31.events import BAD_INPUT, INTERRUPTED
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 def begin(job_dir: Path, allowed: Sequence[str]) -> int:
     """Fills the job's directory for its ranks; `allowed` names the settings in which the run may change."""
     signal.signal(signal.SIGUSR1, _time_is_up)
+    warning.watch(job_dir)
     arrived.check(job_dir)
     assignments = [f"{name}={os.environ.get(name, '')}" for name in names()]
     resolved, data = preparation.checked(assignments, {})

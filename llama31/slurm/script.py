@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llama31 import devices, paths
+from llama31 import devices, paths, warning
 from llama31.resolve import handed_on
 from llama31.settings import Device, Settings, names, shown
 from llama31.slurm import containers, remote
@@ -46,6 +46,7 @@ def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environmen
         tasks=settings.gpus_per_node,
         allowed=allowed,
         start=paths.START,
+        warned=warning.FILE,
     )
 
 
@@ -62,7 +63,7 @@ def options(settings: Settings, run_dir: Path) -> list[str]:
         "chdir": run_dir,
         "output": f"{patterns_off}/{paths.slurm_log('%j')}",
         "open-mode": "append",
-        "signal": f"USR1@{settings.signal_before_end}" if settings.signal_before_end else "",
+        "signal": f"B:USR1@{settings.signal_before_end}" if settings.signal_before_end else "",
     }
     lines = [f"--{name}={shlex.quote(str(value))}" for name, value in asked.items() if value]
     if settings.exclusive:
