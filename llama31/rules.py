@@ -132,6 +132,13 @@ def steps_between_evaluations(eval_every: int, global_batch_size: int) -> int:
     return math.ceil(eval_every / global_batch_size)
 
 
+def without_rcp_words(text: str) -> str:
+    """The text with hyphens in the words that rcp_checker searches for (`RCP_WORDS`)."""
+    for word in RCP_WORDS:
+        text = text.replace(word, word.replace("_", "-"))
+    return text
+
+
 def validation_name(documents: int) -> str:
     """Name of the customised validation set of so many documents, without extension."""
     return f"c4-validation-{documents}-samples.en"

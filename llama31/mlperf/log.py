@@ -21,7 +21,6 @@ from llama31.errors import UserError
 from llama31.estimates.gpus import GB
 from llama31.events import Evaluation, Observer, Outcome, Step
 from llama31.mlperf.lines import TOKEN, read
-from llama31.mlperf.misread import harmless
 from llama31.mlperf.records import RUN_RESUMED, TARGET_ACCURACY, TRACKED_STATS
 from llama31.settings import Precision, Settings
 
@@ -200,7 +199,7 @@ class MLPerfLog(Observer):
                     "duration": f"{time.time() - self._start_ms / 1000:.3f} s",
                 }
                 if outcome.status == constants.ABORTED:
-                    metadata["reason"] = harmless(outcome.reason)  # it may name paths of the user
+                    metadata["reason"] = rules.without_rcp_words(outcome.reason)  # it may name paths of the user
                 self._mllog.end(constants.RUN_STOP, metadata=metadata)
         finally:
             self.close()

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from mlperf_logging.mllog import constants
 
-from llama31 import rules
 from llama31.mlperf.records import Finding, Log, Record
 
 _VALUES = (constants.GLOBAL_BATCH_SIZE, constants.SUBMISSION_BENCHMARK)
@@ -25,13 +24,6 @@ def notes(log: Log) -> Iterator[str]:
     first = {(record.key, word): record.number for record, word in reversed(harmless)}
     for (key, word), number in reversed(first.items()):
         yield f"{key}: {word} in line {number}; rcp_checker takes {_taken(word)} there too, with no effect"
-
-
-def harmless(text: str) -> str:
-    """The text with hyphens in the words that rcp_checker searches for."""
-    for word in rules.RCP_WORDS:
-        text = text.replace(word, word.replace("_", "-"))
-    return text
 
 
 def _misread(log: Log) -> Iterator[tuple[Record, str]]:

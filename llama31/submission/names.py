@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llama31 import rules
-from llama31.mlperf.misread import harmless
 from llama31.problem import Problem
 from llama31.settings import Settings
 
@@ -39,9 +38,9 @@ def problems(settings: Settings) -> Iterator[Problem]:
             continue
         what = f"{name.upper()}={value}: contains {word}, which MLCommons' rcp_checker takes for a line of the log"
         if name == "config_filename":
-            yield Problem(name, f"{what}; rename the file, such as {harmless(value)}")
+            yield Problem(name, f"{what}; rename the file, such as {rules.without_rcp_words(value)}")
         else:
-            yield Problem(name, what, (harmless(value),))
+            yield Problem(name, what, (rules.without_rcp_words(value),))
 
 
 def notes(settings: Settings) -> Iterator[str]:
