@@ -332,7 +332,7 @@ def test_plans_and_mistakes_import_nothing_heavy(tiny_data: dict[str, str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("options", "code"), [((), 0), (("--dryrun",), 0), (("NPAR=2", "NEXP=2"), 0), (("HOST=login",), 2)]
+    ("options", "code"), [((), 0), (("--dryrun",), 0), (("NPAR=2", "NEXP=2"), 0), (("HOST=login", "TIME=60"), 2)]
 )
 def test_submissions_import_nothing_heavy(
     options: tuple[str, ...], code: int, tiny_data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
