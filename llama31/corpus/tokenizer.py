@@ -1,6 +1,6 @@
 """What a plan must know of a Hugging Face tokenizer, without loading it: standard library and orjson only.
 
-The ids are those of tokenizer.json. What else lies in the directory names special tokens among them, for generation and
+The ids are those of tokenizer.json. The other files of the directory name special tokens among them, for generation and
 for exports; the ranks get it in a form that adds nothing (`llama31.run_tokenizer`).
 """
 
