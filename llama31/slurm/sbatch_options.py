@@ -26,7 +26,7 @@ OTHER_SETTINGS = {
 MEMORY = ("--mem-per-cpu", "--mem-per-gpu")
 GRES = ("--gres",)
 ACCOUNT, TIME = ("-A", "--account"), ("-t", "--time")
-WHOLE = ("--mem",)
+WHOLE = ("--mem", "--gpus")
 """Names that are whole, although others begin with them."""
 
 
