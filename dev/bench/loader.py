@@ -33,7 +33,7 @@ from dev.bench.contender import Contender, in_turns, ratios, spread, timed
 from dev.bench.index import kilobytes, write_data
 from llama31 import paths, rules
 from llama31.corpus import token_file
-from llama31.report.systems import published
+from llama31.report.published import published
 from llama31.resolve import resolve
 from llama31.settings import Settings
 
@@ -163,7 +163,7 @@ def main() -> None:
     finally:
         for contender in contenders.values():
             contender.end()
-    need = RANKS * max(system.tokens_per_second_per_accelerator for system in published())
+    need = RANKS * max(system.tokens_per_second_per_accelerator or 0 for system in published())
     print(f"{RANKS} ranks of the fastest published system take {need:,.0f} tokens/s")
     for name, medians in seconds.items():
         rate = options.batches * rules.SEQUENCE_LENGTH / statistics.median(medians)
