@@ -74,16 +74,21 @@ def different(stated: Stated, logs: Collection[str], excepted: Mapping[str, Coll
 
 
 def cadence(logs: Mapping[str, Log]) -> Iterator[Finding]:
-    """Evaluations that some runs have and a longer one has not."""
+    """Evaluations of some runs that are not where most runs have theirs, up to the end of each."""
     counts = {file: [record.samples for record in log.all(constants.EVAL_START)] for file, log in logs.items()}
     if not counts:
         return
-    longest = max(counts, key=lambda file: len(counts[file]))
+
+    def followers(file: str) -> tuple[int, int]:
+        own = counts[file]
+        return sum(other == own[: len(other)] for other in counts.values()), len(own)
+
+    usual = max(counts, key=followers)
     odd: dict[str, list[str]] = {}
     for file, samples in counts.items():
-        for own, other in zip(samples, counts[longest], strict=False):
+        for own, other in zip(samples, counts[usual], strict=False):
             if own != other:
-                odd.setdefault(f"one after {shown(own)} samples, where {longest} has {shown(other)},", []).append(file)
+                odd.setdefault(f"one after {shown(own)} samples, where {usual} has {shown(other)},", []).append(file)
                 break
     if odd:
         yield Finding(constants.EVAL_START, _each(odd, len(logs)), "the same in all logs")
