@@ -229,6 +229,14 @@ def test_a_loss_that_is_null_is_not_accepted(logs: Logs) -> None:
     assert single.endswith("does not hold, for 1 reason; the official checker does not accept the log")
 
 
+def test_losses_that_are_no_numbers_are_not_said_to_be_missing(logs: Logs) -> None:
+    logs.change(said("eval_accuracy", None), 4)
+    _, text = logs.judge(accepted=False)
+    first = logs.line(4, "eval_accuracy")
+    assert f"result_4.txt: eval_accuracy: found null in line {first}; wants a number above 0" in text
+    assert "wants at least one line" not in text
+
+
 def test_a_sparser_cadence_is_a_reading_of_ours(logs: Logs) -> None:
     """As six systems of v5.1 and v6.0 have it, which MLCommons accepted."""
 
@@ -313,6 +321,14 @@ def test_a_misspelt_key_is_named(logs: Logs) -> None:
     assert "lowest_numerical_precision_in_attn: found none; wants" in text
     assert "note: ruleset: accepted by --ruleset 5.1.0 and 6.0.0; the keys that are missing came later" in text
     assert "init_checkpoint_step: found 5; wants 0" in text
+
+
+def test_a_misspelt_end_is_named(logs: Logs) -> None:
+    logs.change(
+        lambda records: [{**one, "key": "run_stopp"} if one["key"] == "run_stop" else one for one in records], 0, 1
+    )
+    _, text = logs.judge(accepted=False)
+    assert f"killed or still goes on (line {logs.line(0, 'run_stopp')} has run_stopp) in result_0.txt" in text
 
 
 def test_a_second_run_in_a_file_is_one_reason(logs: Logs) -> None:
