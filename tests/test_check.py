@@ -366,7 +366,7 @@ def test_time_does_not_go_back(tmp_path: Path, lines: list[str], name: str) -> N
     report = verdict(tmp_path, edited(lines, name, lambda line: changed(line, time_ms=-5)))
     assert_named(report, "wants times that do not go back")
     assert ("time" in report.facts) == (name != "run_stop"), "no time is better than one below 0"
-    assert (report.notes == ["run_stop: stands before run_start; no time to train is given"]) == (name == "run_stop")
+    assert (report.notes == ["run_stop: is before run_start; no time to train is given"]) == (name == "run_stop")
 
 
 def test_counts_that_fall_are_no_cadence(tmp_path: Path, lines: list[str]) -> None:

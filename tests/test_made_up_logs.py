@@ -107,6 +107,15 @@ def late(records: list[Record]) -> list[Record]:
     return [*first, *records[start : start + 2], *described, *records[start + 2 :]]
 
 
+def with_one_more(records: list[Record]) -> list[Record]:
+    """An additional evaluation, soon after the start."""
+    first = [record["key"] for record in records].index("block_stop")
+    stop = records[first]
+    names = ("block_stop", "eval_start", "eval_accuracy", "eval_stop", "block_start")
+    more = [event(stop, name, 9.0 if name == "eval_accuracy" else None, samples_count=384) for name in names]
+    return [*records[:first], *more, *records[first:]]
+
+
 # Settings
 
 
@@ -220,6 +229,14 @@ def test_a_loss_that_is_null_is_not_accepted(logs: Logs) -> None:
     assert single.endswith("does not hold, for 1 reason; the official checker does not accept the log")
 
 
+def test_losses_that_are_no_numbers_are_not_said_to_be_missing(logs: Logs) -> None:
+    logs.change(said("eval_accuracy", None), 4)
+    _, text = logs.judge(accepted=False)
+    first = logs.line(4, "eval_accuracy")
+    assert f"result_4.txt: eval_accuracy: found null in line {first}; wants a number above 0" in text
+    assert "wants at least one line" not in text
+
+
 def test_a_sparser_cadence_is_a_reading_of_ours(logs: Logs) -> None:
     """As six systems of v5.1 and v6.0 have it, which MLCommons accepted."""
 
@@ -241,18 +258,19 @@ def test_a_sparser_cadence_is_a_reading_of_ours(logs: Logs) -> None:
 
 
 def test_an_additional_evaluation_is_no_cadence(logs: Logs) -> None:
-    def with_one_more(records: list[Record]) -> list[Record]:
-        first = [record["key"] for record in records].index("block_stop")
-        stop = records[first]
-        names = ("block_stop", "eval_start", "eval_accuracy", "eval_stop", "block_start")
-        more = [event(stop, name, 9.0 if name == "eval_accuracy" else None, samples_count=384) for name in names]
-        return [*records[:first], *more, *records[first:]]
-
     logs.change(with_one_more)
     found, text = logs.judge(accepted=True)
     assert found.holds
     assert "note: eval_start: 1 additional evaluation, after 384 training sequences\n" in text
     assert "evaluations every" not in text
+
+
+def test_the_log_that_is_evaluated_otherwise_is_named(logs: Logs) -> None:
+    logs.change(with_one_more, 6)
+    _, text = logs.judge(accepted=True)
+    where = "one after 384 samples, where result_6.txt"
+    assert "fails: eval_start: found one after 384 samples, where " in text and where not in text
+    assert "has 12288, in result_6.txt; wants the same in all logs" in text
 
 
 def test_counts_of_losses_that_lag_are_named(logs: Logs) -> None:
@@ -305,6 +323,14 @@ def test_a_misspelt_key_is_named(logs: Logs) -> None:
     assert "init_checkpoint_step: found 5; wants 0" in text
 
 
+def test_a_misspelt_end_is_named(logs: Logs) -> None:
+    logs.change(
+        lambda records: [{**one, "key": "run_stopp"} if one["key"] == "run_stop" else one for one in records], 0, 1
+    )
+    _, text = logs.judge(accepted=False)
+    assert f"killed or still goes on (line {logs.line(0, 'run_stopp')} has run_stopp) in result_0.txt" in text
+
+
 def test_a_second_run_in_a_file_is_one_reason(logs: Logs) -> None:
     """The first was killed, and its successor logged to the same file."""
     logs.change(lambda records: [*records[: len(records) // 2], *records], 4)
@@ -313,6 +339,24 @@ def test_a_second_run_in_a_file_is_one_reason(logs: Logs) -> None:
     line = logs.line(4, "cache_clear", 1)
     assert f"fails: cache_clear: found the second run begins in line {line} in result_4.txt; the second" in text
     assert [len(report.failures) for report in found.reports] == [0] * 4 + [1, 1] + [0] * 4
+    others = [line for line in text.splitlines() if line.startswith("fails: ") and "second run" not in line]
+    assert all(line.startswith("fails: convergence") for line in others), f"name no consequences: {others}"
+
+
+@pytest.mark.parametrize("length", [10, 40], ids=["few settings", "before the first step"])
+def test_a_second_run_after_one_that_never_trained(logs: Logs, length: int) -> None:
+    """The first ended while it described itself, or soon after."""
+    logs.change(lambda records: [*records[:length], *records], 4)
+    _, text = logs.judge(accepted=False)
+    (fails,) = [line for line in text.splitlines() if line.startswith("fails: ")]
+    wanted = f"the second run begins in line {logs.line(4, 'cache_clear', 1)}"
+    assert fails.startswith(f"fails: result_4.txt: cache_clear: found {wanted}"), fails
+
+
+def test_two_files_of_two_runs_have_nothing_to_compare(logs: Logs) -> None:
+    logs.change(lambda records: [*records, *records], 0, 1)
+    text = "\n".join(several.lines(several.judge(logs.files[:2], NEWEST)))
+    assert "seeds differ" not in text and "are the same" not in text
 
 
 def test_repeated_lines_are_no_second_run(logs: Logs) -> None:

@@ -11,6 +11,7 @@ from benchmark_run import SETTINGS
 from pages import array
 from test_report import SHARED, TOKEN, a_log, page_of, traces
 
+from llama31 import paths
 from llama31.estimates.gpus import GPUS, key_of
 from llama31.report import published
 from llama31.settings import Settings
@@ -86,7 +87,21 @@ def test_equal_words_in_two_directories_are_two_systems(tmp_path: Path) -> None:
     rows = page.table("Score", "At target")
     assert [row["Runs"] for row in rows.values()] == ["3", "3"]
     assert all(row["Score"] != "no score" for row in rows.values())
-    assert "their logs describe one system, but stand in 2 directories (first, second)" in page.words
+    names = "Example, 8xH200, GBS 32, first; Example, 8xH200, GBS 32, second"
+    assert f"{names}: their logs describe one system, but are in 2 directories, so each has a score" in page.words
+
+
+def test_submitted_runs_are_one_system(tmp_path: Path) -> None:
+    """The log of each is in the directory of a job within its run directory."""
+    for number in range(3):
+        job = tmp_path / f"run-seed{number}" / f"job-{number}"
+        job.mkdir(parents=True)
+        a_log(job / paths.MLPERF_LOG, number)
+        (job / paths.START).write_text("{}")
+        (job.parent / paths.SUBMISSION).write_text("{}")
+        (job.parent / paths.LATEST).symlink_to(job.name)
+    page = page_of(tmp_path / "report.html", *sorted(tmp_path.glob("run-*")))
+    assert "mean of 1 of 3 runs" in page.words and "directories" not in page.words
 
 
 def test_a_score_covers_at_most_ten_runs(tmp_path: Path) -> None:
@@ -116,7 +131,7 @@ def test_gpus_by_name(name: str, key: str | None) -> None:
 
 
 def fast_log(path: Path, precision: str) -> Path:
-    """A log whose device does about 1.2 times its bf16 peak in the precision that it states."""
+    """A log of devices that do 4 PFLOP/s each, in the precision that it states."""
     log = a_log(path)
     lines = []
     for line in log.read_text().splitlines():
@@ -135,7 +150,11 @@ def test_a_peak_is_named_and_the_precisions_own_stands_beside_it(tmp_path: Path)
     mfu, own = (float(row[title].rstrip("%")) for title in ("MFU", "Utilisation of it"))
     assert mfu > 100 and own == pytest.approx(mfu / 4, abs=0.1)
     assert "MFU above 100%, of RTX-PRO-6000's bf16 peak" in page.words
+    assert "fp4 peak: check the number of devices and the GPU" in page.words, "faster than the GPU can be"
+    page = page_of(tmp_path / "new.html", fast_log(tmp_path / "c.log", "nvfp4"), devices=8, gpu="GB300")
+    assert "fp4 peak: it computes in a narrower precision than bf16" in page.words
     page = page_of(tmp_path / "bf16.html", fast_log(tmp_path / "b.log", "bfloat16"), devices=8, gpu="H200")
+    assert "check the number of devices and the GPU" in page.words and "narrower precision" not in page.words
     row = next(iter(page.table("Peak, dense bf16").values()))
     assert row["Peak of the precision used"] == "bf16: 989 TFLOP/s" and row["Utilisation of it"] == row["MFU"]
     assert GPUS["H200"].peak(None) == ("", None), "a log that states no precision"

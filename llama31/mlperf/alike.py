@@ -25,7 +25,7 @@ def seeds(logs: Mapping[str, Log]) -> Iterator[Finding]:
     for value, files in _by_value({file: log.value(constants.SEED) for file, log in logs.items()}).items():
         if len(files) > 1 and value != "null":
             yield Finding(
-                constants.SEED, f"{value} in {listed(files, room=ROOM, more='more logs')}", "another seed in each log"
+                constants.SEED, f"{value} in {listed(files, room=ROOM, noun='log')}", "another seed in each log"
             )
 
 
@@ -74,16 +74,21 @@ def different(stated: Stated, logs: Collection[str], excepted: Mapping[str, Coll
 
 
 def cadence(logs: Mapping[str, Log]) -> Iterator[Finding]:
-    """Evaluations that some runs have and a longer one has not."""
+    """Evaluations of some runs that are not where most runs have theirs, up to the end of each."""
     counts = {file: [record.samples for record in log.all(constants.EVAL_START)] for file, log in logs.items()}
     if not counts:
         return
-    longest = max(counts, key=lambda file: len(counts[file]))
+
+    def followers(file: str) -> tuple[int, int]:
+        own = counts[file]
+        return sum(other == own[: len(other)] for other in counts.values()), len(own)
+
+    usual = max(counts, key=followers)
     odd: dict[str, list[str]] = {}
     for file, samples in counts.items():
-        for own, other in zip(samples, counts[longest], strict=False):
+        for own, other in zip(samples, counts[usual], strict=False):
             if own != other:
-                odd.setdefault(f"one after {shown(own)} samples, where {longest} has {shown(other)},", []).append(file)
+                odd.setdefault(f"one after {shown(own)} samples, where {usual} has {shown(other)},", []).append(file)
                 break
     if odd:
         yield Finding(constants.EVAL_START, _each(odd, len(logs)), "the same in all logs")
@@ -121,11 +126,11 @@ def _by_value(of_file: Mapping[str, object]) -> dict[str, list[str]]:
 def _each(by_value: Mapping[str, Sequence[str]], number: int) -> str:
     """Name each value with the logs that have it, of so many; the rest is counted where these are many."""
     values = [f"{value} in {named(files, number)}" for value, files in by_value.items()]
-    return listed(values, "; ", more="more values")
+    return listed(values, "; ", noun="value")
 
 
 def named(files: Sequence[str], number: int) -> str:
     """Name the files, some of them where they are many, or count them where they are most of so many."""
     if len(files) <= number / 2 or number == 1:
-        return listed(files, more="more logs", room=ROOM)
+        return listed(files, noun="log", room=ROOM)
     return f"{'all ' if len(files) == number else ''}{len(files)} logs"

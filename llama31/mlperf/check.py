@@ -20,7 +20,7 @@ from llama31.errors import UserError
 from llama31.mlperf import evaluated, misread, notes, official, own_rules, spelling
 from llama31.mlperf.evaluated import Evaluated
 from llama31.mlperf.lines import read
-from llama31.mlperf.records import TARGET_ACCURACY, Damages, Finding, Log
+from llama31.mlperf.records import TARGET_ACCURACY, Damages, Finding, Log, Record
 
 # The setting behind each value that may depart from the closed division. A log that declares its departures names
 # the settings (see `MLPerfLog.describe`), and may not depart in anything else.
@@ -43,6 +43,8 @@ class Report:
     ruleset: str
     file: Path
     log: Log
+    second_run: Record | None
+    """The record with which a second run begins in the file."""
     damaged: Damages
     """The lines that could not be read; all that is said of the log stands on the others."""
     evaluated: Evaluated | None
@@ -113,6 +115,7 @@ def check(path: Path, ruleset: str) -> Report:
         ruleset=ruleset,
         file=file,
         log=log,
+        second_run=second,
         damaged=damaged,
         evaluated=data,
         facts={"log": str(file), **own_rules.facts(described)},

@@ -46,7 +46,7 @@ def _keys(log: Log) -> Iterator[str]:
 
 def _end(log: Log) -> Iterator[str]:
     if log.first(constants.RUN_START) and log.first(constants.RUN_STOP) and minutes(log) is None:
-        yield f"{constants.RUN_STOP}: stands before {constants.RUN_START}; no time to train is given"
+        yield f"{constants.RUN_STOP}: is before {constants.RUN_START}; no time to train is given"
 
 
 def _cadence(log: Log) -> Iterator[str]:

@@ -102,13 +102,18 @@ def relations(log: Log) -> Iterator[Finding]:
 
 
 def second_run(log: Log) -> Record | None:
-    """The record with which a second run in the file begins: one that opens a log, once more after run_start."""
-    begin = log.first(constants.RUN_START)
-    if begin is None:
-        return None
+    """Find the record with which a second run in the file begins.
+
+    It is one that opens a log, once more after run_start, or between two descriptions of a run, the first of which
+    ended before run_start.
+    """
+    begin, sizes = log.first(constants.RUN_START), log.all(constants.GLOBAL_BATCH_SIZE)
     opened, is_trained = set(), False
     for record in log.records:
-        if record.number > begin.number and record.key in opened and (is_trained or record.key != constants.RUN_START):
+        is_started = begin is not None and record.number > begin.number
+        is_between = bool(sizes) and sizes[0].number < record.number < sizes[-1].number
+        is_opening = record.key in opened and (is_trained or record.key != constants.RUN_START)
+        if is_opening and (is_started or is_between):
             return record
         if record.key in OPENING:
             opened.add(record.key)

@@ -113,7 +113,7 @@ class Finding:
     @property
     def is_missing(self) -> bool:
         """The log has no line of this key."""
-        return self.found == NONE
+        return self.found.split(",")[0] == NONE
 
     def __str__(self) -> str:
         return f"{self.key}: found {self.said}; wants {self.wants}"
@@ -231,8 +231,11 @@ def cut(text: str, longest: int = 60) -> str:
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
-def listed(items: Sequence[str], separator: str = ", ", room: int = LISTED, more: str = "more") -> str:
-    """Join the first items, as many as fit into `room` characters but at least one, and count the rest."""
+def listed(items: Sequence[str], separator: str = ", ", room: int = LISTED, noun: str = "") -> str:
+    """Join the first items, as many as fit into `room` characters but at least one, and count the rest.
+
+    `noun` is what one of them is called.
+    """
     used, number = 0, 0
     for item in items:
         used += len(item) + len(separator)
@@ -240,7 +243,8 @@ def listed(items: Sequence[str], separator: str = ", ", room: int = LISTED, more
             break
         number += 1
     rest = len(items) - number
-    return separator.join([*items[:number], *([f"{rest:,} {more}"] if rest else [])])
+    more = f"{rest:,} more" + (f" {noun}" + "s" * (rest > 1) if noun else "")
+    return separator.join([*items[:number], *([more] if rest else [])])
 
 
 def count(records: Sequence[Record]) -> str:

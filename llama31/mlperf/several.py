@@ -19,7 +19,7 @@ from llama31.errors import UserError
 from llama31.mlperf import alike, check, official, score
 from llama31.mlperf.check import Report
 from llama31.mlperf.evaluated import Evaluated
-from llama31.mlperf.records import Finding, is_number, listed, shown
+from llama31.mlperf.records import Finding, Log, is_number, listed, shown
 
 if TYPE_CHECKING:
     from llama31.mlperf import rcp
@@ -76,14 +76,14 @@ class Several:
     def checks(self) -> dict[str, list[Finding]]:
         """What was compared over all logs -> what is wrong there, of what the logs say; one log has nothing to be
         compared with."""
-        if len(self.reports) == 1:
+        logs = self.logs
+        if len(logs) < 2:
             return {}
-        logs = {self.name(report): report.log for report in self.reports}
         # What an excused log lacks, or has otherwise, is its own fault.
         excepted = {self.name(report): {finding.key for finding in report.failures} for report in self.excused}
         off = [self.name(report) for report in self.excused if report not in self.unconverged]
         evaluated = {file: log for file, log in logs.items() if log.all(constants.EVAL_START) and file not in off}
-        has_data = len(self.evaluated) == len(logs) and all(one.holds for one in self.evaluated.values())
+        has_data = len(self.evaluated) == len(self.reports) and all(one.holds for one in self.evaluated.values())
         settings = f"the {len(self.stated)} settings that the logs state are the same"
         found = {
             "the seeds differ": (alike.seeds(logs), all(log.all(constants.SEED) for log in logs.values())),
@@ -94,10 +94,15 @@ class Several:
         compared = {title: (list(findings), is_stated) for title, (findings, is_stated) in found.items()}
         return {title: findings for title, (findings, is_stated) in compared.items() if findings or is_stated}
 
+    @property
+    def logs(self) -> dict[str, Log]:
+        """The logs that are compared, by name: those of one run."""
+        return {self.name(report): report.log for report in self.reports if not report.second_run}
+
     @cached_property
     def stated(self) -> alike.Stated:
         """Settings that the logs state, the seed aside."""
-        return alike.settings({self.name(report): report.log for report in self.reports})
+        return alike.settings(self.logs)
 
     @cached_property
     def evaluated(self) -> dict[str, Evaluated]:

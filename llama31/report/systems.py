@@ -97,7 +97,7 @@ class System:
 
 
 def grouped(runs: Sequence[Figures]) -> list[System]:
-    """The systems of these runs, in their order: runs whose logs agree in `ALIKE` and stand in one directory.
+    """The systems of these runs, in their order: runs whose logs agree in `ALIKE` and are in one directory.
 
     Organisation and platform alone do not tell systems apart: many logs have placeholders there, or another
     submitter's words.
@@ -105,9 +105,14 @@ def grouped(runs: Sequence[Figures]) -> list[System]:
     found: dict[tuple[str, ...], list[Figures]] = {}
     for run in runs:
         found.setdefault((*_words(run), str(_directory(run))), []).append(run)
+    places: dict[str, set[Path]] = {}
+    for first, *_ in found.values():
+        places.setdefault(_name(first), set()).add(_directory(first))
     systems: list[System] = []
     for group in found.values():
         name = _name(group[0])
+        if len(places[name]) > 1:
+            name += f", {_directory(group[0]).name}"
         same = sum(system.name == name or system.name.startswith(f"{name}, ") for system in systems)
         systems.append(System(f"{name}, {same + 1}" if same else name, group))
     return systems
@@ -119,9 +124,8 @@ def kept_apart(systems: Sequence[System]) -> list[str]:
     for system in systems:
         found.setdefault(_words(system.runs[0]), []).append(system)
     return [
-        f"{', '.join(system.name for system in group)}: their logs describe one system, but stand in "
-        f"{len(group)} directories ({', '.join(_directory(system.runs[0]).name for system in group)}), "
-        "so each has a score of its own"
+        f"{'; '.join(system.name for system in group)}: their logs describe one system, but are in "
+        f"{len(group)} directories, so each has a score of its own"
         for group in found.values()
         if len(group) > 1
     ]
@@ -132,9 +136,15 @@ def _words(run: Figures) -> tuple[str, ...]:
 
 
 def _directory(run: Figures) -> Path:
-    """Directory of a run's log, or of its run directory: results of one system stand side by side."""
+    """Find the directory of a run's log, or of its run directory: results of one system are side by side.
+
+    The jobs of a run that was submitted to Slurm have directories of their own in the run directory.
+    """
     log = run.run.path.resolve()
-    return log.parent.parent if log.name == paths.MLPERF_LOG else log.parent
+    if log.name != paths.MLPERF_LOG:
+        return log.parent
+    above = log.parent.parent
+    return above.parent if (above / paths.SUBMISSION).is_file() else above
 
 
 def _name(run: Figures) -> str:

@@ -48,7 +48,7 @@ def report(
     devices: Annotated[int | None, typer.Option(min=1, help="Devices of runs whose logs do not say.")] = None,
     gpu: Annotated[str, typer.Option(help="Their GPU, such as H200, for MFU.")] = "",
 ) -> None:
-    """Make a page of what runs did: losses, speed, time, and the systems of MLPerf Training v5.1 beside them."""
+    """Make a page of what runs did: losses, speed, time, and systems of MLPerf Training v5.1 and v6.0 beside them."""
     from llama31.report import command
 
     command.report(runs, output, devices, gpu)
