@@ -78,8 +78,11 @@ def start(
 
     yield start
     for launcher in started:
-        launcher.kill()
-        launcher.communicate()
+        if launcher.poll() is None:  # a test that failed; the launcher alone would leave torchrun, and our pipe, behind
+            if saver := record.load_saver(tmp_path / "runs" / "latest"):
+                psutil.Process(saver).parent().kill()
+            launcher.kill()
+        launcher.communicate(timeout=TIMEOUT)
 
 
 @pytest.mark.slow
@@ -103,11 +106,11 @@ def test_nothing_of_a_rank_is_left_within_a_save(tmp_path: Path, start: Callable
     fifo = tmp_path / "stalled"
     os.mkfifo(fifo)
     writers: set[int] = set()
-    with open(os.open(fifo, os.O_RDWR), encoding="utf-8") as ids:
+    with open(os.open(fifo, os.O_RDWR), "rb", buffering=0) as ids:  # select does not see what is in a buffer
         launcher, rank = start(TESTS / "stalled_writers.py", STALLED_AT=str(fifo))
         while len(writers) < 2:
-            assert select.select([ids], [], [], TIMEOUT)[0], "the rank started no writers"
-            writers.add(int(ids.readline()))
+            assert select.select([ids], [], [], TIMEOUT)[0], "the rank did not start its two writers"
+            writers |= set(map(int, ids.read(select.PIPE_BUF).splitlines()))
     process = rank()
     assert writers <= {child.pid for child in process.children()}
     kill(process, expected=3)
