@@ -111,7 +111,7 @@ def described(source: Path) -> dict[str, Any]:
 
 @contextmanager
 def loading(source: Path) -> Iterator[None]:
-    """Turn whatever transformers or NeMo raise of a tokenizer into a UserError of one line."""
+    """Turn what transformers or NeMo raise about a tokenizer into a UserError of one line."""
     try:
         yield
     except Exception as error:  # the tokenizers library raises plain Exception

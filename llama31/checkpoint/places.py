@@ -1,4 +1,4 @@
-"""Where checkpoints are: directories that are one, lie in one, or hold some. Standard library and PyYAML."""
+"""Where checkpoints are: directories that are one, are in one, or hold some. Standard library and PyYAML."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def _finished_name(path: Path) -> str:
 
 
 def around(path: Path) -> Path | None:
-    """Return the outermost checkpoint that a path is or lies in, None if there is none."""
+    """Return the outermost checkpoint that a path is or is in, None if there is none."""
     return next((outer for outer in reversed((path, *path.parents)) if is_checkpoint(outer)), None)
 
 
@@ -39,7 +39,7 @@ def real(path: str | Path) -> Path:
 
 
 def mistaken(path: Path, is_one: Callable[[Path], bool] = is_checkpoint, seed: int | None = None) -> str:
-    """Say which checkpoint is meant by a directory that is none: the one that it lies in, or one of those in it.
+    """Say which checkpoint is meant by a directory that is none: the one that it is in, or one of those in it.
 
     Args:
         path: A directory.

@@ -18,7 +18,7 @@ DAMAGED = (igzip_lib.IsalError, ZstdError)
 
 
 class File(Protocol):
-    """A file as it lies on disk."""
+    """A file on disk, with the bytes that are in it."""
 
     def read(self, count: int) -> bytes: ...
 
@@ -32,7 +32,7 @@ class Stream(Protocol):
         """The next bytes, at most `limit`; empty only at the end."""
 
     def place(self, back: int) -> tuple[int, int]:
-        """Where the byte lies that is `back` bytes before the next: (offset in the file, bytes to skip from there).
+        """Where the byte is that comes `back` bytes before the next: (offset in the file, bytes to skip from there).
 
         `back` must not reach behind what the last `read` returned.
         """
