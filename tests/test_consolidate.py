@@ -77,6 +77,16 @@ def test_missing_shards_are_all_listed(c4: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "merged").exists()
 
 
+def test_shards_as_they_are_published_are_to_be_compressed(c4: Path, tmp_path: Path) -> None:
+    shard = c4 / rules.train_shard_name(769)
+    shard.with_suffix("").write_text("{}\n")
+    with pytest.raises(UserError) as error:
+        merge_part(c4, tmp_path / "merged", 6)
+    (line,) = error.value.lines
+    assert f"{shard} (not compressed), " in line
+    assert line.endswith("; utils/parallel_compress_json_to_gz.sh makes .json.gz of .json")
+
+
 def test_damaged_shards_are_all_listed(c4: Path, tmp_path: Path) -> None:
     shard = {number: c4 / rules.train_shard_name(number) for number in range(768, 776)}
     whole = gzip.compress(b'{"text":"x"}\n' * 1000)

@@ -90,9 +90,10 @@ def look(path: Path) -> HuggingFaceCheckpoint:
         raise UserError(problems)
     tensors, problems = redundant.left_out(llama, tensors)
     problems += [*_wrong_names(path, llama, tensors), *_wrong_kinds(llama, tensors)]
+    has_tokenizer = all((path / name).is_file() for name in (tokenizer.TOKENIZER_FILE, tokenizer.CONFIG_FILE))
+    problems += tokenizer.problems(path) if has_tokenizer else []
     if problems:
         raise UserError(problems)
-    has_tokenizer = all((path / name).is_file() for name in (tokenizer.TOKENIZER_FILE, "tokenizer_config.json"))
     return HuggingFaceCheckpoint(path, llama, tensors, tokenizer.vocabulary_size(path) if has_tokenizer else 0)
 
 

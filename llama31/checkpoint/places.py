@@ -1,4 +1,4 @@
-"""Where checkpoints are: directories that are one, lie in one, or hold some. Standard library and PyYAML."""
+"""Where checkpoints are: directories that are one, are in one, or hold some. Standard library and PyYAML."""
 
 import os
 import re

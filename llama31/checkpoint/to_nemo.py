@@ -39,9 +39,7 @@ from llama31.checkpoint import mapping, megatron, metadata
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
 from llama31.checkpoint.nemo import NOTES, TOKENIZER
 from llama31.checkpoint.store import CONTEXT, WEIGHTS
-from llama31.corpus import tokenizer
 from llama31.corpus.files import atomic_writer, failures_named
-from llama31.errors import UserError
 from llama31.model import vocabulary
 
 CONTENT = {"singleton_local_shards": False}  # how the keys are made, for Megatron's load
@@ -105,8 +103,6 @@ def _write_context(source: HuggingFaceCheckpoint, destination: Path) -> None:
 def _tokenizer(source: HuggingFaceCheckpoint, files: Path) -> AutoTokenizer | None:
     """The tokenizer, as a run has it, whose files are written to `files`; None where the source has none."""
     if source.tokenizer_ids:
-        if "auto_map" in tokenizer.configuration(source.path):
-            raise UserError(f"{source.path}: NeMo cannot load its tokenizer: auto_map names code of its own")
         run_tokenizer.write(source.path, files)
         return vocabulary.load(files, source.path)
     with failures_named(files):

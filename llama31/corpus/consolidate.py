@@ -24,6 +24,8 @@ from llama31.errors import UserError
 
 VALIDATION_FILE = "c4-validation.en.json.gz"  # all validation shards
 BLOCK_BYTES = 4 << 20
+PLAIN = "not compressed"
+COMPRESS = "utils/parallel_compress_json_to_gz.sh"
 
 Told = Callable[[int], object]
 """Is told the bytes that were done."""
@@ -112,13 +114,16 @@ def _require(files: Iterable[Sequence[Path]]) -> None:
         require_numbering(shards)
     unusable = [f"{path} ({problem})" for several in files for path in several if (problem := _absence(path))]
     if unusable:
-        raise UserError(f"{len(unusable)} shards cannot be used: {', '.join(unusable)}")
+        advice = f"; {COMPRESS} makes .json.gz of .json" if any(PLAIN in line for line in unusable) else ""
+        raise UserError(f"{len(unusable)} shards cannot be used: {', '.join(unusable)}{advice}")
 
 
 def _absence(path: Path) -> str:
     """Why a file cannot be there to be read; empty where it is there."""
     try:
-        return "" if path.is_file() else "missing"
+        if path.is_file():
+            return ""
+        return PLAIN if path.with_suffix("").is_file() else "missing"
     except OSError as error:  # a directory that may not be searched
         return str(error.strerror)
 

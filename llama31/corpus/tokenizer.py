@@ -101,13 +101,17 @@ def named_tokens(tokenizer_dir: str | Path) -> dict[str, str]:
     Those of LISTS are called by the list's name and their number. Empty where neither
     file is there. Raises UserError where one is not what it should be.
     """
+    directory = Path(tokenizer_dir)
+    return {**_named_in(directory / SPECIAL_TOKENS_FILE), **_named_in(directory / CONFIG_FILE)}
+
+
+def _named_in(path: Path) -> dict[str, str]:
+    """What one file calls its special tokens; nothing where it is not there."""
     names: dict[str, str] = {}
-    for file in (SPECIAL_TOKENS_FILE, CONFIG_FILE):
-        path = Path(tokenizer_dir) / file
-        if path.is_file():
-            with _format_named(path):
-                for name, value in _content(path).items():
-                    names.update(_named(name, value))
+    if path.is_file():
+        with _format_named(path):
+            for name, value in _content(path).items():
+                names.update(_named(name, value))
     return names
 
 
@@ -208,7 +212,12 @@ def contradictions(tokenizer_dir: str | Path) -> list[str]:
 
 def _not_added(tokenizer_dir: str | Path, token: str) -> str:
     path = Path(tokenizer_dir) / CONFIG_FILE
-    return f"{path}: names {token!r} as a special token, which is not among {TOKENIZER_FILE}'s added_tokens"
+    if token not in _named_in(path).values():
+        path = path.with_name(SPECIAL_TOKENS_FILE)
+    return (
+        f"{path}: names {token!r} as a special token, which is not among {TOKENIZER_FILE}'s added_tokens; remove "
+        "that entry, or get the tokenizer again"
+    )
 
 
 def add_prefix_space(tokenizer_dir: str | Path) -> bool | None:
