@@ -11,7 +11,8 @@
 #
 # What is mounted for it is seen by the command and its children alone, and is gone with the last of them: nothing is
 # to be unmounted, and removing ROOT removes no file of this machine. Packages come from the mirror of this machine's
-# apt. ROOT gets its name when it is complete. Exit code 2: it cannot be done here; one line says why. `make`: a minute, and 600 MB on the disk.
+# apt. ROOT gets its name when it is complete. Exit code 2: it cannot be done here; one line says why. `make`: a minute,
+# and 600 MB on the disk.
 set -euo pipefail
 
 system=(bin boot etc lib lib32 lib64 libx32 sbin usr var run lost+found)

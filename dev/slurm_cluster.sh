@@ -122,6 +122,8 @@ more() { # NAME: prints what was left in DIRECTORY/more.NAME
 
 write_settings() {
     local ports host
+    # Job ids begin with the first of them: so clusters side by side have different ones, and their jobs' ranks, which
+    # meet at a port that is made from the id (llama31/slurm/job.sbatch), do not meet those of another cluster.
     read -ra ports < <(free_ports $((1 + ${#nodes[@]})))
     host="$(hostname -s)"
     {
@@ -147,6 +149,7 @@ SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,sched_min_interval=0
+FirstJobId=${ports[0]}
 ReturnToService=2
 KillWait=2
 MinJobAge=3600

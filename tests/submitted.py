@@ -86,6 +86,14 @@ class Submitted:
         hours, minutes, seconds = map(int, self.cluster.shown(job)["RunTime"].split(":"))
         return (hours * 60 + minutes) * 60 + seconds
 
+    def limit(self, job: str, seconds: int) -> None:
+        """Sets the time limit of a job that runs to the next one, in whole minutes, that leaves so many seconds.
+
+        How long ranks take to start is the machine's affair, and so this is done when they have.
+        """
+        minutes = (self.seconds(job) + seconds) // 60 + 1
+        self.cluster.ask("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
+
     @contextmanager
     def held(self, ranks: Iterable[int]) -> Iterator[None]:
         """Holds the ranks still within this context, so that a quick job does not end before what it waits for."""

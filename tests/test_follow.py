@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -198,10 +199,11 @@ def through_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Pa
     def afar(there: Path) -> tuple[Path, Submission]:
         here = tmp_path / "no such directory"
         (tmp_path / "bin").mkdir()
+        (tmp_path / ".bash_profile").write_text(f"PATH={shlex.quote(os.environ['PATH'])}\n")  # of the cluster's Slurm
         (tmp_path / "bin" / "ssh").write_text(SSH)
         (tmp_path / "bin" / "ssh").chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-        for name, value in (("CALLS", tmp_path / "calls"), ("HERE", here), ("THERE", there)):
+        for name, value in (("HOME", tmp_path), ("CALLS", tmp_path / "calls"), ("HERE", here), ("THERE", there)):
             monkeypatch.setenv(name, str(value))
         return here, replace(submitted(there), destination="me@login")
 

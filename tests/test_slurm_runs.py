@@ -41,6 +41,7 @@ SETTINGS = {
 ODD = 'it\'s $HOME, 100%j "new"'
 SLURM = {"PARTITION": "debug"}
 SIGNAL_BEFORE_END = 20  # seconds
+TO_START = 240  # seconds for a rank that has begun to import: it imports the rest, trains a step and saves
 LAST_LINES = 12
 """Of a job's log, in which one sees why it ended: what srun says, and the lines of the end."""
 AT_ONCE = {"TARGET": 100}  # the first evaluation reaches it
@@ -117,14 +118,9 @@ class Chain:
         self.finished = run.ended(run.again())
 
     def limit(self, job: str, *, beside: bool = False) -> Run:
-        """Waits until the time limit cuts a job; meanwhile another one may start in the same run directory.
-
-        Limits are whole minutes, and how long ranks take to start is the machine's affair: so the limit is set to the
-        next one that leaves enough time, once the ranks train.
-        """
+        """Waits until the time limit cuts a job; meanwhile another one may start in the same run directory."""
         ranks = self.run.after_a_step(job).values()
-        minutes = (self.run.seconds(job) + SIGNAL_BEFORE_END + (60 if beside else 5)) // 60 + 1
-        self.cluster.ask("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
+        self.run.limit(job, SIGNAL_BEFORE_END + (60 if beside else 5))
         with self.run.held(ranks):
             if beside:
                 self.second = self.run.ended(self.run.again())
@@ -262,21 +258,25 @@ def test_tensor_parallel_over_two_nodes_in_a_container(
 def test_two_experiments_side_by_side(
     cluster: Cluster, settings: dict[str, Any], image: dict[str, str], tmp_path: Path
 ) -> None:
-    """In Apptainer, and not before the job that they depend on; the first is warned before it trains, and resumes.
+    """In Apptainer, and not before the job that they depend on; the first is cut by its time limit, and resumes.
 
-    The warning reaches no process that mounts the image: the container would end with it.
+    Slurm's warning, which comes before it trains, reaches no process that mounts the image: the container would end
+    with it.
     """
     first = cluster.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true").strip()
     several = {"NEXP": 2, "SEEDS": "", "DEPENDENCIES": first, "IMAGE": "docker://a:1", "CONTAINER": "apptainer"}
     saving = {"NPAR": 2, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path / "checkpoints", "JOB_DIR": tmp_path / "my runs"}
-    runs = submit(cluster, {**settings, **AT_ONCE, **SLURM, **several, **saving}, **image)
+    limits = {"TIME": 15, "SIGNAL_BEFORE_END": TO_START}
+    runs = submit(cluster, {**settings, **AT_ONCE, **SLURM, **several, **saving, **limits}, **image)
     assert len(runs) == 2
     waiting = [cluster.shown(run.jobs[0]) for run in runs]
     assert {(job["JobState"], job["Dependency"]) for job in waiting} == {("PENDING", f"afterany:{first}(unfulfilled)")}
     cluster.ask("scontrol", "release", first)
 
     cluster.until("the rank starts", lambda: b"pretrain_llama31.py" in runs[0].command_of_rank_0(runs[0].jobs[0]))
-    cluster.ask("scancel", "--batch", "--signal=USR1", runs[0].jobs[0])
+    runs[0].limit(runs[0].jobs[0], TO_START)
+    with runs[0].held(runs[0].ranks(runs[0].jobs[0]).values()):
+        runs[0].warned(runs[0].jobs[0])
     jobs = [run.ended(run.jobs[0]) for run in runs]
     assert [job.exit_code for job in jobs] == [INTERRUPTED, 0], jobs[0].printed + jobs[1].printed
     assert jobs[0].outcome.reason == "told to end at step 1; the checkpoint of this step is saved"

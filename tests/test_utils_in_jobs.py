@@ -50,7 +50,7 @@ def test_no_task_of_a_job_array_does_anything(name: str, cluster: Cluster, env: 
     for task in (1, 2):
         cluster.ended(f"{job}_{task}")
         (line,) = (tmp_path / f"{task}.log").read_text().splitlines()
-        assert ": this is no job array: " in line
+        assert ": leave out --array: " in line
 
 
 def test_scripts_find_it_in_the_same_way() -> None:

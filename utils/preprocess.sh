@@ -33,7 +33,7 @@ fail() {
 }
 
 (($# == 0)) || fail "unknown arguments: $*; settings go into the environment"
-[[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || fail "this is no job array: --nodes=N shares the files out among N nodes"
+[[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || fail "leave out --array: --nodes=N shares the files out among N nodes"
 
 # Where this checkout is. The same lines stand in launch_nemo_convert.sh and preprocess.sh.
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

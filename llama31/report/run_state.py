@@ -90,9 +90,8 @@ def of_chain(run_dir: Path, jobs: Sequence[Job], job_dirs: Sequence[Path], *, ha
         return "no outcome yet; Slurm did not answer"
     how = "" if job.state.state == UNKNOWN else f": {job.state.state}"
     log = run_dir / paths.slurm_log(job.job_id)
-    if (
-        job.state.state == "FAILED" and log.exists()
-    ):  # its script did, or the look at settings and data before the ranks
+    # Its script failed, or the check of settings and data before the ranks.
+    if job.state.state == "FAILED" and log.exists():
         how += f"; see {log.name}"
     return f"killed{how}" if newest else f"never began{how}"
 
