@@ -305,7 +305,7 @@ def test_submitted_from_elsewhere(cluster: Cluster, corpus: Corpus, tmp_path: Pa
     assert state == "COMPLETED", printed
     _, state, printed = submit(cluster, corpus, stdin=SCRIPT.read_text())
     assert state == "FAILED"
-    assert printed == "preprocess: submit it as a file: sbatch utils/preprocess.sh\n"
+    assert printed == "preprocess: submit it as a file, such as sbatch utils/preprocess.sh\n"
 
 
 @pytest.mark.slurm
