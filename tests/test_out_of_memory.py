@@ -79,10 +79,10 @@ def test_a_report_explains_a_failure(
 
 
 def test_a_report_changes_no_other_outcome(tmp_path: Path) -> None:
-    record.store_outcome(tmp_path, Outcome(ABORTED, "told to end", INTERRUPTED, 3, 24))
+    record.store_outcome(tmp_path, Outcome(ABORTED, "ended by SIGTERM", INTERRUPTED, 3, 24))
     log = tmp_path / "none"
     assert run_directory.end(tmp_path, Settings(), 0, "srun", log=log, out_of_memory="StepId=1.0") == INTERRUPTED
-    assert record.load_outcome(tmp_path) == Outcome(ABORTED, "told to end", INTERRUPTED, 3, 24)
+    assert record.load_outcome(tmp_path) == Outcome(ABORTED, "ended by SIGTERM", INTERRUPTED, 3, 24)
 
 
 @pytest.mark.parametrize(("name", "content", "see"), [("rank-0.log", "x", "logs"), ("rank-0.log", "", "slurm-1.log")])

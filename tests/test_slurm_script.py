@@ -208,8 +208,8 @@ def test_time_limits(limit: str, wanted: int | None) -> None:
     ],
 )  # fmt: skip
 def test_steps_get_gpus_of_whole_nodes(given: str, wanted: list[str]) -> None:
-    """By default srun leaves out the GPUs that a job has by --exclusive alone (man srun, --gres); not all Slurms know
-    GPUs, and those of the first node where they do are told by SLURM_GPUS_ON_NODE."""
+    """By default srun leaves out the GPUs that a job has only by --exclusive (man srun, --gres). SLURM_GPUS_ON_NODE has
+    the number of the first node's, if Slurm knows of GPUs."""
 
     def asked(settings: Settings) -> list[list[str]]:
         text = script.render(settings, RUN_DIR, [], {})
