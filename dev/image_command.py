@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llama31 import mounts
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.resolve import CACHE, LIBRARIES, PLACES, is_secret
 from llama31.settings import Device, Settings, names
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from llama31 import devices, inputs, overlap, recompute, rules
 from llama31.checkpoint import problems as checkpoint_problems
+from llama31.common.errors import UserError
 from llama31.corpus.token_file import bin_path
-from llama31.errors import UserError
 from llama31.estimates import memory
 from llama31.estimates.gpus import GB, GPUS
 from llama31.inputs import Data

@@ -9,8 +9,8 @@ except ModuleNotFoundError:  # most likely the system's python3
     print(f"{sys.executable} lacks the packages; bash dev/setup.sh makes .venv/bin/python with them", file=sys.stderr)
     sys.exit(2)
 
+from llama31.common.errors import UserError
 from llama31.corpus import tools
-from llama31.errors import UserError
 from llama31.submission import tools as submission
 from llama31.verbs import making, results, running
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama31 import devices, paths, rules
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 from llama31.corpus import manifest, token_file, tokenizer
-from llama31.corpus.files import failures_named
 from llama31.corpus.token_file import TokenFile, bin_path, idx_path
-from llama31.errors import UserError
 from llama31.settings import Settings
 
 SAMPLED_IDS = 65_536  # token ids looked at, at each end of a token file without a manifest

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llama31 import local, preparation
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.events import INTERRUPTED, worst
 from llama31.preparation import Prepared
 from llama31.settings import Settings

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llama31 import out_of_memory, paths, preparation, ranks, record, run_directory, signals
-from llama31.corpus.files import failures_named
+from llama31.common.files import failures_named
 from llama31.plan import Plan
 from llama31.settings import Settings
 

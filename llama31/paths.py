@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from llama31 import rules
-from llama31.corpus.files import failures_named
+from llama31.common.files import failures_named
 from llama31.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]

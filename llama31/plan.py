@@ -8,16 +8,16 @@ from pathlib import Path
 from llama31 import devices, inputs, overlap, paths, recompute, rules, run_tokenizer
 from llama31.checkpoint import space
 from llama31.checkpoint.start import Start
+from llama31.common.reading import size
+from llama31.common.units import scaled
 from llama31.corpus import tokenizer
 from llama31.corpus.token_file import bin_path
 from llama31.departures import departures
 from llama31.estimates import disk, memory, speed
 from llama31.estimates.gpus import GB, GPUS
-from llama31.estimates.units import scaled
 from llama31.inputs import Data
 from llama31.layout import Layout
 from llama31.problem import assignment
-from llama31.report.reading import size
 from llama31.resolve import Resolved
 from llama31.settings import Device, RecomputeGranularity, Settings, shown, to_dict
 from llama31.sizes import SIZES

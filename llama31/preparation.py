@@ -12,7 +12,7 @@ from llama31 import checks, devices, mounts
 from llama31.checkpoint import identity, resume, space, store
 from llama31.checkpoint.resume import Found
 from llama31.checkpoint.start import Start
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.events import ABORTED, TARGET_NOT_REACHED, Outcome
 from llama31.inputs import Data
 from llama31.plan import Plan

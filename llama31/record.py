@@ -13,12 +13,12 @@ import yaml
 from omegaconf import OmegaConf
 
 from llama31 import paths
-from llama31.corpus.files import atomic_writer, failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import atomic_writer, failures_named
+from llama31.common.json_files import read_json
 from llama31.events import Outcome
 from llama31.resolve import from_dict
 from llama31.settings import Settings, to_dict
-from llama31.typed import read_json
 
 RESERVE = ".reserve"
 SAVER = ".saver"

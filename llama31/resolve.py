@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llama31 import rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.settings import Settings, names, shown
 
 LIBRARIES = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llama31 import paths, provenance, record, run_tokenizer
 from llama31.checkpoint import start
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.events import ABORTED, FAILED, Outcome
 from llama31.plan import Plan
 from llama31.report import summary

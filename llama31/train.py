@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from llama31 import checks, paths, record, run_tokenizer, startup, warning
 from llama31.checkpoint import identity, start, store
+from llama31.common.errors import RunAborted, UserError
 from llama31.departures import departures
-from llama31.errors import RunAborted, UserError
 from llama31.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Outcome
 from llama31.inputs import Data
 from llama31.layout import Layout

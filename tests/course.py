@@ -12,8 +12,8 @@ import benchmark_run
 import torch
 
 from llama31.checkpoint.start import Start
+from llama31.common.errors import RunAborted
 from llama31.departures import departures
-from llama31.errors import RunAborted
 from llama31.events import ABORTED, Evaluation, Observer, Outcome, Step
 from llama31.mlperf.callback import BenchmarkCallback
 from llama31.settings import Settings

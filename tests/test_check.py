@@ -18,8 +18,8 @@ from mlperf_logging.compliance_checker import mlp_compliance
 from submissions import rule_files_parsed_once
 
 from llama31 import rules
+from llama31.common.errors import UserError
 from llama31.departures import departures as departures_of
-from llama31.errors import UserError
 from llama31.events import Outcome
 from llama31.mlperf import check as module
 from llama31.mlperf import official, several

@@ -23,7 +23,7 @@ from submissions import (
 )
 
 from llama31 import departures, paths, rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.mlperf import several
 from llama31.mlperf.several import Several
 

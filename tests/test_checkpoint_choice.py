@@ -18,10 +18,10 @@ from saved_tokenizers import change_ids, save_again
 
 from llama31 import checks, launch, paths, preparation
 from llama31.checkpoint import identity, removal, resume, space, start, store
-from llama31.corpus.files import PARTIAL, sha256_of
-from llama31.errors import UserError
+from llama31.common import reading
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, sha256_of
 from llama31.events import SUCCESS, TARGET_NOT_REACHED, Outcome
-from llama31.report import reading
 from llama31.resolve import resolve
 
 SEED = 7

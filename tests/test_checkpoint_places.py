@@ -11,8 +11,8 @@ from runs import Run, arguments
 from llama31 import checks, launch, preparation
 from llama31.checkpoint import convert, places, removal, resume, store
 from llama31.checkpoint.nemo import BACKEND
-from llama31.corpus.files import PARTIAL
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL
 from llama31.resolve import resolve
 
 SEED = 7

@@ -13,10 +13,10 @@ from saved_tokenizers import change_ids, save_again
 from tiny import VOCABULARY, make_tokenizer, write_tokens
 
 from llama31 import checks, devices, inputs, paths, rules
+from llama31.common.errors import UserError
 from llama31.corpus import manifest, tokenizer
 from llama31.corpus.token_file import bin_path, idx_path, summary
 from llama31.departures import departures
-from llama31.errors import UserError
 from llama31.preparation import PATH_SETTINGS
 from llama31.resolve import AT_MOST, resolve
 from llama31.settings import Device, Precision, RecomputeGranularity, Settings

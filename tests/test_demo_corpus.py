@@ -15,10 +15,10 @@ import pytest
 
 from dev import demo_corpus, demo_tokenizer, prepare_demo
 from llama31 import rules
+from llama31.common.errors import UserError
 from llama31.corpus import manifest
 from llama31.corpus.parts import part_shards
 from llama31.corpus.token_file import summary
-from llama31.errors import UserError
 
 PACKAGES = ("scikit-learn",)
 VALIDATION_DOCUMENTS = 20

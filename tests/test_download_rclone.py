@@ -25,10 +25,10 @@ from typing import Any
 import debian
 import pytest
 
+from llama31.common.errors import UserError
+from llama31.common.locks import only_run_in
 from llama31.corpus.download import fetch, remote
 from llama31.corpus.download.rclone import RemoteDirectory
-from llama31.corpus.locking import only_run_in
-from llama31.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 PIECE_BYTES = 1 << 20

@@ -25,10 +25,10 @@ from runs import REPOSITORY, arguments, environment
 from tiny import VOCABULARY, write_tokens
 
 from llama31 import checks, paths, provenance
+from llama31.common.errors import UserError
+from llama31.common.files import sha256_of
 from llama31.corpus import manifest, token_file
-from llama31.corpus.files import sha256_of
 from llama31.data import beforehand, index, order
-from llama31.errors import UserError
 from llama31.estimates import disk
 from llama31.plan import Plan
 from llama31.resolve import resolve

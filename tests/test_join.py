@@ -15,11 +15,11 @@ import pytest
 import tiny
 
 from llama31 import rules
+from llama31.common.errors import UserError
 from llama31.corpus import checkpoint, consolidate, join, preprocess, token_writer
 from llama31.corpus.checkpoint import Checkpoint
 from llama31.corpus.preprocess import Work, finish, from_merged, from_shards
 from llama31.corpus.tokenize import tokenize
-from llama31.errors import UserError
 
 SAMPLE = 20
 SHARDS = (768, 769, 770)  # of the 128 of part 6

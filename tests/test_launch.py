@@ -20,7 +20,7 @@ from test_settings import imported_by, is_light
 
 from llama31 import devices, launch, local, paths, preparation, ranks, record, resolve, run_directory
 from llama31.cli import app
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.events import FAILED
 from llama31.settings import Device, Settings
 

@@ -15,7 +15,7 @@ from mlperf_logging.mllog import get_mllogger
 from mlperf_logging.rcp_checker import rcp_checker
 
 from llama31 import rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.events import Outcome
 from llama31.mlperf import check
 from llama31.mlperf.log import MLPerfLog, continued

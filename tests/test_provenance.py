@@ -11,8 +11,8 @@ import pytest
 from runs import arguments, environment
 
 from llama31 import launch, local, paths, preparation, provenance, record
-from llama31.corpus.files import sha256_of
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import sha256_of
 from llama31.report import summary
 from llama31.resolve import resolve
 

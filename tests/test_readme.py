@@ -22,9 +22,9 @@ from submissions import ten_runs, write_run
 from dev import demo_tokenizer, settings_table
 from llama31 import checks, cli, events, paths, recompute, rules
 from llama31.checkpoint import convert, huggingface, store
+from llama31.common.errors import UserError
 from llama31.corpus import consolidate
 from llama31.corpus.tokenizer import TOKENIZER_FILE
-from llama31.errors import UserError
 from llama31.estimates import memory, speed
 from llama31.estimates.gpus import GB, GPUS
 from llama31.events import ABORTED, TARGET_NOT_REACHED, Outcome

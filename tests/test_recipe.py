@@ -28,7 +28,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from llama31 import rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.model import device
 from llama31.model.attention import ScaledDotProductAttention
 from llama31.model.device import Backend

@@ -27,7 +27,7 @@ from test_settings import imported_by, is_light
 
 from dev.bench import read_logs
 from llama31 import cli, paths, record, rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.events import Evaluation, Outcome, Saved, Step
 from llama31.mlperf import lines as module
 from llama31.mlperf.log import MLPerfLog, continued

@@ -17,8 +17,8 @@ from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_forked, s
 
 from llama31 import paths, preparation, ranks, record, run_directory
 from llama31.checkpoint import nemo, store
+from llama31.common.files import PARTIAL
 from llama31.corpus import tokenizer
-from llama31.corpus.files import PARTIAL
 from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 from llama31.resolve import resolve
 

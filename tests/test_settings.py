@@ -16,8 +16,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from runs import REPOSITORY, arguments, environment, exports_after
 
-from llama31 import record, resolve, uncompiled
-from llama31.errors import UserError
+from llama31 import record, resolve
+from llama31.common import skip_megatron_compile
+from llama31.common.errors import UserError
 from llama31.settings import (
     Container,
     Device,
@@ -318,7 +319,7 @@ def imported_by(*arguments: str) -> tuple[set[str], int, str]:
 
 
 def is_light(modules: Iterable[str]) -> bool:
-    return not {module.partition(".")[0] for module in set(modules) - {uncompiled.NAME}} & set(HEAVY)
+    return not {module.partition(".")[0] for module in set(modules) - {skip_megatron_compile.NAME}} & set(HEAVY)
 
 
 def test_plans_and_mistakes_import_nothing_heavy(tiny_data: dict[str, str]) -> None:

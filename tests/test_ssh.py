@@ -18,7 +18,7 @@ from runs import REPOSITORY
 from sshd import SSHD, Laptop, LoginNode
 
 from llama31 import paths, preparation, record
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.plan import NOT_LOOKED_AT, Plan
 from llama31.slurm import submission
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cluster import DEADLINE, Cluster
 
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.slurm import states
 from llama31.slurm.states import JobState
 

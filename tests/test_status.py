@@ -19,7 +19,7 @@ from cluster import DEADLINE, Cluster
 from runs import REPOSITORY, Run, environment, run_llama31
 
 from llama31 import paths, record, rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Outcome
 from llama31.report import run_state, status, summary
 from llama31.report.metrics import MetricsWriter

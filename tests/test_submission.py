@@ -11,7 +11,7 @@ import pytest
 import runs
 
 from llama31 import paths, preparation
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.settings import Settings
 from llama31.slurm import place, remote, submission, submit
 from llama31.slurm.submission import Submission

@@ -13,7 +13,7 @@ import pytest
 from mlperf_logging.system_desc_checker import system_desc_checker
 
 from llama31 import rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.resolve import resolve
 from llama31.submission import machine, system
 

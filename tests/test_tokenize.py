@@ -18,13 +18,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from dev import demo_tokenizer
+from llama31.common.errors import UserError
 from llama31.corpus import documents, encoder, manifest
 from llama31.corpus import tokenize as tokenize_module
 from llama31.corpus.encoder import Exact, Fast
 from llama31.corpus.token_file import summary
 from llama31.corpus.tokenize import tokenize
 from llama31.corpus.tokenizer import fingerprint, vocabulary_size
-from llama31.errors import UserError
 
 TEXTS = [
     "The quick brown fox, it's 1234567 o'clock.",

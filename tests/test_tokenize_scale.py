@@ -24,12 +24,12 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from transformers import AutoTokenizer
 
 from dev import demo_tokenizer, kill_tokenize
+from llama31.common.errors import UserError
 from llama31.corpus import checkpoint, documents, manifest, token_writer
 from llama31.corpus.consolidate import merge_part
 from llama31.corpus.encoder import Exact
 from llama31.corpus.tokenize import tokenize
 from llama31.corpus.writing import writing
-from llama31.errors import UserError
 
 ENDINGS = (".bin", ".idx")
 TEXTS = ["It's a first text.", "", "The second <|eot_id|> one,\r\nof two lines.", "3"]

@@ -18,11 +18,11 @@ from transformers import AutoTokenizer
 from dev import demo_tokenizer
 from llama31 import checks, launch, paths, preparation, run_tokenizer
 from llama31.checkpoint import store
+from llama31.common.errors import UserError
 from llama31.corpus import manifest, tokenizer, tokenizer_ids, verify_table
 from llama31.corpus.tokenize import tokenize
 from llama31.doctor import data as doctor_data
 from llama31.doctor.context import Context
-from llama31.errors import UserError
 from llama31.events import BAD_INPUT, TARGET_NOT_REACHED
 from llama31.resolve import resolve
 from llama31.settings import Settings

@@ -28,7 +28,7 @@ from llama31 import checks, launch, local, paths, record, train
 from llama31.checkpoint import resume, saver, store
 from llama31.checkpoint.saver import Saver
 from llama31.checkpoint.start import Start
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.events import SUCCESS
 from llama31.mlperf import callback
 from llama31.model import device

@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llama31 import checks, devices, ranks, rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.estimates import memory, speed
 from llama31.estimates.gpus import GB, TERA, called
 from llama31.recompute import instead

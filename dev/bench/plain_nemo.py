@@ -11,7 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from llama31 import startup, uncompiled
+from llama31 import startup
+from llama31.common import skip_megatron_compile
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
 
     settings = resolve([*sys.argv[2:], f"JOB_DIR={directory}"], {}).settings
     startup.reached(startup.CHECKED)
-    sys.modules.pop(uncompiled.NAME)  # stock Megatron tries to compile it
+    sys.modules.pop(skip_megatron_compile.NAME)  # stock Megatron tries to compile it
     import fiddle
     from lightning.pytorch import Callback
     from nemo import lightning as nl

@@ -9,7 +9,7 @@ from llama31 import sizes
 from llama31.checkpoint import rope
 from llama31.checkpoint.fields import Fields
 from llama31.checkpoint.rope import Rope, RopeScaling
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 
 
 @dataclass(frozen=True)

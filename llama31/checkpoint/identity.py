@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 from llama31.corpus import manifest, tokenizer
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
 from llama31.inputs import Data
 from llama31.settings import Settings, shown, to_dict
 from llama31.sizes import SIZES

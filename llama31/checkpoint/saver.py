@@ -23,8 +23,8 @@ from llama31 import paths
 from llama31.checkpoint import removal, store
 from llama31.checkpoint.store import Manifest
 from llama31.checkpoint.trust import read_table
-from llama31.corpus.files import PARTIAL, publish
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, publish
 from llama31.events import Outcome, Saved
 from llama31.settings import Settings
 

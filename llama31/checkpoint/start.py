@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from llama31.corpus.files import atomic_writer
+from llama31.common.files import atomic_writer
+from llama31.common.json_files import read_json
 from llama31.settings import Settings
-from llama31.typed import read_json
 
 
 @dataclass(frozen=True)

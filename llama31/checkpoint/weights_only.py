@@ -7,8 +7,8 @@ from typing import Any
 
 from llama31.checkpoint import architecture, nemo, store
 from llama31.checkpoint.architecture import Architecture
+from llama31.common.errors import UserError
 from llama31.corpus import tokenizer
-from llama31.errors import UserError
 from llama31.inputs import Data
 from llama31.settings import Settings
 from llama31.sizes import embedding_rows

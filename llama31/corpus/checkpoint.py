@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llama31.common.files import PARTIAL, atomic_writer, failures_named
 from llama31.corpus.documents import START, Position
-from llama31.corpus.files import PARTIAL, atomic_writer, failures_named
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped
 from llama31.corpus.token_writer import EMPTY, Extent
 

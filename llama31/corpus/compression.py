@@ -9,7 +9,7 @@ from typing import Protocol
 from backports.zstd import ZstdDecompressor, ZstdError
 from isal import igzip_lib
 
-from llama31.corpus.files import failures_named
+from llama31.common.files import failures_named
 
 READ_BYTES = 2 << 20  # of the compressed file at a time
 MAGIC_BYTES = 4  # the longest magic number

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from llama31.common.errors import UserError
+from llama31.common.files import sha256_of
 from llama31.corpus import compression
-from llama31.corpus.files import sha256_of
-from llama31.errors import UserError
 
 BLOCK_BYTES = 6 << 20  # of JSON, read at a time
 LINE_BYTES = 64 << 20  # a longer line is refused: what one line needs bounds the memory

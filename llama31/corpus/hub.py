@@ -18,10 +18,10 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import disable_progress_bars, filter_repo_objects
 from requests import RequestException
 
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 from llama31.corpus import hugging_face_files
-from llama31.corpus.files import failures_named
 from llama31.corpus.tokenizer import vocabulary_size
-from llama31.errors import UserError
 
 
 def download(repository: str, directory: Path, weights: bool) -> str:

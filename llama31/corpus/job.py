@@ -6,12 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named, sha256_of
 from llama31.corpus import checkpoint, documents, manifest
-from llama31.corpus.files import failures_named, sha256_of
 from llama31.corpus.manifest import Manifest, manifest_path
 from llama31.corpus.token_file import TokenFile, bin_path, idx_path, require_prefix, summary
 from llama31.corpus.tokenizer import end_of_text, fingerprint, hashes
-from llama31.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 from llama31.corpus import checkpoint, manifest
 from llama31.corpus.checkpoint import Checkpoint
-from llama31.corpus.files import failures_named
 from llama31.corpus.job import Job
 from llama31.corpus.manifest import Manifest, manifest_path
 from llama31.corpus.records import Skipped
 from llama31.corpus.token_file import HEADER, TokenFile, bin_path, idx_path, summary
 from llama31.corpus.token_writer import TokenWriter
 from llama31.corpus.writing import writing
-from llama31.errors import UserError
 
 BLOCK_BYTES = 16 << 20
 

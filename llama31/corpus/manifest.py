@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llama31.corpus.files import atomic_writer
-from llama31.errors import UserError
-from llama31.typed import from_json
+from llama31.common.errors import UserError
+from llama31.common.files import atomic_writer
+from llama31.common.json_files import from_json
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1

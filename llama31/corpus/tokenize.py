@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.common.progress import Progress
 from llama31.corpus import checkpoint, documents, manifest, records, token_writer
 from llama31.corpus.checkpoint import Checkpoint
 from llama31.corpus.documents import Changed
 from llama31.corpus.encoder import Encoded, Encoder, Exact, Fast, Inexact
-from llama31.corpus.files import failures_named
 from llama31.corpus.job import Job
 from llama31.corpus.manifest import Manifest, manifest_path
-from llama31.corpus.progress import Progress
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped
 from llama31.corpus.token_file import TokenFile, TokenType, summary
 from llama31.corpus.token_writer import Damaged, TokenWriter
 from llama31.corpus.writing import writing
-from llama31.errors import UserError
 
 SAMPLE_TEXTS = 200  # first documents on which the fast encoder is compared before it is trusted
 SAMPLE_CHARACTERS = 5000  # of each

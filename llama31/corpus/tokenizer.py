@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
-from llama31.corpus.files import failures_named, sha256_of
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named, sha256_of
 from llama31.corpus.tokenizer_ids import deciding, unknown
-from llama31.errors import UserError
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llama31 import rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.verbs.making import BadLineLimit, OnBadLine
 
 app = typer.Typer()
@@ -20,8 +20,8 @@ def compress(
     jobs: Jobs = None,
 ) -> None:
     """Compress C4's .json files to .json.gz in their place."""
+    from llama31.common.progress import cores
     from llama31.corpus import compress
-    from llama31.corpus.progress import cores
 
     print(compress.compress(directory, jobs or cores()))
 
@@ -35,9 +35,9 @@ def consolidate(
     jobs: Jobs = None,
 ) -> None:
     """Join C4's shards to a file for each part, and make the customised validation set."""
+    from llama31.common.progress import cores
     from llama31.corpus import consolidate
     from llama31.corpus.parts import parse
-    from llama31.corpus.progress import cores
 
     print(consolidate.consolidate(c4, merged, parse(parts), samples, jobs or cores()))
 
@@ -58,9 +58,9 @@ def preprocess(
     finish: Annotated[bool, typer.Option(help="Tokenise nothing more: join shards, name what is missing.")] = False,
 ) -> None:
     """Tokenise the benchmark's training parts and validation set, each file on its own."""
+    from llama31.common.progress import cores
     from llama31.corpus import preprocess
     from llama31.corpus.parts import parse
-    from llama31.corpus.progress import cores
     from llama31.corpus.records import skip_limit
 
     limit = skip_limit(on_bad_line, bad_line_limit)

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Sequence
 
 from llama31 import devices, inputs, paths, preparation
+from llama31.common.errors import UserError
+from llama31.common.units import scaled
 from llama31.data import index
-from llama31.errors import UserError
-from llama31.estimates.units import scaled
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -20,10 +20,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, failures_named, publish, sha256_of
+from llama31.common.json_files import from_json
 from llama31.corpus import manifest, token_file
-from llama31.corpus.files import PARTIAL, failures_named, publish, sha256_of
-from llama31.errors import UserError
-from llama31.typed import from_json
 
 CONTENTS = "index.json"
 FORMAT = 1  # of the files; another one is another index

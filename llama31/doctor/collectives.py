@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from llama31 import devices, ranks
+from llama31.common.reading import size
 from llama31.doctor import limits, troubles
 from llama31.doctor.context import ELSEWHERE, Context
 from llama31.doctor.findings import Finding, ok
-from llama31.report.reading import size
 from llama31.settings import Device
 
 PROGRAM = "llama31.doctor.all_reduce"

@@ -4,10 +4,10 @@ import shutil
 from collections.abc import Iterator
 
 from llama31 import devices
+from llama31.common.errors import UserError
 from llama31.doctor import limits, troubles
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, failed, ok
-from llama31.errors import UserError
 from llama31.settings import Container
 from llama31.slurm import partitions, place, remote, submit
 

@@ -13,7 +13,7 @@ from torch.distributed import ProcessGroup, ReduceOp
 from llama31 import rules, startup
 from llama31.checkpoint.saver import Saver
 from llama31.checkpoint.start import Start
-from llama31.errors import RunAborted
+from llama31.common.errors import RunAborted
 from llama31.events import ABORTED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Evaluation, Observer, Outcome, Step
 from llama31.model.device import peak_memory
 from llama31.settings import Settings

@@ -7,7 +7,7 @@ from pathlib import Path
 from mlperf_logging.mllog import constants
 
 from llama31 import paths
-from llama31.corpus.files import failures_named
+from llama31.common.files import failures_named
 from llama31.mlperf.lines import BLOCK, parsed, why
 from llama31.mlperf.records import Damage, Damages, Finding, Log, shown
 

@@ -17,7 +17,7 @@ from mlperf_logging.mllog import constants
 from mlperf_logging.mllog.mllog import MLLogger
 
 from llama31 import rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.estimates.gpus import GB
 from llama31.events import Evaluation, Observer, Outcome, Step
 from llama31.mlperf.lines import TOKEN, read

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mlperf_logging.mllog import constants
 
 from llama31 import paths, rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.mlperf import alike, check, official, score
 from llama31.mlperf.check import Report
 from llama31.mlperf.evaluated import Evaluated

@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from nemo.collections.common.tokenizers import AutoTokenizer
 
 from llama31 import run_tokenizer
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.settings import Settings
 from llama31.sizes import embedding_rows
 

@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from llama31.corpus.files import atomic_writer, failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import atomic_writer, failures_named
 from llama31.estimates.gpus import GPUS, key_of
 from llama31.report import find
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlperf_logging.mllog import constants
 
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.mlperf.lines import BLOCK, parsed, scan, why
 from llama31.mlperf.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number, is_whole
 

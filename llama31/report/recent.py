@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.common.json_files import from_json
 from llama31.events import Evaluation, Step
-from llama31.typed import from_json
 
 TAIL = 512 << 10  # bytes that are read: some 3,000 steps, several times what lies between two evaluations
 STEPS = 20  # over which the step time is taken

@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from llama31 import paths, record
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.common.reading import Reading
 from llama31.report.find import names
 from llama31.report.logs import LogData, Metrics, read_log, read_metrics
-from llama31.report.reading import Reading
 from llama31.settings import Settings
 
 

@@ -12,8 +12,8 @@ from typing import TextIO
 
 from llama31 import paths, record, rules
 from llama31.checkpoint import start
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 from llama31.report import recent, run_state
 from llama31.report.recent import Recent
 from llama31.report.run_state import Job

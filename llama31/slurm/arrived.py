@@ -5,8 +5,8 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 
 ASKED = "asked.env"
 """File of a job's directory: NAME=value of all that its script exports, each ended by a zero byte."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama31 import paths
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.events import FAILED, INTERRUPTED, WORST_LAST, worst
 from llama31.slurm import place, remote, states
 from llama31.slurm.states import PENDING, RUNNING, UNKNOWN, JobState

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 from llama31 import out_of_memory, paths, preparation, ranks, record, run_directory, warning
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 from llama31.events import BAD_INPUT, INTERRUPTED
 from llama31.settings import names
 from llama31.slurm import arrived, submission

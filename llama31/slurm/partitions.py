@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.settings import Settings
 from llama31.slurm import remote
 from llama31.slurm.problems import seconds

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llama31 import mounts, paths, record, run_directory
-from llama31.corpus.files import PARTIAL, atomic_writer, failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, atomic_writer, failures_named
+from llama31.common.json_files import parse_json
 from llama31.events import Outcome
 from llama31.settings import Settings
 from llama31.slurm import remote, script, submission
-from llama31.typed import parse_json
 
 
 def new_directory(settings: Settings, destination: str) -> Path:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from llama31 import ranks, record
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.events import ABORTED, BAD_INPUT, Outcome
 from llama31.layout import Layout
 from llama31.settings import Settings

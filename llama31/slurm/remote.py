@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 
 PATIENCE = 60.0  # seconds; a Slurm controller that is busy answers late
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")  # no question, and no minutes for a host that is down

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.events import INTERRUPTED
 from llama31.slurm import remote
 

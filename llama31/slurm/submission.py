@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llama31 import paths
-from llama31.corpus.files import atomic_writer, failures_named
-from llama31.errors import UserError
-from llama31.typed import read_json
+from llama31.common.errors import UserError
+from llama31.common.files import atomic_writer, failures_named
+from llama31.common.json_files import read_json
 
 JOB_DIR_NAME = re.compile(r"job-(\d+)(?:-(\d+))?")
 

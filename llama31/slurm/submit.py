@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llama31 import paths, preparation, provenance, record, run_directory
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.events import worst
 from llama31.plan import Plan
 from llama31.preparation import Prepared

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from llama31 import paths
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.plan import assignment
 from llama31.settings import Settings
 

@@ -19,8 +19,8 @@ from typing import Any
 from mlperf_logging.mllog import constants
 
 from llama31 import paths, record, rules
-from llama31.corpus.files import PARTIAL, failures_named, publish
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, failures_named, publish
 from llama31.mlperf import several
 from llama31.mlperf.check import Report
 from llama31.mlperf.several import Several

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama31.corpus.files import atomic_writer, failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import atomic_writer, failures_named
 from llama31.mlperf.records import shown
 from llama31.resolve import Resolved
 from llama31.settings import Division, Status

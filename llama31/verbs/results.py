@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from llama31 import rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 
 app = typer.Typer()
 

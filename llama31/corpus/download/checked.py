@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from threading import Lock
 
+from llama31.common.files import atomic_writer
 from llama31.corpus.download.remote import CHECKED, RemoteFile
-from llama31.corpus.files import atomic_writer
 
 
 class Checked:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 
 PARTIAL = ".partial"  # appended to a file's name while it is written
 HASH_BYTES = 4 << 20  # read at a time

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
 from typing import TypeVar
 
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 
 T = TypeVar("T")
 

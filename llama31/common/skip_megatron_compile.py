@@ -14,7 +14,7 @@ NAME = "megatron.core.inference.unified_memory"
 
 
 def _create_unified_mempool() -> NoReturn:
-    raise RuntimeError(f"{NAME} is left out (llama31.uncompiled)")
+    raise RuntimeError(f"{NAME} is left out (llama31.common.skip_megatron_compile)")
 
 
 def leave_out() -> None:
