@@ -158,7 +158,8 @@ def ask(address: str, arguments: list[str]) -> int:
 
 def run(address: str, script: str, arguments: list[str]) -> None:
     """What run_llama31.sh runs, with forked ranks that run a script."""
-    from llama31 import cli, local
+    from llama31 import local
+    from llama31.cli import main as cli
 
     stock, product = local.command, str(REPOSITORY / "pretrain_llama31.py")
     local.command = lambda *of: instead_of_torchrun(

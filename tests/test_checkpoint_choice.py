@@ -16,8 +16,9 @@ from checkpoints import DATA_FILE, save, settings_of
 from runs import arguments
 from saved_tokenizers import change_ids, save_again
 
-from llama31 import checks, launch, paths, preparation
+from llama31 import checks, paths, preparation
 from llama31.checkpoint import identity, removal, resume, space, start, store
+from llama31.cli import launch
 from llama31.common import reading
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, sha256_of

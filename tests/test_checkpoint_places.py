@@ -8,9 +8,10 @@ import pytest
 from checkpoints import save, settings_of
 from runs import Run, arguments
 
-from llama31 import checks, launch, preparation
+from llama31 import checks, preparation
 from llama31.checkpoint import convert, places, removal, resume, store
 from llama31.checkpoint.nemo import BACKEND
+from llama31.cli import launch
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL
 from llama31.resolve import resolve

@@ -95,7 +95,7 @@ class Bucket:
     def start(self, directory: Path, what: str = "data", **env: str) -> subprocess.Popen[str]:
         """The download itself, in pieces of 1 MiB."""
         code = "from llama31.corpus.download import retries, target; retries.FIRST_PAUSE = 0; "
-        code += f"target.PIECE_BYTES = target.RECORD_BYTES = {PIECE_BYTES}; from llama31.cli import main; main()"
+        code += f"target.PIECE_BYTES = target.RECORD_BYTES = {PIECE_BYTES}; from llama31.cli.main import main; main()"
         # No name of a set: those are compared with what MLCommons publishes.
         options = ["--rclone", "--path=bucket/data", "--jobs=2"]
         command = [sys.executable, "-c", code, "download", what, str(directory), *options]

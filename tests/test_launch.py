@@ -18,8 +18,9 @@ import typer
 from runs import REPOSITORY, arguments, environment
 from test_settings import imported_by, is_light
 
-from llama31 import devices, launch, local, paths, preparation, ranks, record, resolve, run_directory
-from llama31.cli import app
+from llama31 import devices, local, paths, preparation, ranks, record, resolve, run_directory
+from llama31.cli import launch
+from llama31.cli.main import app
 from llama31.common.errors import UserError
 from llama31.events import FAILED
 from llama31.settings import Device, Settings

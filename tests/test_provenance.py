@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from runs import arguments, environment
 
-from llama31 import launch, local, paths, preparation, provenance, record
+from llama31 import local, paths, preparation, provenance, record
+from llama31.cli import launch
 from llama31.common.errors import UserError
 from llama31.common.files import sha256_of
 from llama31.report import summary

@@ -20,8 +20,9 @@ from benchmark_run import SETTINGS, write_log
 from submissions import ten_runs, write_run
 
 from dev import demo_tokenizer, settings_table
-from llama31 import checks, cli, events, paths, recompute, rules
+from llama31 import checks, events, paths, recompute, rules
 from llama31.checkpoint import convert, huggingface, store
+from llama31.cli import main as cli
 from llama31.common.errors import UserError
 from llama31.corpus import consolidate
 from llama31.corpus.tokenizer import TOKENIZER_FILE

@@ -21,12 +21,13 @@ from runs import REPOSITORY, Run, environment, run_llama31
 from llama31 import paths, record, rules
 from llama31.common.errors import UserError
 from llama31.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Outcome
-from llama31.report import run_state, status, summary
+from llama31.report import summary
 from llama31.report.metrics import MetricsWriter
-from llama31.report.run_state import Job
 from llama31.slurm import states, submission
 from llama31.slurm.states import JobState
 from llama31.slurm.submission import Submission
+from llama31.status import run_state, status
+from llama31.status.run_state import Job
 
 STEPS, EVERY = 30, 12  # optimizer steps, and those between evaluations, of the run that trains
 

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer
 
 from dev import demo_tokenizer
-from llama31 import checks, launch, paths, preparation, run_tokenizer
+from llama31 import checks, paths, preparation, run_tokenizer
 from llama31.checkpoint import store
+from llama31.cli import launch
 from llama31.common.errors import UserError
 from llama31.corpus import manifest, tokenizer, tokenizer_ids, verify_table
 from llama31.corpus.tokenize import tokenize

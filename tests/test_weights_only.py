@@ -15,8 +15,8 @@ import pytest
 import yaml
 from runs import REPOSITORY, TIMEOUT, arguments, environment
 
-from llama31 import launch
 from llama31.checkpoint import architecture, convert, metadata, nemo, store, weights_only
+from llama31.cli import launch
 from llama31.common.errors import UserError
 from llama31.corpus.tokenizer import TOKENIZER_FILE
 from llama31.model.device import Backend

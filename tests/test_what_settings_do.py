@@ -24,10 +24,11 @@ from one_rank import one_rank
 from recipes import differing, flat, recipe
 from runs import Run, arguments
 
-from llama31 import checks, launch, local, paths, record, train
+from llama31 import checks, local, paths, record, train
 from llama31.checkpoint import resume, saver, store
 from llama31.checkpoint.saver import Saver
 from llama31.checkpoint.start import Start
+from llama31.cli import launch
 from llama31.common.errors import UserError
 from llama31.events import SUCCESS
 from llama31.mlperf import callback

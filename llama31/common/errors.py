@@ -6,7 +6,7 @@ from collections.abc import Iterable
 class UserError(Exception):
     """One or more mistakes of the user, each in one line: what is wrong, its value, what would work.
 
-    Entry points print the lines and leave with exit code 2, without a traceback (see `llama31.cli`).
+    Entry points print the lines and leave with exit code 2, without a traceback (see `llama31.cli.main`).
     """
 
     def __init__(self, lines: str | Iterable[str]):

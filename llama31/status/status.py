@@ -14,12 +14,12 @@ from llama31 import paths, record, rules
 from llama31.checkpoint import start
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
-from llama31.report import recent, run_state
-from llama31.report.recent import Recent
-from llama31.report.run_state import Job
 from llama31.settings import Settings
 from llama31.slurm import states, submission
 from llama31.slurm.submission import Submission
+from llama31.status import latest_step, run_state
+from llama31.status.latest_step import Recent
+from llama31.status.run_state import Job
 
 RUN_FILES = (paths.SETTINGS, paths.SUBMISSION, paths.SCRIPT, paths.RANK_LOGS)
 """A run directory has one of them, or more, from its first moments on."""
@@ -120,7 +120,7 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
             raise submitted
         settings = record.load_settings(run_dir)
         places = submission.begun_dirs(run_dir) if submitted else [run_dir]
-        stands = [(place, found) for place in reversed(places) if (found := recent.read(place / paths.METRICS))]
+        stands = [(place, found) for place in reversed(places) if (found := latest_step.read(place / paths.METRICS))]
         place, now = stands[0] if stands else (run_dir, None)
         has_steps = now is not None and place == places[-1]
         if submitted:

@@ -20,9 +20,9 @@ def check(
     ruleset: Annotated[str, typer.Option(help=f"One of {', '.join(rules.RULESETS)}.")] = rules.RULESETS[-1],
 ) -> None:
     """Judge logs by the official checkers, each and as one submission, and say in plain words what holds."""
-    from llama31.report import find
+    from llama31.report import find_logs
 
-    logs = [log for run in runs for log in find.find([run])]
+    logs = [log for run in runs for log in find_logs.find([run])]
     from llama31.mlperf import several
 
     raise typer.Exit(several.run(logs, ruleset))

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from llama31 import rules
+from llama31.cli.convert import BadLineLimit, OnBadLine
 from llama31.common.errors import UserError
-from llama31.verbs.making import BadLineLimit, OnBadLine
 
 app = typer.Typer()
 Jobs = Annotated[int | None, typer.Option(min=1, help="Files at a time; all cores unless given.")]

@@ -9,10 +9,9 @@ except ModuleNotFoundError:  # most likely the system's python3
     print(f"{sys.executable} lacks the packages; bash dev/setup.sh makes .venv/bin/python with them", file=sys.stderr)
     sys.exit(2)
 
+from llama31.cli import convert, corpus, results, running
+from llama31.cli import package as submission
 from llama31.common.errors import UserError
-from llama31.corpus import tools
-from llama31.submission import tools as submission
-from llama31.verbs import making, results, running
 
 app = typer.Typer(
     add_completion=False,
@@ -20,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verbs in (running, making, results, submission, tools):
+for verbs in (running, convert, results, submission, corpus):
     app.add_typer(verbs.app)
 
 

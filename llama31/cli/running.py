@@ -17,7 +17,7 @@ def run(context: typer.Context) -> None:
 
     --dryrun shows the plan, --wait follows the jobs. Settings: NAME=value over the environment; config.sh lists them.
     """
-    from llama31 import launch
+    from llama31.cli import launch
 
     raise typer.Exit(launch.main(context.args))
 
@@ -33,7 +33,7 @@ def plan(
 
         print("\n".join(provenance.replay(replay, context.args)))
         return
-    from llama31 import launch
+    from llama31.cli import launch
 
     raise typer.Exit(launch.main(["--dryrun", *context.args]))
 
@@ -41,9 +41,9 @@ def plan(
 @app.command(context_settings=SETTINGS, options_metavar="[NAME=value ...]")
 def index(context: typer.Context) -> None:
     """Build the training index of SEEDS beforehand: needs no GPU; a run that finds it starts at once."""
-    from llama31.data import beforehand
+    from llama31.cli import build_index
 
-    beforehand.main(context.args)
+    build_index.main(context.args)
 
 
 @app.command(context_settings=SETTINGS, options_metavar="[--verify] [--timeout SECONDS] [NAME=value ...]")
@@ -63,6 +63,6 @@ def status(
     directories: Annotated[list[Path], typer.Argument(metavar="JOB_DIR...", help="Directories of runs, or runs.")],
 ) -> None:
     """Show every run of a directory: jobs, state, steps, losses, speed, time left."""
-    from llama31.report import status as run_status
+    from llama31.status import status as run_status
 
     run_status.show(directories, sys.stdout)
