@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llama31 import out_of_memory, paths, preparation, ranks, record, run_directory, signals
+from llama31 import out_of_memory, preparation, ranks, run_directory, signals
 from llama31.common.files import failures_named
-from llama31.plan import Plan
+from llama31.config import paths
+from llama31.plan.plan import Plan
+from llama31.run_dir import record
 from llama31.settings import Settings
 
 

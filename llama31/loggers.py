@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
-from llama31 import paths
+from llama31.config import paths
 
 LONGEST_ID = 128  # characters that Weights & Biases takes
 

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llama31 import checks, devices, mounts
 from llama31.checkpoint import identity, resume, space, store
 from llama31.checkpoint.resume import Found
-from llama31.checkpoint.start import Start
 from llama31.common.errors import UserError
-from llama31.events import ABORTED, TARGET_NOT_REACHED, Outcome
-from llama31.inputs import Data
-from llama31.plan import Plan
-from llama31.resolve import Resolved, read
+from llama31.config import devices, mounts
+from llama31.config.resolve import Resolved, read
+from llama31.data.inputs import Data
+from llama31.plan import validate
+from llama31.plan.plan import Plan
+from llama31.run_dir.events import ABORTED, TARGET_NOT_REACHED, Outcome
+from llama31.run_dir.start_point import Start
 from llama31.settings import Settings
 from llama31.slurm import place
 
@@ -83,7 +84,7 @@ def look(settings: Settings) -> tuple[Data | None, list[str]]:
     if devices.is_through_ssh(settings):
         data, lines = _look_from_afar(settings)
         return data, [*_relative(settings), *lines]
-    data, lines = checks.look(settings)
+    data, lines = validate.look(settings)
     return data, [*lines, *place.lacking(settings)] if devices.is_elsewhere(settings) else lines
 
 
@@ -103,10 +104,10 @@ def _paths(settings: Settings) -> tuple[str, ...]:
 def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
     """As `checks.look`, where paths are those of HOST: the data may be seen here too, as inside a container."""
     if os.path.isdir(settings.preprocessed_path):  # noqa: PTH112 - unlike Path's, this never raises
-        return checks.look(settings)
+        return validate.look(settings)
     unset = [name.upper() for name in ("preprocessed_path", "tokenizer_path") if not getattr(settings, name)]
     lines = [f"{name} is empty; set it to the directory on {settings.host}" for name in unset]
-    return None, [*lines, *checks.lines(settings)]
+    return None, [*lines, *validate.lines(settings)]
 
 
 def with_absolute_paths(resolved: Resolved) -> Resolved:

@@ -12,11 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama31 import inputs, paths, ranks, record, run_tokenizer
-from llama31.checkpoint import identity, start
-from llama31.inputs import Data
-from llama31.plan import Plan, user_command
-from llama31.resolve import handed_on, read_by_libraries
+from llama31 import ranks
+from llama31.checkpoint import identity
+from llama31.config import paths
+from llama31.config.resolve import handed_on, read_by_libraries
+from llama31.data import inputs, run_tokenizer
+from llama31.data.inputs import Data
+from llama31.plan.plan import Plan, user_command
+from llama31.run_dir import record, start_point
 from llama31.settings import Settings
 
 PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "lightning", "transformer_engine", "numpy", "mlperf-logging")
@@ -68,7 +71,7 @@ def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
     yield from (f"was not set: {name}={ours[name]}" for name in unset[1::2])
     for name, value in now.items():
         yield from _differences(name, was.get(name), value)
-    begun = start.load(run_dir / paths.START)
+    begun = start_point.load(run_dir / paths.START)
     if begun.goes_on:
         yield f"it went on from {begun.checkpoint}: the same course from the start takes all jobs of its chain"
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from llama31 import devices, paths
+from llama31.config import devices, paths
 from llama31.estimates.gpus import BLACKWELL
 from llama31.settings import Device, Settings
 

@@ -13,16 +13,17 @@ from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommO
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptimizerModule
 from torch.nn import Parameter
 
-from llama31 import loggers, paths, rules
+from llama31 import loggers, rules
 from llama31.checkpoint.random_states import RandomStates
 from llama31.checkpoint.schedule import ScheduleOfSettings
 from llama31.checkpoint.strategy import ResumableStrategy
+from llama31.config import paths
+from llama31.config.overlap import Overlap
 from llama31.data.module import BenchmarkData
 from llama31.loggers import LoggedSteps
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
 from llama31.model.seed import SeedWeights
-from llama31.overlap import Overlap
 from llama31.settings import Precision, Settings
 
 

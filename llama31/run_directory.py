@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llama31 import paths, provenance, record, run_tokenizer
-from llama31.checkpoint import start
+from llama31 import provenance
 from llama31.common.errors import UserError
-from llama31.events import ABORTED, FAILED, Outcome
-from llama31.plan import Plan
-from llama31.report import summary
+from llama31.config import paths
+from llama31.data import run_tokenizer
+from llama31.plan.plan import Plan
+from llama31.run_dir import record, start_point, summary
+from llama31.run_dir.events import ABORTED, FAILED, Outcome
 from llama31.settings import Settings
 
 
@@ -53,7 +54,7 @@ def begin(
     record.reserve_outcome(run_dir)
     record.store_settings(run_dir, plan.settings)
     run_tokenizer.ensure(Path(plan.settings.tokenizer_path), run_dir)
-    start.store(run_dir / paths.START, plan.start)
+    start_point.store(run_dir / paths.START, plan.start)
     record.store_record(run_dir, provenance.describe(plan, arguments, ranks, environment))
     name_latest(run_dir)
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from types import FrameType
 
-from llama31 import record
+from llama31.run_dir import record
 
 
 def wait(ranks: subprocess.Popen, run_dir: Path) -> int:

@@ -11,11 +11,11 @@ from typing import Any
 import benchmark_run
 import torch
 
-from llama31.checkpoint.start import Start
 from llama31.common.errors import RunAborted
-from llama31.departures import departures
-from llama31.events import ABORTED, Evaluation, Observer, Outcome, Step
+from llama31.config.departures import departures
 from llama31.mlperf.callback import BenchmarkCallback
+from llama31.run_dir.events import ABORTED, Evaluation, Observer, Outcome, Step
+from llama31.run_dir.start_point import Start
 from llama31.settings import Settings
 
 ENOUGH = 10_000_000  # training sequences

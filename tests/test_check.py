@@ -19,12 +19,12 @@ from submissions import rule_files_parsed_once
 
 from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.departures import departures as departures_of
-from llama31.events import Outcome
+from llama31.config.departures import departures as departures_of
 from llama31.mlperf import check as module
 from llama31.mlperf import official, several
 from llama31.mlperf.check import Report, check
 from llama31.mlperf.own_rules import LEAST_WHOLE_NUMBER, POSITIVE_NUMBERS
+from llama31.run_dir.events import Outcome
 from llama31.settings import Division, Settings
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "logs"

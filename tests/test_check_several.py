@@ -22,8 +22,9 @@ from submissions import (
     write_run,
 )
 
-from llama31 import departures, paths, rules
+from llama31 import rules
 from llama31.common.errors import UserError
+from llama31.config import departures, paths
 from llama31.mlperf import several
 from llama31.mlperf.several import Several
 

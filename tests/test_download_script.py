@@ -14,7 +14,7 @@ import pytest
 from file_server import DEADLINE, FileServer, running, wait_while
 
 from llama31 import rules
-from llama31.corpus.token_file import TokenFile, bin_path, idx_path, summary
+from llama31.data.token_file import TokenFile, bin_path, idx_path, summary
 
 REPOSITORY = Path(__file__).parents[1]
 MIB = 1 << 20

@@ -16,11 +16,12 @@ import pytest
 from cluster import Cluster
 from runs import REPOSITORY
 
-from llama31 import paths
-from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
-from llama31.slurm import states, submission
+from llama31.config import paths
+from llama31.run_dir import job_chain
+from llama31.run_dir.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
+from llama31.run_dir.job_chain import Submission
+from llama31.slurm import states
 from llama31.slurm.follow import follow
-from llama31.slurm.submission import Submission
 
 pytestmark = pytest.mark.slurm
 
@@ -48,7 +49,7 @@ def submit(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             argv = ["sbatch", "--parsable", "--partition=debug", *where, *chained, *options]
             jobs.append(int(cluster.ask(*argv, stdin=f"#!/bin/bash\n{script}\n")))
         queued.extend(jobs)
-        submission.store(run_dir, Submission(jobs, seed, "", "2026-11-23T15:00:00+0000"))
+        job_chain.store(run_dir, Submission(jobs, seed, "", "2026-11-23T15:00:00+0000"))
         return run_dir
 
     yield submit
@@ -63,7 +64,7 @@ def ends_with(code: int) -> str:
 
 
 def submitted(run_dir: Path) -> Submission:
-    found = submission.load(run_dir)
+    found = job_chain.load(run_dir)
     assert found
     return found
 

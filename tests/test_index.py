@@ -24,15 +24,16 @@ from one_rank import one_rank
 from runs import REPOSITORY, arguments, environment
 from tiny import VOCABULARY, write_tokens
 
-from llama31 import checks, paths, provenance
+from llama31 import provenance
 from llama31.cli import build_index
 from llama31.common.errors import UserError
 from llama31.common.files import sha256_of
-from llama31.corpus import manifest, token_file
-from llama31.data import index, order
+from llama31.config import paths
+from llama31.config.resolve import resolve
+from llama31.data import index, order, token_file, token_manifest
 from llama31.estimates import disk
-from llama31.plan import Plan
-from llama31.resolve import resolve
+from llama31.plan import validate
+from llama31.plan.plan import Plan
 from llama31.settings import Settings
 
 
@@ -186,9 +187,9 @@ def test_data_with_a_manifest_is_known_by_its_content(settings: Settings, tmp_pa
     for prefix in paths.train_prefixes(settings):
         file = token_file.summary(prefix)
         sha256 = [sha256_of(path(prefix)) for path in (token_file.bin_path, token_file.idx_path)]
-        manifest.write(
+        token_manifest.write(
             prefix,
-            manifest.Manifest(
+            token_manifest.Manifest(
                 [], [], [], "text", "", VOCABULARY, False, None, file.token_type.name, file.documents, file.tokens, 0,
                 *sha256, {},
             ),
@@ -234,7 +235,7 @@ def test_the_plan_knows_the_size_of_the_index(settings: Settings, parts: str, li
     settings = replace(settings, train_parts=parts, samples_available=limit)
     built(settings)
     arrays = [np.load(path) for path in paths.index_root(settings).glob("*/*.npy")]
-    data = checks.check(settings)
+    data = validate.check(settings)
     assert disk.training_index(settings, data) == pytest.approx(sum(array.nbytes for array in arrays), rel=0.03)
 
 
@@ -268,8 +269,8 @@ def test_a_part_shorter_than_a_sequence_is_skipped(with_a_short_part: Settings, 
     assert index_of(settings) == index_of(without)
     assert np.array_equal(trained_on(settings), trained_on(without))
     assert list(paths.index_root(settings).iterdir()) == [index_of(without).directory]
-    data = checks.check(settings)
-    assert disk.training_index(settings, data) == disk.training_index(without, checks.check(without))
+    data = validate.check(settings)
+    assert disk.training_index(settings, data) == disk.training_index(without, validate.check(without))
 
 
 def test_a_skipped_part_is_in_plan_index_and_record(
@@ -282,7 +283,7 @@ def test_a_skipped_part_is_in_plan_index_and_record(
     first, _ = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{skipped} tokens, it has 48; the order of the other parts is the same as without it")
     resolved = resolve(arguments(given), {})
-    plan = Plan(resolved, checks.check(resolved.settings), [])
+    plan = Plan(resolved, validate.check(resolved.settings), [])
     assert first in plan.text() and first in plan.summary()
     assert provenance.describe(plan, [], [], {})["skipped_parts"] == [first]
 

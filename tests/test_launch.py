@@ -18,11 +18,13 @@ import typer
 from runs import REPOSITORY, arguments, environment
 from test_settings import imported_by, is_light
 
-from llama31 import devices, local, paths, preparation, ranks, record, resolve, run_directory
+from llama31 import local, preparation, ranks, run_directory
 from llama31.cli import launch
 from llama31.cli.main import app
 from llama31.common.errors import UserError
-from llama31.events import FAILED
+from llama31.config import devices, paths, resolve
+from llama31.run_dir import record
+from llama31.run_dir.events import FAILED
 from llama31.settings import Device, Settings
 
 SCRIPT = REPOSITORY / "run_llama31.sh"

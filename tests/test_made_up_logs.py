@@ -16,7 +16,8 @@ from benchmark_run import SETTINGS
 from mlperf_logging.rcp_checker import rcp_checker
 from submissions import TOKEN, edit, officially_packaged, rule_files_parsed_once, ten_runs, write_run
 
-from llama31 import paths, rules
+from llama31 import rules
+from llama31.config import paths
 from llama31.mlperf import lines as reader
 from llama31.mlperf import several
 from llama31.mlperf.several import Several

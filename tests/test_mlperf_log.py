@@ -16,9 +16,9 @@ from mlperf_logging.rcp_checker import rcp_checker
 
 from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.events import Outcome
 from llama31.mlperf import check
 from llama31.mlperf.log import MLPerfLog, continued
+from llama31.run_dir.events import Outcome
 from llama31.settings import Division, Precision, Settings, Status
 
 INTERRUPTED = Outcome("aborted", "interrupted", 130, 5, 160)

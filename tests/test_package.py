@@ -15,9 +15,11 @@ from benchmark_run import SETTINGS
 from mlperf_logging.result_summarizer import result_summarizer
 from submissions import edit, fields, missed, rule_files_parsed_once, ten_runs, write_run
 
-from llama31 import departures, paths, record, rules
+from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.resolve import resolve
+from llama31.config import departures, paths
+from llama31.config.resolve import resolve
+from llama31.run_dir import record
 from llama31.settings import Division
 from llama31.submission import checkers, code, package, system
 

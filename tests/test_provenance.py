@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from runs import arguments, environment
 
-from llama31 import local, paths, preparation, provenance, record
+from llama31 import local, preparation, provenance
 from llama31.cli import launch
 from llama31.common.errors import UserError
 from llama31.common.files import sha256_of
-from llama31.report import summary
-from llama31.resolve import resolve
+from llama31.config import paths
+from llama31.config.resolve import resolve
+from llama31.run_dir import record, summary
 
 ENDED = """
 import sys

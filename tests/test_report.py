@@ -26,14 +26,16 @@ from test_launch import call
 from test_settings import imported_by, is_light
 
 from dev.bench import read_logs
-from llama31 import paths, record, rules
+from llama31 import rules
 from llama31.cli import main as cli
 from llama31.common.errors import UserError
-from llama31.events import Evaluation, Outcome, Saved, Step
+from llama31.config import paths
 from llama31.mlperf import lines as module
 from llama31.mlperf.log import MLPerfLog, continued
-from llama31.report import command, find_logs, summary
-from llama31.report.metrics import MetricsWriter
+from llama31.report import command, find_logs
+from llama31.run_dir import record, summary
+from llama31.run_dir.events import Evaluation, Outcome, Saved, Step
+from llama31.run_dir.metrics_file import MetricsWriter
 from llama31.settings import Settings
 from llama31.status import status
 

@@ -12,10 +12,11 @@ from noting_samples import NAME
 from runs import TESTS, Run, run_forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from llama31 import paths, record
 from llama31.checkpoint import store
-from llama31.events import TARGET_NOT_REACHED
+from llama31.config import paths
 from llama31.mlperf import several
+from llama31.run_dir import record
+from llama31.run_dir.events import TARGET_NOT_REACHED
 
 pytestmark = pytest.mark.slow
 

@@ -15,12 +15,14 @@ import tiny
 import torch
 from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_forked, stopped_by
 
-from llama31 import paths, preparation, ranks, record, run_directory
+from llama31 import preparation, ranks, run_directory
 from llama31.checkpoint import nemo, store
 from llama31.common.files import PARTIAL
-from llama31.corpus import tokenizer
-from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
-from llama31.resolve import resolve
+from llama31.config import paths
+from llama31.config.resolve import resolve
+from llama31.data import tokenizer
+from llama31.run_dir import record
+from llama31.run_dir.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from runs import REPOSITORY, arguments, environment, exports_after
 
-from llama31 import record, resolve
 from llama31.common import skip_megatron_compile
 from llama31.common.errors import UserError
+from llama31.config import resolve
+from llama31.run_dir import record
 from llama31.settings import (
     Container,
     Device,

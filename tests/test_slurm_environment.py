@@ -13,7 +13,7 @@ from cluster import Cluster
 from hostile import HOSTILE, REACHES_THE_CLUSTER
 from submitted import Submitted, submit
 
-from llama31 import paths
+from llama31.config import paths
 from llama31.slurm import remote, states
 
 BY_HAND = {name: value for name, value in HOSTILE.items() if not name.startswith("SBATCH")}

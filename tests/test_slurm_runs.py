@@ -17,10 +17,10 @@ from submitted import Submitted, containers, submit
 from test_settings import imported_by, is_light
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
-from llama31 import paths, record
-from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
+from llama31.config import paths
 from llama31.mlperf import several
-from llama31.slurm import submission
+from llama31.run_dir import job_chain, record
+from llama31.run_dir.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 
 pytestmark = pytest.mark.timeout(1800)  # the chain alone takes minutes, each time limit one
 STEPS = 40
@@ -292,7 +292,7 @@ def test_two_experiments_side_by_side(
     assert len(set(seeds)) == 2 and jobs[0].losses()[0] != jobs[1].losses()[0]
     for number, (seed, run, job) in enumerate(zip(seeds, runs, jobs, strict=True), start=1):
         assert f"experiment {number} of 2: seed {seed}, jobs {', '.join(run.jobs)}\n" in run.printed
-        stored = submission.load(run.run_dir)
+        stored = job_chain.load(run.run_dir)
         assert stored and str(stored.seed) == seed == record.load_settings(run.run_dir).seeds
         assert record.load_settings(job.run_dir).max_lr == 1e-3, "the job's, not the image's"
 
@@ -382,7 +382,7 @@ def test_a_submission_imports_nothing_heavy_and_takes_a_moment(
     assert (code, said) == (0, "") and is_light(modules)
     assert cpu_seconds() - before < 2
     (run_dir,) = tmp_path.glob("tiny-*")
-    stored = submission.load(run_dir)
+    stored = job_chain.load(run_dir)
     assert stored
     cluster.ask("scancel", str(stored.jobs[0]))
 

@@ -11,7 +11,7 @@ from cluster import REPOSITORY, Cluster
 from runs import arguments, environment
 from submitted import submit
 
-from llama31.events import BAD_INPUT, FAILED
+from llama31.run_dir.events import BAD_INPUT, FAILED
 from llama31.slurm import partitions
 
 pytestmark = pytest.mark.slurm

@@ -17,10 +17,11 @@ from cluster import Cluster
 from runs import REPOSITORY
 from sshd import SSHD, Laptop, LoginNode
 
-from llama31 import paths, preparation, record
+from llama31 import preparation
 from llama31.common.errors import UserError
-from llama31.plan import NOT_LOOKED_AT, Plan
-from llama31.slurm import submission
+from llama31.config import paths
+from llama31.plan.plan import NOT_LOOKED_AT, Plan
+from llama31.run_dir import job_chain, record
 
 USER = getpass.getuser()
 
@@ -103,7 +104,7 @@ def test_run_from_a_laptop(
         "one for the time limit, the directory, each job, and a note"
     )
 
-    submitted = submission.load(run_dir)
+    submitted = job_chain.load(run_dir)
     assert submitted and (submitted.jobs, submitted.seed) == ([int(first), int(second)], seed)
     assert submitted.destination == f"{USER}@login"
     stored = record.load_settings(run_dir)
@@ -195,7 +196,7 @@ def test_connection_lost_within_a_chain(
     chain = {"NPAR": "2", "SEEDS": "5", "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(tmp_path / "checkpoints")}
     done = laptop.submit({**settings, **chain, "JOB_DIR": str(tmp_path / "runs")}, LOST="4")
     (run_dir,) = (tmp_path / "runs").iterdir()
-    submitted = submission.load(run_dir)
+    submitted = job_chain.load(run_dir)
     assert submitted and len(submitted.jobs) == 1
     cluster.ask("scancel", str(submitted.jobs[0]))
     assert done.returncode == 2

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import runs
 
-from llama31 import paths, preparation
+from llama31 import preparation
 from llama31.common.errors import UserError
+from llama31.config import paths
+from llama31.run_dir import job_chain
+from llama31.run_dir.job_chain import Submission
 from llama31.settings import Settings
-from llama31.slurm import place, remote, submission, submit
-from llama31.slurm.submission import Submission
+from llama31.slurm import place, remote, submit
 
 SUBMITTED = Submission(jobs=[12, 13, 14], seed=7, destination="me@login", submitted="2026-11-23T14:00:00+0000")
 
@@ -22,15 +24,15 @@ SMALL = {"PARTITION": "p", "SIZE": "tiny", "SEQ_LENGTH": 64, "EVAL_SAMPLES": 4}
 
 
 def test_what_is_stored_is_loaded(tmp_path: Path) -> None:
-    assert submission.load(tmp_path) is None
-    submission.store(tmp_path, SUBMITTED)
-    assert submission.load(tmp_path) == SUBMITTED
+    assert job_chain.load(tmp_path) is None
+    job_chain.store(tmp_path, SUBMITTED)
+    assert job_chain.load(tmp_path) == SUBMITTED
     assert [file.name for file in tmp_path.iterdir()] == [paths.SUBMISSION], "something half-written is left"
 
 
 @pytest.mark.parametrize("directory", ["8b-seed1", "8b-seed1/job-12", "8b-seed1/job-12-3"])
 def test_all_jobs_of_a_run_share_its_name(tmp_path: Path, directory: str) -> None:
-    assert submission.run_name(tmp_path / directory) == "8b-seed1"
+    assert job_chain.run_name(tmp_path / directory) == "8b-seed1"
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / paths.SUBMISSION
     file.write_text(text, encoding="latin-1")
     with pytest.raises(UserError) as caught:
-        submission.load(tmp_path)
+        job_chain.load(tmp_path)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -49,13 +51,13 @@ def test_damaged_file_is_named(tmp_path: Path, text: str) -> None:
 def test_job_directories_come_in_the_order_they_were_begun(tmp_path: Path) -> None:
     begun = [(9, 0), (9, 1), (9, 10), (10, 0), (10, 2), (123, 0)]
     for job, restarts in reversed(begun):
-        (tmp_path / submission.job_dir_name(job, restarts)).mkdir()
+        (tmp_path / job_chain.job_dir_name(job, restarts)).mkdir()
     for other in ("job.sbatch", "job-", "job-x", "jobs-12", "job-12-", "job-12-1.partial", "slurm-9.log"):
         (tmp_path / other).touch()
-    assert submission.job_dirs(tmp_path) == [tmp_path / submission.job_dir_name(*one) for one in begun]
+    assert job_chain.job_dirs(tmp_path) == [tmp_path / job_chain.job_dir_name(*one) for one in begun]
     (tmp_path / "job-9-1" / paths.SETTINGS).touch()
-    assert submission.begun_dirs(tmp_path) == [tmp_path / "job-9-1"]
-    assert submission.job_of(tmp_path / "job-9-1") == 9
+    assert job_chain.begun_dirs(tmp_path) == [tmp_path / "job-9-1"]
+    assert job_chain.job_of(tmp_path / "job-9-1") == 9
 
 
 @pytest.mark.parametrize("answer", ["12\n", "12;cluster\n", "charged to: me\n12\n", "12\nYou have 3 jobs\n"])

@@ -14,7 +14,7 @@ from mlperf_logging.system_desc_checker import system_desc_checker
 
 from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.resolve import resolve
+from llama31.config.resolve import resolve
 from llama31.submission import machine, system
 
 SUBMITTER = {"SUBMISSION_ORG": "Acme", "SUBMISSION_PLATFORM": "8xH200", "SUBMISSION_STATUS": "cloud", "NNODES": "2"}

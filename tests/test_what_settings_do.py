@@ -24,18 +24,22 @@ from one_rank import one_rank
 from recipes import differing, flat, recipe
 from runs import Run, arguments
 
-from llama31 import checks, local, paths, record, train
+from llama31 import local, train
 from llama31.checkpoint import resume, saver, store
 from llama31.checkpoint.saver import Saver
-from llama31.checkpoint.start import Start
 from llama31.cli import launch
 from llama31.common.errors import UserError
-from llama31.events import SUCCESS
+from llama31.config import paths
+from llama31.config.model_sizes import SIZES
+from llama31.config.resolve import Resolved
 from llama31.mlperf import callback
 from llama31.model import device
-from llama31.plan import Plan
+from llama31.plan import validate
+from llama31.plan.plan import Plan
 from llama31.recipe import decay_all
-from llama31.resolve import Resolved
+from llama31.run_dir import record
+from llama31.run_dir.events import SUCCESS
+from llama31.run_dir.start_point import Start
 from llama31.settings import (
     Container,
     Device,
@@ -48,7 +52,6 @@ from llama31.settings import (
     documentation,
     names,
 )
-from llama31.sizes import SIZES
 from llama31.slurm import submit
 
 CLOSED = benchmark_run.SETTINGS  # the benchmark at a global batch size of 32
@@ -290,8 +293,8 @@ def test_device(asked: str, has_cuda: bool, taken: str, monkeypatch: pytest.Monk
 
 def test_gpu(benchmark_data: dict[str, str]) -> None:
     large = settings_of(benchmark_data, "DEVICE=cuda", "MBS=8")
-    assert checks.look(large)[1] == [], "memory is not checked"
-    (line,) = checks.look(replace(large, gpu="H100"))[1]
+    assert validate.look(large)[1] == [], "memory is not checked"
+    (line,) = validate.look(replace(large, gpu="H100"))[1]
     assert line.startswith("GPU=H100: 80 GB, but each would need about ")
 
 
@@ -363,7 +366,7 @@ def saving(usual: dict[str, str], tmp_path: Path) -> dict[str, str]:
 
 def start_of(given: dict[str, Any], *more: str) -> Start:
     settings = settings_of(given, *more)
-    return resume.find(settings, checks.check(settings), thorough=True).start
+    return resume.find(settings, validate.check(settings), thorough=True).start
 
 
 def test_use_ckpt(saving: dict[str, str], tmp_path: Path) -> None:
@@ -444,7 +447,7 @@ def test_start_steps(saving: dict[str, str], tmp_path: Path) -> None:
         start_of(saving, *chosen, "START_STEPS=9")
     settings = settings_of(saving, "START_STEPS=10")
     opened = train._Run(tmp_path, 0, sys.stdout)
-    opened._open_log(settings, checks.check(settings_of(saving)), [])
+    opened._open_log(settings, validate.check(settings_of(saving)), [])
     assert logged(tmp_path / paths.MLPERF_LOG)["init_checkpoint_step"] == 10
 
 

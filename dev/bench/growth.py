@@ -22,9 +22,11 @@ from dev.bench import random_data, start, train_step, watched_run
 from dev.bench.contender import Contender, in_turns, ratios, spread
 from dev.bench.index import write_data
 from dev.bench.step_contenders import hugging_face, product
-from llama31 import paths, ranks, startup
+from llama31 import ranks
+from llama31.config import paths
+from llama31.config.model_sizes import Shape
+from llama31.run_dir import startup_log
 from llama31.settings import Settings
-from llama31.sizes import Shape
 
 DOCUMENTS = [10_000, 100_000, 1_000_000, 10_000_000, 50_000_000]
 STEPS = 24
@@ -55,7 +57,7 @@ def row(settings: dict[str, object]) -> str:
     figures = [
         value
         for one in (first, again)
-        for value in (one.parts[startup.STEPPED], start.took(one.parts)[startup.INDEXED])
+        for value in (one.parts[startup_log.STEPPED], start.took(one.parts)[startup_log.INDEXED])
     ]
     step = statistics.median([first.step_seconds(), again.step_seconds()])
     times = f"{figures[0]:12.1f} {figures[1]:7.2f} {figures[2]:7.1f} {figures[3]:7.2f} {step:8.3f}"

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dev.bench.contender import timed
-from llama31.settings import Settings
-from llama31.sizes import (
+from llama31.config.model_sizes import (
     HIGH_FREQUENCY_FACTOR,
     LENGTH_BEFORE_STRETCHING,
     LOW_FREQUENCY_FACTOR,
@@ -20,6 +19,7 @@ from llama31.sizes import (
     SIZES,
     Shape,
 )
+from llama31.settings import Settings
 
 SIZE = "bench"
 """Name by which the product knows the shape in these processes."""

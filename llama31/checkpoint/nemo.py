@@ -17,7 +17,7 @@ from llama31.checkpoint.safetensors_header import DTYPES, ITEM_BYTES
 from llama31.checkpoint.store import CONTEXT, WEIGHTS
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
-from llama31.corpus import tokenizer
+from llama31.data import tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,13 +19,13 @@ import torch
 from lightning.pytorch import Trainer
 from nemo.lightning.io.pl import TrainerContext
 
-from llama31 import paths
 from llama31.checkpoint import removal, store
 from llama31.checkpoint.store import Manifest
 from llama31.checkpoint.trust import read_table
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, publish
-from llama31.events import Outcome, Saved
+from llama31.config import paths
+from llama31.run_dir.events import Outcome, Saved
 from llama31.settings import Settings
 
 # What the ranks agree on after a step; the highest of their wishes holds.

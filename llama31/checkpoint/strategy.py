@@ -14,8 +14,8 @@ from nemo.lightning.io import pl as nemo_io
 from nemo.lightning.pytorch.strategies.utils import RestoreConfig
 
 from llama31.checkpoint import store
-from llama31.checkpoint.start import Start
 from llama31.checkpoint.trust import read_table
+from llama31.run_dir.start_point import Start
 
 
 class ResumableStrategy(nl.MegatronStrategy):

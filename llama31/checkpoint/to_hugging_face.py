@@ -23,7 +23,7 @@ from llama31.checkpoint.nemo import NOTES, NemoCheckpoint
 from llama31.checkpoint.safetensors_header import ITEM_BYTES
 from llama31.common.errors import UserError
 from llama31.common.files import atomic_writer, failures_named, publish
-from llama31.corpus.tokenizer import TOKENIZER_FILE
+from llama31.data.tokenizer import TOKENIZER_FILE
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 FILE_BYTES = 1 << 30  # of a file's tensors, unless one alone has more

@@ -6,10 +6,11 @@ import time
 import warnings
 from collections.abc import Sequence
 
-from llama31 import devices, inputs, paths, preparation
+from llama31 import preparation
 from llama31.common.errors import UserError
 from llama31.common.units import scaled
-from llama31.data import index
+from llama31.config import devices, paths
+from llama31.data import index, inputs
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -127,6 +127,6 @@ def download_hf(
     weights: Annotated[bool, typer.Option(help="The weights too, 16 GB.")] = False,
 ) -> None:
     """Download Llama 3.1 8B's tokenizer from Hugging Face."""
-    from llama31.corpus import hub
+    from llama31.corpus.download_hf import download
 
-    print(hub.download(repository, directory, weights))
+    print(download(repository, directory, weights))

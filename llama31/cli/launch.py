@@ -7,8 +7,8 @@ from pathlib import Path
 
 from llama31 import local, preparation
 from llama31.common.errors import UserError
-from llama31.events import INTERRUPTED, worst
 from llama31.preparation import Prepared
+from llama31.run_dir.events import INTERRUPTED, worst
 from llama31.settings import Settings
 from llama31.slurm import submit
 

@@ -16,7 +16,7 @@ def system(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; printed without it.")] = None,
 ) -> None:
     """Draft the system description of a submission from this machine and the settings in the environment."""
-    from llama31.resolve import resolve
+    from llama31.config.resolve import resolve
     from llama31.submission import system as system_description
 
     raise typer.Exit(system_description.run(resolve([], os.environ), output))

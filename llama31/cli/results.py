@@ -31,8 +31,9 @@ def check(
 @app.command()
 def summary(run_dir: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
     """Show how a run ended, and its figures."""
-    from llama31 import paths, record
-    from llama31.report import summary as run_summary
+    from llama31.config import paths
+    from llama31.run_dir import record
+    from llama31.run_dir import summary as run_summary
 
     run_dir = paths.latest_run(run_dir)
     settings, outcome = record.load_settings(run_dir), record.load_outcome(run_dir)

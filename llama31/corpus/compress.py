@@ -17,7 +17,7 @@ from llama31.common.files import atomic_writer, failures_named
 from llama31.common.locks import only_run_in
 from llama31.common.parallel import run_all
 from llama31.common.progress import Progress
-from llama31.corpus.compression import DAMAGED, Members, misnamed
+from llama31.corpus.compressed_files import DAMAGED, Members, misnamed
 
 PATTERN = "c4-*.json"  # other .json files, such as a tokenizer's, are none of ours
 LEVEL = 2  # of isal: some 20 times as fast as gzip's default, the files 15% larger

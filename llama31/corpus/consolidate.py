@@ -19,7 +19,7 @@ from llama31.common.locks import only_run_in
 from llama31.common.parallel import run_all
 from llama31.common.progress import Progress
 from llama31.corpus import documents
-from llama31.corpus.compression import DAMAGED, Members, misnamed
+from llama31.corpus.compressed_files import DAMAGED, Members, misnamed
 from llama31.corpus.parts import part_shards
 
 VALIDATION_FILE = "c4-validation.en.json.gz"  # all validation shards

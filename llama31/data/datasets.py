@@ -18,8 +18,7 @@ from megatron.core.datasets.utils import Split
 from torch.utils.data import Dataset
 
 from llama31.common.errors import UserError
-from llama31.corpus import token_file
-from llama31.data import order
+from llama31.data import order, token_file
 
 NO_ID = -1
 

@@ -5,8 +5,9 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 
-from llama31 import devices, ranks
+from llama31 import ranks
 from llama31.common.reading import size
+from llama31.config import devices
 from llama31.doctor import limits, troubles
 from llama31.doctor.context import ELSEWHERE, Context
 from llama31.doctor.findings import Finding, ok

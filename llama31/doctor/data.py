@@ -4,7 +4,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from llama31 import devices, inputs, paths, preparation, run_tokenizer
+from llama31 import preparation
+from llama31.config import devices, paths
+from llama31.data import inputs, run_tokenizer
 from llama31.doctor import troubles
 from llama31.doctor.context import AFAR, Context
 from llama31.doctor.findings import Finding, failed, ok

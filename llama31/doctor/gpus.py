@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from llama31 import devices
 from llama31.common.reading import size
+from llama31.config import devices
 from llama31.doctor import limits, troubles
 from llama31.doctor.context import ELSEWHERE, Context
 from llama31.doctor.findings import Finding, ok

@@ -3,8 +3,8 @@
 import shutil
 from collections.abc import Iterator
 
-from llama31 import devices
 from llama31.common.errors import UserError
+from llama31.config import devices
 from llama31.doctor import limits, troubles
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, failed, ok

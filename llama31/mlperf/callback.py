@@ -10,12 +10,22 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from megatron.core import parallel_state
 from torch.distributed import ProcessGroup, ReduceOp
 
-from llama31 import rules, startup
+from llama31 import rules
 from llama31.checkpoint.saver import Saver
-from llama31.checkpoint.start import Start
 from llama31.common.errors import RunAborted
-from llama31.events import ABORTED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Evaluation, Observer, Outcome, Step
 from llama31.model.device import peak_memory
+from llama31.run_dir import startup_log
+from llama31.run_dir.events import (
+    ABORTED,
+    INTERRUPTED,
+    SUCCESS,
+    TARGET_NOT_REACHED,
+    Evaluation,
+    Observer,
+    Outcome,
+    Step,
+)
+from llama31.run_dir.start_point import Start
 from llama31.settings import Settings
 
 WARM_STEPS = 3  # steps that may take longer than STEP_TIME_ATOL: compilation, first allocations
@@ -79,7 +89,7 @@ class BenchmarkCallback(Callback):
         self._allow_evaluation(trainer)
         if self.saver:
             self.saver.listen()
-        startup.reached(startup.READY)
+        startup_log.reached(startup_log.READY)
         for observer in self.observers:
             observer.run_started(self.consumed_samples)
         self._clock = time.perf_counter()
@@ -98,7 +108,7 @@ class BenchmarkCallback(Callback):
         seconds, self._clock = now - self._clock, now
         self._steps_timed += 1
         if self._steps_timed == 1:
-            startup.reached(startup.STEPPED)
+            startup_log.reached(startup_log.STEPPED)
         if trainer.is_global_zero:
             self._tell_of_step(trainer, seconds)
         if not trainer.limit_val_batches:
@@ -141,7 +151,7 @@ class BenchmarkCallback(Callback):
         """Notes which sequences an evaluation sees; a training batch has no fingerprints."""
         if not self._has_batch:
             self._has_batch = True
-            startup.reached(startup.BATCH)
+            startup_log.reached(startup_log.BATCH)
         for value in batch.get("fingerprint", ()):
             self._token_hash += int(value)
             self._samples += int(value) != 0

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from mlperf_logging.mllog import constants
 
-from llama31 import paths, rules
+from llama31 import rules
 from llama31.common.errors import UserError
+from llama31.config import paths
 from llama31.mlperf import evaluated, misread, notes, official, own_rules, spelling
 from llama31.mlperf.evaluated import Evaluated
 from llama31.mlperf.lines import read

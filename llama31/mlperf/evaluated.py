@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mlperf_logging.mllog import constants
 
-from llama31 import paths
 from llama31.common.files import failures_named
+from llama31.config import paths
 from llama31.mlperf.lines import BLOCK, parsed, why
 from llama31.mlperf.records import Damage, Damages, Finding, Log, shown
 

@@ -19,9 +19,9 @@ from mlperf_logging.mllog.mllog import MLLogger
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.estimates.gpus import GB
-from llama31.events import Evaluation, Observer, Outcome, Step
 from llama31.mlperf.lines import TOKEN, read
 from llama31.mlperf.records import RUN_RESUMED, TARGET_ACCURACY, TRACKED_STATS
+from llama31.run_dir.events import Evaluation, Observer, Outcome, Step
 from llama31.settings import Precision, Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -108,7 +108,7 @@ class MLPerfLog(Observer):
         each, where the run leaves the closed division's rules; the line names the setting. Any of them puts the
         run in the open division.
         """
-        # The names among these values are without `rules.RCP_WORDS`: see `llama31.submission.names`.
+        # The names among these values are without `rules.RCP_WORDS`: see `llama31.config.mlperf_names`.
         linear, attention, communication = PRECISIONS[settings.precision]
         division = constants.OPEN if departures else settings.submission_division.value
         values = {

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from mlperf_logging.mllog import constants
 
-from llama31 import paths, rules
+from llama31 import rules
 from llama31.common.errors import UserError
+from llama31.config import paths
 from llama31.mlperf import alike, check, official, score
 from llama31.mlperf.check import Report
 from llama31.mlperf.evaluated import Evaluated

@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from llama31 import paths
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
+from llama31.config import paths
 
 RESULTS = "result_*.txt"
 """Logs of a submission, as MLCommons publishes them."""

@@ -49,7 +49,7 @@ class LogData:
 
 @dataclass
 class Metrics:
-    """A run's metrics (`llama31.report.metrics`)."""
+    """A run's metrics (`llama31.run_dir.metrics_file`)."""
 
     seconds: Series = field(default_factory=Series)
     """Time of each step."""

@@ -8,10 +8,10 @@ from typing import TextIO
 from llama31 import rules
 from llama31.common.reading import size
 from llama31.common.units import scaled
+from llama31.config.parallel_layout import Layout
 from llama31.estimates import speed
 from llama31.estimates.gpus import Gpu
-from llama31.events import Evaluation, Observer, Outcome, Saved, Step
-from llama31.layout import Layout
+from llama31.run_dir.events import Evaluation, Observer, Outcome, Saved, Step
 from llama31.settings import Settings
 
 PLAIN_INTERVAL = 15.0  # seconds between lines where output is no terminal

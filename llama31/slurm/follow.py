@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama31 import paths
 from llama31.common.errors import UserError
-from llama31.events import FAILED, INTERRUPTED, WORST_LAST, worst
+from llama31.config import paths
+from llama31.run_dir.events import FAILED, INTERRUPTED, WORST_LAST, worst
+from llama31.run_dir.job_chain import Submission
 from llama31.slurm import place, remote, states
 from llama31.slurm.states import PENDING, RUNNING, UNKNOWN, JobState
-from llama31.slurm.submission import Submission
 
 INTERVAL = 3.0  # each question is one squeue
 

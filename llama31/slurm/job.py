@@ -13,12 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from llama31 import out_of_memory, paths, preparation, ranks, record, run_directory, warning
+from llama31 import out_of_memory, preparation, ranks, run_directory
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
-from llama31.events import BAD_INPUT, INTERRUPTED
+from llama31.config import paths
+from llama31.run_dir import job_chain, record, time_limit_warning
+from llama31.run_dir.events import BAD_INPUT, INTERRUPTED
 from llama31.settings import names
-from llama31.slurm import arrived, submission
+from llama31.slurm import arrived
 
 LOCKS_OUTLIVE_NODES = 150  # seconds: NFS keeps the locks of a node that was lost until its lease ends, 90 s by default
 
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 def begin(job_dir: Path, allowed: Sequence[str]) -> int:
     """Fills the job's directory for its ranks; `allowed` names the settings in which the run may change."""
     signal.signal(signal.SIGUSR1, _time_is_up)
-    warning.watch(job_dir)
+    time_limit_warning.watch(job_dir)
     arrived.check(job_dir)
     assignments = [f"{name}={os.environ.get(name, '')}" for name in names()]
     resolved, data = preparation.checked(assignments, {})
@@ -63,7 +65,7 @@ def _time_is_up(_: int, __: FrameType | None) -> None:
 def end(job_dir: Path, returncode: int) -> int:
     """Says how the job ended whose ranks left srun with `returncode`."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the time limit is near, which is known
-    log = job_dir.parent / paths.slurm_log(submission.job_of(job_dir))
+    log = job_dir.parent / paths.slurm_log(job_chain.job_of(job_dir))
     report = out_of_memory.slurm_report(log, since=_begins(job_dir))
     settings = record.load_settings(job_dir)
     return run_directory.end(job_dir, settings, returncode, "srun", log=log, out_of_memory=report)

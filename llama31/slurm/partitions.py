@@ -4,9 +4,9 @@ import os
 from dataclasses import dataclass
 
 from llama31.common.errors import UserError
+from llama31.plan.validate_slurm import seconds
 from llama31.settings import Settings
 from llama31.slurm import remote
-from llama31.slurm.problems import seconds
 
 USUAL = "4:00:00"
 """A time limit to name where any works."""

@@ -6,13 +6,15 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from llama31 import mounts, paths, record, run_directory
+from llama31 import run_directory
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, atomic_writer, failures_named
 from llama31.common.json_files import parse_json
-from llama31.events import Outcome
+from llama31.config import mounts, paths
+from llama31.run_dir import job_chain, record
+from llama31.run_dir.events import Outcome
 from llama31.settings import Settings
-from llama31.slurm import remote, script, submission
+from llama31.slurm import remote, script
 
 
 def new_directory(settings: Settings, destination: str) -> Path:
@@ -67,11 +69,11 @@ def last_outcome(run_dir: Path, destination: str) -> tuple[bool, Outcome | None]
     The outcome is None if it was killed before it could say. Raises UserError where the directory cannot be read.
     """
     if not destination:
-        begun = submission.begun_dirs(run_dir)
+        begun = job_chain.begun_dirs(run_dir)
         return bool(begun), record.load_outcome(begun[-1]) if begun else None
     lines = remote.output(destination, ["sh"], _outcomes(run_dir)).splitlines()
     outcomes = {Path(name): text for name, _, text in (line.partition(" ") for line in lines)}
-    begun = submission.in_order(outcomes)
+    begun = job_chain.in_order(outcomes)
     text = outcomes[begun[-1]] if begun else ""
     return bool(begun), parse_json(Outcome, text, run_dir / begun[-1]) if text else None
 

@@ -8,10 +8,11 @@ import signal
 import sys
 from pathlib import Path
 
-from llama31 import ranks, record
+from llama31 import ranks
 from llama31.common.errors import UserError
-from llama31.events import ABORTED, BAD_INPUT, Outcome
-from llama31.layout import Layout
+from llama31.config.parallel_layout import Layout
+from llama31.run_dir import record
+from llama31.run_dir.events import ABORTED, BAD_INPUT, Outcome
 from llama31.settings import Settings
 from llama31.slurm import arrived
 

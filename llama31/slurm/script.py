@@ -5,10 +5,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llama31 import devices, paths, warning
-from llama31.resolve import handed_on
+from llama31.config import containers, devices, paths
+from llama31.config.resolve import handed_on
+from llama31.run_dir import time_limit_warning
 from llama31.settings import Device, Settings, names, shown
-from llama31.slurm import containers, remote
+from llama31.slurm import remote
 
 TEMPLATE = Path(__file__).with_name("job.sbatch")
 
@@ -46,7 +47,7 @@ def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environmen
         tasks=settings.gpus_per_node,
         allowed=allowed,
         start=paths.START,
-        warned=warning.FILE,
+        warned=time_limit_warning.FILE,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from llama31.common.errors import UserError
-from llama31.events import INTERRUPTED
+from llama31.run_dir.events import INTERRUPTED
 from llama31.slurm import remote
 
 UNKNOWN = "UNKNOWN"

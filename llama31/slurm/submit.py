@@ -8,15 +8,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llama31 import paths, preparation, provenance, record, run_directory
+from llama31 import preparation, provenance, run_directory
 from llama31.common.errors import UserError
-from llama31.events import worst
-from llama31.plan import Plan
+from llama31.config import paths
+from llama31.plan import sbatch_options
+from llama31.plan.plan import Plan
+from llama31.plan.validate_slurm import dependency
 from llama31.preparation import Prepared
+from llama31.run_dir import job_chain, record
+from llama31.run_dir.events import worst
+from llama31.run_dir.job_chain import Submission
 from llama31.settings import Settings
-from llama31.slurm import partitions, place, remote, sbatch_options, script, submission
-from llama31.slurm.problems import dependency
-from llama31.slurm.submission import Submission
+from llama31.slurm import partitions, place, remote, script
 
 # Variables of sbatch that count where neither the setting nor SBATCH_ARGS says anything, and those options' names.
 OF_THE_SITE = {
@@ -115,7 +118,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
                 submitted = replace(submitted, jobs=[*submitted.jobs, job_id(answer)])
         finally:  # jobs that are queued are noted even where the next one is refused or the user has seen enough
             if submitted.jobs:
-                place.write(directory, {paths.SUBMISSION: submission.text(submitted)}, there)
+                place.write(directory, {paths.SUBMISSION: job_chain.text(submitted)}, there)
     except UserError as error:
         if not submitted.jobs:
             place.take_back(directory, files, there)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.common.json_files import from_json
-from llama31.events import Evaluation, Step
+from llama31.run_dir.events import Evaluation, Step
 
 TAIL = 512 << 10  # bytes that are read: some 3,000 steps, several times what lies between two evaluations
 STEPS = 20  # over which the step time is taken

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama31 import paths, record
-from llama31.events import INTERRUPTED, TARGET_NOT_REACHED, Outcome
-from llama31.slurm import submission
+from llama31.config import paths
+from llama31.run_dir import job_chain, record
+from llama31.run_dir.events import INTERRUPTED, TARGET_NOT_REACHED, Outcome
 from llama31.slurm.states import PENDING, UNKNOWN, JobState
 
 ENDS = {TARGET_NOT_REACHED: "target not reached", INTERRUPTED: "interrupted"}
@@ -79,7 +79,7 @@ def of_chain(run_dir: Path, jobs: Sequence[Job], job_dirs: Sequence[Path], *, ha
     if last == REACHED:  # jobs after that end at once
         return last
     if job.is_running:
-        if newest is None or submission.job_of(newest) != job.job_id:
+        if newest is None or job_chain.job_of(newest) != job.job_id:
             return "starting"
         return last if outcome else RUNNING if has_steps else "starting"
     if job.is_pending:

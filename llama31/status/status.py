@@ -10,13 +10,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
-from llama31 import paths, record, rules
-from llama31.checkpoint import start
+from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
+from llama31.config import paths
+from llama31.run_dir import job_chain, record, start_point
+from llama31.run_dir.job_chain import Submission
 from llama31.settings import Settings
-from llama31.slurm import states, submission
-from llama31.slurm.submission import Submission
+from llama31.slurm import states
 from llama31.status import latest_step, run_state
 from llama31.status.latest_step import Recent
 from llama31.status.run_state import Job
@@ -70,8 +71,8 @@ def look(directories: Iterable[Path]) -> tuple[list[Row], list[str]]:
     submissions: dict[Path, Submission | UserError | None] = {}
     for run_dir in run_dirs:
         try:
-            found = submission.load(run_dir)
-            submissions[run_dir] = replace(found, jobs=submission.chain(run_dir, found)) if found else None
+            found = job_chain.load(run_dir)
+            submissions[run_dir] = replace(found, jobs=job_chain.chain(run_dir, found)) if found else None
         except UserError as error:
             submissions[run_dir] = error
     chains, notes = _chains({run: one for run, one in submissions.items() if isinstance(one, Submission)})
@@ -119,7 +120,7 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
         if isinstance(submitted, UserError):
             raise submitted
         settings = record.load_settings(run_dir)
-        places = submission.begun_dirs(run_dir) if submitted else [run_dir]
+        places = job_chain.begun_dirs(run_dir) if submitted else [run_dir]
         stands = [(place, found) for place in reversed(places) if (found := latest_step.read(place / paths.METRICS))]
         place, now = stands[0] if stands else (run_dir, None)
         has_steps = now is not None and place == places[-1]
@@ -152,7 +153,7 @@ def _last_step(settings: Settings, place: Path) -> int | None:
     available = _train_samples(place / paths.MLPERF_LOG)
     if available is None:
         return None
-    return start.load(place / paths.START).last_step(settings, available)[0]
+    return start_point.load(place / paths.START).last_step(settings, available)[0]
 
 
 def _train_samples(log: Path) -> int | None:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from llama31 import paths
 from llama31.common.errors import UserError
-from llama31.plan import assignment
+from llama31.config import paths
+from llama31.plan.plan import assignment
 from llama31.settings import Settings
 
 LOCAL = (

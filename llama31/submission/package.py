@@ -18,16 +18,18 @@ from typing import Any
 
 from mlperf_logging.mllog import constants
 
-from llama31 import paths, record, rules
+from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, failures_named, publish
+from llama31.config import paths
+from llama31.config.mlperf_names import are_same, directory_name, is_name
 from llama31.mlperf import several
 from llama31.mlperf.check import Report
 from llama31.mlperf.several import Several
+from llama31.run_dir import record
 from llama31.settings import Settings
 from llama31.submission import checkers, code, system
 from llama31.submission.checkers import Checked
-from llama31.submission.names import are_same, directory_name, is_name
 
 NOT_NAMED = ("unset", "SUBMISSION_ORG_PLACEHOLDER")
 """What a log says where nobody has named the organisation."""

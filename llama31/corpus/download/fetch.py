@@ -12,11 +12,11 @@ from llama31.common.files import failures_named
 from llama31.common.locks import only_run_in
 from llama31.common.parallel import run_all
 from llama31.common.progress import Progress
-from llama31.corpus.download.checked import Checked
 from llama31.corpus.download.journal import Range
 from llama31.corpus.download.remote import Remote, RemoteFile, Version
 from llama31.corpus.download.retries import retried
 from llama31.corpus.download.target import Target, Transfers
+from llama31.corpus.download.verified import Checked
 
 SHARD = re.compile(r"c4-(train|validation)\.\d{5}-of-\d{5}\.json")
 

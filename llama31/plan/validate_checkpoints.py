@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from llama31 import devices
 from llama31.checkpoint import places
-from llama31.problem import Problem, assignment
+from llama31.config import devices
+from llama31.config.problem import Problem, assignment
 from llama31.settings import Settings
 
 

@@ -6,7 +6,7 @@ from llama31 import rules
 from llama31.common.files import failures_named
 from llama31.settings import Settings
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Files of a run directory
 SETTINGS = "settings.yaml"
@@ -20,7 +20,7 @@ NEMO_LOGS = "nemo"
 TENSORBOARD = "tensorboard"
 WANDB = "wandb"
 TOKENIZER = "tokenizer"
-"""The tokenizer as the ranks load it; see `llama31.run_tokenizer`."""
+"""The tokenizer as the ranks load it; see `llama31.data.run_tokenizer`."""
 LATEST = "latest"
 """Beside run directories, a link to the newest of them."""
 SUBMISSION = "submission.json"

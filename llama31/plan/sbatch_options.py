@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from llama31 import devices
-from llama31.problem import Problem
+from llama31.config import devices
+from llama31.config.problem import Problem
 from llama31.settings import Device, Settings
 
 OTHER_SETTINGS = {

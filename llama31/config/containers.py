@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llama31 import mounts, paths
+from llama31.config import mounts, paths
 from llama31.settings import Settings
 
 

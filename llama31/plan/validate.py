@@ -6,19 +6,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from llama31 import devices, inputs, overlap, recompute, rules
-from llama31.checkpoint import problems as checkpoint_problems
+from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.corpus.token_file import bin_path
+from llama31.config import devices, mlperf_names, overlap, recompute
+from llama31.config.model_sizes import SIZES
+from llama31.config.parallel_layout import Layout
+from llama31.config.problem import Problem, assignment
+from llama31.data import inputs
+from llama31.data.inputs import Data
+from llama31.data.token_file import bin_path
 from llama31.estimates import memory
 from llama31.estimates.gpus import GB, GPUS
-from llama31.inputs import Data
-from llama31.layout import Layout
-from llama31.problem import Problem, assignment
+from llama31.plan import validate_checkpoints as checkpoint_problems
+from llama31.plan import validate_slurm as slurm_problems
 from llama31.settings import Device, Precision, Settings
-from llama31.sizes import SIZES
-from llama31.slurm import problems as slurm_problems
-from llama31.submission import names
 
 SHOWN_REMEDIES = 2  # in a line
 
@@ -47,7 +48,7 @@ def lines(settings: Settings) -> list[str]:
 def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
     """Settings that no run of this version can have together; with data, also those that the data cannot serve."""
     yield from slurm_problems.problems(settings)
-    yield from names.problems(settings)
+    yield from mlperf_names.problems(settings)
     yield from _experiments(settings)
     misfits = [*_layout(settings), *_schedule(settings), *checkpoint_problems.problems(settings)]
     if settings.size in SIZES:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from llama31.problem import Problem, assignment
+from llama31.config.model_sizes import SIZES
+from llama31.config.problem import Problem, assignment
 from llama31.settings import RecomputeGranularity, RecomputeMethod, Settings
-from llama31.sizes import SIZES
 
 
 def arguments(settings: Settings) -> dict[str, Any]:

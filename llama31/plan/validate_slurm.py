@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from llama31 import mounts, paths
-from llama31.problem import Problem, assignment
+from llama31.config import containers, mounts, paths
+from llama31.config.problem import Problem, assignment
+from llama31.plan import sbatch_options
 from llama31.settings import Container, Settings
-from llama31.slurm import containers, sbatch_options
 
 NEEDS_PARTITION = (
     "account", "time", "exclusive", "sbatch_args", "signal_before_end", "npar", "max_retries", "dependencies", "host",

@@ -8,10 +8,11 @@ from typing import Any
 
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named, sha256_of
-from llama31.corpus import checkpoint, documents, manifest
-from llama31.corpus.manifest import Manifest, manifest_path
-from llama31.corpus.token_file import TokenFile, bin_path, idx_path, require_prefix, summary
-from llama31.corpus.tokenizer import end_of_text, fingerprint, hashes
+from llama31.corpus import documents, tokenize_checkpoint
+from llama31.data import token_manifest
+from llama31.data.token_file import TokenFile, bin_path, idx_path, require_prefix, summary
+from llama31.data.token_manifest import Manifest, manifest_path
+from llama31.data.tokenizer import end_of_text, fingerprint, hashes
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class Job:
         identity = self.identity
         with failures_named(self.prefix):
             there = [path for path in (bin_path(self.prefix), idx_path(self.prefix)) if path.exists()]
-        made = manifest.read(self.prefix)
+        made = token_manifest.read(self.prefix)
         if made is None:
-            begun = checkpoint.load(self.prefix)  # of a run that was killed just before it wrote the manifest
+            begun = tokenize_checkpoint.load(self.prefix)  # of a run that was killed just before it wrote the manifest
             if there and not (begun and begun.job == identity):
                 raise UserError(f"{there[0]}: is there, and nothing tells how it was made; remove it or name another")
             return None

@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from llama31 import paths
 from llama31.common.errors import UserError
 from llama31.common.reading import size
-from llama31.events import Outcome
+from llama31.config import paths
+from llama31.run_dir.events import Outcome
 from llama31.settings import Settings
 
 

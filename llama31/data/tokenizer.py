@@ -1,7 +1,7 @@
 """What a plan must know of a Hugging Face tokenizer, without loading it: standard library and orjson only.
 
 The ids are those of tokenizer.json. The other files of the directory name special tokens among them, for generation and
-for exports; the ranks get it in a form that adds nothing (`llama31.run_tokenizer`).
+for exports; the ranks get it in a form that adds nothing (`llama31.data.run_tokenizer`).
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import orjson
 
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named, sha256_of
-from llama31.corpus.tokenizer_ids import deciding, unknown
+from llama31.data.tokenizer_ids import deciding, unknown
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"

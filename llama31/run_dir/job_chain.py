@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llama31 import paths
 from llama31.common.errors import UserError
 from llama31.common.files import atomic_writer, failures_named
 from llama31.common.json_files import read_json
+from llama31.config import paths
 
 JOB_DIR_NAME = re.compile(r"job-(\d+)(?:-(\d+))?")
 

@@ -12,12 +12,12 @@ from typing import Any, TextIO
 import yaml
 from omegaconf import OmegaConf
 
-from llama31 import paths
 from llama31.common.errors import UserError
 from llama31.common.files import atomic_writer, failures_named
 from llama31.common.json_files import read_json
-from llama31.events import Outcome
-from llama31.resolve import from_dict
+from llama31.config import paths
+from llama31.config.resolve import from_dict
+from llama31.run_dir.events import Outcome
 from llama31.settings import Settings, to_dict
 
 RESERVE = ".reserve"

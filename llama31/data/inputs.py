@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama31 import devices, paths, rules
+from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
-from llama31.corpus import manifest, token_file, tokenizer
-from llama31.corpus.token_file import TokenFile, bin_path, idx_path
+from llama31.config import devices, paths
+from llama31.data import token_file, token_manifest, tokenizer
+from llama31.data.token_file import TokenFile, bin_path, idx_path
 from llama31.settings import Settings
 
 SAMPLED_IDS = 65_536  # token ids looked at, at each end of a token file without a manifest
@@ -129,11 +130,11 @@ def _check_ids(settings: Settings, files: Sequence[TokenFile], vocab_size: int) 
     """Raises UserError for the first token file whose ids are not those of the tokenizer."""
     for file in files:
         path = bin_path(file.prefix)
-        made = manifest.read(file.prefix)
+        made = token_manifest.read(file.prefix)
         if made and (made.documents, made.tokens) != (file.documents, file.tokens):
             raise UserError(
-                f"{manifest.manifest_path(file.prefix)}: is of {made.tokens:,} tokens in {made.documents:,} documents, "
-                f"{path.name} holds {file.tokens:,} in {file.documents:,}; remove it if the data was not made here"
+                f"{token_manifest.manifest_path(file.prefix)}: is of {made.tokens:,} tokens in {made.documents:,} "
+                f"documents, {path.name} holds {file.tokens:,} in {file.documents:,}; remove it if the data was not made here"
             )
         if made and made.tokenizer_sha256 not in tokenizer.hashes(settings.tokenizer_path):
             here = tokenizer.fingerprint(settings.tokenizer_path)

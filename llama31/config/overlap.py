@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llama31 import devices
-from llama31.layout import Layout
-from llama31.problem import Problem
+from llama31.config import devices
+from llama31.config.parallel_layout import Layout
+from llama31.config.problem import Problem
 from llama31.settings import Device, Settings
 
 

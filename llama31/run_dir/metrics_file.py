@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from llama31.events import Evaluation, Observer, Outcome, Saved, Step
+from llama31.run_dir.events import Evaluation, Observer, Outcome, Saved, Step
 
 
 class MetricsWriter(Observer):

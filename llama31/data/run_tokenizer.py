@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llama31 import paths
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
-from llama31.corpus import tokenizer
+from llama31.config import paths
+from llama31.data import tokenizer
 
 CLASS = "PreTrainedTokenizerFast"  # which takes any tokenizer.json as it is, and has no special tokens of its own
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

@@ -5,23 +5,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from llama31 import devices, inputs, overlap, paths, recompute, rules, run_tokenizer
+from llama31 import rules
 from llama31.checkpoint import space
-from llama31.checkpoint.start import Start
 from llama31.common.reading import size
 from llama31.common.units import scaled
-from llama31.corpus import tokenizer
-from llama31.corpus.token_file import bin_path
-from llama31.departures import departures
+from llama31.config import devices, mlperf_names, overlap, paths, recompute
+from llama31.config.departures import departures
+from llama31.config.model_sizes import SIZES
+from llama31.config.parallel_layout import Layout
+from llama31.config.problem import assignment
+from llama31.config.resolve import Resolved
+from llama31.data import inputs, run_tokenizer, tokenizer
+from llama31.data.inputs import Data
+from llama31.data.token_file import bin_path
 from llama31.estimates import disk, memory, speed
 from llama31.estimates.gpus import GB, GPUS
-from llama31.inputs import Data
-from llama31.layout import Layout
-from llama31.problem import assignment
-from llama31.resolve import Resolved
+from llama31.run_dir.start_point import Start
 from llama31.settings import Device, RecomputeGranularity, Settings, shown, to_dict
-from llama31.sizes import SIZES
-from llama31.submission import names
 
 NOT_LOOKED_AT = "the data is not on this machine; each job looks at it before it starts"
 
@@ -242,7 +242,7 @@ class Plan:
         )
         if not found:
             yield "within the closed division's rules"
-            yield from names.notes(self.settings)
+            yield from mlperf_names.notes(self.settings)
         else:
             yield "outside the closed division's rules, and logged as open:"
             yield from (f"- {line}" for line in found)

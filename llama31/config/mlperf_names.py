@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llama31 import rules
-from llama31.problem import Problem
+from llama31.config.problem import Problem
 from llama31.settings import Settings
 
 

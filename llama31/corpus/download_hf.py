@@ -21,7 +21,7 @@ from requests import RequestException
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.corpus import hugging_face_files
-from llama31.corpus.tokenizer import vocabulary_size
+from llama31.data.tokenizer import vocabulary_size
 
 
 def download(repository: str, directory: Path, weights: bool) -> str:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from llama31 import paths
+from llama31.config import paths
 from llama31.settings import Settings
 
 READ = {"preprocessed_path": "*", "tokenizer_path": "*", "model_ckpt": "**/*"}
