@@ -24,7 +24,7 @@ from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Obse
 from llama31.settings import Settings
 
 if TYPE_CHECKING:
-    from llama31.checkpoint.saver import Saver
+    from llama31.training.checkpoint_saver import Saver
 
 
 def train(run_dir: Path) -> tuple[Outcome, bool]:
@@ -124,16 +124,16 @@ class _Run:
 
         import fiddle
 
-        from llama31.checkpoint.strategy import load
-        from llama31.mlperf.callback import BenchmarkCallback
         from llama31.model import device, vocabulary
         from llama31.recipe import pretrain_recipe
+        from llama31.training.benchmark_callback import BenchmarkCallback
+        from llama31.training.strategy import load
 
         startup_log.reached(startup_log.IMPORTED)
         backend = device.detect(settings)
         with contextlib.ExitStack() as stack:
             if backend.accelerator == "cpu":
-                from llama31.model.cpu import cpu_backend
+                from llama31.model.cpu_backend import cpu_backend
 
                 stack.enter_context(cpu_backend())
             source = Path(settings.tokenizer_path)
@@ -189,7 +189,7 @@ class _Run:
 
     def _saver(self, settings: Settings, data: Data, departed: list[str]) -> "Saver":
         """What saves checkpoints; where the launcher can tell it to is written down."""
-        from llama31.checkpoint.saver import Saver
+        from llama31.training.checkpoint_saver import Saver
 
         saver = Saver(
             settings,
@@ -229,8 +229,8 @@ class _Run:
 
     def _open_records(self, settings: Settings, data: Data, last_step: int) -> None:
         from llama31.model import device
-        from llama31.report.progress import Progress
         from llama31.run_dir.metrics_file import MetricsWriter
+        from llama31.training.console_progress import Progress
 
         metrics = self.run_dir / paths.METRICS
         if self.start.goes_on:

@@ -11,9 +11,9 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-from llama31 import preparation
 from llama31.checkpoint import identity, store
 from llama31.config.resolve import resolve
+from llama31.launch import prepare
 from llama31.plan import validate
 from llama31.settings import Settings
 
@@ -22,7 +22,7 @@ DATA_FILE = f"{store.WEIGHTS}/__0_0.distcp"
 
 def settings_of(given: dict[str, str], *more: str) -> Settings:
     """What the launcher makes of settings."""
-    return preparation.with_absolute_paths(resolve([*arguments(given), *more], {})).settings
+    return prepare.with_absolute_paths(resolve([*arguments(given), *more], {})).settings
 
 
 def save(given: dict[str, str], root: Path, job: int, step: int, **of_manifest: Any) -> Path:

@@ -11,9 +11,9 @@ from typing import Any
 
 import forked_ranks
 
-from llama31 import local, preparation, ranks, run_directory
 from llama31.config import paths
 from llama31.config.resolve import resolve
+from llama31.launch import local, prepare, rank_command, run_directory
 from llama31.plan import validate
 from llama31.run_dir import record
 from llama31.run_dir.events import Outcome
@@ -115,7 +115,7 @@ def run_forked(settings: dict[str, Any], *options: str, script: Path = REPOSITOR
 
 def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
     """Trains from the weights in a directory; makes that directory, of its own initial weights, if it is not there."""
-    resolved = preparation.with_absolute_paths(resolve(arguments(settings), {})).settings
+    resolved = prepare.with_absolute_paths(resolve(arguments(settings), {})).settings
     validate.check(resolved)
     run_dir = run_directory.make(resolved)
     record.store_settings(run_dir, resolved)
@@ -128,7 +128,7 @@ def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
-        env=ranks.environment(resolved, os.environ),
+        env=rank_command.environment(resolved, os.environ),
         check=False,
     )
     run = Run(run_dir, done.stdout + done.stderr, done.returncode)

@@ -16,7 +16,6 @@ from checkpoints import DATA_FILE, save, settings_of
 from runs import arguments
 from saved_tokenizers import change_ids, save_again
 
-from llama31 import preparation
 from llama31.checkpoint import identity, removal, resume, space, store
 from llama31.cli import launch
 from llama31.common import reading
@@ -24,6 +23,7 @@ from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, sha256_of
 from llama31.config import paths
 from llama31.config.resolve import resolve
+from llama31.launch import prepare
 from llama31.plan import validate
 from llama31.run_dir import start_point
 from llama31.run_dir.events import SUCCESS, TARGET_NOT_REACHED, Outcome
@@ -371,8 +371,8 @@ def test_a_lock_is_waited_for(root: Path) -> None:
 )
 def test_which_runs_go_on_is_never_guessed(saving: dict[str, str], root: Path, more: list[str], line: str) -> None:
     def seeds(*more: str) -> list[str]:
-        resolved = preparation.with_absolute_paths(resolve([*arguments(saving), *more], {}))
-        return [one.settings.seeds for one in preparation.experiments(resolved)]
+        resolved = prepare.with_absolute_paths(resolve([*arguments(saving), *more], {}))
+        return [one.settings.seeds for one in prepare.experiments(resolved)]
 
     save(saving, root, 1, 50)
     with pytest.raises(UserError, match=re.escape(line)):

@@ -8,13 +8,13 @@ import pytest
 from checkpoints import save, settings_of
 from runs import Run, arguments
 
-from llama31 import preparation
 from llama31.checkpoint import convert, places, removal, resume, store
 from llama31.checkpoint.nemo import BACKEND
 from llama31.cli import launch
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL
 from llama31.config.resolve import resolve
+from llama31.launch import prepare
 from llama31.plan import validate
 
 SEED = 7
@@ -85,8 +85,8 @@ def test_a_converted_checkpoint_is_one(saving: dict[str, str], tmp_path: Path) -
 def test_a_checkpoint_that_only_the_login_node_sees(saving: dict[str, str]) -> None:
     afar = {**saving, "PARTITION": "p", "HOST": "login", "PREPROCESSED_PATH": "/there/data", "JOB_DIR": "/there/runs"}
     afar |= {"TOKENIZER_PATH": "/there/tokenizer", "CONTINUAL_CKPT": f"/there/chain/{NAME}/context", "DEVICE": "cuda"}
-    settings = preparation.with_absolute_paths(resolve(arguments(afar), {})).settings
-    (line,) = preparation.look(settings)[1]
+    settings = prepare.with_absolute_paths(resolve(arguments(afar), {})).settings
+    (line,) = prepare.look(settings)[1]
     assert line.startswith(
         f"CONTINUAL_CKPT=/there/chain/{NAME}/context: is inside the checkpoint /there/chain/{NAME}; "
     )

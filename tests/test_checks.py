@@ -19,8 +19,8 @@ from llama31.config.departures import departures
 from llama31.config.resolve import AT_MOST, resolve
 from llama31.data import inputs, token_manifest, tokenizer
 from llama31.data.token_file import bin_path, idx_path, summary
+from llama31.launch.prepare import PATH_SETTINGS
 from llama31.plan import validate
-from llama31.preparation import PATH_SETTINGS
 from llama31.settings import Device, Precision, RecomputeGranularity, Settings
 
 

@@ -17,11 +17,11 @@ from cluster import Cluster
 from runs import REPOSITORY
 
 from llama31.config import paths
+from llama31.launch.slurm import job_states
+from llama31.launch.slurm.follow import follow
 from llama31.run_dir import job_chain
 from llama31.run_dir.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 from llama31.run_dir.job_chain import Submission
-from llama31.slurm import states
-from llama31.slurm.follow import follow
 
 pytestmark = pytest.mark.slurm
 
@@ -158,10 +158,10 @@ def test_job_that_is_cancelled_before_it_runs(cluster: Cluster, submit: Submit) 
 FOLLOWS = """
 import sys
 from pathlib import Path
-from llama31.slurm import submission
-from llama31.slurm.follow import follow
+from llama31.run_dir import job_chain
+from llama31.launch.slurm.follow import follow
 run_dir = Path(sys.argv[1])
-sys.exit(follow([(run_dir, submission.load(run_dir))], 0.1))
+sys.exit(follow([(run_dir, job_chain.load(run_dir))], 0.1))
 """
 
 
@@ -179,8 +179,8 @@ def test_interrupt_ends_the_following_alone(submit: Submit) -> None:
     first, second = jobs_of(run_dir)
     assert f"scancel {first} {second}" in rest
     assert f"status '{run_dir}'" in rest
-    found = states.states([first, second], "")
-    assert [found[job].state for job in (first, second)] == [states.RUNNING, states.PENDING]
+    found = job_states.states([first, second], "")
+    assert [found[job].state for job in (first, second)] == [job_states.RUNNING, job_states.PENDING]
 
 
 SSH = """#!/bin/bash

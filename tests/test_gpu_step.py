@@ -29,7 +29,7 @@ from llama31.config.model_sizes import SIZES
 from llama31.config.recompute import instead
 from llama31.estimates import memory, speed
 from llama31.estimates.gpus import GB, GPUS
-from llama31.model import cpu
+from llama31.model import cpu_backend
 from llama31.model.llama import model_config
 from llama31.settings import Device, Precision, RecomputeGranularity, Settings
 
@@ -126,7 +126,7 @@ def test_a_rank_alone_sends_nothing_to_itself(monkeypatch: pytest.MonkeyPatch) -
     settings = replace(ON_CPU, precision=Precision.fp32)
     alone = loss_of("megatron", settings)
     assert not sent
-    monkeypatch.setattr(cpu, "_unless_alone", lambda synchronise: synchronise)
+    monkeypatch.setattr(cpu_backend, "_unless_alone", lambda synchronise: synchronise)
     assert loss_of("megatron", settings) == alone
     assert sent
 

@@ -24,7 +24,6 @@ from one_rank import one_rank
 from runs import REPOSITORY, arguments, environment
 from tiny import VOCABULARY, write_tokens
 
-from llama31 import provenance
 from llama31.cli import build_index
 from llama31.common.errors import UserError
 from llama31.common.files import sha256_of
@@ -32,6 +31,7 @@ from llama31.config import paths
 from llama31.config.resolve import resolve
 from llama31.data import index, order, token_file, token_manifest
 from llama31.estimates import disk
+from llama31.launch import provenance
 from llama31.plan import validate
 from llama31.plan.plan import Plan
 from llama31.settings import Settings

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llama31 import out_of_memory, run_directory
 from llama31.config import paths
+from llama31.launch import out_of_memory, run_directory
 from llama31.run_dir import record
 from llama31.run_dir.events import ABORTED, FAILED, INTERRUPTED, Outcome
 from llama31.settings import Settings

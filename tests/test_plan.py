@@ -13,10 +13,10 @@ import pytest
 from claimed import claim_benchmark_data
 from runs import REPOSITORY, arguments, environment
 
-from llama31 import local, preparation, run_directory
 from llama31.config.departures import departures
 from llama31.config.parallel_layout import Layout
 from llama31.config.resolve import Resolved, resolve
+from llama31.launch import local, prepare, run_directory
 from llama31.mlperf.log import MLPerfLog
 from llama31.plan import validate
 from llama31.plan.plan import Plan
@@ -166,7 +166,7 @@ def test_every_setting_acts() -> None:
 
 
 def resolved_from(settings: dict[str, str]) -> Resolved:
-    return preparation.with_absolute_paths(resolve(arguments(settings), {}))
+    return prepare.with_absolute_paths(resolve(arguments(settings), {}))
 
 
 def differs(

@@ -36,10 +36,10 @@ from llama31.model import device
 from llama31.model.attention import ScaledDotProductAttention
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
-from llama31.model.seed import SeedWeights
 from llama31.model.vocabulary import CheckRows
 from llama31.recipe import optimizer, pretrain_recipe
 from llama31.settings import Device, Precision, Settings
+from llama31.training.seed import SeedWeights
 
 VOCABULARY = 128_256  # Llama 3.1's tokenizer
 

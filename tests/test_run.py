@@ -19,8 +19,9 @@ from runs import TESTS, Run, run_forked, run_llama31, stopped_by
 from saved_tokenizers import as_transformers_5_saves_it
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
-from llama31 import provenance, rules
+from llama31 import rules
 from llama31.config import paths
+from llama31.launch import provenance
 from llama31.mlperf import several
 from llama31.report import command
 from llama31.run_dir import record, startup_log

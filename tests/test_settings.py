@@ -349,5 +349,5 @@ def test_submissions_import_nothing_heavy(
     small = {"SIZE": "tiny", "SEQ_LENGTH": 32, "GBS": 4, "EVAL_SAMPLES": 4}
     modules, found, said = imported_by("run", *options, *arguments({**tiny_data, **slurm, **saves, **small}))
     assert (found, bool(said)) == (code, bool(code)), said
-    assert {"llama31.slurm.submit", "jinja2"} <= modules
+    assert {"llama31.launch.slurm.submit", "jinja2"} <= modules
     assert is_light(modules)

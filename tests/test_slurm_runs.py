@@ -298,7 +298,7 @@ def test_two_experiments_side_by_side(
 
 
 @pytest.mark.parametrize(
-    ("where", "hosts"), [("begin", {"n2"}), ("llama31.slurm.rank", {"n1", "n2"})], ids=["first task", "ranks"]
+    ("where", "hosts"), [("begin", {"n2"}), ("llama31.launch.slurm.rank", {"n1", "n2"})], ids=["first task", "ranks"]
 )
 def test_settings_that_arrive_otherwise(
     where: str, hosts: set[str], cluster: Cluster, settings: dict[str, Any], image: dict[str, str], tmp_path: Path
@@ -311,7 +311,7 @@ def test_settings_that_arrive_otherwise(
     job = run.ended(run.jobs[0])
     assert job.exit_code == BAD_INPUT, job.printed
     imported = re.findall(r"^import time:.*\| +(\S+)$", job.printed, re.MULTILINE)
-    assert "llama31.slurm.arrived" in imported and is_light(imported)
+    assert "llama31.launch.slurm.env_check" in imported and is_light(imported)
     said = [line for line in job.printed.splitlines() if "MAX_LR" in line]
     assert len(said) == 1, "one line, for all ranks"
     wanted = r"(?:aborted: )?MAX_LR: '5' arrived on (\S+), but the job asked for '0.001'; look at what sets it .*"

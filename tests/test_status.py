@@ -21,12 +21,12 @@ from runs import REPOSITORY, Run, environment, run_llama31
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.config import paths
+from llama31.launch.slurm import job_states
+from llama31.launch.slurm.job_states import JobState
 from llama31.run_dir import job_chain, record, summary
 from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Outcome
 from llama31.run_dir.job_chain import Submission
 from llama31.run_dir.metrics_file import MetricsWriter
-from llama31.slurm import states
-from llama31.slurm.states import JobState
 from llama31.status import run_state, status
 from llama31.status.run_state import Job
 
@@ -321,7 +321,7 @@ def job_began(run_dir: Path, job: int, evaluations: int, outcome: Outcome | None
 
 def wait_until_it_is(state: str, job: int) -> None:
     end = time.monotonic() + DEADLINE
-    while (now := states.states([job], "")[job].state) != state:
+    while (now := job_states.states([job], "")[job].state) != state:
         assert time.monotonic() < end, f"job {job} is {now}"
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import runs
 
-from llama31 import preparation
 from llama31.common.errors import UserError
 from llama31.config import paths
+from llama31.launch import cluster_needs, prepare, remote_shell
+from llama31.launch.slurm import submit
 from llama31.run_dir import job_chain
 from llama31.run_dir.job_chain import Submission
 from llama31.settings import Settings
-from llama31.slurm import place, remote, submit
 
 SUBMITTED = Submission(jobs=[12, 13, 14], seed=7, destination="me@login", submitted="2026-11-23T14:00:00+0000")
 
@@ -77,7 +77,7 @@ def test_what_the_cluster_must_have(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     settings = replace(Settings(), host="login", preprocessed_path=str(tmp_path), code_path=str(code))
 
     def lacking(settings: Settings) -> list[str]:
-        conditions = place.needed(settings)
+        conditions = cluster_needs.needed(settings)
         return [line for holds, line in conditions if subprocess.run(["sh", "-c", holds], check=False).returncode]
 
     assert [line.partition(":")[0] for line in lacking(settings)] == [f"CODE_PATH={code}"]
@@ -93,7 +93,7 @@ def test_what_is_missing_where_slurm_is_at_hand(tiny_data: dict[str, str], tmp_p
 
     def lines(**more: object) -> list[str]:
         try:
-            preparation.checked(runs.arguments({**tiny_data, **SMALL, **more}), {})
+            prepare.checked(runs.arguments({**tiny_data, **SMALL, **more}), {})
         except UserError as error:
             return error.lines
         return []
@@ -116,7 +116,7 @@ def test_image_that_is_a_file(tiny_data: dict[str, str], tmp_path: Path, monkeyp
 
     def image(given: str, **more: object) -> str:
         arguments = runs.arguments({**settings, "IMAGE": given, **more})
-        return preparation.checked(arguments, {})[0].settings.image
+        return prepare.checked(arguments, {})[0].settings.image
 
     with pytest.raises(UserError, match=rf"^IMAGE={tmp_path}/image\.sqsh: not there"):
         image("image.sqsh")
@@ -129,18 +129,18 @@ def test_image_that_is_a_file(tiny_data: dict[str, str], tmp_path: Path, monkeyp
 
 def test_command_through_ssh_is_what_a_shell_splits_again() -> None:
     argv = ["sbatch", "--comment=a $HOME 'and' \"more\"", ""]
-    assert remote.command("", argv) == argv
-    *ssh, line = remote.command("me@login", argv)
-    assert ssh == [*remote.SSH, "me@login"] and "BatchMode=yes" in ssh
+    assert remote_shell.command("", argv) == argv
+    *ssh, line = remote_shell.command("me@login", argv)
+    assert ssh == [*remote_shell.SSH, "me@login"] and "BatchMode=yes" in ssh
     *login_shell, command = shlex.split(line)
     assert login_shell == ["bash", "-lc"], "sites put Slurm on the PATH of login shells"
     assert shlex.split(command) == argv
 
 
 def test_output_of_a_tool() -> None:
-    assert remote.output("", ["cat"], "é\r\n one\rline\n") == "é\r\n one\rline\n"
-    assert remote.output("", ["printf", r"\377 is no text\n"]) == "\ufffd is no text\n"
-    assert remote.output("", ["cat"]) == "", "it waits for standard input"
+    assert remote_shell.output("", ["cat"], "é\r\n one\rline\n") == "é\r\n one\rline\n"
+    assert remote_shell.output("", ["printf", r"\377 is no text\n"]) == "\ufffd is no text\n"
+    assert remote_shell.output("", ["cat"]) == "", "it waits for standard input"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_output_of_a_tool() -> None:
 )
 def test_failure_of_a_tool_is_one_line(argv: list[str], said: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        remote.output("", argv, timeout=0.2)
+        remote_shell.output("", argv, timeout=0.2)
     (line,) = caught.value.lines
     assert "\n" not in line
     assert all(part in line for part in said), line
@@ -164,4 +164,4 @@ def test_failure_of_a_tool_is_one_line(argv: list[str], said: list[str]) -> None
 def test_ssh_that_is_refused_names_key_and_agent() -> None:
     nobody = "nobody-there.invalid"  # RFC 2606: never a host
     with pytest.raises(UserError, match=rf"^HOST: ssh {nobody} fails: .*key.*agent"):
-        remote.output(nobody, ["sbatch"])
+        remote_shell.output(nobody, ["sbatch"])

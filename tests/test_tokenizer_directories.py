@@ -16,7 +16,6 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer
 
 from dev import demo_tokenizer
-from llama31 import preparation
 from llama31.checkpoint import store
 from llama31.cli import launch
 from llama31.common.errors import UserError
@@ -27,6 +26,7 @@ from llama31.corpus.tokenize import tokenize
 from llama31.data import run_tokenizer, token_manifest, tokenizer, tokenizer_ids
 from llama31.doctor import data as doctor_data
 from llama31.doctor.context import Context
+from llama31.launch import prepare
 from llama31.plan import validate
 from llama31.run_dir.events import BAD_INPUT, TARGET_NOT_REACHED
 from llama31.settings import Settings
@@ -291,7 +291,7 @@ def test_doctor_says_what_the_launcher_does(usual: dict[str, str], comma: str) -
     """On a directory that trains, and on one that does not."""
 
     def settings() -> Settings:
-        return preparation.with_absolute_paths(resolve(arguments({**usual, "TOKENIZER_PATH": comma}), {})).settings
+        return prepare.with_absolute_paths(resolve(arguments({**usual, "TOKENIZER_PATH": comma}), {})).settings
 
     context = Context(settings(), timeout=60)
     assert [finding.severity.name for finding in doctor_data.look(context)] == ["ok"]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from llama31.config import paths
+from llama31.launch.slurm import env_check
 from llama31.run_dir import time_limit_warning
 from llama31.run_dir.events import INTERRUPTED
-from llama31.slurm import arrived
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def test_a_file_that_cannot_be_read_for_a_while(
 
 def test_a_warning_before_training_ends_the_job(tmp_path: Path) -> None:
     """While it looks at settings and data, as here at what it was asked for, which nobody writes."""
-    os.mkfifo(tmp_path / arrived.ASKED)
+    os.mkfifo(tmp_path / env_check.ASKED)
     (tmp_path / time_limit_warning.FILE).write_text("1")
-    command = [sys.executable, "-m", "llama31.slurm.job", "begin", tmp_path]
+    command = [sys.executable, "-m", "llama31.launch.slurm.job", "begin", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=paths.REPOSITORY, check=False)
     assert done.returncode == INTERRUPTED, done.stderr
     assert done.stderr == "the time limit came before training began; a longer TIME works\n"

@@ -24,15 +24,15 @@ from one_rank import one_rank
 from recipes import differing, flat, recipe
 from runs import Run, arguments
 
-from llama31 import local, train
-from llama31.checkpoint import resume, saver, store
-from llama31.checkpoint.saver import Saver
+from llama31 import train
+from llama31.checkpoint import resume, store
 from llama31.cli import launch
 from llama31.common.errors import UserError
 from llama31.config import paths
 from llama31.config.model_sizes import SIZES
 from llama31.config.resolve import Resolved
-from llama31.mlperf import callback
+from llama31.launch import local
+from llama31.launch.slurm import submit
 from llama31.model import device
 from llama31.plan import validate
 from llama31.plan.plan import Plan
@@ -52,7 +52,8 @@ from llama31.settings import (
     documentation,
     names,
 )
-from llama31.slurm import submit
+from llama31.training import benchmark_callback, checkpoint_saver
+from llama31.training.checkpoint_saver import Saver
 
 CLOSED = benchmark_run.SETTINGS  # the benchmark at a global batch size of 32
 
@@ -333,7 +334,7 @@ def test_stop_at_step(follow: Callable[..., course.Course]) -> None:
 
 def test_step_time_atol(follow: Callable[..., course.Course], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10_000))
-    monkeypatch.setattr(callback.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(benchmark_callback.time, "perf_counter", lambda: next(clock))
     assert follow([], step_time_atol=1000, stop_at_step=9).outcome.step == 9, "steps of 1,000 ms are tolerated"
     ended = follow([], step_time_atol=999, stop_at_step=9).outcome
     assert ended.reason == "step 4 took 1000 ms; STEP_TIME_ATOL=999 tolerates 999"
@@ -410,7 +411,7 @@ def test_continual_ckpt(trained: tuple[Run, Path]) -> None:
 def due(monkeypatch: pytest.MonkeyPatch, seconds_of_step: float = 1, **settings: Any) -> list[int]:
     """Steps of nine after which a job saves; the last is the job's last."""
     now = 0.0
-    monkeypatch.setattr(saver.time, "monotonic", lambda: now)
+    monkeypatch.setattr(checkpoint_saver.time, "monotonic", lambda: now)
     its = Saver(replace(CLOSED, save_ckpt=True, **settings), job=1, identity={}, departures=[], run_dir=Path())
     found = []
     with one_rank():

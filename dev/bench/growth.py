@@ -22,9 +22,9 @@ from dev.bench import random_data, start, train_step, watched_run
 from dev.bench.contender import Contender, in_turns, ratios, spread
 from dev.bench.index import write_data
 from dev.bench.step_contenders import hugging_face, product
-from llama31 import ranks
 from llama31.config import paths
 from llama31.config.model_sizes import Shape
+from llama31.launch import rank_command
 from llama31.run_dir import startup_log
 from llama31.settings import Settings
 
@@ -93,7 +93,7 @@ def by_width(directory: Path, widths: list[int], rounds: int) -> Iterator[str]:
         with tempfile.TemporaryDirectory(dir=directory) as place:
             model = shape(width)
             settings, run_dir = train_step.prepared(Path(place), SHORT, model)
-            os.environ.update(ranks.environment(settings, os.environ))
+            os.environ.update(rank_command.environment(settings, os.environ))
             peer = Contender("Hugging Face's", hugging_face, settings, model, train_step.VOCABULARY)
             began = time.perf_counter()
             ours = Contender("our run", product, run_dir, model, train_step.free_port())

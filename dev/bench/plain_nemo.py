@@ -35,7 +35,7 @@ def main() -> None:
     from nemo.lightning.pytorch.optim import MegatronOptimizerModule
 
     from llama31.config import paths
-    from llama31.model.cpu import cpu_backend
+    from llama31.model.cpu_backend import cpu_backend
     from llama31.model.device import Backend
     from llama31.model.llama import model_config
 

@@ -24,10 +24,10 @@ from pathlib import Path
 from dev.bench import random_data
 from dev.bench.contender import Contender, in_turns, ratios, spread
 from dev.bench.step_contenders import SIZE, hugging_face, product
-from llama31 import ranks
 from llama31.config import paths
 from llama31.config.model_sizes import SIZES, Shape
 from llama31.config.resolve import resolve
+from llama31.launch import rank_command
 from llama31.plan import validate
 from llama31.run_dir import record, start_point
 from llama31.settings import Settings
@@ -88,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         settings, run_dir = prepared(Path(temporary), options.settings)
-        os.environ.update(ranks.environment(settings, os.environ))
+        os.environ.update(rank_command.environment(settings, os.environ))
         peer = Contender("Hugging Face's", hugging_face, settings, SHAPE, VOCABULARY)
         ours = Contender("our run", product, run_dir, SHAPE, free_port())
         try:

@@ -6,11 +6,11 @@ import time
 import warnings
 from collections.abc import Sequence
 
-from llama31 import preparation
 from llama31.common.errors import UserError
 from llama31.common.units import scaled
 from llama31.config import devices, paths
 from llama31.data import index, inputs
+from llama31.launch import prepare
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises UserError for settings that cannot work, for want of seeds, and where the index cannot be built.
     """
-    resolved, data = preparation.checked(arguments, os.environ)
+    resolved, data = prepare.checked(arguments, os.environ)
     settings = resolved.settings
     if devices.is_through_ssh(settings):
         raise UserError(f"HOST={settings.host}: the index is built where the data is; leave HOST empty there")

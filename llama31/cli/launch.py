@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llama31 import local, preparation
 from llama31.common.errors import UserError
-from llama31.preparation import Prepared
+from llama31.launch import local, prepare
+from llama31.launch.prepare import Prepared
+from llama31.launch.slurm import submit
 from llama31.run_dir.events import INTERRUPTED, worst
 from llama31.settings import Settings
-from llama31.slurm import submit
 
 RUN_DIR = Path("RUN_DIR")  # stands in a plan for the directory that a run makes
 
@@ -20,17 +20,17 @@ def main(arguments: Sequence[str]) -> int:
     options, assignments, allowed = _parted(arguments)
     is_dry = "--dryrun" in options
     given = [argument for argument in arguments if argument != "--dryrun"]
-    resolved, data = preparation.checked(assignments, os.environ)
+    resolved, data = prepare.checked(assignments, os.environ)
     settings = resolved.settings
     if "--wait" in options and not settings.partition:
         raise UserError("--wait: needs PARTITION; a run on this machine is waited for anyway")
     if not is_dry:
-        preparation.refuse_missing_gpus(settings)
+        prepare.refuse_missing_gpus(settings)
     command = submit.command(settings, RUN_DIR) if settings.partition else local.command(settings, RUN_DIR)
     runs_here = not is_dry and not settings.partition
     experiments = [
-        preparation.prepare(experiment, data, allowed, command, thorough=runs_here)
-        for experiment in preparation.experiments(resolved, draws=not is_dry)
+        prepare.prepare(experiment, data, allowed, command, thorough=runs_here)
+        for experiment in prepare.experiments(resolved, draws=not is_dry)
     ]
     if is_dry:
         return _show(settings, experiments, allowed)
@@ -62,7 +62,7 @@ def _show(asked: Settings, experiments: Sequence[Prepared], allowed: Sequence[st
     left = [prepared.plan for prepared in experiments if not prepared.outcome]
     if not left:
         return worst(codes)
-    preparation.check_space(experiments)
+    prepare.check_space(experiments)
     settings = replace(left[0].settings, nexp=asked.nexp, seeds=asked.seeds or left[0].settings.seeds)
     print(replace(left[0], resolved=replace(left[0].resolved, settings=settings)).text(), end="")
     if asked.partition:

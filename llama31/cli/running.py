@@ -29,7 +29,7 @@ def plan(
 ) -> None:
     """Show the plan of a run, as run --dryrun does, or what repeats a run that was."""
     if replay:
-        from llama31 import provenance
+        from llama31.launch import provenance
 
         print("\n".join(provenance.replay(replay, context.args)))
         return

@@ -1,5 +1,6 @@
 """Where things lie: the data that settings name, and the files of a run directory. Standard library alone."""
 
+import sys
 from pathlib import Path
 
 from llama31 import rules
@@ -59,3 +60,15 @@ def index_root(settings: Settings) -> Path:
 def slurm_log(job_id: int | str) -> str:
     """Name of a Slurm job's log in its run directory; sbatch itself puts the id in place of %j."""
     return f"slurm-{job_id}.log"
+
+
+def job_code(settings: Settings) -> str:
+    """Return the directory of this repository on the nodes of a Slurm job."""
+    return settings.code_path or str(REPOSITORY)
+
+
+def job_python(settings: Settings) -> str:
+    """Return the Python of a Slurm job: the image's, that of CODE_PATH, or the running one."""
+    if settings.image:
+        return "python3"
+    return f"{job_code(settings)}/.venv/bin/python" if settings.host or settings.code_path else sys.executable

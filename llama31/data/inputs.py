@@ -134,7 +134,8 @@ def _check_ids(settings: Settings, files: Sequence[TokenFile], vocab_size: int) 
         if made and (made.documents, made.tokens) != (file.documents, file.tokens):
             raise UserError(
                 f"{token_manifest.manifest_path(file.prefix)}: is of {made.tokens:,} tokens in {made.documents:,} "
-                f"documents, {path.name} holds {file.tokens:,} in {file.documents:,}; remove it if the data was not made here"
+                f"documents, {path.name} holds {file.tokens:,} in {file.documents:,}; remove it if the data "
+                "was not made here"
             )
         if made and made.tokenizer_sha256 not in tokenizer.hashes(settings.tokenizer_path):
             here = tokenizer.fingerprint(settings.tokenizer_path)

@@ -32,7 +32,7 @@ class Run:
     """Empty where the log lies alone."""
     settings: Settings | None = None
     record: dict[str, Any] | None = None
-    """Versions, command, commit and so on, as `llama31.run_directory.describe` gives them."""
+    """Versions, command, commit and so on, as `llama31.launch.run_directory.describe` gives them."""
     problems: Sequence[str] = ()
     """Files of the run directory that cannot be read, and why."""
 

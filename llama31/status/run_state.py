@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama31.config import paths
+from llama31.launch.slurm.job_states import PENDING, UNKNOWN, JobState
 from llama31.run_dir import job_chain, record
 from llama31.run_dir.events import INTERRUPTED, TARGET_NOT_REACHED, Outcome
-from llama31.slurm.states import PENDING, UNKNOWN, JobState
 
 ENDS = {TARGET_NOT_REACHED: "target not reached", INTERRUPTED: "interrupted"}
 REACHED = "target reached"

@@ -14,10 +14,10 @@ from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.config import paths
+from llama31.launch.slurm import job_states
 from llama31.run_dir import job_chain, record, start_point
 from llama31.run_dir.job_chain import Submission
 from llama31.settings import Settings
-from llama31.slurm import states
 from llama31.status import latest_step, run_state
 from llama31.status.latest_step import Recent
 from llama31.status.run_state import Job
@@ -107,7 +107,7 @@ def _chains(submissions: dict[Path, Submission]) -> tuple[dict[Path, list[Job]],
     for destination in sorted({one.destination for one in submissions.values()}):
         of_it = {run_dir: one.jobs for run_dir, one in submissions.items() if one.destination == destination}
         try:
-            known = dict(states.states([job for jobs in of_it.values() for job in jobs], destination))
+            known = dict(job_states.states([job for jobs in of_it.values() for job in jobs], destination))
         except UserError as error:
             known = {}
             notes += error.lines

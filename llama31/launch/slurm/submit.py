@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llama31 import preparation, provenance, run_directory
 from llama31.common.errors import UserError
 from llama31.config import paths
+from llama31.launch import prepare, provenance, remote_shell, run_directory
+from llama31.launch.prepare import Prepared
+from llama31.launch.slurm import partitions, remote_files, script
 from llama31.plan import sbatch_options
 from llama31.plan.plan import Plan
 from llama31.plan.validate_slurm import dependency
-from llama31.preparation import Prepared
 from llama31.run_dir import job_chain, record
 from llama31.run_dir.events import worst
 from llama31.run_dir.job_chain import Submission
 from llama31.settings import Settings
-from llama31.slurm import partitions, place, remote, script
 
 # Variables of sbatch that count where neither the setting nor SBATCH_ARGS says anything, and those options' names.
 OF_THE_SITE = {
@@ -35,7 +35,7 @@ def destination(settings: Settings) -> str:
 
 def command(settings: Settings, directory: Path) -> list[str]:
     """What submits the first job of a run, for its plan."""
-    return remote.command(destination(settings), sbatch(settings, directory, []))
+    return remote_shell.command(destination(settings), sbatch(settings, directory, []))
 
 
 def sbatch(settings: Settings, directory: Path, submitted: Sequence[int]) -> list[str]:
@@ -62,7 +62,7 @@ def preview(experiments: Sequence[Plan], directory: Path, allowed: Sequence[str]
     if drawn := len(experiments) - len(seeds):
         seeds.append(f"{drawn} drawn at submission")
     chain = [f"experiments: {len(experiments)}; seeds: {', '.join(seeds)}"]
-    chain += [shlex.join(remote.command(destination(settings), sbatch(settings, directory, [])))]
+    chain += [shlex.join(remote_shell.command(destination(settings), sbatch(settings, directory, [])))]
     if settings.npar > 1:
         chain.append(f"and {settings.npar - 1} more, each --dependency=afterany:JOB, with the job before it")
     text = script.render(settings, directory, allowed, os.environ)
@@ -74,7 +74,7 @@ def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: S
 
     With `wait` it follows the jobs to their end, else it returns when all are queued.
     """
-    preparation.check_space(experiments)
+    prepare.check_space(experiments)
     left = [prepared for prepared in experiments if not prepared.outcome]
     for prepared in left[:1]:  # they differ in their seeds
         settings = prepared.plan.settings
@@ -86,11 +86,11 @@ def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: S
             codes.append(prepared.say_finished())
             continue
         settings = prepared.plan.settings
-        settings = replace(settings, seeds=settings.seeds or preparation.draw_seed())
+        settings = replace(settings, seeds=settings.seeds or prepare.draw_seed())
         plan = replace(prepared.plan, resolved=replace(prepared.plan.resolved, settings=settings))
         submitted.append(_submit(plan, arguments, allowed, f"experiment {number} of {len(experiments)}: "))
     if wait and submitted:
-        from llama31.slurm.follow import follow
+        from llama31.launch.slurm.follow import follow
 
         codes.append(follow(submitted))
     return worst(codes)
@@ -100,7 +100,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
     """Makes the run directory of an experiment and submits its jobs; gives the directory and what was submitted."""
     settings = plan.settings
     there = destination(settings)
-    directory = place.new_directory(settings, there)
+    directory = remote_files.new_directory(settings, there)
     text = script.render(settings, directory, allowed, os.environ)
     described = provenance.describe(plan, arguments, command(settings, directory), os.environ)
     files = {
@@ -108,20 +108,20 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
         paths.SETTINGS: record.settings_text(settings),
         paths.RECORD: record.record_text(described),
     }
-    place.fill(settings, directory, files, there)
+    remote_files.fill(settings, directory, files, there)
     submitted = Submission([], int(settings.seeds), there, time.strftime("%Y-%m-%dT%H:%M:%S%z"))
     try:
         try:
             for _ in range(settings.npar):
                 argv = sbatch(settings, directory, submitted.jobs)
-                answer = remote.output(there, argv, text if there else "", kept=kept_variables(settings))
+                answer = remote_shell.output(there, argv, text if there else "", kept=kept_variables(settings))
                 submitted = replace(submitted, jobs=[*submitted.jobs, job_id(answer)])
         finally:  # jobs that are queued are noted even where the next one is refused or the user has seen enough
             if submitted.jobs:
-                place.write(directory, {paths.SUBMISSION: job_chain.text(submitted)}, there)
+                remote_files.write(directory, {paths.SUBMISSION: job_chain.text(submitted)}, there)
     except UserError as error:
         if not submitted.jobs:
-            place.take_back(directory, files, there)
+            remote_files.take_back(directory, files, there)
             raise
         queued = f"{directory}: {_words(submitted.jobs)} queued all the same; scancel takes them back"
         raise UserError([*error.lines, queued]) from error

@@ -14,12 +14,12 @@ from llama31.common.errors import UserError
 from llama31.config import devices, mounts
 from llama31.config.resolve import Resolved, read
 from llama31.data.inputs import Data
+from llama31.launch import cluster_needs
 from llama31.plan import validate
 from llama31.plan.plan import Plan
 from llama31.run_dir.events import ABORTED, TARGET_NOT_REACHED, Outcome
 from llama31.run_dir.start_point import Start
 from llama31.settings import Settings
-from llama31.slurm import place
 
 PATH_SETTINGS = (*mounts.READ, *mounts.WRITTEN, "code_path", "config_filename")
 
@@ -85,7 +85,7 @@ def look(settings: Settings) -> tuple[Data | None, list[str]]:
         data, lines = _look_from_afar(settings)
         return data, [*_relative(settings), *lines]
     data, lines = validate.look(settings)
-    return data, [*lines, *place.lacking(settings)] if devices.is_elsewhere(settings) else lines
+    return data, [*lines, *cluster_needs.lacking(settings)] if devices.is_elsewhere(settings) else lines
 
 
 def _relative(settings: Settings) -> Iterator[str]:

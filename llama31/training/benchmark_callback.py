@@ -11,7 +11,6 @@ from megatron.core import parallel_state
 from torch.distributed import ProcessGroup, ReduceOp
 
 from llama31 import rules
-from llama31.checkpoint.saver import Saver
 from llama31.common.errors import RunAborted
 from llama31.model.device import peak_memory
 from llama31.run_dir import startup_log
@@ -27,6 +26,7 @@ from llama31.run_dir.events import (
 )
 from llama31.run_dir.start_point import Start
 from llama31.settings import Settings
+from llama31.training.checkpoint_saver import Saver
 
 WARM_STEPS = 3  # steps that may take longer than STEP_TIME_ATOL: compilation, first allocations
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from llama31.common.errors import UserError
 from llama31.config import paths
+from llama31.launch import remote_shell
+from llama31.launch.slurm import job_states, remote_files
+from llama31.launch.slurm.job_states import PENDING, RUNNING, UNKNOWN, JobState
 from llama31.run_dir.events import FAILED, INTERRUPTED, WORST_LAST, worst
 from llama31.run_dir.job_chain import Submission
-from llama31.slurm import place, remote, states
-from llama31.slurm.states import PENDING, RUNNING, UNKNOWN, JobState
 
 INTERVAL = 3.0  # each question is one squeue
 
@@ -39,7 +40,7 @@ class _Job:
         # The machine that submits may not see the cluster's files.
         where = "" if self.log.exists() else self.destination
         try:
-            printed = remote.output(where, ["tail", "-n", f"+{self.printed + 1}", str(self.log)])
+            printed = remote_shell.output(where, ["tail", "-n", f"+{self.printed + 1}", str(self.log)])
         except UserError:  # no log yet
             return []
         *lines, rest = printed.split("\n")
@@ -67,7 +68,7 @@ def follow(submitted: Sequence[tuple[Path, Submission]], interval: float = INTER
         print(f"\nno longer following; the jobs go on. To see them: {see}", flush=True)
         for destination in sorted({job.destination for job in left}):
             ids = [str(job.job_id) for job in left if job.destination == destination]
-            print(f"To end them: {shlex.join(remote.command(destination, ['scancel', *ids]))}", flush=True)
+            print(f"To end them: {shlex.join(remote_shell.command(destination, ['scancel', *ids]))}", flush=True)
         return INTERRUPTED
     return worst(_exit_code(run_dir, jobs[-1]) for run_dir, jobs in runs.items())
 
@@ -98,7 +99,7 @@ def _all_news(jobs: Sequence[_Job]) -> Iterator[str]:
     """What is new of all jobs; each place that took some is asked once."""
     for destination in sorted({job.destination for job in jobs}):
         of_place = [job for job in jobs if job.destination == destination]
-        now = states.states([job.job_id for job in of_place], destination)
+        now = job_states.states([job.job_id for job in of_place], destination)
         for job in of_place:
             yield from (job.title + line for line in _news(job, now[job.job_id]))
 
@@ -141,7 +142,7 @@ def _words(job_id: int, state: JobState) -> str:
 def _exit_code(run_dir: Path, last: _Job) -> int:
     """Exit code of the run's outcome or, where no job has started ranks or that is not known, of the last job."""
     try:
-        has_begun, outcome = place.last_outcome(run_dir, "" if run_dir.is_dir() else last.destination)
+        has_begun, outcome = remote_files.last_outcome(run_dir, "" if run_dir.is_dir() else last.destination)
     except UserError:
         has_begun, outcome = False, None
     if has_begun:

@@ -1,4 +1,4 @@
-"""One rank of a Slurm job: python3 -m llama31.slurm.rank JOB_DIR, a task of srun.
+"""One rank of a Slurm job: python3 -m llama31.launch.slurm.rank JOB_DIR, a task of srun.
 
 It makes sure that the settings arrived, says in torch's variables which rank it is, and becomes what every rank runs.
 """
@@ -8,13 +8,13 @@ import signal
 import sys
 from pathlib import Path
 
-from llama31 import ranks
 from llama31.common.errors import UserError
 from llama31.config.parallel_layout import Layout
+from llama31.launch import rank_command
+from llama31.launch.slurm import env_check
 from llama31.run_dir import record
 from llama31.run_dir.events import ABORTED, BAD_INPUT, Outcome
 from llama31.settings import Settings
-from llama31.slurm import arrived
 
 
 def main(job_dir: Path) -> None:
@@ -22,13 +22,13 @@ def main(job_dir: Path) -> None:
     # The time limit's warning would end a process that does not listen yet; so it waits until this rank does.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
-        arrived.check(job_dir)
+        env_check.check(job_dir)
         settings = record.load_settings(job_dir)
-        environment = ranks.environment(settings, {**os.environ, **rank_variables(settings)})
+        environment = rank_command.environment(settings, {**os.environ, **rank_variables(settings)})
     except UserError as error:
         _tell(job_dir, "; ".join(error.lines))
         sys.exit(BAD_INPUT)
-    command = ranks.command(job_dir)
+    command = rank_command.command(job_dir)
     os.execve(command[0], command, environment)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llama31 import provenance
 from llama31.common.errors import UserError
 from llama31.config import paths
 from llama31.data import run_tokenizer
+from llama31.launch import provenance
 from llama31.plan.plan import Plan
 from llama31.run_dir import record, start_point, summary
 from llama31.run_dir.events import ABORTED, FAILED, Outcome

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llama31 import out_of_memory, preparation, ranks, run_directory, signals
 from llama31.common.files import failures_named
 from llama31.config import paths
+from llama31.launch import out_of_memory, prepare, rank_command, run_directory, signals
 from llama31.plan.plan import Plan
 from llama31.run_dir import record
 from llama31.settings import Settings
@@ -16,7 +16,7 @@ from llama31.settings import Settings
 
 def command(settings: Settings, directory: Path) -> list[str]:
     """torchrun with one process for each rank of this machine."""
-    python, *rank = ranks.command(directory)
+    python, *rank = rank_command.command(directory)
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={settings.gpus_per_node}"]
     return [python, *torchrun, *rank]
 
@@ -26,10 +26,10 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
 
     `arguments` are the user's, for the record.
     """
-    settings = replace(plan.settings, seeds=plan.settings.seeds.strip() or preparation.draw_seed())
+    settings = replace(plan.settings, seeds=plan.settings.seeds.strip() or prepare.draw_seed())
     plan = replace(plan, resolved=replace(plan.resolved, settings=settings))
     directory = run_directory.make(settings)
-    started, environment = command(settings, directory), ranks.environment(settings, os.environ)
+    started, environment = command(settings, directory), rank_command.environment(settings, os.environ)
     with failures_named(directory):
         run_directory.begin(directory, plan, arguments, started, environment)
         print(plan.summary() + f"  seed {settings.seeds}\nrun directory: {directory}\n", flush=True)

@@ -1,4 +1,4 @@
-"""What a Slurm job does once, before and after its ranks: python3 -m llama31.slurm.job begin|end JOB_DIR ...
+"""What a Slurm job does once, before and after its ranks: python3 -m llama31.launch.slurm.job begin|end JOB_DIR ...
 
 `begin` looks at settings, data and checkpoints as a run on one machine does, and fills the job's directory, for the
 ranks to start. Where nothing is left to do it leaves it empty, and its exit code is the job's.
@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from llama31 import out_of_memory, preparation, ranks, run_directory
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.config import paths
+from llama31.launch import out_of_memory, prepare, rank_command, run_directory
+from llama31.launch.slurm import env_check
 from llama31.run_dir import job_chain, record, time_limit_warning
 from llama31.run_dir.events import BAD_INPUT, INTERRUPTED
 from llama31.settings import names
-from llama31.slurm import arrived
 
 LOCKS_OUTLIVE_NODES = 150  # seconds: NFS keeps the locks of a node that was lost until its lease ends, 90 s by default
 
@@ -39,19 +39,19 @@ def begin(job_dir: Path, allowed: Sequence[str]) -> int:
     """Fills the job's directory for its ranks; `allowed` names the settings in which the run may change."""
     signal.signal(signal.SIGUSR1, _time_is_up)
     time_limit_warning.watch(job_dir)
-    arrived.check(job_dir)
+    env_check.check(job_dir)
     assignments = [f"{name}={os.environ.get(name, '')}" for name in names()]
-    resolved, data = preparation.checked(assignments, {})
+    resolved, data = prepare.checked(assignments, {})
     resolved = replace(resolved, origins=dict.fromkeys(resolved.origins, paths.SCRIPT))
-    preparation.refuse_missing_gpus(resolved.settings)
-    command = ranks.command(job_dir)
-    prepared = preparation.prepare(resolved, data, allowed, command, thorough=True)
+    prepare.refuse_missing_gpus(resolved.settings)
+    command = rank_command.command(job_dir)
+    prepared = prepare.prepare(resolved, data, allowed, command, thorough=True)
     if prepared.outcome:
         return prepared.say_finished()
     prepared.take_up(LOCKS_OUTLIVE_NODES)
     plan = prepared.plan
     with failures_named(job_dir):
-        run_directory.begin(job_dir, plan, assignments, command, ranks.environment(plan.settings, os.environ))
+        run_directory.begin(job_dir, plan, assignments, command, rank_command.environment(plan.settings, os.environ))
         run_directory.name_latest(job_dir.parent)
     print(f"{plan.summary()}  seed {plan.settings.seeds}\n{_begins(job_dir)}", flush=True)
     return 0

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from llama31.common.errors import UserError
+from llama31.launch import remote_shell
 from llama31.run_dir.events import INTERRUPTED
-from llama31.slurm import remote
 
 UNKNOWN = "UNKNOWN"
 PENDING = "PENDING"
@@ -83,7 +83,7 @@ def _squeue(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
     fields = ",".join(f"{name}:|" for name in SQUEUE_FORMAT)
     argv = ["squeue", "--noheader", "--states=all", _jobs(job_ids), f"--Format={fields}"]
     try:
-        printed = remote.output(destination, argv)
+        printed = remote_shell.output(destination, argv)
     except UserError as error:
         if FORGOTTEN in str(error):
             return {}
@@ -95,7 +95,7 @@ def _sacct(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
     """What accounting says, nothing where there is none."""
     argv = ["sacct", "--noheader", "--parsable2", "--allocations", _jobs(job_ids), f"--format={','.join(SACCT_FIELDS)}"]
     try:
-        printed = remote.output(destination, argv)
+        printed = remote_shell.output(destination, argv)
     except UserError:
         return {}
     return {

@@ -67,7 +67,7 @@ def _refused(what: str) -> Callable:
     """In the place of a function that would answer wrongly without CUDA, and say nothing."""
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise RuntimeError(f"{what} of a CUDA device: there is none on the CPU (llama31.model.cpu)")
+        raise RuntimeError(f"{what} of a CUDA device: there is none on the CPU (llama31.model.cpu_backend)")
 
     return refuse
 

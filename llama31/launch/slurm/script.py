@@ -1,15 +1,14 @@
 """Settings -> the sbatch script of a run, from the template job.sbatch beside this file."""
 
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llama31.config import containers, devices, paths
 from llama31.config.resolve import handed_on
+from llama31.launch import remote_shell
 from llama31.run_dir import time_limit_warning
 from llama31.settings import Device, Settings, names, shown
-from llama31.slurm import remote
 
 TEMPLATE = Path(__file__).with_name("job.sbatch")
 
@@ -31,12 +30,12 @@ def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environmen
     image, on_gpus = settings.image, devices.device(settings) is not Device.cpu
     return template.render(
         run_dir=run_dir,
-        unset_slurm_options=remote.environment(),
+        unset_slurm_options=remote_shell.environment(),
         options=options(settings, run_dir),
         exports=exports(settings, environment),
         max_retries=settings.max_retries,
-        code=code(settings),
-        python=python(settings),
+        code=paths.job_code(settings),
+        python=paths.job_python(settings),
         runtime=settings.container.name if image else "",
         image=image,
         mounts=containers.mounted(settings) if image else [],
@@ -83,15 +82,3 @@ def exports(settings: Settings, environment: Mapping[str, str]) -> dict[str, str
     there = handed_on(environment, afar=bool(settings.host))
     theirs = {name: value for name, value in there.items() if name.isidentifier()}
     return {**ours, **theirs}
-
-
-def code(settings: Settings) -> str:
-    """Directory of this repository as the jobs find it."""
-    return settings.code_path or str(paths.REPOSITORY)
-
-
-def python(settings: Settings) -> str:
-    """The Python of the jobs: the image's, that of the code elsewhere, or this one."""
-    if settings.image:
-        return "python3"
-    return f"{code(settings)}/.venv/bin/python" if settings.host or settings.code_path else sys.executable

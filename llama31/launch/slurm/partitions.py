@@ -4,9 +4,9 @@ import os
 from dataclasses import dataclass
 
 from llama31.common.errors import UserError
+from llama31.launch import remote_shell
 from llama31.plan.validate_slurm import seconds
 from llama31.settings import Settings
-from llama31.slurm import remote
 
 USUAL = "4:00:00"
 """A time limit to name where any works."""
@@ -21,9 +21,9 @@ class Partition:
     most: str
 
 
-def known(destination: str, timeout: float = remote.PATIENCE) -> dict[str, Partition]:
+def known(destination: str, timeout: float = remote_shell.PATIENCE) -> dict[str, Partition]:
     """All partitions by their names, hidden ones too. Raises UserError where Slurm cannot be asked."""
-    printed = remote.output(destination, ["sinfo", "--all", "--noheader", "--format=%R|%L|%l"], timeout=timeout)
+    printed = remote_shell.output(destination, ["sinfo", "--all", "--noheader", "--format=%R|%L|%l"], timeout=timeout)
     lines = [line.split("|") for line in printed.splitlines()]
     return {
         line[0]: Partition("" if line[1] in ("n/a", "NONE") else line[1], line[2]) for line in lines if len(line) == 3
@@ -42,7 +42,7 @@ def check_time(settings: Settings, destination: str, kept: list[str]) -> None:
         return
     try:
         there = known(destination)
-    except remote.Unreachable:
+    except remote_shell.Unreachable:
         raise
     except UserError:  # sbatch says more
         return

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama31 import ranks
 from llama31.checkpoint import identity
 from llama31.config import paths
 from llama31.config.resolve import handed_on, read_by_libraries
 from llama31.data import inputs, run_tokenizer
 from llama31.data.inputs import Data
+from llama31.launch import rank_command
 from llama31.plan.plan import Plan, user_command
 from llama31.run_dir import record, start_point
 from llama31.settings import Settings
@@ -62,7 +62,9 @@ def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
     now = {**_code(), "data": _data(settings, inputs.look(settings)[0])}
     if now["data"] and isinstance(recorded := was.get("data"), dict):
         recorded["tokenizer"] = identity.current(recorded.get("tokenizer"), settings)
-    theirs, ours = (handed_on(of) for of in (was.get("environment", {}), ranks.environment(settings, os.environ)))
+    theirs, ours = (
+        handed_on(of) for of in (was.get("environment", {}), rank_command.environment(settings, os.environ))
+    )
     changed = [f"{name}={value}" for name, value in theirs.items() if ours.get(name) != value]
     unset = [word for name in ours.keys() - theirs.keys() for word in ("-u", name)]
     prefix = ["env", *unset, *changed] if unset or changed else []

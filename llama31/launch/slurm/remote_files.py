@@ -6,15 +6,14 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from llama31 import run_directory
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, atomic_writer, failures_named
 from llama31.common.json_files import parse_json
-from llama31.config import mounts, paths
+from llama31.config import paths
+from llama31.launch import cluster_needs, remote_shell, run_directory
 from llama31.run_dir import job_chain, record
 from llama31.run_dir.events import Outcome
 from llama31.settings import Settings
-from llama31.slurm import remote, script
 
 
 def new_directory(settings: Settings, destination: str) -> Path:
@@ -30,7 +29,7 @@ def fill(settings: Settings, directory: Path, files: Mapping[str, str], destinat
     Raises UserError with a line for each thing that the jobs need and the cluster lacks.
     """
     if destination:
-        if wrong := remote.output(destination, ["sh"], _filling(settings, directory, files, destination)):
+        if wrong := remote_shell.output(destination, ["sh"], _filling(settings, directory, files, destination)):
             raise UserError(wrong.splitlines())
         return
     try:
@@ -43,7 +42,7 @@ def fill(settings: Settings, directory: Path, files: Mapping[str, str], destinat
 def write(directory: Path, files: Mapping[str, str], destination: str) -> None:
     """Writes files by their names into a run directory that is there, each whole or not at all."""
     if destination:
-        remote.output(destination, ["sh"], _all([f"cd -- {_quoted(directory)}", *_writing(files)]))
+        remote_shell.output(destination, ["sh"], _all([f"cd -- {_quoted(directory)}", *_writing(files)]))
         return
     with failures_named(directory):
         for name, text in files.items():
@@ -58,7 +57,7 @@ def take_back(directory: Path, files: Mapping[str, str], destination: str) -> No
         return
     names = " ".join(map(_quoted, files))
     try:
-        remote.output(destination, ["sh"], f'cd -- {_quoted(directory)} && rm -f -- {names} && rmdir -- "$PWD"\n')
+        remote_shell.output(destination, ["sh"], f'cd -- {_quoted(directory)} && rm -f -- {names} && rmdir -- "$PWD"\n')
     except UserError:  # the reason why nothing was submitted is what counts
         return
 
@@ -71,7 +70,7 @@ def last_outcome(run_dir: Path, destination: str) -> tuple[bool, Outcome | None]
     if not destination:
         begun = job_chain.begun_dirs(run_dir)
         return bool(begun), record.load_outcome(begun[-1]) if begun else None
-    lines = remote.output(destination, ["sh"], _outcomes(run_dir)).splitlines()
+    lines = remote_shell.output(destination, ["sh"], _outcomes(run_dir)).splitlines()
     outcomes = {Path(name): text for name, _, text in (line.partition(" ") for line in lines)}
     begun = job_chain.in_order(outcomes)
     text = outcomes[begun[-1]] if begun else ""
@@ -88,37 +87,6 @@ done 2>/dev/null
 """
 
 
-def needed(settings: Settings) -> Iterator[tuple[str, str]]:
-    """What jobs need where they are submitted: a condition in shell, and the line to say if it does not hold.
-
-    Of what is read, inputs.py says more where this machine sees it. MOUNTS may name disks that only nodes have.
-    """
-    where = f"not on {settings.host}" if settings.host else "not there"
-    for name in mounts.READ if settings.host else ():
-        if path := getattr(settings, name):
-            yield f"[ -d {_quoted(path)} ]", f"{name.upper()}={path}: {where}; name the directory as it is called there"
-    if settings.image.startswith("/"):
-        yield f"[ -e {_quoted(settings.image)} ]", f"IMAGE={settings.image}: {where}; name the image's file there"
-    if settings.image and settings.code_path:  # the image has it, or MOUNTS shows it
-        return
-    code, python = script.code(settings), script.python(settings)
-    found = f"[ -d {_quoted(f'{code}/llama31')} ]"
-    yield found, f"CODE_PATH={code}: {where}; name the directory of this repository there"
-    if not settings.image:
-        yield f"! {found} || [ -x {_quoted(python)} ]", f"{python}: {where}; bash dev/setup.sh in CODE_PATH makes it"
-
-
-def lacking(settings: Settings, destination: str = "", timeout: float = remote.PATIENCE) -> list[str]:
-    """A line for each thing that jobs need and the machine lacks. Raises UserError where it cannot be asked."""
-    return remote.output(destination, ["/bin/sh"], "\n".join(_looks(settings)) + "\n", timeout).splitlines()
-
-
-def _looks(settings: Settings) -> Iterator[str]:
-    """Shell that prints a line for each thing that is lacking, and sets a variable of that name."""
-    yield from ("lacking=", "lacks() { printf '%s\\n' \"$1\"; lacking=1; }")
-    yield from (f"{holds} || lacks {_quoted(line)}" for holds, line in needed(settings))
-
-
 def _filling(settings: Settings, directory: Path, files: Mapping[str, str], destination: str) -> str:
     """Shell that makes the directory, whole or not at all, and prints a line for all that speaks against it."""
     partial = _quoted(directory.with_name(f".{directory.name}.{secrets.token_hex(4)}{PARTIAL}"))
@@ -131,7 +99,7 @@ def _filling(settings: Settings, directory: Path, files: Mapping[str, str], dest
     ]
     failed = f"printf '%s: %s\\n' {_quoted(f'JOB_DIR={settings.job_dir} on {destination}')} \"$why\""
     lines = [
-        *_looks(settings),
+        *cluster_needs.checks(settings),
         '[ -z "$lacking" ] || exit 0',
         f"make() {{\n{_all(steps)}}}",
         f'why="$(make 2>&1)" || {{ rm -rf -- {partial}; {failed}; }}',
