@@ -208,7 +208,7 @@ class _Run:
         return saver
 
     def _open_log(self, settings: Settings, data: Data, departed: list[str]) -> None:
-        from llama31.mlperf.log import MLPerfLog, continued
+        from llama31.mlperf.log.writer import MLPerfLog, continued
 
         file = self.run_dir / paths.MLPERF_LOG
         if self.start.goes_on:

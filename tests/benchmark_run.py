@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llama31 import rules
-from llama31.mlperf.log import MLPerfLog
+from llama31.mlperf.log.writer import MLPerfLog
 from llama31.run_dir.events import Evaluation, Observer, Outcome, Step
 from llama31.settings import Settings
 

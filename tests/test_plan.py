@@ -17,7 +17,7 @@ from llama31.config.departures import departures
 from llama31.config.parallel_layout import Layout
 from llama31.config.resolve import Resolved, resolve
 from llama31.launch import local, prepare, run_directory
-from llama31.mlperf.log import MLPerfLog
+from llama31.mlperf.log.writer import MLPerfLog
 from llama31.plan import validate
 from llama31.plan.plan import Plan
 from llama31.plan.validate_slurm import NEEDS_PARTITION

@@ -31,7 +31,7 @@ from llama31.corpus import consolidate
 from llama31.data.tokenizer import TOKENIZER_FILE
 from llama31.estimates import memory, speed
 from llama31.estimates.gpus import GB, GPUS
-from llama31.mlperf import rcp, several
+from llama31.mlperf.check import convergence, submission
 from llama31.plan import validate
 from llama31.run_dir import events
 from llama31.run_dir.events import ABORTED, TARGET_NOT_REACHED, Outcome
@@ -364,7 +364,7 @@ def test_verdicts_are_those_of_check(tmp_path: Path, capsys: pytest.CaptureFixtu
         write_log(tmp_path / "failed.log", outcome=Outcome(ABORTED, "x", TARGET_NOT_REACHED, 1, SETTINGS.gbs)): 1,
     }
     for (log, exit_code), row in zip(logs.items(), table("Verdict begins with"), strict=True):
-        assert several.run([log], rules.RULESETS[-1]) == exit_code == int(row["Exit code"])
+        assert submission.run([log], rules.RULESETS[-1]) == exit_code == int(row["Exit code"])
         assert f"\nverdict: {row['Verdict begins with']}" in capsys.readouterr().out
 
 
@@ -376,13 +376,15 @@ def test_verdicts_over_several_are_those_of_check(tmp_path: Path, capsys: pytest
     same = [write_run(tmp_path / f"same-{number}", seed=1, evaluations=15) for number in (1, 2)]
     rows = table("Verdict over several begins with")
     for given, row in zip((runs, runs[:2], opened, same), rows, strict=True):
-        assert several.run(given, rules.RULESETS[-1]) == int(row["Exit code"])
+        assert submission.run(given, rules.RULESETS[-1]) == int(row["Exit code"])
         assert f"\nverdict: {row['Verdict over several begins with']}" in capsys.readouterr().out
 
 
 def test_words_on_convergence_are_those_of_check() -> None:
-    points = rcp.Points(rules.RULESETS[-1])
-    source = Path(rcp.__file__).read_text(encoding="utf-8") + Path(several.__file__).read_text(encoding="utf-8")
+    points = convergence.Points(rules.RULESETS[-1])
+    source = Path(convergence.__file__).read_text(encoding="utf-8") + Path(submission.__file__).read_text(
+        encoding="utf-8"
+    )
     words = [row["Convergence"] for row in table("Convergence")]
     early = [([], []), ([184_320], []), ([208_896] * 3, []), ([147_456] * 3, [])]
     for given, word in zip(early, words[2:], strict=False):

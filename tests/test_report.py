@@ -30,8 +30,8 @@ from llama31 import rules
 from llama31.cli import main as cli
 from llama31.common.errors import UserError
 from llama31.config import paths
-from llama31.mlperf import lines as module
-from llama31.mlperf.log import MLPerfLog, continued
+from llama31.mlperf.log import reader as module
+from llama31.mlperf.log.writer import MLPerfLog, continued
 from llama31.report import command, find_logs
 from llama31.run_dir import record, summary
 from llama31.run_dir.events import Evaluation, Outcome, Saved, Step

@@ -22,7 +22,7 @@ from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 from llama31 import rules
 from llama31.config import paths
 from llama31.launch import provenance
-from llama31.mlperf import several
+from llama31.mlperf.check import submission
 from llama31.report import command
 from llama31.run_dir import record, startup_log
 from llama31.run_dir.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
@@ -78,7 +78,7 @@ def test_target_reached(settings: dict[str, Any], tmp_path: Path, monkeypatch: p
     assert run.outcome.status == "success"
     assert run.outcome.consumed_samples == 3 * 8
     assert logged(run)[-1] == ("run_stop", "success")
-    assert several.run([run.run_dir], "6.1.0") == 0
+    assert submission.run([run.run_dir], "6.1.0") == 0
     assert_memory_is_in_the_report(run, Path(settings["JOB_DIR"]) / "report.html")
     stored = record.load_settings(run.run_dir)
     assert (stored.target, stored.size, stored.seeds) == (6.5, "tiny", "1")

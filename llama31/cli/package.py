@@ -17,7 +17,7 @@ def system(
 ) -> None:
     """Draft the system description of a submission from this machine and the settings in the environment."""
     from llama31.config.resolve import resolve
-    from llama31.submission import system as system_description
+    from llama31.mlperf.package import system_description
 
     raise typer.Exit(system_description.run(resolve([], os.environ), output))
 
@@ -31,6 +31,6 @@ def package(
     ruleset: Annotated[str, typer.Option(help=f"One of {', '.join(rules.RULESETS)}.")] = rules.RULESETS[-1],
 ) -> None:
     """Make the tree of a submission from ten runs, and have the official checkers judge it."""
-    from llama31.submission import package as submission_package
+    from llama31.mlperf.package import package as submission_package
 
     raise typer.Exit(submission_package.run(org, system, runs, output, ruleset))

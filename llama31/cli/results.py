@@ -23,9 +23,9 @@ def check(
     from llama31.report import find_logs
 
     logs = [log for run in runs for log in find_logs.find([run])]
-    from llama31.mlperf import several
+    from llama31.mlperf.check import submission
 
-    raise typer.Exit(several.run(logs, ruleset))
+    raise typer.Exit(submission.run(logs, ruleset))
 
 
 @app.command()

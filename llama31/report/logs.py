@@ -13,8 +13,8 @@ from typing import Any
 from mlperf_logging.mllog import constants
 
 from llama31.common.errors import UserError
-from llama31.mlperf.lines import BLOCK, parsed, scan, why
-from llama31.mlperf.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number, is_whole
+from llama31.mlperf.log.reader import BLOCK, parsed, scan, why
+from llama31.mlperf.log.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number, is_whole
 
 STEP_TIME, TRAINING_LOSS = "train_step_time", "reduced_train_loss"
 """Tracked statistics of NVIDIA's logs: seconds of a step, or of the mean step of a block; training loss of a step."""

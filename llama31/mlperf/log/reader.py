@@ -13,7 +13,7 @@ from mlperf_logging.compliance_checker.mlp_parser.ruleset_610 import TOKEN
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
-from llama31.mlperf.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number, shown
+from llama31.mlperf.log.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number, shown
 
 BLOCK = 1 << 20  # bytes of a log read at a time, and of the longest line
 GZIP = b"\x1f\x8b"

@@ -7,7 +7,7 @@ from functools import cache
 
 from mlperf_logging.mllog import constants
 
-from llama31.mlperf.records import RUN_RESUMED, TARGET_ACCURACY, TRACKED_STATS, Finding, Log
+from llama31.mlperf.log.records import RUN_RESUMED, TARGET_ACCURACY, TRACKED_STATS, Finding, Log
 
 KNOWN = {
     *(value for name, value in vars(constants).items() if name.isupper() and isinstance(value, str)),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mlperf_logging.mllog import constants
 
-from llama31.mlperf.records import Finding, Log, Record
+from llama31.mlperf.log.records import Finding, Log, Record
 
 _VALUES = (constants.GLOBAL_BATCH_SIZE, constants.SUBMISSION_BENCHMARK)
 """Words of which rcp_checker takes the value of the last line that has them; of the others, the samples_count."""

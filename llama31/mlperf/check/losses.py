@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mlperf_logging.mllog import constants
 
-from llama31.mlperf.records import Log, Record, is_number
+from llama31.mlperf.log.records import Log, Record, is_number
 
 RISE = 1.05
 """A loss above so many times the best one so far is a spike; of 30 published runs of v5.1 one has one, of 5%."""

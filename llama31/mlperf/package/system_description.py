@@ -14,9 +14,9 @@ from llama31.common.errors import UserError
 from llama31.common.files import atomic_writer, failures_named
 from llama31.config.mlperf_names import are_same, is_name
 from llama31.config.resolve import Resolved
-from llama31.mlperf.records import shown
+from llama31.mlperf.log.records import shown
+from llama31.mlperf.package import machine
 from llama31.settings import Division, Status
-from llama31.submission import machine
 
 BLANK = "FILL IN: "
 """How a value begins that the machine cannot know."""

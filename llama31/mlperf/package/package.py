@@ -23,13 +23,13 @@ from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, failures_named, publish
 from llama31.config import paths
 from llama31.config.mlperf_names import are_same, directory_name, is_name
-from llama31.mlperf import several
-from llama31.mlperf.check import Report
-from llama31.mlperf.several import Several
+from llama31.mlperf.check import submission
+from llama31.mlperf.check.one_log import Report
+from llama31.mlperf.check.submission import Several
+from llama31.mlperf.package import code, official_checkers, system_description
+from llama31.mlperf.package.official_checkers import Checked
 from llama31.run_dir import record
 from llama31.settings import Settings
-from llama31.submission import checkers, code, system
-from llama31.submission.checkers import Checked
 
 NOT_NAMED = ("unset", "SUBMISSION_ORG_PLACEHOLDER")
 """What a log says where nobody has named the organisation."""
@@ -58,11 +58,11 @@ def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, rul
     """
     directories = [paths.latest_run(run_dir) for run_dir in run_dirs]
     _refuse(_misnamed(org, directories, output))
-    description = system.read(system_file)
-    found = several.judge(directories, ruleset)
+    description = system_description.read(system_file)
+    found = submission.judge(directories, ruleset)
     said = _said(found, constants.SUBMISSION_ORG)
     submitters = [org, *([said] if said not in NOT_NAMED else [])]
-    _refuse(system.problems(system_file, description, submitters))
+    _refuse(system_description.problems(system_file, description, submitters))
     runs = [_load(report) for report in found.reports]
     _refuse(_unfit(description, runs, found))
     runs.sort(key=lambda one: one.report.log.all(constants.RUN_START)[0].time_ms)
@@ -74,7 +74,7 @@ def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, rul
         with tempfile.TemporaryDirectory(prefix=f"{output.name}.", suffix=PARTIAL, dir=output.parent) as directory:
             tree = Path(directory) / output.name
             _write(tree, org, system_file, runs, commit)
-            checked = checkers.check(tree, org, name, ruleset)
+            checked = official_checkers.check(tree, org, name, ruleset)
             # package_checker leaves the scaling of the score there, and will again at MLCommons.
             (_results(tree, org, name) / "scaling.json").unlink(missing_ok=True)
             accepted = all(one.accepts for one in checked)
@@ -82,8 +82,8 @@ def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, rul
                 os.sync()
                 publish(tree, output)
     notes = [
-        *system.notes(system_file, description),
-        *system.disagreements(
+        *system_description.notes(system_file, description),
+        *system_description.disagreements(
             system_file,
             description,
             _said(found, constants.SUBMISSION_PLATFORM),
@@ -141,7 +141,7 @@ def _unfit(description: Mapping[str, str], runs: Sequence[Run], found: Several) 
             yield f"{report.file}: a log of the open division; package makes submissions of the closed one"
     if not found.holds:
         yield from found.failures
-    nodes, per_node = (system.count(description, field) for field in system.COUNTS)
+    nodes, per_node = (system_description.count(description, field) for field in system_description.COUNTS)
     for one in runs:
         settings = one.settings
         ran = f"ran on {settings.nnodes} x {settings.gpus_per_node} accelerators"
@@ -176,8 +176,8 @@ def _lines(runs: Sequence[Run], found: Several, said: Sequence[Checked], notes: 
     for one in runs:
         if one.record.get("uncommitted_changes"):
             yield f"note: {one.directory}: ran with uncommitted changes, which the packed commit does not have"
-    yield from (f"note: {note}" for note in (*notes, *several.excuses(found)))
-    yield from several.closing(found)
+    yield from (f"note: {note}" for note in (*notes, *submission.excuses(found)))
+    yield from submission.closing(found)
     for checked in said:
         yield f"{checked.checker}: {'accepts the tree' if checked.accepts else 'does not accept the tree'}"
         yield from (f"{checked.checker}: {finding}" for finding in checked.findings)

@@ -7,9 +7,9 @@ from statistics import multimode
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
-from llama31.mlperf import losses, misread, spelling
-from llama31.mlperf.records import OPTIONAL_KEYS, TARGET_ACCURACY, Log, Record, is_number, is_whole, listed
-from llama31.mlperf.score import minutes
+from llama31.mlperf.check import losses, rcp_misreadings, spelling
+from llama31.mlperf.check.score import minutes
+from llama31.mlperf.log.records import OPTIONAL_KEYS, TARGET_ACCURACY, Log, Record, is_number, is_whole, listed
 from llama31.settings import Status
 
 STATUSES = [status.value for status in Status]
@@ -17,7 +17,7 @@ STATUSES = [status.value for status in Status]
 
 def notes(log: Log) -> Iterator[str]:
     """Describe what is unusual in a log."""
-    searched = misread.notes(log) if log.is_closed else ()
+    searched = rcp_misreadings.notes(log) if log.is_closed else ()
     return chain(_keys(log), _end(log), _cadence(log), _lags(log), losses.notes(log), searched)
 
 

@@ -20,9 +20,9 @@ from mlperf_logging.mllog import constants
 from mlperf_logging.rcp_checker import rcp_checker
 
 from llama31 import rules
-from llama31.mlperf import score
-from llama31.mlperf.lines import TOKEN
-from llama31.mlperf.records import Log
+from llama31.mlperf.check import score
+from llama31.mlperf.log.reader import TOKEN
+from llama31.mlperf.log.records import Log
 
 PASS = "pruned_rcps"  # what package_checker asks for
 SLOWER = "slower than the reference"

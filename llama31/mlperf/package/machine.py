@@ -1,6 +1,7 @@
 """What this machine says of itself, for a system description; nothing of torch, and nothing that needs root.
 
-Each function gives fields of a description (see `llama31.submission.system`) that it could find out, and no others.
+Each function returns those fields of a description (see `llama31.mlperf.package.system_description`) that it could
+find out, and no others.
 """
 
 import contextlib

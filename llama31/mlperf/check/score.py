@@ -5,7 +5,7 @@ from statistics import fmean
 
 from mlperf_logging.mllog import constants
 
-from llama31.mlperf.records import Log, is_number, is_whole
+from llama31.mlperf.log.records import Log, is_number, is_whole
 
 
 def minutes(log: Log) -> float | None:

@@ -2,7 +2,7 @@
 
 How the run ended, whether evaluations were skipped, whether sample counts are exact and values fit each other.
 Each function gives the findings against one side of a log. MLCommons has published logs whose sample counts lag
-(eval_accuracy a batch behind, blocks that restart from 0): such things are notes (`llama31.mlperf.notes`).
+(eval_accuracy a batch behind, blocks that restart from 0): such things are notes (`llama31.mlperf.check.notes`).
 """
 
 import math
@@ -12,7 +12,8 @@ from itertools import chain, pairwise
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
-from llama31.mlperf.records import (
+from llama31.mlperf.check.score import minutes
+from llama31.mlperf.log.records import (
     ABOVE_ZERO,
     OPTIONAL_KEYS,
     TARGET_ACCURACY,
@@ -25,7 +26,6 @@ from llama31.mlperf.records import (
     is_whole,
     shown,
 )
-from llama31.mlperf.score import minutes
 
 OPENING = (
     constants.CACHE_CLEAR,

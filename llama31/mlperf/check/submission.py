@@ -1,7 +1,7 @@
 """`python3 -m llama31 check`: the verdict on one log, or on several that are to be one submission.
 
-Of several logs each must hold by itself (`llama31.mlperf.check`). Over them the seeds must differ and all else be the
-same, and they must not converge faster than the reference (`llama31.mlperf.rcp`).
+Of several logs each must hold by itself (`llama31.mlperf.check.one_log`). Over them the seeds must differ and all else
+be the same, and they must not converge faster than the reference (`llama31.mlperf.check.convergence`).
 """
 
 import math
@@ -17,13 +17,13 @@ from mlperf_logging.mllog import constants
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.config import paths
-from llama31.mlperf import alike, check, official, score
-from llama31.mlperf.check import Report
-from llama31.mlperf.evaluated import Evaluated
-from llama31.mlperf.records import Finding, Log, is_number, listed, shown
+from llama31.mlperf.check import compare_logs, official, one_log, score
+from llama31.mlperf.check.one_log import Report
+from llama31.mlperf.check.validation_data import Evaluated
+from llama31.mlperf.log.records import Finding, Log, is_number, listed, shown
 
 if TYPE_CHECKING:
-    from llama31.mlperf import rcp
+    from llama31.mlperf.check import convergence
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ class Several:
         has_data = len(self.evaluated) == len(self.reports) and all(one.holds for one in self.evaluated.values())
         settings = f"the {len(self.stated)} settings that the logs state are the same"
         found = {
-            "the seeds differ": (alike.seeds(logs), all(log.all(constants.SEED) for log in logs.values())),
-            settings: (alike.different(self.stated, list(logs), excepted), bool(self.stated)),
-            "evaluations are after the same numbers of samples": (alike.cadence(evaluated), bool(evaluated)),
-            "the validation data is the same": (alike.validation_data(self.evaluated), has_data),
+            "the seeds differ": (compare_logs.seeds(logs), all(log.all(constants.SEED) for log in logs.values())),
+            settings: (compare_logs.different(self.stated, list(logs), excepted), bool(self.stated)),
+            "evaluations are after the same numbers of samples": (compare_logs.cadence(evaluated), bool(evaluated)),
+            "the validation data is the same": (compare_logs.validation_data(self.evaluated), has_data),
         }
         compared = {title: (list(findings), is_stated) for title, (findings, is_stated) in found.items()}
         return {title: findings for title, (findings, is_stated) in compared.items() if findings or is_stated}
@@ -101,9 +101,9 @@ class Several:
         return {self.name(report): report.log for report in self.reports if not report.second_run}
 
     @cached_property
-    def stated(self) -> alike.Stated:
+    def stated(self) -> compare_logs.Stated:
         """Settings that the logs state, the seed aside."""
-        return alike.settings(self.logs)
+        return compare_logs.settings(self.logs)
 
     @cached_property
     def evaluated(self) -> dict[str, Evaluated]:
@@ -111,23 +111,23 @@ class Several:
         return {self.name(report): report.evaluated for report in self.reports if report.evaluated}
 
     @cached_property
-    def points(self) -> "rcp.Points":
+    def points(self) -> "convergence.Points":
         """The reference convergence points."""
-        from llama31.mlperf import rcp  # half a second, by scipy: a mistake is told before
+        from llama31.mlperf.check import convergence  # half a second, by scipy: a mistake is told before
 
-        return rcp.Points(self.ruleset)
+        return convergence.Points(self.ruleset)
 
     @cached_property
-    def convergence(self) -> "rcp.Verdict | None":
+    def convergence(self) -> "convergence.Verdict | None":
         """Verdict by the reference points; None where the logs are not of one batch size, or not all closed."""
         batches = {report.log.whole(constants.GLOBAL_BATCH_SIZE) for report in self.reports}
         batch = batches.pop()
         if batches or batch is None or not all(report.is_closed for report in self.reports):
             return None
         if self.is_complete and not self.damaged:
-            from llama31.mlperf import rcp
+            from llama31.mlperf.check import convergence
 
-            return rcp.official([report.log for report in self.reports], self.points)
+            return convergence.official([report.log for report in self.reports], self.points)
         converged: list[int] = []
         others: list[int] = []
         for report in self.reports:
@@ -159,7 +159,7 @@ class Several:
     def failures(self) -> list[str]:
         """All that is wrong, a line each. One run says too little of a mean for its convergence to count."""
         found = list(
-            alike.gathered({self.name(one): () if one in self.excused else one.failures for one in self.reports})
+            compare_logs.gathered({self.name(one): () if one in self.excused else one.failures for one in self.reports})
         )
         found += [str(finding) for findings in self.checks.values() for finding in findings]
         if len(self.reports) > 1 and self.convergence and not self.convergence.holds:
@@ -196,13 +196,13 @@ def judge(runs: Sequence[Path], ruleset: str) -> Several:
     resolved = [run.resolve() for run in runs]
     if twice := [str(run) for run in dict.fromkeys(resolved) if resolved.count(run) > 1]:
         raise UserError(f"{', '.join(twice)}: given more than once")
-    return Several(ruleset, [check.check(run, ruleset) for run in runs])
+    return Several(ruleset, [one_log.check(run, ruleset) for run in runs])
 
 
 def lines(found: Several) -> Iterator[str]:
     """The report in plain words; the last line is the verdict."""
     if len(found.reports) == 1:
-        yield from check.lines(found.reports[0], list(_convergence(found)))
+        yield from one_log.lines(found.reports[0], list(_convergence(found)))
         return
     yield f"ruleset {found.ruleset}, {len(found.reports)} logs below {found.directory}"
     yield f"{'':<9}{'seed':>11}{'samples':>10}{'minutes':>9}{'loss':>8}  log"
@@ -254,7 +254,7 @@ def _common(title: str, found: Several, said: Callable[[Report], Sequence[str]])
         for line in said(report):
             of_line.setdefault(line, []).append(found.name(report))
     for line, files in of_line.items():
-        yield f"{title}: {'' if len(files) == number else f'{alike.named(files, number)}: '}{line}"
+        yield f"{title}: {'' if len(files) == number else f'{compare_logs.named(files, number)}: '}{line}"
 
 
 def closing(found: Several) -> Iterator[str]:
@@ -270,7 +270,7 @@ def _convergence(found: Several) -> Iterator[str]:
     batch = found.reports[0].log.whole(constants.GLOBAL_BATCH_SIZE)
     if batch and (reference := found.points.reference(batch)):
         yield f"rcp: the reference: {reference}"
-    yield f"rcp: {found.convergence.words}{check.damage(found.damaged)}"
+    yield f"rcp: {found.convergence.words}{one_log.damage(found.damaged)}"
 
 
 def _score(found: Several) -> Iterator[str]:
@@ -291,7 +291,7 @@ def _verdict(found: Several) -> str:
             verdict += f"; MLCommons' checkers {accept} them as a submission"
         elif not found.damaged and all(report.is_closed for report in found.reports):
             verdict += f"; the official checker accepts {found.number_accepted} of the {number} logs"
-        return verdict + check.damage(found.damaged)
+        return verdict + one_log.damage(found.damaged)
     if not all(report.is_closed for report in found.reports):
         return "hold together outside the closed division"
     if not found.is_complete:

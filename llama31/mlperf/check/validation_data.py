@@ -8,8 +8,8 @@ from mlperf_logging.mllog import constants
 
 from llama31.common.files import failures_named
 from llama31.config import paths
-from llama31.mlperf.lines import BLOCK, parsed, why
-from llama31.mlperf.records import Damage, Damages, Finding, Log, shown
+from llama31.mlperf.log.reader import BLOCK, parsed, why
+from llama31.mlperf.log.records import Damage, Damages, Finding, Log, shown
 
 KEY = "token_hash"
 

@@ -1,7 +1,7 @@
 """Whether an MLPerf log holds, and where it does not, why.
 
-MLCommons' compliance checker judges (`llama31.mlperf.official`), and what it does not look at comes on top
-(`llama31.mlperf.own_rules`). `llama31.mlperf.several` is the verb `check`, over one log or several.
+MLCommons' compliance checker judges (`llama31.mlperf.check.official`), and what it does not look at comes on top
+(`llama31.mlperf.check.own_rules`). `llama31.mlperf.check.submission` is the verb `check`, over one log or several.
 
 A log of the open division is judged by the closed division's rules too, for the benchmark has none for the open one,
 and holds if it keeps all of them but those that it departs from. So a demonstration or a small experiment can be
@@ -18,10 +18,10 @@ from mlperf_logging.mllog import constants
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.config import paths
-from llama31.mlperf import evaluated, misread, notes, official, own_rules, spelling
-from llama31.mlperf.evaluated import Evaluated
-from llama31.mlperf.lines import read
-from llama31.mlperf.records import TARGET_ACCURACY, Damages, Finding, Log, Record
+from llama31.mlperf.check import notes, official, own_rules, rcp_misreadings, spelling, validation_data
+from llama31.mlperf.check.validation_data import Evaluated
+from llama31.mlperf.log.reader import read
+from llama31.mlperf.log.records import TARGET_ACCURACY, Damages, Finding, Log, Record
 
 # The setting behind each value that may depart from the closed division. A log that declares its departures names
 # the settings (see `MLPerfLog.describe`), and may not depart in anything else.
@@ -93,7 +93,7 @@ def check(path: Path, ruleset: str) -> Report:
     if not log.records and not damaged.count:
         raise UserError(f"{file}: has no :::MLLOG line; give a run directory or an MLPerf log")
 
-    data = evaluated.beside(file, log)
+    data = validation_data.beside(file, log)
     found, warnings = official.judge(log.records, ruleset)
     checks = {"every :::MLLOG line can be read": list(own_rules.damage(damaged))}
     if second := own_rules.second_run(log):  # all else follows from it
@@ -137,7 +137,7 @@ def _rules(log: Log) -> dict[str, list[Finding]]:
     """What the official checker does not look at -> what is wrong there."""
     evaluations = list(own_rules.evaluations(log))
     of_evaluations = {"no evaluation was skipped, and sample counts are exact": evaluations}
-    searched = {"no other line has words by which rcp_checker finds its values": list(misread.findings(log))}
+    searched = {"no other line has words by which rcp_checker finds its values": list(rcp_misreadings.findings(log))}
     return {
         "the values are possible and fit each other": [*own_rules.values(log), *own_rules.relations(log)],
         "the run's events are in order": list(own_rules.order(log)),

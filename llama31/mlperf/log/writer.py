@@ -1,7 +1,7 @@
 """The MLPerf log of a run: one file of `:::MLLOG` lines, with all that rulesets 5.1.0 to 6.1.0 want to read.
 
 What each key must hold: the rule files of mlperf-logging's compliance_checker (training_*/common.yaml,
-closed_common.yaml, closed_llama31_8b.yaml). `llama31.mlperf.check` judges a log.
+closed_common.yaml, closed_llama31_8b.yaml). `llama31.mlperf.check.one_log` judges a log.
 """
 
 import json
@@ -19,12 +19,12 @@ from mlperf_logging.mllog.mllog import MLLogger
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.estimates.gpus import GB
-from llama31.mlperf.lines import TOKEN, read
-from llama31.mlperf.records import RUN_RESUMED, TARGET_ACCURACY, TRACKED_STATS
+from llama31.mlperf.log.reader import TOKEN, read
+from llama31.mlperf.log.records import RUN_RESUMED, TARGET_ACCURACY, TRACKED_STATS
 from llama31.run_dir.events import Evaluation, Observer, Outcome, Step
 from llama31.settings import Precision, Settings
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 # Lowest precision of (linear layers, attention, communication), as ruleset 6.1.0 names them. Transformer Engine's
 # fp8 recipe leaves attention in bf16; activations and gathered parameters travel between ranks in bf16.

@@ -19,7 +19,7 @@ from mlperf_logging.compliance_checker.mlp_parser.ruleset_610 import LogLine
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
-from llama31.mlperf.records import ABOVE_ZERO, NONE, Finding, Log, Record, count, is_event, shown
+from llama31.mlperf.log.records import ABOVE_ZERO, NONE, Finding, Log, Record, count, is_event, shown
 
 RULE_FILES = Path(mlp_compliance.__file__).parent
 

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from mlperf_logging.mllog import constants
 
-from llama31.mlperf import evaluated, official, spelling
-from llama31.mlperf.evaluated import Evaluated
-from llama31.mlperf.records import Finding, Log, Record, is_event, listed, shown
+from llama31.mlperf.check import official, spelling
+from llama31.mlperf.check.validation_data import KEY, Evaluated
+from llama31.mlperf.log.records import Finding, Log, Record, is_event, listed, shown
 
 PLACES = {constants.SAMPLES_COUNT, constants.EPOCH_NUM, constants.EPOCH_COUNT, constants.STEP_NUM, "samples", "step"}
 """Metadata that give a record a place in the run's course."""
@@ -98,7 +98,7 @@ def validation_data(runs: Mapping[str, Evaluated]) -> Iterator[Finding]:
     """Evaluated tokens that differ from run to run; a run with several, or none that is known, is told of by itself."""
     different = _by_value({file: run.hashes[0] for file, run in runs.items() if len(set(run.hashes)) == 1})
     if len(different) > 1:
-        yield Finding(evaluated.KEY, _each(different, len(runs)), "one, the same in all runs")
+        yield Finding(KEY, _each(different, len(runs)), "one, the same in all runs")
 
 
 def gathered(findings: Mapping[str, Iterable[Finding]]) -> Iterator[str]:
