@@ -36,7 +36,7 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     rank = int(os.environ.get("RANK", "0"))
     run = _Run(run_dir, rank, _keep_output(run_dir, rank))
     startup_log.reached(startup_log.RANK)
-    # A checkpoint may come from anywhere; what torch reads of it is data, never code (`llama31.checkpoint.trust`).
+    # A checkpoint may come from anywhere: torch reads data from it, never code (`safe_unpickle`).
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     signal.signal(signal.SIGINT, run.interrupt)
     signal.signal(signal.SIGUSR1, run.warn)

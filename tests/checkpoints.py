@@ -12,12 +12,13 @@ from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlan
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from llama31.checkpoint import identity, store
+from llama31.checkpoint.formats import nemo
 from llama31.config.resolve import resolve
 from llama31.launch import prepare
 from llama31.plan import validate
 from llama31.settings import Settings
 
-DATA_FILE = f"{store.WEIGHTS}/__0_0.distcp"
+DATA_FILE = f"{nemo.WEIGHTS}/__0_0.distcp"
 
 
 def settings_of(given: dict[str, str], *more: str) -> Settings:
@@ -30,10 +31,10 @@ def save(given: dict[str, str], root: Path, job: int, step: int, **of_manifest: 
     settings = settings_of(given)
     seed = int(settings.seeds)
     path = root / store.name(seed, job, step)
-    (path / store.WEIGHTS).mkdir(parents=True)
-    (path / store.CONTEXT).mkdir()
+    (path / nemo.WEIGHTS).mkdir(parents=True)
+    (path / nemo.CONTEXT).mkdir()
     (path / DATA_FILE).write_bytes(bytes(range(256)) * 10)
-    (path / store.CONTEXT / "model.yaml").write_text("config: {}\n")
+    (path / nemo.CONTEXT / "model.yaml").write_text("config: {}\n")
     manifest = store.Manifest(
         seed=seed,
         job=job,
@@ -51,7 +52,7 @@ def save(given: dict[str, str], root: Path, job: int, step: int, **of_manifest: 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint whole, whatever ranks saved them: weights, and the optimizer's moments."""
     state: dict[str, Any] = {}
-    reader = FileSystemReader(checkpoint / store.WEIGHTS)
+    reader = FileSystemReader(checkpoint / nemo.WEIGHTS)
     _load_state_dict(state, storage_reader=reader, planner=_EmptyStateDictLoadPlanner(), no_dist=True)
     found = {name: value for name, value in _flat(state).items() if isinstance(value, torch.Tensor)}
     assert any(name.startswith("optimizer") for name in found), sorted(found)[:5]
@@ -60,7 +61,7 @@ def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 def common(checkpoint: Path) -> dict[str, Any]:
     """What is no sharded tensor: schedule, loops, data position, random states; by its path."""
-    return _flat(torch.load(checkpoint / store.WEIGHTS / "common.pt", weights_only=True))
+    return _flat(torch.load(checkpoint / nemo.WEIGHTS / "common.pt", weights_only=True))
 
 
 def different(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:

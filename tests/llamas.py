@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from llama31.checkpoint.rope import RopeScaling
+from llama31.checkpoint.formats.rope import RopeScaling
 
 STRETCHED = RopeScaling(**{name: value for name, value in ROPE_SCALING.items() if name != "rope_type"})
 

@@ -16,7 +16,7 @@ from checkpoints import DATA_FILE, save, settings_of
 from runs import arguments
 from saved_tokenizers import change_ids, save_again
 
-from llama31.checkpoint import identity, removal, resume, space, store
+from llama31.checkpoint import disk_space, identity, removal, resume, store
 from llama31.cli import launch
 from llama31.common import reading
 from llama31.common.errors import UserError
@@ -405,15 +405,15 @@ def test_the_one_just_saved_stays_whatever_the_names_say(saving: dict[str, str],
 def test_a_disk_that_is_too_small(saving: dict[str, str], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(saving)
     data = validate.check(settings)
-    needs = space.estimate(settings, data)
+    needs = disk_space.estimate(settings, data)
     parameters = 238_144
     assert needs == pytest.approx(parameters * 14, abs=2_000_001)
     total = shutil.disk_usage(root.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=needs))
-    space.check(settings, data)
+    disk_space.check(settings, data)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=needs - 1))
     with pytest.raises(UserError, match=r"CONTINUAL_CKPT=.*: the next checkpoint takes about 5\.3 MB, .*5\.3 MB free"):
-        space.check(settings, data)
+        disk_space.check(settings, data)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=2 * needs - 1))
     two = [*arguments(saving), "NEXP=2", "SEEDS=7 8"]
     with pytest.raises(UserError, match=r"the next checkpoints of 2 experiments take about 10\.7 MB, "):

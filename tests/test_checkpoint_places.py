@@ -8,8 +8,10 @@ import pytest
 from checkpoints import save, settings_of
 from runs import Run, arguments
 
-from llama31.checkpoint import convert, places, removal, resume, store
-from llama31.checkpoint.nemo import BACKEND
+from llama31.checkpoint import locate, removal, resume, store
+from llama31.checkpoint.convert import convert
+from llama31.checkpoint.formats import nemo
+from llama31.checkpoint.formats.nemo import BACKEND
 from llama31.cli import launch
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL
@@ -23,9 +25,9 @@ NAME = store.name(SEED, 1, 10)
 
 def converted(path: Path) -> Path:
     """A directory that looks like a converted checkpoint."""
-    (path / store.CONTEXT).mkdir(parents=True)
-    (path / store.WEIGHTS).mkdir()
-    (path / store.WEIGHTS / BACKEND).write_text("{}")
+    (path / nemo.CONTEXT).mkdir(parents=True)
+    (path / nemo.WEIGHTS).mkdir()
+    (path / nemo.WEIGHTS / BACKEND).write_text("{}")
     return path
 
 
@@ -63,7 +65,7 @@ def test_it_is_refused_before_anything_is_made(saving: dict[str, str], root: Pat
 
 def test_a_link_to_a_checkpoint_and_one_into_it(saving: dict[str, str], root: Path, tmp_path: Path) -> None:
     path = save(saving, root, 1, 10)
-    for target, words in ((path, "is the checkpoint"), (path / store.CONTEXT, "is inside the checkpoint")):
+    for target, words in ((path, "is the checkpoint"), (path / nemo.CONTEXT, "is inside the checkpoint")):
         link = tmp_path / f"to {target.name}"
         link.symlink_to(target)
         (line,) = validate.look(settings_of(saving, f"CONTINUAL_CKPT={link}"))[1]
@@ -78,7 +80,7 @@ def test_a_converted_checkpoint_is_one(saving: dict[str, str], tmp_path: Path) -
     path = converted(tmp_path / "llama")
     (line,) = validate.look(settings_of(saving, f"CONTINUAL_CKPT={path}"))[1]
     assert line.endswith(f"CONTINUAL_CKPT={tmp_path} works")
-    shutil.rmtree(path / store.CONTEXT)
+    shutil.rmtree(path / nemo.CONTEXT)
     assert validate.look(settings_of(saving, f"CONTINUAL_CKPT={path}"))[1] == []
 
 
@@ -132,9 +134,9 @@ def test_a_directory_within_a_checkpoint(how: str, below: str, usual: dict[str, 
 def test_a_long_list_is_cut(root: Path) -> None:
     for number in range(7):
         converted(root / f"llama-{number}")
-    assert places.mistaken(root).startswith("is not a checkpoint, it holds llama-0, llama-1, ")
-    assert "llama-4 and 2 more; name one of them" in places.mistaken(root)
-    assert places.mistaken(root / "llama-0") == places.mistaken(Path("/")) == ""
+    assert locate.mistaken(root).startswith("is not a checkpoint, it holds llama-0, llama-1, ")
+    assert "llama-4 and 2 more; name one of them" in locate.mistaken(root)
+    assert locate.mistaken(root / "llama-0") == locate.mistaken(Path("/")) == ""
 
 
 # convert
@@ -147,8 +149,8 @@ def test_what_convert_takes_for_a_source(usual: dict[str, str], root: Path, tmp_
     (llama / "config.json").write_text("{}")
     for source, target, end in (
         (root, "hf", f"is not a checkpoint, it holds {NAME}; name one of them, such as {path}"),
-        (path / store.WEIGHTS, "hf", f"is inside the checkpoint {path}; name that"),
-        (path / store.WEIGHTS, "nemo", f"is inside the checkpoint {path}; name that"),
+        (path / nemo.WEIGHTS, "hf", f"is inside the checkpoint {path}; name that"),
+        (path / nemo.WEIGHTS, "nemo", f"is inside the checkpoint {path}; name that"),
         (llama.parent, "nemo", f"is not a checkpoint, it holds llama; name one of them, such as {llama}"),
     ):
         with pytest.raises(UserError) as error:
@@ -166,11 +168,11 @@ def note(path: Path) -> None:
 
 
 def nested(path: Path) -> None:
-    (path / store.CONTEXT / store.name(SEED, 2, 12) / store.WEIGHTS).mkdir(parents=True)
+    (path / nemo.CONTEXT / store.name(SEED, 2, 12) / nemo.WEIGHTS).mkdir(parents=True)
 
 
 def lock(path: Path) -> None:
-    (path / store.WEIGHTS / ".seed-7.lock").touch()
+    (path / nemo.WEIGHTS / ".seed-7.lock").touch()
 
 
 def empty(path: Path) -> None:
@@ -178,7 +180,7 @@ def empty(path: Path) -> None:
 
 
 def link(path: Path) -> None:
-    (path / store.CONTEXT / "io.json").symlink_to("/etc/hostname")
+    (path / nemo.CONTEXT / "io.json").symlink_to("/etc/hostname")
 
 
 FOREIGN = {
@@ -231,7 +233,7 @@ def test_saves_write_what_may_be_removed(trained: tuple[Run, Path], tmp_path: Pa
     path = Path(shutil.copytree(trained[1], tmp_path / f"{trained[1].name}{PARTIAL}"))
     assert removal.foreign(path) == "", "as its manifest lists it"
     (path / store.MANIFEST).rename(path / f"{store.MANIFEST}{PARTIAL}")
-    (path / store.WEIGHTS / ".metadata.tmp").touch()
-    shutil.copytree(path / store.CONTEXT / "tokenizer", path / "tokenizer")
+    (path / nemo.WEIGHTS / ".metadata.tmp").touch()
+    shutil.copytree(path / nemo.CONTEXT / "tokenizer", path / "tokenizer")
     assert removal.foreign(path) == ""
     assert removal.clear(path).endswith(": removed, a save that was killed") and not os.path.lexists(path)

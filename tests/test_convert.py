@@ -22,18 +22,8 @@ from llamas import KINDS
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from llama31.checkpoint import (
-    architecture,
-    convert,
-    huggingface,
-    mapping,
-    metadata,
-    nemo,
-    parity,
-    reference_config,
-    rope,
-    to_hugging_face,
-)
+from llama31.checkpoint.convert import convert, logits_parity, reference_config, to_hugging_face
+from llama31.checkpoint.formats import architecture, dcp_metadata, hugging_face, nemo, parameter_mapping, rope
 from llama31.common.errors import UserError
 from llama31.common.progress import Progress
 from llama31.model.one_rank import one_rank
@@ -179,8 +169,8 @@ def test_two_ranks_load_it(kind: str, layout: str, loaded: Path, models: Path, t
 def test_megatrons_own_save_has_the_same_tensors(loaded: Path, converted: Path) -> None:
     name, *_ = KINDS
     ours, own = (
-        metadata.read(converted / name / "weights"),
-        metadata.read(loaded / ranks_of_converted.OWN_SAVE / "weights"),
+        dcp_metadata.read(converted / name / "weights"),
+        dcp_metadata.read(loaded / ranks_of_converted.OWN_SAVE / "weights"),
     )
     assert {key: (value.dtype, value.shape) for key, value in ours.items()} == {
         key: (value.dtype, value.shape) for key, value in own.items()
@@ -242,8 +232,8 @@ def test_another_configuration_is_another_model(
     shutil.copytree(models / "3.1", tmp_path / "source")
     llamas.edit_config(tmp_path / "source", **change)
     with one_rank():
-        theirs, ours = huggingface.look(tmp_path / "source"), nemo.look(converted / "3.1")
-        assert not parity.compare(theirs, ours, lambda _: None).passes
+        theirs, ours = hugging_face.look(tmp_path / "source"), nemo.look(converted / "3.1")
+        assert not logits_parity.compare(theirs, ours, lambda _: None).passes
 
 
 def test_a_source_saved_by_transformers_5(models: Path, tmp_path: Path, tokens: torch.Tensor) -> None:
@@ -313,14 +303,14 @@ def ones_for_norms(key: str, tensors: list[torch.Tensor], *rest: Any) -> torch.T
     return torch.ones_like(tensors[0]) if key.endswith("layer_norm_weight") else JOIN(key, tensors, *rest)
 
 
-JOIN = mapping.join
+JOIN = parameter_mapping.join
 
 
 @pytest.mark.parametrize("mistake", [swapped, ones_for_norms])
 def test_a_wrong_conversion_does_not_get_the_name(
     mistake: Callable, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(mapping, "join", mistake)
+    monkeypatch.setattr(parameter_mapping, "join", mistake)
     assert convert.convert(models / "3.1", tmp_path / "out", "nemo") == 1
     assert not (tmp_path / "out").exists()
     printed = capsys.readouterr()
@@ -329,13 +319,13 @@ def test_a_wrong_conversion_does_not_get_the_name(
 
 
 def test_a_parameter_that_is_not_mapped_is_named(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    less = {key: names for key, names in mapping.IN_EACH_LAYER.items() if key != "mlp.linear_fc2.weight"}
-    monkeypatch.setattr(mapping, "IN_EACH_LAYER", less)
+    less = {key: names for key, names in parameter_mapping.IN_EACH_LAYER.items() if key != "mlp.linear_fc2.weight"}
+    monkeypatch.setattr(parameter_mapping, "IN_EACH_LAYER", less)
     with pytest.raises(ValueError, match=r"not mapped.*mlp\.linear_fc2\.weight"):
         convert.convert(models / "3.1", tmp_path / "out", "nemo")
     monkeypatch.undo()
-    drop = {**mapping.IN_EACH_LAYER, mapping.FC1: ("mlp.gate_proj.weight", "mlp.gate_proj.weight")}
-    monkeypatch.setattr(mapping, "IN_EACH_LAYER", drop)
+    drop = {**parameter_mapping.IN_EACH_LAYER, parameter_mapping.FC1: ("mlp.gate_proj.weight", "mlp.gate_proj.weight")}
+    monkeypatch.setattr(parameter_mapping, "IN_EACH_LAYER", drop)
     with pytest.raises(ValueError, match=r"not mapped.*mlp\.up_proj\.weight"):
         convert.convert(models / "3.1", tmp_path / "out", "nemo")
 

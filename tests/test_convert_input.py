@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llama31.checkpoint import convert, huggingface, metadata, nemo
+from llama31.checkpoint.convert import convert
+from llama31.checkpoint.formats import dcp_metadata, hugging_face, nemo
 from llama31.common.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -93,31 +94,31 @@ def config_is_not_json(source: Path) -> str:
 
 def missing_shard(source: Path) -> str:
     (source / SHARD).unlink()
-    return f"{source / huggingface.INDEX}: names {SHARD}, which is not there; get it again"
+    return f"{source / hugging_face.INDEX}: names {SHARD}, which is not there; get it again"
 
 
 def index_names_another_file(source: Path) -> str:
-    index = source / huggingface.INDEX
+    index = source / hugging_face.INDEX
     index.write_text(index.read_text().replace(SHARD, "model-00007-of-00006.safetensors"))
     return f"{index}: names model-00007-of-00006.safetensors, which is not there"
 
 
 def index_leaves_the_directory(source: Path) -> str:
-    index = source / huggingface.INDEX
+    index = source / hugging_face.INDEX
     index.write_text(index.read_text().replace(SHARD, f"../{SHARD}"))
     return f"{index}: "
 
 
 def no_index(source: Path) -> str:
-    (source / huggingface.INDEX).unlink()
-    return f"{source}: holds model-00001-of-00006.safetensors, but no {huggingface.INDEX}"
+    (source / hugging_face.INDEX).unlink()
+    return f"{source}: holds model-00001-of-00006.safetensors, but no {hugging_face.INDEX}"
 
 
 def pickled_weights(source: Path) -> str:
     for file in source.glob("*.safetensors*"):
         file.unlink()
     (source / "pytorch_model.bin").write_bytes(b"")
-    return f"{source}: holds no model.safetensors and no {huggingface.INDEX}; get the whole checkpoint, as safetensors"
+    return f"{source}: holds no model.safetensors and no {hugging_face.INDEX}; get the whole checkpoint, as safetensors"
 
 
 def truncated(source: Path) -> str:
@@ -183,10 +184,10 @@ def tensor_too_many(source: Path) -> str:
 
 
 def tensor_in_another_file(source: Path) -> str:
-    index = json.loads((source / huggingface.INDEX).read_text())
+    index = json.loads((source / hugging_face.INDEX).read_text())
     index["weight_map"]["model.norm.weight"] = SHARD
-    (source / huggingface.INDEX).write_text(json.dumps(index))
-    return f"{source / huggingface.INDEX}: says that {SHARD} holds model.norm.weight; it does not"
+    (source / hugging_face.INDEX).write_text(json.dumps(index))
+    return f"{source / hugging_face.INDEX}: says that {SHARD} holds model.norm.weight; it does not"
 
 
 def change(source: Path, name: str, tensor: torch.Tensor, says: str) -> str:
@@ -275,7 +276,7 @@ def test_files_that_are_not_whole(spoil: Callable[[Path], str], source: Path, tm
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_repeats_the_rest_is_left_out(dtype: torch.dtype, source: Path) -> None:
     """Frequencies as in Llama 2's own files, and an output layer that is the tied embedding."""
-    expected = huggingface.look(source).tensors.keys() - {"lm_head.weight"}
+    expected = hugging_face.look(source).tensors.keys() - {"lm_head.weight"}
     rope = {name: llamas.COMMON[name] for name in ("rope_theta", "rope_scaling")}
     repeated = {INV_FREQ.format(layer): llamas.frequencies(16, rope).to(dtype) for layer in range(4)}
     (embedding,) = (
@@ -286,7 +287,7 @@ def test_what_repeats_the_rest_is_left_out(dtype: torch.dtype, source: Path) -> 
     change(source, "lm_head.weight", embedding, "")
     llamas.add_tensors(source, repeated)
     llamas.edit_config(source, tie_word_embeddings=True)
-    assert huggingface.look(source).tensors.keys() == expected
+    assert hugging_face.look(source).tensors.keys() == expected
 
 
 def test_all_missing_files_are_named(source: Path, tmp_path: Path) -> None:
@@ -360,19 +361,19 @@ def other_format(source: Path) -> str:
 
 
 def no_table(source: Path) -> str:
-    (source / "weights" / metadata.FILE).unlink()
-    return f"{source / 'weights' / metadata.FILE}: No such file or directory"
+    (source / "weights" / dcp_metadata.FILE).unlink()
+    return f"{source / 'weights' / dcp_metadata.FILE}: No such file or directory"
 
 
 def truncated_table(source: Path) -> str:
-    file = source / "weights" / metadata.FILE
+    file = source / "weights" / dcp_metadata.FILE
     file.write_bytes(file.read_bytes()[:-100])
     return f"{file}: cannot be read as the table of a distributed checkpoint"
 
 
 def missing_file(source: Path) -> str:
     (source / "weights" / "__0_2.distcp").unlink()
-    return f"{source / 'weights' / metadata.FILE}: names __0_2.distcp, which is not there"
+    return f"{source / 'weights' / dcp_metadata.FILE}: names __0_2.distcp, which is not there"
 
 
 def truncated_file(source: Path) -> str:
@@ -388,7 +389,7 @@ def a_part_left_out(source: Path) -> str:
     table = FileSystemReader(source / "weights").read_metadata()
     key = "module.decoder.layers.mlp.linear_fc2.weight"
     table.state_dict_metadata[key].chunks.pop()
-    (source / "weights" / metadata.FILE).write_bytes(pickle.dumps(table))
+    (source / "weights" / dcp_metadata.FILE).write_bytes(pickle.dumps(table))
     return f"{source / 'weights'}: {key} is not whole: the table leaves out a part of it"
 
 
@@ -459,7 +460,7 @@ def test_nothing_in_a_checkpoint_is_executed(made: Path, tmp_path: Path) -> None
     pickle.loads(bomb)  # noqa: S301 - the attack works on a plain unpickler
     assert victim.exists()
     victim.unlink()
-    (tmp_path / "source" / "weights" / metadata.FILE).write_bytes(bomb)
+    (tmp_path / "source" / "weights" / dcp_metadata.FILE).write_bytes(bomb)
     (line,) = refusal(tmp_path / "source", tmp_path / "out", "--to=hf")
     assert "cannot be read as the table" in line
     assert not victim.exists()

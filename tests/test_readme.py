@@ -21,7 +21,9 @@ from submissions import ten_runs, write_run
 
 from dev import demo_tokenizer, settings_table
 from llama31 import rules
-from llama31.checkpoint import convert, huggingface, store
+from llama31.checkpoint import store
+from llama31.checkpoint.convert import convert
+from llama31.checkpoint.formats import hugging_face, nemo
 from llama31.cli import main as cli
 from llama31.common.errors import UserError
 from llama31.config import paths, recompute
@@ -116,7 +118,7 @@ def run_dir_files() -> set[str]:
 
 def checkpoint_files() -> set[str]:
     """Names that a checkpoint may hold, of a run, of Hugging Face or one that was converted."""
-    return {store.MANIFEST, store.WEIGHTS, store.CONTEXT, huggingface.CONFIG, convert.RECORD}
+    return {store.MANIFEST, nemo.WEIGHTS, nemo.CONTEXT, hugging_face.CONFIG, convert.RECORD}
 
 
 def data_files() -> set[str]:

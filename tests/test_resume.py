@@ -13,6 +13,7 @@ from runs import TESTS, Run, run_forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llama31.checkpoint import store
+from llama31.checkpoint.formats import nemo
 from llama31.config import paths
 from llama31.mlperf.check import submission
 from llama31.run_dir import record
@@ -182,9 +183,9 @@ def test_checkpoints_and_what_they_hold(in_three_jobs: Chain) -> None:
     visible = {path.name for path in in_three_jobs.checkpoints.iterdir() if not path.name.startswith(".")}
     assert visible == names, "nothing else is left"
     assert {path.name for path in in_three_jobs.last.iterdir()} == {
-        store.WEIGHTS, store.CONTEXT, store.MANIFEST, paths.MLPERF_LOG, paths.METRICS,
+        nemo.WEIGHTS, nemo.CONTEXT, store.MANIFEST, paths.MLPERF_LOG, paths.METRICS,
     }  # fmt: skip
-    assert {"io.json", "model.yaml"} <= {path.name for path in (in_three_jobs.last / store.CONTEXT).iterdir()}
+    assert {"io.json", "model.yaml"} <= {path.name for path in (in_three_jobs.last / nemo.CONTEXT).iterdir()}
 
 
 def test_three_jobs_write_one_log_that_holds(in_three_jobs: Chain, capsys: pytest.CaptureFixture) -> None:

@@ -12,8 +12,9 @@ from oracle import ROPE_SCALING
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from llama31.checkpoint import architecture, reference_config
-from llama31.checkpoint.rope import Rope, RopeScaling, read
+from llama31.checkpoint.convert import reference_config
+from llama31.checkpoint.formats import architecture
+from llama31.checkpoint.formats.rope import Rope, RopeScaling, read
 from llama31.common.errors import UserError
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -15,7 +15,8 @@ import tiny
 import torch
 from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_forked, stopped_by
 
-from llama31.checkpoint import nemo, store
+from llama31.checkpoint import store
+from llama31.checkpoint.formats import nemo
 from llama31.common.files import PARTIAL
 from llama31.config import paths
 from llama31.config.resolve import resolve
@@ -140,12 +141,12 @@ def test_context_holds_the_tokenizer_and_nothing_beside_it(
     """NeMo finds its tokenizer in the checkpoint, wherever that is moved to."""
     checkpoint = checkpoints.copy(trained[1], tmp_path)
     found = nemo.look(checkpoint)
-    assert found.tokenizer == checkpoint / store.CONTEXT / nemo.TOKENIZER
+    assert found.tokenizer == checkpoint / nemo.CONTEXT / nemo.TOKENIZER
     names = {file.name for file in found.tokenizer.iterdir()}
     assert names == {"tokenizer.json", "tokenizer_config.json"}
     assert tokenizer.fingerprint(found.tokenizer) == tokenizer.fingerprint(settings["TOKENIZER_PATH"])
     assert not list(checkpoint.rglob(tiny.WEIGHTS_BESIDE))
-    assert {path.name for path in checkpoint.iterdir() if path.is_dir()} == {store.CONTEXT, store.WEIGHTS}
+    assert {path.name for path in checkpoint.iterdir() if path.is_dir()} == {nemo.CONTEXT, nemo.WEIGHTS}
     assert not list(trained[1].parent.rglob(f"*{PARTIAL}"))
 
 
@@ -205,7 +206,7 @@ def test_nothing_in_a_checkpoint_is_executed(
 ) -> None:
     """What torch.load reads; for the table of contents see test_trust.py."""
     path = checkpoints.copy(trained[1], tmp_path)
-    torch.save(Mischief(tmp_path / "executed"), path / store.WEIGHTS / "common.pt")
+    torch.save(Mischief(tmp_path / "executed"), path / nemo.WEIGHTS / "common.pt")
     run = run_forked({**settings, "FROM_HF": 1, "MODEL_CKPT": path, "STOP_AT_STEP": 1})
     assert not (tmp_path / "executed").exists()
     assert run.exit_code == FAILED, run.printed + run.logs()

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 
 from dev import demo_tokenizer
 from llama31.checkpoint import store
+from llama31.checkpoint.formats import nemo
 from llama31.cli import launch
 from llama31.common.errors import UserError
 from llama31.config import paths
@@ -322,7 +323,7 @@ def test_a_pad_token_of_the_data_changes_nothing(
         "left_out": ["pad_token=,", "tokenizer_class=GPT2Tokenizer"],
     }
     (checkpoint,) = store.listing(tmp_path / "checkpoints")
-    saved = checkpoint.path / store.CONTEXT / paths.TOKENIZER
+    saved = checkpoint.path / nemo.CONTEXT / paths.TOKENIZER
     assert ids_of_a_run(saved, tmp_path / "copy") == right_ids(Path(comma))
 
 

@@ -13,8 +13,8 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, Met
 from torch.distributed.checkpoint.planner import SavePlan, WriteItemType
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from llama31.checkpoint import metadata
-from llama31.checkpoint.trust import read_table
+from llama31.checkpoint.formats import dcp_metadata
+from llama31.checkpoint.formats.safe_unpickle import read_table
 from llama31.common.errors import UserError
 
 BY_PYTHON_3_11_2 = Path(__file__).parent / "fixtures" / "table_by_python_3.11.2.metadata"
@@ -41,7 +41,7 @@ def test_a_table_that_runs_something_is_refused(
     call: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / metadata.FILE).write_bytes(pickle.dumps(Runs(*call)))
+    (tmp_path / dcp_metadata.FILE).write_bytes(pickle.dumps(Runs(*call)))
     with pytest.raises(UserError, match=r"\.metadata: cannot be read as the table .*'names "):
         read_table(tmp_path)
     assert not (tmp_path / "executed").exists()
@@ -49,7 +49,7 @@ def test_a_table_that_runs_something_is_refused(
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\x80\x04"])
 def test_a_damaged_table_is_one_line(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / metadata.FILE).write_bytes(content)
+    (tmp_path / dcp_metadata.FILE).write_bytes(content)
     with pytest.raises(UserError, match=r"^[^\n]*cannot be read as the table of a distributed checkpoint[^\n]*$"):
         read_table(tmp_path)
 
@@ -68,10 +68,10 @@ def test_tables_that_torch_writes_are_read(dtype: torch.dtype, tmp_path: Path) -
 
 def test_a_table_written_by_python_3_11_2(tmp_path: Path) -> None:
     """It pickles a member of an Enum as getattr(class, name); both readers know it, and torch agrees."""
-    shutil.copyfile(BY_PYTHON_3_11_2, tmp_path / metadata.FILE)
+    shutil.copyfile(BY_PYTHON_3_11_2, tmp_path / dcp_metadata.FILE)
     table = read_table(tmp_path)
     assert table.state_dict_metadata["weight"].size == (2, 3)
-    assert metadata.read(tmp_path)["weight"].dtype == "bfloat16"
+    assert dcp_metadata.read(tmp_path)["weight"].dtype == "bfloat16"
     assert len(table.all_local_plans) == 1
     by_torch = FileSystemReader(tmp_path).read_metadata()
     assert table.state_dict_metadata.keys() == by_torch.state_dict_metadata.keys()
@@ -79,7 +79,7 @@ def test_a_table_written_by_python_3_11_2(tmp_path: Path) -> None:
 
 def test_either_form_of_an_enum_member_is_read(tmp_path: Path) -> None:
     for call in ((getattr, WriteItemType, "SHARD"), (WriteItemType, WriteItemType.SHARD.value)):
-        (tmp_path / metadata.FILE).write_bytes(pickle.dumps(Runs(*call)))
+        (tmp_path / dcp_metadata.FILE).write_bytes(pickle.dumps(Runs(*call)))
         read_table(tmp_path)
 
 
@@ -101,7 +101,7 @@ def test_either_form_of_an_enum_member_is_read(tmp_path: Path) -> None:
     ids=str,
 )
 def test_nothing_else_comes_through_getattr(call: tuple[Any, ...], names: str, tmp_path: Path) -> None:
-    (tmp_path / metadata.FILE).write_bytes(pickle.dumps(Runs(*call)))
+    (tmp_path / dcp_metadata.FILE).write_bytes(pickle.dumps(Runs(*call)))
     with pytest.raises(UserError) as error:
         read_table(tmp_path)
     assert names in str(error.value)

@@ -15,7 +15,9 @@ import pytest
 import yaml
 from runs import REPOSITORY, TIMEOUT, arguments, environment
 
-from llama31.checkpoint import architecture, convert, metadata, nemo, store, weights_only
+from llama31.checkpoint import weights_only
+from llama31.checkpoint.convert import convert
+from llama31.checkpoint.formats import architecture, dcp_metadata, nemo
 from llama31.cli import launch
 from llama31.common.errors import UserError
 from llama31.config.model_sizes import SIZES
@@ -32,9 +34,9 @@ sys.modules.update(dict.fromkeys(("megatron", "nemo", "safetensors", "torch", "t
 from llama31 import cli
 cli.main()
 """
-WEIGHTS_FILE = f"{store.WEIGHTS}/__0_2.distcp"
-TABLE = f"{store.WEIGHTS}/{metadata.FILE}"
-MODEL = f"{store.CONTEXT}/{nemo.MODEL}"
+WEIGHTS_FILE = f"{nemo.WEIGHTS}/__0_2.distcp"
+TABLE = f"{nemo.WEIGHTS}/{dcp_metadata.FILE}"
+MODEL = f"{nemo.CONTEXT}/{nemo.MODEL}"
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def test_rows_of_the_embeddings(rows: int, ids: int, parallel: int, fits: bool) 
 
 
 def test_another_tokenizer(usual: dict[str, str], converted: Path) -> None:
-    file = converted / store.CONTEXT / nemo.TOKENIZER / TOKENIZER_FILE
+    file = converted / nemo.CONTEXT / nemo.TOKENIZER / TOKENIZER_FILE
     content = json.loads(file.read_text())
     first, second, *_ = content["model"]["vocab"]
     of = content["model"]["vocab"]
@@ -159,12 +161,12 @@ def remove_common(path: Path) -> str:
 
 
 def remove_weights_directory(path: Path) -> str:
-    shutil.rmtree(path / store.WEIGHTS)
+    shutil.rmtree(path / nemo.WEIGHTS)
     return "has no directory weights; a NeMo checkpoint has context and weights"
 
 
 def remove_context(path: Path) -> str:
-    shutil.rmtree(path / store.CONTEXT)
+    shutil.rmtree(path / nemo.CONTEXT)
     return "has no directory context; a NeMo checkpoint has context and weights"
 
 

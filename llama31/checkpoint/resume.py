@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llama31.checkpoint import places, removal, store, weights_only
+from llama31.checkpoint import locate, removal, store, weights_only
 from llama31.checkpoint.identity import TOKENIZER, changes, current, identity
 from llama31.checkpoint.store import Checkpoint, Damaged, Manifest
 from llama31.common.errors import UserError
@@ -105,7 +105,7 @@ def _first_job(settings: Settings, data: Data, allowed: Collection[str], thoroug
     path = Path(settings.model_ckpt)
     if (settings.use_ckpt or settings.from_hf) and path.is_dir():
         seed = int(settings.seeds) if settings.seeds and settings.use_ckpt else None
-        if wrong := places.mistaken(path, seed=seed):
+        if wrong := locate.mistaken(path, seed=seed):
             raise UserError(f"MODEL_CKPT={path}: {wrong}")
     if settings.from_hf:
         weights_only.check(settings, data)

@@ -26,7 +26,6 @@ from llama31.common.files import atomic_writer, failures_named
 from llama31.common.json_files import from_json
 from llama31.run_dir.events import Outcome
 
-WEIGHTS, CONTEXT = "weights", "context"
 MANIFEST = "checkpoint.json"
 DAMAGED = ".damaged"  # appended to the name of a checkpoint that cannot be used
 CHUNK = 1 << 22  # bytes read at once

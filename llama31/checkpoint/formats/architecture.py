@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama31.checkpoint import rope
-from llama31.checkpoint.fields import Fields
-from llama31.checkpoint.rope import Rope, RopeScaling
+from llama31.checkpoint.formats import rope
+from llama31.checkpoint.formats.fields import Fields
+from llama31.checkpoint.formats.rope import Rope, RopeScaling
 from llama31.common.errors import UserError
 from llama31.config import model_sizes
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from llama31.checkpoint import mapping, megatron, reference_config
-from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
-from llama31.checkpoint.nemo import NemoCheckpoint
+from llama31.checkpoint.convert import megatron_model, reference_config
+from llama31.checkpoint.formats import parameter_mapping
+from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint
+from llama31.checkpoint.formats.nemo import NemoCheckpoint
 
 TOKENS = 256  # in the batch: enough for RoPE's scaling to show
 
@@ -65,14 +66,14 @@ def hugging_face_logits(checkpoint: HuggingFaceCheckpoint, tokens: Tensor, done:
 def megatron_logits(checkpoint: NemoCheckpoint, tokens: Tensor, done: Callable[[int], object]) -> Tensor:
     """Logits of Megatron's model, [batch, sequence, vocabulary], for token ids [batch, sequence]."""
     config = reference_config.of_nemo(checkpoint.path)
-    rows = checkpoint.tensors[mapping.EMBEDDING].shape[0]
+    rows = checkpoint.tensors[parameter_mapping.EMBEDDING].shape[0]
     # A tied output layer takes the embedding's own memory; with a weight of its own it computes the same.
-    model = megatron.empty_model(config, rows, share_embeddings_and_output_weights=False)
-    places = megatron.stored_as(model, mapping.PREFIX)
+    model = megatron_model.empty_model(config, rows, share_embeddings_and_output_weights=False)
+    places = megatron_model.stored_as(model, parameter_mapping.PREFIX)
 
     def load(name: str) -> Tensor:
         key, layer = places[name]
-        return checkpoint.tensor(key if key in checkpoint.tensors else mapping.EMBEDDING, layer)
+        return checkpoint.tensor(key if key in checkpoint.tensors else parameter_mapping.EMBEDDING, layer)
 
     _page(model, load, done)
     positions = torch.arange(tokens.shape[1]).expand_as(tokens)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llama31.checkpoint import store
-from llama31.checkpoint.nemo import BACKEND
+from llama31.checkpoint.formats import nemo
+from llama31.checkpoint.formats.nemo import BACKEND
 from llama31.checkpoint.store import Checkpoint
 from llama31.common.files import PARTIAL, failures_named
 
@@ -19,7 +20,7 @@ def is_checkpoint(path: Path) -> bool:
 
     Of a path that this machine does not see, only the name counts.
     """
-    contents = os.path.isfile(path / store.WEIGHTS / BACKEND) and os.path.isdir(path / store.CONTEXT)  # noqa: PTH112, PTH113 - never raise
+    contents = os.path.isfile(path / nemo.WEIGHTS / BACKEND) and os.path.isdir(path / nemo.CONTEXT)  # noqa: PTH112, PTH113 - never raise
     return contents or Checkpoint.at(Path(_finished_name(path))) is not None
 
 

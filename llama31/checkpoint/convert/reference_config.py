@@ -11,8 +11,8 @@ import torch
 from nemo.collections.llm.gpt.model import llama
 from transformers import LlamaConfig
 
-from llama31.checkpoint import nemo
-from llama31.checkpoint.huggingface import CONFIG, read_json
+from llama31.checkpoint.formats import nemo
+from llama31.checkpoint.formats.hugging_face import CONFIG, read_json
 from llama31.common.errors import UserError
 
 HUGGING_FACE = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llama31.checkpoint.fields import Fields
+from llama31.checkpoint.formats.fields import Fields
 from llama31.common.errors import UserError
 
 DEFAULT_THETA = 10_000.0  # of Llama 1 and 2, whose config.json need not name it; transformers' default too

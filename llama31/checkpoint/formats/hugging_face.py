@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama31.checkpoint import architecture, mapping, redundant
-from llama31.checkpoint.architecture import Architecture
-from llama31.checkpoint.safetensors_header import Stored, read_header, some
+from llama31.checkpoint.formats import architecture, parameter_mapping, redundant
+from llama31.checkpoint.formats.architecture import Architecture
+from llama31.checkpoint.formats.safetensors_header import Stored, read_header, some
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.data import tokenizer
@@ -37,7 +37,7 @@ class HuggingFaceCheckpoint:
 
     def dtype(self, key: str) -> str:
         """torch's name of the type in which the parameters of one of Megatron's keys are stored."""
-        return self.tensors[mapping.hugging_face_names(key)[0]].dtype
+        return self.tensors[parameter_mapping.hugging_face_names(key)[0]].dtype
 
     def tensor(self, name: str) -> "Tensor":
         """Reads one parameter."""
@@ -145,11 +145,11 @@ def _wrong_names(path: Path, llama: Architecture, tensors: dict[str, Stored]) ->
 
 def _wrong_kinds(llama: Architecture, tensors: dict[str, Stored]) -> Iterator[str]:
     """Lines on parameters that Megatron keeps in one tensor, of all layers, and that are of several types here."""
-    for key in mapping.megatron_keys(llama):
-        layers = range(llama.layers) if mapping.is_layered(key) else (0,)
+    for key in parameter_mapping.megatron_keys(llama):
+        layers = range(llama.layers) if parameter_mapping.is_layered(key) else (0,)
         kinds: dict[str, str] = {}
         for layer in layers:
-            for name in mapping.hugging_face_names(key, layer):
+            for name in parameter_mapping.hugging_face_names(key, layer):
                 if name in tensors:
                     kinds.setdefault(tensors[name].dtype, name)
         if len(kinds) > 1:

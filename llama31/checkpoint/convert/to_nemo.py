@@ -34,10 +34,10 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.nn.functional import pad
 
-from llama31.checkpoint import mapping, megatron, metadata
-from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
-from llama31.checkpoint.nemo import NOTES, TOKENIZER
-from llama31.checkpoint.store import CONTEXT, WEIGHTS
+from llama31.checkpoint.convert import megatron_model
+from llama31.checkpoint.formats import dcp_metadata, parameter_mapping
+from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint
+from llama31.checkpoint.formats.nemo import CONTEXT, NOTES, TOKENIZER, WEIGHTS
 from llama31.common.files import atomic_writer, failures_named
 from llama31.data import run_tokenizer
 from llama31.model import vocabulary
@@ -62,12 +62,12 @@ def _vocabulary(source: HuggingFaceCheckpoint) -> int | None:
 
 def _write_weights(source: HuggingFaceCheckpoint, directory: Path, done: Callable[[int], object]) -> None:
     llama = source.architecture
-    config = megatron.nemo_config(llama, torch.float32)
+    config = megatron_model.nemo_config(llama, torch.float32)
     built = fiddle.build(config)
     rows = _vocabulary(source) or get_vocab_size(built, llama.vocab_size, built.make_vocab_size_divisible_by)
-    model = megatron.empty_model(config, rows)
-    places = megatron.stored_as(model, mapping.PREFIX)
-    if unknown := {key for key, _ in places.values()} - set(mapping.megatron_keys(llama)):
+    model = megatron_model.empty_model(config, rows)
+    places = megatron_model.stored_as(model, parameter_mapping.PREFIX)
+    if unknown := {key for key, _ in places.values()} - set(parameter_mapping.megatron_keys(llama)):
         raise ValueError(f"not mapped to a parameter of Hugging Face's: {', '.join(sorted(unknown))}")
     for name, (key, _) in places.items():
         module, _, parameter = name.rpartition(".")
@@ -75,7 +75,7 @@ def _write_weights(source: HuggingFaceCheckpoint, directory: Path, done: Callabl
         setattr(model.get_submodule(module), parameter, torch.nn.Parameter(model.get_parameter(name).to(dtype)))
     directory.mkdir(parents=True, exist_ok=True)
     dist_checkpointing.save(
-        {"state_dict": model.sharded_state_dict(prefix=mapping.PREFIX, metadata=CONTENT)},
+        {"state_dict": model.sharded_state_dict(prefix=parameter_mapping.PREFIX, metadata=CONTENT)},
         str(directory),
         sharded_strategy=_Strategy(source, done),
         content_metadata=CONTENT,
@@ -84,7 +84,7 @@ def _write_weights(source: HuggingFaceCheckpoint, directory: Path, done: Callabl
 
 def _write_context(source: HuggingFaceCheckpoint, destination: Path) -> None:
     """The configuration of the model, as NeMo's `io.load_context` reads it, and the tokenizer."""
-    config = megatron.nemo_config(source.architecture, getattr(torch, source.dtype(mapping.EMBEDDING)))
+    config = megatron_model.nemo_config(source.architecture, getattr(torch, source.dtype(parameter_mapping.EMBEDDING)))
     config.vocab_size = _vocabulary(source)
     context, files = destination / CONTEXT, destination / TOKENIZER
     for directory in (context, files):
@@ -135,7 +135,7 @@ class _Strategy(SaveShardedStrategy):
         written = _write_items(planner.finish_plan(plan).items, planner, Path(checkpoint_dir), self.done)
         table.storage_data = dict(written)
         table.version = CURRENT_DCP_VERSION
-        with atomic_writer(Path(checkpoint_dir, metadata.FILE)) as file:
+        with atomic_writer(Path(checkpoint_dir, dcp_metadata.FILE)) as file:
             pickle.dump(table, file)
 
 
@@ -157,8 +157,8 @@ class _Planner(MCoreSavePlanner):
 
     def _names(self, item: WriteItem) -> tuple[str, ...]:
         key, offset = item.index.fqn, item.index.offset
-        names = mapping.hugging_face_names(key, offset[0] if mapping.is_layered(key) else 0)
-        if key.endswith(mapping.FC1):  # Megatron stores the two halves of SwiGLU as a chunk each
+        names = parameter_mapping.hugging_face_names(key, offset[0] if parameter_mapping.is_layered(key) else 0)
+        if key.endswith(parameter_mapping.FC1):  # Megatron stores the two halves of SwiGLU as a chunk each
             return names[1:] if offset[1] else names[:1]
         return names
 
@@ -167,8 +167,8 @@ class _Planner(MCoreSavePlanner):
         if write_item.type is WriteItemType.BYTE_IO:
             return super().resolve_data(write_item)
         tensors = [self.source.tensor(name) for name in self._names(write_item)]
-        tensor = mapping.join(write_item.index.fqn, tensors, self.source.architecture)
-        if mapping.is_layered(write_item.index.fqn):
+        tensor = parameter_mapping.join(write_item.index.fqn, tensors, self.source.architecture)
+        if parameter_mapping.is_layered(write_item.index.fqn):
             return tensor.unsqueeze(0)
         missing = write_item.tensor_data.chunk.sizes[0] - tensor.shape[0]
         return pad(tensor, (0, 0, 0, missing)) if missing else tensor
@@ -184,7 +184,7 @@ def _write_items(
     files: dict[str | int, list[WriteItem]] = {}
     for item in items:
         key, offset = item.index.fqn, item.index.offset
-        file = "objects" if offset is None else offset[0] if mapping.is_layered(key) else key
+        file = "objects" if offset is None else offset[0] if parameter_mapping.is_layered(key) else key
         files.setdefault(file, []).append(item)
     for number, contents in enumerate(files.values()):
         name = f"__0_{number}{DEFAULT_SUFFIX}"

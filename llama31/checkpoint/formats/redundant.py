@@ -9,8 +9,8 @@ import re
 import struct
 from collections.abc import Mapping
 
-from llama31.checkpoint.architecture import Architecture
-from llama31.checkpoint.safetensors_header import Stored, some
+from llama31.checkpoint.formats.architecture import Architecture
+from llama31.checkpoint.formats.safetensors_header import Stored, some
 
 FREQUENCIES = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 OUTPUT, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llama31.checkpoint.architecture import Architecture
+from llama31.checkpoint.formats.architecture import Architecture
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama31.checkpoint import huggingface, nemo, places, store
-from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
-from llama31.checkpoint.nemo import NemoCheckpoint
+from llama31.checkpoint import locate
+from llama31.checkpoint.formats import hugging_face, nemo
+from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint
+from llama31.checkpoint.formats.nemo import NemoCheckpoint
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, atomic_writer, failures_named, publish
 from llama31.common.locks import only_run_in
@@ -20,7 +21,7 @@ from llama31.common.progress import Progress
 from llama31.common.reading import size
 
 if TYPE_CHECKING:
-    from llama31.checkpoint.parity import Difference
+    from llama31.checkpoint.convert.logits_parity import Difference
 
 Format = Literal["nemo", "hf"]
 RECORD = "conversion.json"  # in the destination: what it was made from, and how well it fits
@@ -58,13 +59,13 @@ def convert(source_dir: Path, destination: Path, target: Format) -> int:
 def _look(path: Path, target: Format) -> HuggingFaceCheckpoint | NemoCheckpoint:
     if not path.is_dir():
         raise UserError(f"{path}: no such directory; --source is the directory of a checkpoint")
-    if wrong := places.mistaken(path, _is_hugging_face if target == "nemo" else places.is_checkpoint):
+    if wrong := locate.mistaken(path, _is_hugging_face if target == "nemo" else locate.is_checkpoint):
         raise UserError(f"{path}: {wrong}")
     if target == "nemo":
-        if (path / store.WEIGHTS).is_dir() and not (path / huggingface.CONFIG).exists():
+        if (path / nemo.WEIGHTS).is_dir() and not (path / hugging_face.CONFIG).exists():
             raise UserError(f"{path}: is a NeMo checkpoint already; --to hf makes one for Hugging Face of it")
-        return huggingface.look(path)
-    if (path / huggingface.CONFIG).exists() and not (path / store.WEIGHTS).exists():
+        return hugging_face.look(path)
+    if (path / hugging_face.CONFIG).exists() and not (path / nemo.WEIGHTS).exists():
         raise UserError(
             f"{path}: is a Hugging Face checkpoint already; without --to hf a NeMo checkpoint is made of it"
         )
@@ -72,14 +73,14 @@ def _look(path: Path, target: Format) -> HuggingFaceCheckpoint | NemoCheckpoint:
 
 
 def _is_hugging_face(path: Path) -> bool:
-    return (path / huggingface.CONFIG).is_file()
+    return (path / hugging_face.CONFIG).is_file()
 
 
 def _prepare(source: HuggingFaceCheckpoint | NemoCheckpoint, destination: Path, partial: Path) -> None:
     """Makes the directory to work in. Raises UserError where the destination is there, or does not fit."""
     if os.path.lexists(destination):
         raise UserError(f"{destination}: exists; name a --destination that does not, or remove it")
-    if outer := places.around(places.real(destination)):
+    if outer := locate.around(locate.real(destination)):
         raise UserError(f"{destination}: is inside the checkpoint {outer}; name a --destination outside of it")
     with failures_named(partial):
         there = 0
@@ -108,7 +109,7 @@ def _begin(partial: Path, description: dict[str, Any]) -> bool:
     """Whether the directory holds the beginning of this conversion; of another one it is emptied."""
     record = partial / RECORD
     if record.is_file():
-        begun = huggingface.read_json(record)
+        begun = hugging_face.read_json(record)
         if {name: begun.get(name) for name in description} == description:
             return True
     with failures_named(partial):
@@ -133,15 +134,15 @@ def _quiet() -> Iterator[None]:
 
 def _work(source: HuggingFaceCheckpoint | NemoCheckpoint, partial: Path, progress: Progress) -> "Difference":
     """Writes the destination, looks at it as at any checkpoint, and compares it with its source."""
-    from llama31.checkpoint import parity, to_hugging_face, to_nemo
+    from llama31.checkpoint.convert import logits_parity, to_hugging_face, to_nemo
     from llama31.model.one_rank import one_rank
 
     with one_rank():
         if isinstance(source, HuggingFaceCheckpoint):
             to_nemo.write(source, partial, progress.add)
-            return parity.compare(source, nemo.look(partial), progress.add)
+            return logits_parity.compare(source, nemo.look(partial), progress.add)
         to_hugging_face.write(source, partial, progress.add)
-        return parity.compare(huggingface.look(partial), source, progress.add)
+        return logits_parity.compare(hugging_face.look(partial), source, progress.add)
 
 
 def _finish(partial: Path, destination: Path, record: dict[str, Any]) -> None:

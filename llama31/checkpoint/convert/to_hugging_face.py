@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig
 
-from llama31.checkpoint import mapping
-from llama31.checkpoint.huggingface import GENERATION_CONFIG, INDEX, WEIGHTS, read_json
-from llama31.checkpoint.nemo import NOTES, NemoCheckpoint
-from llama31.checkpoint.safetensors_header import ITEM_BYTES
+from llama31.checkpoint.formats import parameter_mapping
+from llama31.checkpoint.formats.hugging_face import GENERATION_CONFIG, INDEX, WEIGHTS, read_json
+from llama31.checkpoint.formats.nemo import NOTES, NemoCheckpoint
+from llama31.checkpoint.formats.safetensors_header import ITEM_BYTES
 from llama31.common.errors import UserError
 from llama31.common.files import atomic_writer, failures_named, publish
 from llama31.data.tokenizer import TOKENIZER_FILE
@@ -49,7 +49,9 @@ def _write_weights(source: NemoCheckpoint, destination: Path, done: Callable[[in
         if not (destination / name).exists():
             _write_file(source, places, destination / name)
         done(sum(sizes[place] for place in places))
-        weight_map |= {parameter: name for place in places for parameter in mapping.hugging_face_names(*place)}
+        weight_map |= {
+            parameter: name for place in places for parameter in parameter_mapping.hugging_face_names(*place)
+        }
     if len(groups) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         with atomic_writer(destination / INDEX) as file:
@@ -61,7 +63,7 @@ def _sizes(source: NemoCheckpoint) -> dict[Place, int]:
     shapes = source.architecture.shapes()
     sizes: dict[Place, int] = {}
     for name, shape in shapes.items():
-        key, layer, _ = mapping.megatron_key(name)
+        key, layer, _ = parameter_mapping.megatron_key(name)
         sizes[key, layer] = sizes.get((key, layer), 0) + math.prod(shape) * ITEM_BYTES[source.dtype(key)]
     return sizes
 
@@ -82,8 +84,10 @@ def _groups(sizes: dict[Place, int]) -> Iterator[list[Place]]:
 def _write_file(source: NemoCheckpoint, places: list[Place], path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for key, layer in places:
-        parts = mapping.split(key, source.tensor(key, layer), source.architecture)
-        tensors |= dict(zip(mapping.hugging_face_names(key, layer), (part.clone() for part in parts), strict=True))
+        parts = parameter_mapping.split(key, source.tensor(key, layer), source.architecture)
+        tensors |= dict(
+            zip(parameter_mapping.hugging_face_names(key, layer), (part.clone() for part in parts), strict=True)
+        )
     partial = path.parent / NOTES / path.name  # safetensors makes files of its own beside it, which a kill leaves
     with failures_named(path):
         partial.parent.mkdir(exist_ok=True)
@@ -112,5 +116,5 @@ def _write_config(source: NemoCheckpoint, destination: Path) -> None:
     if (destination / GENERATION_CONFIG).exists():
         generation = read_json(destination / GENERATION_CONFIG)
         tokens |= {name: generation[name] for name in TOKEN_IDS if name in generation}
-    fields = {**source.architecture.hugging_face(), **tokens, "dtype": source.dtype(mapping.EMBEDDING)}
+    fields = {**source.architecture.hugging_face(), **tokens, "dtype": source.dtype(parameter_mapping.EMBEDDING)}
     LlamaConfig(architectures=["LlamaForCausalLM"], **fields).save_pretrained(destination)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from llama31.checkpoint import architecture, huggingface, mapping, metadata
-from llama31.checkpoint.architecture import Architecture
-from llama31.checkpoint.huggingface import read_json
-from llama31.checkpoint.metadata import Contents
-from llama31.checkpoint.safetensors_header import DTYPES, ITEM_BYTES
-from llama31.checkpoint.store import CONTEXT, WEIGHTS
+from llama31.checkpoint.formats import architecture, dcp_metadata, hugging_face, parameter_mapping
+from llama31.checkpoint.formats.architecture import Architecture
+from llama31.checkpoint.formats.dcp_metadata import Contents
+from llama31.checkpoint.formats.hugging_face import read_json
+from llama31.checkpoint.formats.safetensors_header import DTYPES, ITEM_BYTES
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.data import tokenizer
@@ -22,6 +21,7 @@ from llama31.data import tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
+WEIGHTS, CONTEXT = "weights", "context"
 TOKENIZER = "tokenizer"  # directory in the context, where it was made here
 NOTES = "writing"  # directory in a checkpoint of either kind while it is written
 MODEL = "model.yaml"  # in the context: the model's configuration, all fields of it
@@ -48,7 +48,7 @@ class NemoCheckpoint:
         import torch
 
         contents = self.tensors[key]
-        layered = mapping.is_layered(key)
+        layered = parameter_mapping.is_layered(key)
         whole = torch.empty(contents.shape[1:] if layered else contents.shape, dtype=getattr(torch, contents.dtype))
         for chunk in contents.chunks:
             if layered and chunk.offsets[0] != layer:
@@ -58,7 +58,7 @@ class NemoCheckpoint:
             whole[tuple(block[1:] if layered else block)].copy_(part[0] if layered else part)
         return whole
 
-    def _read(self, chunk: metadata.Chunk) -> "Tensor":
+    def _read(self, chunk: dcp_metadata.Chunk) -> "Tensor":
         """One block, which torch.load takes from its file without unpickling anything but a tensor."""
         import torch
         from torch.distributed.checkpoint.utils import _create_file_view
@@ -70,11 +70,11 @@ class NemoCheckpoint:
     def files(self) -> list[Path]:
         """The files that hold the weights, and their table."""
         names = {chunk.file for contents in self.tensors.values() for chunk in contents.chunks}
-        return [self.path / WEIGHTS / name for name in (metadata.FILE, *sorted(names))]
+        return [self.path / WEIGHTS / name for name in (dcp_metadata.FILE, *sorted(names))]
 
     def small_files(self) -> list[Path]:
         """Tokenizer and generation settings."""
-        return huggingface.small_files(self.tokenizer)
+        return hugging_face.small_files(self.tokenizer)
 
     def bytes(self) -> int:
         """Size of all weights."""
@@ -92,14 +92,14 @@ def look(path: Path) -> NemoCheckpoint:
     backend = read_json(path / WEIGHTS / BACKEND)
     if not isinstance(backend, dict) or backend.get("sharded_backend") != "torch_dist":
         raise UserError(f"{path / WEIGHTS / BACKEND}: not of the format torch_dist, which alone can be read")
-    tensors = metadata.read(path / WEIGHTS)
+    tensors = dcp_metadata.read(path / WEIGHTS)
     model = read_model(path)
     tokenizer_dir = _tokenizer(path / CONTEXT, model)
     config = model["config"]
     tokenizer_ids = 0 if config.get("vocab_size") else tokenizer.vocabulary_size(tokenizer_dir)
     llama = architecture.from_nemo(config, tokenizer_ids, path / CONTEXT / MODEL)
     # The optimizer's state and the trainer's have keys of their own.
-    ours = {key: contents for key, contents in tensors.items() if key.startswith(mapping.PREFIX)}
+    ours = {key: contents for key, contents in tensors.items() if key.startswith(parameter_mapping.PREFIX)}
     checkpoint = NemoCheckpoint(path, llama, tokenizer_dir, ours)
     problems = list(_wrong_parameters(checkpoint)) or list(_wrong_files(checkpoint))
     if problems:
@@ -133,18 +133,18 @@ def _tokenizer(context: Path, model: dict[str, Any]) -> Path:
 def _wrong_parameters(checkpoint: NemoCheckpoint) -> Iterator[str]:
     """Lines on parameters that are missing, that nothing is known of, or that have another shape."""
     llama, where = checkpoint.architecture, checkpoint.path / WEIGHTS
-    expected, shapes = mapping.megatron_keys(llama), llama.shapes()
+    expected, shapes = parameter_mapping.megatron_keys(llama), llama.shapes()
     for key in expected:
         if key not in checkpoint.tensors:
             yield f"{where}: holds no {key}, which {MODEL} asks for"
             continue
         contents = checkpoint.tensors[key]
-        parts = [shapes[name] for name in mapping.hugging_face_names(key)]
+        parts = [shapes[name] for name in parameter_mapping.hugging_face_names(key)]
         shape = (sum(part[0] for part in parts), *parts[0][1:])
-        layered = mapping.is_layered(key)
+        layered = parameter_mapping.is_layered(key)
         shape = (llama.layers, *shape) if layered else shape
         found = contents.shape
-        if key in (mapping.EMBEDDING, mapping.OUTPUT) and found[0] >= shape[0]:
+        if key in (parameter_mapping.EMBEDDING, parameter_mapping.OUTPUT) and found[0] >= shape[0]:
             found = (shape[0], *found[1:])  # Megatron pads the vocabulary
         if found != shape:
             yield f"{where}: {key} has shape {list(contents.shape)}; {MODEL} asks for {list(shape)}"
@@ -167,6 +167,6 @@ def _wrong_files(checkpoint: NemoCheckpoint) -> Iterator[str]:
     for name, size in sorted(needed.items()):
         file = checkpoint.path / WEIGHTS / name
         if Path(name).name != name or not file.is_file():
-            yield f"{checkpoint.path / WEIGHTS / metadata.FILE}: names {name}, which is not there"
+            yield f"{checkpoint.path / WEIGHTS / dcp_metadata.FILE}: names {name}, which is not there"
         elif os.path.getsize(file) < size:  # noqa: PTH202 - as Path's
             yield f"{file}: truncated: {file.stat().st_size:,} bytes of {size:,}"

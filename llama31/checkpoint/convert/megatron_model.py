@@ -9,7 +9,7 @@ import torch
 from megatron.core.models.gpt import GPTModel
 from nemo.collections.llm.gpt.model.llama import Llama3Config, Llama31Config, LlamaConfig
 
-from llama31.checkpoint.architecture import Architecture
+from llama31.checkpoint.formats.architecture import Architecture
 from llama31.model.device import Backend
 from llama31.model.llama import adapt, without_kernels
 

@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from llama31.checkpoint import metadata
-from llama31.checkpoint.metadata import InertUnpickler, Record
+from llama31.checkpoint.formats import dcp_metadata
+from llama31.checkpoint.formats.dcp_metadata import InertUnpickler, Record
 
 _KNOWN = {
     "collections": {"OrderedDict"},
@@ -72,4 +72,4 @@ def read_table(weights: Path) -> Any:
 
     Raises UserError where it is missing, damaged, or would execute something if torch read it.
     """
-    return metadata.load(weights, _TableUnpickler)
+    return dcp_metadata.load(weights, _TableUnpickler)
