@@ -230,10 +230,10 @@ class _Run:
     def _open_records(self, settings: Settings, data: Data, last_step: int) -> None:
         from llama31.model import device
         from llama31.run_dir.metrics_file import MetricsWriter
-        from llama31.training.console_progress import Progress
+        from llama31.training.console_progress import ConsoleProgress
 
         metrics = self.run_dir / paths.METRICS
         if self.start.goes_on:
             shutil.copyfile(Path(self.start.checkpoint) / paths.METRICS, metrics)
         self.observers.append(MetricsWriter(metrics))
-        self.observers.append(Progress(settings, data.vocab_size, last_step, device.gpu(settings), self.console))
+        self.observers.append(ConsoleProgress(settings, data.vocab_size, last_step, device.gpu(settings), self.console))

@@ -22,7 +22,7 @@ from nemo.lightning.io.pl import TrainerContext
 from llama31.checkpoint import removal, store
 from llama31.checkpoint.formats import nemo
 from llama31.checkpoint.formats.safe_unpickle import read_table
-from llama31.checkpoint.store import Manifest
+from llama31.checkpoint.store import CheckpointManifest
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, publish
 from llama31.config import paths
@@ -127,7 +127,7 @@ class Saver:
             torch.distributed.barrier()
             files = _read_back(partial)
             if first:
-                manifest = Manifest(
+                manifest = CheckpointManifest(
                     seed=int(self.settings.seeds),
                     job=self.job,
                     step=step,

@@ -19,7 +19,7 @@ from llama31.common.errors import UserError
 from llama31.corpus import consolidate, join, preprocess, token_writer, tokenize_checkpoint
 from llama31.corpus.preprocess import Work, finish, from_merged, from_shards
 from llama31.corpus.tokenize import tokenize
-from llama31.corpus.tokenize_checkpoint import Checkpoint
+from llama31.corpus.tokenize_checkpoint import TokenizeCheckpoint
 
 SAMPLE = 20
 SHARDS = (768, 769, 770)  # of the 128 of part 6
@@ -96,7 +96,7 @@ def test_joined_once(corpus: Corpus, wanted: dict[str, bytes]) -> None:
     assert [task.prefix.name for task in corpus.work().tasks] == [rules.token_file_name(rules.validation_name(SAMPLE))]
     written = corpus.prefix.with_name(f"{NAME}.bin").stat().st_ino
     tokenize_checkpoint.store(
-        corpus.prefix, Checkpoint(corpus.work().parts[0].job.identity, "")
+        corpus.prefix, TokenizeCheckpoint(corpus.work().parts[0].job.identity, "")
     )  # of one killed at its end
     corpus.run()
     assert corpus.files() == wanted

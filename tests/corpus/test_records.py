@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llama31.common.errors import UserError
 from llama31.corpus import documents
-from llama31.corpus.documents import Block
+from llama31.corpus.documents import LineBlock
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped, skip_limit, texts
 
 SUFFIXES = (".json", ".json.gz", ".json.zst")
@@ -176,7 +176,7 @@ def test_a_bounded_number_of_bad_lines_is_listed(tmp_path: Path) -> None:
 
 
 def test_a_text_that_the_encoder_refuses_is_no_bad_line(tmp_path: Path) -> None:
-    block = Block(tmp_path / "in.json", 7, [b'{"text":"a"}'], documents.BEGINNING)
+    block = LineBlock(tmp_path / "in.json", 7, [b'{"text":"a"}'], documents.BEGINNING)
     with pytest.raises(UserError, match=r"in\.json:7: too long$"):
         texts(block, "text", lambda _: "too long", NOTHING_SKIPPED, limit=9)
 

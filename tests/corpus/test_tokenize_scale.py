@@ -299,7 +299,7 @@ def test_bad_lines_are_skipped_and_counted_through_kills(
 
     stored, calls = tokenize_checkpoint.store, 0
 
-    def ended(prefix: Path, reached: tokenize_checkpoint.Checkpoint) -> None:
+    def ended(prefix: Path, reached: tokenize_checkpoint.TokenizeCheckpoint) -> None:
         nonlocal calls
         stored(prefix, reached)
         calls += 1

@@ -189,7 +189,7 @@ def test_data_with_a_manifest_is_known_by_its_content(settings: Settings, tmp_pa
         sha256 = [sha256_of(path(prefix)) for path in (token_file.bin_path, token_file.idx_path)]
         token_manifest.write(
             prefix,
-            token_manifest.Manifest(
+            token_manifest.TokenManifest(
                 [], [], [], "text", "", VOCABULARY, False, None, file.token_type.name, file.documents, file.tokens, 0,
                 *sha256, {},
             ),

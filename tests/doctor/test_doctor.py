@@ -23,13 +23,13 @@ from llama31.data.token_manifest import manifest_path
 from llama31.doctor import all_reduce, collectives, data, filesystems, gpus, limits, run, tools, troubles, versions
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, Severity, lines, ok
-from llama31.doctor.group import Apart, Group, Place, expanded, is_task, place
+from llama31.doctor.group import Apart, Group, StepTask, expanded, is_task, place
 from llama31.doctor.run import Check
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-def context(settings: dict[str, str], timeout: float = 60, place: Place | None = None, **given: Any) -> Context:
+def context(settings: dict[str, str], timeout: float = 60, place: StepTask | None = None, **given: Any) -> Context:
     """What checks are given for these settings, after those of the data."""
     resolved = resolve(arguments({**settings, **given}), {}).settings
     found = Context(resolved, timeout, place)
@@ -47,8 +47,8 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def two_tasks(rank: int, port: int) -> Place:
-    return Place(rank, 2, 0, f"n{rank + 1}", ("localhost", "n2"), "1.0", port)
+def two_tasks(rank: int, port: int) -> StepTask:
+    return StepTask(rank, 2, 0, f"n{rank + 1}", ("localhost", "n2"), "1.0", port)
 
 
 # --- The verb -----------------------------------------------------------------------------------------------------

@@ -293,7 +293,7 @@ def test_tokenizer_that_nemo_cannot_load(own_data: dict[str, str]) -> None:
 def add_manifest(data: dict[str, str], name: str, **changes: Any) -> Path:
     """Beside a token file, what tokenising it would have left."""
     file = summary(Path(data["PREPROCESSED_PATH"]) / name)
-    true = token_manifest.Manifest(
+    true = token_manifest.TokenManifest(
         inputs=["c4.json.gz"],
         input_bytes=[1],
         input_sha256=[],

@@ -28,7 +28,7 @@ from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, SUCC
 from llama31.run_dir.job_chain import Submission
 from llama31.run_dir.metrics_file import MetricsWriter
 from llama31.status import run_state, status
-from llama31.status.run_state import Job
+from llama31.status.run_state import ChainJob
 
 STEPS, EVERY = 30, 12  # optimizer steps, and those between evaluations, of the run that trains
 
@@ -145,7 +145,7 @@ def test_the_table_that_the_readme_shows(tmp_path: Path) -> None:
     with record.claim(write_run(tmp_path / name, evaluations=2)):
         header, words, figures = printed(tmp_path)
     states_of_jobs = (JobState("TIMEOUT"), JobState("RUNNING", nodes="n[1-4]"), JobState("PENDING"))
-    jobs = run_state.job_words([Job(12 + number, state) for number, state in enumerate(states_of_jobs)])
+    jobs = run_state.job_words([ChainJob(12 + number, state) for number, state in enumerate(states_of_jobs)])
     shown = words.replace(name, f"{name}  {jobs}").partition("0:00:0")[0]
     readme = (REPOSITORY / "README.md").read_text()
     for line in (header, shown, figures):

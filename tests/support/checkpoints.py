@@ -35,7 +35,7 @@ def save(given: dict[str, str], root: Path, job: int, step: int, **of_manifest: 
     (path / nemo.CONTEXT).mkdir()
     (path / DATA_FILE).write_bytes(bytes(range(256)) * 10)
     (path / nemo.CONTEXT / "model.yaml").write_text("config: {}\n")
-    manifest = store.Manifest(
+    manifest = store.CheckpointManifest(
         seed=seed,
         job=job,
         step=step,

@@ -13,7 +13,7 @@ from llama31.config.resolve import read_by_libraries
 from llama31.estimates.gpus import GPUS, Gpu, called
 from llama31.run_dir.events import ABORTED, Evaluation, Outcome, Step
 from llama31.settings import Precision, Settings
-from llama31.training.console_progress import Progress
+from llama31.training.console_progress import ConsoleProgress
 
 BENCHMARK = Settings(gbs=32, gpus_per_node=8)
 VOCABULARY = 128_256
@@ -33,7 +33,7 @@ def plain(
 ) -> str:
     """What is written where output is no terminal."""
     out = io.StringIO()
-    progress = Progress(settings, VOCABULARY, last, gpu, out)
+    progress = ConsoleProgress(settings, VOCABULARY, last, gpu, out)
     for event in events:
         if isinstance(event, Step):
             progress._shown_at = float("-inf")
@@ -102,7 +102,7 @@ def test_a_terminal_gets_one_live_line_and_evaluations_that_stand_out(
     reader, writer = pty.openpty()
     with os.fdopen(writer, "w", encoding="utf-8") as out:
         _set_columns(writer, 60)
-        progress = Progress(BENCHMARK, VOCABULARY, 100_000, None, out)
+        progress = ConsoleProgress(BENCHMARK, VOCABULARY, 100_000, None, out)
         progress.run_started(0)
         for number in (1, 2, 3):
             progress.step_ended(step(number))
@@ -131,7 +131,7 @@ def test_a_narrow_terminal_keeps_what_matters_most(columns: int, names: str) -> 
     reader, writer = pty.openpty()
     with os.fdopen(writer, "w", encoding="utf-8") as out:
         _set_columns(writer, columns)
-        Progress(BENCHMARK, VOCABULARY, 100_000, GPUS["H200"], out).step_ended(step(1))
+        ConsoleProgress(BENCHMARK, VOCABULARY, 100_000, GPUS["H200"], out).step_ended(step(1))
     shown = _read_all(reader).removeprefix("\r\x1b[K")
     assert len(shown) < (columns or 80)
     wanted = names.split()

@@ -30,7 +30,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Contents:
+class StoredTensor:
     """A tensor of a checkpoint."""
 
     dtype: str
@@ -39,7 +39,7 @@ class Contents:
     chunks: list[Chunk] = field(default_factory=list)
 
 
-def read(directory: Path) -> dict[str, Contents]:
+def read(directory: Path) -> dict[str, StoredTensor]:
     """The tensors of a checkpoint. Raises UserError where there is no table, or it cannot be understood."""
     table = load(directory)
     with _refused(directory / FILE):
@@ -66,7 +66,7 @@ def _place(index: Any) -> tuple[str, tuple[int, ...]]:
     return index.fqn, tuple(getattr(index, "offset", None) or ())
 
 
-def _contents(key: str, tensor: Any, places: dict[tuple[str, tuple[int, ...]], Any]) -> Contents:
+def _contents(key: str, tensor: Any, places: dict[tuple[str, tuple[int, ...]], Any]) -> StoredTensor:
     chunks = []
     for chunk in tensor.chunks:
         place = places[key, tuple(chunk.offsets)]
@@ -76,10 +76,10 @@ def _contents(key: str, tensor: Any, places: dict[tuple[str, tuple[int, ...]], A
             Chunk(tuple(chunk.offsets), tuple(chunk.sizes), str(place.relative_path), place.offset, place.length)
         )
     dtype = tensor.properties.state[0].__name__
-    return Contents(dtype, tuple(tensor.size), chunks)
+    return StoredTensor(dtype, tuple(tensor.size), chunks)
 
 
-class Record:
+class UnpickledState:
     """Stands for an object of any class: keeps its state, does nothing."""
 
     def __init__(self, *_: Any, **__: Any):
@@ -98,7 +98,7 @@ class InertUnpickler(pickle.Unpickler):
     CONTAINERS = {("torch", "Size"): tuple, ("collections", "OrderedDict"): OrderedDict}  # noqa: RUF012
 
     def find_class(self, module: str, name: str) -> Any:
-        return self.CONTAINERS.get((module, name)) or type(name.rpartition(".")[2], (Record,), {})
+        return self.CONTAINERS.get((module, name)) or type(name.rpartition(".")[2], (UnpickledState,), {})
 
 
 def load(directory: Path, unpickler: type[InertUnpickler] = InertUnpickler) -> Any:

@@ -11,7 +11,7 @@ import yaml
 
 from llama31.checkpoint.formats import architecture, dcp_metadata, hugging_face, parameter_mapping
 from llama31.checkpoint.formats.architecture import Architecture
-from llama31.checkpoint.formats.dcp_metadata import Contents
+from llama31.checkpoint.formats.dcp_metadata import StoredTensor
 from llama31.checkpoint.formats.hugging_face import read_json
 from llama31.checkpoint.formats.safetensors_header import DTYPES, ITEM_BYTES
 from llama31.common.errors import UserError
@@ -36,7 +36,7 @@ class NemoCheckpoint:
     architecture: Architecture
     tokenizer: Path
     """Directory of the tokenizer's files and of the settings for generation; it need not be there."""
-    tensors: dict[str, Contents]
+    tensors: dict[str, StoredTensor]
     """The model's parameters by their keys."""
 
     def dtype(self, key: str) -> str:

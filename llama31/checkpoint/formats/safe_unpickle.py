@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llama31.checkpoint.formats import dcp_metadata
-from llama31.checkpoint.formats.dcp_metadata import InertUnpickler, Record
+from llama31.checkpoint.formats.dcp_metadata import InertUnpickler, UnpickledState
 
 _KNOWN = {
     "collections": {"OrderedDict"},
@@ -36,7 +36,7 @@ _ENUMS = {
 }
 
 
-class _EnumMember(Record):
+class _EnumMember(UnpickledState):
     """Stands for getattr, and refuses all but the member of a known Enum.
 
     Python 3.11.2 pickles a member as getattr(class, name); 3.10.13, 3.11.7, 3.12.1 and 3.13.0 as class(value).
@@ -45,7 +45,7 @@ class _EnumMember(Record):
     def __new__(cls, *arguments: Any) -> Any:
         match arguments:
             case (type() as enum, str() as name) if name in getattr(enum, "members", ()):
-                return Record()
+                return UnpickledState()
         shown = ", ".join(getattr(value, "__name__", None) or repr(value) for value in arguments)
         raise pickle.UnpicklingError(f"names builtins.getattr({shown})")
 
@@ -58,7 +58,7 @@ class _TableUnpickler(InertUnpickler):
 
         if name in _ENUMS.get(module, ()):
             members: Collection[str] = getattr(import_module(module), name).__members__
-            return type(name, (Record,), {"members": members})
+            return type(name, (UnpickledState,), {"members": members})
         if (module, name) == ("builtins", "getattr"):
             return _EnumMember
         is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
