@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from checkout import REPOSITORY
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder, _IndexWriter
 
 from llama31 import rules
@@ -24,7 +25,6 @@ from llama31.corpus.tokenize import tokenize
 from llama31.data.token_file import HEADER, TokenType, bin_path, idx_path, summary
 from llama31.data.token_manifest import manifest_path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTS = [[5], [1, 2, 3], [0, 499, 7, 7], list(range(300)), [9]]
 LENGTHS, POINTERS, ENDS = (HEADER.size + size * len(DOCUMENTS) for size in (0, 4, 12))  # parts of their index
 TEXTS = ["First text.", "Second:\r\n\x1b[31m two lines", "word " * 2000]

@@ -15,6 +15,7 @@ from typing import Any
 
 import debian
 import pytest
+from checkout import REPOSITORY
 from runs import arguments, environment
 
 from llama31.config import devices
@@ -25,8 +26,6 @@ from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, Severity, lines, ok
 from llama31.doctor.group import Apart, Group, StepTask, expanded, is_task, place
 from llama31.doctor.run import Check
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def context(settings: dict[str, str], timeout: float = 60, place: StepTask | None = None, **given: Any) -> Context:

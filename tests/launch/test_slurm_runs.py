@@ -12,9 +12,9 @@ from typing import Any
 import oracle
 import pytest
 from cluster import Cluster
+from light_imports import imported_by, is_light
 from runs import REPOSITORY, Run, arguments, environment, run_llama31
 from submitted import Submitted, containers, submit
-from test_settings import imported_by, is_light
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
 from llama31.config import paths

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from benchmark_run import SETTINGS, losses, write_log
+from checkout import PUBLISHED_LOGS
 from mlperf_logging.compliance_checker import mlp_compliance
 from submissions import rule_files_parsed_once
 
@@ -27,7 +28,6 @@ from llama31.mlperf.check.own_rules import LEAST_WHOLE_NUMBER, POSITIVE_NUMBERS
 from llama31.run_dir.events import Outcome
 from llama31.settings import Division, Settings
 
-PUBLISHED = Path(__file__).resolve().parents[3] / "shared" / "data" / "logs"
 NEWEST = rules.RULESETS[-1]
 TOKEN = ":::MLLOG "
 
@@ -663,7 +663,9 @@ def test_a_log_cannot_name_files_to_execute(tmp_path: Path, lines: list[str]) ->
 
 # MLCommons' published logs
 
-published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"the published logs are not there: {PUBLISHED}")
+published = pytest.mark.skipif(
+    not PUBLISHED_LOGS.is_dir(), reason=f"the published logs are not there: {PUBLISHED_LOGS}"
+)
 NOTES = {
     "AMD": {"target_accuracy": "not in the log", "eval_accuracy": "samples_count is not that of the eval_start"},
     "HPE": {
@@ -681,12 +683,12 @@ NOTES = {
 
 
 def published_logs() -> list[Path]:
-    return sorted(PUBLISHED.glob("*/result_*.txt"))
+    return sorted(PUBLISHED_LOGS.glob("*/result_*.txt"))
 
 
 @published
 def test_all_published_logs_are_there() -> None:
-    assert len(published_logs()) == 30, f"v5.1 has three systems' ten logs in {PUBLISHED}"
+    assert len(published_logs()) == 30, f"v5.1 has three systems' ten logs in {PUBLISHED_LOGS}"
 
 
 @published

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from benchmark_run import SETTINGS, losses
+from checkout import PUBLISHED_LOGS
 from submissions import (
     TOKEN,
     edit,
@@ -435,12 +436,10 @@ def test_a_truncated_log_fails_and_the_rest_is_judged(three: list[Path], share: 
 
 # MLCommons' published logs
 
-PUBLISHED = Path(__file__).resolve().parents[3] / "shared" / "data" / "logs"
 
-
-@pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"the published logs are not there: {PUBLISHED}")
+@pytest.mark.skipif(not PUBLISHED_LOGS.is_dir(), reason=f"the published logs are not there: {PUBLISHED_LOGS}")
 def test_logs_of_two_systems_do_not_hold_together() -> None:
-    given = [next(iter(sorted(system.glob("result_*.txt")))) for system in sorted(PUBLISHED.iterdir())]
+    given = [next(iter(sorted(system.glob("result_*.txt")))) for system in sorted(PUBLISHED_LOGS.iterdir())]
     found = submission.judge(given, "5.1.0")
     assert all(report.holds for report in found.reports)
     assert {"global_batch_size", "submission_org"} <= {failure.partition(":")[0] for failure in found.failures}

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from checkout import GOLDEN
 from claimed import claim_benchmark_data
 from runs import REPOSITORY, arguments, environment
 
@@ -23,7 +24,7 @@ from llama31.plan.plan import Plan
 from llama31.plan.validate_slurm import NEEDS_PARTITION
 from llama31.settings import Settings
 
-GOLDEN = REPOSITORY / "tests" / "golden" / "plan_benchmark_1x8.txt"
+GOLDEN = GOLDEN / "plan_benchmark_1x8.txt"
 
 
 def without_machine(text: str, directory: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import GOLDEN
 from saved_tokenizers import change_ids, save_again
 from tiny import VOCABULARY, make_tokenizer, write_tokens
 
@@ -61,7 +62,7 @@ def test_a_run_that_works(usual: dict[str, str]) -> None:
 
 def golden_problems() -> list[tuple[str, str]]:
     """(arguments, line) of golden/problems.txt."""
-    text = (Path(__file__).parents[1] / "golden" / "problems.txt").read_text()
+    text = (GOLDEN / "problems.txt").read_text()
     lines = [line.strip() for line in text.splitlines() if line and not line.startswith("#")]
     return list(zip(lines[::2], lines[1::2], strict=True))
 
