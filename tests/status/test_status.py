@@ -1,4 +1,4 @@
-"""`python3 -m llama31 status`: runs here and submitted ones, going on, ended and damaged. 30 s, of which 20 train."""
+"""`python3 -m llama31 status`: runs of this machine that train, have ended or are damaged. 20 s, most of it one that trains."""
 
 import json
 import os
