@@ -16,50 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llama31 import rules
 from llama31.common.errors import UserError
+from llama31.config.environment import LIBRARIES
 from llama31.settings import Settings, names, shown
-
-LIBRARIES = (
-    "CUBLAS", "CUDA_", "CUDNN_", "FI_", "GLOO_", "GPU_MAX_", "HF_", "HIP", "HSA_", "KMP_", "LD_", "LLAMA31_", "MIOPEN_",
-    "MKL_", "NCCL_", "NVTE_", "OFI_", "OMPI_MCA_", "OMP_", "PATH", "PYTHON", "PYTORCH_", "RCCL_", "ROCBLAS_", "ROCM_",
-    "ROCR_", "SHARP_", "TENSILE_", "TOKENIZERS_", "TORCH", "TRITON_", "UCX_", "WANDB_",
-)  # fmt: skip
-"""How names begin that are no settings, but that a config.sh may export all the same: libraries read them."""
-PLACES = ("CUDA_HOME", "CUDA_PATH", "HIP_PATH", "LD_", "LLAMA31_", "PATH", "PYTHON", "ROCM_HOME", "ROCM_PATH")
-"""How the names of those begin that say where things lie on a machine, and so mean nothing in a container."""
-OF_ONE_MACHINE = (*PLACES, "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-"""How the names of those begin that say nothing elsewhere."""
-CACHE = re.compile(r"_(HOME|CACHE|CACHE_DIR|CACHE_PATH)$|^WANDB_\w*DIR$")
-"""The names of those that say where a library keeps what it made; without them it has a place for that anywhere."""
-SECRETS = re.compile("AUTH|CREDENTIAL|HEADERS|KEY|PASSPHRASE|PASSWD|PASSWORD|SECRET|TOKEN(?!IZER)")
-"""What is in the names of variables whose values no file may hold."""
-USER_IN_ADDRESS = re.compile(r"://[^/\s]*@")
-"""What is in the values of others, such as WANDB_BASE_URL, that hold a password."""
-
-
-def read_by_libraries(environment: Mapping[str, str]) -> dict[str, str]:
-    """What libraries read of an environment and a record may hold, by name."""
-    return {
-        name: value
-        for name, value in sorted(environment.items())
-        if name.startswith(LIBRARIES) and not is_secret(name) and not USER_IN_ADDRESS.search(value)
-    }
-
-
-def is_secret(name: str) -> bool:
-    """Whether a variable's value is nobody else's business, by its name."""
-    return bool(SECRETS.search(name))
-
-
-def handed_on(environment: Mapping[str, str], *, afar: bool = False) -> dict[str, str]:
-    """Of that, what says something to another machine, to a container and to another day.
-
-    `afar` is a machine that shares no file system with this one.
-    """
-    return {
-        name: value
-        for name, value in read_by_libraries(environment).items()
-        if not name.startswith(OF_ONE_MACHINE) and not (afar and CACHE.search(name))
-    }
 
 
 @dataclass(frozen=True)
