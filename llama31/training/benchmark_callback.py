@@ -35,9 +35,9 @@ class BenchmarkCallback(Callback):
     """Evaluate, stop and save a run by the benchmark's rules, and notify observers of each event.
 
     Evaluates on exactly EVAL_SAMPLES sequences every CEIL(EVAL_EVERY / GBS) steps, from START_EVAL_AT on. Ends the run
-    at the first validation loss that reaches TARGET, else at STOP_AT_STEP, at the end of the schedule or of the training
-    data; and at once if a loss is not finite or a step takes longer than STEP_TIME_ATOL. A checkpoint is saved after a
-    step and after the evaluation of that step, so that a resumed job never has one to catch up on.
+    at the first validation loss that reaches TARGET, else at STOP_AT_STEP, at the end of the schedule or of the data;
+    and at once if a loss is not finite or a step takes longer than STEP_TIME_ATOL. A checkpoint is saved after a step
+    and after the evaluation of that step, so that a resumed job never has one to catch up on.
 
     Args:
         settings: Checked settings.
