@@ -1,4 +1,4 @@
-"""`python3 -m llama31 status`: runs of this machine that train, have ended or are damaged. 20 s, most of it one that trains."""
+"""`python3 -m llama31 status`: runs of this machine that train, have ended or are damaged. 20 s, most to train."""
 
 import json
 import os
