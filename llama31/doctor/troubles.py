@@ -1,4 +1,4 @@
-"""The failures that the doctor knows, each with what to do about it; README.md's "Troubleshooting" lists them all."""
+"""The failures that the doctor knows, each with its remedy; docs/troubleshooting.md lists them."""
 
 import re
 from collections.abc import Iterator
@@ -116,7 +116,7 @@ def all_troubles() -> dict[str, Trouble]:
 
 
 def table() -> Iterator[str]:
-    """Lines of README.md's table; values stand in italics there."""
+    """Lines of the table in docs/troubleshooting.md; placeholders for values are in italics."""
     yield "| Doctor says | What to do |"
     yield "| :-- | :-- |"
     for trouble in all_troubles().values():
