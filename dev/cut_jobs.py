@@ -26,9 +26,9 @@ from checkpoints import different, tensors  # noqa: E402
 from cluster import ENDED, Cluster  # noqa: E402
 from submitted import Submitted, submit  # noqa: E402
 
-from llama31 import paths  # noqa: E402
 from llama31.checkpoint import store  # noqa: E402
-from llama31.events import TARGET_NOT_REACHED  # noqa: E402
+from llama31.config import paths  # noqa: E402
+from llama31.run_dir.events import TARGET_NOT_REACHED  # noqa: E402
 
 STEPS_PER_CUT = 15  # of the reference: so many that the run is not over before it was cut often enough
 SIGNAL_BEFORE_END = 1  # seconds, of jobs of a minute

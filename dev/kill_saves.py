@@ -27,8 +27,8 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 from checkpoints import different, tensors  # noqa: E402
 
 from llama31.checkpoint import store  # noqa: E402
-from llama31.corpus.files import PARTIAL  # noqa: E402
-from llama31.events import TARGET_NOT_REACHED  # noqa: E402
+from llama31.common.files import PARTIAL  # noqa: E402
+from llama31.run_dir.events import TARGET_NOT_REACHED  # noqa: E402
 
 STEPS_PER_KILL = 8  # of the reference: so many that the run is not over before it was killed often enough
 

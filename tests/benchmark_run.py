@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from llama31 import rules
-from llama31.events import Evaluation, Observer, Outcome, Step
-from llama31.mlperf.log import MLPerfLog
+from llama31.mlperf.log.writer import MLPerfLog
+from llama31.run_dir.events import Evaluation, Observer, Outcome, Step
 from llama31.settings import Settings
 
 SETTINGS = replace(Settings(), submission_org="Example", submission_platform="8xH200", config_filename="/x/config.sh")

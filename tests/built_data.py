@@ -10,9 +10,9 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from nemo.collections.common.tokenizers import AutoTokenizer
 
 from llama31 import recipe
+from llama31.config.resolve import from_dict
 from llama31.data.module import BenchmarkData
 from llama31.model.device import Backend
-from llama31.resolve import from_dict
 from llama31.settings import Settings
 
 SEQ_LENGTH = 48

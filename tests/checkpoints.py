@@ -11,9 +11,10 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-from llama31 import checks, preparation
 from llama31.checkpoint import identity, store
-from llama31.resolve import resolve
+from llama31.config.resolve import resolve
+from llama31.launch import prepare
+from llama31.plan import validate
 from llama31.settings import Settings
 
 DATA_FILE = f"{store.WEIGHTS}/__0_0.distcp"
@@ -21,7 +22,7 @@ DATA_FILE = f"{store.WEIGHTS}/__0_0.distcp"
 
 def settings_of(given: dict[str, str], *more: str) -> Settings:
     """What the launcher makes of settings."""
-    return preparation.with_absolute_paths(resolve([*arguments(given), *more], {})).settings
+    return prepare.with_absolute_paths(resolve([*arguments(given), *more], {})).settings
 
 
 def save(given: dict[str, str], root: Path, job: int, step: int, **of_manifest: Any) -> Path:
@@ -38,7 +39,7 @@ def save(given: dict[str, str], root: Path, job: int, step: int, **of_manifest: 
         job=job,
         step=step,
         consumed_samples=step * settings.gbs,
-        identity=identity.identity(settings, checks.check(settings)),
+        identity=identity.identity(settings, validate.check(settings)),
         departures=[],
         outcome=None,
         files={str(file.relative_to(path)): store.digest(file) for file in store.files_of(path)},

@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 from llama31 import rules
-from llama31.corpus.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
+from llama31.data.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
 
 
 def claim_tokens(prefix: Path, documents: int, tokens: int) -> None:

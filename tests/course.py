@@ -11,12 +11,12 @@ from typing import Any
 import benchmark_run
 import torch
 
-from llama31.checkpoint.start import Start
-from llama31.departures import departures
-from llama31.errors import RunAborted
-from llama31.events import ABORTED, Evaluation, Observer, Outcome, Step
-from llama31.mlperf.callback import BenchmarkCallback
+from llama31.common.errors import RunAborted
+from llama31.config.departures import departures
+from llama31.run_dir.events import ABORTED, Evaluation, Observer, Outcome, Step
+from llama31.run_dir.start_point import Start
 from llama31.settings import Settings
+from llama31.training.benchmark_callback import BenchmarkCallback
 
 ENOUGH = 10_000_000  # training sequences
 FINGERPRINTS = [2**62 + 7 * i for i in range(1, 2001)]  # whose sum is more than 64 bits hold

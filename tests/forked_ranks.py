@@ -61,11 +61,6 @@ def serve(address: str) -> None:
     """Forks a torchrun for each request."""
     import torch.distributed.run  # noqa: F401
 
-    import llama31.checkpoint.saver
-    import llama31.checkpoint.strategy
-    import llama31.mlperf.callback
-    import llama31.model.cpu
-    import llama31.recipe  # noqa: F401
     import pretrain_llama31  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the torchruns here
@@ -158,7 +153,8 @@ def ask(address: str, arguments: list[str]) -> int:
 
 def run(address: str, script: str, arguments: list[str]) -> None:
     """What run_llama31.sh runs, with forked ranks that run a script."""
-    from llama31 import cli, local
+    from llama31.cli import main as cli
+    from llama31.launch import local
 
     stock, product = local.command, str(REPOSITORY / "pretrain_llama31.py")
     local.command = lambda *of: instead_of_torchrun(

@@ -8,7 +8,7 @@ import threading
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Event
 
-from llama31 import descendants
+from llama31.common import child_processes
 
 
 def wait(ready: Event) -> None:
@@ -56,7 +56,7 @@ def fork_in_a_thread() -> None:
 
 
 def main(kind: str) -> None:
-    descendants.end_children()
+    child_processes.end_children()
     if kind == "thread":
         fork_in_a_thread()
         return
@@ -73,4 +73,4 @@ def main(kind: str) -> None:
 if __name__ == "__main__":
     main(sys.argv[1])
 elif __name__ == "__mp_main__":
-    descendants.end_spawned()
+    child_processes.end_spawned()

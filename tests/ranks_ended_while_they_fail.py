@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from llama31 import train
-from llama31.events import Outcome
+from llama31.run_dir.events import Outcome
 
 
 def fit(run: train._Run) -> NoReturn:

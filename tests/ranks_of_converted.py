@@ -19,7 +19,7 @@ from llamas import ONE_HEAD
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
-from llama31.model.cpu import cpu_backend
+from llama31.model.cpu_backend import cpu_backend
 from llama31.model.device import Backend
 
 PREFIX = "module."

@@ -11,9 +11,12 @@ from typing import Any
 
 import forked_ranks
 
-from llama31 import checks, local, paths, preparation, ranks, record, run_directory
-from llama31.events import Outcome
-from llama31.resolve import resolve
+from llama31.config import paths
+from llama31.config.resolve import resolve
+from llama31.launch import local, prepare, rank_command, run_directory
+from llama31.plan import validate
+from llama31.run_dir import record
+from llama31.run_dir.events import Outcome
 from llama31.settings import names
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -112,8 +115,8 @@ def run_forked(settings: dict[str, Any], *options: str, script: Path = REPOSITOR
 
 def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
     """Trains from the weights in a directory; makes that directory, of its own initial weights, if it is not there."""
-    resolved = preparation.with_absolute_paths(resolve(arguments(settings), {})).settings
-    checks.check(resolved)
+    resolved = prepare.with_absolute_paths(resolve(arguments(settings), {})).settings
+    validate.check(resolved)
     run_dir = run_directory.make(resolved)
     record.store_settings(run_dir, resolved)
     command = local.command(resolved, run_dir)
@@ -125,7 +128,7 @@ def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
-        env=ranks.environment(resolved, os.environ),
+        env=rank_command.environment(resolved, os.environ),
         check=False,
     )
     run = Run(run_dir, done.stdout + done.stderr, done.returncode)

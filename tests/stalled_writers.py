@@ -10,7 +10,7 @@ from typing import Any
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
 import pretrain_llama31
-from llama31 import descendants
+from llama31.common import child_processes
 
 
 def stall(*_: Any, **__: Any) -> None:
@@ -23,4 +23,4 @@ if __name__ == "__main__":
     FileSystemWriterAsync.write_preloaded_data = staticmethod(stall)
     pretrain_llama31.main()
 elif __name__ == "__mp_main__":
-    descendants.end_spawned()
+    child_processes.end_spawned()

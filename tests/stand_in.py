@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 PYTHON = """#!/usr/bin/env bash
-# python3 [OPTIONS] -m llama31.slurm.job begin|end JOB_DIR ..., or -m llama31.slurm.rank JOB_DIR
+# python3 [OPTIONS] -m llama31.launch.slurm.job begin|end JOB_DIR ..., or -m llama31.launch.slurm.rank JOB_DIR
 while [[ $1 != -m ]]; do shift; done
 printf '%s on %s with %s GPUs\\n' "$2" "$SLURMD_NODENAME" "${SLURM_GPUS_ON_NODE:-no}"
 case "$2 ${3:-}" in
-    "llama31.slurm.job begin") touch "$4/start.json" ;;
-    "llama31.slurm.job end") exit "$5" ;;
+    "llama31.launch.slurm.job begin") touch "$4/start.json" ;;
+    "llama31.launch.slurm.job end") exit "$5" ;;
     *) while [[ -e @HOLD@ ]]; do sleep 0.05; done ;;
 esac
 """
@@ -33,6 +33,6 @@ def settings(code: Path, hold: Path) -> dict[str, Any]:
 
 def started(log: str) -> list[str]:
     """What a job started, and on which node, in its order; ranks by their nodes."""
-    lines = [line.removeprefix("llama31.slurm.").partition(" with ")[0] for line in log.splitlines()]
+    lines = [line.removeprefix("llama31.launch.slurm.").partition(" with ")[0] for line in log.splitlines()]
     ours = [line for line in lines if line.startswith(("job on ", "rank on "))]
     return [*ours[:1], *sorted(ours[1:-1]), *ours[-1:]]

@@ -16,9 +16,11 @@ from benchmark_run import SETTINGS, interval, losses, write_log
 from mlperf_logging.compliance_checker import mlp_compliance
 from mlperf_logging.package_checker import package_checker
 
-from llama31 import paths, record, rules
-from llama31.events import TARGET_NOT_REACHED, Evaluation, Outcome
-from llama31.report.metrics import MetricsWriter
+from llama31 import rules
+from llama31.config import paths
+from llama31.run_dir import record
+from llama31.run_dir.events import TARGET_NOT_REACHED, Evaluation, Outcome
+from llama31.run_dir.metrics_file import MetricsWriter
 from llama31.settings import Settings
 
 TOKEN = ":::MLLOG "

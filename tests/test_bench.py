@@ -13,7 +13,7 @@ import pytest
 from runs import REPOSITORY
 
 from dev.bench import start, watched_run
-from llama31 import startup
+from llama31.run_dir import startup_log
 
 BENCHES = [
     "convert_memory", "gpu_step", "growth", "index", "loader", "read_logs", "start", "tokenize", "train_step",
@@ -52,13 +52,18 @@ def test_training_steps_take_turns() -> None:
 
 def test_parts_of_a_start_are_those_of_the_last_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     began = datetime.now(timezone.utc)
-    for part in (startup.RANK, startup.CHECKED):
-        startup.reached(part)
+    for part in (startup_log.RANK, startup_log.CHECKED):
+        startup_log.reached(part)
     printed = capsys.readouterr().out
     later = began + timedelta(seconds=5)
     (tmp_path / "rank-0.log").write_text(f"chatter\n{printed}")
-    (tmp_path / "rank-1.log").write_text(f"{later.isoformat(timespec='milliseconds')}{startup.MARK}{startup.RANK}\n")
+    (tmp_path / "rank-1.log").write_text(
+        f"{later.isoformat(timespec='milliseconds')}{startup_log.MARK}{startup_log.RANK}\n"
+    )
     found = watched_run.parts(tmp_path, began)
-    assert set(found) == {startup.RANK, startup.CHECKED}
-    assert found[startup.RANK] == pytest.approx(5, abs=0.01) and 0 <= found[startup.CHECKED] < 5
-    assert start.took({startup.RANK: 2.0, startup.CHECKED: 2.5}) == {startup.RANK: 2.0, startup.CHECKED: 0.5}
+    assert set(found) == {startup_log.RANK, startup_log.CHECKED}
+    assert found[startup_log.RANK] == pytest.approx(5, abs=0.01) and 0 <= found[startup_log.CHECKED] < 5
+    assert start.took({startup_log.RANK: 2.0, startup_log.CHECKED: 2.5}) == {
+        startup_log.RANK: 2.0,
+        startup_log.CHECKED: 0.5,
+    }

@@ -18,12 +18,12 @@ from course import ENOUGH, FINGERPRINTS, Course, Trainer
 from one_rank import one_rank
 
 from llama31 import rules
-from llama31.checkpoint.start import Start
-from llama31.events import ABORTED, SUCCESS, TARGET_NOT_REACHED, Outcome, Step
-from llama31.mlperf import callback as module
-from llama31.mlperf.callback import BenchmarkCallback
 from llama31.model import device
+from llama31.run_dir.events import ABORTED, SUCCESS, TARGET_NOT_REACHED, Outcome, Step
+from llama31.run_dir.start_point import Start
 from llama31.settings import Settings
+from llama31.training import benchmark_callback as module
+from llama31.training.benchmark_callback import BenchmarkCallback
 
 CLOSED = benchmark_run.SETTINGS  # the benchmark at a global batch size of 32
 

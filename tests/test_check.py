@@ -18,13 +18,13 @@ from mlperf_logging.compliance_checker import mlp_compliance
 from submissions import rule_files_parsed_once
 
 from llama31 import rules
-from llama31.departures import departures as departures_of
-from llama31.errors import UserError
-from llama31.events import Outcome
-from llama31.mlperf import check as module
-from llama31.mlperf import official, several
-from llama31.mlperf.check import Report, check
-from llama31.mlperf.own_rules import LEAST_WHOLE_NUMBER, POSITIVE_NUMBERS
+from llama31.common.errors import UserError
+from llama31.config.departures import departures as departures_of
+from llama31.mlperf.check import official, submission
+from llama31.mlperf.check import one_log as module
+from llama31.mlperf.check.one_log import Report, check
+from llama31.mlperf.check.own_rules import LEAST_WHOLE_NUMBER, POSITIVE_NUMBERS
+from llama31.run_dir.events import Outcome
 from llama31.settings import Division, Settings
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "logs"
@@ -136,10 +136,10 @@ def test_the_report_reads_as_words(tmp_path: Path) -> None:
 def test_exit_codes_and_output(tmp_path: Path, lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "mlperf.log"
     log.write_text("".join(lines))
-    assert several.run([tmp_path], NEWEST) == 0
+    assert submission.run([tmp_path], NEWEST) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: holds"), "the verdict is the last line"
     log.write_text("".join(line for line in lines if key(line) != "seed"))
-    assert several.run([log], NEWEST) == 1
+    assert submission.run([log], NEWEST) == 1
     printed = capsys.readouterr().out.splitlines()
     assert "fails: seed: found none; wants exactly one line" in printed
     assert printed[-1] == "verdict: does not hold, for 1 reason; the official checker accepts the log"

@@ -22,13 +22,14 @@ from submissions import (
     write_run,
 )
 
-from llama31 import departures, paths, rules
-from llama31.errors import UserError
-from llama31.mlperf import several
-from llama31.mlperf.several import Several
+from llama31 import rules
+from llama31.common.errors import UserError
+from llama31.config import departures, paths
+from llama31.mlperf.check import submission
+from llama31.mlperf.check.submission import Several
 
 NEWEST = rules.RULESETS[-1]
-judge = partial(several.judge, ruleset=NEWEST)
+judge = partial(submission.judge, ruleset=NEWEST)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,7 +53,7 @@ def name(run: Path) -> str:
 
 
 def printed(found: Several) -> str:
-    return "\n".join(several.lines(found))
+    return "\n".join(submission.lines(found))
 
 
 def test_three_runs_hold_so_far(three: list[Path]) -> None:
@@ -67,7 +68,7 @@ def test_three_runs_hold_so_far(three: list[Path]) -> None:
 
 def test_ten_runs_hold_as_a_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = ten_runs(tmp_path)
-    assert several.run(runs, NEWEST) == 0
+    assert submission.run(runs, NEWEST) == 0
     text = capsys.readouterr().out
     assert "rcp: accepted: 179,712 samples" in text
     assert "score: 29.250 minutes, mean without the fastest and the slowest\n" in text, "2 minutes an evaluation"
@@ -336,7 +337,7 @@ def test_validation_data_that_differs_within_a_run_is_named(
 ) -> None:
     write_metrics(three[1], SETTINGS, losses(), token_hash="f" * 16)
     wants = 'token_hash: found ["0000000000000000", "ffffffffffffffff"]; wants one, the same in all evaluations'
-    assert several.run(three[1:2], NEWEST) == 1
+    assert submission.run(three[1:2], NEWEST) == 1
     assert f"fails: {wants}" in capsys.readouterr().out.splitlines()
     found = judge(three)
     assert found.failures == [f"{name(three[1])}: {wants}"], "once, and by itself"
@@ -440,6 +441,6 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "logs"
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"the published logs are not there: {PUBLISHED}")
 def test_logs_of_two_systems_do_not_hold_together() -> None:
     given = [next(iter(sorted(system.glob("result_*.txt")))) for system in sorted(PUBLISHED.iterdir())]
-    found = several.judge(given, "5.1.0")
+    found = submission.judge(given, "5.1.0")
     assert all(report.holds for report in found.reports)
     assert {"global_batch_size", "submission_org"} <= {failure.partition(":")[0] for failure in found.failures}

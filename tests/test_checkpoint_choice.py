@@ -16,20 +16,24 @@ from checkpoints import DATA_FILE, save, settings_of
 from runs import arguments
 from saved_tokenizers import change_ids, save_again
 
-from llama31 import checks, launch, paths, preparation
-from llama31.checkpoint import identity, removal, resume, space, start, store
-from llama31.corpus.files import PARTIAL, sha256_of
-from llama31.errors import UserError
-from llama31.events import SUCCESS, TARGET_NOT_REACHED, Outcome
-from llama31.report import reading
-from llama31.resolve import resolve
+from llama31.checkpoint import identity, removal, resume, space, store
+from llama31.cli import launch
+from llama31.common import reading
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, sha256_of
+from llama31.config import paths
+from llama31.config.resolve import resolve
+from llama31.launch import prepare
+from llama31.plan import validate
+from llama31.run_dir import start_point
+from llama31.run_dir.events import SUCCESS, TARGET_NOT_REACHED, Outcome
 
 SEED = 7
 
 
 def find(given: dict[str, str], *more: str, allowed: tuple[str, ...] = ()) -> resume.Found:
     settings = settings_of(given, *more)
-    return resume.find(settings, checks.check(settings), allowed, thorough=True)
+    return resume.find(settings, validate.check(settings), allowed, thorough=True)
 
 
 def refused(given: dict[str, str], *more: str, allowed: tuple[str, ...] = ()) -> list[str]:
@@ -44,19 +48,21 @@ def refused(given: dict[str, str], *more: str, allowed: tuple[str, ...] = ()) ->
 
 
 def test_nothing_there_is_a_first_job(saving: dict[str, str], usual: dict[str, str]) -> None:
-    assert find(saving).start == find(usual).start == start.Start()
+    assert find(saving).start == find(usual).start == start_point.Start()
 
 
 def test_the_newest_of_the_chain(saving: dict[str, str], root: Path) -> None:
     """A later job is newer, also where it began again from an earlier step."""
     for job, step in ((1, 100), (1, 20), (2, 30)):
         save(saving, root, job, step)
-    assert find(saving).start == start.Start(str(root / store.name(SEED, 2, 30)), job=3, step=30, consumed_samples=240)
+    assert find(saving).start == start_point.Start(
+        str(root / store.name(SEED, 2, 30)), job=3, step=30, consumed_samples=240
+    )
 
 
 def test_other_seeds_are_other_runs(saving: dict[str, str], root: Path) -> None:
     save({**saving, "SEEDS": "8"}, root, 1, 100)
-    assert find(saving).start == start.Start()
+    assert find(saving).start == start_point.Start()
     mine = save(saving, root, 1, 10)
     assert find(saving).start.checkpoint == str(mine)
     without_seed = {name: value for name, value in saving.items() if name != "SEEDS"}
@@ -81,7 +87,7 @@ def test_layout_micro_batches_recomputation_and_overlap_are_free(saving: dict[st
 def test_model_ckpt_starts_the_first_job_alone(saving: dict[str, str], root: Path, tmp_path: Path) -> None:
     path = save(saving, tmp_path / "elsewhere", 3, 50)
     chosen = (f"MODEL_CKPT={path}", "USE_CKPT=1")
-    assert find(saving, *chosen).start == start.Start(str(path), job=4, step=50, consumed_samples=400)
+    assert find(saving, *chosen).start == start_point.Start(str(path), job=4, step=50, consumed_samples=400)
     newer = save(saving, root, 4, 60)
     assert find(saving, *chosen).start.checkpoint == str(newer)
 
@@ -224,7 +230,7 @@ def test_a_first_save_that_was_killed(saving: dict[str, str], root: Path) -> Non
     path = save(saving, root, 1, 10)
     left = path.rename(path.with_name(path.name + PARTIAL))
     found = find({name: value for name, value in saving.items() if name != "SEEDS"})
-    assert (found.start, found.settings.seeds, found.incomplete) == (start.Start(), str(SEED), [left])
+    assert (found.start, found.settings.seeds, found.incomplete) == (start_point.Start(), str(SEED), [left])
 
 
 # What must stay the same
@@ -291,7 +297,7 @@ def test_a_checkpoint_with_the_hash_of_the_tokenizers_file(saving: dict[str, str
     """As they were written before: it is of the file as it was."""
     settings = settings_of(saving)
     tokenizer = Path(settings.tokenizer_path) / "tokenizer.json"
-    was = {**identity.identity(settings, checks.check(settings)), "tokenizer_path": sha256_of(tokenizer)}
+    was = {**identity.identity(settings, validate.check(settings)), "tokenizer_path": sha256_of(tokenizer)}
     save(saving, root, 1, 10, identity=was)
     assert find(saving).start.step == 10
 
@@ -365,8 +371,8 @@ def test_a_lock_is_waited_for(root: Path) -> None:
 )
 def test_which_runs_go_on_is_never_guessed(saving: dict[str, str], root: Path, more: list[str], line: str) -> None:
     def seeds(*more: str) -> list[str]:
-        resolved = preparation.with_absolute_paths(resolve([*arguments(saving), *more], {}))
-        return [one.settings.seeds for one in preparation.experiments(resolved)]
+        resolved = prepare.with_absolute_paths(resolve([*arguments(saving), *more], {}))
+        return [one.settings.seeds for one in prepare.experiments(resolved)]
 
     save(saving, root, 1, 50)
     with pytest.raises(UserError, match=re.escape(line)):
@@ -398,7 +404,7 @@ def test_the_one_just_saved_stays_whatever_the_names_say(saving: dict[str, str],
 
 def test_a_disk_that_is_too_small(saving: dict[str, str], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(saving)
-    data = checks.check(settings)
+    data = validate.check(settings)
     needs = space.estimate(settings, data)
     parameters = 238_144
     assert needs == pytest.approx(parameters * 14, abs=2_000_001)
@@ -486,10 +492,10 @@ def test_allow_change_of_what_cannot_change(option: list[str], line: str, saving
 
 
 def test_start_is_stored_for_the_ranks(tmp_path: Path) -> None:
-    resumed = start.Start("/c", job=3, step=7, consumed_samples=56, departures=["x"])
-    start.store(tmp_path / paths.START, resumed)
-    assert start.load(tmp_path / paths.START) == resumed
-    assert start.load(tmp_path / "nothing") == start.Start()
+    resumed = start_point.Start("/c", job=3, step=7, consumed_samples=56, departures=["x"])
+    start_point.store(tmp_path / paths.START, resumed)
+    assert start_point.load(tmp_path / paths.START) == resumed
+    assert start_point.load(tmp_path / "nothing") == start_point.Start()
 
 
 class Terminal(io.StringIO):

@@ -8,12 +8,14 @@ import pytest
 from checkpoints import save, settings_of
 from runs import Run, arguments
 
-from llama31 import checks, launch, preparation
 from llama31.checkpoint import convert, places, removal, resume, store
 from llama31.checkpoint.nemo import BACKEND
-from llama31.corpus.files import PARTIAL
-from llama31.errors import UserError
-from llama31.resolve import resolve
+from llama31.cli import launch
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL
+from llama31.config.resolve import resolve
+from llama31.launch import prepare
+from llama31.plan import validate
 
 SEED = 7
 NAME = store.name(SEED, 1, 10)
@@ -44,7 +46,7 @@ def test_a_checkpoint_is_no_directory_to_save_to(below: str, suffix: str, saving
     path = save(saving, root, 1, 10)
     path = path.rename(path.with_name(path.name + suffix))
     given = f"{path}{below}"
-    (line,) = checks.look(settings_of(saving, f"CONTINUAL_CKPT={given}"))[1]
+    (line,) = validate.look(settings_of(saving, f"CONTINUAL_CKPT={given}"))[1]
     where = f"is inside the checkpoint {path}" if below.strip("/") else "is a checkpoint"
     wanted = f"CONTINUAL_CKPT={given.rstrip('/')}: {where}; it must be the directory that holds checkpoints; "
     assert line == f"{wanted}CONTINUAL_CKPT={root} works"
@@ -64,27 +66,27 @@ def test_a_link_to_a_checkpoint_and_one_into_it(saving: dict[str, str], root: Pa
     for target, words in ((path, "is the checkpoint"), (path / store.CONTEXT, "is inside the checkpoint")):
         link = tmp_path / f"to {target.name}"
         link.symlink_to(target)
-        (line,) = checks.look(settings_of(saving, f"CONTINUAL_CKPT={link}"))[1]
+        (line,) = validate.look(settings_of(saving, f"CONTINUAL_CKPT={link}"))[1]
         assert line.startswith(f"CONTINUAL_CKPT={link}: {words} {path}; ")
         assert line.endswith(f"; CONTINUAL_CKPT={root} works")
     link = tmp_path / NAME
     link.symlink_to(root)
-    assert checks.look(settings_of(saving, f"CONTINUAL_CKPT={link}"))[1] == [], "only where it leads counts"
+    assert validate.look(settings_of(saving, f"CONTINUAL_CKPT={link}"))[1] == [], "only where it leads counts"
 
 
 def test_a_converted_checkpoint_is_one(saving: dict[str, str], tmp_path: Path) -> None:
     path = converted(tmp_path / "llama")
-    (line,) = checks.look(settings_of(saving, f"CONTINUAL_CKPT={path}"))[1]
+    (line,) = validate.look(settings_of(saving, f"CONTINUAL_CKPT={path}"))[1]
     assert line.endswith(f"CONTINUAL_CKPT={tmp_path} works")
     shutil.rmtree(path / store.CONTEXT)
-    assert checks.look(settings_of(saving, f"CONTINUAL_CKPT={path}"))[1] == []
+    assert validate.look(settings_of(saving, f"CONTINUAL_CKPT={path}"))[1] == []
 
 
 def test_a_checkpoint_that_only_the_login_node_sees(saving: dict[str, str]) -> None:
     afar = {**saving, "PARTITION": "p", "HOST": "login", "PREPROCESSED_PATH": "/there/data", "JOB_DIR": "/there/runs"}
     afar |= {"TOKENIZER_PATH": "/there/tokenizer", "CONTINUAL_CKPT": f"/there/chain/{NAME}/context", "DEVICE": "cuda"}
-    settings = preparation.with_absolute_paths(resolve(arguments(afar), {})).settings
-    (line,) = preparation.look(settings)[1]
+    settings = prepare.with_absolute_paths(resolve(arguments(afar), {})).settings
+    (line,) = prepare.look(settings)[1]
     assert line.startswith(
         f"CONTINUAL_CKPT=/there/chain/{NAME}/context: is inside the checkpoint /there/chain/{NAME}; "
     )
@@ -97,7 +99,7 @@ def test_a_checkpoint_that_only_the_login_node_sees(saving: dict[str, str]) -> N
 def refused(given: dict[str, str], path: Path | str, how: str = "USE_CKPT") -> str:
     settings = settings_of(given, f"MODEL_CKPT={path}", f"{how}=1")
     with pytest.raises(UserError) as error:
-        resume.find(settings, checks.check(settings), thorough=True)
+        resume.find(settings, validate.check(settings), thorough=True)
     (line,) = error.value.lines
     return line
 
@@ -208,11 +210,11 @@ def test_a_killed_save_that_holds_more_is_renamed(add: object, saving: dict[str,
     add(left)  # type: ignore[operator]
     before = everything(left)
     settings = settings_of(saving)
-    found = resume.find(settings, checks.check(settings), thorough=True)
+    found = resume.find(settings, validate.check(settings), thorough=True)
     renamed = left.with_name(left.name + store.DAMAGED)
     assert list(found.clear()) == [f"{left}: holds what no save wrote ({FOREIGN[add]}): renamed {renamed.name}"]
     assert everything(renamed) == before and not left.exists()
-    assert resume.find(settings, checks.check(settings), thorough=True).incomplete == []
+    assert resume.find(settings, validate.check(settings), thorough=True).incomplete == []
 
 
 def test_a_link_to_a_checkpoint_stays(saving: dict[str, str], root: Path, tmp_path: Path) -> None:

@@ -12,13 +12,15 @@ import pytest
 from saved_tokenizers import change_ids, save_again
 from tiny import VOCABULARY, make_tokenizer, write_tokens
 
-from llama31 import checks, devices, inputs, paths, rules
-from llama31.corpus import manifest, tokenizer
-from llama31.corpus.token_file import bin_path, idx_path, summary
-from llama31.departures import departures
-from llama31.errors import UserError
-from llama31.preparation import PATH_SETTINGS
-from llama31.resolve import AT_MOST, resolve
+from llama31 import rules
+from llama31.common.errors import UserError
+from llama31.config import devices, paths
+from llama31.config.departures import departures
+from llama31.config.resolve import AT_MOST, resolve
+from llama31.data import inputs, token_manifest, tokenizer
+from llama31.data.token_file import bin_path, idx_path, summary
+from llama31.launch.prepare import PATH_SETTINGS
+from llama31.plan import validate
 from llama31.settings import Device, Precision, RecomputeGranularity, Settings
 
 
@@ -40,7 +42,7 @@ def settings_of(usual: dict[str, str], *arguments: str) -> Settings:
 
 
 def lines_of(usual: dict[str, str], *arguments: str) -> list[str]:
-    return checks.look(settings_of(usual, *arguments))[1]
+    return validate.look(settings_of(usual, *arguments))[1]
 
 
 def suggested(line: str) -> list[str]:
@@ -51,7 +53,7 @@ def suggested(line: str) -> list[str]:
 
 def test_a_run_that_works(usual: dict[str, str]) -> None:
     settings = settings_of(usual)
-    data = checks.check(settings)
+    data = validate.check(settings)
     assert (data.vocab_size, len(data.train)) == (VOCABULARY, 2)
     assert data.available_samples(32) == sum((part.tokens - 1) // 32 for part in data.train)
     assert not Path(settings.job_dir).exists(), "a look makes nothing"
@@ -127,11 +129,11 @@ def test_auto_without_a_gpu_is_refused_what_needs_one(usual: dict[str, str]) -> 
 
 def test_a_gpu_without_transformer_engine(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: 1)
-    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(validate.importlib.util, "find_spec", lambda _: None)
     assert lines_of(usual, "DEVICE=auto", "PRECISION=fp8") == [
         "PRECISION=fp8: needs CUDA and Transformer Engine, which is not installed here; PRECISION=bf16 works"
     ]
-    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda _: "it is")
+    monkeypatch.setattr(validate.importlib.util, "find_spec", lambda _: "it is")
     assert lines_of(usual, "DEVICE=auto", "PRECISION=fp8") == []
 
 
@@ -291,7 +293,7 @@ def test_tokenizer_that_nemo_cannot_load(own_data: dict[str, str]) -> None:
 def add_manifest(data: dict[str, str], name: str, **changes: Any) -> Path:
     """Beside a token file, what tokenising it would have left."""
     file = summary(Path(data["PREPROCESSED_PATH"]) / name)
-    true = manifest.Manifest(
+    true = token_manifest.Manifest(
         inputs=["c4.json.gz"],
         input_bytes=[1],
         input_sha256=[],
@@ -308,8 +310,8 @@ def add_manifest(data: dict[str, str], name: str, **changes: Any) -> Path:
         idx_sha256="",
         versions={},
     )
-    manifest.write(file.prefix, replace(true, **changes))
-    return manifest.manifest_path(file.prefix)
+    token_manifest.write(file.prefix, replace(true, **changes))
+    return token_manifest.manifest_path(file.prefix)
 
 
 def test_tokenizer_other_than_the_one_that_made_the_data(own_data: dict[str, str]) -> None:
@@ -427,7 +429,7 @@ def test_what_the_closed_division_leaves_free(changes: dict[str, Any]) -> None:
 
 def test_check_raises_all_lines(usual: dict[str, str]) -> None:
     with pytest.raises(UserError) as error:
-        checks.check(settings_of(usual, "GBS=9", "MBS=2", "NNODES=3"))
+        validate.check(settings_of(usual, "GBS=9", "MBS=2", "NNODES=3"))
     assert len(error.value.lines) == 2
 
 
@@ -436,7 +438,7 @@ def test_paths_with_blanks_and_dollars_are_paths(usual: dict[str, str]) -> None:
     for name in PATH_SETTINGS:
         if value := getattr(settings, name):
             assert usual[name.upper()] == value
-    assert " $HOME " in settings.preprocessed_path and checks.check(settings)
+    assert " $HOME " in settings.preprocessed_path and validate.check(settings)
 
 
 @pytest.mark.parametrize(("world", "tensor", "pipeline"), [*itertools.product((1, 2, 4, 8), (1, 2), (1, 2, 4))])

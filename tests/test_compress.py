@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 import pytest
 
+from llama31.common.errors import UserError
 from llama31.corpus import compress as module
 from llama31.corpus.compress import compress
-from llama31.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "utils" / "parallel_compress_json_to_gz.sh"
 

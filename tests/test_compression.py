@@ -9,8 +9,8 @@ import debian
 import pytest
 from backports import zstd
 
-from llama31.corpus import compression
-from llama31.corpus.compression import DAMAGED, GZIP, ZSTD, Format, Members, misnamed
+from llama31.corpus import compressed_files
+from llama31.corpus.compressed_files import DAMAGED, GZIP, ZSTD, Format, Members, misnamed
 
 WORDS = b"one\n" * 100
 SKIPPABLE = b"\x50\x2a\x4d\x18\x04\0\0\0size"  # what pzstd writes before each frame
@@ -33,7 +33,7 @@ def read(data: bytes, kind: Format) -> bytes:
 @pytest.mark.parametrize("at_a_time", [1, 10, 1 << 20])
 def test_members_and_padding(name: str, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also from each place between two reads, as a resumed run reads."""
-    monkeypatch.setattr(compression, "READ_BYTES", at_a_time)
+    monkeypatch.setattr(compressed_files, "READ_BYTES", at_a_time)
     kind, data = GOOD[name]
     whole = gzip.decompress(data) if kind is GZIP else zstd.decompress(data)
     assert read(data, kind) == whole

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from runs import REPOSITORY, environment, exports_after
 
-from llama31 import checks, rules
-from llama31.departures import departures
+from llama31 import rules
+from llama31.config.departures import departures
+from llama31.config.resolve import resolve
 from llama31.estimates.gpus import GB, GPUS
-from llama31.resolve import resolve
+from llama31.plan import validate
 from llama31.settings import Device, Settings
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("config_*x*.sh"))
@@ -54,10 +55,10 @@ def test_it_is_within_the_rules_at_a_reference_point(settings: Settings) -> None
 
 def test_nothing_speaks_against_it(settings: Settings) -> None:
     """But that several nodes take Slurm."""
-    _, lines = checks.look(settings)
+    _, lines = validate.look(settings)
     needs_slurm = [f"NNODES={settings.nnodes}: needs PARTITION, and so Slurm; NNODES=1 works"]
     assert lines == (needs_slurm if settings.nnodes > 1 else [])
-    assert checks.look(replace(settings, partition="p"))[1] == []
+    assert validate.look(replace(settings, partition="p"))[1] == []
 
 
 def test_the_dry_run_shows_the_plan(exported: dict[str, str]) -> None:

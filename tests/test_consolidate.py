@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from llama31 import rules
+from llama31.common.errors import UserError
 from llama31.corpus.consolidate import VALIDATION_FILE, consolidate, merge_part, merge_validation
-from llama31.errors import UserError
 
 SHARDS = (768, 770, 895)
 

@@ -34,8 +34,8 @@ from llama31.checkpoint import (
     rope,
     to_hugging_face,
 )
-from llama31.corpus.progress import Progress
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.progress import Progress
 from llama31.model.one_rank import one_rank
 
 TESTS = Path(__file__).resolve().parent

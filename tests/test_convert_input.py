@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llama31.checkpoint import convert, huggingface, metadata, nemo
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TIMEOUT = 60  # seconds; a refusal takes less than one

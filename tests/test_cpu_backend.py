@@ -10,7 +10,7 @@ from megatron.core.tensor_parallel.random import get_cuda_rng_tracker, model_par
 from one_rank import one_rank
 from torch.overrides import _get_current_function_mode_stack
 
-from llama31.model.cpu import cpu_backend
+from llama31.model.cpu_backend import cpu_backend
 
 WATCHED = (torch.cuda, torch.cuda.random, torch.cuda.memory, torch.random, megatron_random)
 CPU = torch.device("cpu")

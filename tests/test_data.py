@@ -20,11 +20,10 @@ from saved_tokenizers import edit
 from tiny import VOCABULARY, write_tokens
 from torch.utils.data import Dataset
 
-from llama31 import paths
-from llama31.corpus import token_file
-from llama31.data import order
+from llama31.common.errors import UserError
+from llama31.config import paths
+from llama31.data import order, token_file
 from llama31.data.datasets import FirstSequences, fingerprint, training_set
-from llama31.errors import UserError
 from llama31.settings import Settings
 
 

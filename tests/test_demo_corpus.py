@@ -15,10 +15,10 @@ import pytest
 
 from dev import demo_corpus, demo_tokenizer, prepare_demo
 from llama31 import rules
-from llama31.corpus import manifest
+from llama31.common.errors import UserError
 from llama31.corpus.parts import part_shards
-from llama31.corpus.token_file import summary
-from llama31.errors import UserError
+from llama31.data import token_manifest
+from llama31.data.token_file import summary
 
 PACKAGES = ("scikit-learn",)
 VALIDATION_DOCUMENTS = 20
@@ -148,7 +148,7 @@ def test_token_files_are_the_benchmarks_names(demo: Path) -> None:
         assert found.documents == len(records(demo / "merged" / f"{rules.train_part_name(part)}.json.gz"))
     prefix = preprocessed / rules.token_file_name(rules.validation_name(VALIDATION_DOCUMENTS))
     assert summary(prefix).documents == VALIDATION_DOCUMENTS
-    facts = manifest.read(prefix)
+    facts = token_manifest.read(prefix)
     assert facts is not None
     assert facts.vocabulary_size == demo_tokenizer.VOCABULARY
 

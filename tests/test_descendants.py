@@ -14,7 +14,7 @@ import psutil
 import pytest
 from runs import REPOSITORY, TESTS, TIMEOUT, arguments, environment, forked_command
 
-from llama31 import record
+from llama31.run_dir import record
 
 ENDS_WITHIN = 30  # seconds; as a rule a fraction of one
 ENVIRONMENT = {**environment(), "PYTHONPATH": str(REPOSITORY)}

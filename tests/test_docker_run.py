@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dev import image_command
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.settings import names
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -17,14 +17,14 @@ import debian
 import pytest
 from runs import arguments, environment
 
-from llama31 import devices
-from llama31.corpus.manifest import manifest_path
+from llama31.config import devices
+from llama31.config.resolve import resolve
+from llama31.data.token_manifest import manifest_path
 from llama31.doctor import all_reduce, collectives, data, filesystems, gpus, limits, run, tools, troubles, versions
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, Severity, lines, ok
 from llama31.doctor.group import Apart, Group, Place, expanded, is_task, place
 from llama31.doctor.run import Check
-from llama31.resolve import resolve
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -10,10 +10,10 @@ import pytest
 from cluster import Cluster
 from runs import arguments, environment
 
+from llama31.config.resolve import resolve
 from llama31.doctor import tools
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Severity
-from llama31.resolve import resolve
 
 pytestmark = pytest.mark.slurm
 STEP = ("srun", "--nodes=2", "--ntasks=2", "--kill-on-bad-exit=0", "bash", "-c")

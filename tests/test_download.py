@@ -13,9 +13,9 @@ from threading import Event
 import pytest
 from file_server import FileServer, running
 
+from llama31.common.errors import UserError
 from llama31.corpus.download import fetch, published, remote, retries, target, web
 from llama31.corpus.download.journal import Journal
-from llama31.errors import UserError
 
 PIECE_BYTES = 64 << 10
 BIG = "c4-train.en_6_text_document.bin"

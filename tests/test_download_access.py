@@ -14,8 +14,8 @@ from cryptography.x509.oid import NameOID
 from file_server import LOGIN, FileServer, running
 
 from llama31 import rules
+from llama31.common.errors import UserError
 from llama31.corpus.download import fetch, published, remote, retries
-from llama31.errors import UserError
 
 ACCOUNT = {"CF_ACCESS_CLIENT_ID": "id", "CF_ACCESS_CLIENT_SECRET": "secret"}
 FILES = {"a": b"first", "b/c": b"second"}

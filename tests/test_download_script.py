@@ -14,7 +14,7 @@ import pytest
 from file_server import DEADLINE, FileServer, running, wait_while
 
 from llama31 import rules
-from llama31.corpus.token_file import TokenFile, bin_path, idx_path, summary
+from llama31.data.token_file import TokenFile, bin_path, idx_path, summary
 
 REPOSITORY = Path(__file__).parents[1]
 MIB = 1 << 20
@@ -23,7 +23,7 @@ PIECES = (
     "retries.FIRST_PAUSE = 0; web.TIMEOUTS = (5, 1); "
     f"target.PIECE_BYTES = {MIB}; target.RECORD_BYTES = {MIB // 8}; published.READ_BYTES = {MIB // 64}; "
 )
-MAIN = "from llama31.cli import main; main()"
+MAIN = "from llama31.cli.main import main; main()"
 OURS = ("MLC_", "MLCOMMONS_", "CF_ACCESS_", "C4_PATH", "PREPROCESSED_PATH", "TOKENIZER_PATH", "PARTS", "JOBS")
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith(OURS)},

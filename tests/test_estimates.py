@@ -19,13 +19,13 @@ from nemo.lightning.pytorch.plugins.mixed_precision import update_config_with_dt
 from one_rank import one_rank
 
 from llama31 import recipe, rules
+from llama31.config.model_sizes import SIZES
 from llama31.estimates import disk, memory, speed
 from llama31.estimates.gpus import GB, GPUS
 from llama31.model.device import Backend
 from llama31.model.layers import cpu_layer_spec
 from llama31.model.llama import model_config
 from llama31.settings import Device, Precision, RecomputeGranularity, RecomputeMethod, Settings
-from llama31.sizes import SIZES
 
 VOCABULARY = 1024
 MODEL = Settings(size="demo", device=Device.cpu, seq_length=128, mbs=2)

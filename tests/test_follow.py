@@ -16,11 +16,12 @@ import pytest
 from cluster import Cluster
 from runs import REPOSITORY
 
-from llama31 import paths
-from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
-from llama31.slurm import states, submission
-from llama31.slurm.follow import follow
-from llama31.slurm.submission import Submission
+from llama31.config import paths
+from llama31.launch.slurm import job_states
+from llama31.launch.slurm.follow import follow
+from llama31.run_dir import job_chain
+from llama31.run_dir.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
+from llama31.run_dir.job_chain import Submission
 
 pytestmark = pytest.mark.slurm
 
@@ -48,7 +49,7 @@ def submit(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             argv = ["sbatch", "--parsable", "--partition=debug", *where, *chained, *options]
             jobs.append(int(cluster.ask(*argv, stdin=f"#!/bin/bash\n{script}\n")))
         queued.extend(jobs)
-        submission.store(run_dir, Submission(jobs, seed, "", "2026-11-23T15:00:00+0000"))
+        job_chain.store(run_dir, Submission(jobs, seed, "", "2026-11-23T15:00:00+0000"))
         return run_dir
 
     yield submit
@@ -63,7 +64,7 @@ def ends_with(code: int) -> str:
 
 
 def submitted(run_dir: Path) -> Submission:
-    found = submission.load(run_dir)
+    found = job_chain.load(run_dir)
     assert found
     return found
 
@@ -157,10 +158,10 @@ def test_job_that_is_cancelled_before_it_runs(cluster: Cluster, submit: Submit) 
 FOLLOWS = """
 import sys
 from pathlib import Path
-from llama31.slurm import submission
-from llama31.slurm.follow import follow
+from llama31.run_dir import job_chain
+from llama31.launch.slurm.follow import follow
 run_dir = Path(sys.argv[1])
-sys.exit(follow([(run_dir, submission.load(run_dir))], 0.1))
+sys.exit(follow([(run_dir, job_chain.load(run_dir))], 0.1))
 """
 
 
@@ -178,8 +179,8 @@ def test_interrupt_ends_the_following_alone(submit: Submit) -> None:
     first, second = jobs_of(run_dir)
     assert f"scancel {first} {second}" in rest
     assert f"status '{run_dir}'" in rest
-    found = states.states([first, second], "")
-    assert [found[job].state for job in (first, second)] == [states.RUNNING, states.PENDING]
+    found = job_states.states([first, second], "")
+    assert [found[job].state for job in (first, second)] == [job_states.RUNNING, job_states.PENDING]
 
 
 SSH = """#!/bin/bash

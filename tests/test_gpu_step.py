@@ -25,13 +25,13 @@ from runs import REPOSITORY
 from dev.bench import gpu_step, gpu_trainers, megatron_alone
 from dev.bench.gpu_step import SIZE, SMALL, Case
 from llama31 import recipe, rules
+from llama31.config.model_sizes import SIZES
+from llama31.config.recompute import instead
 from llama31.estimates import memory, speed
 from llama31.estimates.gpus import GB, GPUS
-from llama31.model import cpu
+from llama31.model import cpu_backend
 from llama31.model.llama import model_config
-from llama31.recompute import instead
 from llama31.settings import Device, Precision, RecomputeGranularity, Settings
-from llama31.sizes import SIZES
 
 H200 = 143_771 * 2**20  # bytes, as nvidia-smi shows them; the data sheet's 141 GB are less
 ON_CPU = Settings(size=SIZE, device=Device.cpu, seq_length=64, gbs=2)
@@ -126,7 +126,7 @@ def test_a_rank_alone_sends_nothing_to_itself(monkeypatch: pytest.MonkeyPatch) -
     settings = replace(ON_CPU, precision=Precision.fp32)
     alone = loss_of("megatron", settings)
     assert not sent
-    monkeypatch.setattr(cpu, "_unless_alone", lambda synchronise: synchronise)
+    monkeypatch.setattr(cpu_backend, "_unless_alone", lambda synchronise: synchronise)
     assert loss_of("megatron", settings) == alone
     assert sent
 

@@ -24,14 +24,16 @@ from one_rank import one_rank
 from runs import REPOSITORY, arguments, environment
 from tiny import VOCABULARY, write_tokens
 
-from llama31 import checks, paths, provenance
-from llama31.corpus import manifest, token_file
-from llama31.corpus.files import sha256_of
-from llama31.data import beforehand, index, order
-from llama31.errors import UserError
+from llama31.cli import build_index
+from llama31.common.errors import UserError
+from llama31.common.files import sha256_of
+from llama31.config import paths
+from llama31.config.resolve import resolve
+from llama31.data import index, order, token_file, token_manifest
 from llama31.estimates import disk
-from llama31.plan import Plan
-from llama31.resolve import resolve
+from llama31.launch import provenance
+from llama31.plan import validate
+from llama31.plan.plan import Plan
 from llama31.settings import Settings
 
 
@@ -185,9 +187,9 @@ def test_data_with_a_manifest_is_known_by_its_content(settings: Settings, tmp_pa
     for prefix in paths.train_prefixes(settings):
         file = token_file.summary(prefix)
         sha256 = [sha256_of(path(prefix)) for path in (token_file.bin_path, token_file.idx_path)]
-        manifest.write(
+        token_manifest.write(
             prefix,
-            manifest.Manifest(
+            token_manifest.Manifest(
                 [], [], [], "text", "", VOCABULARY, False, None, file.token_type.name, file.documents, file.tokens, 0,
                 *sha256, {},
             ),
@@ -233,7 +235,7 @@ def test_the_plan_knows_the_size_of_the_index(settings: Settings, parts: str, li
     settings = replace(settings, train_parts=parts, samples_available=limit)
     built(settings)
     arrays = [np.load(path) for path in paths.index_root(settings).glob("*/*.npy")]
-    data = checks.check(settings)
+    data = validate.check(settings)
     assert disk.training_index(settings, data) == pytest.approx(sum(array.nbytes for array in arrays), rel=0.03)
 
 
@@ -267,8 +269,8 @@ def test_a_part_shorter_than_a_sequence_is_skipped(with_a_short_part: Settings, 
     assert index_of(settings) == index_of(without)
     assert np.array_equal(trained_on(settings), trained_on(without))
     assert list(paths.index_root(settings).iterdir()) == [index_of(without).directory]
-    data = checks.check(settings)
-    assert disk.training_index(settings, data) == disk.training_index(without, checks.check(without))
+    data = validate.check(settings)
+    assert disk.training_index(settings, data) == disk.training_index(without, validate.check(without))
 
 
 def test_a_skipped_part_is_in_plan_index_and_record(
@@ -276,12 +278,12 @@ def test_a_skipped_part_is_in_plan_index_and_record(
 ) -> None:
     settings = with_a_short_part
     given = {**usual, "SEQ_LENGTH": SEQ_LENGTH, "SEEDS": 1, "PREPROCESSED_PATH": settings.preprocessed_path}
-    beforehand.main(arguments(given))
+    build_index.main(arguments(given))
     skipped = f"{token_file.bin_path(paths.train_prefixes(settings)[1])}: skipped: a sequence of SEQ_LENGTH=48 takes 49"
     first, _ = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{skipped} tokens, it has 48; the order of the other parts is the same as without it")
     resolved = resolve(arguments(given), {})
-    plan = Plan(resolved, checks.check(resolved.settings), [])
+    plan = Plan(resolved, validate.check(resolved.settings), [])
     assert first in plan.text() and first in plan.summary()
     assert provenance.describe(plan, [], [], {})["skipped_parts"] == [first]
 
@@ -292,7 +294,7 @@ def test_no_part_with_a_sequence_is_one_line(usual: dict[str, str], with_a_short
     with pytest.raises(
         UserError, match=r"^SEQ_LENGTH=48: the training data holds no .*; SEQ_LENGTH=47 with GBS=1 works$"
     ):
-        beforehand.main(arguments({**given, "TRAIN_PARTS": 7}))
+        build_index.main(arguments({**given, "TRAIN_PARTS": 7}))
     with pytest.raises(UserError, match=r"^SEQ_LENGTH=48: no part holds a sequence of that length: .*en_7_text_docum"):
         index_of(settings)
 
@@ -325,7 +327,7 @@ def test_the_index_is_built_beforehand(usual: dict[str, str], settings: Settings
     shutil.rmtree(wanted[0].directory)
     assert np.array_equal(trained_on(settings), before), "a run builds the same"
 
-    script = "import sys; from llama31.data import beforehand as b; b.main(sys.argv[1:]); print('torch' in sys.modules)"
+    script = "import sys; from llama31.cli import build_index as b; b.main(sys.argv[1:]); print('torch' in sys.modules)"
     command = [sys.executable, "-c", script, *given]
     again = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=True)
     *lines, heavy = again.stdout.splitlines()
@@ -335,16 +337,17 @@ def test_the_index_is_built_beforehand(usual: dict[str, str], settings: Settings
 
 def test_without_a_seed_there_is_no_order(usual: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"^SEEDS is empty: .* such as SEEDS=1234$"):
-        beforehand.main(arguments(usual))
+        build_index.main(arguments(usual))
     with pytest.raises(UserError, match=r"^SAMPLES_AVAILABLE=7: less than a step of GBS=8 takes; SAMPLES_AVAILABLE=64"):
-        beforehand.main(arguments({**usual, "SAMPLES_AVAILABLE": "7"}))
+        build_index.main(arguments({**usual, "SAMPLES_AVAILABLE": "7"}))
 
 
 FOUR_BUILDERS = """
 import multiprocessing, sys
-from llama31.data import beforehand, order  # imports Megatron once for all of them
+from llama31.cli import build_index
+from llama31.data import order  # imports Megatron once for all of them
 context = multiprocessing.get_context("fork")
-builders = [context.Process(target=beforehand.main, args=(sys.argv[1:],)) for _ in range(4)]
+builders = [context.Process(target=build_index.main, args=(sys.argv[1:],)) for _ in range(4)]
 for builder in builders:
     builder.start()
 for builder in builders:

@@ -15,11 +15,11 @@ import pytest
 import tiny
 
 from llama31 import rules
-from llama31.corpus import checkpoint, consolidate, join, preprocess, token_writer
-from llama31.corpus.checkpoint import Checkpoint
+from llama31.common.errors import UserError
+from llama31.corpus import consolidate, join, preprocess, token_writer, tokenize_checkpoint
 from llama31.corpus.preprocess import Work, finish, from_merged, from_shards
 from llama31.corpus.tokenize import tokenize
-from llama31.errors import UserError
+from llama31.corpus.tokenize_checkpoint import Checkpoint
 
 SAMPLE = 20
 SHARDS = (768, 769, 770)  # of the 128 of part 6
@@ -95,7 +95,9 @@ def test_joined_once(corpus: Corpus, wanted: dict[str, bytes]) -> None:
     assert not corpus.pieces
     assert [task.prefix.name for task in corpus.work().tasks] == [rules.token_file_name(rules.validation_name(SAMPLE))]
     written = corpus.prefix.with_name(f"{NAME}.bin").stat().st_ino
-    checkpoint.store(corpus.prefix, Checkpoint(corpus.work().parts[0].job.identity, ""))  # of one killed at its end
+    tokenize_checkpoint.store(
+        corpus.prefix, Checkpoint(corpus.work().parts[0].job.identity, "")
+    )  # of one killed at its end
     corpus.run()
     assert corpus.files() == wanted
     assert corpus.prefix.with_name(f"{NAME}.bin").stat().st_ino == written

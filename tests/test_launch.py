@@ -18,10 +18,13 @@ import typer
 from runs import REPOSITORY, arguments, environment
 from test_settings import imported_by, is_light
 
-from llama31 import devices, launch, local, paths, preparation, ranks, record, resolve, run_directory
-from llama31.cli import app
-from llama31.errors import UserError
-from llama31.events import FAILED
+from llama31.cli import launch
+from llama31.cli.main import app
+from llama31.common.errors import UserError
+from llama31.config import devices, paths, resolve
+from llama31.launch import local, prepare, rank_command, run_directory
+from llama31.run_dir import record
+from llama31.run_dir.events import FAILED
 from llama31.settings import Device, Settings
 
 SCRIPT = REPOSITORY / "run_llama31.sh"
@@ -162,36 +165,34 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
     given = ["JOB_DIR=a/runs", "TOKENIZER_PATH=~/tokenizer", "PREPROCESSED_PATH=/data", "TAG=a"]
-    settings = preparation.with_absolute_paths(resolve.resolve(given, {})).settings
+    settings = prepare.with_absolute_paths(resolve.resolve(given, {})).settings
     assert (settings.job_dir, settings.tokenizer_path) == (str(tmp_path / "a/runs"), "/home/somebody/tokenizer")
     assert (settings.preprocessed_path, settings.tmp_npy_index, settings.tag) == ("/data", "", "a")
-    assert all(name in Settings.__dataclass_fields__ for name in preparation.PATH_SETTINGS)
+    assert all(name in Settings.__dataclass_fields__ for name in prepare.PATH_SETTINGS)
     assert {name for name in Settings.__dataclass_fields__ if name.endswith(("_path", "_dir", "_ckpt"))} - {
         "use_ckpt",
         "save_ckpt",
-    } <= set(preparation.PATH_SETTINGS)
+    } <= set(prepare.PATH_SETTINGS)
 
 
 # The ranks' environment
 
 
 def test_cpu_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(rank_command.os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("PYTHONPATH", "/mine")
     for count, threads in ((1, "8"), (3, "2"), (16, "1")):
-        env = ranks.environment(replace(Settings(), device=Device.cpu, gpus_per_node=count), os.environ)
+        env = rank_command.environment(replace(Settings(), device=Device.cpu, gpus_per_node=count), os.environ)
         assert (env["OMP_NUM_THREADS"], env["CUDA_VISIBLE_DEVICES"]) == (threads, "")
         assert env["PYTHONPATH"] == f"{REPOSITORY}:/mine"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert ranks.environment(replace(Settings(), device=Device.cpu), os.environ)["OMP_NUM_THREADS"] == "5"
+    assert rank_command.environment(replace(Settings(), device=Device.cpu), os.environ)["OMP_NUM_THREADS"] == "5"
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert (
-        ranks.environment(replace(Settings(), device=Device.cuda, gpus_per_node=8), os.environ)["OMP_NUM_THREADS"]
-        == "1"
-    )
+    settings = replace(Settings(), device=Device.cuda, gpus_per_node=8)
+    assert rank_command.environment(settings, os.environ)["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    assert ranks.environment(replace(Settings(), device=Device.cuda), os.environ)["CUDA_VISIBLE_DEVICES"] == "3"
+    assert rank_command.environment(replace(Settings(), device=Device.cuda), os.environ)["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 @pytest.mark.parametrize(
@@ -205,8 +206,10 @@ def test_cpu_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_gpus_get_the_connections_that_overlap_needs(settings: Settings, connections: str | None) -> None:
-    assert ranks.environment(settings, {}).get("CUDA_DEVICE_MAX_CONNECTIONS") == connections
-    assert ranks.environment(settings, {"CUDA_DEVICE_MAX_CONNECTIONS": "8"})["CUDA_DEVICE_MAX_CONNECTIONS"] == "8"
+    assert rank_command.environment(settings, {}).get("CUDA_DEVICE_MAX_CONNECTIONS") == connections
+    assert (
+        rank_command.environment(settings, {"CUDA_DEVICE_MAX_CONNECTIONS": "8"})["CUDA_DEVICE_MAX_CONNECTIONS"] == "8"
+    )
 
 
 # A run, with something else in the place of the ranks
@@ -273,7 +276,7 @@ def test_a_run_says_all_about_itself(
 
     # What repeats it comes to the same settings, from an environment without any.
     assert said["repeated_by"].startswith(f"bash {SCRIPT} ")
-    again = preparation.with_absolute_paths(resolve.resolve(shlex.split(said["repeated_by"])[2:], {}))
+    again = prepare.with_absolute_paths(resolve.resolve(shlex.split(said["repeated_by"])[2:], {}))
     assert again.settings == settings
 
 

@@ -16,10 +16,11 @@ from benchmark_run import SETTINGS
 from mlperf_logging.rcp_checker import rcp_checker
 from submissions import TOKEN, edit, officially_packaged, rule_files_parsed_once, ten_runs, write_run
 
-from llama31 import paths, rules
-from llama31.mlperf import lines as reader
-from llama31.mlperf import several
-from llama31.mlperf.several import Several
+from llama31 import rules
+from llama31.config import paths
+from llama31.mlperf.check import submission
+from llama31.mlperf.check.submission import Several
+from llama31.mlperf.log import reader
 
 NEWEST = rules.RULESETS[-1]
 INTERVAL = 12_288
@@ -74,8 +75,8 @@ class Logs:
         for file in self.files:
             file.write_bytes(FORMS[self.form](file.read_bytes()))
         assert officially_packaged(self.files, ruleset, self.files[0].parent.parent / "tree") == accepted
-        found = several.judge(self.files, ruleset)
-        text = "\n".join(several.lines(found))
+        found = submission.judge(self.files, ruleset)
+        text = "\n".join(submission.lines(found))
         assert found.is_accepted == accepted, f"say what MLCommons' checker says:\n{text}"
         return found, text
 
@@ -163,7 +164,7 @@ def test_nothing_is_said_of_seeds_and_evaluations_that_no_log_has(logs: Logs) ->
         logs.change(lacking(key))
     _, text = logs.judge(accepted=False)
     assert "seeds differ" not in text and "the same numbers of samples" not in text
-    single = "\n".join(several.lines(several.judge(logs.files[:1], NEWEST)))
+    single = "\n".join(submission.lines(submission.judge(logs.files[:1], NEWEST)))
     assert "no evaluation was skipped" not in single
 
 
@@ -201,7 +202,7 @@ def test_a_seed_that_one_log_has_twice_is_not_accepted(logs: Logs) -> None:
 def test_one_of_ten_without_a_batch_size_does_not_hold(logs: Logs) -> None:
     """rcp_checker accepts it where it is the first that glob finds, which no one can rely on."""
     logs.change(lacking("global_batch_size"), 4)
-    found = several.judge(logs.files, NEWEST)
+    found = submission.judge(logs.files, NEWEST)
     assert not found.holds and not found.excused
 
 
@@ -225,7 +226,7 @@ def test_a_loss_that_is_null_is_not_accepted(logs: Logs) -> None:
     found, text = logs.judge(accepted=False)
     assert not found.holds and not found.reports[4].is_accepted
     assert f"result_4.txt: eval_accuracy: found null in line {logs.line(4, 'eval_accuracy')}; wants a number" in text
-    single = "\n".join(several.lines(several.judge(logs.files[4:5], NEWEST)))
+    single = "\n".join(submission.lines(submission.judge(logs.files[4:5], NEWEST)))
     assert single.endswith("does not hold, for 1 reason; the official checker does not accept the log")
 
 
@@ -250,7 +251,7 @@ def test_a_sparser_cadence_is_a_reading_of_ours(logs: Logs) -> None:
     found, text = logs.judge(accepted=True)
     assert not found.holds and "wants an evaluation every 12,288" in text
     assert text.endswith("; MLCommons' checkers accept them as a submission")
-    few = "\n".join(several.lines(several.judge(logs.files[:3], NEWEST)))
+    few = "\n".join(submission.lines(submission.judge(logs.files[:3], NEWEST)))
     assert few.endswith("; the official checker accepts 3 of the 3 logs")
 
 
@@ -355,7 +356,7 @@ def test_a_second_run_after_one_that_never_trained(logs: Logs, length: int) -> N
 
 def test_two_files_of_two_runs_have_nothing_to_compare(logs: Logs) -> None:
     logs.change(lambda records: [*records, *records], 0, 1)
-    text = "\n".join(several.lines(several.judge(logs.files[:2], NEWEST)))
+    text = "\n".join(submission.lines(submission.judge(logs.files[:2], NEWEST)))
     assert "seeds differ" not in text and "are the same" not in text
 
 
@@ -429,8 +430,8 @@ def test_nothing_on_disk_is_changed(logs: Logs, monkeypatch: pytest.MonkeyPatch)
     directory = logs.files[0].parent
     (directory / "scaling.json").write_text("{}")
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in directory.iterdir()}
-    found = several.judge(logs.files, NEWEST)
-    assert list(several.lines(found)) and found.holds
+    found = submission.judge(logs.files, NEWEST)
+    assert list(submission.lines(found)) and found.holds
     assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in directory.iterdir()} == before
     assert cleared and not {"", str(directory)} & set(cleared), "rcp_checker gets a directory of its own"
     assert len(opened) == 10, "each log is read once by rcp_checker"
@@ -448,7 +449,7 @@ def test_lines_over_many_systems_can_be_read(tmp_path: Path) -> None:
     for number, file in enumerate(files[::10]):
         edit(file, "submission_org", lambda line, number=number: line | {"value": f"Organisation {number} " + "x" * 90})
         edit(file, "submission_platform", lambda line, number=number: line | {"value": f"{number}xBox"})
-    lines = list(several.lines(several.judge(files, NEWEST)))
+    lines = list(submission.lines(submission.judge(files, NEWEST)))
     assert max(map(len, lines)) <= 700, max(lines, key=len)
     (line,) = [line for line in lines if line.startswith("fails: submission_platform")]
     assert re.search(r"; \d+ more values; wants the same in all logs$", line), line

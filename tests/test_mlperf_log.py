@@ -15,10 +15,10 @@ from mlperf_logging.mllog import get_mllogger
 from mlperf_logging.rcp_checker import rcp_checker
 
 from llama31 import rules
-from llama31.errors import UserError
-from llama31.events import Outcome
-from llama31.mlperf import check
-from llama31.mlperf.log import MLPerfLog, continued
+from llama31.common.errors import UserError
+from llama31.mlperf.check import one_log
+from llama31.mlperf.log.writer import MLPerfLog, continued
+from llama31.run_dir.events import Outcome
 from llama31.settings import Division, Precision, Settings, Status
 
 INTERRUPTED = Outcome("aborted", "interrupted", 130, 5, 160)
@@ -213,7 +213,7 @@ def open_files() -> list[str]:
 
 def test_importing_opens_no_file(tmp_path: Path) -> None:
     repository = Path(__file__).parents[1]
-    code = f"import sys; sys.path.insert(0, {str(repository)!r}); import llama31.mlperf.log"
+    code = f"import sys; sys.path.insert(0, {str(repository)!r}); import llama31.mlperf.log.writer"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert list(tmp_path.iterdir()) == [], "open the log in MLPerfLog(), not at import"
 
@@ -263,7 +263,7 @@ def test_a_log_is_appended_to(tmp_path: Path) -> None:
 
 def test_lines_name_their_source_without_the_machines_paths(full_log: Path) -> None:
     files = {record["metadata"]["file"] for record in records(full_log)}
-    assert files == {"llama31/mlperf/log.py"}, "paths in a published log are those of the repository"
+    assert files == {"llama31/mlperf/log/writer.py"}, "paths in a published log are those of the repository"
 
 
 def test_a_log_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def in_two_jobs(directory: Path, departures: Sequence[str] = ()) -> Path:
 
 @pytest.mark.parametrize("ruleset", rules.RULESETS)
 def test_two_jobs_write_one_log_that_holds_as_closed(tmp_path: Path, ruleset: str) -> None:
-    report = check.check(in_two_jobs(tmp_path), ruleset)
+    report = one_log.check(in_two_jobs(tmp_path), ruleset)
     assert report.holds and report.is_closed and report.is_accepted, report.failures
 
 

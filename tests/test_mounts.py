@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llama31 import mounts
-from llama31.preparation import PATH_SETTINGS
+from llama31.config import mounts
+from llama31.launch.prepare import PATH_SETTINGS
 from llama31.settings import Settings
 
 

@@ -9,10 +9,11 @@ import pytest
 from benchmark_run import SETTINGS, open_log
 from mlperf_logging.rcp_checker import rcp_checker
 
-from llama31 import checks, rules
-from llama31.events import Outcome
+from llama31 import rules
+from llama31.config import mlperf_names
+from llama31.plan import validate
+from llama31.run_dir.events import Outcome
 from llama31.settings import Settings
-from llama31.submission import names
 
 
 def test_words_are_those_that_rcp_checker_searches_for() -> None:
@@ -24,7 +25,7 @@ def test_words_are_those_that_rcp_checker_searches_for() -> None:
 @pytest.mark.parametrize("word", rules.RCP_WORDS)
 @pytest.mark.parametrize("name", ["submission_org", "submission_platform", "tag"])
 def test_a_word_that_rcp_checker_searches_for_is_refused(name: str, word: str) -> None:
-    (line,) = checks.lines(replace(Settings(), **{name: f"my {word} box"}))
+    (line,) = validate.lines(replace(Settings(), **{name: f"my {word} box"}))
     assert line == (
         f"{name.upper()}=my {word} box: contains {word}, which MLCommons' rcp_checker takes for a line of the log; "
         f"{name.upper()}=my {word.replace('_', '-')} box works"
@@ -32,10 +33,12 @@ def test_a_word_that_rcp_checker_searches_for_is_refused(name: str, word: str) -
 
 
 def test_such_a_configuration_is_refused_by_its_files_name() -> None:
-    (line,) = checks.lines(replace(Settings(), config_filename="/conf/config_global_batch_size_32.sh"))
+    (line,) = validate.lines(replace(Settings(), config_filename="/conf/config_global_batch_size_32.sh"))
     assert line.startswith("CONFIG_FILENAME=config_global_batch_size_32.sh: contains global_batch_size, which")
     assert line.endswith("; rename the file, such as config_global-batch-size_32.sh")
-    assert checks.lines(replace(Settings(), config_filename="/global_batch_size/config.sh")) == [], "a log has the name"
+    assert validate.lines(replace(Settings(), config_filename="/global_batch_size/config.sh")) == [], (
+        "a log has the name"
+    )
 
 
 def test_the_reason_of_an_end_is_logged_without_such_a_word(tmp_path: Path) -> None:
@@ -59,9 +62,9 @@ def test_the_reason_of_an_end_is_logged_without_such_a_word(tmp_path: Path) -> N
     ],
 )
 def test_directories_are_named_as_others_name_theirs(org: str, directory: str) -> None:
-    assert names.directory_name(org) == directory and names.is_name(directory)
+    assert mlperf_names.directory_name(org) == directory and mlperf_names.is_name(directory)
     works = f"SUBMISSION_ORG={org}: names no directory; package the runs with --org {directory}"
-    assert list(names.notes(replace(Settings(), submission_org=org))) == ([] if org == directory else [works])
+    assert list(mlperf_names.notes(replace(Settings(), submission_org=org))) == ([] if org == directory else [works])
 
 
 @pytest.mark.parametrize(
@@ -73,4 +76,4 @@ def test_directories_are_named_as_others_name_theirs(org: str, directory: str) -
     ],
 )
 def test_names_are_compared_without_punctuation(one: str, other: str, same: bool) -> None:
-    assert names.are_same(one, other) == same
+    assert mlperf_names.are_same(one, other) == same

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from llama31 import out_of_memory, paths, record, run_directory
-from llama31.events import ABORTED, FAILED, INTERRUPTED, Outcome
+from llama31.config import paths
+from llama31.launch import out_of_memory, run_directory
+from llama31.run_dir import record
+from llama31.run_dir.events import ABORTED, FAILED, INTERRUPTED, Outcome
 from llama31.settings import Settings
 
 RECORDED = sorted(Path(__file__).parent.glob("slurm_outputs/*/out_of_memory"))

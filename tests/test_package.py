@@ -15,11 +15,13 @@ from benchmark_run import SETTINGS
 from mlperf_logging.result_summarizer import result_summarizer
 from submissions import edit, fields, missed, rule_files_parsed_once, ten_runs, write_run
 
-from llama31 import departures, paths, record, rules
-from llama31.errors import UserError
-from llama31.resolve import resolve
+from llama31 import rules
+from llama31.common.errors import UserError
+from llama31.config import departures, paths
+from llama31.config.resolve import resolve
+from llama31.mlperf.package import code, official_checkers, package, system_description
+from llama31.run_dir import record
 from llama31.settings import Division
-from llama31.submission import checkers, code, package, system
 
 ORG, SYSTEM = "Example", "8xH200"
 NEWEST = rules.RULESETS[-1]
@@ -35,7 +37,7 @@ def _rule_files_are_parsed_once() -> Iterator[None]:
 
 def describe(directory: Path, **changes: str) -> Path:
     """A system description that is filled in."""
-    content = dict.fromkeys(system.FIELDS, "something") | dict.fromkeys(system.COUNTS, "1")
+    content = dict.fromkeys(system_description.FIELDS, "something") | dict.fromkeys(system_description.COUNTS, "1")
     content |= {"submitter": ORG, "division": "closed", "status": "Available on-premise", **changes}
     file = directory / f"{SYSTEM}.json"
     file.write_text(json.dumps(content))
@@ -108,7 +110,7 @@ def test_the_system_description_is_copied(written: Path) -> None:
 
 @pytest.mark.parametrize("ruleset", rules.RULESETS)
 def test_the_official_package_checker_accepts_the_tree(written: Path, ruleset: str) -> None:
-    checked = checkers.run("package_checker", ORG, written / "out", ruleset)
+    checked = official_checkers.run("package_checker", ORG, written / "out", ruleset)
     (written / "out" / RESULTS / "scaling.json").unlink(missing_ok=True)
     assert (checked.accepts, checked.findings) == (True, []), checked
 
@@ -122,7 +124,7 @@ def test_the_score_is_that_of_the_official_summarizer(
     assert pack(fresh) == 0
     printed = capsys.readouterr().out
     tree = fresh / "new"
-    checkers.run("package_checker", ORG, tree, NEWEST)  # leaves the scaling that the summarizer reads
+    official_checkers.run("package_checker", ORG, tree, NEWEST)  # leaves the scaling that the summarizer reads
     monkeypatch.chdir(tree)
     score, _, scaling = result_summarizer._compute_strong_score_standalone(
         rules.BENCHMARK, SYSTEM, False, RESULTS, "training", NEWEST
@@ -181,7 +183,7 @@ def test_a_repeated_run_has_the_settings_of_the_submission(tmp_path: Path) -> No
 def test_ten_equal_seeds_are_noticed_by_the_official_checker(fresh: Path) -> None:
     for log in (fresh / "out" / RESULTS).iterdir():
         edit(log, "seed", lambda line: line | {"value": 5})
-    checked = checkers.run("package_checker", ORG, fresh / "out", NEWEST)
+    checked = official_checkers.run("package_checker", ORG, fresh / "out", NEWEST)
     assert not checked.accepts and "the seeds are missing or the same" in checked.findings
 
 
@@ -245,7 +247,7 @@ def test_a_spoilt_tree_is_not_accepted(
 ) -> None:
     spoil(fresh / "out")
     path = f"{ORG}/systems/{SYSTEM}.json" if checker == "system_desc_checker" else ORG
-    checked = checkers.run(checker, path, fresh / "out", NEWEST)
+    checked = official_checkers.run(checker, path, fresh / "out", NEWEST)
     assert not checked.accepts
     assert any(line.startswith(finding) for line in checked.findings), checked.findings
 
@@ -278,7 +280,7 @@ def test_an_interruption_leaves_nothing(fresh: Path, monkeypatch: pytest.MonkeyP
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkers, "check", interrupted)
+    monkeypatch.setattr(official_checkers, "check", interrupted)
     before = sorted(fresh.iterdir())
     with pytest.raises(KeyboardInterrupt):
         pack(fresh)
@@ -315,7 +317,7 @@ def test_an_organisation_that_names_no_directory(fresh: Path, org: str) -> None:
 
 
 def test_a_description_with_blanks(fresh: Path) -> None:
-    edit_json(fresh / f"{SYSTEM}.json", cooling=f"{system.BLANK}air or liquid")
+    edit_json(fresh / f"{SYSTEM}.json", cooling=f"{system_description.BLANK}air or liquid")
     assert refusals(fresh) == [f"{fresh / SYSTEM}.json: cooling is not filled in; air or liquid"]
 
 

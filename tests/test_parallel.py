@@ -13,10 +13,11 @@ import torch
 from ranks_from_weights import ALLOCATED, FINAL, INITIAL
 from runs import Run, train_from_weights
 
-from llama31 import record, rules
+from llama31 import rules
+from llama31.config.model_sizes import SIZES
+from llama31.config.parallel_layout import Layout
 from llama31.estimates import memory
-from llama31.layout import Layout
-from llama31.sizes import SIZES
+from llama31.run_dir import record
 
 STEPS = 10
 SEQ_LENGTH = 64

@@ -13,14 +13,15 @@ import pytest
 from claimed import claim_benchmark_data
 from runs import REPOSITORY, arguments, environment
 
-from llama31 import checks, local, preparation, run_directory
-from llama31.departures import departures
-from llama31.layout import Layout
-from llama31.mlperf.log import MLPerfLog
-from llama31.plan import Plan
-from llama31.resolve import Resolved, resolve
+from llama31.config.departures import departures
+from llama31.config.parallel_layout import Layout
+from llama31.config.resolve import Resolved, resolve
+from llama31.launch import local, prepare, run_directory
+from llama31.mlperf.log.writer import MLPerfLog
+from llama31.plan import validate
+from llama31.plan.plan import Plan
+from llama31.plan.validate_slurm import NEEDS_PARTITION
 from llama31.settings import Settings
-from llama31.slurm.problems import NEEDS_PARTITION
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "plan_benchmark_1x8.txt"
 
@@ -165,7 +166,7 @@ def test_every_setting_acts() -> None:
 
 
 def resolved_from(settings: dict[str, str]) -> Resolved:
-    return preparation.with_absolute_paths(resolve(arguments(settings), {}))
+    return prepare.with_absolute_paths(resolve(arguments(settings), {}))
 
 
 def differs(
@@ -180,7 +181,7 @@ def differs(
 
 def plan_text(resolved: Resolved) -> str:
     """The plan without its list of settings and without the command that names them."""
-    plan = Plan(resolved, checks.check(resolved.settings), local.command(resolved.settings, Path("RUN_DIR")))
+    plan = Plan(resolved, validate.check(resolved.settings), local.command(resolved.settings, Path("RUN_DIR")))
     return plan.text().partition("\n\n")[2]
 
 
@@ -228,7 +229,7 @@ def test_settings_change_the_run_directory(
 
 def test_computed_defaults_are_shown_with_their_values(usual: dict[str, str]) -> None:
     resolved = resolved_from({**usual, "MAX_LR": "1e-3", "GBS": "16"})
-    text = Plan(resolved, checks.check(resolved.settings), []).text()
+    text = Plan(resolved, validate.check(resolved.settings), []).text()
     for line in (
         r"MIN_LR=0\.0001 +default: 0\.1 x MAX_LR",
         r"WARMUP_STEPS=1024 +default: 10% of ALLOCATED_SEQUENCES / GBS",
@@ -238,7 +239,7 @@ def test_computed_defaults_are_shown_with_their_values(usual: dict[str, str]) ->
     ):
         assert re.search(rf"(?m)^  {line}$", text), line
     resolved = resolved_from({**usual, "MIN_LR": "0", "WARMUP_STEPS": "0"})
-    text = Plan(resolved, checks.check(resolved.settings), []).text()
+    text = Plan(resolved, validate.check(resolved.settings), []).text()
     assert re.search(r"(?m)^  MIN_LR=0\.0 +command line$", text)
     assert re.search(r"(?m)^  WARMUP_STEPS=0 +command line$", text)
 
@@ -272,14 +273,14 @@ def test_layout_arithmetic() -> None:
 def test_departures_are_in_the_plan(usual: dict[str, str]) -> None:
     resolved = resolved_from(usual)
     text = plan_text(resolved)
-    found = departures(resolved.settings, checks.check(resolved.settings).validation.tokens)
+    found = departures(resolved.settings, validate.check(resolved.settings).validation.tokens)
     assert found and all(f"\n  - {line}\n" in text for line in found)
 
 
 @pytest.mark.parametrize("changes", [{}, {**ON_GPU, "GPU": "H100"}])
 def test_memory_disk_and_time_are_shown_before_a_run_too(changes: dict[str, str], usual: dict[str, str]) -> None:
     resolved = resolved_from({**usual, **changes})
-    plan = Plan(resolved, checks.check(resolved.settings), [])
+    plan = Plan(resolved, validate.check(resolved.settings), [])
     estimates = plan.text().partition("\nMemory, disk and time\n")[2].partition("\n\n")[0]
     assert len(estimates.splitlines()) == (5 if changes else 2) and estimates in plan.summary()
     assert ("memory of a GPU: about " in estimates) == ("s a step" in estimates) == bool(changes)

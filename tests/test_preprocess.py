@@ -14,8 +14,8 @@ import tiny
 from cluster import DEADLINE, REPOSITORY, Cluster
 
 from llama31 import rules
+from llama31.common.errors import UserError
 from llama31.corpus.preprocess import Task, from_merged, share_of, tokenize_all
-from llama31.errors import UserError
 
 SCRIPT = REPOSITORY / "utils" / "preprocess.sh"
 SAMPLE = 40  # documents of the validation set

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 
+from llama31.config.resolve import read_by_libraries
 from llama31.estimates.gpus import GPUS, Gpu, called
-from llama31.events import ABORTED, Evaluation, Outcome, Step
-from llama31.report.progress import Progress
-from llama31.resolve import read_by_libraries
+from llama31.run_dir.events import ABORTED, Evaluation, Outcome, Step
 from llama31.settings import Precision, Settings
+from llama31.training.console_progress import Progress
 
 BENCHMARK = Settings(gbs=32, gpus_per_node=8)
 VOCABULARY = 128_256

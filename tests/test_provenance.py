@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from runs import arguments, environment
 
-from llama31 import launch, local, paths, preparation, provenance, record
-from llama31.corpus.files import sha256_of
-from llama31.errors import UserError
-from llama31.report import summary
-from llama31.resolve import resolve
+from llama31.cli import launch
+from llama31.common.errors import UserError
+from llama31.common.files import sha256_of
+from llama31.config import paths
+from llama31.config.resolve import resolve
+from llama31.launch import local, prepare, provenance
+from llama31.run_dir import record, summary
 
 ENDED = """
 import sys
@@ -43,7 +45,7 @@ def test_nothing_changed(run_dir: Path) -> None:
     (command,) = provenance.replay(run_dir)
     words = shlex.split(command)
     assert words[:2] == ["bash", str(paths.REPOSITORY / "run_llama31.sh")]
-    again = preparation.with_absolute_paths(resolve(words[2:], {})).settings
+    again = prepare.with_absolute_paths(resolve(words[2:], {})).settings
     assert again == record.load_settings(run_dir), "the seed that was drawn included"
 
 
@@ -60,7 +62,7 @@ def test_settings_that_are_exported_now_do_not_change_it(run_dir: Path, monkeypa
     for name, value in {"GBS": "16", "MAX_LR": "1", "TARGET": "2"}.items():
         monkeypatch.setenv(name, value)
     (command,) = provenance.replay(run_dir)
-    again = preparation.with_absolute_paths(resolve(shlex.split(command)[2:], os.environ)).settings
+    again = prepare.with_absolute_paths(resolve(shlex.split(command)[2:], os.environ)).settings
     assert again == record.load_settings(run_dir)
 
 

@@ -14,9 +14,9 @@ from mlperf_logging.rcp_checker import rcp_checker
 from submissions import edit, missed
 
 from llama31 import rules
-from llama31.mlperf import rcp, several
-from llama31.mlperf.lines import read
-from llama31.mlperf.rcp import Points, Verdict
+from llama31.mlperf.check import convergence, submission
+from llama31.mlperf.check.convergence import Points, Verdict
+from llama31.mlperf.log.reader import read
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 NEWEST = rules.RULESETS[-1]
@@ -25,7 +25,7 @@ published = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the published logs 
 
 def official(logs: Sequence[Path], points: Points) -> Verdict:
     """The verdict on logs in files."""
-    return rcp.official([read(log)[0] for log in logs], points)
+    return convergence.official([read(log)[0] for log in logs], points)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_between_two_points_it_interpolates_as_the_official_checker(
     points: Points, batch: int, low: int, high: int
 ) -> None:
     checker = rcp_checker.RCP_Checker("training", NEWEST, rules.BENCHMARK, verbose=False)
-    below, above = (checker._find_rcp(size, rcp.PASS) for size in (low, high))
+    below, above = (checker._find_rcp(size, convergence.PASS) for size in (low, high))
     _, official = checker._create_interp_rcp(batch, below, above)
     found = points.reference(batch)
     assert found and found.mean == official["RCP Mean"]
@@ -108,7 +108,7 @@ def test_an_early_verdict_where_there_is_no_point(points: Points) -> None:
 
 def test_early_verdicts_reject_the_reference_as_often_as_the_official_test(points: Points) -> None:
     """Of the reference's own runs, taken two by two, about 5% may look too fast; none of nine in ten does."""
-    record = points._checker._find_rcp(128, rcp.PASS)
+    record = points._checker._find_rcp(128, convergence.PASS)
     runs = record["Epochs to converge"]
     pairs = [(a, b) for number, a in enumerate(runs) for b in runs[number + 1 :]]
     rejected = sum(not points.early(128, pair, []).holds for pair in pairs)
@@ -117,7 +117,7 @@ def test_early_verdicts_reject_the_reference_as_often_as_the_official_test(point
 
 def test_runs_side_by_side_are_not_rejected_for_the_fastest_of_them(points: Points) -> None:
     """Ten of the reference's runs begun together, looked at after each evaluation until the last one ends."""
-    runs = points._checker._find_rcp(32, rcp.PASS)["Epochs to converge"]
+    runs = points._checker._find_rcp(32, convergence.PASS)["Epochs to converge"]
     chance, campaigns, rejected = random.Random(1), 100, 0
     for _ in range(campaigns):
         ten = chance.sample(runs, 10)
@@ -180,7 +180,13 @@ def test_official_verdicts(
     for number, log in enumerate(found):
         log.rename(tmp_path / f"result_{number}.txt")
     passed, _, scaling = rcp_checker.check_directory(
-        str(tmp_path), "training", NEWEST, verbose=False, bert_train_samples=False, rcp_pass=rcp.PASS, set_scaling=True
+        str(tmp_path),
+        "training",
+        NEWEST,
+        verbose=False,
+        bert_train_samples=False,
+        rcp_pass=convergence.PASS,
+        set_scaling=True,
     )
     assert (verdict.holds, verdict.scaling or scaling) == (passed, scaling), "the verdict is rcp_checker's own"
 
@@ -225,7 +231,7 @@ def test_logging_is_left_as_it_was(tmp_path: Path, points: Points) -> None:
 @pytest.mark.parametrize("directory", sorted((SHARED / "logs").glob("*")), ids=lambda path: path.name[:3])
 def test_published_verdicts_and_scores_are_mlcommons(directory: Path) -> None:
     """Scaling as the scaling.json that MLCommons published; score as in its table of results."""
-    found = several.judge(sorted(directory.glob("result_*.txt")), "5.1.0")
+    found = submission.judge(sorted(directory.glob("result_*.txt")), "5.1.0")
     assert found.holds and found.convergence and found.convergence.scaling and found.minutes
     scaling = directory / "scaling.json"
     expected = json.loads(scaling.read_text())["scaling_factor"] if scaling.exists() else 1.0

@@ -20,18 +20,22 @@ from benchmark_run import SETTINGS, write_log
 from submissions import ten_runs, write_run
 
 from dev import demo_tokenizer, settings_table
-from llama31 import checks, cli, events, paths, recompute, rules
+from llama31 import rules
 from llama31.checkpoint import convert, huggingface, store
+from llama31.cli import main as cli
+from llama31.common.errors import UserError
+from llama31.config import paths, recompute
+from llama31.config.model_sizes import ROTARY_BASE, SIZES, Shape
+from llama31.config.resolve import resolve
 from llama31.corpus import consolidate
-from llama31.corpus.tokenizer import TOKENIZER_FILE
-from llama31.errors import UserError
+from llama31.data.tokenizer import TOKENIZER_FILE
 from llama31.estimates import memory, speed
 from llama31.estimates.gpus import GB, GPUS
-from llama31.events import ABORTED, TARGET_NOT_REACHED, Outcome
-from llama31.mlperf import rcp, several
-from llama31.resolve import resolve
+from llama31.mlperf.check import convergence, submission
+from llama31.plan import validate
+from llama31.run_dir import events
+from llama31.run_dir.events import ABORTED, TARGET_NOT_REACHED, Outcome
 from llama31.settings import Device, Division, RecomputeGranularity, Settings, names, to_dict
-from llama31.sizes import ROTARY_BASE, SIZES, Shape
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
@@ -340,7 +344,7 @@ def test_what_recomputation_saves_and_costs() -> None:
 def test_the_refusal_shown_is_that_of_a_run(benchmark_data: dict[str, str]) -> None:
     given = [f"{name}={value}" for name, value in benchmark_data.items()]
     exported = exported_by("configs/config_H200_1x8.sh")
-    _, (line,) = checks.look(resolve([*given, "MBS=2"], exported).settings)
+    _, (line,) = validate.look(resolve([*given, "MBS=2"], exported).settings)
     assert any(line in block.splitlines() for block in blocks(README, "text"))
 
 
@@ -360,7 +364,7 @@ def test_verdicts_are_those_of_check(tmp_path: Path, capsys: pytest.CaptureFixtu
         write_log(tmp_path / "failed.log", outcome=Outcome(ABORTED, "x", TARGET_NOT_REACHED, 1, SETTINGS.gbs)): 1,
     }
     for (log, exit_code), row in zip(logs.items(), table("Verdict begins with"), strict=True):
-        assert several.run([log], rules.RULESETS[-1]) == exit_code == int(row["Exit code"])
+        assert submission.run([log], rules.RULESETS[-1]) == exit_code == int(row["Exit code"])
         assert f"\nverdict: {row['Verdict begins with']}" in capsys.readouterr().out
 
 
@@ -372,13 +376,15 @@ def test_verdicts_over_several_are_those_of_check(tmp_path: Path, capsys: pytest
     same = [write_run(tmp_path / f"same-{number}", seed=1, evaluations=15) for number in (1, 2)]
     rows = table("Verdict over several begins with")
     for given, row in zip((runs, runs[:2], opened, same), rows, strict=True):
-        assert several.run(given, rules.RULESETS[-1]) == int(row["Exit code"])
+        assert submission.run(given, rules.RULESETS[-1]) == int(row["Exit code"])
         assert f"\nverdict: {row['Verdict over several begins with']}" in capsys.readouterr().out
 
 
 def test_words_on_convergence_are_those_of_check() -> None:
-    points = rcp.Points(rules.RULESETS[-1])
-    source = Path(rcp.__file__).read_text(encoding="utf-8") + Path(several.__file__).read_text(encoding="utf-8")
+    points = convergence.Points(rules.RULESETS[-1])
+    source = Path(convergence.__file__).read_text(encoding="utf-8") + Path(submission.__file__).read_text(
+        encoding="utf-8"
+    )
     words = [row["Convergence"] for row in table("Convergence")]
     early = [([], []), ([184_320], []), ([208_896] * 3, []), ([147_456] * 3, [])]
     for given, word in zip(early, words[2:], strict=False):
@@ -434,7 +440,7 @@ def test_settings_of_commands_fit_together(document: Path) -> None:
         if settings.device is Device.auto:
             settings = replace(settings, device=Device.cuda)
         try:
-            checks.check(settings)
+            validate.check(settings)
         except UserError as error:  # only that the data is not here
             lines = [line for line in error.lines if not line.startswith(("PREPROCESSED_PATH", "TOKENIZER_PATH"))]
             assert not lines, f"{script}{rest}"

@@ -28,18 +28,18 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from llama31 import rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.config.model_sizes import SIZES, embedding_rows
+from llama31.config.overlap import Overlap
+from llama31.config.resolve import from_dict
 from llama31.model import device
 from llama31.model.attention import ScaledDotProductAttention
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
-from llama31.model.seed import SeedWeights
 from llama31.model.vocabulary import CheckRows
-from llama31.overlap import Overlap
 from llama31.recipe import optimizer, pretrain_recipe
-from llama31.resolve import from_dict
 from llama31.settings import Device, Precision, Settings
-from llama31.sizes import SIZES, embedding_rows
+from llama31.training.seed import SeedWeights
 
 VOCABULARY = 128_256  # Llama 3.1's tokenizer
 

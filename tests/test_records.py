@@ -10,10 +10,10 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama31.common.errors import UserError
 from llama31.corpus import documents
 from llama31.corpus.documents import Block
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped, skip_limit, texts
-from llama31.errors import UserError
 
 SUFFIXES = (".json", ".json.gz", ".json.zst")
 

@@ -26,14 +26,18 @@ from test_launch import call
 from test_settings import imported_by, is_light
 
 from dev.bench import read_logs
-from llama31 import cli, paths, record, rules
-from llama31.errors import UserError
-from llama31.events import Evaluation, Outcome, Saved, Step
-from llama31.mlperf import lines as module
-from llama31.mlperf.log import MLPerfLog, continued
-from llama31.report import command, find, status, summary
-from llama31.report.metrics import MetricsWriter
+from llama31 import rules
+from llama31.cli import main as cli
+from llama31.common.errors import UserError
+from llama31.config import paths
+from llama31.mlperf.log import reader as module
+from llama31.mlperf.log.writer import MLPerfLog, continued
+from llama31.report import command, find_logs
+from llama31.run_dir import record, summary
+from llama31.run_dir.events import Evaluation, Outcome, Saved, Step
+from llama31.run_dir.metrics_file import MetricsWriter
 from llama31.settings import Settings
+from llama31.status import status
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 PUBLISHED = SHARED / "logs"
@@ -814,7 +818,7 @@ def test_nothing_heavy_for_a_mistake(verb: str) -> None:
 def test_a_path_that_cannot_be_looked_at_is_a_mistake() -> None:
     """As one below a directory that is somebody else's; a test may run as root, whom nothing is closed to."""
     path = Path("a" * 300)
-    for look in (paths.latest_run, lambda path: find.find([path]), status.run_dirs_of):
+    for look in (paths.latest_run, lambda path: find_logs.find([path]), status.run_dirs_of):
         with pytest.raises(UserError, match=r"^a{300}: File name too long$"):
             look(path)
 
@@ -840,18 +844,18 @@ def test_which_logs(tmp_path: Path, several: Path) -> None:
     job.mkdir(parents=True)
     a_log(job / paths.MLPERF_LOG)
     (job.parent / paths.LATEST).symlink_to("job-7")
-    assert [log.resolve() for log in find.find([tmp_path / "submission"])] == [job / paths.MLPERF_LOG]
-    both = find.find([tmp_path / "submission", job, job / paths.MLPERF_LOG])
+    assert [log.resolve() for log in find_logs.find([tmp_path / "submission"])] == [job / paths.MLPERF_LOG]
+    both = find_logs.find([tmp_path / "submission", job, job / paths.MLPERF_LOG])
     assert len(both) == 1, "a run that is given twice counts once"
-    found = find.find([several])
+    found = find_logs.find([several])
     assert [log.name for log in found] == [f"result_{number}.txt" for number in range(10)]
     (several / "result_10.txt").symlink_to(several / "result_0.txt")
-    assert len(find.find([several])) == 10
+    assert len(find_logs.find([several])) == 10
     (several / "result_10.txt").unlink()
-    assert len(set(find.names([*found, job / paths.MLPERF_LOG]))) == 11
+    assert len(set(find_logs.names([*found, job / paths.MLPERF_LOG]))) == 11
 
 
 def test_rules_of_the_score_are_the_benchmarks() -> None:
     assert rules.RUNS_PER_SUBMISSION == 10
     with pytest.raises(UserError):
-        find.find([Path("/nonexistent")])
+        find_logs.find([Path("/nonexistent")])

@@ -11,7 +11,7 @@ from benchmark_run import SETTINGS
 from pages import array
 from test_report import SHARED, TOKEN, a_log, page_of, traces
 
-from llama31 import paths
+from llama31.config import paths
 from llama31.estimates.gpus import GPUS, key_of
 from llama31.report import published
 from llama31.settings import Settings

@@ -13,7 +13,7 @@ from benchmark_run import SETTINGS, losses, write_log
 from pages import Page, array, figure
 from test_report import FLOPS_PER_TOKEN, PEAKS, TOKEN, Recomputed, page_of, percentiles, spread, traces
 
-from llama31.events import Outcome
+from llama31.run_dir.events import Outcome
 from llama31.settings import Settings
 
 DEVICES, GPU, BINS = 8, "H200", 40

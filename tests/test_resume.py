@@ -12,10 +12,11 @@ from noting_samples import NAME
 from runs import TESTS, Run, run_forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from llama31 import paths, record
 from llama31.checkpoint import store
-from llama31.events import TARGET_NOT_REACHED
-from llama31.mlperf import several
+from llama31.config import paths
+from llama31.mlperf.check import submission
+from llama31.run_dir import record
+from llama31.run_dir.events import TARGET_NOT_REACHED
 
 pytestmark = pytest.mark.slow
 
@@ -188,7 +189,7 @@ def test_checkpoints_and_what_they_hold(in_three_jobs: Chain) -> None:
 
 def test_three_jobs_write_one_log_that_holds(in_three_jobs: Chain, capsys: pytest.CaptureFixture) -> None:
     first, _, last = in_three_jobs.jobs
-    assert several.run([last.run_dir], "6.1.0") == 0, capsys.readouterr().out
+    assert submission.run([last.run_dir], "6.1.0") == 0, capsys.readouterr().out
     events = oracle.mlperf_events(last.run_dir / paths.MLPERF_LOG)
     times = [event["time_ms"] for event in events]
     assert times == sorted(times)

@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llama31.checkpoint import architecture, reference_config
 from llama31.checkpoint.rope import Rope, RopeScaling, read
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BY_TRANSFORMERS_5 = [FIXTURES / f"config_by_transformers_{version}.json" for version in ("5.17.0", "5.24.0")]

@@ -19,10 +19,13 @@ from runs import TESTS, Run, run_forked, run_llama31, stopped_by
 from saved_tokenizers import as_transformers_5_saves_it
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
-from llama31 import paths, provenance, record, rules, startup
-from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
-from llama31.mlperf import several
+from llama31 import rules
+from llama31.config import paths
+from llama31.launch import provenance
+from llama31.mlperf.check import submission
 from llama31.report import command
+from llama31.run_dir import record, startup_log
+from llama31.run_dir.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +78,7 @@ def test_target_reached(settings: dict[str, Any], tmp_path: Path, monkeypatch: p
     assert run.outcome.status == "success"
     assert run.outcome.consumed_samples == 3 * 8
     assert logged(run)[-1] == ("run_stop", "success")
-    assert several.run([run.run_dir], "6.1.0") == 0
+    assert submission.run([run.run_dir], "6.1.0") == 0
     assert_memory_is_in_the_report(run, Path(settings["JOB_DIR"]) / "report.html")
     stored = record.load_settings(run.run_dir)
     assert (stored.target, stored.size, stored.seeds) == (6.5, "tiny", "1")
@@ -85,8 +88,8 @@ def test_target_reached(settings: dict[str, Any], tmp_path: Path, monkeypatch: p
     assert (Path(settings["JOB_DIR"]) / "latest").resolve() == run.run_dir
     for rank in (0, 1):
         log = (run.run_dir / paths.RANK_LOGS / f"rank-{rank}.log").read_text(errors="replace")
-        said = [line.partition(startup.MARK)[2] for line in log.splitlines() if startup.MARK in line]
-        assert said == list(startup.PARTS), f"each part of the start, once and in order, on rank {rank}"
+        said = [line.partition(startup_log.MARK)[2] for line in log.splitlines() if startup_log.MARK in line]
+        assert said == list(startup_log.PARTS), f"each part of the start, once and in order, on rank {rank}"
     rows = [row for row in weights_and_biases.history(run.run_dir) if "reduced_train_loss" in row]
     assert [float(row["reduced_train_loss"]) for row in rows] == pytest.approx(run.losses())
 

@@ -16,8 +16,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from runs import REPOSITORY, arguments, environment, exports_after
 
-from llama31 import record, resolve, uncompiled
-from llama31.errors import UserError
+from llama31.common import skip_megatron_compile
+from llama31.common.errors import UserError
+from llama31.config import resolve
+from llama31.run_dir import record
 from llama31.settings import (
     Container,
     Device,
@@ -306,7 +308,7 @@ HEAVY = (
 def imported_by(*arguments: str) -> tuple[set[str], int, str]:
     """Modules that a call of llama31 imports, its exit code, and what it says on standard error."""
     program = (
-        "import sys\nfrom llama31.cli import main\ntry:\n    main()\nfinally:\n"
+        "import sys\nfrom llama31.cli.main import main\ntry:\n    main()\nfinally:\n"
         "    print('MODULES', *sys.modules, file=sys.stderr)\n"
     )
     done = subprocess.run(
@@ -318,7 +320,7 @@ def imported_by(*arguments: str) -> tuple[set[str], int, str]:
 
 
 def is_light(modules: Iterable[str]) -> bool:
-    return not {module.partition(".")[0] for module in set(modules) - {uncompiled.NAME}} & set(HEAVY)
+    return not {module.partition(".")[0] for module in set(modules) - {skip_megatron_compile.NAME}} & set(HEAVY)
 
 
 def test_plans_and_mistakes_import_nothing_heavy(tiny_data: dict[str, str]) -> None:
@@ -347,5 +349,5 @@ def test_submissions_import_nothing_heavy(
     small = {"SIZE": "tiny", "SEQ_LENGTH": 32, "GBS": 4, "EVAL_SAMPLES": 4}
     modules, found, said = imported_by("run", *options, *arguments({**tiny_data, **slurm, **saves, **small}))
     assert (found, bool(said)) == (code, bool(code)), said
-    assert {"llama31.slurm.submit", "jinja2"} <= modules
+    assert {"llama31.launch.slurm.submit", "jinja2"} <= modules
     assert is_light(modules)

@@ -19,7 +19,7 @@ def patient() -> Iterator[Cluster]:
         yield cluster
 
 
-END = "llama31.slurm.job on n1 with no GPUs"
+END = "llama31.launch.slurm.job on n1 with no GPUs"
 """What the stand-in for `end` prints."""
 NO_STEP = "job {job} is being ended; how far it came: python3 -m llama31 status {run_dir}"
 
@@ -47,12 +47,12 @@ def test_log_of_a_cancelled_job_ends_with_how_it_ended(
     of_run = {**settings, **tiny_data, **container, "DEVICE": "cpu", "JOB_DIR": tmp_path / "runs", "MAX_RETRIES": 1}
     (run,) = submit(patient, of_run, PATH=path, IMAGE_SETS="A=b")
     (job,) = run.jobs
-    patient.until("the ranks start", lambda: run.log(job).count("llama31.slurm.rank on ") == 2)
+    patient.until("the ranks start", lambda: run.log(job).count("llama31.launch.slurm.rank on ") == 2)
     patient.ask("scancel", job)
     run.ended(job)
     assert patient.state(job) == "CANCELLED"
     lines = run.log(job).splitlines()
     wanted = last.format(job=job, run_dir=run.run_dir)
-    assert wanted in lines[lines.index("llama31.slurm.rank on n1 with no GPUs") :], lines
+    assert wanted in lines[lines.index("llama31.launch.slurm.rank on n1 with no GPUs") :], lines
     refused = ("Unable to create step", "Expired or invalid job")
     assert not [line for line in lines if any(words in line for words in refused)]

@@ -13,8 +13,9 @@ from cluster import Cluster
 from hostile import HOSTILE, REACHES_THE_CLUSTER
 from submitted import Submitted, submit
 
-from llama31 import paths
-from llama31.slurm import remote, states
+from llama31.config import paths
+from llama31.launch import remote_shell
+from llama31.launch.slurm import job_states
 
 BY_HAND = {name: value for name, value in HOSTILE.items() if not name.startswith("SBATCH")}
 """Those that are no affair of sbatch's, which a user may call as well."""
@@ -45,7 +46,7 @@ def variables_after(call: str) -> set[str]:
     """Names that are left of HOSTILE and of what reaches the cluster, and of what a job has."""
     of_job = ("SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SLURM_RESTART_COUNT", "SLURM_GPUS_ON_NODE")
     given = dict.fromkeys([*HOSTILE, *REACHES_THE_CLUSTER, *of_job], "x")
-    bash = [shutil.which("bash") or "bash", "-euc", f'. "{remote.ENVIRONMENT}"; {call}; compgen -e']
+    bash = [shutil.which("bash") or "bash", "-euc", f'. "{remote_shell.ENVIRONMENT}"; {call}; compgen -e']
     done = subprocess.run(bash, env=given, capture_output=True, text=True, check=True)
     return set(done.stdout.split()) - {"PWD", "SHLVL", "_", "OLDPWD"}
 
@@ -59,7 +60,7 @@ def test_whole_families_are_unset_but_not_how_the_cluster_is_reached() -> None:
 
 def test_families_are_those_of_the_variables_that_do_harm() -> None:
     """So that none of them is listed without a variable that is tried on a real Slurm below."""
-    text = remote.environment()
+    text = remote_shell.environment()
     families = {word[3:-2] for word in text.split() if word.startswith("${!") and word.rstrip(";").endswith("_@}")}
     assert {name.partition("_")[0] for name in HOSTILE} == {family.rstrip("_") for family in families}
 
@@ -105,14 +106,14 @@ def test_a_running_job_is_seen(
     hold.touch()
     run = submit_stand_in(EXCLUSIVE=0)
     (job,) = run.jobs
-    cluster.until("the ranks start", lambda: "llama31.slurm.rank" in run.log(job))
+    cluster.until("the ranks start", lambda: "llama31.launch.slurm.rank" in run.log(job))
     second = run.again(env={**os.environ, **BY_HAND})
     assert run.ended(second).exit_code == 2
     assert f"job {job} works in it" in run.log(second)
 
     for name, value in {**HOSTILE, "SLURM_CONF": str(cluster.directory / "slurm.conf")}.items():
         monkeypatch.setenv(name, value)
-    found = states.states([int(job)], "")[int(job)]
+    found = job_states.states([int(job)], "")[int(job)]
     assert (found.state, found.nodes, found.has_ended) == ("RUNNING", "n[1-2]", False)
     assert found.start.startswith("20"), "a time as Slurm writes it by default"
     hold.unlink()

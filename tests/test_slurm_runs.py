@@ -17,10 +17,10 @@ from submitted import Submitted, containers, submit
 from test_settings import imported_by, is_light
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
-from llama31 import paths, record
-from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
-from llama31.mlperf import several
-from llama31.slurm import submission
+from llama31.config import paths
+from llama31.mlperf.check import submission
+from llama31.run_dir import job_chain, record
+from llama31.run_dir.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 
 pytestmark = pytest.mark.timeout(1800)  # the chain alone takes minutes, each time limit one
 STEPS = 40
@@ -156,7 +156,7 @@ def test_jobs_that_are_cut_equal_one_that_is_not(chain: Chain, uncut: Run) -> No
 def test_one_log_of_all_jobs_that_the_official_check_accepts(
     chain: Chain, uncut: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert several.run([chain.last.run_dir], "6.1.0") == 0, capsys.readouterr().out
+    assert submission.run([chain.last.run_dir], "6.1.0") == 0, capsys.readouterr().out
     logged = oracle.mlperf_events(chain.last.run_dir / paths.MLPERF_LOG)
     evaluated = [event["metadata"]["samples_count"] for event in logged if event["key"] == "eval_accuracy"]
     assert evaluated == [event["consumed_samples"] for event in uncut.events("evaluation")]
@@ -249,7 +249,7 @@ def test_tensor_parallel_over_two_nodes_in_a_container(
     job = run.ended(run.jobs[0])
     assert (cluster.state(run.jobs[0]), job.exit_code, expected.exit_code) == ("COMPLETED", 0, 0), job.printed
     assert events(job) == events(expected)
-    assert several.run([job.run_dir], "6.1.0") == 0
+    assert submission.run([job.run_dir], "6.1.0") == 0
     assert (tmp_path / "bin" / "imported").read_text() == "a#b:1\n", "once for all steps of the job"
     assert not list((tmp_path / "bin").glob("pyxis_*")), "the container is removed"
 
@@ -292,13 +292,13 @@ def test_two_experiments_side_by_side(
     assert len(set(seeds)) == 2 and jobs[0].losses()[0] != jobs[1].losses()[0]
     for number, (seed, run, job) in enumerate(zip(seeds, runs, jobs, strict=True), start=1):
         assert f"experiment {number} of 2: seed {seed}, jobs {', '.join(run.jobs)}\n" in run.printed
-        stored = submission.load(run.run_dir)
+        stored = job_chain.load(run.run_dir)
         assert stored and str(stored.seed) == seed == record.load_settings(run.run_dir).seeds
         assert record.load_settings(job.run_dir).max_lr == 1e-3, "the job's, not the image's"
 
 
 @pytest.mark.parametrize(
-    ("where", "hosts"), [("begin", {"n2"}), ("llama31.slurm.rank", {"n1", "n2"})], ids=["first task", "ranks"]
+    ("where", "hosts"), [("begin", {"n2"}), ("llama31.launch.slurm.rank", {"n1", "n2"})], ids=["first task", "ranks"]
 )
 def test_settings_that_arrive_otherwise(
     where: str, hosts: set[str], cluster: Cluster, settings: dict[str, Any], image: dict[str, str], tmp_path: Path
@@ -311,7 +311,7 @@ def test_settings_that_arrive_otherwise(
     job = run.ended(run.jobs[0])
     assert job.exit_code == BAD_INPUT, job.printed
     imported = re.findall(r"^import time:.*\| +(\S+)$", job.printed, re.MULTILINE)
-    assert "llama31.slurm.arrived" in imported and is_light(imported)
+    assert "llama31.launch.slurm.env_check" in imported and is_light(imported)
     said = [line for line in job.printed.splitlines() if "MAX_LR" in line]
     assert len(said) == 1, "one line, for all ranks"
     wanted = r"(?:aborted: )?MAX_LR: '5' arrived on (\S+), but the job asked for '0.001'; look at what sets it .*"
@@ -382,7 +382,7 @@ def test_a_submission_imports_nothing_heavy_and_takes_a_moment(
     assert (code, said) == (0, "") and is_light(modules)
     assert cpu_seconds() - before < 2
     (run_dir,) = tmp_path.glob("tiny-*")
-    stored = submission.load(run_dir)
+    stored = job_chain.load(run_dir)
     assert stored
     cluster.ask("scancel", str(stored.jobs[0]))
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from llama31 import paths
-from llama31.plan import Plan
-from llama31.resolve import LIBRARIES, Resolved
+from llama31.config import paths
+from llama31.config.resolve import LIBRARIES, Resolved
+from llama31.launch.slurm import script, submit
+from llama31.plan.plan import Plan
+from llama31.plan.validate_slurm import NEEDS_PARTITION, problems, seconds
 from llama31.settings import Container, Device, Settings
-from llama31.slurm import script, submit
-from llama31.slurm.problems import NEEDS_PARTITION, problems, seconds
 
 GOLDEN = Path(__file__).parent / "golden"
 RUN_DIR = Path("/cluster/my runs/$HOME 100%")

@@ -11,8 +11,8 @@ from cluster import REPOSITORY, Cluster
 from runs import arguments, environment
 from submitted import submit
 
-from llama31.events import BAD_INPUT, FAILED
-from llama31.slurm import partitions
+from llama31.launch.slurm import partitions
+from llama31.run_dir.events import BAD_INPUT, FAILED
 
 pytestmark = pytest.mark.slurm
 
@@ -113,7 +113,7 @@ def test_what_works_in_a_partition_with_a_short_default(
 
 
 EATS = """#!/usr/bin/env bash
-if [[ " $* " == *" llama31.slurm.rank "* ]]; then
+if [[ " $* " == *" llama31.launch.slurm.rank "* ]]; then
     eats='import signal; x = bytearray(900 << 20); signal.pause()'
     if ((SLURM_PROCID)); then set -- -c "$eats"; else exec sleep 600; fi
 fi

@@ -17,10 +17,11 @@ from cluster import Cluster
 from runs import REPOSITORY
 from sshd import SSHD, Laptop, LoginNode
 
-from llama31 import paths, preparation, record
-from llama31.errors import UserError
-from llama31.plan import NOT_LOOKED_AT, Plan
-from llama31.slurm import submission
+from llama31.common.errors import UserError
+from llama31.config import paths
+from llama31.launch import prepare
+from llama31.plan.plan import NOT_LOOKED_AT, Plan
+from llama31.run_dir import job_chain, record
 
 USER = getpass.getuser()
 
@@ -103,7 +104,7 @@ def test_run_from_a_laptop(
         "one for the time limit, the directory, each job, and a note"
     )
 
-    submitted = submission.load(run_dir)
+    submitted = job_chain.load(run_dir)
     assert submitted and (submitted.jobs, submitted.seed) == ([int(first), int(second)], seed)
     assert submitted.destination == f"{USER}@login"
     stored = record.load_settings(run_dir)
@@ -135,8 +136,8 @@ def test_memory_is_checked_without_the_data(settings: dict[str, str]) -> None:
     afar = {"PREPROCESSED_PATH": "/no such", "SIZE": "8b", "DEVICE": "cuda", "SEQ_LENGTH": "8192", "GPU": "H100"}
     given = [f"{name}={value}" for name, value in {**settings, **afar}.items()]
     with pytest.raises(UserError, match=r"^GPU=H100: 80 GB, but each would need about"):
-        preparation.checked(given, {})
-    resolved, data = preparation.checked([*given, "GPU=H200", "GPUS_PER_NODE=8", "TENSOR_PARALLEL_SIZE=4"], {})
+        prepare.checked(given, {})
+    resolved, data = prepare.checked([*given, "GPU=H200", "GPUS_PER_NODE=8", "TENSOR_PARALLEL_SIZE=4"], {})
     assert "memory of a GPU: about " in Plan(resolved, data, []).text()
 
 
@@ -195,7 +196,7 @@ def test_connection_lost_within_a_chain(
     chain = {"NPAR": "2", "SEEDS": "5", "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(tmp_path / "checkpoints")}
     done = laptop.submit({**settings, **chain, "JOB_DIR": str(tmp_path / "runs")}, LOST="4")
     (run_dir,) = (tmp_path / "runs").iterdir()
-    submitted = submission.load(run_dir)
+    submitted = job_chain.load(run_dir)
     assert submitted and len(submitted.jobs) == 1
     cluster.ask("scancel", str(submitted.jobs[0]))
     assert done.returncode == 2
@@ -221,7 +222,7 @@ def test_inside_a_container(laptop: Laptop, settings: dict[str, str], there: Pat
 def test_job_looks_at_the_data(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """HOST, which a job's settings have too, does not excuse that data is missing."""
     given = [f"{name}={value}" for name, value in {**settings, "PREPROCESSED_PATH": "/no such"}.items()]
-    preparation.checked(given, {})
+    prepare.checked(given, {})
     monkeypatch.setenv("LLAMA31_IN_JOB", "1")
     with pytest.raises(UserError, match="PREPROCESSED_PATH=/no such"):
-        preparation.checked(given, {})
+        prepare.checked(given, {})

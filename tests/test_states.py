@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from cluster import DEADLINE, Cluster
 
-from llama31.errors import UserError
-from llama31.slurm import states
-from llama31.slurm.states import JobState
+from llama31.common.errors import UserError
+from llama31.launch.slurm import job_states
+from llama31.launch.slurm.job_states import JobState
 
 RECORDED = sorted(path for path in (Path(__file__).parent / "slurm_outputs").iterdir() if path.is_dir())
 """What versions of Slurm printed, by slurm_outputs/record.sh."""
@@ -28,7 +28,7 @@ def submit(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def when(job: int, holds: Callable[[JobState], bool]) -> JobState:
     """The job's state as soon as it is one that a test waits for."""
     end = time.monotonic() + DEADLINE
-    while not holds(state := states.states([job], "")[job]):
+    while not holds(state := job_states.states([job], "")[job]):
         assert time.monotonic() < end, f"job {job} is {state}"
     return state
 
@@ -41,14 +41,14 @@ def test_one_job_of_each_kind(cluster: Cluster, submit: Callable[..., int]) -> N
     try:
         for job in (succeeds, fails):
             cluster.ended(str(job))
-        when(runs, lambda state: state.state == states.RUNNING)
+        when(runs, lambda state: state.state == job_states.RUNNING)
         when(waits, lambda state: bool(state.reason))
-        found = states.states([waits, runs, NEVER_SUBMITTED, fails, succeeds], "")
+        found = job_states.states([waits, runs, NEVER_SUBMITTED, fails, succeeds], "")
     finally:
         cluster.ask("scancel", str(runs), str(waits))
     assert list(found) == [waits, runs, NEVER_SUBMITTED, fails, succeeds]
-    assert (found[waits].state, found[waits].reason) == (states.PENDING, "Dependency")
-    assert (found[runs].state, found[runs].nodes) == (states.RUNNING, "n[1-2]")
+    assert (found[waits].state, found[waits].reason) == (job_states.PENDING, "Dependency")
+    assert (found[runs].state, found[runs].nodes) == (job_states.RUNNING, "n[1-2]")
     started, ends = (
         time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S")) for text in (found[runs].start, found[runs].end)
     )
@@ -62,28 +62,28 @@ def test_one_job_of_each_kind(cluster: Cluster, submit: Callable[..., int]) -> N
 
 @pytest.mark.slurm
 def test_single_job_that_slurm_has_forgotten(cluster: Cluster, submit: Callable[..., int]) -> None:
-    assert states.states([NEVER_SUBMITTED], "") == {NEVER_SUBMITTED: JobState(states.UNKNOWN)}
-    assert JobState(states.UNKNOWN).has_ended
+    assert job_states.states([NEVER_SUBMITTED], "") == {NEVER_SUBMITTED: JobState(job_states.UNKNOWN)}
+    assert JobState(job_states.UNKNOWN).has_ended
 
 
 @pytest.mark.slurm
 def test_requeued_job(cluster: Cluster, submit: Callable[..., int]) -> None:
     job = submit("sleep 600", "--requeue")
-    when(job, lambda state: state.state == states.RUNNING)
+    when(job, lambda state: state.state == job_states.RUNNING)
     cluster.ask("scontrol", "requeue", str(job))
     try:
         requeued = when(job, lambda state: state.restarts == 1)
         assert not requeued.has_ended
-        assert when(job, lambda state: state.state == states.PENDING).reason
+        assert when(job, lambda state: state.state == job_states.PENDING).reason
     finally:
         cluster.ask("scancel", str(job))
 
 
 def test_no_jobs_need_no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert states.states([], "") == {}
+    assert job_states.states([], "") == {}
     with pytest.raises(UserError, match="squeue: not found"):
-        states.states([1], "")
+        job_states.states([1], "")
 
 
 @pytest.mark.slurm
@@ -93,7 +93,7 @@ def test_controller_that_does_not_answer(cluster: Cluster, tmp_path: Path, monke
     (tmp_path / "slurm.conf").write_text("\n".join([*nobody_listens, "MessageTimeout=1", ""]))
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     with pytest.raises(UserError, match=r"^squeue fails: .*controller"):
-        states.states([1], "")
+        job_states.states([1], "")
 
 
 # --- What other versions say ---
@@ -105,8 +105,8 @@ KINDS = {
     "interrupted": ("FAILED", 130),
     "killed": ("FAILED", 137),
     "cancelled": ("CANCELLED", 0),
-    "runs": (states.RUNNING, 0),
-    "waits": (states.PENDING, 0),
+    "runs": (job_states.RUNNING, 0),
+    "waits": (job_states.PENDING, 0),
 }
 
 
@@ -137,7 +137,7 @@ def test_recorded_jobs(version: Path, slurm: Callable[..., None]) -> None:
     """Exit codes are wait()'s up to 22.05, and CODE:SIGNAL since 23.02."""
     slurm(squeue=version / "squeue")
     jobs = jobs_in(version)
-    found = states.states(list(jobs.values()), "")
+    found = job_states.states(list(jobs.values()), "")
     assert {kind: (found[job].state, found[job].exit_code) for kind, job in jobs.items()} == KINDS
     assert (found[jobs["runs"]].nodes, found[jobs["waits"]].reason) == ("n[1-2]", "Dependency")
     assert [kind for kind, job in jobs.items() if not found[job].has_ended] == ["runs", "waits"]
@@ -148,7 +148,7 @@ def test_recorded_accounting(version: Path, slurm: Callable[..., None]) -> None:
     """Of jobs that squeue has forgotten. 24.11 says 2 for 130, and so of 2 nothing is known."""
     slurm(squeue=version / "squeue_two_unknown", sacct=version / "sacct")
     jobs = jobs_in(version)
-    found = states.states(list(jobs.values()), "")
+    found = job_states.states(list(jobs.values()), "")
     if "disabled" in (version / "sacct").read_text():
         assert set(found.values()) == {JobState()}
         return
@@ -167,15 +167,15 @@ def test_recorded_jobs_that_slurm_does_not_know(
 ) -> None:
     """Of one squeue fails; of several it says nothing."""
     slurm(squeue=version / answer, sacct=version / "squeue_two_unknown")
-    assert states.states(jobs, "") == {job: JobState(states.UNKNOWN) for job in jobs}
+    assert job_states.states(jobs, "") == {job: JobState(job_states.UNKNOWN) for job in jobs}
 
 
 @pytest.mark.parametrize("version", RECORDED, ids=lambda path: path.name)
 def test_recorded_jobs_among_unknown_ones(version: Path, slurm: Callable[..., None]) -> None:
     slurm(squeue=version / "squeue_known_and_unknown", sacct=version / "squeue_two_unknown")
     known = jobs_in(version)["succeeds"]
-    found = states.states([known, NEVER_SUBMITTED], "")
-    assert (found[known].state, found[NEVER_SUBMITTED].state) == ("COMPLETED", states.UNKNOWN)
+    found = job_states.states([known, NEVER_SUBMITTED], "")
+    assert (found[known].state, found[NEVER_SUBMITTED].state) == ("COMPLETED", job_states.UNKNOWN)
 
 
 @pytest.mark.parametrize("exit_code", ["", "N/A", "0:0:0", "1:", "soon", "-1"])
@@ -184,4 +184,4 @@ def test_what_no_version_says_is_unknown(exit_code: str, tmp_path: Path, slurm: 
     lines = ["0", "squeue is slow | today", "7|RUNNING|n1|soon|later|many|" + exit_code + "|None|", "7|x", "|", ""]
     (tmp_path / "said").write_text("\n".join(lines))
     slurm(squeue=tmp_path / "said")
-    assert states.states([7], "") == {7: JobState(states.RUNNING, "n1", "soon", "later", exit_code=None)}
+    assert job_states.states([7], "") == {7: JobState(job_states.RUNNING, "n1", "soon", "later", exit_code=None)}

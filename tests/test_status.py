@@ -18,15 +18,17 @@ import pytest
 from cluster import DEADLINE, Cluster
 from runs import REPOSITORY, Run, environment, run_llama31
 
-from llama31 import paths, record, rules
-from llama31.errors import UserError
-from llama31.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Outcome
-from llama31.report import run_state, status, summary
-from llama31.report.metrics import MetricsWriter
-from llama31.report.run_state import Job
-from llama31.slurm import states, submission
-from llama31.slurm.states import JobState
-from llama31.slurm.submission import Submission
+from llama31 import rules
+from llama31.common.errors import UserError
+from llama31.config import paths
+from llama31.launch.slurm import job_states
+from llama31.launch.slurm.job_states import JobState
+from llama31.run_dir import job_chain, record, summary
+from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Outcome
+from llama31.run_dir.job_chain import Submission
+from llama31.run_dir.metrics_file import MetricsWriter
+from llama31.status import run_state, status
+from llama31.status.run_state import Job
 
 STEPS, EVERY = 30, 12  # optimizer steps, and those between evaluations, of the run that trains
 
@@ -306,20 +308,20 @@ def submitted_run(run_dir: Path, jobs: list[int], destination: str = "") -> Path
     """The directory of a submitted run, before its first job."""
     run_dir.mkdir()
     record.store_settings(run_dir, benchmark_run.SETTINGS)
-    submission.store(run_dir, Submission(jobs, 1, destination, "2026-11-23T15:00:00+0000"))
+    job_chain.store(run_dir, Submission(jobs, 1, destination, "2026-11-23T15:00:00+0000"))
     return run_dir
 
 
 def job_began(run_dir: Path, job: int, evaluations: int, outcome: Outcome | None = None) -> None:
     """What a job leaves in the run's directory."""
-    job_dir = write_run(run_dir / submission.job_dir_name(job, 0), evaluations)
+    job_dir = write_run(run_dir / job_chain.job_dir_name(job, 0), evaluations)
     if outcome:
         record.store_outcome(job_dir, outcome)
 
 
 def wait_until_it_is(state: str, job: int) -> None:
     end = time.monotonic() + DEADLINE
-    while (now := states.states([job], "")[job].state) != state:
+    while (now := job_states.states([job], "")[job].state) != state:
         assert time.monotonic() < end, f"job {job} is {now}"
 
 
@@ -352,15 +354,15 @@ def test_chain_from_submission_to_its_end(cluster: Cluster, submit: Callable[...
 
     cluster.ask("scontrol", "release", str(second))
     wait_until_it_is("RUNNING", second)
-    (run_dir / submission.job_dir_name(second, 0)).mkdir()
-    (run_dir / submission.job_dir_name(second, 0) / paths.SETTINGS).touch()
+    (run_dir / job_chain.job_dir_name(second, 0)).mkdir()
+    (run_dir / job_chain.job_dir_name(second, 0) / paths.SETTINGS).touch()
     words, figures = row(run_dir)
     assert words.endswith(", 2 of 3  starting")
     assert figures[0].startswith("384/"), "the second job has no steps yet, the run has"
 
-    shutil.rmtree(run_dir / submission.job_dir_name(second, 0))
+    shutil.rmtree(run_dir / job_chain.job_dir_name(second, 0))
     job_began(run_dir, second, 2, Outcome(SUCCESS, "reached", 0, 768, 24_576))
-    (run_dir / submission.job_dir_name(third, 0)).mkdir()  # that job finds nothing to do
+    (run_dir / job_chain.job_dir_name(third, 0)).mkdir()  # that job finds nothing to do
     words, figures = row(run_dir)
     assert words.endswith("  target reached"), "whatever becomes of the jobs after it"
     assert figures[0].startswith("768/")

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import runs
 
-from llama31 import paths, preparation
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.config import paths
+from llama31.launch import cluster_needs, prepare, remote_shell
+from llama31.launch.slurm import submit
+from llama31.run_dir import job_chain
+from llama31.run_dir.job_chain import Submission
 from llama31.settings import Settings
-from llama31.slurm import place, remote, submission, submit
-from llama31.slurm.submission import Submission
 
 SUBMITTED = Submission(jobs=[12, 13, 14], seed=7, destination="me@login", submitted="2026-11-23T14:00:00+0000")
 
@@ -22,15 +24,15 @@ SMALL = {"PARTITION": "p", "SIZE": "tiny", "SEQ_LENGTH": 64, "EVAL_SAMPLES": 4}
 
 
 def test_what_is_stored_is_loaded(tmp_path: Path) -> None:
-    assert submission.load(tmp_path) is None
-    submission.store(tmp_path, SUBMITTED)
-    assert submission.load(tmp_path) == SUBMITTED
+    assert job_chain.load(tmp_path) is None
+    job_chain.store(tmp_path, SUBMITTED)
+    assert job_chain.load(tmp_path) == SUBMITTED
     assert [file.name for file in tmp_path.iterdir()] == [paths.SUBMISSION], "something half-written is left"
 
 
 @pytest.mark.parametrize("directory", ["8b-seed1", "8b-seed1/job-12", "8b-seed1/job-12-3"])
 def test_all_jobs_of_a_run_share_its_name(tmp_path: Path, directory: str) -> None:
-    assert submission.run_name(tmp_path / directory) == "8b-seed1"
+    assert job_chain.run_name(tmp_path / directory) == "8b-seed1"
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / paths.SUBMISSION
     file.write_text(text, encoding="latin-1")
     with pytest.raises(UserError) as caught:
-        submission.load(tmp_path)
+        job_chain.load(tmp_path)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -49,13 +51,13 @@ def test_damaged_file_is_named(tmp_path: Path, text: str) -> None:
 def test_job_directories_come_in_the_order_they_were_begun(tmp_path: Path) -> None:
     begun = [(9, 0), (9, 1), (9, 10), (10, 0), (10, 2), (123, 0)]
     for job, restarts in reversed(begun):
-        (tmp_path / submission.job_dir_name(job, restarts)).mkdir()
+        (tmp_path / job_chain.job_dir_name(job, restarts)).mkdir()
     for other in ("job.sbatch", "job-", "job-x", "jobs-12", "job-12-", "job-12-1.partial", "slurm-9.log"):
         (tmp_path / other).touch()
-    assert submission.job_dirs(tmp_path) == [tmp_path / submission.job_dir_name(*one) for one in begun]
+    assert job_chain.job_dirs(tmp_path) == [tmp_path / job_chain.job_dir_name(*one) for one in begun]
     (tmp_path / "job-9-1" / paths.SETTINGS).touch()
-    assert submission.begun_dirs(tmp_path) == [tmp_path / "job-9-1"]
-    assert submission.job_of(tmp_path / "job-9-1") == 9
+    assert job_chain.begun_dirs(tmp_path) == [tmp_path / "job-9-1"]
+    assert job_chain.job_of(tmp_path / "job-9-1") == 9
 
 
 @pytest.mark.parametrize("answer", ["12\n", "12;cluster\n", "charged to: me\n12\n", "12\nYou have 3 jobs\n"])
@@ -75,7 +77,7 @@ def test_what_the_cluster_must_have(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     settings = replace(Settings(), host="login", preprocessed_path=str(tmp_path), code_path=str(code))
 
     def lacking(settings: Settings) -> list[str]:
-        conditions = place.needed(settings)
+        conditions = cluster_needs.needed(settings)
         return [line for holds, line in conditions if subprocess.run(["sh", "-c", holds], check=False).returncode]
 
     assert [line.partition(":")[0] for line in lacking(settings)] == [f"CODE_PATH={code}"]
@@ -91,7 +93,7 @@ def test_what_is_missing_where_slurm_is_at_hand(tiny_data: dict[str, str], tmp_p
 
     def lines(**more: object) -> list[str]:
         try:
-            preparation.checked(runs.arguments({**tiny_data, **SMALL, **more}), {})
+            prepare.checked(runs.arguments({**tiny_data, **SMALL, **more}), {})
         except UserError as error:
             return error.lines
         return []
@@ -114,7 +116,7 @@ def test_image_that_is_a_file(tiny_data: dict[str, str], tmp_path: Path, monkeyp
 
     def image(given: str, **more: object) -> str:
         arguments = runs.arguments({**settings, "IMAGE": given, **more})
-        return preparation.checked(arguments, {})[0].settings.image
+        return prepare.checked(arguments, {})[0].settings.image
 
     with pytest.raises(UserError, match=rf"^IMAGE={tmp_path}/image\.sqsh: not there"):
         image("image.sqsh")
@@ -127,18 +129,18 @@ def test_image_that_is_a_file(tiny_data: dict[str, str], tmp_path: Path, monkeyp
 
 def test_command_through_ssh_is_what_a_shell_splits_again() -> None:
     argv = ["sbatch", "--comment=a $HOME 'and' \"more\"", ""]
-    assert remote.command("", argv) == argv
-    *ssh, line = remote.command("me@login", argv)
-    assert ssh == [*remote.SSH, "me@login"] and "BatchMode=yes" in ssh
+    assert remote_shell.command("", argv) == argv
+    *ssh, line = remote_shell.command("me@login", argv)
+    assert ssh == [*remote_shell.SSH, "me@login"] and "BatchMode=yes" in ssh
     *login_shell, command = shlex.split(line)
     assert login_shell == ["bash", "-lc"], "sites put Slurm on the PATH of login shells"
     assert shlex.split(command) == argv
 
 
 def test_output_of_a_tool() -> None:
-    assert remote.output("", ["cat"], "é\r\n one\rline\n") == "é\r\n one\rline\n"
-    assert remote.output("", ["printf", r"\377 is no text\n"]) == "\ufffd is no text\n"
-    assert remote.output("", ["cat"]) == "", "it waits for standard input"
+    assert remote_shell.output("", ["cat"], "é\r\n one\rline\n") == "é\r\n one\rline\n"
+    assert remote_shell.output("", ["printf", r"\377 is no text\n"]) == "\ufffd is no text\n"
+    assert remote_shell.output("", ["cat"]) == "", "it waits for standard input"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_output_of_a_tool() -> None:
 )
 def test_failure_of_a_tool_is_one_line(argv: list[str], said: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        remote.output("", argv, timeout=0.2)
+        remote_shell.output("", argv, timeout=0.2)
     (line,) = caught.value.lines
     assert "\n" not in line
     assert all(part in line for part in said), line
@@ -162,4 +164,4 @@ def test_failure_of_a_tool_is_one_line(argv: list[str], said: list[str]) -> None
 def test_ssh_that_is_refused_names_key_and_agent() -> None:
     nobody = "nobody-there.invalid"  # RFC 2606: never a host
     with pytest.raises(UserError, match=rf"^HOST: ssh {nobody} fails: .*key.*agent"):
-        remote.output(nobody, ["sbatch"])
+        remote_shell.output(nobody, ["sbatch"])

@@ -13,9 +13,9 @@ import pytest
 from mlperf_logging.system_desc_checker import system_desc_checker
 
 from llama31 import rules
-from llama31.errors import UserError
-from llama31.resolve import resolve
-from llama31.submission import machine, system
+from llama31.common.errors import UserError
+from llama31.config.resolve import resolve
+from llama31.mlperf.package import machine, system_description
 
 SUBMITTER = {"SUBMISSION_ORG": "Acme", "SUBMISSION_PLATFORM": "8xH200", "SUBMISSION_STATUS": "cloud", "NNODES": "2"}
 H200 = "NVIDIA H200, 143771, 1980, 5, 16, 570.86.15\n"
@@ -23,26 +23,26 @@ H200 = "NVIDIA H200, 143771, 1980, 5, 16, 570.86.15\n"
 
 @pytest.fixture(scope="module")
 def drafted() -> dict[str, str]:
-    return system.draft(resolve([], SUBMITTER))
+    return system_description.draft(resolve([], SUBMITTER))
 
 
 def filled_in(drafted: dict[str, str]) -> dict[str, Any]:
     """The draft with something in each blank."""
-    counts = dict.fromkeys(system.COUNTS, "8")
+    counts = dict.fromkeys(system_description.COUNTS, "8")
     return {
-        field: counts.get(field, "something") if value.startswith(system.BLANK) else value
+        field: counts.get(field, "something") if value.startswith(system_description.BLANK) else value
         for field, value in drafted.items()
     }
 
 
 def problems(tmp_path: Path, content: dict[str, Any], org: str = "Acme") -> list[str]:
     path = tmp_path / "8xH200.json"
-    return [line.removeprefix(f"{path}: ") for line in system.problems(path, content, [org])]
+    return [line.removeprefix(f"{path}: ") for line in system_description.problems(path, content, [org])]
 
 
 def notes(tmp_path: Path, content: dict[str, Any]) -> list[str]:
     path = tmp_path / "8xH200.json"
-    return [line.removeprefix(f"{path}: ") for line in system.notes(path, content)]
+    return [line.removeprefix(f"{path}: ") for line in system_description.notes(path, content)]
 
 
 def officially_valid(tmp_path: Path, content: dict[str, Any], ruleset: str = rules.RULESETS[-1]) -> bool:
@@ -57,7 +57,7 @@ def test_a_filled_in_draft_is_accepted(tmp_path: Path, drafted: dict[str, str], 
     assert officially_valid(tmp_path, filled_in(drafted), ruleset)
 
 
-@pytest.mark.parametrize("field", system.FIELDS)
+@pytest.mark.parametrize("field", system_description.FIELDS)
 def test_each_field_is_one_that_the_official_checker_wants(tmp_path: Path, drafted: dict[str, str], field: str) -> None:
     content = filled_in(drafted)
     del content[field]
@@ -66,7 +66,7 @@ def test_each_field_is_one_that_the_official_checker_wants(tmp_path: Path, draft
 
 
 def test_each_blank_is_named_with_what_belongs_there(tmp_path: Path, drafted: dict[str, str]) -> None:
-    blanks = {field for field, value in drafted.items() if value.startswith(system.BLANK)}
+    blanks = {field for field, value in drafted.items() if value.startswith(system_description.BLANK)}
     assert {"cooling", "host_memory_configuration", "accelerator_interconnect"} <= blanks, "no machine can know these"
     found = problems(tmp_path, drafted)
     assert {line.split(" is not filled in; ")[0] for line in found} == blanks
@@ -79,8 +79,8 @@ def test_settings_say_who_submits(drafted: dict[str, str]) -> None:
         "submitter": "Acme", "system_name": "8xH200", "status": "Available cloud", "number_of_nodes": "2",
         "division": "closed",
     }  # fmt: skip
-    silent = system.draft(resolve([], {}))
-    assert all(silent[field].startswith(system.BLANK) for field in said if field != "division")
+    silent = system_description.draft(resolve([], {}))
+    assert all(silent[field].startswith(system_description.BLANK) for field in said if field != "division")
 
 
 def test_the_machine_is_this_one(drafted: dict[str, str]) -> None:
@@ -230,7 +230,7 @@ def test_what_mlcommons_accepts_is_a_note(
     assert found.startswith(line), found
 
 
-@pytest.mark.parametrize("field", system.FIELDS)
+@pytest.mark.parametrize("field", system_description.FIELDS)
 def test_a_number_is_refused_where_the_official_checker_ends(
     tmp_path: Path, drafted: dict[str, str], field: str
 ) -> None:
@@ -258,7 +258,7 @@ def test_what_is_no_description_is_one_line(tmp_path: Path, text: str) -> None:
     file = tmp_path / "system.json"
     file.write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=r"system\.json: no JSON object") as error:
-        system.read(file)
+        system_description.read(file)
     assert len(error.value.lines) == 1
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
-from llama31.corpus import token_file, token_writer
-from llama31.corpus.token_file import HEADER, TokenType, bin_path, idx_path, summary
+from llama31.common.errors import UserError
+from llama31.corpus import token_writer
 from llama31.corpus.token_writer import TokenWriter
-from llama31.errors import UserError
+from llama31.data import token_file
+from llama31.data.token_file import HEADER, TokenType, bin_path, idx_path, summary
 
 DOCUMENTS = [[5], [1, 2, 3], [0, 499, 7, 7], list(range(300)), [9]]
 

@@ -18,13 +18,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from dev import demo_tokenizer
-from llama31.corpus import documents, encoder, manifest
+from llama31.common.errors import UserError
+from llama31.corpus import documents, encoder
 from llama31.corpus import tokenize as tokenize_module
 from llama31.corpus.encoder import Exact, Fast
-from llama31.corpus.token_file import summary
 from llama31.corpus.tokenize import tokenize
-from llama31.corpus.tokenizer import fingerprint, vocabulary_size
-from llama31.errors import UserError
+from llama31.data import token_manifest
+from llama31.data.token_file import summary
+from llama31.data.tokenizer import fingerprint, vocabulary_size
 
 TEXTS = [
     "The quick brown fox, it's 1234567 o'clock.",
@@ -121,7 +122,7 @@ def test_bytes_are_the_oracles(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("by gigatoken")
 
-    facts = manifest.read(tmp_path / "ours")
+    facts = token_manifest.read(tmp_path / "ours")
     assert facts is not None
     assert (facts.inputs, facts.input_bytes) == (["in.json.gz"], [source.stat().st_size])
     assert facts.tokenizer_sha256 == fingerprint(tokenizer_dir)
@@ -191,7 +192,7 @@ def test_slow_path_is_exact(
     assert "gigatoken is not exact for this tokenizer" in warning
     oracle(tmp_path / "theirs", texts, small, append_eod=False)
     assert same_bytes(tmp_path / "ours", tmp_path / "theirs")
-    facts = manifest.read(tmp_path / "ours")
+    facts = token_manifest.read(tmp_path / "ours")
     assert facts is not None
     assert "gigatoken" not in facts.versions
 

@@ -24,12 +24,13 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from transformers import AutoTokenizer
 
 from dev import demo_tokenizer, kill_tokenize
-from llama31.corpus import checkpoint, documents, manifest, token_writer
+from llama31.common.errors import UserError
+from llama31.corpus import documents, token_writer, tokenize_checkpoint
 from llama31.corpus.consolidate import merge_part
 from llama31.corpus.encoder import Exact
 from llama31.corpus.tokenize import tokenize
 from llama31.corpus.writing import writing
-from llama31.errors import UserError
+from llama31.data import token_manifest
 
 ENDINGS = (".bin", ".idx")
 TEXTS = ["It's a first text.", "", "The second <|eot_id|> one,\r\nof two lines.", "3"]
@@ -186,7 +187,7 @@ def test_bad_line_is_mended(
         source.write_bytes(bad)
         with pytest.raises(UserError, match=r"in\.json:451: not JSON"):
             tokenize([source], prefix, tokenizer_dir, quiet=True)
-        assert checkpoint.load(prefix)
+        assert tokenize_checkpoint.load(prefix)
         texts[texts.index(changed)] = "another text"
         write(source, texts)
         capsys.readouterr()
@@ -289,16 +290,16 @@ def test_bad_lines_are_skipped_and_counted_through_kills(
     tokenize(sources, tmp_path / "at once", tokenizer_dir, bad_line_limit=30, quiet=True)
     theirs(tmp_path / "theirs", [text_to_ids(tokenizer_dir, text) for text in texts * 2])
     assert content(tmp_path / "at once") == content(tmp_path / "theirs")
-    made = manifest.read(tmp_path / "at once")
+    made = token_manifest.read(tmp_path / "at once")
     assert made and made.skipped
     assert made.skipped_lines == len(made.skipped) == 2 * sum("7" in text for text in texts)
     assert made.skipped[0] == {
         "file": "1.json.gz", "line": 9, "reason": "not JSON: Expecting value: line 1 column 1 (char 0)"
     }  # fmt: skip
 
-    stored, calls = checkpoint.store, 0
+    stored, calls = tokenize_checkpoint.store, 0
 
-    def ended(prefix: Path, reached: checkpoint.Checkpoint) -> None:
+    def ended(prefix: Path, reached: tokenize_checkpoint.Checkpoint) -> None:
         nonlocal calls
         stored(prefix, reached)
         calls += 1
@@ -306,11 +307,11 @@ def test_bad_lines_are_skipped_and_counted_through_kills(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "store", ended)
+        patch.setattr(tokenize_checkpoint, "store", ended)
         for _ in range(10):
             with pytest.raises(KeyboardInterrupt):
                 tokenize(sources, tmp_path / "resumed", tokenizer_dir, bad_line_limit=30, quiet=True)
-    reached = checkpoint.load(tmp_path / "resumed")
+    reached = tokenize_checkpoint.load(tmp_path / "resumed")
     assert reached and len(reached.position.finished) == 1, "killed in both files"
     tokenize(sources, tmp_path / "resumed", tokenizer_dir, bad_line_limit=30, quiet=True)
     files = (*ENDINGS, ".manifest.json")
@@ -327,7 +328,7 @@ def test_the_limit_of_bad_lines_counts_for_what_is_there(
     source.write_bytes(b'{"text":"a"}\nbad\nbad\n{"text":"b"}\nbad\n')
     with pytest.raises(UserError, match=r"in\.json:5: not JSON: .*; it is bad line 3, and --bad-line-limit=2 may be"):
         tokenize([source], prefix, tokenizer_dir, bad_line_limit=2, quiet=True)
-    reached = checkpoint.load(prefix)
+    reached = tokenize_checkpoint.load(prefix)
     assert reached and reached.skipped.count == 2
     with pytest.raises(UserError, match=r"in\.json:2: not JSON: .* \(char 0\)$"):
         tokenize([source], prefix, tokenizer_dir)

@@ -16,15 +16,19 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer
 
 from dev import demo_tokenizer
-from llama31 import checks, launch, paths, preparation, run_tokenizer
 from llama31.checkpoint import store
-from llama31.corpus import manifest, tokenizer, tokenizer_ids, verify_table
+from llama31.cli import launch
+from llama31.common.errors import UserError
+from llama31.config import paths
+from llama31.config.resolve import resolve
+from llama31.corpus import verify_table
 from llama31.corpus.tokenize import tokenize
+from llama31.data import run_tokenizer, token_manifest, tokenizer, tokenizer_ids
 from llama31.doctor import data as doctor_data
 from llama31.doctor.context import Context
-from llama31.errors import UserError
-from llama31.events import BAD_INPUT, TARGET_NOT_REACHED
-from llama31.resolve import resolve
+from llama31.launch import prepare
+from llama31.plan import validate
+from llama31.run_dir.events import BAD_INPUT, TARGET_NOT_REACHED
 from llama31.settings import Settings
 
 TEXTS = [
@@ -216,9 +220,9 @@ def test_manifests_with_the_hash_of_the_file(
     source = tmp_path / "in.json"
     source.write_text('{"text": "a"}\n')
     tokenize([source], tmp_path / "data", original, quiet=True)
-    content = json.loads(manifest.manifest_path(tmp_path / "data").read_text())
+    content = json.loads(token_manifest.manifest_path(tmp_path / "data").read_text())
     content["tokenizer_sha256"] = hashlib.sha256((original / "tokenizer.json").read_bytes()).hexdigest()
-    manifest.manifest_path(tmp_path / "data").write_text(json.dumps(content))
+    token_manifest.manifest_path(tmp_path / "data").write_text(json.dumps(content))
     assert verify_table.run(tmp_path / "data", original, head=0) == 0, capsys.readouterr().out
     tokenize([source], tmp_path / "data", original, quiet=True)
 
@@ -287,7 +291,7 @@ def test_doctor_says_what_the_launcher_does(usual: dict[str, str], comma: str) -
     """On a directory that trains, and on one that does not."""
 
     def settings() -> Settings:
-        return preparation.with_absolute_paths(resolve(arguments({**usual, "TOKENIZER_PATH": comma}), {})).settings
+        return prepare.with_absolute_paths(resolve(arguments({**usual, "TOKENIZER_PATH": comma}), {})).settings
 
     context = Context(settings(), timeout=60)
     assert [finding.severity.name for finding in doctor_data.look(context)] == ["ok"]
@@ -295,7 +299,7 @@ def test_doctor_says_what_the_launcher_does(usual: dict[str, str], comma: str) -
     assert finding.says.startswith(f"{comma}: loads; 512 ids, ")
     edit(Path(comma), pad_token="[PAD]")
     (finding,) = doctor_data.look(context)
-    _, lines = checks.look(settings())
+    _, lines = validate.look(settings())
     assert [finding.says] == lines
     assert lines[0].startswith(f"TOKENIZER_PATH={comma}: {CONFIG}: names '[PAD]' as a special token")
     assert list(doctor_data.tokenizer(context)) == []

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from llama31.checkpoint import metadata
 from llama31.checkpoint.trust import read_table
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 
 BY_PYTHON_3_11_2 = Path(__file__).parent / "fixtures" / "table_by_python_3.11.2.metadata"
 """Megatron's table of a tensor and an object, as saved under Debian 12's Python; names members of two Enums."""

@@ -17,12 +17,12 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder, _IndexWriter
 
 from llama31 import rules
+from llama31.common.errors import UserError
+from llama31.common.progress import Progress
 from llama31.corpus import token_scan, verify_table
-from llama31.corpus.manifest import manifest_path
-from llama31.corpus.progress import Progress
-from llama31.corpus.token_file import HEADER, TokenType, bin_path, idx_path, summary
 from llama31.corpus.tokenize import tokenize
-from llama31.errors import UserError
+from llama31.data.token_file import HEADER, TokenType, bin_path, idx_path, summary
+from llama31.data.token_manifest import manifest_path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = [[5], [1, 2, 3], [0, 499, 7, 7], list(range(300)), [9]]

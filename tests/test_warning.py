@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from llama31 import paths, warning
-from llama31.events import INTERRUPTED
-from llama31.slurm import arrived
+from llama31.config import paths
+from llama31.launch.slurm import env_check
+from llama31.run_dir import time_limit_warning
+from llama31.run_dir.events import INTERRUPTED
 
 
 @pytest.fixture
@@ -26,9 +27,9 @@ def held() -> Iterator[set[signal.Signals]]:
 
 @pytest.mark.parametrize("written", ["before", "after"])
 def test_a_warning_is_a_signal_to_the_main_thread(written: str, held: set[signal.Signals], tmp_path: Path) -> None:
-    file = tmp_path / warning.FILE
+    file = tmp_path / time_limit_warning.FILE
     file.write_text("1" if written == "before" else "")
-    warning.watch(tmp_path)
+    time_limit_warning.watch(tmp_path)
     if written == "after":
         assert signal.sigtimedwait(held, 0) is None
         file.write_text("1")
@@ -38,7 +39,7 @@ def test_a_warning_is_a_signal_to_the_main_thread(written: str, held: set[signal
 
 def test_where_no_file_is_nothing_is_watched(tmp_path: Path) -> None:
     before = threading.active_count()
-    warning.watch(tmp_path)
+    time_limit_warning.watch(tmp_path)
     assert threading.active_count() == before
 
 
@@ -46,10 +47,10 @@ def test_a_file_that_cannot_be_read_for_a_while(
     held: set[signal.Signals], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As from a file server that restarts."""
-    file = tmp_path / warning.FILE
+    file = tmp_path / time_limit_warning.FILE
     file.touch()
-    monkeypatch.setattr(warning, "INTERVAL", 0.01)
-    warning.watch(tmp_path)
+    monkeypatch.setattr(time_limit_warning, "INTERVAL", 0.01)
+    time_limit_warning.watch(tmp_path)
     file.unlink()
     assert signal.sigtimedwait(held, 0.1) is None
     file.write_text("1")
@@ -58,9 +59,9 @@ def test_a_file_that_cannot_be_read_for_a_while(
 
 def test_a_warning_before_training_ends_the_job(tmp_path: Path) -> None:
     """While it looks at settings and data, as here at what it was asked for, which nobody writes."""
-    os.mkfifo(tmp_path / arrived.ASKED)
-    (tmp_path / warning.FILE).write_text("1")
-    command = [sys.executable, "-m", "llama31.slurm.job", "begin", tmp_path]
+    os.mkfifo(tmp_path / env_check.ASKED)
+    (tmp_path / time_limit_warning.FILE).write_text("1")
+    command = [sys.executable, "-m", "llama31.launch.slurm.job", "begin", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=paths.REPOSITORY, check=False)
     assert done.returncode == INTERRUPTED, done.stderr
     assert done.stderr == "the time limit came before training began; a longer TIME works\n"

@@ -15,14 +15,14 @@ import pytest
 import yaml
 from runs import REPOSITORY, TIMEOUT, arguments, environment
 
-from llama31 import launch
 from llama31.checkpoint import architecture, convert, metadata, nemo, store, weights_only
-from llama31.corpus.tokenizer import TOKENIZER_FILE
-from llama31.errors import UserError
+from llama31.cli import launch
+from llama31.common.errors import UserError
+from llama31.config.model_sizes import SIZES
+from llama31.data.tokenizer import TOKENIZER_FILE
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
 from llama31.settings import Settings
-from llama31.sizes import SIZES
 
 pytestmark = pytest.mark.slow
 

@@ -24,17 +24,22 @@ from one_rank import one_rank
 from recipes import differing, flat, recipe
 from runs import Run, arguments
 
-from llama31 import checks, launch, local, paths, record, train
-from llama31.checkpoint import resume, saver, store
-from llama31.checkpoint.saver import Saver
-from llama31.checkpoint.start import Start
-from llama31.errors import UserError
-from llama31.events import SUCCESS
-from llama31.mlperf import callback
+from llama31 import train
+from llama31.checkpoint import resume, store
+from llama31.cli import launch
+from llama31.common.errors import UserError
+from llama31.config import paths
+from llama31.config.model_sizes import SIZES
+from llama31.config.resolve import Resolved
+from llama31.launch import local
+from llama31.launch.slurm import submit
 from llama31.model import device
-from llama31.plan import Plan
+from llama31.plan import validate
+from llama31.plan.plan import Plan
 from llama31.recipe import decay_all
-from llama31.resolve import Resolved
+from llama31.run_dir import record
+from llama31.run_dir.events import SUCCESS
+from llama31.run_dir.start_point import Start
 from llama31.settings import (
     Container,
     Device,
@@ -47,8 +52,8 @@ from llama31.settings import (
     documentation,
     names,
 )
-from llama31.sizes import SIZES
-from llama31.slurm import submit
+from llama31.training import benchmark_callback, checkpoint_saver
+from llama31.training.checkpoint_saver import Saver
 
 CLOSED = benchmark_run.SETTINGS  # the benchmark at a global batch size of 32
 
@@ -289,8 +294,8 @@ def test_device(asked: str, has_cuda: bool, taken: str, monkeypatch: pytest.Monk
 
 def test_gpu(benchmark_data: dict[str, str]) -> None:
     large = settings_of(benchmark_data, "DEVICE=cuda", "MBS=8")
-    assert checks.look(large)[1] == [], "memory is not checked"
-    (line,) = checks.look(replace(large, gpu="H100"))[1]
+    assert validate.look(large)[1] == [], "memory is not checked"
+    (line,) = validate.look(replace(large, gpu="H100"))[1]
     assert line.startswith("GPU=H100: 80 GB, but each would need about ")
 
 
@@ -329,7 +334,7 @@ def test_stop_at_step(follow: Callable[..., course.Course]) -> None:
 
 def test_step_time_atol(follow: Callable[..., course.Course], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10_000))
-    monkeypatch.setattr(callback.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(benchmark_callback.time, "perf_counter", lambda: next(clock))
     assert follow([], step_time_atol=1000, stop_at_step=9).outcome.step == 9, "steps of 1,000 ms are tolerated"
     ended = follow([], step_time_atol=999, stop_at_step=9).outcome
     assert ended.reason == "step 4 took 1000 ms; STEP_TIME_ATOL=999 tolerates 999"
@@ -362,7 +367,7 @@ def saving(usual: dict[str, str], tmp_path: Path) -> dict[str, str]:
 
 def start_of(given: dict[str, Any], *more: str) -> Start:
     settings = settings_of(given, *more)
-    return resume.find(settings, checks.check(settings), thorough=True).start
+    return resume.find(settings, validate.check(settings), thorough=True).start
 
 
 def test_use_ckpt(saving: dict[str, str], tmp_path: Path) -> None:
@@ -406,7 +411,7 @@ def test_continual_ckpt(trained: tuple[Run, Path]) -> None:
 def due(monkeypatch: pytest.MonkeyPatch, seconds_of_step: float = 1, **settings: Any) -> list[int]:
     """Steps of nine after which a job saves; the last is the job's last."""
     now = 0.0
-    monkeypatch.setattr(saver.time, "monotonic", lambda: now)
+    monkeypatch.setattr(checkpoint_saver.time, "monotonic", lambda: now)
     its = Saver(replace(CLOSED, save_ckpt=True, **settings), job=1, identity={}, departures=[], run_dir=Path())
     found = []
     with one_rank():
@@ -443,7 +448,7 @@ def test_start_steps(saving: dict[str, str], tmp_path: Path) -> None:
         start_of(saving, *chosen, "START_STEPS=9")
     settings = settings_of(saving, "START_STEPS=10")
     opened = train._Run(tmp_path, 0, sys.stdout)
-    opened._open_log(settings, checks.check(settings_of(saving)), [])
+    opened._open_log(settings, validate.check(settings_of(saving)), [])
     assert logged(tmp_path / paths.MLPERF_LOG)["init_checkpoint_step"] == 10
 
 

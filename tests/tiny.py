@@ -11,8 +11,8 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from llama31 import rules
-from llama31.corpus.token_file import TokenType
 from llama31.corpus.token_writer import TokenWriter
+from llama31.data.token_file import TokenType
 
 MODULES = (
     "argparse",

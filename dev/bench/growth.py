@@ -22,9 +22,11 @@ from dev.bench import random_data, start, train_step, watched_run
 from dev.bench.contender import Contender, in_turns, ratios, spread
 from dev.bench.index import write_data
 from dev.bench.step_contenders import hugging_face, product
-from llama31 import paths, ranks, startup
+from llama31.config import paths
+from llama31.config.model_sizes import Shape
+from llama31.launch import rank_command
+from llama31.run_dir import startup_log
 from llama31.settings import Settings
-from llama31.sizes import Shape
 
 DOCUMENTS = [10_000, 100_000, 1_000_000, 10_000_000, 50_000_000]
 STEPS = 24
@@ -55,7 +57,7 @@ def row(settings: dict[str, object]) -> str:
     figures = [
         value
         for one in (first, again)
-        for value in (one.parts[startup.STEPPED], start.took(one.parts)[startup.INDEXED])
+        for value in (one.parts[startup_log.STEPPED], start.took(one.parts)[startup_log.INDEXED])
     ]
     step = statistics.median([first.step_seconds(), again.step_seconds()])
     times = f"{figures[0]:12.1f} {figures[1]:7.2f} {figures[2]:7.1f} {figures[3]:7.2f} {step:8.3f}"
@@ -91,7 +93,7 @@ def by_width(directory: Path, widths: list[int], rounds: int) -> Iterator[str]:
         with tempfile.TemporaryDirectory(dir=directory) as place:
             model = shape(width)
             settings, run_dir = train_step.prepared(Path(place), SHORT, model)
-            os.environ.update(ranks.environment(settings, os.environ))
+            os.environ.update(rank_command.environment(settings, os.environ))
             peer = Contender("Hugging Face's", hugging_face, settings, model, train_step.VOCABULARY)
             began = time.perf_counter()
             ours = Contender("our run", product, run_dir, model, train_step.free_port())

@@ -11,10 +11,11 @@ from megatron.core.optimizer import OptimizerConfig
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn import functional
 
-from llama31 import recompute, rules
+from llama31 import rules
+from llama31.config import recompute
+from llama31.config.model_sizes import INITIAL_DEVIATION, NORM_EPSILON, ROPE_FACTOR, ROTARY_BASE, SIZES
 from llama31.model.layers import cpu_layer_spec, torch_layer_spec
 from llama31.settings import Device, Precision, Settings
-from llama31.sizes import INITIAL_DEVIATION, NORM_EPSILON, ROPE_FACTOR, ROTARY_BASE, SIZES
 
 
 def configurations(settings: Settings) -> tuple[TransformerConfig, DistributedDataParallelConfig, OptimizerConfig]:

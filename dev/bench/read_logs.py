@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from llama31.corpus.files import atomic_writer
+from llama31.common.files import atomic_writer
 
 RANKS = 64
 CHATTER = 200  # lines for each line of MLLOG

@@ -19,7 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from dev.bench import random_data, watched_run
-from llama31 import paths, startup
+from llama31.config import paths
+from llama31.run_dir import startup_log
 
 VOCABULARY = 4096
 TOKENS = 2_000_000
@@ -61,7 +62,7 @@ def plain(data: dict[str, str], directory: Path) -> dict[str, float]:
 
 def took(ends: dict[str, float]) -> dict[str, float]:
     """Seconds of each part, from the end of the one before it."""
-    known = [part for part in startup.PARTS if part in ends]
+    known = [part for part in startup_log.PARTS if part in ends]
     return {part: ends[part] - (ends[before] if before else 0) for before, part in pairwise(["", *known])}
 
 
@@ -93,13 +94,13 @@ def main() -> None:
             for name, (options, code) in QUICK.items()
         }
     print(f"{'seconds to the end of':<40} {'ours':>7} {'peer':>7}   of which the part: {'ours':>7} {'peer':>7}")
-    for part in startup.PARTS:
+    for part in startup_log.PARTS:
         ends = [statistics.median(one[part] for one in each) for each in (ours, peer)]
         parts = [statistics.median(took(one)[part] for one in each) for each in (ours, peer)]
         print(f"{part:<40} {ends[0]:7.2f} {ends[1]:7.2f} {'':>21} {parts[0]:7.2f} {parts[1]:7.2f}")
-    ratios = [one[startup.STEPPED] / other[startup.STEPPED] for one, other in zip(ours, peer, strict=True)]
+    ratios = [one[startup_log.STEPPED] / other[startup_log.STEPPED] for one, other in zip(ours, peer, strict=True)]
     print(f"ratio of the whole {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    print(f"the first start, which builds the index: {first[startup.STEPPED]:.2f} s")
+    print(f"the first start, which builds the index: {first[startup_log.STEPPED]:.2f} s")
     for name, seconds in quick.items():
         print(f"{name}: {seconds:.2f} s")
 

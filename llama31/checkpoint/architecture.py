@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama31 import sizes
 from llama31.checkpoint import rope
 from llama31.checkpoint.fields import Fields
 from llama31.checkpoint.rope import Rope, RopeScaling
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.config import model_sizes
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Architecture:
 
 def of_size(size: str, vocab_size: int, seq_length: int) -> Architecture:
     """What a run trains: Llama 3.1 in the dimensions that SIZE names."""
-    shape = sizes.SIZES[size]
+    shape = model_sizes.SIZES[size]
     return Architecture(
         layers=shape.layers,
         hidden_size=shape.hidden_size,
@@ -91,16 +91,16 @@ def of_size(size: str, vocab_size: int, seq_length: int) -> Architecture:
         head_size=shape.hidden_size // shape.attention_heads,
         vocab_size=vocab_size,
         max_position_embeddings=seq_length,
-        norm_epsilon=sizes.NORM_EPSILON,
-        rope_theta=float(sizes.ROTARY_BASE),
+        norm_epsilon=model_sizes.NORM_EPSILON,
+        rope_theta=float(model_sizes.ROTARY_BASE),
         rope_scaling=RopeScaling(
-            factor=sizes.ROPE_FACTOR,
-            low_freq_factor=sizes.LOW_FREQUENCY_FACTOR,
-            high_freq_factor=sizes.HIGH_FREQUENCY_FACTOR,
-            original_max_position_embeddings=sizes.LENGTH_BEFORE_STRETCHING,
+            factor=model_sizes.ROPE_FACTOR,
+            low_freq_factor=model_sizes.LOW_FREQUENCY_FACTOR,
+            high_freq_factor=model_sizes.HIGH_FREQUENCY_FACTOR,
+            original_max_position_embeddings=model_sizes.LENGTH_BEFORE_STRETCHING,
         ),
         tied_embeddings=False,
-        initializer_range=sizes.INITIAL_DEVIATION,
+        initializer_range=model_sizes.INITIAL_DEVIATION,
     )
 
 

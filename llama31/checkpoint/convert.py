@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from llama31.checkpoint import huggingface, nemo, places, store
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
 from llama31.checkpoint.nemo import NemoCheckpoint
-from llama31.corpus.files import PARTIAL, atomic_writer, failures_named, publish
-from llama31.corpus.locking import only_run_in
-from llama31.corpus.progress import Progress
-from llama31.errors import UserError
-from llama31.report.reading import size
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, atomic_writer, failures_named, publish
+from llama31.common.locks import only_run_in
+from llama31.common.progress import Progress
+from llama31.common.reading import size
 
 if TYPE_CHECKING:
     from llama31.checkpoint.parity import Difference

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 
 REQUIRED = object()
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from llama31.checkpoint import architecture, mapping, redundant
 from llama31.checkpoint.architecture import Architecture
 from llama31.checkpoint.safetensors_header import Stored, read_header, some
-from llama31.corpus import tokenizer
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.data import tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 
 FILE = ".metadata"
 

@@ -15,9 +15,9 @@ from llama31.checkpoint.huggingface import read_json
 from llama31.checkpoint.metadata import Contents
 from llama31.checkpoint.safetensors_header import DTYPES, ITEM_BYTES
 from llama31.checkpoint.store import CONTEXT, WEIGHTS
-from llama31.corpus import tokenizer
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.data import tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from pathlib import Path
 from llama31.checkpoint import store
 from llama31.checkpoint.nemo import BACKEND
 from llama31.checkpoint.store import Checkpoint
-from llama31.corpus.files import PARTIAL, failures_named
+from llama31.common.files import PARTIAL, failures_named
 
 SHOWN = 5  # checkpoints in a message
 _UNFINISHED = re.compile(rf"({re.escape(PARTIAL)})?({re.escape(store.DAMAGED)}(-\d+)?)?$")

@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 
 from llama31.checkpoint import nemo
 from llama31.checkpoint.huggingface import CONFIG, read_json
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 
 HUGGING_FACE = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from llama31.checkpoint import places, removal, store, weights_only
 from llama31.checkpoint.identity import TOKENIZER, changes, current, identity
-from llama31.checkpoint.start import Start
 from llama31.checkpoint.store import Checkpoint, Damaged, Manifest
-from llama31.corpus.files import PARTIAL
-from llama31.errors import UserError
-from llama31.events import Outcome
-from llama31.inputs import Data
-from llama31.report.reading import Reading
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL
+from llama31.common.reading import Reading
+from llama31.data.inputs import Data
+from llama31.run_dir.events import Outcome
+from llama31.run_dir.start_point import Start
 from llama31.settings import Settings
 
 

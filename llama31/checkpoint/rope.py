@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llama31.checkpoint.fields import Fields
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 
 DEFAULT_THETA = 10_000.0  # of Llama 1 and 2, whose config.json need not name it; transformers' default too
 OLD, NEW = "rope_scaling", "rope_parameters"

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # safetensors' names: torch's
 ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}

@@ -4,10 +4,10 @@ import os
 import shutil
 from pathlib import Path
 
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.reading import size
+from llama31.data.inputs import Data
 from llama31.estimates import disk
-from llama31.inputs import Data
-from llama31.report.reading import size
 from llama31.settings import Settings
 
 FIXED_BYTES = 2_000_000  # headers of tensors, table of contents, `context`

@@ -21,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from llama31.corpus.files import atomic_writer, failures_named
-from llama31.errors import UserError
-from llama31.events import Outcome
-from llama31.typed import from_json
+from llama31.common.errors import UserError
+from llama31.common.files import atomic_writer, failures_named
+from llama31.common.json_files import from_json
+from llama31.run_dir.events import Outcome
 
 WEIGHTS, CONTEXT = "weights", "context"
 MANIFEST = "checkpoint.json"

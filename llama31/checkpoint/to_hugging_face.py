@@ -21,9 +21,9 @@ from llama31.checkpoint import mapping
 from llama31.checkpoint.huggingface import GENERATION_CONFIG, INDEX, WEIGHTS, read_json
 from llama31.checkpoint.nemo import NOTES, NemoCheckpoint
 from llama31.checkpoint.safetensors_header import ITEM_BYTES
-from llama31.corpus.files import atomic_writer, failures_named, publish
-from llama31.corpus.tokenizer import TOKENIZER_FILE
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import atomic_writer, failures_named, publish
+from llama31.data.tokenizer import TOKENIZER_FILE
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 FILE_BYTES = 1 << 30  # of a file's tensors, unless one alone has more

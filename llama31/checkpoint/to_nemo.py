@@ -34,12 +34,12 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.nn.functional import pad
 
-from llama31 import run_tokenizer
 from llama31.checkpoint import mapping, megatron, metadata
 from llama31.checkpoint.huggingface import HuggingFaceCheckpoint
 from llama31.checkpoint.nemo import NOTES, TOKENIZER
 from llama31.checkpoint.store import CONTEXT, WEIGHTS
-from llama31.corpus.files import atomic_writer, failures_named
+from llama31.common.files import atomic_writer, failures_named
+from llama31.data import run_tokenizer
 from llama31.model import vocabulary
 
 CONTENT = {"singleton_local_shards": False}  # how the keys are made, for Megatron's load

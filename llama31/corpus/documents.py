@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from llama31.corpus import compression
-from llama31.corpus.files import sha256_of
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import sha256_of
+from llama31.corpus import compressed_files
 
 BLOCK_BYTES = 6 << 20  # of JSON, read at a time
 LINE_BYTES = 64 << 20  # a longer line is refused: what one line needs bounds the memory
@@ -98,7 +98,7 @@ def check_inputs(paths: Sequence[Path]) -> None:
                     name = "given twice" if same == path else f"the same file as {same}"
                     problems.append(f"{path}: {name}; each document would count twice")
                 first[status.st_dev, status.st_ino] = path
-                if problem := compression.misnamed(path):
+                if problem := compressed_files.misnamed(path):
                     problems.append(f"{path}: {problem}")
         except UserError as error:
             problems += error.lines
@@ -174,16 +174,16 @@ def blocks(path: Path, start: Place = BEGINNING, block_bytes: int = 0) -> Iterat
                 line = block.end.line
                 yield block
     except EOFError:
-        name = getattr(compression.format_of(path), "name", "")
+        name = getattr(compressed_files.format_of(path), "name", "")
         raise UserError(f"{path}:{line}: truncated {name} file: it ends after this line began") from None
-    except (OSError, *compression.DAMAGED) as error:
+    except (OSError, *compressed_files.DAMAGED) as error:
         raise UserError(f"{path}:{line}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _blocks(path: Path, raw: BinaryIO, start: Place, block_bytes: int) -> Iterator[Block]:
     file = _read_before(path, raw, start)
     file.seek(start.offset)
-    stream, is_text = compression.opened(path, file), compression.format_of(path) is None
+    stream, is_text = compressed_files.opened(path, file), compressed_files.format_of(path) is None
     skip = start.skip
     while skip:
         skip -= len(stream.read(min(skip, block_bytes)))

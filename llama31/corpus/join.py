@@ -8,16 +8,17 @@ from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
-from llama31.corpus import checkpoint, manifest
-from llama31.corpus.checkpoint import Checkpoint
-from llama31.corpus.files import failures_named
-from llama31.corpus.job import Job
-from llama31.corpus.manifest import Manifest, manifest_path
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.corpus import tokenize_checkpoint
 from llama31.corpus.records import Skipped
-from llama31.corpus.token_file import HEADER, TokenFile, bin_path, idx_path, summary
 from llama31.corpus.token_writer import TokenWriter
+from llama31.corpus.tokenize_checkpoint import Checkpoint
+from llama31.corpus.tokenize_job import Job
 from llama31.corpus.writing import writing
-from llama31.errors import UserError
+from llama31.data import token_manifest
+from llama31.data.token_file import HEADER, TokenFile, bin_path, idx_path, summary
+from llama31.data.token_manifest import Manifest, manifest_path
 
 BLOCK_BYTES = 16 << 20
 
@@ -37,9 +38,9 @@ def join(job: Job, pieces: Sequence[Path], told: Told = bool) -> None:
             combined = _combined([_manifest(job, *each) for each in zip(job.inputs, pieces, strict=True)])
             job.require_bad_lines_within_limit(combined)
             # Should this be ended on the way, the checkpoint tells the next run whose files lie there.
-            checkpoint.store(job.prefix, Checkpoint(job.identity, encoder=next(iter(combined.versions))))
+            tokenize_checkpoint.store(job.prefix, Checkpoint(job.identity, encoder=next(iter(combined.versions))))
             _write(files, job.prefix, combined, told)
-        checkpoint.discard(job.prefix)
+        tokenize_checkpoint.discard(job.prefix)
 
 
 def size(pieces: Sequence[Path]) -> int:
@@ -71,7 +72,7 @@ def _write(files: Sequence[TokenFile], prefix: Path, combined: Manifest, told: T
         for file in files:
             _copy(bin_path(file.prefix), 0, _bin_bytes(file), ids)
             _copy(idx_path(file.prefix), HEADER.size, _lengths_bytes(file), lengths)
-    manifest.write(prefix, replace(combined, bin_sha256=writer.bin_sha256, idx_sha256=writer.idx_sha256))
+    token_manifest.write(prefix, replace(combined, bin_sha256=writer.bin_sha256, idx_sha256=writer.idx_sha256))
 
 
 def _bin_bytes(file: TokenFile) -> int:
@@ -95,7 +96,7 @@ def _copy(path: Path, start: int, count: int, write: Callable[[bytes], None]) ->
 def _manifest(job: Job, source: Path, piece: Path) -> Manifest:
     """What tells how a piece was made. Raises UserError where that is not how `source` is to be tokenised."""
     path = manifest_path(piece)
-    found = manifest.read(piece)
+    found = token_manifest.read(piece)
     if found is None:
         raise UserError(f"{path}: no such file; it tells how {piece.name} was made")
     for name, value in {**job.identity, "inputs": [source.name]}.items():

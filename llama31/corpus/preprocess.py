@@ -15,14 +15,14 @@ from pathlib import Path
 from types import FrameType
 
 from llama31 import rules
+from llama31.common.errors import UserError
+from llama31.common.parallel import run_all
+from llama31.common.progress import Progress, cores
 from llama31.corpus.consolidate import require_numbering, train_shards
-from llama31.corpus.job import Job
 from llama31.corpus.join import join, remove, size
-from llama31.corpus.progress import Progress, cores
-from llama31.corpus.side_by_side import run_all
-from llama31.corpus.token_file import summary
-from llama31.corpus.tokenizer import tokenizer_file
-from llama31.errors import UserError
+from llama31.corpus.tokenize_job import Job
+from llama31.data.token_file import summary
+from llama31.data.tokenizer import tokenizer_file
 
 CORES_PER_FILE = 8  # more hardly speed up one file: its gzip stream is read by one
 

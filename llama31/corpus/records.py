@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import orjson
 
-from llama31.corpus.compression import format_of
+from llama31.common.errors import UserError
+from llama31.corpus.compressed_files import format_of
 from llama31.corpus.documents import Block
-from llama31.corpus.manifest import Manifest
-from llama31.errors import UserError
+from llama31.data.token_manifest import Manifest
 
 LISTED = 100  # bad lines of which a manifest says which they are
 BAD_LINE_LIMIT = 100  # skipped lines in a token file, by default

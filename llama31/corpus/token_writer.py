@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from llama31.corpus.files import PARTIAL, failures_named, publish
-from llama31.corpus.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
+from llama31.common.files import PARTIAL, failures_named, publish
+from llama31.data.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
 
 BLOCK_DOCUMENTS = 1 << 20  # index entries made at a time
 READ_BYTES = 16 << 20

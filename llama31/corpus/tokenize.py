@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama31.corpus import checkpoint, documents, manifest, records, token_writer
-from llama31.corpus.checkpoint import Checkpoint
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.common.progress import Progress
+from llama31.corpus import documents, records, token_writer, tokenize_checkpoint
 from llama31.corpus.documents import Changed
 from llama31.corpus.encoder import Encoded, Encoder, Exact, Fast, Inexact
-from llama31.corpus.files import failures_named
-from llama31.corpus.job import Job
-from llama31.corpus.manifest import Manifest, manifest_path
-from llama31.corpus.progress import Progress
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped
-from llama31.corpus.token_file import TokenFile, TokenType, summary
 from llama31.corpus.token_writer import Damaged, TokenWriter
+from llama31.corpus.tokenize_checkpoint import Checkpoint
+from llama31.corpus.tokenize_job import Job
 from llama31.corpus.writing import writing
-from llama31.errors import UserError
+from llama31.data import token_manifest
+from llama31.data.token_file import TokenFile, TokenType, summary
+from llama31.data.token_manifest import Manifest, manifest_path
 
 SAMPLE_TEXTS = 200  # first documents on which the fast encoder is compared before it is trusted
 SAMPLE_CHARACTERS = 5000  # of each
@@ -58,7 +59,7 @@ def tokenize(
     job = Job(files, Path(output_prefix), Path(tokenizer_dir), append_eod, json_key, bad_line_limit)
     with writing(job.prefix):
         if found := job.finished():
-            checkpoint.discard(job.prefix)
+            tokenize_checkpoint.discard(job.prefix)
             _say(f"{job.prefix}: is there, {_counts(found)}, made from the same inputs", quiet)
             return found
         encoder, skipped = _make(job, Exact(tokenizer_dir), quiet)
@@ -81,7 +82,7 @@ def _say(line: str, quiet: bool = False) -> None:
 
 def _make(job: Job, exact: Exact, quiet: bool) -> tuple[str, Skipped]:
     """Make the output, from its checkpoint on; return the name of the library that made the ids, and the bad lines."""
-    start = checkpoint.load(job.prefix)
+    start = tokenize_checkpoint.load(job.prefix)
     if start and (start.job != job.identity or start.skipped.count > job.bad_line_limit):
         _say(f"{job.prefix}: what was begun there is of other inputs or options; it is made anew", quiet)
         start = None
@@ -120,7 +121,7 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
     if start.is_begun:
         token_writer.unpublish(job.prefix)  # a run may have been killed after it gave the files their names
     else:
-        checkpoint.discard(job.prefix)
+        tokenize_checkpoint.discard(job.prefix)
     with failures_named(manifest_path(job.prefix)):
         manifest_path(job.prefix).unlink(missing_ok=True)  # of an output that was removed
     token_type = TokenType.for_vocabulary(exact.vocabulary)
@@ -134,7 +135,7 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
 
         def save() -> None:
             reached = Checkpoint(job.identity, encoder.name, position, writer.synced(), largest_id, skipped)
-            checkpoint.store(job.prefix, reached)
+            tokenize_checkpoint.store(job.prefix, reached)
 
         for block, position in documents.prefetched(documents.read(job.inputs, start.position)):
             texts, skipped = records.texts(block, job.json_key, encoder.refusal, skipped, job.bad_line_limit)
@@ -150,7 +151,7 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
         if not writer.documents:
             raise UserError(f"{', '.join(map(str, job.inputs))}: no text in any record")
         save()
-    manifest.write(
+    token_manifest.write(
         job.prefix,
         Manifest(
             **job.identity,
@@ -167,7 +168,7 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
             **skipped.in_manifest(),
         ),
     )
-    checkpoint.discard(job.prefix)
+    tokenize_checkpoint.discard(job.prefix)
     return skipped
 
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llama31 import rules
-from llama31.corpus import manifest
-from llama31.corpus.files import PARTIAL, failures_named
-from llama31.corpus.manifest import Manifest, manifest_path
-from llama31.corpus.progress import Progress
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, failures_named
+from llama31.common.progress import Progress
 from llama31.corpus.records import Skipped
-from llama31.corpus.token_file import TokenFile, TokenType, bin_path, idx_path, require_prefix, summary
 from llama31.corpus.token_scan import Scan, scan
-from llama31.corpus.tokenizer import hashes, vocabulary_size
-from llama31.errors import UserError
+from llama31.data import token_manifest
+from llama31.data.token_file import TokenFile, TokenType, bin_path, idx_path, require_prefix, summary
+from llama31.data.token_manifest import Manifest, manifest_path
+from llama31.data.tokenizer import hashes, vocabulary_size
 
 SHOWN_BAD_LINES = 3
 ENDS = (".bin", ".idx", ".manifest.json")
@@ -103,7 +103,7 @@ def _read_through(verdict: Verdict, file: TokenFile, given: Vocabulary | None, p
     """Complete a verdict. Raises UserError where the data cannot be read."""
     made = None
     try:
-        made = manifest.read(file.prefix)
+        made = token_manifest.read(file.prefix)
     except UserError as error:
         verdict.doubts += error.lines
     vocabulary = given

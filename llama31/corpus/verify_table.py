@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 from llama31.corpus.encoder import Exact
-from llama31.corpus.files import failures_named
-from llama31.corpus.token_file import HEADER, TokenFile, bin_path, idx_path, summary
 from llama31.corpus.verify import Verdict, Vocabulary, left_over, token_files, verify
-from llama31.errors import UserError
+from llama31.data.token_file import HEADER, TokenFile, bin_path, idx_path, summary
 
 SHOWN_TOKENS = 1000  # of each document
 TITLES = ["token file", "documents", "tokens", "type", ".bin bytes", "largest id", "verdict"]

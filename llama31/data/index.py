@@ -20,10 +20,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llama31.corpus import manifest, token_file
-from llama31.corpus.files import PARTIAL, failures_named, publish, sha256_of
-from llama31.errors import UserError
-from llama31.typed import from_json
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, failures_named, publish, sha256_of
+from llama31.common.json_files import from_json
+from llama31.data import token_file, token_manifest
 
 CONTENTS = "index.json"
 FORMAT = 1  # of the files; another one is another index
@@ -116,11 +116,11 @@ def fill(directory: Path, index: Index) -> Contents:
     from llama31.data import order  # imports Megatron
 
     for prefix in map(Path, index.prefixes):
-        path, made = token_file.idx_path(prefix), manifest.read(prefix)
+        path, made = token_file.idx_path(prefix), token_manifest.read(prefix)
         if made and sha256_of(path) != made.idx_sha256:
             raise UserError(
-                f"{path}: not what {manifest.manifest_path(prefix).name} describes; python3 -m llama31 verify tells "
-                "what differs; the manifest of data that was not made here can be removed"
+                f"{path}: not what {token_manifest.manifest_path(prefix).name} describes; python3 -m llama31 verify "
+                "shows what differs; the manifest of data that was not made here can be removed"
             )
     probes = {name: _probe(path) for name, path in _token_files(index.prefixes)}
     order.write(directory, index.prefixes, index.seq_length, index.seed, index.samples)
@@ -187,7 +187,7 @@ def _remove_abandoned(directory: Path) -> None:
 
 def _content(prefix: str) -> list[str]:
     """A token file by name and content, as its manifest has it; without one by path, sizes and times of change."""
-    if made := manifest.read(prefix):
+    if made := token_manifest.read(prefix):
         return [Path(prefix).name, made.bin_sha256, made.idx_sha256]
     found = [prefix]
     for path in (token_file.bin_path(Path(prefix)), token_file.idx_path(Path(prefix))):

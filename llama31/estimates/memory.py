@@ -15,11 +15,11 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from llama31.config.model_sizes import SIZES, embedding_rows
+from llama31.config.parallel_layout import Layout
+from llama31.config.recompute import chunk_layers, fuller
 from llama31.estimates.gpus import GB
-from llama31.layout import Layout
-from llama31.recompute import chunk_layers, fuller
 from llama31.settings import Precision, RecomputeGranularity, RecomputeMethod, Settings
-from llama31.sizes import SIZES, embedding_rows
 
 FP32 = 4  # bytes
 ALLOWANCE = 5 * GB

@@ -11,10 +11,10 @@ from typing import Any
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
+from llama31.config.parallel_layout import Layout
 from llama31.estimates import speed
 from llama31.estimates.gpus import GPUS
-from llama31.layout import Layout
-from llama31.mlperf.records import Log, Record, is_number, is_whole, shown
+from llama31.mlperf.log.records import Log, Record, is_number, is_whole, shown
 from llama31.report import step_times, timeline
 from llama31.report.logs import TRAINING_LOSS, Series
 from llama31.report.runs import Run

@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
-from llama31 import paths, record
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
-from llama31.report.find import names
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.common.reading import Reading
+from llama31.config import paths
+from llama31.report.find_logs import names
 from llama31.report.logs import LogData, Metrics, read_log, read_metrics
-from llama31.report.reading import Reading
+from llama31.run_dir import record
 from llama31.settings import Settings
 
 
@@ -31,7 +32,7 @@ class Run:
     """Empty where the log lies alone."""
     settings: Settings | None = None
     record: dict[str, Any] | None = None
-    """Versions, command, commit and so on, as `llama31.run_directory.describe` gives them."""
+    """Versions, command, commit and so on, as `llama31.launch.run_directory.describe` gives them."""
     problems: Sequence[str] = ()
     """Files of the run directory that cannot be read, and why."""
 

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
 
-from llama31.corpus.download.checked import Checked
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.common.locks import only_run_in
+from llama31.common.parallel import run_all
+from llama31.common.progress import Progress
 from llama31.corpus.download.journal import Range
 from llama31.corpus.download.remote import Remote, RemoteFile, Version
 from llama31.corpus.download.retries import retried
 from llama31.corpus.download.target import Target, Transfers
-from llama31.corpus.files import failures_named
-from llama31.corpus.locking import only_run_in
-from llama31.corpus.progress import Progress
-from llama31.corpus.side_by_side import run_all
-from llama31.errors import UserError
+from llama31.corpus.download.verified import Checked
 
 SHARD = re.compile(r"c4-(train|validation)\.\d{5}-of-\d{5}\.json")
 

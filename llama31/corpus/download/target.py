@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
 
-from llama31.corpus.download.checked import Checked
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, failures_named, publish
+from llama31.common.progress import Progress
 from llama31.corpus.download.journal import Journal, Range
 from llama31.corpus.download.remote import PIECES, Interrupted, Remote, RemoteFile, Version
 from llama31.corpus.download.retries import Attempts, GivenUp, Stopped
-from llama31.corpus.files import PARTIAL, failures_named, publish
-from llama31.corpus.progress import Progress
-from llama31.errors import UserError
+from llama31.corpus.download.verified import Checked
 
 PIECE_BYTES = 256 << 20
 """Of one request."""
