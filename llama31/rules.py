@@ -1,6 +1,6 @@
 """The rules of MLPerf Training's llama31_8b benchmark: every number once, with its source.
 
-Sources: the benchmark's description (README.md holds it), MLCommons' training rules, and for what a log
+Sources: the benchmark's description (docs/benchmark.md), MLCommons' training rules, and for what a log
 must say the rule files of the mlperf-logging package (compliance_checker/training_6.1.0, rcp_checker/training_6.1.0).
 Nothing here imports more than the standard library.
 """

@@ -140,16 +140,16 @@ def test_figures_of_a_run_whose_last_line_a_full_disk_cut(tmp_path: Path) -> Non
     assert list(summary.lines(run_dir, benchmark_run.SETTINGS, outcome)) == before
 
 
-def test_the_table_that_the_readme_shows(tmp_path: Path) -> None:
+def test_the_table_that_the_documentation_shows(tmp_path: Path) -> None:
     name = "8b-gbs32-seed1-20261123-145500"
     with record.claim(write_run(tmp_path / name, evaluations=2)):
         header, words, figures = printed(tmp_path)
     states_of_jobs = (JobState("TIMEOUT"), JobState("RUNNING", nodes="n[1-4]"), JobState("PENDING"))
     jobs = run_state.job_words([Job(12 + number, state) for number, state in enumerate(states_of_jobs)])
     shown = words.replace(name, f"{name}  {jobs}").partition("0:00:0")[0]
-    readme = (REPOSITORY / "README.md").read_text()
+    text = (REPOSITORY / "docs" / "running.md").read_text()
     for line in (header, shown, figures):
-        assert f"\n{line}" in readme, "README, Watching: show what is printed"
+        assert f"\n{line}" in text, "docs/running.md, Watch: show what is printed"
 
 
 def test_other_models_have_no_reference(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_chain_from_submission_to_its_end(cluster: Cluster, submit: Callable[...
 def test_a_job_submitted_by_hand_is_part_of_the_chain(
     cluster: Cluster, submit: Callable[..., int], tmp_path: Path
 ) -> None:
-    """As README has it: `sbatch job.sbatch` once more, after a chain that has ended."""
+    """As docs/slurm.md has it: `sbatch job.sbatch` by hand, after a chain that has ended."""
     first = submit()
     run_dir = submitted_run(tmp_path / "run", [first])
     job_began(run_dir, first, 1, Outcome(ABORTED, "saved", INTERRUPTED, 384, 12_288))
