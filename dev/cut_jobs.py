@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "support")]
 
 from checkpoints import different, tensors  # noqa: E402
 from cluster import ENDED, Cluster  # noqa: E402

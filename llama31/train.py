@@ -36,7 +36,7 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     rank = int(os.environ.get("RANK", "0"))
     run = _Run(run_dir, rank, _keep_output(run_dir, rank))
     startup_log.reached(startup_log.RANK)
-    # A checkpoint may come from anywhere; what torch reads of it is data, never code (`llama31.checkpoint.trust`).
+    # A checkpoint may come from anywhere: torch reads data from it, never code (`safe_unpickle`).
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     signal.signal(signal.SIGINT, run.interrupt)
     signal.signal(signal.SIGUSR1, run.warn)
@@ -230,10 +230,10 @@ class _Run:
     def _open_records(self, settings: Settings, data: Data, last_step: int) -> None:
         from llama31.model import device
         from llama31.run_dir.metrics_file import MetricsWriter
-        from llama31.training.console_progress import Progress
+        from llama31.training.console_progress import ConsoleProgress
 
         metrics = self.run_dir / paths.METRICS
         if self.start.goes_on:
             shutil.copyfile(Path(self.start.checkpoint) / paths.METRICS, metrics)
         self.observers.append(MetricsWriter(metrics))
-        self.observers.append(Progress(settings, data.vocab_size, last_step, device.gpu(settings), self.console))
+        self.observers.append(ConsoleProgress(settings, data.vocab_size, last_step, device.gpu(settings), self.console))

@@ -1,6 +1,6 @@
 """Fixtures for all tests.
 
-Modules beside the tests are imported by their plain names: NeMo installs a package that is called `tests`.
+Modules of tests/support are imported by their plain names: NeMo installs a package that is called `tests`.
 """
 
 import signal

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from llama31.checkpoint import architecture, huggingface  # noqa: E402
+from llama31.checkpoint.formats import architecture, hugging_face  # noqa: E402
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -68,8 +68,8 @@ def make(directory: Path) -> None:
         }
         save_file(tensors, directory / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(group, file)
-    (directory / huggingface.INDEX).write_text(json.dumps({"weight_map": weight_map}))
-    (directory / huggingface.CONFIG).write_text(json.dumps(CONFIG))
+    (directory / hugging_face.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (directory / hugging_face.CONFIG).write_text(json.dumps(CONFIG))
 
 
 def measure(*arguments: str) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """The product's model and optimizer on Megatron-Core where NeMo is not installed: torch's layers, bf16 or fp32.
 
-For a GPU machine without NeMo. tests/test_gpu_step.py holds it against what `llama31.recipe` makes with NeMo: the same
-modules, and the same loss to the bit.
+For a GPU machine without NeMo. tests/dev/test_gpu_step.py compares it with what `llama31.recipe` makes with NeMo: the
+same modules, and the same loss to the bit.
 """
 
 import torch

@@ -48,6 +48,6 @@ def convert(
     ] = "nemo",
 ) -> None:
     """Turn a Hugging Face Llama into a NeMo checkpoint or, with --to hf, the other way; compare the logits of both."""
-    from llama31.checkpoint import convert as checkpoint_convert
+    from llama31.checkpoint.convert import convert as checkpoint_convert
 
     raise typer.Exit(checkpoint_convert.convert(source, destination, to))

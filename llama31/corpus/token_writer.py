@@ -32,7 +32,7 @@ class Extent:
 EMPTY = Extent(0, 0, hashlib.sha256().hexdigest())
 
 
-class Damaged(Exception):
+class DamagedExtent(Exception):
     """What an Extent describes is not there, or is other data."""
 
 
@@ -89,12 +89,12 @@ class TokenWriter:
             for data in _blocks(self._bin, 0, self.bin_bytes):
                 self._bin_sha256.update(data)
             if self.bin_sha256 != self._start.bin_sha256:
-                raise Damaged(f"{partial(self._bin_path)} is damaged")
+                raise DamagedExtent(f"{partial(self._bin_path)} is damaged")
             _cut(self._bin, self.bin_bytes)
         with failures_named(self._idx_path):
             end = HEADER.size + 4 * self.documents
             if self._resumable and os.fstat(self._idx.fileno()).st_size < end:
-                raise Damaged(f"{partial(self._idx_path)} is truncated")
+                raise DamagedExtent(f"{partial(self._idx_path)} is truncated")
             _cut(self._idx, end)
 
     def write(self, tokens: Buffer, lengths: Buffer) -> None:

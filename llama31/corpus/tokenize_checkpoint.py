@@ -12,7 +12,7 @@ from llama31.corpus.token_writer import EMPTY, Extent
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TokenizeCheckpoint:
     """What was read of the inputs, and what of the output is on disk for good."""
 
     job: dict[str, Any]
@@ -36,17 +36,17 @@ def checkpoint_path(prefix: Path) -> Path:
     return prefix.with_name(f"{prefix.name}.checkpoint.json")
 
 
-def store(prefix: Path, checkpoint: Checkpoint) -> None:
+def store(prefix: Path, checkpoint: TokenizeCheckpoint) -> None:
     """Write the checkpoint of PREFIX. Raises UserError where it cannot be written."""
     with atomic_writer(checkpoint_path(prefix)) as file:
         file.write(json.dumps(asdict(checkpoint)).encode())
 
 
-def load(prefix: Path) -> Checkpoint | None:
+def load(prefix: Path) -> TokenizeCheckpoint | None:
     """The checkpoint of PREFIX; None where there is none, or one that cannot be understood."""
     try:
         content = json.loads(checkpoint_path(prefix).read_bytes())
-        return Checkpoint(
+        return TokenizeCheckpoint(
             job=content["job"],
             encoder=content["encoder"],
             position=Position.from_json(content["position"]),

@@ -11,12 +11,12 @@ from llama31.common.files import failures_named, sha256_of
 from llama31.corpus import documents, tokenize_checkpoint
 from llama31.data import token_manifest
 from llama31.data.token_file import TokenFile, bin_path, idx_path, require_prefix, summary
-from llama31.data.token_manifest import Manifest, manifest_path
+from llama31.data.token_manifest import TokenManifest, manifest_path
 from llama31.data.tokenizer import end_of_text, fingerprint, hashes
 
 
 @dataclass(frozen=True)
-class Job:
+class TokenizeJob:
     """One call of `tokenize`. Raises UserError where an input or the tokenizer cannot be used."""
 
     inputs: Sequence[Path]
@@ -86,7 +86,7 @@ class Job:
         self._require_unchanged(made)
         return found
 
-    def require_bad_lines_within_limit(self, made: Manifest) -> None:
+    def require_bad_lines_within_limit(self, made: TokenManifest) -> None:
         """Raises UserError where more bad lines were skipped for an output than may be."""
         count = made.skipped_lines or 0
         if count > self.bad_line_limit:
@@ -94,7 +94,7 @@ class Job:
             remedy = f"--on-bad-line=skip --bad-line-limit={count} accepts that"
             raise UserError(f"{manifest_path(self.prefix)}: {count:,} bad lines were skipped, now {limit}; {remedy}")
 
-    def _require_unchanged(self, made: Manifest) -> None:
+    def _require_unchanged(self, made: TokenManifest) -> None:
         """Inputs that were written after the manifest are read, and must hold what they held."""
         since = manifest_path(self.prefix).stat().st_mtime_ns
         for path, size, sha256 in zip(self.inputs, made.input_bytes, made.input_sha256, strict=True):

@@ -11,7 +11,7 @@ from llama31.common.json_files import from_json
 
 
 @dataclass(frozen=True)
-class Manifest:
+class TokenManifest:
     """The facts of one token file."""
 
     inputs: list[str]
@@ -52,20 +52,20 @@ def manifest_path(prefix: str | Path) -> Path:
     return prefix.with_name(prefix.name + ".manifest.json")
 
 
-def write(prefix: str | Path, manifest: Manifest) -> None:
+def write(prefix: str | Path, manifest: TokenManifest) -> None:
     """Write the manifest of PREFIX. Raises UserError where it cannot be written."""
     with atomic_writer(manifest_path(prefix)) as file:
         file.write(json.dumps(asdict(manifest), indent=2).encode() + b"\n")
 
 
-def read(prefix: str | Path) -> Manifest | None:
+def read(prefix: str | Path) -> TokenManifest | None:
     """Manifest of PREFIX; None where it has none, as token files that others made.
 
     Raises UserError where it is not a manifest.
     """
     path = manifest_path(prefix)
     try:
-        return from_json(Manifest, json.loads(path.read_bytes()))
+        return from_json(TokenManifest, json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -2,8 +2,8 @@
 
 Weights, gradients and optimizer state are those of Megatron's distributed optimizer ("Distributed optimizer" in
 Megatron-Core's documentation) as `llama31.recipe` sets it: gradients in fp32, and the fp32 master weights and Adam's
-two moments spread over the data-parallel and context-parallel ranks. tests/test_parallel.py holds them against what is
-allocated, and tests/test_estimates.py the activations against what Megatron keeps.
+two moments spread over the data-parallel and context-parallel ranks. tests/end_to_end/test_parallel.py compares them
+with what is allocated, and tests/estimates/test_estimates.py the activations with what Megatron keeps.
 
 Activations follow Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", sections
 4 and 5, which count what the backward pass needs of each operation. Their layer is that of GPT-3; `_layer_activations`

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llama31.checkpoint import identity, resume, space, store
+from llama31.checkpoint import disk_space, identity, resume, store
 from llama31.checkpoint.resume import Found
 from llama31.common.errors import UserError
 from llama31.config import devices, mounts
@@ -62,7 +62,7 @@ def check_space(experiments: Iterable[Prepared]) -> None:
     left = [prepared.plan for prepared in experiments if not prepared.outcome]
     for plan in left[:1]:  # they differ in their seeds
         if plan.settings.save_ckpt and plan.data and not devices.is_through_ssh(plan.settings):
-            space.check(plan.settings, plan.data, len(left))
+            disk_space.check(plan.settings, plan.data, len(left))
 
 
 def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple[Resolved, Data | None]:

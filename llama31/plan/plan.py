@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from llama31 import rules
-from llama31.checkpoint import space
+from llama31.checkpoint import disk_space
 from llama31.common.reading import size
 from llama31.common.units import scaled
 from llama31.config import devices, mlperf_names, overlap, paths, recompute
@@ -210,7 +210,7 @@ class Plan:
         times = [f"{settings.save_every:,} steps"] if settings.save_every else []
         times += [f"{settings.save_every_minutes:g} minutes"] if settings.save_every_minutes else []
         every = f"every {' and every '.join(times)}, " if times else ""
-        about = f": about {size(space.estimate(settings, self.data))} each" if self.data else ""
+        about = f": about {size(disk_space.estimate(settings, self.data))} each" if self.data else ""
         yield (
             f"saves {every}at the end of the job, on SIGTERM and on SIGUSR1, to {settings.continual_ckpt}{about}; "
             f"keeps {settings.keep_last or 'all'}"

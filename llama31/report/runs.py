@@ -20,7 +20,7 @@ from llama31.settings import Settings
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportedRun:
     """One run, as far as its files say."""
 
     name: str
@@ -49,14 +49,14 @@ class Run:
         return said
 
 
-def read(logs: Sequence[Path]) -> list[Run]:
+def read(logs: Sequence[Path]) -> list[ReportedRun]:
     """Reads all that these logs, and the run directories that they lie in, say; shows progress on a terminal."""
     files = [*logs, *(file for log in logs if (file := _metrics_of(log)))]
     with Reading("reading", sum(map(_size, files)), sys.stderr) as reading:
         return [_read(log, name, reading) for log, name in zip(logs, names(logs), strict=True)]
 
 
-def _read(log: Path, name: str, reading: Reading) -> Run:
+def _read(log: Path, name: str, reading: Reading) -> ReportedRun:
     with failures_named(log):
         mlperf = read_log(log, reading.add)
     metrics = Metrics()
@@ -64,9 +64,9 @@ def _read(log: Path, name: str, reading: Reading) -> Run:
         with failures_named(file):
             metrics = read_metrics(file, reading.add)
     if not _is_of_run_directory(log):
-        return Run(name, log, mlperf, metrics)
+        return ReportedRun(name, log, mlperf, metrics)
     settings, problem = _settings(log.parent)
-    return Run(name, log, mlperf, metrics, settings, _record(log.parent / paths.RECORD), problem)
+    return ReportedRun(name, log, mlperf, metrics, settings, _record(log.parent / paths.RECORD), problem)
 
 
 def _size(file: Path) -> int:

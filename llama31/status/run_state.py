@@ -15,7 +15,7 @@ RUNNING = "running"
 
 
 @dataclass(frozen=True)
-class Job:
+class ChainJob:
     """One job of a chain, and what Slurm says of it; None where it could not be asked."""
 
     job_id: int
@@ -32,14 +32,14 @@ class Job:
         return self.state is not None and not self.state.has_ended and not self.is_pending
 
 
-def current(jobs: Sequence[Job]) -> int:
+def current(jobs: Sequence[ChainJob]) -> int:
     """Index of the job that runs, else of the next one to run, else of the last one."""
     running = [index for index, job in enumerate(jobs) if job.is_running]
     pending = [index for index, job in enumerate(jobs) if job.is_pending]
     return (running + pending + [len(jobs) - 1])[0]
 
 
-def job_words(jobs: Sequence[Job]) -> str:
+def job_words(jobs: Sequence[ChainJob]) -> str:
     """The job that matters most of a chain."""
     index = current(jobs)
     job, state = jobs[index], jobs[index].state
@@ -63,7 +63,7 @@ def of_local(run_dir: Path, *, has_steps: bool) -> str:
     return RUNNING if has_steps else "starting"
 
 
-def of_chain(run_dir: Path, jobs: Sequence[Job], job_dirs: Sequence[Path], *, has_steps: bool) -> str:
+def of_chain(run_dir: Path, jobs: Sequence[ChainJob], job_dirs: Sequence[Path], *, has_steps: bool) -> str:
     """State of a run that was submitted.
 
     Args:

@@ -20,7 +20,7 @@ from llama31.run_dir.job_chain import Submission
 from llama31.settings import Settings
 from llama31.status import latest_step, run_state
 from llama31.status.latest_step import Recent
-from llama31.status.run_state import Job
+from llama31.status.run_state import ChainJob
 
 RUN_FILES = (paths.SETTINGS, paths.SUBMISSION, paths.SCRIPT, paths.RANK_LOGS)
 """A run directory has one of them, or more, from its first moments on."""
@@ -100,9 +100,9 @@ def _begun(run_dir: Path) -> tuple[float, str]:
     return (file if file.exists() else run_dir).stat().st_mtime, run_dir.name
 
 
-def _chains(submissions: dict[Path, Submission]) -> tuple[dict[Path, list[Job]], list[str]]:
+def _chains(submissions: dict[Path, Submission]) -> tuple[dict[Path, list[ChainJob]], list[str]]:
     """The jobs of each run, asked for at once at each place that took them; and why a place could not be asked."""
-    chains: dict[Path, list[Job]] = {}
+    chains: dict[Path, list[ChainJob]] = {}
     notes: list[str] = []
     for destination in sorted({one.destination for one in submissions.values()}):
         of_it = {run_dir: one.jobs for run_dir, one in submissions.items() if one.destination == destination}
@@ -111,11 +111,11 @@ def _chains(submissions: dict[Path, Submission]) -> tuple[dict[Path, list[Job]],
         except UserError as error:
             known = {}
             notes += error.lines
-        chains |= {run_dir: [Job(job, known.get(job)) for job in jobs] for run_dir, jobs in of_it.items()}
+        chains |= {run_dir: [ChainJob(job, known.get(job)) for job in jobs] for run_dir, jobs in of_it.items()}
     return chains, notes
 
 
-def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequence[Job]) -> Row:
+def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequence[ChainJob]) -> Row:
     try:
         if isinstance(submitted, UserError):
             raise submitted

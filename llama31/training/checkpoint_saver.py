@@ -20,8 +20,9 @@ from lightning.pytorch import Trainer
 from nemo.lightning.io.pl import TrainerContext
 
 from llama31.checkpoint import removal, store
-from llama31.checkpoint.store import Manifest
-from llama31.checkpoint.trust import read_table
+from llama31.checkpoint.formats import nemo
+from llama31.checkpoint.formats.safe_unpickle import read_table
+from llama31.checkpoint.store import CheckpointManifest
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, publish
 from llama31.config import paths
@@ -120,13 +121,13 @@ class Saver:
             with _held(self._signals):
                 trainer.save_checkpoint(partial)
             if first:
-                _write_context(TrainerContext.from_trainer(trainer), partial / store.CONTEXT)
+                _write_context(TrainerContext.from_trainer(trainer), partial / nemo.CONTEXT)
                 for name in (paths.MLPERF_LOG, paths.METRICS):
                     shutil.copyfile(self.run_dir / name, partial / name)
             torch.distributed.barrier()
             files = _read_back(partial)
             if first:
-                manifest = Manifest(
+                manifest = CheckpointManifest(
                     seed=int(self.settings.seeds),
                     job=self.job,
                     step=step,
@@ -174,7 +175,7 @@ def _read_back(partial: Path) -> dict[str, tuple[int, str]]:
     """
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     stored: dict[str, list[Any]] = {}
-    for info in read_table(partial / store.WEIGHTS).storage_data.values():
+    for info in read_table(partial / nemo.WEIGHTS).storage_data.values():
         stored.setdefault(info.relative_path, []).append(info)
     # One rank lists them: other nodes may see the directory a moment later.
     listed = [[str(file.relative_to(partial)) for file in store.files_of(partial)] if rank == 0 else None]
@@ -184,7 +185,7 @@ def _read_back(partial: Path) -> dict[str, tuple[int, str]]:
         file = partial / name
         _to_disk(file)
         found[name] = store.digest(file)
-        for info in stored.get(file.name, ()) if file.parent.name == store.WEIGHTS else ():
+        for info in stored.get(file.name, ()) if file.parent.name == nemo.WEIGHTS else ():
             _check_blob(file, info.offset, info.length)
     ranks: list[Any] = [None] * world
     torch.distributed.all_gather_object(ranks, found)

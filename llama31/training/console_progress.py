@@ -36,7 +36,7 @@ def _fitting(parts: dict[str, str], columns: int) -> str:
     return _joined(left.values())[:columns]
 
 
-class Progress(Observer):
+class ConsoleProgress(Observer):
     """Writes step, samples, loss, speed and the time to the next evaluation and to the end.
 
     TFLOP/s are those of each device: `estimates.speed.flops_per_step` over the step's time and the devices. MFU is

@@ -13,8 +13,8 @@ from nemo import lightning as nl
 from nemo.lightning.io import pl as nemo_io
 from nemo.lightning.pytorch.strategies.utils import RestoreConfig
 
-from llama31.checkpoint import store
-from llama31.checkpoint.trust import read_table
+from llama31.checkpoint.formats import nemo
+from llama31.checkpoint.formats.safe_unpickle import read_table
 from llama31.run_dir.start_point import Start
 
 
@@ -91,7 +91,7 @@ def load(trainer: Trainer, start: Start) -> None:
     """
     if not start.checkpoint:
         return
-    read_table(Path(start.checkpoint) / store.WEIGHTS)
+    read_table(Path(start.checkpoint) / nemo.WEIGHTS)
     if start.weights_only:
         trainer.strategy.restore_config = RestoreConfig(path=start.checkpoint, load_artifacts=False)
     else:

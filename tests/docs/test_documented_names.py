@@ -9,7 +9,9 @@ import typer
 from documents import README, REPOSITORY, blocks, code, every_document, exported_by, page, text
 
 from llama31 import rules
-from llama31.checkpoint import convert, huggingface, store
+from llama31.checkpoint import store
+from llama31.checkpoint.convert import convert
+from llama31.checkpoint.formats import hugging_face, nemo
 from llama31.cli import main as cli
 from llama31.common.errors import UserError
 from llama31.config import paths
@@ -38,7 +40,7 @@ def run_dir_files() -> set[str]:
 
 def checkpoint_files() -> set[str]:
     """Names in a checkpoint, of a run, of Hugging Face or a converted one."""
-    return {store.MANIFEST, store.WEIGHTS, store.CONTEXT, huggingface.CONFIG, convert.RECORD}
+    return {store.MANIFEST, nemo.WEIGHTS, nemo.CONTEXT, hugging_face.CONFIG, convert.RECORD}
 
 
 def data_files() -> set[str]:
@@ -67,7 +69,7 @@ def test_files_exist(document: Path) -> None:
 
 def test_the_search_for_files_finds_them() -> None:
     assert {"dev/demo.sh", "configs/", "llama31/recipe.py", "config.sh"} <= files_named(README)
-    assert {"utils/preprocess.sh", "llama31/rules.py", "tests/test_data.py"} <= files_named(page("data"))
+    assert {"utils/preprocess.sh", "llama31/rules.py", "tests/data/test_datasets.py"} <= files_named(page("data"))
 
 
 @every_document

@@ -16,7 +16,7 @@ from llama31.common.progress import Progress
 from llama31.corpus.download.journal import Journal, Range
 from llama31.corpus.download.remote import PIECES, Interrupted, Remote, RemoteFile, Version
 from llama31.corpus.download.retries import Attempts, GivenUp, Stopped
-from llama31.corpus.download.verified import Checked
+from llama31.corpus.download.verified import VerifiedFiles
 
 PIECE_BYTES = 256 << 20
 """Of one request."""
@@ -162,7 +162,7 @@ class Target:
                 self._hashed += len(data)
                 run.hashed.add(len(data))
 
-    def finish(self, run: Transfers, checked: Checked) -> None:
+    def finish(self, run: Transfers, checked: VerifiedFiles) -> None:
         """Check the file, and give it its name. Raises UserError if it is not what was published."""
         path = self._path if self._is_there else self._partial
         with failures_named(path):

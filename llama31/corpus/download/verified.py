@@ -8,7 +8,7 @@ from llama31.common.files import atomic_writer
 from llama31.corpus.download.remote import CHECKED, RemoteFile
 
 
-class Checked:
+class VerifiedFiles:
     """The checked files of a directory. Used by several threads."""
 
     def __init__(self, directory: Path):

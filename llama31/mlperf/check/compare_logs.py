@@ -9,22 +9,22 @@ from mlperf_logging.mllog import constants
 
 from llama31.mlperf.check import official, spelling
 from llama31.mlperf.check.validation_data import KEY, Evaluated
-from llama31.mlperf.log.records import Finding, Log, Record, is_event, listed, shown
+from llama31.mlperf.log.records import Log, Record, Violation, is_event, listed, shown
 
 PLACES = {constants.SAMPLES_COUNT, constants.EPOCH_NUM, constants.EPOCH_COUNT, constants.STEP_NUM, "samples", "step"}
 """Metadata that give a record a place in the run's course."""
 ROOM = 100  # characters for names of logs
 
 
-def seeds(logs: Mapping[str, Log]) -> Iterator[Finding]:
+def seeds(logs: Mapping[str, Log]) -> Iterator[Violation]:
     """Seeds that two logs share, or one has twice; a log without one fails by itself."""
     rejected = [file for file, log in logs.items() if log.all(constants.SEED) and not official.accepts_seeds([log])]
     if rejected:
         found = f"what MLCommons' seed checker rejects in {named(rejected, len(logs))}"
-        yield Finding(constants.SEED, found, "one seed, with file and lineno in its metadata")
+        yield Violation(constants.SEED, found, "one seed, with file and lineno in its metadata")
     for value, files in _by_value({file: log.value(constants.SEED) for file, log in logs.items()}).items():
         if len(files) > 1 and value != "null":
-            yield Finding(
+            yield Violation(
                 constants.SEED, f"{value} in {listed(files, room=ROOM, noun='log')}", "another seed in each log"
             )
 
@@ -56,7 +56,7 @@ def _is_result(record: Record, log: Log) -> bool:
     return is_after or not PLACES.isdisjoint(record.metadata)
 
 
-def different(stated: Stated, logs: Collection[str], excepted: Mapping[str, Collection[str]]) -> Iterator[Finding]:
+def different(stated: Stated, logs: Collection[str], excepted: Mapping[str, Collection[str]]) -> Iterator[Violation]:
     """Find the settings that the logs do not state alike.
 
     Args:
@@ -70,10 +70,10 @@ def different(stated: Stated, logs: Collection[str], excepted: Mapping[str, Coll
         for file in compared:
             values.setdefault(of_file.get(file, "no line"), []).append(file)
         if len(values) > 1:
-            yield Finding(key, _each(values, len(logs)), "the same in all logs")
+            yield Violation(key, _each(values, len(logs)), "the same in all logs")
 
 
-def cadence(logs: Mapping[str, Log]) -> Iterator[Finding]:
+def cadence(logs: Mapping[str, Log]) -> Iterator[Violation]:
     """Evaluations of some runs that are not where most runs have theirs, up to the end of each."""
     counts = {file: [record.samples for record in log.all(constants.EVAL_START)] for file, log in logs.items()}
     if not counts:
@@ -91,17 +91,17 @@ def cadence(logs: Mapping[str, Log]) -> Iterator[Finding]:
                 odd.setdefault(f"one after {shown(own)} samples, where {usual} has {shown(other)},", []).append(file)
                 break
     if odd:
-        yield Finding(constants.EVAL_START, _each(odd, len(logs)), "the same in all logs")
+        yield Violation(constants.EVAL_START, _each(odd, len(logs)), "the same in all logs")
 
 
-def validation_data(runs: Mapping[str, Evaluated]) -> Iterator[Finding]:
+def validation_data(runs: Mapping[str, Evaluated]) -> Iterator[Violation]:
     """Evaluated tokens that differ from run to run; a run with several, or none that is known, is told of by itself."""
     different = _by_value({file: run.hashes[0] for file, run in runs.items() if len(set(run.hashes)) == 1})
     if len(different) > 1:
-        yield Finding(KEY, _each(different, len(runs)), "one, the same in all runs")
+        yield Violation(KEY, _each(different, len(runs)), "one, the same in all runs")
 
 
-def gathered(findings: Mapping[str, Iterable[Finding]]) -> Iterator[str]:
+def gathered(findings: Mapping[str, Iterable[Violation]]) -> Iterator[str]:
     """What is wrong with logs by themselves: what a rule has against several is one line."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for file, of_log in findings.items():
@@ -109,10 +109,10 @@ def gathered(findings: Mapping[str, Iterable[Finding]]) -> Iterator[str]:
             found.setdefault((finding.key, finding.wants), {}).setdefault(finding.said, []).append(file)
     for (key, wants), by_value in found.items():
         if len(by_value) > 1:
-            yield str(Finding(key, _each(by_value, len(findings)), wants))
+            yield str(Violation(key, _each(by_value, len(findings)), wants))
         else:
             ((value, files),) = by_value.items()
-            yield f"{named(files, len(findings))}: {Finding(key, value, wants)}"
+            yield f"{named(files, len(findings))}: {Violation(key, value, wants)}"
 
 
 def _by_value(of_file: Mapping[str, object]) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 """MLCommons' compliance checker, run on one log, with what it says put into plain words.
 
 For each ruleset the checker reads YAML files of Python expressions that it evaluates on the lines of a log
-(mlperf-logging, compliance_checker/mlp_compliance.py). Its messages quote those expressions; a `Finding` says the
+(mlperf-logging, compliance_checker/mlp_compliance.py). Its messages quote those expressions; a `Violation` says the
 same for a person.
 """
 
@@ -19,12 +19,12 @@ from mlperf_logging.compliance_checker.mlp_parser.ruleset_610 import LogLine
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
-from llama31.mlperf.log.records import ABOVE_ZERO, NONE, Finding, Log, Record, count, is_event, shown
+from llama31.mlperf.log.records import ABOVE_ZERO, NONE, Log, Record, Violation, count, is_event, shown
 
 RULE_FILES = Path(mlp_compliance.__file__).parent
 
 
-def judge(records: Sequence[Record], ruleset: str) -> tuple[list[Finding], list[Finding]]:
+def judge(records: Sequence[Record], ruleset: str) -> tuple[list[Violation], list[Violation]]:
     """What the checker has against a log of this benchmark in the closed division, and what it warns of.
 
     The checker is shown that division and benchmark, whatever the log says: it opens, and executes, the rule files
@@ -45,7 +45,7 @@ def judge(records: Sequence[Record], ruleset: str) -> tuple[list[Finding], list[
         messages = [one for one in messages if one[0] != constants.EVAL_ACCURACY or not _COUNT.match(one[1])]
     findings = [*_names(records), *(_translate(key, message, records) for key, message in messages)]
     # The checker itself ends with TypeError at these, so it does not accept the log.
-    findings += [Finding(record.key, str(record), ABOVE_ZERO) for record in unchecked]
+    findings += [Violation(record.key, str(record), ABOVE_ZERO) for record in unchecked]
     warnings = [_translate(key, message, records) for key, message in checker.warnings.items()]
     return findings, [warning for warning in warnings if warning not in findings]
 
@@ -93,16 +93,16 @@ def _parsed(file: str) -> Any:
     return yaml.load(Path(file).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506 - makes only strings
 
 
-def _names(records: Sequence[Record]) -> Iterator[Finding]:
+def _names(records: Sequence[Record]) -> Iterator[Violation]:
     """What is wrong with the division and the benchmark that the checker is not shown."""
     for key, choices in {
         constants.SUBMISSION_DIVISION: [constants.CLOSED, constants.OPEN],
         constants.SUBMISSION_BENCHMARK: [rules.BENCHMARK],
     }.items():
         of_key = [record for record in records if record.key == key]
-        yield from (Finding(key, str(r), " or ".join(choices)) for r in of_key if r.value not in choices)
+        yield from (Violation(key, str(r), " or ".join(choices)) for r in of_key if r.value not in choices)
         if len({shown(record.value) for record in of_key}) > 1:
-            yield Finding(key, count(of_key), "exactly one line")
+            yield Violation(key, count(of_key), "exactly one line")
 
 
 def can_check(records: Sequence[Record]) -> bool:
@@ -158,21 +158,21 @@ _NONE = re.compile(r"Required AT_LEAST_ONE occurrence of ('.*)")
 _COUNTS = {"EXACTLY_ONE": "exactly one line", "AT_LEAST_ONE": "at least one line"}
 
 
-def _translate(key: str | None, message: str, records: Sequence[Record]) -> Finding:
+def _translate(key: str | None, message: str, records: Sequence[Record]) -> Violation:
     """A message of the checker, filed under a key or under none, as a finding about the log's records."""
     of_key = [record for record in records if record.key == key]
     if (match := _FAILED.match(message)) or (match := _BROKE.match(message)):
         record = next(record for record in records if record.number == int(match["line"]))
-        return Finding(record.key, str(record), *in_words(match["test"]))
+        return Violation(record.key, str(record), *in_words(match["test"]))
     if match := _NEVER.match(message):
         best = min(record.value for record in records if record.key == match["key"] and _can_be_checked(record))
-        return Finding(match["key"], f"{shown(best)} at best", *in_words(match["test"]))
+        return Violation(match["key"], f"{shown(best)} at best", *in_words(match["test"]))
     if match := _COUNT.match(message):
-        return Finding(str(key), count(of_key), _COUNTS[match[1]])
+        return Violation(str(key), count(of_key), _COUNTS[match[1]])
     if match := _NONE.match(message):
         keys = sorted(re.findall(r"'(\w+)'", match[1]))  # a set in the checker, so without an order of its own
-        return Finding(" or ".join(keys), NONE, "at least one line")
-    return Finding(key or "log", "what the official checker does not accept", message)
+        return Violation(" or ".join(keys), NONE, "at least one line")
+    return Violation(key or "log", "what the official checker does not accept", message)
 
 
 def in_words(test: str) -> tuple[str, bool]:

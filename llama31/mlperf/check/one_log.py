@@ -21,7 +21,7 @@ from llama31.config import paths
 from llama31.mlperf.check import notes, official, own_rules, rcp_misreadings, spelling, validation_data
 from llama31.mlperf.check.validation_data import Evaluated
 from llama31.mlperf.log.reader import read
-from llama31.mlperf.log.records import TARGET_ACCURACY, Damages, Finding, Log, Record
+from llama31.mlperf.log.records import TARGET_ACCURACY, Damages, Log, Record, Violation
 
 # The setting behind each value that may depart from the closed division. A log that declares its departures names
 # the settings (see `MLPerfLog.describe`), and may not depart in anything else.
@@ -57,7 +57,7 @@ class Report:
     is_accepted: bool | None
     """The official checker accepts the log, taken as one of the closed division; None where lines are damaged, which
     it may take otherwise."""
-    checks: dict[str, list[Finding]]
+    checks: dict[str, list[Violation]]
     """What was looked at -> what is wrong there, departures aside."""
     departures: list[str]
     """Where the run leaves the closed division's rules."""
@@ -65,9 +65,9 @@ class Report:
     """What is worth knowing and breaks no rule."""
 
     @property
-    def failures(self) -> list[Finding]:
+    def failures(self) -> list[Violation]:
         """All that is wrong, each once: the official checker repeats some of what the project's rules say."""
-        found: dict[tuple[str, str], Finding] = {}
+        found: dict[tuple[str, str], Violation] = {}
         for findings in self.checks.values():
             for finding in findings:
                 found.setdefault((finding.key, finding.wants), finding)
@@ -98,7 +98,7 @@ def check(path: Path, ruleset: str) -> Report:
     checks = {"every :::MLLOG line can be read": list(own_rules.damage(damaged))}
     if second := own_rules.second_run(log):  # all else follows from it
         begins = f"the second run begins in line {second.number}"
-        checks["the file holds one run"] = [Finding(second.key, begins, "one run in a file")]
+        checks["the file holds one run"] = [Violation(second.key, begins, "one run in a file")]
         warnings = []
         described = Log([record for record in log.records if record.number < second.number])
     else:
@@ -133,7 +133,7 @@ def check(path: Path, ruleset: str) -> Report:
     )
 
 
-def _rules(log: Log) -> dict[str, list[Finding]]:
+def _rules(log: Log) -> dict[str, list[Violation]]:
     """What the official checker does not look at -> what is wrong there."""
     evaluations = list(own_rules.evaluations(log))
     of_evaluations = {"no evaluation was skipped, and sample counts are exact": evaluations}
@@ -159,7 +159,7 @@ def _older(log: Log, ruleset: str) -> Iterator[str]:
         yield f"ruleset: accepted by --ruleset {' and '.join(older)}; the keys that are missing came later"
 
 
-def _departs(finding: Finding, log: Log) -> bool:
+def _departs(finding: Violation, log: Log) -> bool:
     """Whether a departure explains the finding: any that is possible, or one that the log declares, if it does."""
     if log.is_closed or log.declared is None or not finding.may_depart:
         return finding.may_depart and not log.is_closed

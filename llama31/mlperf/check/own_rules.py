@@ -18,9 +18,9 @@ from llama31.mlperf.log.records import (
     OPTIONAL_KEYS,
     TARGET_ACCURACY,
     Damages,
-    Finding,
     Log,
     Record,
+    Violation,
     count,
     is_number,
     is_whole,
@@ -54,51 +54,51 @@ LEAST_WHOLE_NUMBER = {
 POSITIVE_NUMBERS = (constants.OPT_BASE_LR, constants.EVAL_ACCURACY, TARGET_ACCURACY)
 
 
-def damage(damaged: Damages) -> Iterator[Finding]:
+def damage(damaged: Damages) -> Iterator[Violation]:
     """`:::MLLOG` lines that cannot be read, by number: written by two ranks at once, or cut off."""
     if damaged.count:
-        yield Finding(":::MLLOG lines", str(damaged), "JSON with time_ms, key, value and metadata")
+        yield Violation(":::MLLOG lines", str(damaged), "JSON with time_ms, key, value and metadata")
 
 
-def values(log: Log) -> Iterator[Finding]:
+def values(log: Log) -> Iterator[Violation]:
     """Values that no run can have, or that the closed division fixes although the official checker lets them be."""
     for key in (constants.SEED, *OPTIONAL_KEYS):
         different = {shown(record.value) for record in log.all(key)}
         if len(different) > 1 or (key == constants.SEED and not different):
-            yield Finding(key, count(log.all(key)), "exactly one line")
+            yield Violation(key, count(log.all(key)), "exactly one line")
     for record in log.all(*LEAST_WHOLE_NUMBER):
         least = LEAST_WHOLE_NUMBER[record.key]
         if not is_whole(record.value, least):
-            yield Finding(record.key, str(record), f"a whole number, {least} or more")
+            yield Violation(record.key, str(record), f"a whole number, {least} or more")
     for record in log.all(*POSITIVE_NUMBERS):
         if not is_number(record.value) or record.value <= 0:
-            yield Finding(record.key, str(record), ABOVE_ZERO)
+            yield Violation(record.key, str(record), ABOVE_ZERO)
     for key, rule in ((TARGET_ACCURACY, rules.TARGET), (constants.INIT_CHECKPOINT_STEP, 0)):
         if log.first(key) and log.value(key) != rule:
-            yield Finding(key, shown(log.value(key)), str(rule), may_depart=True)
+            yield Violation(key, shown(log.value(key)), str(rule), may_depart=True)
     if log.is_closed and log.declared:
-        yield Finding(constants.SUBMISSION_DIVISION, "closed, with departures declared", constants.OPEN)
+        yield Violation(constants.SUBMISSION_DIVISION, "closed, with departures declared", constants.OPEN)
 
 
-def relations(log: Log) -> Iterator[Finding]:
+def relations(log: Log) -> Iterator[Violation]:
     """Values that contradict each other."""
     base, end = log.value(constants.OPT_BASE_LR), log.value(constants.OPT_END_LR)
     if is_number(base) and log.first(constants.OPT_END_LR) and end != rules.end_learning_rate(base):
         wants = f"{rules.end_learning_rate(base)}, which is {rules.END_LR_FRACTION} x {constants.OPT_BASE_LR}"
-        yield Finding(constants.OPT_END_LR, shown(end), wants, may_depart=is_number(end))
+        yield Violation(constants.OPT_END_LR, shown(end), wants, may_depart=is_number(end))
 
     steps, warmup = log.whole(constants.MAX_STEPS), log.value(constants.OPT_LR_WARMUP_STEPS)
     decay = log.value(constants.OPT_LR_DECAY_STEPS)
     if steps and steps != rules.MAX_STEPS and is_number(warmup) and decay != steps - warmup:
         wants = f"{steps - warmup}, which is {constants.MAX_STEPS} less the warmup steps"
-        yield Finding(constants.OPT_LR_DECAY_STEPS, shown(decay), wants)
+        yield Violation(constants.OPT_LR_DECAY_STEPS, shown(decay), wants)
 
     batch = log.whole(constants.GLOBAL_BATCH_SIZE)
     micro = log.whole(constants.MICRO_BATCH_SIZE) or 1
     accumulated = log.whole(constants.GRADIENT_ACCUMULATION_STEPS) or 1
     if batch and batch % (micro * accumulated):
         wants = f"a multiple of {constants.MICRO_BATCH_SIZE} x {constants.GRADIENT_ACCUMULATION_STEPS}"
-        yield Finding(constants.GLOBAL_BATCH_SIZE, str(batch), f"{wants}, {micro} x {accumulated}")
+        yield Violation(constants.GLOBAL_BATCH_SIZE, str(batch), f"{wants}, {micro} x {accumulated}")
 
 
 def second_run(log: Log) -> Record | None:
@@ -121,7 +121,7 @@ def second_run(log: Log) -> Record | None:
     return None
 
 
-def order(log: Log) -> Iterator[Finding]:
+def order(log: Log) -> Iterator[Violation]:
     """Events that come too early, too late, twice or not at all."""
     intervals = ((constants.BLOCK_START, constants.BLOCK_STOP), (constants.EVAL_START, constants.EVAL_STOP))
     last = max(log.all(*chain(*intervals)), key=lambda record: record.number, default=None)
@@ -131,46 +131,46 @@ def order(log: Log) -> Iterator[Finding]:
         for index, record in enumerate(turn):
             if record.key != (start, stop)[index % 2]:
                 before = f"line {turn[index - 1].number}" if index else "no line"
-                yield Finding(record.key, f"one in line {record.number}, next after {before}", wants)
+                yield Violation(record.key, f"one in line {record.number}, next after {before}", wants)
                 break
         else:
             if len(turn) % 2:
-                yield Finding(stop, f"none after line {turn[-1].number}", wants, of_end=turn[-1] is last)
+                yield Violation(stop, f"none after line {turn[-1].number}", wants, of_end=turn[-1] is last)
     number = len(log.all(constants.EVAL_ACCURACY))
     counts = [len(results) for _, results in log.followed(constants.EVAL_START, constants.EVAL_ACCURACY)]
     if counts != [1] * number:
         went_on = any(blocks for _, blocks in log.followed(constants.EVAL_START, constants.BLOCK_START)[-1:])
         is_cut_off = counts == [1] * number + [0] and not went_on
         found = f"{number} lines for {len(counts)} evaluations"
-        yield Finding(constants.EVAL_ACCURACY, found, "one for each", of_end=is_cut_off)
+        yield Violation(constants.EVAL_ACCURACY, found, "one for each", of_end=is_cut_off)
 
     for key in (constants.RUN_START, constants.RUN_STOP):  # the official checker takes two that say the same
         if len(log.all(key)) > 1:
-            yield Finding(key, count(log.all(key)), "exactly one line")
+            yield Violation(key, count(log.all(key)), "exactly one line")
     timed = {*chain(*intervals), constants.RUN_START, constants.EVAL_ACCURACY, constants.RUN_STOP}
     for earlier, record in pairwise(record for record in log.records if record.key in timed):
         if not earlier.time_ms <= record.time_ms < math.inf:
             found = f"time_ms {record.time_ms:.0f} in line {record.number}, after {earlier.time_ms:.0f}"
-            yield Finding(record.key, found, "times that do not go back")
+            yield Violation(record.key, found, "times that do not go back")
             break
 
     begin, end = log.first(constants.RUN_START), log.last(constants.RUN_STOP)
     for record in log.all(*chain(*intervals), constants.EVAL_ACCURACY):
         if (begin and record.number < begin.number) or (end and record.number > end.number):
-            yield Finding(record.key, f"one in line {record.number}", "to be between run_start and run_stop")
+            yield Violation(record.key, f"one in line {record.number}", "to be between run_start and run_stop")
 
 
-def evaluations(log: Log) -> Iterator[Finding]:
+def evaluations(log: Log) -> Iterator[Violation]:
     """Evaluations that were skipped, and sample counts that are not exact."""
     batch, schedule = log.whole(constants.GLOBAL_BATCH_SIZE), log.schedule
     if batch is None or schedule is None:
-        yield Finding(constants.GLOBAL_BATCH_SIZE, "no number", "one, for evaluations are due by it")
+        yield Violation(constants.GLOBAL_BATCH_SIZE, "no number", "one, for evaluations are due by it")
         return
     starts, losses, end = log.all(constants.EVAL_START), log.all(constants.EVAL_ACCURACY), log.last(constants.RUN_STOP)
     for record in starts + losses:
         if not is_whole(record.samples, 1) or record.samples % batch:
             found = f"samples_count {shown(record.samples)} in line {record.number}"
-            yield Finding(record.key, found, f"the training sequences so far, a multiple of {batch}")
+            yield Violation(record.key, found, f"the training sequences so far, a multiple of {batch}")
             return
     results = log.followed(constants.EVAL_START, constants.EVAL_ACCURACY)
     odd = [(start, of_one[0]) for start, of_one in results if of_one and abs(start.samples - of_one[0].samples) > batch]
@@ -179,44 +179,44 @@ def evaluations(log: Log) -> Iterator[Finding]:
         found = f"samples_count {loss.samples} in line {loss.number}"
         if len(odd) > 1:
             found += f", and {len(odd) - 1} more that differ"
-        yield Finding(loss.key, found, f"{start.samples}, as in {start.key} before it")
+        yield Violation(loss.key, found, f"{start.samples}, as in {start.key} before it")
 
     counts = [record.samples for record in starts]
     if end and is_whole(end.samples, 1):
         counts.append(end.samples)
     if counts != sorted(counts) or len(set(counts[: len(starts)])) < len(starts):
-        yield Finding(constants.EVAL_START, "a samples_count that does not grow", "the training sequences so far")
+        yield Violation(constants.EVAL_START, "a samples_count that does not grow", "the training sequences so far")
     interval, first = schedule
     gaps = [(last, next_) for last, next_ in pairwise([first - interval, *counts]) if next_ - last > interval]
     if gaps:
         found = f"none between {gaps[0][0]:,} and {gaps[0][1]:,} training sequences"
         if len(gaps) > 1:
             found += f", nor in {len(gaps) - 1} more places"
-        yield Finding(constants.EVAL_START, found, f"an evaluation every {interval:,}", may_depart=True)
+        yield Violation(constants.EVAL_START, found, f"an evaluation every {interval:,}", may_depart=True)
 
 
-def ending(log: Log) -> Iterator[Finding]:
+def ending(log: Log) -> Iterator[Violation]:
     """A run that did not end at the first evaluation that reached its target."""
     end, last_evaluation = log.last(constants.RUN_STOP), log.last(constants.EVAL_START)
     if end is None:
         found = "none, so the run was killed or still goes on"
-        yield Finding(constants.RUN_STOP, found, "exactly one line", of_end=True)
+        yield Violation(constants.RUN_STOP, found, "exactly one line", of_end=True)
     elif end.metadata.get(constants.STATUS) != constants.SUCCESS:
         found = f"status {end.metadata.get(constants.STATUS)}"
         if "reason" in end.metadata:
             found += f" ({end.metadata['reason']})"
-        yield Finding(constants.RUN_STOP, found, f"status {constants.SUCCESS}", of_end=True)
+        yield Violation(constants.RUN_STOP, found, f"status {constants.SUCCESS}", of_end=True)
     elif last_evaluation and end.samples not in (None, last_evaluation.samples):
         found = f"samples_count {shown(end.samples)}"
-        yield Finding(constants.RUN_STOP, found, f"{shown(last_evaluation.samples)}, as at the last evaluation")
+        yield Violation(constants.RUN_STOP, found, f"{shown(last_evaluation.samples)}, as at the last evaluation")
 
     losses = [record for record in log.all(constants.EVAL_ACCURACY) if is_number(record.value)]
     for record in losses[:-1]:
         if record.value <= log.target:
-            yield Finding(record.key, f"{record}, with more to follow", f"the run to stop at {log.target:g}")
+            yield Violation(record.key, f"{record}, with more to follow", f"the run to stop at {log.target:g}")
     if losses and losses[-1].value > log.target:
         found = f"{losses[-1].value} at the last evaluation"
-        yield Finding(losses[-1].key, found, f"{log.target:g} or less", of_end=True)
+        yield Violation(losses[-1].key, found, f"{log.target:g} or less", of_end=True)
 
 
 def facts(log: Log) -> dict[str, str]:

@@ -4,18 +4,18 @@ from collections.abc import Iterator
 
 from mlperf_logging.mllog import constants
 
-from llama31.mlperf.log.records import Finding, Log, Record
+from llama31.mlperf.log.records import Log, Record, Violation
 
 _VALUES = (constants.GLOBAL_BATCH_SIZE, constants.SUBMISSION_BENCHMARK)
 """Words of which rcp_checker takes the value of the last line that has them; of the others, the samples_count."""
 
 
-def findings(log: Log) -> Iterator[Finding]:
+def findings(log: Log) -> Iterator[Violation]:
     """Find the lines that change what rcp_checker reads, by line and word."""
     for record, word in _misread(log):
         if _changes(log, record, word):
             wants = f"a line without this word, from which rcp_checker takes {_taken(word)}"
-            yield Finding(record.key, f"{word} in line {record.number}", wants)
+            yield Violation(record.key, f"{word} in line {record.number}", wants)
 
 
 def notes(log: Log) -> Iterator[str]:

@@ -7,7 +7,7 @@ from functools import cache
 
 from mlperf_logging.mllog import constants
 
-from llama31.mlperf.log.records import RUN_RESUMED, TARGET_ACCURACY, TRACKED_STATS, Finding, Log
+from llama31.mlperf.log.records import RUN_RESUMED, TARGET_ACCURACY, TRACKED_STATS, Log, Violation
 
 KNOWN = {
     *(value for name, value in vars(constants).items() if name.isupper() and isinstance(value, str)),
@@ -19,7 +19,7 @@ KNOWN = {
 _SIMILARITY = 0.85  # of difflib; lowest_numerical_precision_linear is at 0.96 from the right key
 
 
-def hinted(findings: Iterable[Finding], log: Log) -> list[Finding]:
+def hinted(findings: Iterable[Violation], log: Log) -> list[Violation]:
     """Add to each finding about a missing key the misspelt one that the log has instead."""
     return [replace(finding, hint=near(finding.key, log)) if finding.is_missing else finding for finding in findings]
 

@@ -20,7 +20,7 @@ from llama31.config import paths
 from llama31.mlperf.check import compare_logs, official, one_log, score
 from llama31.mlperf.check.one_log import Report
 from llama31.mlperf.check.validation_data import Evaluated
-from llama31.mlperf.log.records import Finding, Log, is_number, listed, shown
+from llama31.mlperf.log.records import Log, Violation, is_number, listed, shown
 
 if TYPE_CHECKING:
     from llama31.mlperf.check import convergence
@@ -74,7 +74,7 @@ class Several:
         return bad if has_seeds or bad[0] in self.unconverged else []
 
     @cached_property
-    def checks(self) -> dict[str, list[Finding]]:
+    def checks(self) -> dict[str, list[Violation]]:
         """What was compared over all logs -> what is wrong there, of what the logs say; one log has nothing to be
         compared with."""
         logs = self.logs

@@ -9,7 +9,7 @@ from mlperf_logging.mllog import constants
 from llama31.common.files import failures_named
 from llama31.config import paths
 from llama31.mlperf.log.reader import BLOCK, parsed, why
-from llama31.mlperf.log.records import Damage, Damages, Finding, Log, shown
+from llama31.mlperf.log.records import Damage, Damages, Log, Violation, shown
 
 KEY = "token_hash"
 
@@ -30,10 +30,10 @@ class Evaluated:
         return 0 < self.evaluations <= len(self.hashes)
 
     @property
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Violation]:
         """Tokens that differ from one evaluation to another."""
         different = sorted(set(self.hashes))
-        return [Finding(KEY, shown(different), "one, the same in all evaluations")] if len(different) > 1 else []
+        return [Violation(KEY, shown(different), "one, the same in all evaluations")] if len(different) > 1 else []
 
     @property
     def holds(self) -> bool:
@@ -41,7 +41,7 @@ class Evaluated:
         return self.is_known and not self.findings
 
     @property
-    def checks(self) -> dict[str, list[Finding]]:
+    def checks(self) -> dict[str, list[Violation]]:
         """What was looked at -> what is wrong there; nothing where nothing can be said."""
         return {"all evaluations are of the same data": self.findings} if self.findings or self.is_known else {}
 

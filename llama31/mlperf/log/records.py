@@ -97,7 +97,7 @@ class Damages:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Violation:
     """One thing in a log that is not as a rule wants it."""
 
     key: str

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckerResult:
     """What one checker said."""
 
     checker: str
@@ -44,13 +44,13 @@ _WORDS = (
 )
 
 
-def check(tree: Path, org: str, system: str, ruleset: str) -> list[Checked]:
+def check(tree: Path, org: str, system: str, ruleset: str) -> list[CheckerResult]:
     """Runs the three checkers on `tree`/`org`."""
     description = f"{org}/systems/{system}.json"
     return [run(name, description if name == "system_desc_checker" else org, tree, ruleset) for name in ACCEPTED]
 
 
-def run(checker: str, path: str, tree: Path, ruleset: str) -> Checked:
+def run(checker: str, path: str, tree: Path, ruleset: str) -> CheckerResult:
     """Runs one checker on `path`, relative to the tree."""
     command = [sys.executable, "-m", f"mlperf_logging.{checker}", path, "training", ruleset]
     # The tree is entered, so that no character of its path means something to glob.
@@ -73,7 +73,7 @@ def run(checker: str, path: str, tree: Path, ruleset: str) -> Checked:
             findings.append(_in_words(match["text"]))
     if done.returncode and not accepts:
         findings.append(f"it broke off: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
-    return Checked(checker, accepts, list(dict.fromkeys(findings)))
+    return CheckerResult(checker, accepts, list(dict.fromkeys(findings)))
 
 
 def _in_words(text: str) -> str:

@@ -27,7 +27,7 @@ from llama31.mlperf.check import submission
 from llama31.mlperf.check.one_log import Report
 from llama31.mlperf.check.submission import Several
 from llama31.mlperf.package import code, official_checkers, system_description
-from llama31.mlperf.package.official_checkers import Checked
+from llama31.mlperf.package.official_checkers import CheckerResult
 from llama31.run_dir import record
 from llama31.settings import Settings
 
@@ -36,7 +36,7 @@ NOT_NAMED = ("unset", "SUBMISSION_ORG_PLACEHOLDER")
 
 
 @dataclass(frozen=True)
-class Run:
+class SubmittedRun:
     """One run of a submission."""
 
     directory: Path
@@ -125,12 +125,12 @@ def _misnamed(org: str, directories: Sequence[Path], output: Path) -> Iterator[s
             yield f"{directory}: no run directory, which has {wanted}; a submission holds the code of its runs too"
 
 
-def _load(report: Report) -> Run:
+def _load(report: Report) -> SubmittedRun:
     directory = report.file.parent
-    return Run(directory, record.load_settings(directory), record.load_record(directory), report)
+    return SubmittedRun(directory, record.load_settings(directory), record.load_record(directory), report)
 
 
-def _unfit(description: Mapping[str, str], runs: Sequence[Run], found: Several) -> Iterator[str]:
+def _unfit(description: Mapping[str, str], runs: Sequence[SubmittedRun], found: Several) -> Iterator[str]:
     """What keeps these runs from being a submission of this system."""
     number = len(found.unconverged)
     if number > 1:
@@ -149,7 +149,7 @@ def _unfit(description: Mapping[str, str], runs: Sequence[Run], found: Several) 
             yield f"{one.directory}: {ran}; the system description has {nodes} x {per_node}"
 
 
-def _write(tree: Path, org: str, system_file: Path, runs: Sequence[Run], commit: str) -> None:
+def _write(tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun], commit: str) -> None:
     """Writes the tree of runs in the order of their logs' numbers."""
     name = system_file.stem
     systems, results = tree / org / "systems", _results(tree, org, name)
@@ -167,7 +167,9 @@ def _results(tree: Path, org: str, name: str) -> Path:
     return tree / org / "results" / name / rules.BENCHMARK
 
 
-def _lines(runs: Sequence[Run], found: Several, said: Sequence[Checked], notes: Sequence[str]) -> Iterator[str]:
+def _lines(
+    runs: Sequence[SubmittedRun], found: Several, said: Sequence[CheckerResult], notes: Sequence[str]
+) -> Iterator[str]:
     yield "logs, in the order of their start:"
     for number, one in enumerate(runs):
         yield f"  result_{number}.txt  seed {one.seed:<10}  {one.directory}"
