@@ -8,7 +8,6 @@ SHA-256 of all files. It is written under a name that ends in .partial, and gets
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -22,13 +21,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named
+from llama31.common.files import atomic_writer, failures_named, size_and_sha256
 from llama31.common.json_files import from_json
 from llama31.run_dir.events import Outcome
 
 MANIFEST = "checkpoint.json"
 DAMAGED = ".damaged"  # appended to the name of a checkpoint that cannot be used
-CHUNK = 1 << 22  # bytes read at once
 PASSING = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
 """Errors of reading that say nothing of the file: rights, and a file server that is away."""
 _NAME = re.compile(r"checkpoint-seed-(?P<seed>\d+)-par-(?P<job>\d+)-(?P<step>\d+)-steps")
@@ -133,21 +131,6 @@ def files_of(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file() and file != path / MANIFEST)
 
 
-def digest(file: Path, told: Callable[[int], None] = lambda _: None) -> tuple[int, str]:
-    """Bytes and SHA-256 of a file, read from the disk where the system lets go of what it holds in memory.
-
-    `told` gets the number of bytes of each chunk.
-    """
-    sha, size = hashlib.sha256(), 0
-    with open(file, "rb", buffering=0) as source:
-        os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        while chunk := source.read(CHUNK):
-            sha.update(chunk)
-            size += len(chunk)
-            told(len(chunk))
-    return size, sha.hexdigest()
-
-
 def damage(path: Path, manifest: CheckpointManifest) -> str:
     """What is wrong with a checkpoint as far as a look at its files' sizes tells; empty if nothing is."""
     for file, (size, _) in manifest.files.items():
@@ -172,7 +155,8 @@ def damage_inside(path: Path, manifest: CheckpointManifest, told: Callable[[int]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
         try:
             with _unreadable_named(path):
-                found = list(threads.map(partial(digest, told=told), (path / file for file in names)))
+                hashed = partial(size_and_sha256, on_read=told, from_disk=True)
+                found = list(threads.map(hashed, (path / file for file in names)))
         except OSError as error:
             return f"{error.filename}: {error.strerror}"
     changed = [file for file, now in zip(names, found, strict=True) if tuple(manifest.files[file]) != now]

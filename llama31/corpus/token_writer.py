@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from llama31.common.files import PARTIAL, failures_named, publish
+from llama31.common.files import PARTIAL, failures_named, publish, sync_open
 from llama31.data.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
 
 BLOCK_DOCUMENTS = 1 << 20  # index entries made at a time
@@ -113,9 +113,9 @@ class TokenWriter:
     def synced(self) -> Extent:
         """Have all that was written so far on disk, to go on from after a crash."""
         with failures_named(self._bin_path):
-            _sync(self._bin)
+            sync_open(self._bin)
         with failures_named(self._idx_path):
-            _sync(self._idx)
+            sync_open(self._idx)
         self._resumable = True
         return Extent(self.documents, self.bin_bytes, self.bin_sha256)
 
@@ -133,9 +133,9 @@ class TokenWriter:
     def _finish(self) -> None:
         with failures_named(self._idx_path):
             self._complete_index()
-            _sync(self._idx)
+            sync_open(self._idx)
         with failures_named(self._bin_path):
-            _sync(self._bin)
+            sync_open(self._bin)
             self._idx_path.unlink(missing_ok=True)  # an older index must not describe the new .bin, even for a moment
             publish(partial(self._bin_path), self._bin_path)
         with failures_named(self._idx_path):
@@ -212,8 +212,3 @@ def _blocks(file: BinaryIO, start: int, size: int, block_bytes: int = READ_BYTES
     """`size` bytes of the file from `start` on, without moving its position; fewer where it ends before."""
     for offset in range(start, start + size, block_bytes):
         yield os.pread(file.fileno(), min(block_bytes, start + size - offset), offset)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

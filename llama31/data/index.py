@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from llama31.common.errors import UserError
-from llama31.common.files import PARTIAL, failures_named, publish, sha256_of
+from llama31.common.files import PARTIAL, failures_named, publish, sha256_of, sync_tree
 from llama31.common.json_files import from_json
 from llama31.data import token_file, token_manifest
 
@@ -160,9 +160,7 @@ def building(directory: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         _remove_abandoned(directory)
         yield partial
-        for path in partial.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+        sync_tree(partial)
         try:
             publish(partial, directory)
         except OSError:

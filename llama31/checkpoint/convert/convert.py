@@ -15,7 +15,7 @@ from llama31.checkpoint.formats import hugging_face, nemo
 from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint
 from llama31.checkpoint.formats.nemo import NemoCheckpoint
 from llama31.common.errors import UserError
-from llama31.common.files import PARTIAL, atomic_writer, failures_named, publish
+from llama31.common.files import PARTIAL, atomic_writer, failures_named, nearest_existing, publish, sync_tree
 from llama31.common.locks import only_run_in
 from llama31.common.progress import Progress
 from llama31.common.reading import size
@@ -88,8 +88,7 @@ def _prepare(source: HuggingFaceCheckpoint | NemoCheckpoint, destination: Path, 
             if not (partial / RECORD).is_file() and any(partial.iterdir()):
                 raise UserError(f"{partial}: is in the way, and was not made by a conversion; remove it")
             there = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-        disk = next(parent for parent in (partial, *partial.absolute().parents) if parent.exists())
-        free, missing = shutil.disk_usage(disk).free, source.bytes() - there
+        free, missing = shutil.disk_usage(nearest_existing(partial)).free, source.bytes() - there
         if free < missing:
             raise UserError(f"{destination}: needs {size(missing)} more, and {size(free)} are free on its disk")
         partial.mkdir(parents=True, exist_ok=True)
@@ -150,10 +149,5 @@ def _finish(partial: Path, destination: Path, record: dict[str, Any]) -> None:
     shutil.rmtree(partial / nemo.NOTES, ignore_errors=True)
     _write_record(partial / RECORD, record)
     with failures_named(destination):
-        for path in (*partial.rglob("*"), partial):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+        sync_tree(partial)
         publish(partial, destination)

@@ -6,7 +6,6 @@ interruption keeps it.
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from llama31.checkpoint.formats.hugging_face import GENERATION_CONFIG, INDEX, WE
 from llama31.checkpoint.formats.nemo import NOTES, NemoCheckpoint
 from llama31.checkpoint.formats.safetensors_header import ITEM_BYTES
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named, publish
+from llama31.common.files import atomic_writer, failures_named, publish, sync
 from llama31.data.tokenizer import TOKENIZER_FILE
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -98,8 +97,7 @@ def _write_file(source: NemoCheckpoint, places: list[Place], path: Path) -> None
         except SafetensorError as error:
             raise UserError(f"{path}: {error}") from error  # such as a full disk
         partial.chmod(mode)  # which safetensors narrows to the owner
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
+        sync(partial)
         publish(partial, path)
 
 
