@@ -7,11 +7,9 @@ SHA-256 of all files. It is written under a name that ends in .partial, and gets
 """
 
 import errno
-import fcntl
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from typing import Any, TextIO
 from llama31.common.errors import UserError
 from llama31.common.files import atomic_writer, failures_named, size_and_sha256
 from llama31.common.json_files import from_json
+from llama31.common.locks import lock_file
 from llama31.run_dir.events import Outcome
 
 MANIFEST = "checkpoint.json"
@@ -164,25 +163,9 @@ def damage_inside(path: Path, manifest: CheckpointManifest, told: Callable[[int]
 
 
 def lock(root: Path, seed: int | str, patience: float = 0) -> TextIO:
-    """A file that keeps other jobs of the run from saving, while it is open. Makes the directory if need be.
+    """Return an open file that keeps other jobs of the run from saving until it is closed. Creates `root` if missing.
 
-    Raises UserError if another job has it for longer than `patience` seconds. File systems without locks are trusted to
-    have one job at a time.
+    Raises UserError if another job holds it for more than `patience` seconds.
     """
-    file = root / f".seed-{seed}.lock"
-    with failures_named(file):
-        root.mkdir(parents=True, exist_ok=True)
-        held = file.open("w", encoding="utf-8")
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < deadline:
-                time.sleep(1)
-                continue
-            held.close()
-            raise UserError(f"CONTINUAL_CKPT={root}: the run of seed {seed} goes on there, in another job") from None
-        except OSError:
-            pass
-        return held
+    refusal = f"CONTINUAL_CKPT={root}: the run of seed {seed} goes on there, in another job"
+    return lock_file(root / f".seed-{seed}.lock", refusal, patience=patience)

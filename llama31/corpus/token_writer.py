@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from llama31.common.files import PARTIAL, failures_named, publish, sync_open
+from llama31.common.locks import temporary_lock
 from llama31.data.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
 
 BLOCK_DOCUMENTS = 1 << 20  # index entries made at a time
@@ -42,7 +44,7 @@ class TokenWriter:
     A context manager: both files get their final names when the block ends without an exception, .bin first, so that
     an .idx always describes a whole .bin. Otherwise what is on disk since `synced` stays under its temporary names;
     without any, both vanish; and what was there before stays. Raises UserError, naming the file, where one cannot be
-    written (full disk, no permission). No other process may write the same files meanwhile: see `writing`.
+    written (full disk, no permission). No other process may write the same files meanwhile: see `exclusive`.
     """
 
     def __init__(self, prefix: str | Path, token_type: TokenType, start: Extent = EMPTY):
@@ -177,6 +179,12 @@ class TokenWriter:
 def partial(path: Path) -> Path:
     """The name that a file bears while it is written."""
     return path.with_name(path.name + PARTIAL)
+
+
+def exclusive(prefix: Path) -> AbstractContextManager[None]:
+    """Lock PREFIX, by the file PREFIX.lock. Raises UserError if another process has locked it."""
+    path = prefix.with_name(f"{prefix.name}.lock")
+    return temporary_lock(path, f"{prefix}: another process is writing it")
 
 
 def discard(prefix: Path) -> None:

@@ -25,7 +25,6 @@ from llama31.corpus.records import NOTHING_SKIPPED, Skipped
 from llama31.corpus.token_writer import DamagedExtent, TokenWriter
 from llama31.corpus.tokenize_checkpoint import TokenizeCheckpoint
 from llama31.corpus.tokenize_job import TokenizeJob
-from llama31.corpus.writing import writing
 from llama31.data import token_manifest
 from llama31.data.token_file import TokenFile, TokenType, summary
 from llama31.data.token_manifest import TokenManifest, manifest_path
@@ -57,7 +56,7 @@ def tokenize(
     start = time.monotonic()
     files = [Path(path) for path in inputs]
     job = TokenizeJob(files, Path(output_prefix), Path(tokenizer_dir), append_eod, json_key, bad_line_limit)
-    with writing(job.prefix):
+    with token_writer.exclusive(job.prefix):
         if found := job.finished():
             tokenize_checkpoint.discard(job.prefix)
             _say(f"{job.prefix}: is there, {_counts(found)}, made from the same inputs", quiet)

@@ -1,10 +1,9 @@
 """Files of a run directory that say what ran and how it ended. Standard library and OmegaConf."""
 
-import fcntl
 import json
+import math
 import os
 import socket
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 from llama31.common.errors import UserError
 from llama31.common.files import atomic_writer, failures_named
 from llama31.common.json_files import read_json
+from llama31.common.locks import is_locked, lock_file
 from llama31.config import paths
 from llama31.config.resolve import from_dict
 from llama31.run_dir.events import Outcome
@@ -134,25 +134,20 @@ def load_outcome(run_dir: Path) -> Outcome | None:
 
 
 def claim(run_dir: Path) -> TextIO:
-    """A file that shows the run going on, while it is open in this process or in one that it was handed to."""
-    held = (run_dir / CLAIM).open("w", encoding="utf-8")
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(held, fcntl.LOCK_EX)
+    """Return an open file that marks the run as alive, until this process and all that inherited it have closed it."""
+    held = lock_file(run_dir / CLAIM, patience=math.inf)
+    held.truncate()
     held.write(socket.gethostname())
     held.flush()
     return held
 
 
 def is_claimed(run_dir: Path) -> bool | None:
-    """Whether a process goes on with the run; None where that cannot be told.
-
-    A lock that another machine holds is not seen on every file system.
-    """
+    """Return whether a process holds the run's claim; None if unknown, as for a run that started on another machine."""
+    file = run_dir / CLAIM
+    if (locked := is_locked(file)) is not False:
+        return locked
     try:
-        with (run_dir / CLAIM).open(encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False if file.read() == socket.gethostname() else None
-    except BlockingIOError:
-        return True
+        return False if file.read_text(encoding="utf-8") == socket.gethostname() else None
     except OSError:
         return None

@@ -280,7 +280,7 @@ def test_size_alone_is_known(there: int, bucket: Bucket, tmp_path: Path) -> None
 
 
 def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with only_run_in(tmp_path), pytest.raises(UserError, match="another run is at work there"), only_run_in(tmp_path):
+    with only_run_in(tmp_path), pytest.raises(UserError, match="another run is using it"), only_run_in(tmp_path):
         pass
 
     def no_locks(*_: object) -> None:

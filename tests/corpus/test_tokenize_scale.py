@@ -29,7 +29,6 @@ from llama31.corpus import documents, token_writer, tokenize_checkpoint
 from llama31.corpus.consolidate import merge_part
 from llama31.corpus.encoder import Exact
 from llama31.corpus.tokenize import tokenize
-from llama31.corpus.writing import writing
 from llama31.data import token_manifest
 
 ENDINGS = (".bin", ".idx")
@@ -374,7 +373,7 @@ def test_unfinished_output_that_was_damaged(
 
 def test_two_at_once(tmp_path: Path, tokenizer_dir: Path) -> None:
     source, prefix = write(tmp_path / "in.json", TEXTS), tmp_path / "out"
-    with writing(prefix), pytest.raises(UserError, match=f"{prefix}: another process is writing it"):
+    with token_writer.exclusive(prefix), pytest.raises(UserError, match=f"{prefix}: another process is writing it"):
         tokenize([source], prefix, tokenizer_dir, quiet=True)
     tokenize([source], prefix, tokenizer_dir, quiet=True)
     assert not prefix.with_name("out.lock").exists()
