@@ -7,20 +7,19 @@ SHA-256 of all files. It is written under a name that ends in .partial, and gets
 """
 
 import errno
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named, size_and_sha256
-from llama31.common.json_files import from_json
+from llama31.common.files import failures_named, size_and_sha256
+from llama31.common.json_files import DamagedJson, from_json, parse_json, write_json
 from llama31.common.locks import lock_file
 from llama31.run_dir.events import Outcome
 
@@ -96,12 +95,14 @@ def read_manifest(path: Path) -> CheckpointManifest:
     file = path / MANIFEST
     try:
         with _unreadable_named(file):
-            manifest = from_json(CheckpointManifest, json.loads(file.read_bytes()))
+            manifest = parse_json(CheckpointManifest, file.read_bytes(), file)
         sizes = [(int(size), str(digest)) for size, digest in manifest.files.values()]
         if manifest.outcome is not None:
             from_json(Outcome, manifest.outcome)
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{path}: incomplete, it has no {MANIFEST}") from None
+    except DamagedJson as error:
+        raise DamagedCheckpoint(error.lines) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"{file}: cannot be read: {error!r}") from error
     assert len(sizes) == len(manifest.files)
@@ -121,8 +122,7 @@ def _unreadable_named(path: Path) -> Iterator[None]:
 
 def write_manifest(path: Path, manifest: CheckpointManifest) -> None:
     """Writes the manifest of the checkpoint in a directory, which makes it complete."""
-    with atomic_writer(path / MANIFEST) as file:
-        file.write(json.dumps(asdict(manifest), indent=1).encode() + b"\n")
+    write_json(path / MANIFEST, manifest)
 
 
 def files_of(path: Path) -> list[Path]:

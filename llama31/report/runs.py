@@ -1,6 +1,5 @@
 """The runs that a report is about: each one's log, and what lies beside it in a run directory."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import yaml
 
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
+from llama31.common.json_files import load_object
 from llama31.common.reading import Reading
 from llama31.config import paths
 from llama31.report.find_logs import names
@@ -97,7 +97,6 @@ def _metrics_of(log: Path) -> Path | None:
 def _record(file: Path) -> dict[str, Any] | None:
     """What ran, where the file is there and whole: a run that was cut off while it wrote this never began."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return load_object(file)
+    except UserError:
         return None
-    return found if isinstance(found, dict) else None

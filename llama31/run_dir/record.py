@@ -1,10 +1,8 @@
 """Files of a run directory that say what ran and how it ended. Standard library and OmegaConf."""
 
-import json
 import math
 import os
 import socket
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,7 +11,7 @@ from omegaconf import OmegaConf
 
 from llama31.common.errors import UserError
 from llama31.common.files import atomic_writer, failures_named
-from llama31.common.json_files import read_json
+from llama31.common.json_files import load_object, read_json_if_present, to_json, write_json
 from llama31.common.locks import is_locked, lock_file
 from llama31.config import paths
 from llama31.config.resolve import from_dict
@@ -28,7 +26,8 @@ RESERVED_BYTES = 8192  # an outcome, and the entries of two names for it
 
 def store_settings(run_dir: Path, settings: Settings) -> None:
     """Writes the settings of a run."""
-    _write(run_dir / paths.SETTINGS, settings_text(settings))
+    with atomic_writer(run_dir / paths.SETTINGS) as file:
+        file.write(settings_text(settings).encode())
 
 
 def settings_text(settings: Settings) -> str:
@@ -55,30 +54,16 @@ def load_settings(run_dir: Path) -> Settings:
 
 def store_record(run_dir: Path, record: dict[str, Any]) -> None:
     """Writes what ran: versions, command, commit and so on."""
-    _write(run_dir / paths.RECORD, record_text(record))
+    write_json(run_dir / paths.RECORD, record)
 
 
 def load_record(run_dir: Path) -> dict[str, Any]:
     """What `store_record` wrote. Raises UserError where there is nothing of the kind."""
     file = run_dir / paths.RECORD
-    try:
-        with failures_named(file):
-            content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{file}: damaged: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("environment", {}), dict):
-        raise UserError(f"{file}: damaged: no record of a run")
+    content = load_object(file)
+    if not isinstance(content.get("environment", {}), dict):
+        raise UserError(f"{file}: damaged (environment={content['environment']!r})")
     return content
-
-
-def record_text(record: dict[str, Any]) -> str:
-    """What `store_record` writes."""
-    return json.dumps(record, indent=2) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_writer(path) as file:
-        file.write(text.encode())
 
 
 def reserve_outcome(run_dir: Path) -> None:
@@ -106,7 +91,7 @@ def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:
     (run_dir / RESERVE).unlink(missing_ok=True)
     temporary = run_dir / f".{paths.OUTCOME}.{os.getpid()}"
     try:
-        temporary.write_text(_outcome_text(outcome), encoding="utf-8")
+        temporary.write_text(to_json(outcome), encoding="utf-8")
         os.link(temporary, run_dir / paths.OUTCOME)
     except FileExistsError:
         return load_outcome(run_dir) or outcome
@@ -115,13 +100,9 @@ def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _outcome_text(outcome: Outcome) -> str:
-    return json.dumps(asdict(outcome), indent=2) + "\n"
-
-
 def replace_outcome(run_dir: Path, outcome: Outcome) -> None:
     """Writes how the run ended, by whoever knows more than the ranks did."""
-    _write(run_dir / paths.OUTCOME, _outcome_text(outcome))
+    write_json(run_dir / paths.OUTCOME, outcome)
 
 
 def load_outcome(run_dir: Path) -> Outcome | None:
@@ -129,8 +110,7 @@ def load_outcome(run_dir: Path) -> Outcome | None:
 
     Raises UserError where the file is damaged.
     """
-    file = run_dir / paths.OUTCOME
-    return read_json(Outcome, file) if file.is_file() else None
+    return read_json_if_present(Outcome, run_dir / paths.OUTCOME)
 
 
 def claim(run_dir: Path) -> TextIO:

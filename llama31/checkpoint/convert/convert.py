@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import shutil
 import sys
@@ -15,7 +14,8 @@ from llama31.checkpoint.formats import hugging_face, nemo
 from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint
 from llama31.checkpoint.formats.nemo import NemoCheckpoint
 from llama31.common.errors import UserError
-from llama31.common.files import PARTIAL, atomic_writer, failures_named, nearest_existing, publish, sync_tree
+from llama31.common.files import PARTIAL, failures_named, nearest_existing, publish, sync_tree
+from llama31.common.json_files import load_json, write_json
 from llama31.common.locks import only_run_in
 from llama31.common.progress import Progress
 from llama31.common.reading import size
@@ -108,19 +108,14 @@ def _begin(partial: Path, description: dict[str, Any]) -> bool:
     """Whether the directory holds the beginning of this conversion; of another one it is emptied."""
     record = partial / RECORD
     if record.is_file():
-        begun = hugging_face.read_json(record)
+        begun = load_json(record)
         if {name: begun.get(name) for name in description} == description:
             return True
     with failures_named(partial):
         for path in partial.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    _write_record(record, description)
+    write_json(record, description)
     return False
-
-
-def _write_record(path: Path, content: dict[str, Any]) -> None:
-    with atomic_writer(path) as file:
-        file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
 @contextlib.contextmanager
@@ -147,7 +142,7 @@ def _work(source: HuggingFaceCheckpoint | NemoCheckpoint, partial: Path, progres
 def _finish(partial: Path, destination: Path, record: dict[str, Any]) -> None:
     """Gives the destination its name, once all of it is on the disk."""
     shutil.rmtree(partial / nemo.NOTES, ignore_errors=True)
-    _write_record(partial / RECORD, record)
+    write_json(partial / RECORD, record)
     with failures_named(destination):
         sync_tree(partial)
         publish(partial, destination)
