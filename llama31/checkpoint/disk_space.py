@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llama31.common.errors import UserError
 from llama31.common.files import is_writable_directory, nearest_existing
-from llama31.common.reading import size
+from llama31.common.units import size
 from llama31.data.inputs import Data
 from llama31.estimates import disk
 from llama31.settings import Settings

@@ -1,5 +1,6 @@
 """Independent pieces of work, several at a time; one that fails does not keep the others from being done."""
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
@@ -8,6 +9,11 @@ from typing import TypeVar
 from llama31.common.errors import UserError
 
 T = TypeVar("T")
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def run_all(work: Callable[[T], object], items: Iterable[T], jobs: int, stop: Event | None = None) -> None:

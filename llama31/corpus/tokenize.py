@@ -18,6 +18,7 @@ import numpy.typing as npt
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.common.progress import Progress
+from llama31.common.units import size
 from llama31.corpus import documents, records, token_writer, tokenize_checkpoint
 from llama31.corpus.documents import Changed
 from llama31.corpus.encoder import Encoded, Encoder, Exact, Fast, Inexact
@@ -64,7 +65,7 @@ def tokenize(
         encoder, skipped = _make(job, Exact(tokenizer_dir), quiet)
         found = summary(job.prefix)
     seconds = time.monotonic() - start
-    figures = f"{sum(job.input_bytes) / 1e6:,.1f} MB in {seconds:,.1f} s by {encoder}"
+    figures = f"{size(sum(job.input_bytes))} in {seconds:,.1f} s by {encoder}"
     bad = f"; bad lines skipped: {skipped.count:,}, see {manifest_path(job.prefix).name}" if skipped.count else ""
     _say(f"{job.prefix}: {_counts(found)} from {figures}{bad}", quiet)
     return found

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from llama31.checkpoint import disk_space, store
 from llama31.common.files import nearest_existing, sync_open
-from llama31.common.reading import size
-from llama31.common.units import scaled
+from llama31.common.units import scaled, size
 from llama31.config import devices, paths
 from llama31.data.inputs import Data
 from llama31.doctor import troubles

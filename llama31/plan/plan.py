@@ -7,8 +7,7 @@ from pathlib import Path
 
 from llama31 import rules
 from llama31.checkpoint import disk_space
-from llama31.common.reading import size
-from llama31.common.units import scaled
+from llama31.common.units import scaled, size
 from llama31.config import devices, mlperf_names, overlap, paths, recompute
 from llama31.config.departures import departures
 from llama31.config.model_sizes import SIZES
@@ -165,8 +164,8 @@ class Plan:
             return
         if devices.device(settings) is not Device.cpu:
             yield from self._memory(vocab_size)
-        index = f"{scaled(disk.training_index(settings, self.data), 'B')} for the training index; " if self.data else ""
-        yield f"disk: {index}a checkpoint takes {scaled(disk.checkpoint(settings, vocab_size), 'B')}"
+        index = f"{size(disk.training_index(settings, self.data))} for the training index; " if self.data else ""
+        yield f"disk: {index}a checkpoint takes {size(disk.checkpoint(settings, vocab_size))}"
         flops = speed.flops_per_step(settings, vocab_size)
         again = speed.recomputed_per_step(settings)
         line = f"{scaled(flops, 'FLOP')} a step, {scaled(speed.flops_per_token(settings, vocab_size), 'FLOP')} a token"

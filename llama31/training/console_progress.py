@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from llama31 import rules
-from llama31.common.reading import size
-from llama31.common.units import scaled
+from llama31.common.units import duration, scaled, size
 from llama31.config.parallel_layout import Layout
 from llama31.estimates import speed
 from llama31.estimates.gpus import Gpu
@@ -131,8 +130,7 @@ class ConsoleProgress(Observer):
     def _eta(self, step: int, steps: int) -> str:
         """Time for so many steps after `step`, h:mm:ss, with the evaluations before the last of them."""
         evaluations = (step + steps - 1) // self._interval - step // self._interval if steps else 0
-        seconds = round(steps * (self._step_seconds or 0) + evaluations * self._evaluation_seconds)
-        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        return duration(steps * (self._step_seconds or 0) + evaluations * self._evaluation_seconds)
 
     def _line(self, text: str, *, stands_out: bool = False) -> None:
         if self._live:

@@ -26,6 +26,7 @@ from llama31.checkpoint.convert import convert, logits_parity, reference_config,
 from llama31.checkpoint.formats import architecture, dcp_metadata, hugging_face, nemo, parameter_mapping, rope
 from llama31.common.errors import UserError
 from llama31.common.progress import Progress
+from llama31.common.units import size
 from llama31.model.one_rank import one_rank
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -470,7 +471,7 @@ def test_the_script_converts(models: Path, converted: Path, tmp_path: Path) -> N
     first, last = done.stdout.splitlines()
     assert first.startswith("logits of 256 tokens, fp32: largest difference ")
     assert last == f"{destination}: complete"
-    assert done.stderr.splitlines() == [f"{models / '3.1'}: 39 tensors, 0.5 MB; converting"]
+    assert done.stderr.splitlines() == [f"{models / '3.1'}: 39 tensors, {size(hugging_face.look(models / '3.1').bytes())}; converting"]
     ours, expected = nemo.look(destination), nemo.look(converted / "3.1")
     assert ours.architecture == expected.architecture
     for key in ours.tensors:

@@ -18,7 +18,7 @@ from llama31.common.files import PARTIAL, failures_named, nearest_existing, publ
 from llama31.common.json_files import load_json, write_json
 from llama31.common.locks import only_run_in
 from llama31.common.progress import Progress
-from llama31.common.reading import size
+from llama31.common.units import size
 
 if TYPE_CHECKING:
     from llama31.checkpoint.convert.logits_parity import Difference
