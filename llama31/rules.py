@@ -92,6 +92,11 @@ REFERENCE_POINTS = {
 INDEXED_PER_MEAN = 4  # training sequences made available for each that the reference needs on average
 
 
+def reference_point(size: str, global_batch_size: int) -> ReferencePoint | None:
+    """Return what the reference needed with this batch size; None if that is unknown, or the model is another."""
+    return REFERENCE_POINTS.get(global_batch_size) if size == SIZE else None
+
+
 def reference_mean(global_batch_size: int) -> int:
     """Samples that the reference needs on average, between its points by a straight line.
 

@@ -73,6 +73,10 @@ class Resolved:
     mistaken: frozenset[str] = frozenset()
     """Fields whose value is none; their defaults stand in."""
 
+    def with_settings(self, **values: Any) -> "Resolved":
+        """Return these with other values of some fields."""
+        return replace(self, settings=replace(self.settings, **values))
+
     def touched(self, line: str) -> bool:
         """Whether what another check says is about a mistaken field, and so says nothing."""
         return any(re.search(rf"\b{name.upper()}\b", line) for name in self.mistaken)

@@ -1,13 +1,14 @@
 """Which device a run uses and what is installed for it. Nothing else asks."""
 
-import importlib.util
 import resource
 from dataclasses import dataclass
 from typing import Literal
 
 from llama31.common.errors import UserError
+from llama31.config import transformer_engine
+from llama31.config.problem import assignment
 from llama31.estimates.gpus import GPUS, Gpu, called
-from llama31.settings import Device, Precision, Settings
+from llama31.settings import Device, Settings
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ def detect(settings: Settings) -> Backend:
         raise UserError("DEVICE=cuda: torch finds no CUDA device here; DEVICE=cpu works on every machine")
     if settings.device is Device.cpu or not has_cuda:
         return require(settings, Backend("cpu", transformer_engine=False))
-    has_engine = importlib.util.find_spec("transformer_engine") is not None
-    return require(settings, Backend("gpu", transformer_engine=has_engine))
+    return require(settings, Backend("gpu", transformer_engine=transformer_engine.is_installed()))
 
 
 def gpu(settings: Settings) -> Gpu | None:
@@ -60,18 +60,13 @@ def peak_memory() -> int:
 
 
 def require(settings: Settings, backend: Backend) -> Backend:
-    """Raises UserError for each setting that needs Transformer Engine where there is none; else gives `backend`."""
+    """Return `backend`. Raises UserError with a line for each setting that needs what it lacks."""
     if backend.transformer_engine:
         return backend
-    problems = []
-    if settings.precision is Precision.fp8:
-        problems.append("PRECISION=fp8: needs CUDA and Transformer Engine; PRECISION=bf16 works here")
-    if settings.context_parallel_size > 1:
-        problems.append(
-            f"CONTEXT_PARALLEL_SIZE={settings.context_parallel_size}: needs CUDA and Transformer Engine; 1 works here"
-        )
-    if settings.sequence_parallel:
-        problems.append("SEQUENCE_PARALLEL=1: needs CUDA and Transformer Engine; 0 works here")
+    reason = transformer_engine.ON_CPU if backend.accelerator == "cpu" else transformer_engine.NOT_INSTALLED
+    problems = list(transformer_engine.problems_without(settings, reason))
     if problems:
-        raise UserError(problems)
+        raise UserError(
+            f"{problem.what}; {assignment(problem.name, problem.candidates[0])} works" for problem in problems
+        )
     return backend

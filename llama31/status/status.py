@@ -173,7 +173,7 @@ def _train_samples(log: Path) -> int | None:
 
 def _left(settings: Settings, now: Recent, last: int | None) -> str:
     """Time to the end, or to the samples that the reference needed with this batch size, whichever comes first."""
-    point = rules.REFERENCE_POINTS.get(settings.gbs) if settings.size == rules.SIZE else None
+    point = rules.reference_point(settings.size, settings.gbs)
     reference = math.ceil(point.mean / settings.gbs) if point else 0
     ends = [(step, what) for step, what in ((last or 0, "end"), (reference, "reference")) if step > now.step]
     if not ends:

@@ -121,7 +121,7 @@ class ConsoleProgress(Observer):
 
     def _end(self, step: Step) -> str:
         """The time to the reference's sample count, where there is one ahead, else to the last step."""
-        point = rules.REFERENCE_POINTS.get(self.settings.gbs) if self.settings.size == rules.SIZE else None
+        point = rules.reference_point(self.settings.size, self.settings.gbs)
         steps = -(-(point.mean - step.consumed_samples) // self.settings.gbs) if point else 0
         if point and 0 < steps < self.last_step - step.step:
             return f"the reference's {point.mean:,} samples in {self._eta(step.step, steps)}"

@@ -86,9 +86,7 @@ def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: S
         if prepared.outcome:
             codes.append(prepared.say_finished())
             continue
-        settings = prepared.plan.settings
-        settings = replace(settings, seeds=settings.seeds or prepare.draw_seed())
-        plan = replace(prepared.plan, resolved=replace(prepared.plan.resolved, settings=settings))
+        plan = prepared.plan.with_settings(seeds=prepared.plan.settings.seeds or prepare.draw_seed())
         submitted.append(_submit(plan, arguments, allowed, f"experiment {number} of {len(experiments)}: "))
     if wait and submitted:
         from llama31.launch.slurm.follow import follow
