@@ -24,6 +24,7 @@ from typing import Any
 
 import debian
 import pytest
+from checkout import REPOSITORY
 
 from llama31.common.errors import UserError
 from llama31.common.locks import only_run_in
@@ -31,7 +32,6 @@ from llama31.common.units import size
 from llama31.corpus.download import fetch, remote
 from llama31.corpus.download.rclone import RemoteDirectory
 
-REPOSITORY = Path(__file__).parents[2]
 PIECE_BYTES = 1 << 20
 DEADLINE = 60  # seconds
 FILES = {
