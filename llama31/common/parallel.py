@@ -1,4 +1,4 @@
-"""Independent pieces of work, several at a time; one that fails does not keep the others from being done."""
+"""Run independent tasks in threads; a task that fails does not stop the others."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -17,9 +17,10 @@ def cores() -> int:
 
 
 def run_all(work: Callable[[T], object], items: Iterable[T], jobs: int, stop: Event | None = None) -> None:
-    """Call `work` on each item, `jobs` at a time. Raises UserError with the lines of all that failed with one.
+    """Call `work` on each item, on `jobs` items at a time.
 
-    `stop` is set after Ctrl-C or a fault, for work that looks at it; nothing more is begun once it is set.
+    Raises UserError with the lines of all calls that raised one. Any other exception sets `stop`, which `work` may
+    poll; once it is set, no further call starts.
     """
     lines: set[str] = set()
     stop = stop or Event()
@@ -39,6 +40,6 @@ def run_all(work: Callable[[T], object], items: Iterable[T], jobs: int, stop: Ev
         stop.set()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C or a fault nothing new is begun
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or a bug, no further call starts
     if lines:
         raise UserError(sorted(lines))
