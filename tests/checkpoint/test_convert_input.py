@@ -250,7 +250,7 @@ def test_files_that_are_not_whole(spoil: Callable[[Path], str], source: Path, tm
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_repeats_the_rest_is_left_out(dtype: torch.dtype, source: Path) -> None:
     """Frequencies as in Llama 2's own files, and an output layer that is the tied embedding."""
-    expected = hugging_face.look(source).tensors.keys() - {"lm_head.weight"}
+    expected = hugging_face.inspect(source).tensors.keys() - {"lm_head.weight"}
     rope = {name: llamas.COMMON[name] for name in ("rope_theta", "rope_scaling")}
     repeated = {INV_FREQ.format(layer): llamas.frequencies(16, rope).to(dtype) for layer in range(4)}
     (embedding,) = (
@@ -261,7 +261,7 @@ def test_what_repeats_the_rest_is_left_out(dtype: torch.dtype, source: Path) -> 
     change(source, "lm_head.weight", embedding, "")
     llamas.add_tensors(source, repeated)
     llamas.edit_config(source, tie_word_embeddings=True)
-    assert hugging_face.look(source).tensors.keys() == expected
+    assert hugging_face.inspect(source).tensors.keys() == expected
 
 
 def test_all_missing_files_are_named(source: Path, tmp_path: Path) -> None:

@@ -134,9 +134,9 @@ def test_a_directory_within_a_checkpoint(how: str, below: str, usual: dict[str, 
 def test_a_long_list_is_cut(root: Path) -> None:
     for number in range(7):
         converted(root / f"llama-{number}")
-    assert locate.mistaken(root).startswith("is not a checkpoint, it holds llama-0, llama-1, ")
-    assert "llama-4 and 2 more; name one of them" in locate.mistaken(root)
-    assert locate.mistaken(root / "llama-0") == locate.mistaken(Path("/")) == ""
+    assert locate.not_a_checkpoint(root).startswith("is not a checkpoint, it holds llama-0, llama-1, ")
+    assert "llama-4 and 2 more; name one of them" in locate.not_a_checkpoint(root)
+    assert locate.not_a_checkpoint(root / "llama-0") == locate.not_a_checkpoint(Path("/")) == ""
 
 
 # convert
@@ -231,9 +231,9 @@ def test_a_link_to_a_checkpoint_stays(saving: dict[str, str], root: Path, tmp_pa
 def test_saves_write_what_may_be_removed(trained: tuple[Run, Path], tmp_path: Path) -> None:
     """Of a real checkpoint, each file may be there or not when a save was killed."""
     path = Path(shutil.copytree(trained[1], tmp_path / f"{trained[1].name}{PARTIAL}"))
-    assert removal.foreign(path) == "", "as its manifest lists it"
+    assert removal.foreign_file(path) == "", "as its manifest lists it"
     (path / store.MANIFEST).rename(path / f"{store.MANIFEST}{PARTIAL}")
     (path / nemo.WEIGHTS / ".metadata.tmp").touch()
     shutil.copytree(path / nemo.CONTEXT / "tokenizer", path / "tokenizer")
-    assert removal.foreign(path) == ""
+    assert removal.foreign_file(path) == ""
     assert removal.clear(path).endswith(": removed, a save that was killed") and not os.path.lexists(path)

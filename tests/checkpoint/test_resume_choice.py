@@ -105,7 +105,7 @@ def test_another_setting_than_the_runs(change: str, saving: dict[str, str], root
     line = next(line for line in lines if line.startswith(f"{name}="))
     assert f"the run has {name}=" in line and f"--allow-change {name} goes on all the same" in line
     allowed = {name, "PREPROCESSED_PATH"} if name == "TRAIN_PARTS" else {name}  # other files, too
-    found = find(given, change, allowed=tuple(identity.names_allowed(allowed)))
+    found = find(given, change, allowed=tuple(identity.parse_allowed(allowed)))
     assert found.start.step == 10
     assert f"changed by --allow-change {name} after step 10" in found.start.departures[0]
 
@@ -125,7 +125,7 @@ def test_another_model_cannot_be_allowed(change: str, saving: dict[str, str], ro
     name = change.partition("=")[0]
     assert refused(saving, change)[0].startswith(f"{change}: the run has {name}=")
     with pytest.raises(UserError, match=f"--allow-change {name}: not one of "):
-        identity.names_allowed([name])
+        identity.parse_allowed([name])
 
 
 def test_a_checkpoint_that_does_not_say_whether_norms_decay(saving: dict[str, str], root: Path) -> None:

@@ -1,7 +1,6 @@
-"""A NeMo checkpoint of a Llama, `context` and `weights`. The checks need the standard library and PyYAML alone."""
+"""NeMo checkpoints of a Llama: `context` and `weights`. The checks need only PyYAML."""
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,29 +21,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS, CONTEXT = "weights", "context"
-TOKENIZER = "tokenizer"  # directory in the context, where it was made here
-NOTES = "writing"  # directory in a checkpoint of either kind while it is written
-MODEL = "model.yaml"  # in the context: the model's configuration, all fields of it
+TOKENIZER = "tokenizer"  # directory in the context, in checkpoints written here
+NOTES = "writing"  # directory for progress records, in a checkpoint of either format while it is converted
+MODEL = "model.yaml"  # in the context: the complete configuration of the model
 BACKEND = "metadata.json"  # in the weights
 
 
 @dataclass(frozen=True)
 class NemoCheckpoint:
-    """A directory that was looked at: all parameters are there, with the right shapes."""
+    """A checked checkpoint: all parameters exist and have the right shapes."""
 
     path: Path
     architecture: Architecture
     tokenizer: Path
-    """Directory of the tokenizer's files and of the settings for generation; it need not be there."""
+    """Directory of the tokenizer and the generation settings; it may be missing."""
     tensors: dict[str, StoredTensor]
-    """The model's parameters by their keys."""
+    """The model's parameters by key."""
 
     def dtype(self, key: str) -> str:
-        """torch's name of the type in which a parameter is stored."""
+        """Return the type in which a parameter is stored, by torch's name."""
         return self.tensors[key].dtype
 
     def tensor(self, key: str, layer: int) -> "Tensor":
-        """Reads one parameter, of one layer if it is layered, together from its shards."""
+        """Read one parameter, joined from its shards; of one layer if it is layered."""
         import torch
 
         contents = self.tensors[key]
@@ -59,7 +58,7 @@ class NemoCheckpoint:
         return whole
 
     def _read(self, chunk: dcp_metadata.Chunk) -> "Tensor":
-        """One block, which torch.load takes from its file without unpickling anything but a tensor."""
+        """Read one block; torch.load unpickles nothing but tensors here."""
         import torch
         from torch.distributed.checkpoint.utils import _create_file_view
 
@@ -68,23 +67,23 @@ class NemoCheckpoint:
             return torch.load(view, map_location="cpu", weights_only=True).view(chunk.sizes)
 
     def files(self) -> list[Path]:
-        """The files that hold the weights, and their table."""
+        """Return the weights' files and their table of contents."""
         names = {chunk.file for contents in self.tensors.values() for chunk in contents.chunks}
         return [self.path / WEIGHTS / name for name in (dcp_metadata.FILE, *sorted(names))]
 
     def small_files(self) -> list[Path]:
-        """Tokenizer and generation settings."""
+        """Return the files of the tokenizer and the generation settings."""
         return hugging_face.small_files(self.tokenizer)
 
     def bytes(self) -> int:
-        """Size of all weights."""
+        """Return the size of all weights, bytes."""
         return sum(math.prod(contents.shape) * ITEM_BYTES[contents.dtype] for contents in self.tensors.values())
 
 
-def look(path: Path) -> NemoCheckpoint:
-    """Reads the model's configuration and the table of the weights.
+def inspect(path: Path) -> NemoCheckpoint:
+    """Read and check the model's configuration and the weights' table of contents.
 
-    Raises UserError, with a line for each thing that is wrong, where it is not a whole Llama.
+    Raises UserError, with a line for each problem, unless it is a complete Llama.
     """
     for directory in (path / CONTEXT, path / WEIGHTS):
         if not directory.is_dir():
@@ -98,7 +97,7 @@ def look(path: Path) -> NemoCheckpoint:
     config = model["config"]
     tokenizer_ids = 0 if config.get("vocab_size") else tokenizer.vocabulary_size(tokenizer_dir)
     llama = architecture.from_nemo(config, tokenizer_ids, path / CONTEXT / MODEL)
-    # The optimizer's state and the trainer's have keys of their own.
+    # The rest is the state of optimizer and trainer.
     ours = {key: contents for key, contents in tensors.items() if key.startswith(parameter_mapping.PREFIX)}
     checkpoint = NemoCheckpoint(path, llama, tokenizer_dir, ours)
     problems = list(_wrong_parameters(checkpoint)) or list(_wrong_files(checkpoint))
@@ -108,9 +107,9 @@ def look(path: Path) -> NemoCheckpoint:
 
 
 def read_model(checkpoint: Path) -> dict[str, Any]:
-    """The plain content of a checkpoint's model.yaml; the classes that it names are not looked for.
+    """Return the content of a checkpoint's model.yaml without importing the classes that it names.
 
-    Raises UserError where it cannot be read or has no configuration.
+    Raises UserError if it cannot be read or has no configuration.
     """
     path = checkpoint / CONTEXT / MODEL
     with failures_named(path):
@@ -131,7 +130,7 @@ def _tokenizer(context: Path, model: dict[str, Any]) -> Path:
 
 
 def _wrong_parameters(checkpoint: NemoCheckpoint) -> Iterator[str]:
-    """Lines on parameters that are missing, that nothing is known of, or that have another shape."""
+    """Yield a line for each parameter that is missing, unknown, incomplete, or of another shape or type."""
     llama, where = checkpoint.architecture, checkpoint.path / WEIGHTS
     expected, shapes = parameter_mapping.megatron_keys(llama), llama.shapes()
     for key in expected:
@@ -159,7 +158,7 @@ def _wrong_parameters(checkpoint: NemoCheckpoint) -> Iterator[str]:
 
 
 def _wrong_files(checkpoint: NemoCheckpoint) -> Iterator[str]:
-    """Lines on files that are missing or too short for what the table says they hold."""
+    """Yield a line for each file of the table that is missing or too short."""
     needed: dict[str, int] = {}
     for contents in checkpoint.tensors.values():
         for chunk in contents.chunks:
@@ -168,5 +167,5 @@ def _wrong_files(checkpoint: NemoCheckpoint) -> Iterator[str]:
         file = checkpoint.path / WEIGHTS / name
         if Path(name).name != name or not file.is_file():
             yield f"{checkpoint.path / WEIGHTS / dcp_metadata.FILE}: names {name}, which is not there"
-        elif os.path.getsize(file) < size:  # noqa: PTH202 - as Path's
+        elif file.stat().st_size < size:
             yield f"{file}: truncated: {file.stat().st_size:,} bytes of {size:,}"
