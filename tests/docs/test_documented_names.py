@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from documents import README, REPOSITORY, blocks, code, every_document, exported_by, page, text
+from documents import README, REPOSITORY, blocks, code, every_document, exported_by, page, table, text
 
 from llama31 import rules
 from llama31.checkpoint import store
@@ -23,7 +23,9 @@ from llama31.settings import Device, names
 
 PLACEHOLDERS = {"HOST", "JOB", "NAME", "RUN_DIR"}  # upper-case words of commands that a reader replaces
 OF_LIBRARIES = {"SBATCH_ACCOUNT", "SBATCH_TIMELIMIT", "WANDB_MODE"}
-OVERVIEW = "architecture"  # names rooms, and need not name a setting or a command
+PACKAGE = REPOSITORY / "llama31"
+OVERVIEW = "architecture"
+"""The page on the package: its paths start there, and it need not name a setting or a command."""
 WITHOUT_RUNS = {OVERVIEW, "benchmark", "container", "data", "results", "settings", "troubleshooting"}
 """Pages whose commands start no run."""
 
@@ -64,7 +66,18 @@ def test_files_exist(document: Path) -> None:
     elsewhere = run_dir_files() | checkpoint_files() | data_files() | {paths.slurm_log("JOB"), "logs/torchrun.log"}
     for name in named - elsewhere:
         made = ignored(name.split("/")[0]) or name == "report.html"
-        assert made or (REPOSITORY / name).exists(), f"{document.name} names {name}"
+        roots = (REPOSITORY, PACKAGE) if document.stem == OVERVIEW else (REPOSITORY,)
+        inside = document.stem == OVERVIEW and "/" not in name and any(PACKAGE.rglob(name))  # of the row's folder
+        assert made or inside or any((root / name).exists() for root in roots), f"{document.name} names {name}"
+
+
+def test_files_to_start_with_are_in_their_folders() -> None:
+    rows = table(page(OVERVIEW), "Folder or module")
+    for row in rows:
+        folder = PACKAGE.joinpath(*row["Folder or module"].strip("`").split("."))
+        for file in re.findall(r"`([\w.]+)`", row["Start with"]):
+            assert (folder / file).exists() or list(folder.glob(f"*/{file}")), f"{folder} has no {file}"
+        assert folder.is_dir() or folder.with_name(f"{folder.name}.py").is_file(), folder
 
 
 def test_the_search_for_files_finds_them() -> None:
