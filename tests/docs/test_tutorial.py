@@ -49,7 +49,7 @@ def assert_printed(lines: Iterable[str], printed: str) -> None:
 
 
 def test_the_plan_is_that_of_a_run(tiny_data: dict[str, str]) -> None:
-    """The demo's settings, with data that is smaller still."""
+    """The demo's settings, with less data."""
     small = {**tiny_data, "EVAL_SAMPLES": "8", "SEQ_LENGTH": "32"}
     resolved, data = prepare.checked([], {**exported_by("configs/config_demo.sh"), **small})
     printed = Plan(resolved, data, []).summary()
