@@ -1,11 +1,10 @@
 """`python3 -m llama31 report`: run directories and logs to one page."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named
+from llama31.common.files import atomic_writer, failures_named, is_writable_directory, nearest_existing
 from llama31.estimates.gpus import GPUS, key_of
 from llama31.report import find_logs
 
@@ -21,8 +20,8 @@ def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -
         if output.exists() and not output.is_file():  # such as /dev/null, which the page would replace
             raise UserError(f"-o {output}: is no regular file; name another")
         page_file = output.resolve()  # a link stays one
-        place = next(parent for parent in page_file.parents if parent.exists())  # those that are not there are made
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        place = nearest_existing(page_file.parent)  # missing ones are created
+    if not is_writable_directory(place):
         raise UserError(f"-o {output}: {place} is no directory that can be written to")
     logs = find_logs.find(given)
     if page_file in {log.resolve() for log in logs}:

@@ -1,7 +1,5 @@
 """The runs that a report is about: each one's log, and what lies beside it in a run directory."""
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,8 @@ import yaml
 
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
-from llama31.common.reading import Reading
+from llama31.common.json_files import load_object
+from llama31.common.progress import Progress
 from llama31.config import paths
 from llama31.report.find_logs import names
 from llama31.report.logs import LogData, Metrics, read_log, read_metrics
@@ -52,17 +51,17 @@ class ReportedRun:
 def read(logs: Sequence[Path]) -> list[ReportedRun]:
     """Reads all that these logs, and the run directories that they lie in, say; shows progress on a terminal."""
     files = [*logs, *(file for log in logs if (file := _metrics_of(log)))]
-    with Reading("reading", sum(map(_size, files)), sys.stderr) as reading:
-        return [_read(log, name, reading) for log, name in zip(logs, names(logs), strict=True)]
+    with Progress("reading", sum(map(_size, files))) as progress:
+        return [_read(log, name, progress) for log, name in zip(logs, names(logs), strict=True)]
 
 
-def _read(log: Path, name: str, reading: Reading) -> ReportedRun:
+def _read(log: Path, name: str, progress: Progress) -> ReportedRun:
     with failures_named(log):
-        mlperf = read_log(log, reading.add)
+        mlperf = read_log(log, progress.add)
     metrics = Metrics()
     if file := _metrics_of(log):
         with failures_named(file):
-            metrics = read_metrics(file, reading.add)
+            metrics = read_metrics(file, progress.add)
     if not _is_of_run_directory(log):
         return ReportedRun(name, log, mlperf, metrics)
     settings, problem = _settings(log.parent)
@@ -97,7 +96,6 @@ def _metrics_of(log: Path) -> Path | None:
 def _record(file: Path) -> dict[str, Any] | None:
     """What ran, where the file is there and whole: a run that was cut off while it wrote this never began."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return load_object(file)
+    except UserError:
         return None
-    return found if isinstance(found, dict) else None
