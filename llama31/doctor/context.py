@@ -1,4 +1,4 @@
-"""What every check is given."""
+"""Input of every check."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,22 @@ from llama31.settings import Settings
 
 ELSEWHERE = "not looked at here: the run takes place on the nodes of PARTITION, where srun can start the doctor"
 AFAR = "not looked at here: paths are those of HOST"
-GRACE = 10  # seconds between the end of what a check starts and the end of the check
+GRACE = 10  # seconds between the time limits of a check's commands and of the check
 
 
 @dataclass
 class Context:
-    """The run that is asked about, and where this process stands."""
+    """Settings of the run to check, and this process's task."""
 
     settings: Settings
     timeout: float
-    """Seconds that a check may take."""
+    """Time limit of a check in seconds."""
     place: StepTask | None = None
     """None on one machine without Slurm."""
     data: Data | None = None
-    """What the check of the data found, for those after it."""
+    """Set by the check of the inputs, for those after it."""
 
     @property
     def patience(self) -> float:
-        """Seconds to give to a command, so that its end is noticed before the check itself must end."""
+        """Time limit of a command in seconds, shorter than the check's, so that its end is noticed first."""
         return max(self.timeout - GRACE, self.timeout / 2)

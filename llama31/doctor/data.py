@@ -1,4 +1,4 @@
-"""The settings, the token files and the tokenizer: what a run itself would refuse, and more where it is asked for."""
+"""Check the settings, the token files and the tokenizer, as a run does, and on request the files' contents."""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ SAMPLE = "The quick brown fox jumps over 13 lazy dogs."
 
 
 def look(context: Context) -> Iterator[Finding]:
-    """On each node: what `run` looks at before it starts anything."""
+    """On each node: check the inputs as `run` does before it starts."""
     context.data, lines = prepare.look(context.settings)
     yield from map(failed, lines)
     if devices.is_through_ssh(context.settings) and not context.data:
@@ -28,10 +28,10 @@ def look(context: Context) -> Iterator[Finding]:
 
 
 def tokenizer(context: Context) -> Iterator[Finding]:
-    """On each node: that it can be loaded as the ranks load it, and turns text into ids."""
-    from transformers import AutoTokenizer  # here, so that a missing package is a failure of this check alone
+    """On each node: load the tokenizer as the ranks do, and encode a text."""
+    from transformers import AutoTokenizer  # here, so that only this check fails if it is missing
 
-    if context.data:  # else a line says already what is wrong
+    if context.data:  # else another check has already failed
         source = Path(context.settings.tokenizer_path)
         with tempfile.TemporaryDirectory() as directory:
             copy = run_tokenizer.ensure(source, Path(directory))
@@ -43,7 +43,7 @@ def tokenizer(context: Context) -> Iterator[Finding]:
 
 
 def verified(context: Context) -> Iterator[Finding]:
-    """Reads the token files of the run to their ends."""
+    """Read all token files of the run to the end."""
     from llama31.corpus.verify import Vocabulary, verify
 
     if context.data is None:

@@ -1,4 +1,4 @@
-"""The GPUs of a node, as torch sees them, and their driver."""
+"""Check the GPUs of a node, as torch sees them, and their driver."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from llama31.doctor.context import ELSEWHERE, Context
 from llama31.doctor.findings import Finding, ok
 from llama31.settings import Device
 
-FREE_SHARE = 0.95  # of a GPU's memory; drivers and displays hold a little
-# In a process of its own, which can be ended where a driver hangs.
-LOOK = """\
+FREE_SHARE = 0.95  # of a GPU's memory; drivers and displays use a little
+# Runs in a separate process, which can be killed if a driver hangs.
+QUERY = """\
 import json, torch
 found = {"torch": torch.__version__, "built": bool(torch.version.cuda or torch.version.hip), "gpus": []}
 for number in range(torch.cuda.device_count()):
@@ -28,7 +28,7 @@ print(json.dumps(found))
 
 
 def check(context: Context) -> Iterator[Finding]:
-    """As many as the settings ask for, of the kind they name, and with their memory free."""
+    """Check that there are as many GPUs as the settings ask for, of the right kind, with free memory."""
     settings = context.settings
     if devices.device(settings) is Device.cpu:
         yield ok(f"none needed: the ranks of each node, {settings.gpus_per_node}, run on the CPU")
@@ -36,13 +36,13 @@ def check(context: Context) -> Iterator[Finding]:
     if devices.is_elsewhere(settings):
         yield ok(ELSEWHERE)
         return
-    done = limits.output([sys.executable, "-c", LOOK], context.patience)
+    done = limits.output([sys.executable, "-c", QUERY], context.patience)
     if done.returncode:
         yield troubles.NO_TORCH.found(error=(done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
         return
     found = json.loads(done.stdout.splitlines()[-1])
     gpus: list[dict[str, Any]] = found["gpus"]
-    # With --gpus-per-task each task is shown its own GPU alone.
+    # With --gpus-per-task each task only sees its own GPU.
     wanted = 1 if context.place and "SLURM_GPUS_PER_TASK" in os.environ else settings.gpus_per_node
     if not found["built"]:
         yield troubles.CPU_BUILD.found(version=found["torch"])
@@ -62,7 +62,7 @@ def check(context: Context) -> Iterator[Finding]:
 
 
 def _driver(context: Context) -> str:
-    """Version of NVIDIA's driver, where its tool is there to tell."""
+    """Return the version of NVIDIA's driver, if nvidia-smi is installed."""
     if not shutil.which("nvidia-smi"):
         return ""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

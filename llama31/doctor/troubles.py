@@ -1,4 +1,4 @@
-"""The failures that the doctor knows, each with what to do about it; README.md's "Troubleshooting" lists them all."""
+"""Known failures with their remedies; the table in the documentation is generated from them."""
 
 import re
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from llama31.doctor.findings import Finding, Severity
 
 @dataclass(frozen=True)
 class Trouble:
-    """A known failure. {words} in both texts stand for values."""
+    """A known failure. {fields} in both texts are replaced by values."""
 
     says: str
     remedy: str
     severity: Severity = Severity.failed
 
     def found(self, **values: object) -> Finding:
-        """The failure with its values."""
+        """Return a finding with these values."""
         return Finding(self.severity, self.says.format(**values), self.remedy.format(**values))
 
 
@@ -111,12 +111,12 @@ NO_APPTAINER = Trouble(
 
 
 def all_troubles() -> dict[str, Trouble]:
-    """Name -> trouble, in the order of this file."""
+    """Return all troubles by name, in file order."""
     return {name: value for name, value in globals().items() if isinstance(value, Trouble)}
 
 
 def table() -> Iterator[str]:
-    """Lines of README.md's table; values stand in italics there."""
+    """Yield the lines of the documentation's table, with fields in italics."""
     yield "| Doctor says | What to do |"
     yield "| :-- | :-- |"
     for trouble in all_troubles().values():

@@ -1,4 +1,4 @@
-"""Python and the packages that are installed, against what this repository pins."""
+"""Compare Python and the installed packages with the versions that this repository pins."""
 
 import importlib.metadata
 import platform
@@ -16,12 +16,12 @@ from llama31.doctor.context import AFAR, Context
 from llama31.doctor.findings import Finding, ok
 
 SHOWN = 3  # packages in a line
-BUILT_ALONG = {"torch"}
-"""Packages that a container's image has in a version of its own, built together with its Transformer Engine."""
+IMAGE_PACKAGES = {"torch"}
+"""Packages of which container images have their own version, built together with their Transformer Engine."""
 
 
 def check(context: Context) -> Iterator[Finding]:
-    """Requirements must hold; what lies beneath them may drift, and is named."""
+    """Check requirements.txt, where a difference is a failure, and requirements.lock, where it is a warning."""
     if devices.is_through_ssh(context.settings):
         yield ok(AFAR)
         return
@@ -29,8 +29,8 @@ def check(context: Context) -> Iterator[Finding]:
     pins = dict(_pins(REPOSITORY / "requirements.txt"))
     wrong = [finding for name, pin in pins.items() if (finding := _compared(name, pin))]
     yield from wrong
-    beneath = {name: pin for name, pin in _pins(REPOSITORY / "requirements.lock") if name not in pins}
-    drifted = [f"{name} {here} ({pin})" for name, pin in beneath.items() if (here := _installed(name)) and here != pin]
+    locked = {name: pin for name, pin in _pins(REPOSITORY / "requirements.lock") if name not in pins}
+    drifted = [f"{name} {here} ({pin})" for name, pin in locked.items() if (here := _installed(name)) and here != pin]
     if drifted:
         more = f" and {len(drifted) - SHOWN} more" if len(drifted) > SHOWN else ""
         yield troubles.DRIFTED.found(packages=", ".join(drifted[:SHOWN]) + more)
@@ -47,7 +47,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _pins(file: Path) -> Iterator[tuple[str, str]]:
-    """Package and version of each line that is meant for this machine."""
+    """Yield package and version of each line that applies to this machine."""
     for line in file.read_text(encoding="utf-8").splitlines():
         if text := line.partition("#")[0].strip():
             requirement = Requirement(text)
@@ -61,13 +61,13 @@ def _compared(name: str, pin: str) -> Finding | None:
         return troubles.MISSING.found(package=name, pin=pin)
     if here == pin:
         return None
-    if name in BUILT_ALONG:
+    if name in IMAGE_PACKAGES:
         return troubles.OTHER_TORCH.found(version=here, pin=pin)
     return troubles.OTHER.found(package=name, version=here, pin=pin)
 
 
 def _installed(name: str) -> str | None:
-    """A package's version without what names a build, as the +cpu of torch 2.13.0+cpu."""
+    """Return a package's version without its build tag, for example the +cpu of torch 2.13.0+cpu; None if missing."""
     try:
         return importlib.metadata.version(name).partition("+")[0]
     except importlib.metadata.PackageNotFoundError:
@@ -75,7 +75,7 @@ def _installed(name: str) -> str | None:
 
 
 def _engine() -> Iterator[Finding]:
-    """Transformer Engine, if it is there, within the range that the installed Megatron-Core names."""
+    """Check Transformer Engine, if installed, against the range that the installed Megatron-Core requires."""
     here = _installed("transformer_engine")
     if here is None or _installed("megatron-core") is None:
         return

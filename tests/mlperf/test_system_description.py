@@ -187,7 +187,7 @@ def test_networks_are_those_of_sysfs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_tools_that_say_nothing_leave_blanks(tools: Path, output: str) -> None:
     for name in ("lscpu", "lsblk", "nvidia-smi"):
         put(tools, name, output)
-    found = machine.look()
+    found = machine.describe()
     assert not {field for field in found if field.startswith(("host_processor", "host_storage", "accelerator"))}
 
 

@@ -1,11 +1,11 @@
-"""Whether an MLPerf log holds, and where it does not, why.
+"""Check one MLPerf log.
 
-MLCommons' compliance checker judges (`llama31.mlperf.check.official`), and what it does not look at comes on top
-(`llama31.mlperf.check.own_rules`). `llama31.mlperf.check.submission` is the verb `check`, over one log or several.
+MLCommons' compliance checker (`llama31.mlperf.check.official`) decides; `llama31.mlperf.check.own_rules` adds what it
+does not check. `llama31.mlperf.check.submission` implements the verb `check`, for one log or several.
 
-A log of the open division is judged by the closed division's rules too, for the benchmark has none for the open one,
-and holds if it keeps all of them but those that it departs from. So a demonstration or a small experiment can be
-right without being a submission.
+A log of the open division is checked by the closed division's rules too, because the benchmark has no open rules. It
+passes if it breaks only the rules that it departs from, so a demonstration or a small experiment can pass without being
+a submission.
 """
 
 import re
@@ -23,8 +23,8 @@ from llama31.mlperf.check.validation_data import Evaluated
 from llama31.mlperf.log.reader import read
 from llama31.mlperf.log.records import TARGET_ACCURACY, Damages, Log, Record, Violation
 
-# The setting behind each value that may depart from the closed division. A log that declares its departures names
-# the settings (see `MLPerfLog.describe`), and may not depart in anything else.
+# Setting of each value that may depart from the closed division. A log that declares departures names the settings
+# (see `MLPerfLog.describe`) and may not depart in anything else.
 SETTINGS_OF_DEPARTURES = {
     constants.MAX_SEQUENCE_LENGTH: "SEQ_LENGTH",
     constants.EVAL_SAMPLES: "EVAL_SAMPLES",
@@ -39,34 +39,36 @@ SETTINGS_OF_DEPARTURES = {
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found out about a log."""
+    """Result of checking a log."""
 
     ruleset: str
     file: Path
     log: Log
     second_run: Record | None
-    """The record with which a second run begins in the file."""
+    """Record at which a second run begins in the file."""
     damaged: Damages
-    """The lines that could not be read; all that is said of the log stands on the others."""
+    """Unreadable lines; everything else is based on the other lines."""
     evaluated: Evaluated | None
-    """Validation data of its evaluations; None where the log lies alone."""
+    """Validation data of its evaluations; None without metrics beside the log."""
     facts: dict[str, str]
-    """What the log is of: name -> words."""
+    """Summary of the run: name -> text."""
     is_closed: bool
-    """The log is one of the closed division."""
+    """Whether the log is of the closed division."""
     is_accepted: bool | None
-    """The official checker accepts the log, taken as one of the closed division; None where lines are damaged, which
-    it may take otherwise."""
+    """Whether the official checker accepts the log, as one of the closed division.
+
+    None if lines are damaged: the checker may read those differently.
+    """
     checks: dict[str, list[Violation]]
-    """What was looked at -> what is wrong there, departures aside."""
+    """Check -> violations, without departures."""
     departures: list[str]
-    """Where the run leaves the closed division's rules."""
+    """Departures from the closed division's rules."""
     notes: list[str]
-    """What is worth knowing and breaks no rule."""
+    """What is unusual and breaks no rule."""
 
     @property
     def failures(self) -> list[Violation]:
-        """All that is wrong, each once: the official checker repeats some of what the project's rules say."""
+        """All violations, once each: the official checker repeats some of the project's own."""
         found: dict[tuple[str, str], Violation] = {}
         for findings in self.checks.values():
             for finding in findings:
@@ -75,12 +77,12 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """The log keeps all rules but those that it departs from."""
+        """Whether the log breaks no rules but those that it departs from."""
         return not self.failures
 
 
 def check(path: Path, ruleset: str) -> Report:
-    """Judges the log at `path`, a file or a run directory. Raises UserError where there is none to judge."""
+    """Check the log at `path`, a file or a run directory. Raises UserError if there is no log, or no such ruleset."""
     if ruleset not in rules.RULESETS:
         raise UserError(f"--ruleset {ruleset}: not one that has {rules.BENCHMARK}: {', '.join(rules.RULESETS)}")
     file = path / paths.MLPERF_LOG if path.is_dir() else path
@@ -96,7 +98,7 @@ def check(path: Path, ruleset: str) -> Report:
     data = validation_data.beside(file, log)
     found, warnings = official.judge(log.records, ruleset)
     checks = {"every :::MLLOG line can be read": list(own_rules.damage(damaged))}
-    if second := own_rules.second_run(log):  # all else follows from it
+    if second := own_rules.second_run(log):  # the other violations would follow from it
         begins = f"the second run begins in line {second.number}"
         checks["the file holds one run"] = [Violation(second.key, begins, "one run in a file")]
         warnings = []
@@ -134,7 +136,7 @@ def check(path: Path, ruleset: str) -> Report:
 
 
 def _rules(log: Log) -> dict[str, list[Violation]]:
-    """What the official checker does not look at -> what is wrong there."""
+    """Apply the project's own rules: check -> violations."""
     evaluations = list(own_rules.evaluations(log))
     of_evaluations = {"no evaluation was skipped, and sample counts are exact": evaluations}
     searched = {"no other line has words by which rcp_checker finds its values": list(rcp_misreadings.findings(log))}
@@ -148,8 +150,7 @@ def _rules(log: Log) -> dict[str, list[Violation]]:
 
 
 def _older(log: Log, ruleset: str) -> Iterator[str]:
-    """Of a log in which the official checker misses keys and nothing else: the rulesets before this one that do not ask
-    for them."""
+    """Name the earlier rulesets that accept a log in which the official checker only misses keys."""
     older = [
         one
         for one in rules.RULESETS[: rules.RULESETS.index(ruleset)]
@@ -160,7 +161,7 @@ def _older(log: Log, ruleset: str) -> Iterator[str]:
 
 
 def _departs(finding: Violation, log: Log) -> bool:
-    """Whether a departure explains the finding: any that is possible, or one that the log declares, if it does."""
+    """Return whether a departure explains the violation: a declared one, or any if the log declares none."""
     if log.is_closed or log.declared is None or not finding.may_depart:
         return finding.may_depart and not log.is_closed
     setting = SETTINGS_OF_DEPARTURES.get(finding.key)
@@ -168,8 +169,8 @@ def _departs(finding: Violation, log: Log) -> bool:
 
 
 def lines(report: Report, more: Sequence[str] = ()) -> Iterator[str]:
-    """The report in plain words, line by line, with `more` before the verdict, which is the last one."""
-    yield from (f"{name + ':':<11}{words}" for name, words in report.facts.items())
+    """Yield the report, with `more` before the verdict, which is the last line."""
+    yield from (f"{name + ':':<11}{text}" for name, text in report.facts.items())
     yield from (f"holds: {title}" for title, findings in report.checks.items() if not findings)
     yield from (f"departs from the closed division: {departure}" for departure in report.departures)
     yield from (f"note: {note}" for note in report.notes)
@@ -179,7 +180,7 @@ def lines(report: Report, more: Sequence[str] = ()) -> Iterator[str]:
 
 
 def damage(number: int) -> str:
-    """For the end of a verdict: how many lines it leaves out."""
+    """Return the end of a verdict: how many lines it ignores."""
     were = f"{number} line{'s were' if number > 1 else ' was'}"
     return f"; {were} not understood, and the rest of the verdict stands on the others" if number else ""
 

@@ -1,7 +1,7 @@
-"""`python3 -m llama31 check`: the verdict on one log, or on several that are to be one submission.
+"""`python3 -m llama31 check`: check one log, or several logs as one submission.
 
-Of several logs each must hold by itself (`llama31.mlperf.check.one_log`). Over them the seeds must differ and all else
-be the same, and they must not converge faster than the reference (`llama31.mlperf.check.convergence`).
+Each log must pass by itself (`llama31.mlperf.check.one_log`). Across logs the seeds must differ and all other settings
+agree, and the runs must not converge faster than the reference (`llama31.mlperf.check.convergence`).
 """
 
 import math
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Several:
-    """Reports on several logs, and what they say together."""
+    """Reports on the logs of a submission, and checks across them."""
 
     ruleset: str
     reports: Sequence[Report]
 
     @cached_property
     def directory(self) -> Path:
-        """The one that all logs are below."""
+        """Common parent directory of all logs."""
         return Path(os.path.commonpath([report.file.absolute().parent for report in self.reports]))
 
     def name(self, report: Report) -> str:
-        """Path of a log, short enough to be said often."""
+        """Return a log's path relative to `directory`."""
         return str(report.file.absolute().relative_to(self.directory))
 
     @property
     def is_complete(self) -> bool:
-        """There are as many logs as a submission has."""
+        """Whether there are as many logs as a submission has."""
         return len(self.reports) == rules.RUNS_PER_SUBMISSION
 
     @cached_property
     def unconverged(self) -> list[Report]:
-        """Logs that are without fault up to an end before the target."""
+        """Logs without violations except that the run ended before its target."""
         return [
             report
             for report in self.reports
@@ -58,7 +58,7 @@ class Several:
 
     @cached_property
     def excused(self) -> list[Report]:
-        """The one log of ten that may be wrong: its run missed the target, or the official checker rejects it.
+        """The one log of ten that may fail: its run missed the target, or the official checker rejects it.
 
         MLCommons' package checker accepts one such log under olympic scoring, if all ten have a seed of their own.
         """
@@ -97,29 +97,29 @@ class Several:
 
     @property
     def logs(self) -> dict[str, Log]:
-        """The logs that are compared, by name: those of one run."""
+        """The logs to compare, by name: those of a single run."""
         return {self.name(report): report.log for report in self.reports if not report.second_run}
 
     @cached_property
     def stated(self) -> compare_logs.Stated:
-        """Settings that the logs state, the seed aside."""
+        """Settings that the logs state, except the seed."""
         return compare_logs.settings(self.logs)
 
     @cached_property
     def evaluated(self) -> dict[str, Evaluated]:
-        """Validation data by log, of those that have metrics beside them."""
+        """Validation data by log, for logs with metrics beside them."""
         return {self.name(report): report.evaluated for report in self.reports if report.evaluated}
 
     @cached_property
     def points(self) -> "convergence.Points":
-        """The reference convergence points."""
-        from llama31.mlperf.check import convergence  # half a second, by scipy: a mistake is told before
+        """Reference convergence points."""
+        from llama31.mlperf.check import convergence  # imports scipy (0.5 s); user errors come first
 
         return convergence.Points(self.ruleset)
 
     @cached_property
     def convergence(self) -> "convergence.Verdict | None":
-        """Verdict by the reference points; None where the logs are not of one batch size, or not all closed."""
+        """Verdict by the reference points; None unless all logs are closed and of one batch size."""
         batches = {report.log.whole(constants.GLOBAL_BATCH_SIZE) for report in self.reports}
         batch = batches.pop()
         if batches or batch is None or not all(report.is_closed for report in self.reports):
@@ -137,12 +137,12 @@ class Several:
 
     @property
     def damaged(self) -> int:
-        """Lines of all logs that could not be read."""
+        """Number of unreadable lines in all logs."""
         return sum(report.damaged.count for report in self.reports)
 
     @property
     def is_accepted(self) -> bool | None:
-        """MLCommons' checkers accept ten logs as a submission; None where that is not known, or they are not ten."""
+        """Whether MLCommons' checkers accept these logs as a submission; None if unknown, or not ten logs."""
         if not self.is_complete or self.damaged or not all(report.is_closed for report in self.reports):
             return None
         logs = [report.log for report in self.reports]
@@ -152,12 +152,12 @@ class Several:
 
     @property
     def number_accepted(self) -> int:
-        """Logs that the official checker accepts."""
+        """Number of logs that the official checker accepts."""
         return sum(bool(report.is_accepted) for report in self.reports)
 
     @cached_property
     def failures(self) -> list[str]:
-        """All that is wrong, a line each. One run says too little of a mean for its convergence to count."""
+        """All failures, one a line. The convergence of a single run does not count: it says little of a mean."""
         found = list(
             compare_logs.gathered({self.name(one): () if one in self.excused else one.failures for one in self.reports})
         )
@@ -170,12 +170,12 @@ class Several:
 
     @property
     def holds(self) -> bool:
-        """Each log holds, and they hold together."""
+        """Whether each log passes, and they pass together."""
         return not self.failures
 
     @property
     def minutes(self) -> float | None:
-        """Score of a submission, before the checker's scaling: mean time to train without fastest and slowest."""
+        """Score before the checker's scaling: mean minutes to train without the fastest and the slowest run."""
         if not self.is_complete:
             return None
         times = [score.minutes(report.log) if score.has_succeeded(report.log) else math.inf for report in self.reports]
@@ -185,14 +185,14 @@ class Several:
 
 
 def run(runs: Sequence[Path], ruleset: str) -> int:
-    """Checks logs, given as files or run directories, and prints the report; 0 if they hold, else 1."""
+    """Check logs, given as files or run directories, and print the report. Return 0 if they pass, else 1."""
     found = judge(runs, ruleset)
     print("\n".join(lines(found)))
     return 0 if found.holds else 1
 
 
 def judge(runs: Sequence[Path], ruleset: str) -> Several:
-    """Judges logs, given as files or run directories. Raises UserError where one is none, or is given twice."""
+    """Check logs, given as files or run directories. Raises UserError if one is missing or given twice."""
     resolved = [run.resolve() for run in runs]
     if twice := [str(run) for run in dict.fromkeys(resolved) if resolved.count(run) > 1]:
         raise UserError(f"{', '.join(twice)}: given more than once")
@@ -200,7 +200,7 @@ def judge(runs: Sequence[Path], ruleset: str) -> Several:
 
 
 def lines(found: Several) -> Iterator[str]:
-    """The report in plain words; the last line is the verdict."""
+    """Yield the report; the last line is the verdict."""
     if len(found.reports) == 1:
         yield from one_log.lines(found.reports[0], list(_convergence(found)))
         return
@@ -222,7 +222,7 @@ def lines(found: Several) -> Iterator[str]:
 
 
 def excuses(found: Several) -> Iterator[str]:
-    """Say what is wrong with the one log of ten that may be, and why it may."""
+    """Yield what is wrong with the one log of ten that may fail, and why it may."""
     for report in found.excused:
         if report in found.unconverged:
             is_ended = report.log.first(constants.RUN_STOP)
@@ -246,19 +246,19 @@ def _row(report: Report) -> str:
     return f"{'holds' if report.holds else 'fails':<9}{''.join(cells)}"
 
 
-def _common(title: str, found: Several, said: Callable[[Report], Sequence[str]]) -> Iterator[str]:
-    """What logs say alike, once, with those that do where not all."""
+def _common(title: str, found: Several, of_report: Callable[[Report], Sequence[str]]) -> Iterator[str]:
+    """Yield lines that logs share, once each, with the names of these logs unless all share them."""
     number = len(found.reports)
-    of_line: dict[str, list[str]] = {}
+    by_line: dict[str, list[str]] = {}
     for report in found.reports:
-        for line in said(report):
-            of_line.setdefault(line, []).append(found.name(report))
-    for line, files in of_line.items():
+        for line in of_report(report):
+            by_line.setdefault(line, []).append(found.name(report))
+    for line, files in by_line.items():
         yield f"{title}: {'' if len(files) == number else f'{compare_logs.named(files, number)}: '}{line}"
 
 
 def closing(found: Several) -> Iterator[str]:
-    """Convergence and score."""
+    """Yield convergence and score."""
     yield from _convergence(found)
     yield from _score(found)
 

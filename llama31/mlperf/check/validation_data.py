@@ -1,4 +1,4 @@
-"""What a run evaluated: the fingerprints of its validation tokens, beside its MLPerf log, which itself holds none."""
+"""Validation data of a run: fingerprints of its tokens, from the metrics beside its MLPerf log, which has none."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,38 +16,38 @@ KEY = "token_hash"
 
 @dataclass
 class Evaluated:
-    """Validation data, by the metrics of a run directory."""
+    """Fingerprints of the evaluated tokens, from the metrics of a run directory."""
 
     evaluations: int
-    """Evaluations that have a result in the log."""
+    """Number of evaluations with a result in the log."""
     hashes: list[str] = field(default_factory=list)
-    """Of each evaluation that the metrics tell of."""
+    """Fingerprint of each evaluation in the metrics."""
     damages: Damages = field(default_factory=Damages)
 
     @property
     def is_known(self) -> bool:
-        """There is a fingerprint for each evaluation of the log."""
+        """Whether each evaluation of the log has a fingerprint."""
         return 0 < self.evaluations <= len(self.hashes)
 
     @property
     def findings(self) -> list[Violation]:
-        """Tokens that differ from one evaluation to another."""
+        """A violation if evaluations have different tokens."""
         different = sorted(set(self.hashes))
         return [Violation(KEY, shown(different), "one, the same in all evaluations")] if len(different) > 1 else []
 
     @property
     def holds(self) -> bool:
-        """All evaluations are known to be of the same data."""
+        """Whether all evaluations are known to use the same data."""
         return self.is_known and not self.findings
 
     @property
     def checks(self) -> dict[str, list[Violation]]:
-        """What was looked at -> what is wrong there; nothing where nothing can be said."""
+        """Check -> violations; empty if the data is unknown."""
         return {"all evaluations are of the same data": self.findings} if self.findings or self.is_known else {}
 
     @property
     def notes(self) -> Iterator[str]:
-        """What keeps the data from being known."""
+        """Why the data is unknown."""
         if self.damages.count:
             yield f"{paths.METRICS}: found {self.damages}"
         if not self.is_known:
@@ -55,7 +55,7 @@ class Evaluated:
 
 
 def beside(file: Path, log: Log) -> Evaluated | None:
-    """What the metrics beside a log say; None where there are none, as with other projects' logs."""
+    """Read the metrics beside a log; None if there are none, as with other projects' logs."""
     metrics = file.with_name(paths.METRICS)
     if file.name != paths.MLPERF_LOG or not metrics.is_file():
         return None

@@ -1,4 +1,4 @@
-"""benchmarks/ of a submission: the code that its runs ran, and how to run it again."""
+"""benchmarks/ of a submission: the code of its runs, and scripts to repeat them."""
 
 import shlex
 import subprocess
@@ -18,7 +18,7 @@ LOCAL = (
     "mounts", "preprocessed_path", "tokenizer_path", "tmp_npy_index", "model_ckpt", "continual_ckpt", "seeds", "nexp",
     "tag", "config_filename",
 )  # fmt: skip
-"""Settings that belong to the submitter's site or to one run; who repeats the runs gives their own."""
+"""Settings of the submitter's site or of one run; whoever repeats the runs sets their own."""
 
 SETUP = """#!/usr/bin/env bash
 # Makes the environment, code/.venv; in a container built from code/Dockerfile it is there already.
@@ -71,7 +71,7 @@ def write(
     commit: str,
     versions: Mapping[str, str],
 ) -> None:
-    """Writes the implementation's directory: a commit, scripts over it, and what the runs were."""
+    """Write the implementation's directory: the code at a commit, scripts that run it, and a README."""
     destination.mkdir(parents=True)
     _archive(commit, destination / "code")
     texts = {
@@ -90,7 +90,7 @@ def write(
 
 
 def assignments(settings: Settings) -> list[str]:
-    """NAME=value for all that makes the runs what they are."""
+    """Return NAME=value for each setting that defines the runs and is not at its default."""
     return [
         assignment(field.name, value)
         for field in fields(Settings)
@@ -98,12 +98,13 @@ def assignments(settings: Settings) -> list[str]:
     ]
 
 
-def commit_of(said: Sequence[str | None]) -> str:
-    """The commit that all runs ran. Raises UserError where they ran several, or one that is not in this checkout.
+def commit_of(recorded: Sequence[str | None]) -> str:
+    """Return the commit that all runs ran.
 
-    Runs in a container without git do not know theirs; then it is this checkout's.
+    Runs in a container without git do not record a commit; then it is this checkout's. Raises UserError if they ran
+    different commits, or one that is not in this checkout.
     """
-    commits = set(said)
+    commits = set(recorded)
     if len(commits) > 1:
         raise UserError(f"the runs ran different code: commits {', '.join(sorted(map(str, commits)))}")
     commit = commits.pop() or "HEAD"
@@ -114,7 +115,7 @@ def commit_of(said: Sequence[str | None]) -> str:
 
 
 def _archive(commit: str, destination: Path) -> None:
-    """The files of a commit, but for hidden ones, which git's servers use and the repository checker refuses."""
+    """Extract the files of a commit except hidden ones, which the repository checker rejects."""
     with tempfile.TemporaryFile() as file:
         file.write(_git("archive", "--format=tar", commit))
         file.seek(0)

@@ -1,11 +1,11 @@
-"""`python3 -m llama31 package`: the tree of a submission from ten runs, judged before it is written and after.
+"""`python3 -m llama31 package`: build a submission's tree from ten runs, checked before and after writing.
 
     DIR/ORG/systems/SYSTEM.json
-    DIR/ORG/results/SYSTEM/llama31_8b/result_0.txt ... result_9.txt    the logs, byte for byte, in order of their start
+    DIR/ORG/results/SYSTEM/llama31_8b/result_0.txt ... result_9.txt    the logs, unchanged, in order of their start
     DIR/ORG/benchmarks/llama31_8b/implementations/SYSTEM/              the code, and how to run it
 
-What cannot be right is refused before anything is written. The rest is written under another name, MLCommons' checkers
-look at it there, and it gets its name if they accept it.
+Invalid input is rejected before anything is written. The tree is then written under a temporary name, and renamed if
+MLCommons' checkers accept it.
 """
 
 import os
@@ -32,7 +32,7 @@ from llama31.run_dir import record
 from llama31.settings import Settings
 
 NOT_NAMED = ("unset", "SUBMISSION_ORG_PLACEHOLDER")
-"""What a log says where nobody has named the organisation."""
+"""Values of submission_org in logs that name no organisation."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,19 @@ class SubmittedRun:
     directory: Path
     settings: Settings
     record: dict[str, Any]
-    """What run.json says."""
+    """Content of run.json."""
     report: Report
 
     @property
     def seed(self) -> int:
-        """Seed, as the log has it."""
+        """Seed, from the log."""
         return int(self.report.log.value(constants.SEED))
 
 
 def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, ruleset: str) -> int:
-    """Makes the tree; 0 if it is there and the official checkers accept it, 1 if they do not and nothing is there.
+    """Build the tree; return 0 if the official checkers accept it, else 1, and then no tree is left.
 
-    Raises UserError, before anything is written, for all that cannot be right.
+    Raises UserError, before anything is written, if the input cannot make a valid submission.
     """
     directories = [paths.latest_run(run_dir) for run_dir in run_dirs]
     _refuse(_misnamed(org, directories, output))
@@ -75,7 +75,7 @@ def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, rul
             tree = Path(directory) / output.name
             _write(tree, org, system_file, runs, commit)
             checked = official_checkers.check(tree, org, name, ruleset)
-            # package_checker leaves the scaling of the score there, and will again at MLCommons.
+            # package_checker writes the scaling of the score here, and will again at MLCommons.
             (_results(tree, org, name) / "scaling.json").unlink(missing_ok=True)
             accepted = all(one.accepts for one in checked)
             if accepted:
@@ -98,7 +98,7 @@ def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, rul
 
 
 def _said(found: Several, key: str) -> str:
-    """What the logs say, all of them or the first: that they agree is checked with the other settings."""
+    """Return the value in the first log, or an empty string; the logs' agreement is checked elsewhere."""
     value = found.reports[0].log.value(key)
     return value if isinstance(value, str) else ""
 
@@ -109,7 +109,7 @@ def _refuse(problems: Iterable[str]) -> None:
 
 
 def _misnamed(org: str, directories: Sequence[Path], output: Path) -> Iterator[str]:
-    """What is wrong with the arguments themselves."""
+    """Yield what is wrong with the arguments themselves."""
     if not is_name(org):
         works = directory_name(org)
         yield f"--org {org}: names a directory; use letters, digits, -, _ and ." + (
@@ -131,7 +131,7 @@ def _load(report: Report) -> SubmittedRun:
 
 
 def _unfit(description: Mapping[str, str], runs: Sequence[SubmittedRun], found: Several) -> Iterator[str]:
-    """What keeps these runs from being a submission of this system."""
+    """Yield why these runs cannot be a submission of this system."""
     number = len(found.unconverged)
     if number > 1:
         files = ", ".join(str(report.file) for report in found.unconverged)
@@ -150,7 +150,7 @@ def _unfit(description: Mapping[str, str], runs: Sequence[SubmittedRun], found: 
 
 
 def _write(tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun], commit: str) -> None:
-    """Writes the tree of runs in the order of their logs' numbers."""
+    """Write the tree with the runs in the order of their logs' numbers."""
     name = system_file.stem
     systems, results = tree / org / "systems", _results(tree, org, name)
     systems.mkdir(parents=True)
