@@ -25,11 +25,11 @@ def bus_bandwidth(size: int, seconds: float, ranks: int) -> float:
     return size / seconds * 2 * (ranks - 1) / ranks
 
 
-def main(backend: str, patience: float) -> int:
+def main(backend: str, timeout: float) -> int:
     """Print this rank's result; return the exit code."""
     rank = int(os.environ["RANK"])
     try:
-        found = _measure(backend, patience)
+        found = _measure(backend, timeout)
     except Exception as error:  # noqa: BLE001 - the doctor reports any
         found = {"error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
     # In one write: all ranks of a machine share the pipe.
@@ -37,7 +37,7 @@ def main(backend: str, patience: float) -> int:
     return 1 if "error" in found else 0
 
 
-def _measure(backend: str, patience: float) -> dict[str, Any]:
+def _measure(backend: str, timeout: float) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
 
@@ -47,7 +47,7 @@ def _measure(backend: str, patience: float) -> dict[str, Any]:
             raise RuntimeError("torch finds no GPU")
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=patience))
+    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
     ranks = dist.get_world_size()
     values = torch.full((BYTES[backend] // 4,), float(dist.get_rank() + 1), device=device)
     dist.all_reduce(values)  # also connects the ranks, which must not count

@@ -6,8 +6,8 @@ from llama31.data.inputs import Data
 from llama31.doctor.group import StepTask
 from llama31.settings import Settings
 
-ELSEWHERE = "not looked at here: the run takes place on the nodes of PARTITION, where srun can start the doctor"
-AFAR = "not looked at here: paths are those of HOST"
+ON_NODES = "not checked here: the run is on the nodes of PARTITION, where srun can start the doctor"
+ON_HOST = "not checked here: the paths are on HOST"
 GRACE = 10  # seconds between the time limits of a check's commands and of the check
 
 
@@ -18,12 +18,12 @@ class Context:
     settings: Settings
     timeout: float
     """Time limit of a check in seconds."""
-    place: StepTask | None = None
+    task: StepTask | None = None
     """None on one machine without Slurm."""
     data: Data | None = None
     """Set by the check of the inputs, for those after it."""
 
     @property
-    def patience(self) -> float:
+    def command_timeout(self) -> float:
         """Time limit of a command in seconds, shorter than the check's, so that its end is noticed first."""
         return max(self.timeout - GRACE, self.timeout / 2)

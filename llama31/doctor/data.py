@@ -7,19 +7,19 @@ from pathlib import Path
 from llama31.config import devices, paths
 from llama31.data import inputs, run_tokenizer
 from llama31.doctor import troubles
-from llama31.doctor.context import AFAR, Context
+from llama31.doctor.context import ON_HOST, Context
 from llama31.doctor.findings import Finding, failed, ok
 from llama31.launch import prepare
 
 SAMPLE = "The quick brown fox jumps over 13 lazy dogs."
 
 
-def look(context: Context) -> Iterator[Finding]:
+def inputs_of_run(context: Context) -> Iterator[Finding]:
     """On each node: check the inputs as `run` does before it starts."""
     context.data, lines = prepare.look(context.settings)
     yield from map(failed, lines)
     if devices.is_through_ssh(context.settings) and not context.data:
-        yield ok(f"{AFAR}; each job looks at the data before it starts")
+        yield ok(f"{ON_HOST}; each job checks the data before it starts")
     if context.data and not lines:
         parts, validation = context.data.train, context.data.validation
         tokens = sum(part.tokens for part in parts)
@@ -39,7 +39,7 @@ def tokenizer(context: Context) -> Iterator[Finding]:
                 loaded = AutoTokenizer.from_pretrained(copy)
         run_tokenizer.check(loaded, source)
         ids = loaded.encode(SAMPLE, add_special_tokens=False)
-        yield ok(f"{source}: loads; {len(loaded):,} ids, {len(ids)} for {len(SAMPLE)} letters")
+        yield ok(f"{source}: loads; {len(loaded):,} ids, {len(ids)} for {len(SAMPLE)} characters")
 
 
 def verified(context: Context) -> Iterator[Finding]:
@@ -48,13 +48,13 @@ def verified(context: Context) -> Iterator[Finding]:
 
     if context.data is None:
         if devices.is_through_ssh(context.settings):
-            yield ok(f"{AFAR}, where `python3 -m llama31 verify` reads the token files")
+            yield ok(f"{ON_HOST}, where `python3 -m llama31 verify` reads the token files")
         return
     settings = context.settings
     prefixes = [*paths.train_prefixes(settings), paths.validation_prefix(settings)]
     verdicts, figures = verify(prefixes, Vocabulary.of(Path(settings.tokenizer_path)))
     doubts = [doubt for verdict in verdicts for doubt in verdict.doubts]
     for doubt in doubts:
-        yield troubles.DOUBTED.found(verify_doubts=doubt)
+        yield troubles.SUSPECT_FILE.found(verify_doubts=doubt)
     if not doubts:
-        yield ok(f"{len(verdicts)} token files read, nothing in doubt: {figures}")
+        yield ok(f"{len(verdicts)} token files read, no problems: {figures}")

@@ -15,7 +15,7 @@ from llama31.common.units import scaled
 from llama31.config import devices, paths
 from llama31.data.inputs import Data
 from llama31.doctor import troubles
-from llama31.doctor.context import AFAR, Context
+from llama31.doctor.context import ON_HOST, Context
 from llama31.doctor.findings import Finding, ok
 from llama31.estimates import disk
 from llama31.settings import Settings
@@ -80,15 +80,15 @@ def visible(context: Context) -> Iterator[Finding]:
     while (unseen := [directory for directory in unseen if not _shows(context, directory)]) and time.monotonic() < end:
         time.sleep(0.2)
     for directory in unseen:
-        yield troubles.UNSEEN.found(setting=directory.setting, path=directory.path)
+        yield troubles.NOT_SHARED.found(setting=directory.setting, path=directory.path)
     if not unseen:
         names = ", ".join(directory.setting for directory in _written(context))
-        yield ok(f"what the first node writes is seen in {names}")
+        yield ok(f"files of the first node are visible in {names}")
 
 
 def _mark(context: Context, directory: Directory) -> Path:
-    assert context.place
-    return directory.nearest / f".llama31-doctor-{context.place.step}-{directory.setting}"
+    assert context.task
+    return directory.nearest / f".llama31-doctor-{context.task.step}-{directory.setting}"
 
 
 def _shows(context: Context, directory: Directory) -> bool:
@@ -131,7 +131,7 @@ def needs(settings: Settings, data: Data | None) -> dict[str, Room]:
 def room(context: Context) -> Iterator[Finding]:
     """On each node: check that the directories are usable, and compare free space with what a run needs."""
     if devices.is_through_ssh(context.settings):
-        yield ok(AFAR)
+        yield ok(ON_HOST)
         return
     settings, needed = context.settings, needs(context.settings, context.data)
     usable: list[tuple[Directory, int]] = []
@@ -142,7 +142,9 @@ def room(context: Context) -> Iterator[Finding]:
             if not directory.written:
                 os.scandir(directory.path).close()
         except OSError as error:
-            yield troubles.NO_PLACE.found(setting=directory.setting, path=directory.path, error=error.strerror)
+            yield troubles.UNUSABLE_DIRECTORY.found(
+                setting=directory.setting, path=directory.path, error=error.strerror
+            )
             continue
         usable.append((directory, device))
         on_device[device] = on_device.get(device, Room()) + needed.get(directory.setting, Room())
@@ -167,7 +169,7 @@ def speed(context: Context) -> Iterator[Finding]:
         try:
             rate = write_rate(directory.nearest)
         except OSError as error:
-            yield troubles.NO_PLACE.found(**named, error=error.strerror)
+            yield troubles.UNUSABLE_DIRECTORY.found(**named, error=error.strerror)
             continue
         if rate < SLOW:
             yield troubles.SLOW.found(**named, rate=scaled(rate, "B/s"))

@@ -53,7 +53,7 @@ def is_task(environment: Mapping[str, str] = os.environ) -> bool:
     return "SLURM_PROCID" in environment and step.isdecimal() and int(step) <= LAST_STEP
 
 
-def place(environment: Mapping[str, str] = os.environ) -> StepTask | None:
+def step_task(environment: Mapping[str, str] = os.environ) -> StepTask | None:
     """Return this process's task; None outside of srun or if it is the only task, which torchrun can multiply."""
     size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     if size == 1 or not is_task(environment):
@@ -84,52 +84,52 @@ def expanded(nodes: str) -> Iterator[str]:
                 yield from expanded(f"{before}{number:0{len(first)}}{after}")
 
 
-class Apart(Exception):
+class Disconnected(Exception):
     """The tasks of the step cannot communicate; the message says why."""
 
 
 class Group:
     """All tasks of the step, or a single process; all must call `exchange` in the same order."""
 
-    def __init__(self, place: StepTask | None, patience: float):
-        """Connect to the other tasks within `patience` seconds; later ones are ignored.
+    def __init__(self, task: StepTask | None, timeout: float):
+        """Connect to the other tasks within `timeout` seconds; later ones are ignored.
 
-        Raises Apart if the first task cannot be reached, or its port is in use.
+        Raises Disconnected if the first task cannot be reached, or its port is in use.
         """
-        self.place = place
+        self.task = task
         self._peers: dict[int, _Peer] = {}
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         try:
-            if place and place.rank:
-                self._peers[0] = _connected(place, deadline)
-            elif place:
-                self._accept(place, deadline)
+            if task and task.rank:
+                self._peers[0] = _connected(task, deadline)
+            elif task:
+                self._accept(task, deadline)
         except OSError as error:
-            raise Apart(str(error)) from error
+            raise Disconnected(str(error)) from error
 
     @property
     def leads(self) -> bool:
         """Whether this is the first task, which prints."""
-        return self.place is None or self.place.rank == 0
+        return self.task is None or self.task.rank == 0
 
     @property
     def leads_node(self) -> bool:
         """Whether this task runs the checks of its node."""
-        return self.place is None or self.place.local_rank == 0
+        return self.task is None or self.task.local_rank == 0
 
-    def exchange(self, value: Any, patience: float) -> dict[int, Any]:
+    def exchange(self, value: Any, timeout: float) -> dict[int, Any]:
         """Return the values of all ranks to the first task, and the first task's value to the others.
 
-        The first task waits `patience` seconds for each value, and drops ranks that do not answer. Raises Apart if the
-        first task does not answer.
+        The first task waits `timeout` seconds for each value, and drops ranks that do not answer. Raises Disconnected
+        if the first task does not answer.
         """
         if not self.leads:
             try:
                 self._peers[0].send(value)
-                return {0: self._peers[0].receive(time.monotonic() + 2 * patience)}  # it may wait for others
+                return {0: self._peers[0].receive(time.monotonic() + 2 * timeout)}  # it may wait for others
             except (OSError, ValueError) as error:
-                raise Apart(str(error)) from error
-        deadline = time.monotonic() + patience
+                raise Disconnected(str(error)) from error
+        deadline = time.monotonic() + timeout
         found = {0: value}
         for rank, peer in sorted(self._peers.items()):
             try:
@@ -146,25 +146,25 @@ class Group:
         for peer in self._peers.values():
             peer.close()
 
-    def _accept(self, place: StepTask, deadline: float) -> None:
-        with socket.create_server(("", place.port), backlog=place.size) as server:
-            while len(self._peers) < place.size - 1 and (left := deadline - time.monotonic()) > 0:
+    def _accept(self, task: StepTask, deadline: float) -> None:
+        with socket.create_server(("", task.port), backlog=task.size) as server:
+            while len(self._peers) < task.size - 1 and (left := deadline - time.monotonic()) > 0:
                 server.settimeout(left)
                 try:
                     peer = _Peer(server.accept()[0])
                     rank, step = peer.receive(time.monotonic() + GREETING)
                 except (OSError, ValueError, TypeError):  # too late, or a port scan
                     continue
-                if step == place.step:
+                if step == task.step:
                     self._peers[rank] = peer
 
 
-def _connected(place: StepTask, deadline: float) -> "_Peer":
+def _connected(task: StepTask, deadline: float) -> "_Peer":
     """Connect to the first task, which may start later than this one."""
     while True:
         try:
-            peer = _Peer(socket.create_connection((place.address, place.port), timeout=1))
-            peer.send([place.rank, place.step])
+            peer = _Peer(socket.create_connection((task.address, task.port), timeout=1))
+            peer.send([task.rank, task.step])
             return peer
         except OSError:
             if time.monotonic() > deadline:

@@ -14,7 +14,7 @@ from llama31.config.resolve import resolve
 from llama31.doctor import collectives, data, filesystems, gpus, limits, tools, troubles, versions
 from llama31.doctor.context import GRACE, Context
 from llama31.doctor.findings import Finding, Severity, failed, from_json, lines, ok, to_json
-from llama31.doctor.group import Apart, Group, is_task, place
+from llama31.doctor.group import Disconnected, Group, is_task, step_task
 from llama31.launch import prepare
 
 VERIFY_LIMIT = 7200.0  # seconds: enough for 170 GB at 25 MB/s
@@ -33,12 +33,12 @@ class Check:
 
 def checks(context: Context, verify: bool) -> Iterator[Check]:
     """Yield all checks, ordered so that a failure explains later ones."""
-    in_step = context.place is not None
+    in_step = context.task is not None
     if in_step:
         yield Check("nodes", _shape, by="first")
     yield Check("versions", versions.check)
     yield Check("GPUs", gpus.check)
-    yield Check("inputs", data.look)
+    yield Check("inputs", data.inputs_of_run)
     yield Check("tokenizer", data.tokenizer)
     if in_step:
         yield Check("directories", filesystems.mark, by="first")
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
 
     Raises UserError for invalid settings. In a Slurm step the first task prints the findings of all.
     """
-    here = place()
+    here = step_task()
     if is_task():  # the step has the nodes of the run
         os.environ[devices.IN_JOB] = "1"
         if not os.environ.get("PARTITION"):  # config.sh exports it empty
@@ -71,10 +71,10 @@ def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
     try:
         with Group(here, timeout) as group:
             return examine(context, group, list(checks(context, verify)))
-    except Apart as error:
+    except Disconnected as error:
         assert here, "a single process has no connections"
-        apart = troubles.APART.found(node=here.node, address=here.address, port=here.port, error=error)
-        print(*lines("nodes", {here.node: [apart]}), flush=True)
+        finding = troubles.DISCONNECTED.found(node=here.node, address=here.address, port=here.port, error=error)
+        print(*lines("nodes", {here.node: [finding]}), flush=True)
         return 1
     finally:
         if here and not here.rank:
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
 
 def examine(context: Context, group: Group, wanted: Sequence[Check]) -> int:
     """Run all checks in order, each on all nodes at the same time."""
-    node = context.place.node if context.place else socket.gethostname()
+    node = context.task.node if context.task else socket.gethostname()
     nodes: dict[int, str] = {}
     missing: set[int] = set()
     failures = 0
@@ -96,7 +96,7 @@ def examine(context: Context, group: Group, wanted: Sequence[Check]) -> int:
         if not group.leads:
             continue
         nodes |= {rank: name for rank, (name, _) in answers.items()}
-        lost = set(range(context.place.size if context.place else 1)) - answers.keys() - missing
+        lost = set(range(context.task.size if context.task else 1)) - answers.keys() - missing
         missing |= lost
         by_node = _by_node(answers)
         failures += sum(finding.severity is Severity.failed for found in by_node.values() for finding in found)
@@ -120,7 +120,7 @@ def _found(check: Check, context: Context, limit: float) -> list[Finding]:
     except UserError as error:
         found += map(failed, error.lines)
     except Exception as error:  # noqa: BLE001 - the other checks must run
-        found.append(troubles.RAISED.found(error=f"{type(error).__name__}: {error}"))
+        found.append(troubles.EXCEPTION.found(error=f"{type(error).__name__}: {error}"))
     return found
 
 
@@ -135,29 +135,29 @@ def _by_node(answers: Mapping[int, Any]) -> dict[str, list[Finding]]:
 
 def _lost(context: Context, lost: Collection[int], nodes: Mapping[int, str]) -> Iterator[str]:
     """Yield a line for ranks that stopped answering, or never did."""
-    if context.place and lost:
-        never = set(context.place.node_names) - set(nodes.values())
+    if context.task and lost:
+        never = set(context.task.node_names) - set(nodes.values())
         names = {nodes[rank] for rank in lost if rank in nodes} or never
-        finding = troubles.LOST.found(
+        finding = troubles.NO_ANSWER.found(
             nodes=", ".join(sorted(names)),
             ranks=", ".join(map(str, sorted(lost))),
-            address=context.place.address,
-            port=context.place.port,
+            address=context.task.address,
+            port=context.task.port,
         )
-        yield from lines("nodes", {context.place.node: [finding]})
+        yield from lines("nodes", {context.task.node: [finding]})
 
 
 def _shape(context: Context) -> Iterator[Finding]:
     """Check that srun started as many tasks as a run would."""
-    place, settings = context.place, context.settings
-    assert place
+    task, settings = context.task, context.settings
+    assert task
     tasks = settings.nnodes * settings.gpus_per_node
-    if (place.nodes, place.size) == (settings.nnodes, tasks):
-        yield ok(f"{place.nodes} nodes, {place.size} ranks")
+    if (task.nodes, task.size) == (settings.nnodes, tasks):
+        yield ok(f"{task.nodes} nodes, {task.size} ranks")
         return
-    yield troubles.SHAPE.found(
-        tasks=place.size,
-        nodes=place.nodes,
+    yield troubles.WRONG_SHAPE.found(
+        tasks=task.size,
+        nodes=task.nodes,
         settings=f"NNODES={settings.nnodes} GPUS_PER_NODE={settings.gpus_per_node}",
         wanted_nodes=settings.nnodes,
         wanted_tasks=settings.gpus_per_node,

@@ -36,18 +36,18 @@ def _slurm(context: Context) -> Iterator[Finding]:
         return
     destination = submit.destination(settings)
     try:
-        there = partitions.known(destination, context.patience / 2)
+        there = partitions.known(destination, context.command_timeout / 2)
     except remote_shell.Unreachable as error:
         yield from map(failed, error.lines)
         return
     except UserError as error:
-        yield troubles.SLURM_SILENT.found(error=error.lines[0])
+        yield troubles.SLURM_NO_ANSWER.found(error=error.lines[0])
         return
     for wanted in partition.split(","):
         if wanted not in there:
             yield troubles.NO_PARTITION.found(partition=wanted, partitions=", ".join(there))
     if destination:
-        yield from map(failed, cluster_needs.lacking(settings, destination, context.patience / 2))
+        yield from map(failed, cluster_needs.lacking(settings, destination, context.command_timeout / 2))
 
 
 def _containers(context: Context) -> Iterator[Finding]:
@@ -56,7 +56,10 @@ def _containers(context: Context) -> Iterator[Finding]:
         if not shutil.which("apptainer"):
             yield troubles.NO_APPTAINER.found()
         return
-    pyxis = shutil.which("srun") and "--container-image" in limits.output(["srun", "--help"], context.patience).stdout
+    pyxis = (
+        shutil.which("srun")
+        and "--container-image" in limits.output(["srun", "--help"], context.command_timeout).stdout
+    )
     if not pyxis:
         yield troubles.NO_PYXIS.found(image=context.settings.image)
 

@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from llama31.config import devices
 from llama31.config.paths import REPOSITORY
 from llama31.doctor import troubles
-from llama31.doctor.context import AFAR, Context
+from llama31.doctor.context import ON_HOST, Context
 from llama31.doctor.findings import Finding, ok
 
 SHOWN = 3  # packages in a line
@@ -23,7 +23,7 @@ IMAGE_PACKAGES = {"torch"}
 def check(context: Context) -> Iterator[Finding]:
     """Check requirements.txt, where a difference is a failure, and requirements.lock, where it is a warning."""
     if devices.is_through_ssh(context.settings):
-        yield ok(AFAR)
+        yield ok(ON_HOST)
         return
     yield from _python()
     pins = dict(_pins(REPOSITORY / "requirements.txt"))
@@ -43,7 +43,7 @@ def _python() -> Iterator[Finding]:
     project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     wanted = re.findall(r'^requires-python = "(.+)"$', project, re.M)[0]
     if not SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
-        yield troubles.PYTHON.found(version=platform.python_version(), range=wanted)
+        yield troubles.WRONG_PYTHON.found(version=platform.python_version(), range=wanted)
 
 
 def _pins(file: Path) -> Iterator[tuple[str, str]]:
@@ -62,8 +62,8 @@ def _compared(name: str, pin: str) -> Finding | None:
     if here == pin:
         return None
     if name in IMAGE_PACKAGES:
-        return troubles.OTHER_TORCH.found(version=here, pin=pin)
-    return troubles.OTHER.found(package=name, version=here, pin=pin)
+        return troubles.WRONG_TORCH.found(version=here, pin=pin)
+    return troubles.WRONG_VERSION.found(package=name, version=here, pin=pin)
 
 
 def _installed(name: str) -> str | None:
@@ -81,6 +81,6 @@ def _engine() -> Iterator[Finding]:
         return
     for requirement in map(Requirement, importlib.metadata.requires("megatron-core") or ()):
         if requirement.name == "transformer-engine" and not requirement.specifier.contains(here, prereleases=True):
-            yield troubles.OTHER_ENGINE.found(version=here, range=requirement.specifier)
+            yield troubles.WRONG_ENGINE.found(version=here, range=requirement.specifier)
             return
     yield ok(f"Transformer Engine {here}")

@@ -19,11 +19,11 @@ def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -
         if output.is_dir():
             raise UserError(f"-o {output}: is a directory; name a file in it, such as {output / 'report.html'}")
         if output.exists() and not output.is_file():  # /dev/null, say, which the page would replace
-            raise UserError(f"-o {output}: is no regular file; name another")
+            raise UserError(f"-o {output}: not a regular file; name another")
         page_file = output.resolve()  # so that a link is kept
         parent = next(parent for parent in page_file.parents if parent.exists())  # the others are created
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"-o {output}: {parent} is no directory that can be written to")
+        raise UserError(f"-o {output}: {parent} is not a writable directory")
     logs = find_logs.find(given)
     if page_file in {log.resolve() for log in logs}:
         raise UserError(f"-o {output}: is one of the logs to read; name another file")

@@ -31,7 +31,7 @@ def _logs_at(path: Path) -> list[Path]:
         if not path.exists():
             raise UserError(f"{path}: no such file; give a run directory or an MLPerf log")
         if not path.is_file():
-            raise UserError(f"{path}: no file; give a run directory or an MLPerf log")
+            raise UserError(f"{path}: not a regular file; give a run directory or an MLPerf log")
         return [path]
     directory = paths.latest_run(path)
     if (directory / paths.MLPERF_LOG).is_file():

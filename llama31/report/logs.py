@@ -13,7 +13,7 @@ from typing import Any
 from mlperf_logging.mllog import constants
 
 from llama31.common.errors import UserError
-from llama31.mlperf.log.reader import BLOCK, parsed, scan, why
+from llama31.mlperf.log.reader import BLOCK, parse_json, reason_of, scan
 from llama31.mlperf.log.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number, is_whole
 
 STEP_TIME, TRAINING_LOSS = "train_step_time", "reduced_train_loss"
@@ -128,7 +128,7 @@ def read_metrics(path: Path, progress: Callable[[int], None]) -> Metrics:
         for number, line in enumerate(iter(lambda: file.readline(BLOCK), b""), start=1):
             progress(len(line))
             try:
-                event = parsed(line)
+                event = parse_json(line)
                 position = (event.get("consumed_samples"), event.get("step"))
                 if event["event"] == "step":
                     metrics.seconds.add(event["seconds"], *position)
@@ -136,5 +136,5 @@ def read_metrics(path: Path, progress: Callable[[int], None]) -> Metrics:
                 elif event["event"] == "checkpoint":
                     metrics.checkpoints.add(event["seconds"], *position)
             except (ValueError, KeyError, AttributeError, RecursionError) as error:
-                metrics.damages.add(Damage(number, why(error)))
+                metrics.damages.add(Damage(number, reason_of(error)))
     return metrics

@@ -49,7 +49,7 @@ def render(runs: Sequence[Figures]) -> str:
             "throughput": plots.throughput(drawn),
             "steps": plots.step_times(drawn),
             "time": plots.time_parts(runs),
-            "published": plots.beside_published(systems, table),
+            "published": plots.compared_with_published(systems, table),
         },
         references=plots.references(runs),
         published=tables.of_published(table, systems),
@@ -87,16 +87,16 @@ def _notes(system: System) -> list[str]:
     notes = [f"{system.name}: outside the closed division: {departure}" for departure in departures]
     for run in system.runs:
         name = run.run.name
-        notes += [f"{name}: the log has {what}; no time to train is given" for what in run.untimed]
-        notes += [f"{name}: {what}; it is in no figure" for what in run.unusable]
+        notes += [f"{name}: the log has {what}; no time to train" for what in run.untimed]
+        notes += [f"{name}: {what}; not used" for what in run.unusable]
         if run.status is None:
-            notes.append(f"{name}: the log has no run_stop with a status: the run goes on, or was killed")
+            notes.append(f"{name}: the log has no run_stop with a status: the run is still running, or was killed")
         elif run.status == constants.SUCCESS and not run.is_success:
             notes.append(f"{name}: says {run.status}, but no evaluation reached {run.log.target:g}")
         elif not run.is_success:
             notes.append(f"{name}: ended as {run.status}" + (f": {run.reason}" if run.reason else ""))
     if system.repeated_seeds:
-        notes.append(f"{system.name}: seeds that several runs have: {', '.join(system.repeated_seeds)}")
+        notes.append(f"{system.name}: seeds used by several runs: {', '.join(system.repeated_seeds)}")
     if system.no_score:
         notes.append(f"{system.name}: {system.no_score}")
     if (mfu := system.median("mfu")) and mfu > 1:

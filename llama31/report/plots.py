@@ -203,7 +203,7 @@ def time_parts(runs: Sequence[Figures]) -> go.Figure | None:
     return figure
 
 
-def beside_published(systems: Sequence[System], table: Sequence[Published]) -> go.Figure:
+def compared_with_published(systems: Sequence[System], table: Sequence[Published]) -> go.Figure:
     """Plot score over number of accelerators, for published systems and those of this report.
 
     Each round has its own marker, hollow if the score is derived from one run. Runs with another model, sequence length

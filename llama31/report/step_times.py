@@ -43,13 +43,13 @@ def of_run(mlperf: LogData, metrics: Metrics, means: Sequence[float]) -> StepTim
     """Return the time of each step from the metrics, else of the steps in the log, else means between evaluations."""
     for kind, series in (
         ("each step", metrics.seconds),
-        ("steps that the log names", named_steps(mlperf, STEP_TIME)),
+        ("steps in the log", named_steps(mlperf, STEP_TIME)),
     ):
         if series.value:
             return StepTimes(kind, np.array(series.value), np.array(series.step))
     if not means:
         return None
-    return StepTimes("mean of each stretch between evaluations", np.array(means), np.full(len(means), math.nan))
+    return StepTimes("mean of each block between evaluations", np.array(means), np.full(len(means), math.nan))
 
 
 def named_steps(mlperf: LogData, name: str) -> Series:

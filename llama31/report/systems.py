@@ -68,8 +68,8 @@ class System:
             return ""
         if len(self.runs) > rules.RUNS_PER_SUBMISSION:
             most, found = rules.RUNS_PER_SUBMISSION, len(self.runs)
-            return f"no score: it covers at most {most} runs, and these are {found}; give the {most} that count"
-        return f"no score: it takes {LEAST_RUNS} runs, of which all but one reach the target"
+            return f"no score: it covers at most {most} runs, these are {found}; give the {most} that count"
+        return f"no score: it needs {LEAST_RUNS} runs, and all but one must reach the target"
 
     @property
     def time(self) -> float | None:

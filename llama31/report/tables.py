@@ -113,7 +113,7 @@ def of_outliers(runs: Sequence[Figures], most: int = 5) -> Table:
         if steps := run.step_times:
             for index in steps.outliers[:most]:
                 step = steps.steps[index]
-                name = f"step {step:,.0f}" if step == step else f"stretch {index + 1}"
+                name = f"step {step:,.0f}" if step == step else f"block {index + 1}"
                 rows.append([run.run.name, name, milliseconds(float(steps.seconds[index]))])
     return Table(["Run", "Where", "Time"], rows)
 
@@ -165,7 +165,7 @@ def of_restarts(runs: Sequence[Figures]) -> Table:
         for run in runs
         for restart in run.restarts
     ]
-    return Table(["Run", "Went on after", "Time lost"], rows)
+    return Table(["Run", "Resumed after", "Time lost"], rows)
 
 
 def of_memory(runs: Sequence[Figures]) -> Table:

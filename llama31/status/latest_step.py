@@ -56,7 +56,7 @@ def read(file: Path) -> Recent | None:
         if newline:
             json.loads(lines[-1])["event"]
     except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise UserError(f"{file}: damaged, a line is no event ({error!r})") from error
+        raise UserError(f"{file}: damaged: a line is not an event ({error!r})") from error
     if not steps:
         return None
     return Recent(

@@ -39,7 +39,7 @@ def current(jobs: Sequence[ChainJob]) -> int:
     return (running + pending + [len(jobs) - 1])[0]
 
 
-def job_words(jobs: Sequence[ChainJob]) -> str:
+def job_text(jobs: Sequence[ChainJob]) -> str:
     """Describe the current job of a chain."""
     index = current(jobs)
     job, state = jobs[index], jobs[index].state
@@ -57,7 +57,7 @@ def of_local(run_dir: Path, *, has_steps: bool) -> str:
         return _outcome_text(outcome)
     claimed = record.is_claimed(run_dir)
     if claimed is None:
-        return "no outcome yet; look on the machine that it began on"
+        return "no outcome yet; run status on the machine that started it"
     if not claimed:
         return "killed"
     return RUNNING if has_steps else "starting"
@@ -83,7 +83,7 @@ def of_chain(run_dir: Path, jobs: Sequence[ChainJob], job_dirs: Sequence[Path], 
             return "starting"
         return last if outcome else RUNNING if has_steps else "starting"
     if job.is_pending:
-        return f"waiting for the next job; the last one: {last}" if newest else "queued"
+        return f"waiting for the next job; last one: {last}" if newest else "queued"
     if outcome:
         return last
     if job.state is None:
@@ -93,7 +93,7 @@ def of_chain(run_dir: Path, jobs: Sequence[ChainJob], job_dirs: Sequence[Path], 
     # Its script failed, or the check of settings and data before the ranks started.
     if job.state.state == "FAILED" and log.exists():
         how += f"; see {log.name}"
-    return f"killed{how}" if newest else f"never began{how}"
+    return f"killed{how}" if newest else f"never started{how}"
 
 
 def _outcome_text(outcome: Outcome) -> str:

@@ -33,7 +33,7 @@ HEADER = ("step", "sequences", "loss", "validation", "tokens / s", "time left")
 class Row:
     """Text of one run in the table."""
 
-    words: str
+    text: str
     """Its name, its current job, and its state."""
     figures: Sequence[str] = ()
     """The columns of HEADER.
@@ -45,14 +45,14 @@ class Row:
 
 def show(directories: Iterable[Path], out: TextIO) -> None:
     """Print the table, as wide as the terminal. Raises UserError if an argument is not a directory."""
-    rows, notes = look(directories)
+    rows, notes = collect(directories)
     if not rows:
         notes.append("no runs yet")
     width = shutil.get_terminal_size().columns if out.isatty() else None
     table = [Row("", HEADER), *rows] if rows else []
     widths = [max(map(len, column)) for column in zip(*(row.figures for row in table if row.figures), strict=True)]
     for row in table:
-        _print(row.words, out, width)
+        _print(row.text, out, width)
         cells = (figure.rjust(wide) for figure, wide in zip(row.figures, widths, strict=False))
         _print(INDENT + "  ".join(cells), out, None)
     for note in notes:
@@ -68,7 +68,7 @@ def _print(text: str, out: TextIO, width: int | None) -> None:
         print(line, file=out)
 
 
-def look(directories: Iterable[Path]) -> tuple[list[Row], list[str]]:
+def collect(directories: Iterable[Path]) -> tuple[list[Row], list[str]]:
     """Return a row for each run in the directories, the newest last, and a note for each Slurm that does not answer."""
     run_dirs = sorted({run for directory in directories for run in run_dirs_of(directory)}, key=_begun)
     submissions: dict[Path, Submission | UserError | None] = {}
@@ -133,7 +133,7 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
             state = run_state.of_chain(run_dir, chain, job_dirs, has_steps=has_steps)
         else:
             state = run_state.of_local(run_dir, has_steps=has_steps)
-        texts = [run_dir.name, *([run_state.job_words(chain)] if chain else []), state]
+        texts = [run_dir.name, *([run_state.job_text(chain)] if chain else []), state]
         is_running = state == run_state.RUNNING
         if now is None:
             return Row("  ".join(texts))
@@ -172,7 +172,7 @@ def _train_samples(log: Path) -> int | None:
             try:
                 return int(json.loads(line[line.index(b"{") :])["value"])
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{log}: damaged, it does not say train_samples as a number") from error
+                raise UserError(f"{log}: damaged: train_samples is not a number") from error
     return None
 
 

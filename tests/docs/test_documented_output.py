@@ -49,7 +49,7 @@ def test_words_on_convergence_are_those_of_check() -> None:
     words = [row["Convergence"] for row in table(RESULTS, "Convergence")]
     early = [([], []), ([184_320], []), ([208_896] * 3, []), ([147_456] * 3, [])]
     for given, word in zip(early, words[2:], strict=False):
-        assert points.early(32, *given).words.startswith(word), word
+        assert points.early(32, *given).text.startswith(word), word
     assert all(re.search(rf"\b{word}", source) for word in words)
 
 
@@ -81,7 +81,7 @@ def test_the_verdict_on_the_demo_is_that_of_check(tmp_path: Path, capsys: pytest
     printed = {without_figures(line) for line in capsys.readouterr().out.splitlines()}
     for document in (README, page("tutorial")):
         quoted = [line for block in blocks(document, "text") for line in block.splitlines()]
-        judged = [line for line in quoted if line.startswith(("holds: ", "rcp: ", "verdict: "))]
+        judged = [line for line in quoted if line.startswith(("passes: ", "rcp: ", "verdict: "))]
         assert judged and judged[-1].startswith("verdict: ")
         comparable = [line for line in judged if "evaluations are of the same data" not in line]  # needs metrics.jsonl
         assert [line for line in comparable if without_figures(line) not in printed] == [], document.name

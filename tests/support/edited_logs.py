@@ -75,7 +75,7 @@ def assert_named(report: Report, *names: str) -> None:
     text = "\n".join(map(str, report.failures))
     for name in names:
         assert name in text, f"a failure must name {name!r}; check says:\n" + "\n".join(module.lines(report))
-    assert not report.holds
+    assert not report.passes
 
 
 KEYS = (

@@ -20,12 +20,12 @@ def seeds(logs: Mapping[str, Log]) -> Iterator[Violation]:
     """Yield seeds that occur twice; a log without a seed fails by itself."""
     rejected = [file for file, log in logs.items() if log.all(constants.SEED) and not official.accepts_seeds([log])]
     if rejected:
-        found = f"what MLCommons' seed checker rejects in {named(rejected, len(logs))}"
+        found = f"a line that MLCommons' seed checker rejects in {named(rejected, len(logs))}"
         yield Violation(constants.SEED, found, "one seed, with file and lineno in its metadata")
     for value, files in _by_value({file: log.value(constants.SEED) for file, log in logs.items()}).items():
         if len(files) > 1 and value != "null":
             yield Violation(
-                constants.SEED, f"{value} in {listed(files, room=ROOM, noun='log')}", "another seed in each log"
+                constants.SEED, f"{value} in {listed(files, room=ROOM, noun='log')}", "a different seed in each log"
             )
 
 
@@ -59,7 +59,7 @@ def _is_result(record: Record, log: Log) -> bool:
     return is_after or not COUNTS.isdisjoint(record.metadata)
 
 
-def different(stated: Stated, logs: Collection[str], excepted: Mapping[str, Collection[str]]) -> Iterator[Violation]:
+def differences(stated: Stated, logs: Collection[str], excepted: Mapping[str, Collection[str]]) -> Iterator[Violation]:
     """Yield the settings that are not the same in all logs.
 
     Args:
@@ -104,7 +104,7 @@ def validation_data(runs: Mapping[str, Evaluated]) -> Iterator[Violation]:
         yield Violation(KEY, _each(different, len(runs)), "one, the same in all runs")
 
 
-def gathered(findings: Mapping[str, Iterable[Violation]]) -> Iterator[str]:
+def single_log_lines(findings: Mapping[str, Iterable[Violation]]) -> Iterator[str]:
     """Yield the violations of single logs as lines; those of one rule share a line."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for file, of_log in findings.items():

@@ -66,8 +66,8 @@ class Reference:
 class Verdict:
     """Verdict on the convergence of some runs."""
 
-    words: str
-    holds: bool
+    text: str
+    passes: bool
     scaling: float | None = None
     """Factor on the official score; None unless the verdict is official."""
 
@@ -107,7 +107,7 @@ class Points:
         """
         reference = self.reference(batch)
         if reference is None:
-            return Verdict(f"would be rejected: {_no_point(batch)}", holds=False)
+            return Verdict(f"would be rejected: {_no_point(batch)}", passes=False)
         interval = rules.steps_between_evaluations(rules.EVAL_EVERY, batch) * batch
         further = [samples + interval for samples in others if converged and samples >= fmean(converged)]
         number, longest = len(converged) + len(further), max(others, default=0)
@@ -116,25 +116,23 @@ class Points:
         if not converged:
             found = f"no run has reached the target yet; the longest is at {longest:,} samples"
             word = SLOWER if longest > slowest else "too early to say"
-            return Verdict(f"{word}: {found}", holds=True)
+            return Verdict(f"{word}: {found}", passes=True)
         mean = fmean([*converged, *further])
         found = f"{mean:,.0f} samples, mean of {_runs(len(converged))} that reached the target"
         if further:
-            found += f" and {_runs(len(further))} as far without it, taken to end with the next evaluation"
+            found += f" and {_runs(len(further))} as far without it, assumed to reach it at the next evaluation"
         if mean < fastest and number > 1:
-            words = (
-                f"converges faster than the reference's minimum: would be rejected: {found}; chance seldom does that"
-            )
-            return Verdict(words, holds=False)
+            text = f"converges faster than the reference's minimum: would be rejected: {found}; unlikely by chance"
+            return Verdict(text, passes=False)
         if mean < fastest:
-            words = f"too early to say: {found}; chance seldom does that, but one run proves nothing"
-            return Verdict(words, holds=True)
+            text = f"too early to say: {found}; unlikely by chance, but one run proves nothing"
+            return Verdict(text, passes=True)
         if mean < reference.minimum():
-            words = f"too early to say: {found}; that is less than the minimum, but so few runs come out so by chance"
-            return Verdict(words, holds=True)
+            text = f"too early to say: {found}; less than the minimum, but possible by chance with so few runs"
+            return Verdict(text, passes=True)
         if mean > slowest:
-            return Verdict(f"{SLOWER}: {found}; no rule against it", holds=True)
-        return Verdict(f"on course: {found}", holds=True)
+            return Verdict(f"{SLOWER}: {found}; no rule against it", passes=True)
+        return Verdict(f"on track: {found}", passes=True)
 
     def _of(self, record: dict[str, Any], source: str) -> Reference:
         runs = len(record["Epochs to converge"])  # none if interpolated
@@ -158,14 +156,14 @@ def official(logs: Sequence[Log], points: Points) -> Verdict:
                 set_scaling=True,  # writes scaling.json beside the logs; without, it removes /scaling.json
             )
     except (ValueError, LookupError, TypeError, NameError, OverflowError) as error:  # raised on unexpected log contents
-        return Verdict(f"not judged: rcp_checker breaks off at what these logs say ({error!r})", holds=False)
+        return Verdict(f"not judged: rcp_checker fails on these logs ({error!r})", passes=False)
     except OSError as error:
-        return Verdict(f"not judged: no temporary files can be written for rcp_checker: {error.strerror}", holds=False)
+        return Verdict(f"not judged: cannot write temporary files for rcp_checker: {error.strerror}", passes=False)
     batch = logs[0].whole(constants.GLOBAL_BATCH_SIZE)
     if message.startswith("Could not detect") or batch is None:
-        return Verdict("rejected: the logs do not say one global batch size", holds=False)
+        return Verdict("rejected: the logs have no common global batch size", passes=False)
     if message.startswith("Insufficient"):
-        return Verdict("rejected: more than one run did not converge", holds=False)
+        return Verdict("rejected: more than one run did not converge", passes=False)
     samples = [score.samples(log) if score.says_success(log) else None for log in logs]
     mean = score.olympic_mean([math.inf if count is None else count for count in samples])
     return _reworded(accepted, message, scaling, mean, batch, points)
@@ -179,19 +177,19 @@ def _write_rcp_lines(log: Log, file: Path) -> None:
 def _reworded(accepted: bool, message: str, scaling: float, mean: float, batch: int, points: Points) -> Verdict:
     reference = points.reference(batch)
     if reference is None:
-        return Verdict(f"rejected: {_no_point(batch)}", holds=False)
+        return Verdict(f"rejected: {_no_point(batch)}", passes=False)
     found = f"{mean:,.0f} samples, mean of {_runs(COUNTED)} without the fastest and the slowest"
     if not accepted:
-        words = f"rejected: converges faster than the reference's minimum: {found}"
+        text = f"rejected: converges faster than the reference's minimum: {found}"
         if message.startswith("Missing RCP"):
-            words += f"; the reference has no point for a batch as small as {batch}"
-        return Verdict(words, holds=False)
+            text += f"; the reference has no point for a batch as small as {batch}"
+        return Verdict(text, passes=False)
     if scaling == 1:
         if mean > reference.maximum():
             found += f"; {SLOWER}, no rule against it"
-        return Verdict(f"accepted: {found}", holds=True, scaling=1.0)
-    words = f"accepted: {found}; faster than the reference's mean, so the time is multiplied by {scaling:.4f}"
-    return Verdict(words, holds=True, scaling=float(scaling))
+        return Verdict(f"accepted: {found}", passes=True, scaling=1.0)
+    text = f"accepted: {found}; faster than the reference's mean, so the time is multiplied by {scaling:.4f}"
+    return Verdict(text, passes=True, scaling=float(scaling))
 
 
 def _no_point(batch: int) -> str:

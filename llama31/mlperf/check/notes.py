@@ -29,11 +29,11 @@ def _keys(log: Log) -> Iterator[str]:
             yield (
                 f"{key}: not in the log"
                 + (f" ({hint})" if hint else "")
-                + (f", taken as {rules.TARGET}" if key == TARGET_ACCURACY else "")
+                + (f", assumed {rules.TARGET}" if key == TARGET_ACCURACY else "")
             )
     for record in log.all(constants.SUBMISSION_STATUS):
         if record.value not in STATUSES:
-            yield f"{record.key}: {record}, none of {', '.join(STATUSES)}; no ruleset checks it"
+            yield f"{record.key}: {record}, not one of {', '.join(STATUSES)}; no ruleset checks it"
     if log.is_closed:
         for record in log.all(constants.SUBMISSION_ORG, constants.SUBMISSION_PLATFORM):
             if record.value == "unset" or "PLACEHOLDER" in str(record.value):
@@ -46,7 +46,7 @@ def _keys(log: Log) -> Iterator[str]:
 
 def _end(log: Log) -> Iterator[str]:
     if log.first(constants.RUN_START) and log.first(constants.RUN_STOP) and minutes(log) is None:
-        yield f"{constants.RUN_STOP}: is before {constants.RUN_START}; no time to train is given"
+        yield f"{constants.RUN_STOP}: is before {constants.RUN_START}; no time to train"
 
 
 def _cadence(log: Log) -> Iterator[str]:
@@ -83,15 +83,15 @@ def _additional(counts: Sequence[int], usual: int) -> list[int]:
 
 def _lags(log: Log) -> Iterator[str]:
     """Yield keys whose sample counts differ from the eval_start next to them."""
-    beside = {
+    pairs_by_key = {
         constants.EVAL_ACCURACY: log.followed(constants.EVAL_START, constants.EVAL_ACCURACY),
         constants.BLOCK_STOP: log.followed(constants.BLOCK_STOP, constants.EVAL_START),
     }
-    for key, pairs in beside.items():
+    for key, pairs in pairs_by_key.items():
         lags = {_lag(before, after) for before, following in pairs for after in following[:1]} - {0}
         if not lags:
             continue
-        note = f"{key}: samples_count is not that of the {constants.EVAL_START} beside it"
+        note = f"{key}: samples_count is not that of the {constants.EVAL_START} next to it"
         if key == constants.EVAL_ACCURACY:
             lag = lags.pop() if len(lags) == 1 else None
             behind = f", but {lag:,} less" if lag and lag > 0 else ""

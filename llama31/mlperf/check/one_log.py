@@ -76,7 +76,7 @@ class Report:
         return list(found.values())
 
     @property
-    def holds(self) -> bool:
+    def passes(self) -> bool:
         """Whether the log breaks no rules but those that it departs from."""
         return not self.failures
 
@@ -84,7 +84,7 @@ class Report:
 def check(path: Path, ruleset: str) -> Report:
     """Check the log at `path`, a file or a run directory. Raises UserError if there is no log, or no such ruleset."""
     if ruleset not in rules.RULESETS:
-        raise UserError(f"--ruleset {ruleset}: not one that has {rules.BENCHMARK}: {', '.join(rules.RULESETS)}")
+        raise UserError(f"--ruleset {ruleset}: has no {rules.BENCHMARK}; use {', '.join(rules.RULESETS)}")
     file = path / paths.MLPERF_LOG if path.is_dir() else path
     try:
         log, damaged = read(file)
@@ -95,7 +95,7 @@ def check(path: Path, ruleset: str) -> Report:
     if not log.records and not damaged.count:
         raise UserError(f"{file}: has no :::MLLOG line; give a run directory or an MLPerf log")
 
-    data = validation_data.beside(file, log)
+    data = validation_data.read(file, log)
     found, warnings = official.judge(log.records, ruleset)
     checks = {"every :::MLLOG line can be read": list(own_rules.damage(damaged))}
     if second := own_rules.second_run(log):  # the other violations would follow from it
@@ -139,9 +139,9 @@ def _rules(log: Log) -> dict[str, list[Violation]]:
     """Apply the project's own rules: check -> violations."""
     evaluations = list(own_rules.evaluations(log))
     of_evaluations = {"no evaluation was skipped, and sample counts are exact": evaluations}
-    searched = {"no other line has words by which rcp_checker finds its values": list(rcp_misreadings.findings(log))}
+    searched = {"no other line has words that rcp_checker searches for": list(rcp_misreadings.findings(log))}
     return {
-        "the values are possible and fit each other": [*own_rules.values(log), *own_rules.relations(log)],
+        "values are possible and consistent": [*own_rules.values(log), *own_rules.relations(log)],
         "the run's events are in order": list(own_rules.order(log)),
         **(of_evaluations if evaluations or log.all(constants.EVAL_START) else {}),
         "the run ended at the first loss that reached its target": list(own_rules.ending(log)),
@@ -157,7 +157,7 @@ def _older(log: Log, ruleset: str) -> Iterator[str]:
         if all(_departs(finding, log) for finding in official.judge(log.records, one)[0])
     ]
     if older:
-        yield f"ruleset: accepted by --ruleset {' and '.join(older)}; the keys that are missing came later"
+        yield f"ruleset: accepted by --ruleset {' and '.join(older)}; which does not require the missing keys"
 
 
 def _departs(finding: Violation, log: Log) -> bool:
@@ -171,7 +171,7 @@ def _departs(finding: Violation, log: Log) -> bool:
 def lines(report: Report, more: Sequence[str] = ()) -> Iterator[str]:
     """Yield the report, with `more` before the verdict, which is the last line."""
     yield from (f"{name + ':':<11}{text}" for name, text in report.facts.items())
-    yield from (f"holds: {title}" for title, findings in report.checks.items() if not findings)
+    yield from (f"passes: {title}" for title, findings in report.checks.items() if not findings)
     yield from (f"departs from the closed division: {departure}" for departure in report.departures)
     yield from (f"note: {note}" for note in report.notes)
     yield from (f"fails: {finding}" for finding in report.failures)
@@ -182,16 +182,16 @@ def lines(report: Report, more: Sequence[str] = ()) -> Iterator[str]:
 def damage(number: int) -> str:
     """Return the end of a verdict: how many lines it ignores."""
     were = f"{number} line{'s were' if number > 1 else ' was'}"
-    return f"; {were} not understood, and the rest of the verdict stands on the others" if number else ""
+    return f"; {were} unreadable and ignored" if number else ""
 
 
 def _verdict(report: Report) -> str:
-    if not report.holds:
+    if not report.passes:
         number = len(report.failures)
-        verdict = f"does not hold, for {number} reason{'s' if number > 1 else ''}"
+        verdict = f"fails for {number} reason{'s' if number > 1 else ''}"
         if report.is_closed and report.is_accepted is not None:
             verdict += f"; the official checker {'accepts' if report.is_accepted else 'does not accept'} the log"
         return verdict + damage(report.damaged.count)
     if report.is_closed:
-        return f"holds; the official checker accepts the log in the closed division, ruleset {report.ruleset}"
-    return "holds outside the closed division, from which it departs as said and in nothing else"
+        return f"passes; the official checker accepts the log in the closed division, ruleset {report.ruleset}"
+    return "passes outside the closed division, with no departures but those above"

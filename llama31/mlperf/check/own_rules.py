@@ -151,7 +151,7 @@ def order(log: Log) -> Iterator[Violation]:
     for earlier, record in pairwise(record for record in log.records if record.key in timed):
         if not earlier.time_ms <= record.time_ms < math.inf:
             found = f"time_ms {record.time_ms:.0f} in line {record.number}, after {earlier.time_ms:.0f}"
-            yield Violation(record.key, found, "times that do not go back")
+            yield Violation(record.key, found, "times that do not decrease")
             break
 
     begin, end = log.first(constants.RUN_START), log.last(constants.RUN_STOP)
@@ -164,7 +164,7 @@ def evaluations(log: Log) -> Iterator[Violation]:
     """Yield skipped evaluations, and sample counts that are not exact."""
     batch, schedule = log.whole(constants.GLOBAL_BATCH_SIZE), log.schedule
     if batch is None or schedule is None:
-        yield Violation(constants.GLOBAL_BATCH_SIZE, "no number", "one, for evaluations are due by it")
+        yield Violation(constants.GLOBAL_BATCH_SIZE, "no number", "a number, which sets when evaluations are due")
         return
     starts, losses, end = log.all(constants.EVAL_START), log.all(constants.EVAL_ACCURACY), log.last(constants.RUN_STOP)
     for record in starts + losses:
@@ -185,7 +185,7 @@ def evaluations(log: Log) -> Iterator[Violation]:
     if end and is_whole(end.samples, 1):
         counts.append(end.samples)
     if counts != sorted(counts) or len(set(counts[: len(starts)])) < len(starts):
-        yield Violation(constants.EVAL_START, "a samples_count that does not grow", "the training sequences so far")
+        yield Violation(constants.EVAL_START, "a samples_count that does not increase", "the training sequences so far")
     interval, first = schedule
     gaps = [(last, next_) for last, next_ in pairwise([first - interval, *counts]) if next_ - last > interval]
     if gaps:
@@ -199,7 +199,7 @@ def ending(log: Log) -> Iterator[Violation]:
     """Yield what is wrong with a run's end: it must stop at the first evaluation that reaches the target."""
     end, last_evaluation = log.last(constants.RUN_STOP), log.last(constants.EVAL_START)
     if end is None:
-        found = "none, so the run was killed or still goes on"
+        found = "none: the run was killed or is still running"
         yield Violation(constants.RUN_STOP, found, "exactly one line", of_end=True)
     elif end.metadata.get(constants.STATUS) != constants.SUCCESS:
         found = f"status {end.metadata.get(constants.STATUS)}"
@@ -213,7 +213,7 @@ def ending(log: Log) -> Iterator[Violation]:
     losses = [record for record in log.all(constants.EVAL_ACCURACY) if is_number(record.value)]
     for record in losses[:-1]:
         if record.value <= log.target:
-            yield Violation(record.key, f"{record}, with more to follow", f"the run to stop at {log.target:g}")
+            yield Violation(record.key, f"{record}, followed by more evaluations", f"the run to stop at {log.target:g}")
     if losses and losses[-1].value > log.target:
         found = f"{losses[-1].value} at the last evaluation"
         yield Violation(losses[-1].key, found, f"{log.target:g} or less", of_end=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Several:
+class SubmissionCheck:
     """Reports on the logs of a submission, and checks across them."""
 
     ruleset: str
@@ -84,11 +84,11 @@ class Several:
         excepted = {self.name(report): {finding.key for finding in report.failures} for report in self.excused}
         off = [self.name(report) for report in self.excused if report not in self.unconverged]
         evaluated = {file: log for file, log in logs.items() if log.all(constants.EVAL_START) and file not in off}
-        has_data = len(self.evaluated) == len(self.reports) and all(one.holds for one in self.evaluated.values())
+        has_data = len(self.evaluated) == len(self.reports) and all(one.passes for one in self.evaluated.values())
         settings = f"the {len(self.stated)} settings that the logs state are the same"
         found = {
             "the seeds differ": (compare_logs.seeds(logs), all(log.all(constants.SEED) for log in logs.values())),
-            settings: (compare_logs.different(self.stated, list(logs), excepted), bool(self.stated)),
+            settings: (compare_logs.differences(self.stated, list(logs), excepted), bool(self.stated)),
             "evaluations are after the same numbers of samples": (compare_logs.cadence(evaluated), bool(evaluated)),
             "the validation data is the same": (compare_logs.validation_data(self.evaluated), has_data),
         }
@@ -146,7 +146,7 @@ class Several:
         if not self.is_complete or self.damaged or not all(report.is_closed for report in self.reports):
             return None
         logs = [report.log for report in self.reports]
-        converges = self.convergence is not None and self.convergence.holds
+        converges = self.convergence is not None and self.convergence.passes
         is_checked = all(official.can_check(log.records) for log in logs)
         return self.number_accepted >= len(logs) - 1 and is_checked and converges and official.accepts_seeds(logs)
 
@@ -159,17 +159,19 @@ class Several:
     def failures(self) -> list[str]:
         """All failures, one a line. The convergence of a single run does not count: it says little of a mean."""
         found = list(
-            compare_logs.gathered({self.name(one): () if one in self.excused else one.failures for one in self.reports})
+            compare_logs.single_log_lines(
+                {self.name(one): () if one in self.excused else one.failures for one in self.reports}
+            )
         )
         found += [str(finding) for findings in self.checks.values() for finding in findings]
-        if len(self.reports) > 1 and self.convergence and not self.convergence.holds:
-            found.append(f"convergence: {self.convergence.words}")
+        if len(self.reports) > 1 and self.convergence and not self.convergence.passes:
+            found.append(f"convergence: {self.convergence.text}")
         if not found and self.is_accepted is False:
             found.append("MLCommons' checkers do not accept these logs as a submission")
         return found
 
     @property
-    def holds(self) -> bool:
+    def passes(self) -> bool:
         """Whether each log passes, and they pass together."""
         return not self.failures
 
@@ -188,40 +190,40 @@ def run(runs: Sequence[Path], ruleset: str) -> int:
     """Check logs, given as files or run directories, and print the report. Return 0 if they pass, else 1."""
     found = judge(runs, ruleset)
     print("\n".join(lines(found)))
-    return 0 if found.holds else 1
+    return 0 if found.passes else 1
 
 
-def judge(runs: Sequence[Path], ruleset: str) -> Several:
+def judge(runs: Sequence[Path], ruleset: str) -> SubmissionCheck:
     """Check logs, given as files or run directories. Raises UserError if one is missing or given twice."""
     resolved = [run.resolve() for run in runs]
     if twice := [str(run) for run in dict.fromkeys(resolved) if resolved.count(run) > 1]:
         raise UserError(f"{', '.join(twice)}: given more than once")
-    return Several(ruleset, [one_log.check(run, ruleset) for run in runs])
+    return SubmissionCheck(ruleset, [one_log.check(run, ruleset) for run in runs])
 
 
-def lines(found: Several) -> Iterator[str]:
+def lines(found: SubmissionCheck) -> Iterator[str]:
     """Yield the report; the last line is the verdict."""
     if len(found.reports) == 1:
         yield from one_log.lines(found.reports[0], list(_convergence(found)))
         return
-    yield f"ruleset {found.ruleset}, {len(found.reports)} logs below {found.directory}"
+    yield f"ruleset {found.ruleset}, {len(found.reports)} logs in {found.directory}"
     yield f"{'':<9}{'seed':>11}{'samples':>10}{'minutes':>9}{'loss':>8}  log"
     yield from (f"{_row(report)}  {found.name(report)}" for report in found.reports)
     yield from _common("departs from the closed division", found, lambda report: report.departures)
     yield from _common("note", found, lambda report: report.notes)
     if len(found.evaluated) < len(found.reports):
         without = f"{len(found.reports) - len(found.evaluated)} of {len(found.reports)} logs"
-        yield f"note: token_hash: {without} without {paths.METRICS} beside them; what those runs evaluated is unknown"
+        yield f"note: token_hash: {without} without {paths.METRICS} beside them; their validation data is unknown"
     if unstated := [key for key in official.settings() if key not in found.stated and key != constants.SEED]:
-        yield f"note: no log states, so not compared: {listed(unstated, room=1000)}"
-    yield from (f"holds: {title}" for title, findings in found.checks.items() if not findings)
+        yield f"note: not compared, since no log states them: {listed(unstated, room=1000)}"
+    yield from (f"passes: {title}" for title, findings in found.checks.items() if not findings)
     yield from (f"note: {note}" for note in excuses(found))
     yield from closing(found)
     yield from (f"fails: {line}" for line in found.failures)
     yield f"verdict: {_verdict(found)}"
 
 
-def excuses(found: Several) -> Iterator[str]:
+def excuses(found: SubmissionCheck) -> Iterator[str]:
     """Yield what is wrong with the one log of ten that may fail, and why it may."""
     for report in found.excused:
         if report in found.unconverged:
@@ -229,7 +231,7 @@ def excuses(found: Several) -> Iterator[str]:
             how = "missed the target" if is_ended else f"was killed: no {constants.RUN_STOP}"
             why = f"{how}; one run of a submission may, and counts as the slowest"
         else:
-            why = "does not hold; MLCommons' package checker accepts one such log of ten, under olympic scoring"
+            why = "fails; MLCommons' package checker accepts one such log of ten, under olympic scoring"
         yield from (f"{found.name(report)}: {what}" for what in (why, *report.failures))
 
 
@@ -243,10 +245,10 @@ def _row(report: Report) -> str:
         f"{'?' if minutes is None else format(minutes, '.2f'):>9}",
         f"{format(loss.value, '.4f') if loss and is_number(loss.value) else '?':>8}",
     )
-    return f"{'holds' if report.holds else 'fails':<9}{''.join(cells)}"
+    return f"{'passes' if report.passes else 'fails':<9}{''.join(cells)}"
 
 
-def _common(title: str, found: Several, of_report: Callable[[Report], Sequence[str]]) -> Iterator[str]:
+def _common(title: str, found: SubmissionCheck, of_report: Callable[[Report], Sequence[str]]) -> Iterator[str]:
     """Yield lines that logs share, once each, with the names of these logs unless all share them."""
     number = len(found.reports)
     by_line: dict[str, list[str]] = {}
@@ -257,23 +259,23 @@ def _common(title: str, found: Several, of_report: Callable[[Report], Sequence[s
         yield f"{title}: {'' if len(files) == number else f'{compare_logs.named(files, number)}: '}{line}"
 
 
-def closing(found: Several) -> Iterator[str]:
+def closing(found: SubmissionCheck) -> Iterator[str]:
     """Yield convergence and score."""
     yield from _convergence(found)
     yield from _score(found)
 
 
-def _convergence(found: Several) -> Iterator[str]:
+def _convergence(found: SubmissionCheck) -> Iterator[str]:
     if found.convergence is None:
         yield "rcp: not judged; reference points are for closed logs of one global batch size"
         return
     batch = found.reports[0].log.whole(constants.GLOBAL_BATCH_SIZE)
     if batch and (reference := found.points.reference(batch)):
         yield f"rcp: the reference: {reference}"
-    yield f"rcp: {found.convergence.words}{one_log.damage(found.damaged)}"
+    yield f"rcp: {found.convergence.text}{one_log.damage(found.damaged)}"
 
 
-def _score(found: Several) -> Iterator[str]:
+def _score(found: SubmissionCheck) -> Iterator[str]:
     if found.minutes is None or found.convergence is None:
         return
     line = f"score: {found.minutes:.3f} minutes, mean without the fastest and the slowest"
@@ -281,11 +283,11 @@ def _score(found: Several) -> Iterator[str]:
     yield f"{line}; {found.minutes * scaling:.3f} with the reference's scaling" if scaling and scaling != 1 else line
 
 
-def _verdict(found: Several) -> str:
+def _verdict(found: SubmissionCheck) -> str:
     number, wanted = len(found.reports), rules.RUNS_PER_SUBMISSION
-    if not found.holds:
+    if not found.passes:
         reasons = len(found.failures)
-        verdict = f"do not hold together, for {reasons} reason{'s' if reasons > 1 else ''}"
+        verdict = f"fail for {reasons} reason{'s' if reasons > 1 else ''}"
         if found.is_accepted is not None:
             accept = "accept" if found.is_accepted else "do not accept"
             verdict += f"; MLCommons' checkers {accept} them as a submission"
@@ -293,7 +295,7 @@ def _verdict(found: Several) -> str:
             verdict += f"; the official checker accepts {found.number_accepted} of the {number} logs"
         return verdict + one_log.damage(found.damaged)
     if not all(report.is_closed for report in found.reports):
-        return "hold together outside the closed division"
+        return "pass outside the closed division"
     if not found.is_complete:
-        return f"hold together so far; a submission has {wanted} runs, these are {number}"
-    return f"hold together as the {wanted} runs of a submission in the closed division, ruleset {found.ruleset}"
+        return f"pass so far; a submission has {wanted} runs, these are {number}"
+    return f"pass as the {wanted} runs of a submission in the closed division, ruleset {found.ruleset}"

@@ -8,7 +8,7 @@ from mlperf_logging.mllog import constants
 
 from llama31.common.files import failures_named
 from llama31.config import paths
-from llama31.mlperf.log.reader import BLOCK, parsed, why
+from llama31.mlperf.log.reader import BLOCK, parse_json, reason_of
 from llama31.mlperf.log.records import Damage, Damages, Log, Violation, shown
 
 KEY = "token_hash"
@@ -36,7 +36,7 @@ class Evaluated:
         return [Violation(KEY, shown(different), "one, the same in all evaluations")] if len(different) > 1 else []
 
     @property
-    def holds(self) -> bool:
+    def passes(self) -> bool:
         """Whether all evaluations are known to use the same data."""
         return self.is_known and not self.findings
 
@@ -54,7 +54,7 @@ class Evaluated:
             yield f"{KEY}: known for {len(self.hashes)} of {self.evaluations} evaluations"
 
 
-def beside(file: Path, log: Log) -> Evaluated | None:
+def read(file: Path, log: Log) -> Evaluated | None:
     """Read the metrics beside a log; None if there are none, as with other projects' logs."""
     metrics = file.with_name(paths.METRICS)
     if file.name != paths.MLPERF_LOG or not metrics.is_file():
@@ -63,9 +63,9 @@ def beside(file: Path, log: Log) -> Evaluated | None:
     with failures_named(metrics), metrics.open("rb") as lines:
         for number, line in enumerate(iter(lambda: lines.readline(BLOCK), b""), start=1):
             try:
-                event = parsed(line)
+                event = parse_json(line)
                 if event["event"] == "evaluation":
                     found.hashes.append(str(event[KEY]))
             except (ValueError, LookupError, TypeError, RecursionError) as error:
-                found.damages.add(Damage(number, why(error)))
+                found.damages.add(Damage(number, reason_of(error)))
     return found

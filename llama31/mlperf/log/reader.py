@@ -17,7 +17,7 @@ from llama31.mlperf.log.records import TRACKED_STATS, Damage, Damages, Log, Reco
 
 BLOCK = 1 << 20  # bytes of a log read at a time, and of the longest line
 GZIP = b"\x1f\x8b"
-CUT_OFF = "the compressed file ends too early, or is damaged; what follows is lost"
+CUT_OFF = "the compressed file is truncated or damaged; the rest is lost"
 GLUED = "another line begins within it"
 _TOKEN = TOKEN.encode()
 _RCP_WORDS = tuple(word.encode() for word in rules.RCP_WORDS)
@@ -114,26 +114,26 @@ def _read(number: int, text: bytes) -> Record | Damage:
     try:
         return _parse(number, text)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        return Damage(number, why(error))
+        return Damage(number, reason_of(error))
 
 
 def _parse(number: int, text: bytes) -> Record:
-    fields = parsed(text)
+    fields = parse_json(text)
     # Some logs have "" for no metadata; to the official checkers it is the same as an empty object.
     metadata = fields["metadata"] or {}
     is_searched = fields["key"] == constants.RUN_STOP or any(word in text for word in _RCP_WORDS)
     searched = text if is_searched else b""
     record = Record(number, float(fields["time_ms"]), fields["key"], fields["value"], metadata, searched)
     if not isinstance(record.key, str) or not isinstance(record.metadata, dict):
-        raise TypeError("key is no string, or metadata no object")
+        raise TypeError("key is not a string, or metadata not an object")
     if isinstance(fields["time_ms"], bool) or not is_number(record.time_ms):
         raise ValueError(f"time_ms is {shown(fields['time_ms'])}")
     if record.key == TRACKED_STATS and not isinstance(record.value, dict):
-        raise TypeError(f"the value of {TRACKED_STATS} is no object")
+        raise TypeError(f"the value of {TRACKED_STATS} is not an object")
     return record
 
 
-def parsed(text: bytes) -> Any:
+def parse_json(text: bytes) -> Any:
     """Parse JSON, with the standard library if orjson rejects it: NaN, and other encodings than UTF-8.
 
     Raises ValueError if the text is not JSON.
@@ -146,8 +146,8 @@ def parsed(text: bytes) -> Any:
         return found
 
 
-def why(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return a short reason why a line is damaged."""
     if isinstance(error, json.JSONDecodeError):
-        return "no JSON" if error.doc.strip() else "nothing behind the token"
+        return "not JSON" if error.doc.strip() else "nothing after the token"
     return f"no {error.args[0]}" if isinstance(error, KeyError) else shown(str(error)).strip('"')

@@ -70,10 +70,10 @@ class Damage:
 
     number: int
     """Line number in the file, from 1."""
-    why: str
+    reason: str
 
     def __str__(self) -> str:
-        return f"line {self.number}: {self.why}"
+        return f"line {self.number}: {self.reason}"
 
 
 @dataclass
@@ -92,8 +92,8 @@ class Damages:
     def __str__(self) -> str:
         numbers = list(dict.fromkeys(str(damage.number) for damage in self.first))
         more = ", ..." if self.count > len(self.first) else ""
-        reasons = listed(list(dict.fromkeys(damage.why for damage in self.first)), "; ")
-        return f"{self.count:,} that cannot be read, line {', '.join(numbers)}{more} ({reasons})"
+        reasons = listed(list(dict.fromkeys(damage.reason for damage in self.first)), "; ")
+        return f"{self.count:,} unreadable, line {', '.join(numbers)}{more} ({reasons})"
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class _LineFile(logging.Handler):
             self._file.write(record.getMessage() + "\n")
             self._file.flush()
         except OSError as error:
-            raise UserError(f"{self._file.name}: the MLPerf log cannot be written: {error.strerror}") from error
+            raise UserError(f"{self._file.name}: cannot write the MLPerf log: {error.strerror}") from error
 
     def close(self) -> None:
         try:
@@ -68,23 +68,23 @@ class MLPerfLog(Observer):
     before it starts to train leaves a log without run_start and run_stop.
     """
 
-    def __init__(self, path: Path, *, goes_on: bool = False):
+    def __init__(self, path: Path, *, resumed: bool = False):
         """Open `path` for appending. Raises UserError, here and later, if it cannot be written.
 
-        With `goes_on`, `path` holds the log of a resumed run up to its checkpoint (see `continued`), and the next call
-        is `run_started`.
+        With `resumed`, `path` holds the log of a resumed run up to its checkpoint (see `copy_to_resume`), and the next
+        call is `run_started`.
         """
         try:
             self._file = _LineFile(path)
         except OSError as error:
-            raise UserError(f"{path}: the MLPerf log cannot be opened: {error.strerror}") from error
+            raise UserError(f"{path}: cannot open the MLPerf log: {error.strerror}") from error
         # Not from logging.getLogger, so that no other library's logging configuration applies to it.
         logger = logging.Logger("llama31.mlperf")  # noqa: LOG001
         logger.addHandler(self._file)
         self._mllog = MLLogger(logger, root_dir=re.escape(str(REPOSITORY)))
         # Checkpoints are saved within a training block.
-        self._open_interval: Literal["block", "eval"] | None = "block" if goes_on else None
-        self._start_ms = _run_start(path) if goes_on else None
+        self._open_interval: Literal["block", "eval"] | None = "block" if resumed else None
+        self._start_ms = _run_start(path) if resumed else None
         self._block_samples = 0
         self._block_seconds = 0.0
 
@@ -228,7 +228,7 @@ class MLPerfLog(Observer):
             self._open_interval = None
 
 
-def continued(source: Path, path: Path, departures: Sequence[str]) -> None:
+def copy_to_resume(source: Path, path: Path, departures: Sequence[str]) -> None:
     """Write the log of a run so far to `path`, for a resumed run to append to.
 
     `departures` are those of the whole run: if a later job departs from the closed division's rules, so does the run.

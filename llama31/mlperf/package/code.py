@@ -21,14 +21,14 @@ LOCAL = (
 """Settings of the submitter's site or of one run; whoever repeats the runs sets their own."""
 
 SETUP = """#!/usr/bin/env bash
-# Makes the environment, code/.venv; in a container built from code/Dockerfile it is there already.
+# Create the environment, code/.venv; a container built from code/Dockerfile already has it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 exec bash code/dev/setup.sh
 """
 
 DATA = """#!/usr/bin/env bash
-# Downloads token files and tokenizer from MLCommons; code/docs/data.md has other ways to get them.
+# Download token files and tokenizer from MLCommons; code/docs/data.md has other ways to get them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 : "${PREPROCESSED_PATH:?directory for the token files}" "${TOKENIZER_PATH:?directory for the tokenizer}"
@@ -37,7 +37,7 @@ exec bash code/utils/download_data.sh tokenizer
 """
 
 RUN = """#!/usr/bin/env bash
-# One run with the settings of the submission:  bash run_and_time.sh SEED
+# Train once with the settings of the submission:  bash run_and_time.sh SEED
 # The site's own settings, such as PARTITION, come from the environment; code/config.sh lists them.
 set -euo pipefail
 here="$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)"
@@ -51,7 +51,7 @@ README = """# Llama 3.1 8B pretraining: {title}
 Runs with NVIDIA NeMo 2.0 and Megatron-Core. `code/` is the harness at commit {commit}; its README.md and
 `docs/` explain data, model, rules and settings.
 
-1. `bash setup.sh` makes the environment.
+1. `bash setup.sh` creates the environment.
 2. `bash init_datasets.sh` downloads the data to `PREPROCESSED_PATH` and `TOKENIZER_PATH`.
 3. `bash run_and_time.sh SEED` trains once and leaves the MLPerf log in its run directory.
 
@@ -111,7 +111,7 @@ def commit_of(recorded: Sequence[str | None]) -> str:
     try:
         return _git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}").decode().strip()
     except (OSError, subprocess.SubprocessError):
-        raise UserError(f"{paths.REPOSITORY}: no git checkout that has the runs' commit {commit}; fetch it") from None
+        raise UserError(f"{paths.REPOSITORY}: not a git checkout with the runs' commit {commit}; fetch it") from None
 
 
 def _archive(commit: str, destination: Path) -> None:

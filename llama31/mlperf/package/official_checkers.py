@@ -30,15 +30,18 @@ ACCEPTED = {
 }
 _LINE = re.compile(r"(?P<level>[A-Z]+) - +(?P<text>.*)")
 _REWORDED = (
-    (r"System description checker failed for .*? : (.*)", r"the system description lacks something: \1"),
-    (r"Incorrect number of files in dir.* found (\d+), expected (\d+)", r"there are \1 logs, and a submission has \2"),
+    (r"System description checker failed for .*? : (.*)", r"incomplete system description: \1"),
+    (r"Incorrect number of files in dir.* found (\d+), expected (\d+)", r"found \1 logs; a submission has \2"),
     (r"(\d+) files? do(?:es)? not comply, directory cannot be accepted", r"\1 logs break the compliance rules"),
-    (r"1 file does not comply, accepting this.*", "1 log breaks the compliance rules or missed the target, as one may"),
+    (
+        r"1 file does not comply, accepting this.*",
+        "1 log breaks the compliance rules or missed the target, as one may",
+    ),
     (r"Seed checker failed$", "the seeds are missing or the same"),
     (r"RCP Test Failed: RCP (?:found|Interpolation)", "converges faster than the reference's minimum"),
     (r"RCP Test Failed: Insufficient convergence", "more than one run missed the target"),
     (r"RCP Test Failed: (.*)", r"no verdict on convergence: \1"),
-    (r"Files with git-unfriendly name: (.*)", r"names with a space, or a dot in front: \1"),
+    (r"Files with git-unfriendly name: (.*)", r"names with a space or a leading dot: \1"),
     (r"Files > 50MB: (.*)", r"files above 50 MB: \1"),
     (r"Unknown files in result directory: (.*)", r"\1 holds more than logs"),
 )
@@ -72,7 +75,7 @@ def run(checker: str, path: str, tree: Path, ruleset: str) -> CheckerResult:
         if match["level"] in ("ERROR", "WARNING"):
             findings.append(_reworded(match["text"]))
     if done.returncode and not accepts:
-        findings.append(f"it broke off: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
+        findings.append(f"it crashed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
     return CheckerResult(checker, accepts, list(dict.fromkeys(findings)))
 
 

@@ -92,7 +92,7 @@ def run(resolved: Resolved, output: Path | None) -> int:
             file.write(text.encode())
         print(f"{output}: written")
     blanks = [field for field, value in drafted.items() if value.startswith(BLANK)]
-    print(f"to be filled in, {len(blanks)} of {len(drafted)} fields: {', '.join(blanks)}", file=sys.stderr)
+    print(f"to fill in, {len(blanks)} of {len(drafted)} fields: {', '.join(blanks)}", file=sys.stderr)
     return 0
 
 
@@ -124,9 +124,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path}: no JSON object: {error}") from error
+        raise UserError(f"{path}: not a JSON object: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: no JSON object")
+        raise UserError(f"{path}: not a JSON object")
     return content
 
 
@@ -139,22 +139,22 @@ def problems(path: Path, content: Mapping[str, Any], submitters: Sequence[str]) 
         submitters: Accepted names of the organisation; case and punctuation are ignored.
     """
     if not is_name(path.stem) or path.suffix != ".json":
-        yield f"{path}: names the system in the tree; use letters, digits, -, _ and . and the ending .json"
+        yield f"{path}: not a valid system name; use letters, digits, -, _ and . and the ending .json"
     for field, hint in FIELDS.items():
         value = content.get(field)
         if field not in content:
             yield f"{path}: {field} is missing; {hint or 'it may be empty'}"
         elif field in TEXTS and not isinstance(value, str):
-            yield f"{path}: {field} is {json.dumps(value)}; the checkers want text, in quotation marks"
+            yield f"{path}: {field} is {json.dumps(value)}; the checkers require a string"
         elif isinstance(value, str) and value.startswith(BLANK):
             yield f"{path}: {field} is not filled in; {value.removeprefix(BLANK)}"
     for field, choices in {"division": [Division.closed.value], "status": list(STATUSES.values())}.items():
         if (value := content.get(field)) not in choices and field in content and not str(value).startswith(BLANK):
-            yield f"{path}: {field} is {shown(value)}; here {' or '.join(choices)}"
+            yield f"{path}: {field} is {shown(value)}; must be {' or '.join(choices)}"
     submitter = content.get("submitter")
     is_named = isinstance(submitter, str) and not submitter.startswith(BLANK)
     if is_named and not any(are_same(str(submitter), one) for one in submitters):
-        yield f"{path}: submitter is {submitter}; here {' or '.join(dict.fromkeys(submitters))}"
+        yield f"{path}: submitter is {submitter}; must be {' or '.join(dict.fromkeys(submitters))}"
 
 
 def notes(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
@@ -165,7 +165,7 @@ def notes(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
     for field in COUNTS:
         value = values[field]
         if value is not None and str(value).strip() and count(content, field) is None:
-            yield f"{path}: {field} is {shown(value)}, and not compared with the runs; a whole number, such as 8"
+            yield f"{path}: {field} is {shown(value)}, not a whole number such as 8: not compared with the runs"
 
 
 def count(content: Mapping[str, Any], field: str) -> int | None:
