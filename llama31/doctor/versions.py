@@ -17,7 +17,7 @@ from llama31.doctor.findings import Finding, ok
 
 SHOWN = 3  # packages in a line
 IMAGE_PACKAGES = {"torch"}
-"""Packages of which container images have their own version, built together with their Transformer Engine."""
+"""Packages that container images provide in their own version, built with their Transformer Engine."""
 
 
 def check(context: Context) -> Iterator[Finding]:

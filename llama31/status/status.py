@@ -70,7 +70,7 @@ def _print(text: str, out: TextIO, width: int | None) -> None:
 
 def collect(directories: Iterable[Path]) -> tuple[list[Row], list[str]]:
     """Return a row for each run in the directories, the newest last, and a note for each Slurm that does not answer."""
-    run_dirs = sorted({run for directory in directories for run in run_dirs_of(directory)}, key=_begun)
+    run_dirs = sorted({run for directory in directories for run in run_dirs_of(directory)}, key=_created)
     submissions: dict[Path, Submission | UserError | None] = {}
     for run_dir in run_dirs:
         try:
@@ -97,8 +97,8 @@ def _is_run(directory: Path) -> bool:
     return any((directory / name).exists() for name in RUN_FILES)
 
 
-def _begun(run_dir: Path) -> tuple[float, str]:
-    """Sort runs by creation, for which the settings' time stands: they are written once."""
+def _created(run_dir: Path) -> tuple[float, str]:
+    """Return the time of creation, that of the settings, which are written once, and the name."""
     file = run_dir / paths.SETTINGS
     return (file if file.exists() else run_dir).stat().st_mtime, run_dir.name
 

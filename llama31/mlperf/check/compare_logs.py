@@ -34,7 +34,7 @@ Stated = dict[str, dict[str, str]]
 
 
 def settings(logs: Mapping[str, Log]) -> Stated:
-    """Collect the settings that the logs state, wherever they stand: all keys but the seed and those of events."""
+    """Collect the settings that the logs state, from all records except seeds, events and results."""
     found: dict[str, dict[str, list[str]]] = {}
     for file, log in logs.items():
         for record in log.records:

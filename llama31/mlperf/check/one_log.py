@@ -100,7 +100,7 @@ def check(path: Path, ruleset: str) -> Report:
     checks = {"every :::MLLOG line can be read": list(own_rules.damage(damaged))}
     if second := own_rules.second_run(log):  # the other violations would follow from it
         begins = f"the second run begins in line {second.number}"
-        checks["the file holds one run"] = [Violation(second.key, begins, "one run in a file")]
+        checks["the file contains one run"] = [Violation(second.key, begins, "one run in a file")]
         warnings = []
         described = Log([record for record in log.records if record.number < second.number])
     else:

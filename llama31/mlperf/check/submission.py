@@ -75,12 +75,11 @@ class SubmissionCheck:
 
     @cached_property
     def checks(self) -> dict[str, list[Violation]]:
-        """What was compared over all logs -> what is wrong there, of what the logs say; one log has nothing to be
-        compared with."""
+        """Check across logs -> violations; checks of values that no log states are left out."""
         logs = self.logs
         if len(logs) < 2:
             return {}
-        # What an excused log lacks, or has otherwise, is its own fault.
+        # The failures of an excused log must not count again as differences.
         excepted = {self.name(report): {finding.key for finding in report.failures} for report in self.excused}
         off = [self.name(report) for report in self.excused if report not in self.unconverged]
         evaluated = {file: log for file, log in logs.items() if log.all(constants.EVAL_START) and file not in off}
@@ -97,7 +96,7 @@ class SubmissionCheck:
 
     @property
     def logs(self) -> dict[str, Log]:
-        """The logs to compare, by name: those of a single run."""
+        """Logs to compare, by name; files with two runs are left out."""
         return {self.name(report): report.log for report in self.reports if not report.second_run}
 
     @cached_property

@@ -120,7 +120,7 @@ class Violation:
 
     @property
     def found_with_hint(self) -> str:
-        """What was found, with the hint."""
+        """Value found, with the hint in parentheses."""
         return f"{self.found} ({self.hint})" if self.hint else self.found
 
 

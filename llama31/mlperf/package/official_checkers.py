@@ -43,7 +43,7 @@ _REWORDED = (
     (r"RCP Test Failed: (.*)", r"no verdict on convergence: \1"),
     (r"Files with git-unfriendly name: (.*)", r"names with a space or a leading dot: \1"),
     (r"Files > 50MB: (.*)", r"files above 50 MB: \1"),
-    (r"Unknown files in result directory: (.*)", r"\1 holds more than logs"),
+    (r"Unknown files in result directory: (.*)", r"\1 contains files other than logs"),
 )
 
 
