@@ -207,7 +207,7 @@ def test_damage_in_one_of_ten_is_no_traceback(tmp_path: Path) -> None:
     found = judge(runs)
     assert not found.passes and found.damaged == 2
     assert "rcp: on track: 180,634 samples, mean of 10 runs" in printed(found), "rcp_checker itself would break off"
-    assert "; 2 lines were not understood" in printed(found).splitlines()[-1]
+    assert "; 2 lines were unreadable and ignored" in printed(found).splitlines()[-1]
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.99])
@@ -218,7 +218,7 @@ def test_a_truncated_log_fails_and_the_rest_is_judged(three: list[Path], share: 
     found = judge(three)
     text = printed(found)
     assert not found.passes and f"{name(three[0])}: run_stop: found none" in text
-    assert "1 line was not understood" in text.splitlines()[-1]
+    assert "1 line was unreadable and ignored" in text.splitlines()[-1]
     assert found.reports[1].passes and found.reports[2].passes
 
 

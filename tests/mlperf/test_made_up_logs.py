@@ -134,7 +134,7 @@ def test_a_status_that_no_ruleset_checks_is_a_note(logs: Logs, status: object) -
     found, text = logs.judge(accepted=True)
     line = logs.line(0, "submission_status")
     assert found.passes
-    assert f"note: submission_status: {json.dumps(status)} in line {line}, none of onprem, cloud, preview," in text
+    assert f"note: submission_status: {json.dumps(status)} in line {line}, not one of onprem, cloud, preview," in text
 
 
 def test_a_loss_that_is_null_is_not_accepted(logs: Logs) -> None:

@@ -85,7 +85,7 @@ def test_an_organisation_may_have_another_directory(fresh: Path, capsys: pytest.
     edit_json(fresh / f"{SYSTEM}.json", submitter="Else")
     shutil.rmtree(fresh / "new")
     (line,) = refusals(fresh, org="IM")
-    assert line.endswith("submitter is Else; here IM or International Machines")
+    assert line.endswith("submitter is Else; must be IM or International Machines")
 
 
 def test_platform_and_status_are_compared(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:

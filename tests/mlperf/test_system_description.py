@@ -194,11 +194,11 @@ def test_tools_that_say_nothing_leave_blanks(tools: Path, output: str) -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"submitter": "Other"}, "submitter is Other; here Acme"),
-        ({"division": "open"}, 'division is "open"; here closed'),
+        ({"submitter": "Other"}, "submitter is Other; must be Acme"),
+        ({"division": "open"}, 'division is "open"; must be closed'),
         (
             {"status": "onprem"},
-            'status is "onprem"; here Available on-premise or Available cloud or Preview',
+            'status is "onprem"; must be Available on-premise or Available cloud or Preview',
         ),
         ({"accelerators_per_node": 8}, "accelerators_per_node is 8; the checkers require a string"),
         ({"framework": None}, "framework is null; the checkers require a string"),

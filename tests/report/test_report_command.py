@@ -49,7 +49,7 @@ def test_mistakes_are_one_line(
         ([empty], "empty.log: has no :::MLLOG line"),
         ([log, words], "words.log: has no :::MLLOG line"),
         ([tmp_path], "has no mlperf.log and no result_*.txt"),
-        ([fifo], "pipe: no file"),
+        ([fifo], "pipe: not a regular file; give"),
         ([log, "--gpu", "H20"], "--gpu H20: not one of"),
         ([log, "--devices", "0"], "--devices"),
         ([log, "-o", tmp_path], "is a directory"),

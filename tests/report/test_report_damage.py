@@ -64,7 +64,7 @@ DAMAGE = {
     '{"time_ms": true, "key": "seed", "value": 7, "metadata": {}}': "time_ms is true",
     '{"time_ms": NaN, "key": "seed", "value": 7, "metadata": {}}': "time_ms is NaN",
     '{"time_ms": "x", "key": "seed", "value": 7, "metadata": {}}': "could not convert",
-    '{"time_ms": 1, "key": "tracked_stats", "value": 3, "metadata": {}}': "the value of tracked_stats is no object",
+    '{"time_ms": 1, "key": "tracked_stats", "value": 3, "metadata": {}}': "the value of tracked_stats is not an object",
     '{"time_ms": 1, "key": "submission_org", "value": "\\ud800", "metadata": {}}': "codec can't encode character",
     '{"time_ms": 1' + "0" * 400 + ', "key": "seed", "value": 7, "metadata": {}}': "too large",
     "[" * 100_000: "recursion",
