@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from documents import README, REPOSITORY, blocks, code, every_document, exported_by, page, table, text
+from documents import README, REPOSITORY, blocks, code, every_document, exported_by, page, text
 
 from llama31 import rules
 from llama31.checkpoint import store
