@@ -1,4 +1,4 @@
-"""`python3 -m llama31 report`: run directories and logs to one page."""
+"""`python3 -m llama31 report`: write a page on run directories and logs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +10,19 @@ from llama31.report import find_logs
 
 
 def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -> None:
-    """Writes the report on these runs to `output`. Raises UserError where something cannot be read or written."""
+    """Write the report on these runs to `output`. Raises UserError if something cannot be read or written."""
     known = key_of(gpu)
     if gpu and not known:
         raise UserError(f"--gpu {gpu}: not one of {', '.join(GPUS)}")
     with failures_named(output):
         if output.is_dir():
             raise UserError(f"-o {output}: is a directory; name a file in it, such as {output / 'report.html'}")
-        if output.exists() and not output.is_file():  # such as /dev/null, which the page would replace
-            raise UserError(f"-o {output}: is no regular file; name another")
-        page_file = output.resolve()  # a link stays one
-        place = nearest_existing(page_file.parent)  # missing ones are created
-    if not is_writable_directory(place):
-        raise UserError(f"-o {output}: {place} is no directory that can be written to")
+        if output.exists() and not output.is_file():  # /dev/null, say, which the page would replace
+            raise UserError(f"-o {output}: not a regular file; name another")
+        page_file = output.resolve()  # so that a link is kept
+        parent = nearest_existing(page_file.parent)  # missing ones are created
+    if not is_writable_directory(parent):
+        raise UserError(f"-o {output}: {parent} is not a writable directory")
     logs = find_logs.find(given)
     if page_file in {log.resolve() for log in logs}:
         raise UserError(f"-o {output}: is one of the logs to read; name another file")
