@@ -31,7 +31,7 @@ def check(settings: Settings, data: Data, runs: int = 1) -> None:
     except OSError as error:
         raise UserError(f"CONTINUAL_CKPT={root}: {error.strerror}") from error
     if not is_writable_directory(existing):
-        raise UserError(f"CONTINUAL_CKPT={root}: cannot be written to; name a directory that can")
+        raise UserError(f"CONTINUAL_CKPT={root}: not writable; choose another directory")
     if free < needs:
-        checkpoints = f"the next checkpoints of {runs} experiments take" if runs > 1 else "the next checkpoint takes"
+        checkpoints = f"the next checkpoints of {runs} experiments need" if runs > 1 else "the next checkpoint needs"
         raise UserError(f"CONTINUAL_CKPT={root}: {checkpoints} about {size(needs)}, the disk has {size(free)} free")

@@ -66,9 +66,9 @@ def changes(
         elif name == DATA:
             before = recorded.get(DATA) or {}
             files = [file for file, content in ours[DATA].items() if before.get(file) != content]
-            change = f"{name.upper()}: {', '.join(files) or 'fewer files'}: not the data that the run began with"
+            change = f"{name.upper()}: {', '.join(files) or 'fewer files'}: not the data that the run started with"
         elif name == TOKENIZER:
-            change = f"{name.upper()}: not the tokenizer that the run began with"
+            change = f"{name.upper()}: not the tokenizer that the run started with"
         elif name == "shape":
             change = f"the model is {_shape(ours[name])}: the run's is {_shape(recorded.get(name) or {})}"
         else:
@@ -77,9 +77,7 @@ def changes(
         if name in allowed:
             accepted.append(f"{change}; changed by --allow-change {name.upper()}")
         else:
-            refused.append(
-                f"{change}; --allow-change {name.upper()} goes on all the same" if name in ALLOWED else change
-            )
+            refused.append(f"{change}; --allow-change {name.upper()} resumes it anyway" if name in ALLOWED else change)
     return accepted, refused
 
 

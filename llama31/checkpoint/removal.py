@@ -71,9 +71,9 @@ def _remove(path: Path) -> None:
 def clear(partial: Path) -> str:
     """Remove an incomplete checkpoint, or rename it if it holds a foreign file. Return a message."""
     if foreign := foreign_file(partial):
-        return f"{partial}: holds what no save wrote ({foreign}): renamed {set_aside(partial).name}"
+        return f"{partial}: holds a file that no save wrote ({foreign}): renamed {set_aside(partial).name}"
     _remove(partial)
-    return f"{partial}: removed, a save that was killed"
+    return f"{partial}: removed, an interrupted save"
 
 
 def set_aside(path: Path) -> Path:
@@ -94,7 +94,7 @@ def prune(root: Path, seed: int, keep: int, newest: Path) -> list[str]:
     kept = []
     for path in older[keep - 1 :] if keep else ():
         if foreign := foreign_file(path):
-            kept.append(f"{path}: not removed, it holds what no save wrote ({foreign}); move that away")
+            kept.append(f"{path}: not removed, it holds a file that no save wrote ({foreign}); move that away")
         else:
             _remove(path)
     return kept

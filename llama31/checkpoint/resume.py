@@ -40,7 +40,7 @@ class Found:
         for path in self.incomplete:
             yield removal.clear(path)
         for path in self.damaged:
-            yield f"{path}: renamed {removal.set_aside(path).name}; remove it when you have looked at it"
+            yield f"{path}: renamed {removal.set_aside(path).name}; inspect it, then remove it"
 
 
 def find(settings: Settings, data: Data, allowed: Collection[str] = (), *, thorough: bool) -> Found:
@@ -79,12 +79,13 @@ def _from_saved(
             manifest = _read(checkpoint.path, thorough)
         except DamagedCheckpoint as error:
             damaged.append(checkpoint.path)
-            notes += [f"{line}; passed over" for line in error.lines]
+            notes += [f"{line}; skipped" for line in error.lines]
             continue
         _refuse_older(settings, checkpoint.path, damaged)
         return replace(_resume_from(settings, data, allowed, checkpoint.path, manifest), notes=notes, damaged=damaged)
     if damaged:
-        raise UserError([*notes, f"CONTINUAL_CKPT={settings.continual_ckpt}: no good checkpoint is left; name another"])
+        problem = "no intact checkpoint is left; choose another directory"
+        raise UserError([*notes, f"CONTINUAL_CKPT={settings.continual_ckpt}: {problem}"])
     return None
 
 
@@ -99,8 +100,8 @@ def _refuse_older(settings: Settings, newest: Path, damaged: Sequence[Path]) -> 
         and wanted not in candidates
     ):
         raise UserError(
-            f"MODEL_CKPT={settings.model_ckpt}: the run went on to {newest.name}, which comes first; "
-            "move that away, or name another CONTINUAL_CKPT"
+            f"MODEL_CKPT={settings.model_ckpt}: not the run's newest checkpoint, {newest.name}; "
+            "move that away, or choose another CONTINUAL_CKPT"
         )
 
 
@@ -121,7 +122,7 @@ def _from_settings(settings: Settings, data: Data, allowed: Collection[str], tho
     try:
         manifest = _read(path, thorough)
     except UserError as error:
-        raise UserError(f"MODEL_CKPT={error.lines[0]}; FROM_HF=1 takes the weights alone") from error
+        raise UserError(f"MODEL_CKPT={error.lines[0]}; FROM_HF=1 loads only the weights") from error
     return _resume_from(settings, data, allowed, path, manifest)
 
 
@@ -150,7 +151,7 @@ def _resume_from(
     if refused:
         raise UserError([f"{line} ({path})" for line in refused])
     if accepted and manifest.outcome:
-        raise UserError(f"--allow-change: the run is finished, and cannot go on with other settings ({path})")
+        raise UserError(f"--allow-change: the run is finished and cannot be resumed with other settings ({path})")
     start = Start(
         checkpoint=str(path),
         job=manifest.job + 1,

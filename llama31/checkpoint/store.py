@@ -100,7 +100,7 @@ def read_manifest(path: Path) -> CheckpointManifest:
         if manifest.outcome is not None:
             from_json(Outcome, manifest.outcome)
     except FileNotFoundError:
-        raise DamagedCheckpoint(f"{path}: incomplete, it has no {MANIFEST}") from None
+        raise DamagedCheckpoint(f"{path}: incomplete: it has no {MANIFEST}") from None
     except DamagedJson as error:
         raise DamagedCheckpoint(error.lines) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -171,5 +171,5 @@ def lock(root: Path, seed: int | str, patience: float = 0) -> TextIO:
 
     Raises UserError if another job holds it for more than `patience` seconds.
     """
-    refusal = f"CONTINUAL_CKPT={root}: the run of seed {seed} goes on there, in another job"
+    refusal = f"CONTINUAL_CKPT={root}: the run of seed {seed} is in use by another job; wait until that ends"
     return lock_file(root / f".seed-{seed}.lock", refusal, patience=patience)

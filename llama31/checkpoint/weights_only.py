@@ -71,7 +71,7 @@ def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _missing_or_other_files(path: Path, their_tokenizer: Path, settings: Settings) -> Iterator[str]:
     """Yield a line if Megatron's common file is missing, and one if the checkpoint has another tokenizer."""
     if not (path / COMMON).is_file():
-        yield f"{COMMON} is not there; Megatron loads no weights without it"
+        yield f"{COMMON} is missing; Megatron cannot load weights without it"
     if (their_tokenizer / tokenizer.TOKENIZER_FILE).is_file():
         ours = tokenizer.fingerprint(settings.tokenizer_path)
         if (theirs := tokenizer.fingerprint(their_tokenizer)) != ours:

@@ -93,14 +93,14 @@ def ensure(index: Index) -> tuple[IndexContents, bool]:
         if (contents := _read(directory)) is not None:
             if damage := _damage(directory, contents):
                 renamed = directory.with_name(f"{directory.name}{DAMAGED}-{secrets.token_hex(4)}")
-                print(f"{directory}: {damage}: set aside as {renamed.name}, and built anew", flush=True)
+                print(f"{directory}: {damage}: renamed {renamed.name}; building it again", flush=True)
                 with suppress(FileNotFoundError):  # another process was first
                     directory.rename(renamed)
             else:
                 _refuse_other_data(index, contents)
                 return contents, False
         elif directory.exists() and _read(directory) is None:  # else another process has just built it
-            raise UserError(f"{directory}: holds no {CONTENTS}, so it is no index; remove it")
+            raise UserError(f"{directory}: not an index: {CONTENTS} is missing; remove it")
     with building(directory) as partial:
         contents = fill(partial, index)
     return contents, True
@@ -118,7 +118,7 @@ def fill(directory: Path, index: Index) -> IndexContents:
         if manifest and sha256_of(path) != manifest.idx_sha256:
             raise UserError(
                 f"{path}: not what {token_manifest.manifest_path(prefix).name} describes; python3 -m llama31 verify "
-                "shows what differs; the manifest of data that was not made here can be removed"
+                "shows the differences; remove the manifest if the data was not made here"
             )
     probes = {name: _probe(path) for name, path in _token_files(index.prefixes)}
     order.write(directory, index.prefixes, index.seq_length, index.seed, index.samples)
@@ -139,8 +139,8 @@ def wait_for(directory: Path, deadline: float = DEADLINE) -> IndexContents:
                 return contents
         if time.monotonic() > end:
             raise UserError(
-                f"{directory}: the training index is not seen on {os.uname().nodename} {deadline:g} s after it was "
-                "written; TMP_NPY_INDEX must name a directory that all nodes see"
+                f"{directory}: the training index is not visible on {os.uname().nodename} {deadline:g} s after it was "
+                "written; TMP_NPY_INDEX must be a directory that all nodes share"
             )
         time.sleep(1 / POLLS_PER_SECOND)
 
@@ -165,7 +165,7 @@ def building(directory: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(
             f"{directory.parent}: the training index cannot be written: {error.strerror or error}; "
-            "TMP_NPY_INDEX names another directory"
+            "set TMP_NPY_INDEX to another directory"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -241,6 +241,6 @@ def _refuse_other_data(index: Index, contents: IndexContents) -> None:
     for name, path in _token_files(index.prefixes):
         if contents.probes.get(name) != _probe(path):
             raise UserError(
-                f"{path}: was written anew after {index.directory} was built from it, and its manifest or time of "
-                "change stayed; python3 -m llama31 verify tells whether the data is right; if so, remove that directory"
+                f"{path}: changed after {index.directory} was built from it, but its manifest or modification "
+                "time did not; check it with python3 -m llama31 verify; if it is right, remove that directory"
             )

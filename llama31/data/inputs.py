@@ -70,7 +70,7 @@ def inspect(settings: Settings) -> tuple[Data | None, list[str]]:
     outputs = {"JOB_DIR": Path(settings.job_dir), "TMP_NPY_INDEX": paths.index_root(settings)}
     for name, directory in () if devices.is_through_ssh(settings) else outputs.items():
         if not can_be_created(directory):
-            problems.append(f"{name}={directory}: cannot be written to; name a directory that can")
+            problems.append(f"{name}={directory}: not writable; choose another directory")
     return data, problems
 
 

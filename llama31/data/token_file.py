@@ -66,7 +66,7 @@ def require_prefix(prefix: Path) -> None:
     """Raise UserError if a prefix ends in .bin or .idx."""
     for path_of in (bin_path, idx_path):
         if path_of(without := prefix.with_suffix("")) == prefix:
-            raise UserError(f"{prefix}: names a file; the prefix of a token file is without that ending: {without}")
+            raise UserError(f"{prefix}: not the prefix of a token file; omit the extension: {without}")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def summary(prefix: str | Path) -> TokenFile:
             raise UserError(f"{index}: not a Megatron index: starts with {header[: len(MAGIC)]!r} instead of {MAGIC!r}")
         _, version, code, sequences, ends = HEADER.unpack(header)
         if version != VERSION:
-            raise UserError(f"{index}: index version {version}, known is version {VERSION}")
+            raise UserError(f"{index}: index version {version}; supported: {VERSION}")
         if code not in TYPES:
             known = ", ".join(f"{token_type.code} ({token_type.name})" for token_type in TokenType)
             raise UserError(f"{index}: dtype code {code} is not one for token ids: {known}")

@@ -33,7 +33,7 @@ def tokenizer_file(tokenizer_dir: str | Path) -> Path:
         raise UserError(f"{directory}: no such tokenizer directory")
     path = directory / TOKENIZER_FILE
     if not path.is_file():
-        raise UserError(f"{directory}: holds no {TOKENIZER_FILE}; a Hugging Face tokenizer directory has one")
+        raise UserError(f"{directory}: holds no {TOKENIZER_FILE}; not a Hugging Face tokenizer directory")
     return path
 
 

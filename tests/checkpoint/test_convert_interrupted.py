@@ -52,7 +52,7 @@ def test_a_killed_conversion_goes_on(models: Path, tmp_path: Path, capsys: pytes
     begun = inodes(tmp_path / "out.partial" / "weights")
     assert begun
     assert convert.convert(models / "3.1", destination, "nemo") == 0
-    assert "going on" in capsys.readouterr().err
+    assert "resuming" in capsys.readouterr().err
     finished = inodes(destination / "weights")
     assert len(finished) > len(begun)
     assert begun.items() <= finished.items(), "written again"
@@ -101,7 +101,7 @@ def test_another_source_starts_anew(
         interrupt_at(12, inner)
         convert.convert(models / "3.1", tmp_path / "out", "nemo")
     assert convert.convert(models / "3.2 tied, wide heads", tmp_path / "out", "nemo") == 0
-    assert "going on" not in capsys.readouterr().err
+    assert "resuming" not in capsys.readouterr().err
     assert nemo.inspect(tmp_path / "out").architecture.vocab_size == 501
 
 

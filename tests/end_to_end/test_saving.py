@@ -183,7 +183,7 @@ def test_a_run_whose_norms_decay_resumes_exactly(settings: dict[str, Any], tmp_p
     ours, theirs = (checkpoints.tensors(path) for path in (store.listing(resumed)[0].path, last))
     assert checkpoints.different(ours, theirs) == []
     assert [checkpoint.step for checkpoint in store.listing(resumed)] == [3, 1]
-    assert run.printed.count(f"\n{first}: not removed, it holds what no save wrote (notes.txt)") == 2
+    assert run.printed.count(f"\n{first}: not removed, it holds a file that no save wrote (notes.txt)") == 2
     groups = {name: value for name, value in checkpoints.common(last).items() if name.endswith(".weight_decay")}
     assert list(groups.values()) == [0.1], groups
 

@@ -41,7 +41,7 @@ def convert(source_dir: Path, destination: Path, target: Format) -> int:
         description = _describe(source, target)
         resumed = _start_or_resume(partial, description)
         contents = f"{len(source.architecture.shapes())} tensors, {size(total)}"
-        print(f"{source_dir}: {contents}; {'going on' if resumed else 'converting'}", file=sys.stderr)
+        print(f"{source_dir}: {contents}; {'resuming' if resumed else 'converting'}", file=sys.stderr)
         with Progress("convert, compare", 3 * total) as progress, _quiet():  # written once, read by two models
             difference = _write_and_compare(source, partial, progress)
         print(
@@ -49,7 +49,10 @@ def convert(source_dir: Path, destination: Path, target: Format) -> int:
             f"mean {difference.mean:.2g}"
         )
         if not difference.passes:
-            print(f"the same model has less than {difference.limit:g}; the result stays in {partial}", file=sys.stderr)
+            print(
+                f"not the same model: the limit is {difference.limit:g}; the result stays in {partial}",
+                file=sys.stderr,
+            )
             return 1
         _finish(partial, destination, {**description, "logits": vars(difference)})
     print(f"{destination}: complete")
@@ -64,12 +67,10 @@ def _inspect(path: Path, target: Format) -> HuggingFaceCheckpoint | NemoCheckpoi
         raise UserError(f"{path}: {problem}")
     if target == "nemo":
         if (path / nemo.WEIGHTS).is_dir() and not (path / hugging_face.CONFIG).exists():
-            raise UserError(f"{path}: is a NeMo checkpoint already; --to hf makes one for Hugging Face of it")
+            raise UserError(f"{path}: is a NeMo checkpoint already; --to hf converts it to Hugging Face")
         return hugging_face.inspect(path)
     if (path / hugging_face.CONFIG).exists() and not (path / nemo.WEIGHTS).exists():
-        raise UserError(
-            f"{path}: is a Hugging Face checkpoint already; without --to hf a NeMo checkpoint is made of it"
-        )
+        raise UserError(f"{path}: is a Hugging Face checkpoint already; omit --to hf to convert it to NeMo")
     return nemo.inspect(path)
 
 
@@ -80,14 +81,14 @@ def _is_hugging_face(path: Path) -> bool:
 def _prepare(source: HuggingFaceCheckpoint | NemoCheckpoint, destination: Path, partial: Path) -> None:
     """Create the working directory. Raises UserError if the destination exists or does not fit on its disk."""
     if os.path.lexists(destination):
-        raise UserError(f"{destination}: exists; name a --destination that does not, or remove it")
+        raise UserError(f"{destination}: exists; remove it or choose another --destination")
     if outer := locate.enclosing_checkpoint(locate.resolve(destination)):
-        raise UserError(f"{destination}: is inside the checkpoint {outer}; name a --destination outside of it")
+        raise UserError(f"{destination}: is inside the checkpoint {outer}; choose a --destination outside of it")
     with failures_named(partial):
         written = 0
         if partial.exists():
             if not (partial / RECORD).is_file() and any(partial.iterdir()):
-                raise UserError(f"{partial}: is in the way, and was not made by a conversion; remove it")
+                raise UserError(f"{partial}: exists, but not from a conversion; remove it")
             written = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
         free, missing = shutil.disk_usage(nearest_existing(partial)).free, source.bytes() - written
         if free < missing:

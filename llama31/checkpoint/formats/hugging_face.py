@@ -81,7 +81,7 @@ def inspect(path: Path) -> HuggingFaceCheckpoint:
             problems += error.lines
             continue
         lost = [name for name in names if name not in found]
-        problems += [f"{path / INDEX}: says that {file.name} holds {some(lost)}; it does not"] if lost else []
+        problems += [f"{path / INDEX}: lists {some(lost)} in {file.name}, which lacks it"] if lost else []
         tensors |= found
     if problems:
         raise UserError(problems)
@@ -101,19 +101,19 @@ def _weight_files(path: Path) -> dict[Path, list[str]]:
             return {path / WEIGHTS: []}
         others = next(iter(sorted(path.glob("*.safetensors"))), None)
         problem = f"holds {others.name}, but no {INDEX}" if others else f"holds no {WEIGHTS} and no {INDEX}"
-        raise UserError(f"{path}: {problem}; get the whole checkpoint, as safetensors")
+        raise UserError(f"{path}: {problem}; download the complete checkpoint as safetensors")
     index = load_json(path / INDEX)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f"{path / INDEX}: has no weight_map that says which file holds which tensor")
+        raise UserError(f"{path / INDEX}: has no weight_map, the file of each tensor")
     names = defaultdict(list)
     for name, file in weight_map.items():
         if not isinstance(file, str) or Path(file).name != file:
-            raise UserError(f"{path / INDEX}: {name} is in {file!r}, which is not the name of a file beside it")
+            raise UserError(f"{path / INDEX}: {name} is in {file!r}, which is not a file name in that directory")
         names[path / file].append(name)
     missing = [file for file in sorted(names) if not file.is_file()]
     if missing:
-        raise UserError(f"{path / INDEX}: names {file.name}, which is not there; get it again" for file in missing)
+        raise UserError(f"{path / INDEX}: names {file.name}, which is missing; download it again" for file in missing)
     return dict(sorted(names.items()))
 
 
@@ -121,13 +121,13 @@ def _wrong_parameters(path: Path, llama: Architecture, tensors: dict[str, Stored
     """Yield lines on parameters that are missing, unknown or of another shape."""
     shapes = llama.shapes()
     if lost := [name for name in shapes if name not in tensors]:
-        yield f"{path}: holds no {some(lost)}, which {CONFIG} asks for"
+        yield f"{path}: holds no {some(lost)}, which {CONFIG} requires"
     if unknown := sorted(tensors.keys() - shapes.keys()):
-        yield f"{path}: holds {some(unknown)}, which a Llama of this {CONFIG} has not; it would be lost"
+        yield f"{path}: holds {some(unknown)}, which a Llama with this {CONFIG} does not have; it would be lost"
     for name in shapes.keys() & tensors.keys():
         stored = tensors[name]
         if stored.shape != shapes[name]:
-            yield f"{stored.file}: {name} has shape {list(stored.shape)}; {CONFIG} asks for {list(shapes[name])}"
+            yield f"{stored.file}: {name} has shape {list(stored.shape)}; {CONFIG} requires {list(shapes[name])}"
 
 
 def _mixed_types(llama: Architecture, tensors: dict[str, Stored]) -> Iterator[str]:

@@ -90,7 +90,7 @@ def inspect(path: Path) -> NemoCheckpoint:
             raise UserError(f"{path}: has no directory {directory.name}; a NeMo checkpoint has context and weights")
     backend = load_json(path / WEIGHTS / BACKEND)
     if not isinstance(backend, dict) or backend.get("sharded_backend") != "torch_dist":
-        raise UserError(f"{path / WEIGHTS / BACKEND}: not of the format torch_dist, which alone can be read")
+        raise UserError(f"{path / WEIGHTS / BACKEND}: not in the format torch_dist, the only supported one")
     tensors = dcp_metadata.read(path / WEIGHTS)
     model = read_model(path)
     tokenizer_dir = _tokenizer(path / CONTEXT, model)
@@ -119,7 +119,7 @@ def read_model(checkpoint: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())[:100]}") from error
     if not isinstance(model, dict) or not isinstance(model.get("config"), dict):
-        raise UserError(f"{path}: holds no configuration of a model")
+        raise UserError(f"{path}: has no configuration of a model")
     return model
 
 
@@ -135,7 +135,7 @@ def _wrong_parameters(checkpoint: NemoCheckpoint) -> Iterator[str]:
     expected, shapes = parameter_mapping.megatron_keys(llama), llama.shapes()
     for key in expected:
         if key not in checkpoint.tensors:
-            yield f"{where}: holds no {key}, which {MODEL} asks for"
+            yield f"{where}: holds no {key}, which {MODEL} requires"
             continue
         contents = checkpoint.tensors[key]
         parts = [shapes[name] for name in parameter_mapping.hugging_face_names(key)]
@@ -146,15 +146,15 @@ def _wrong_parameters(checkpoint: NemoCheckpoint) -> Iterator[str]:
         if key in (parameter_mapping.EMBEDDING, parameter_mapping.OUTPUT) and found[0] >= shape[0]:
             found = (shape[0], *found[1:])  # Megatron pads the vocabulary
         if found != shape:
-            yield f"{where}: {key} has shape {list(contents.shape)}; {MODEL} asks for {list(shape)}"
+            yield f"{where}: {key} has shape {list(contents.shape)}; {MODEL} requires {list(shape)}"
         elif contents.dtype not in DTYPES.values():
-            yield f"{where}: {key} is {contents.dtype}; what can be converted: {', '.join(DTYPES.values())}"
+            yield f"{where}: {key} is {contents.dtype}; supported: {', '.join(DTYPES.values())}"
         elif sum(math.prod(chunk.sizes) for chunk in contents.chunks) != math.prod(contents.shape):
-            yield f"{where}: {key} is not whole: the table leaves out a part of it"
+            yield f"{where}: {key} is incomplete: the table lacks a part of it"
         elif layered and any(chunk.sizes[0] != 1 for chunk in contents.chunks):
-            yield f"{where}: {key} is stored several layers at a time; Megatron stores them one by one"
+            yield f"{where}: {key} is stored with several layers in a chunk; Megatron stores one"
     for key in sorted(checkpoint.tensors.keys() - set(expected)):
-        yield f"{where}: holds {key}, which a Llama of this {MODEL} has not; it would be lost"
+        yield f"{where}: holds {key}, which a Llama with this {MODEL} does not have; it would be lost"
 
 
 def _wrong_files(checkpoint: NemoCheckpoint) -> Iterator[str]:
@@ -166,6 +166,6 @@ def _wrong_files(checkpoint: NemoCheckpoint) -> Iterator[str]:
     for name, size in sorted(needed.items()):
         file = checkpoint.path / WEIGHTS / name
         if Path(name).name != name or not file.is_file():
-            yield f"{checkpoint.path / WEIGHTS / dcp_metadata.FILE}: names {name}, which is not there"
+            yield f"{checkpoint.path / WEIGHTS / dcp_metadata.FILE}: names {name}, which is missing"
         elif file.stat().st_size < size:
             yield f"{file}: truncated: {file.stat().st_size:,} bytes of {size:,}"

@@ -24,11 +24,11 @@ def drop(llama: Architecture, tensors: Mapping[str, Stored]) -> tuple[dict[str, 
     frequencies = [name for name in tensors if FREQUENCIES.fullmatch(name)]
     expected = llama.rope.frequencies(llama.head_size)
     problems: list[str] = []
-    if wrong := [name for name in frequencies if not _holds(tensors[name], expected)]:
-        stored = tensors[wrong[0]]
+    if differing := [name for name in frequencies if not _holds(tensors[name], expected)]:
+        stored = tensors[differing[0]]
         problems.append(
-            f"{stored.file}: {some(wrong)}: not the frequencies of config.json's RoPE (theta {llama.rope_theta}, "
-            f"{'llama3' if llama.rope_scaling else 'no'} scaling, heads of {llama.head_size}); one of both is wrong"
+            f"{stored.file}: {some(differing)}: not the frequencies of config.json's RoPE (theta {llama.rope_theta}, "
+            f"{'llama3' if llama.rope_scaling else 'no'} scaling, heads of {llama.head_size}); one of them is wrong"
         )
     known = set(frequencies)
     if llama.tied_embeddings and OUTPUT in tensors and EMBEDDING in tensors:

@@ -83,21 +83,21 @@ def _object(fields: Fields, name: str, theta: float | None) -> Rope | None:
     if read is None:
         return None
     kind = read.value("rope_type", read.value("type", None))
-    read.need("rope_type", {"llama3", "default"}, "what can be converted: llama3, default", default=kind)
+    read.need("rope_type", {"llama3", "default"}, "supported: llama3, default", default=kind)
     read.need("type", {kind}, f"{name}.rope_type is {kind}", default=kind)
     known = ["rope_type", "type", "rope_theta", "partial_rotary_factor"]
     known += RopeScaling.__dataclass_fields__ if kind == "llama3" else ()
     unknown = {key: value for key, value in read.fields.items() if key not in known and value is not None}
     if unknown:
         raise UserError(
-            f"{read.path}: {name}.{key} is {str(value)[:80]}, which could mean another model; known beside "
+            f"{read.path}: {name}.{key} is {str(value)[:80]}, which could mean another model; known with "
             f"rope_type {kind}: {', '.join(known[2:])}"
             for key, value in unknown.items()
         )
     read.need("partial_rotary_factor", {1}, "a Llama rotates whole heads", default=1)
     if theta is None and read.value("rope_theta", None) is None:
         raise fields.error(
-            "rope_theta", f"is missing, in {name} and beside it; what the model was trained with is needed"
+            "rope_theta", f"is missing, in {name} and outside of it; set the value that the model was trained with"
         )
     inner = read.number("rope_theta", theta)
     if theta not in (None, inner):
@@ -129,7 +129,7 @@ def _advice(outside: float, name: str = NEW) -> str:
     if outside == DEFAULT_THETA:
         fields = f"rope_theta and {OLD}" if name == NEW else "the rope_theta outside"
         return (
-            f"{name} is right where transformers 4 saved the file: it ignores this theta, and writes its own default "
-            f"beside it; remove {fields}"
+            f"{name} is right if transformers 4 saved the file: it ignores this theta, and adds its own "
+            f"default; remove {fields}"
         )
     return "remove the one that is wrong"

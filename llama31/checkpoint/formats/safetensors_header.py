@@ -44,7 +44,7 @@ def read_header(file: Path) -> dict[str, Stored]:
         size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or 8 + length > size or length > MAX_HEADER:
-            raise UserError(f"{file}: truncated, or no safetensors file: {size:,} bytes do not hold its header")
+            raise UserError(f"{file}: truncated or not a safetensors file: {size:,} bytes are too few for its header")
         text = stream.read(length)
     try:
         header = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
@@ -52,20 +52,20 @@ def read_header(file: Path) -> dict[str, Stored]:
         found = {name: (entry["dtype"], tuple(map(int, entry["shape"]))) for name, entry in header.items()}
         ranges = {name: (int(begin), int(end)) for name, (begin, end) in offsets.items()}
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(f"{file}: no safetensors file: its header cannot be read") from error
+        raise UserError(f"{file}: not a safetensors file: its header cannot be read") from error
     expected = 8 + length + max((end for _, end in ranges.values()), default=0)
     if size != expected:
         kind = "truncated" if size < expected else "too long"
-        raise UserError(f"{file}: {kind}: {size:,} bytes of {expected:,}; get it again")
+        raise UserError(f"{file}: {kind}: {size:,} bytes of {expected:,}; download it again")
     unsupported = [name for name, (dtype, _) in found.items() if dtype not in DTYPES]
     if unsupported:
         dtype = found[unsupported[0]][0]
-        raise UserError(f"{file}: {some(unsupported)} of type {dtype}; what can be converted: {', '.join(DTYPES)}")
+        raise UserError(f"{file}: {some(unsupported)} of type {dtype}; supported: {', '.join(DTYPES)}")
     tensors = {
         name: Stored(file, DTYPES[dtype], shape, 8 + length + ranges[name][0]) for name, (dtype, shape) in found.items()
     }
     if any(begin < 0 or end - begin != tensors[name].size for name, (begin, end) in ranges.items()):
-        raise UserError(f"{file}: no safetensors file: its header cannot be read")
+        raise UserError(f"{file}: not a safetensors file: its header cannot be read")
     return tensors
 
 
