@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Cuts the jobs of a chain at random moments, in all ways that a cluster knows, and shows that nothing is lost by it.
 
-    dev/cut_jobs.py DIRECTORY [--cuts 20] [--seconds 3] [--seed 0] [--minutes M] [NAME=value ...]
+    python3 -m dev.cut_jobs DIRECTORY [--cuts 20] [--seconds 3] [--seed 0] [--minutes M] [NAME=value ...]
 
 On a real Slurm of two nodes (dev/slurm_cluster.sh, so it needs root) a reference trains in one job. Then the same run,
 saving after every other step, is submitted as a chain, and each of its jobs is cut some seconds after its first step:
@@ -15,20 +14,15 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
-
-from checkpoints import different, tensors  # noqa: E402
-from cluster import ENDED, Cluster  # noqa: E402
-from submitted import Submitted, submit  # noqa: E402
-
-from llama31 import paths  # noqa: E402
-from llama31.checkpoint import store  # noqa: E402
-from llama31.events import TARGET_NOT_REACHED  # noqa: E402
+from dev.support.slurm_cluster import ENDED, Cluster
+from dev.support.submitted import Submitted, submit
+from dev.support.tensors import different, tensors
+from llama31 import paths
+from llama31.checkpoint import store
+from llama31.events import TARGET_NOT_REACHED
 
 STEPS_PER_CUT = 15  # of the reference: so many that the run is not over before it was cut often enough
 SIGNAL_BEFORE_END = 1  # seconds, of jobs of a minute

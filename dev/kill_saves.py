@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Kills a run that saves often with SIGKILL, at random moments, and shows that nothing is lost by it.
 
-    dev/kill_saves.py DIRECTORY [--kills 30] [--seconds 6] [--seed 0] [--minutes M] [NAME=value ...]
+    python3 -m dev.kill_saves DIRECTORY [--kills 30] [--seconds 6] [--seed 0] [--minutes M] [NAME=value ...]
 
 A reference trains in one go. Then the same run, saving after each step, is started again and again, and each time it
 is killed with all its processes, within some seconds of its first step. Each start must go on from the newest complete
@@ -11,9 +10,9 @@ Called again with the same DIRECTORY it goes on with the kills that are left.
 """
 
 import argparse
+import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -21,14 +20,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
-
-from checkpoints import different, tensors  # noqa: E402
-
-from llama31.checkpoint import store  # noqa: E402
-from llama31.corpus.files import PARTIAL  # noqa: E402
-from llama31.events import TARGET_NOT_REACHED  # noqa: E402
+from dev.support.runs import REPOSITORY
+from dev.support.tensors import different, tensors
+from llama31 import paths
+from llama31.checkpoint import store
+from llama31.corpus.files import PARTIAL
+from llama31.events import TARGET_NOT_REACHED
 
 STEPS_PER_KILL = 8  # of the reference: so many that the run is not over before it was killed often enough
 
@@ -86,12 +83,13 @@ def finish(root: Path, settings: list[str]) -> Job:
 
 
 def check_start(job: Job, before: list[store.Checkpoint], leftovers: list[Path]) -> None:
-    """It is an error if the job did not go on from the newest checkpoint, or left what killed saves had left."""
+    """Exit with an error unless the job resumed from the newest checkpoint and removed partial ones."""
     text = "".join(job.printed)
-    found = re.search(r"goes on after step .*, from (.*)", text)
-    expected = str(before[0].path) if before else None
-    if (found[1] if found else None) != expected:
-        raise SystemExit(f"expected to go on from {expected}:\n{text}")
+    run_dir = Path(text.partition("run directory: ")[2].partition("\n")[0])
+    found = json.loads((run_dir / paths.START).read_text())["checkpoint"]
+    expected = str(before[0].path) if before else ""
+    if found != expected:
+        raise SystemExit(f"resumed from {found or 'no checkpoint'}, not from {expected or 'none'}:\n{text}")
     for path in leftovers:
         if path.exists() or str(path) not in text:
             raise SystemExit(f"{path} was not named and removed:\n{text}")

@@ -12,11 +12,12 @@ from typing import Any
 import oracle
 import pytest
 from cluster import Cluster
+from containers import containers
 from runs import REPOSITORY, Run, arguments, environment, run_llama31
-from submitted import Submitted, containers, submit
 from test_settings import imported_by, is_light
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
+from dev.support.submitted import Submitted, submit
 from llama31 import paths, record
 from llama31.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 from llama31.mlperf import several

@@ -9,8 +9,8 @@ import pytest
 import stand_in
 from cluster import REPOSITORY, Cluster
 from runs import arguments, environment
-from submitted import submit
 
+from dev.support.submitted import submit
 from llama31.events import BAD_INPUT, FAILED
 from llama31.slurm import partitions
 
