@@ -1,7 +1,4 @@
-"""Contenders that take turns: each a process of its own, which makes steps when it is told to and waits otherwise.
-
-Machines change their speed from minute to minute, so what is compared runs in short turns, one after the other.
-"""
+"""Processes that a bench compares: each runs steps on request and waits otherwise."""
 
 import multiprocessing
 import os
@@ -13,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from dev.bench.index import kilobytes
+from dev.bench import harness
 
 GRACE = 10.0  # seconds for a contender to end by itself
 
@@ -49,10 +46,13 @@ class Contender:
 
     def peak_memory(self) -> int:
         """Most bytes that the process held at once."""
-        return kilobytes(Path(f"/proc/{self.process.pid}/status"), "VmHWM")
+        return harness.kilobytes(Path(f"/proc/{self.process.pid}/status"), "VmHWM")
 
-    def end(self) -> None:
-        """Ends the process."""
+    def __enter__(self) -> "Contender":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
         self.connection.close()
         self.process.join(GRACE)
         self.process.kill()
@@ -94,20 +94,9 @@ def in_turns(loops: Sequence[tuple[str, Contender, str]], rounds: int, steps: in
     Returns:
         By name, the median seconds of a step in each round.
     """
-    found: dict[str, list[float]] = {name: [] for name, _, _ in loops}
-    for turn in range(rounds + 1):
-        for name, contender, loop in loops:
-            seconds = contender.turn(loop, steps)
-            if turn:
-                found[name].append(statistics.median(seconds))
-    return found
 
+    def turn(contender: Contender, loop: str) -> Callable[[], float]:
+        return lambda: statistics.median(contender.turn(loop, steps))
 
-def ratios(these: Sequence[float], those: Sequence[float]) -> list[float]:
-    """Round by round, what these take in relation to those."""
-    return [one / other for one, other in zip(these, those, strict=True)]
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    """The median, and the range."""
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+    measures = {name: turn(contender, loop) for name, contender, loop in loops}
+    return harness.alternate(measures, rounds, warm_up=1)

@@ -6,21 +6,15 @@ DIRECTORY gets 8 GB, which stay there. The peak is that of the process (ru_maxrs
 mapped files too. The limit is the model in its type once, plus the largest file of the source.
 """
 
-import argparse
 import json
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
-
-from llama31.checkpoint import architecture, huggingface  # noqa: E402
+from dev.bench import harness
+from llama31.checkpoint import architecture, huggingface
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -72,22 +66,9 @@ def make(directory: Path) -> None:
     (directory / huggingface.CONFIG).write_text(json.dumps(CONFIG))
 
 
-def measure(*arguments: str) -> tuple[float, float]:
-    """Seconds and peak memory in bytes of one conversion."""
-    start = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "llama31", "convert", *arguments], cwd=REPOSITORY)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"convert {' '.join(arguments)} failed")
-    return time.monotonic() - start, usage.ru_maxrss * 1024
-
-
 def main() -> None:
     """Makes the model, unless it is there, converts it and prints the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
-    directory = parser.parse_args().directory.absolute()
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = harness.parser(__doc__, directory=True).parse_args().directory
     source, nemo, back = directory / "source", directory / "nemo", directory / "back"
     if not source.exists():
         make(source)
@@ -96,7 +77,7 @@ def main() -> None:
         "to Hugging Face": ("--source", str(nemo), "--destination", str(back), "--to", "hf"),
     }.items():
         files = [file.stat().st_size for file in Path(arguments[1]).rglob("*") if file.is_file()]
-        seconds, peak = measure(*arguments)
+        seconds, peak = harness.measured([sys.executable, "-m", "llama31", "convert", *arguments])
         limit = sum(files) + max(files)
         print(f"{name}: {seconds:.0f} s, peak {peak / 1e9:.2f} GB; model and largest file {limit / 1e9:.2f} GB")
 

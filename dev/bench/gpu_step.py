@@ -23,12 +23,13 @@ import importlib.util
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dev.bench import harness
+from dev.bench.harness import Column
 from llama31 import checks, devices, ranks, rules
 from llama31.errors import UserError
 from llama31.estimates import memory, speed
@@ -45,6 +46,17 @@ USUAL = {"cuda": ["GBS=1"], "cpu": ["GBS=1", "SEQ_LENGTH=64"]}
 VOCABULARY = {"cuda": rules.VOCABULARY_SIZE, "cpu": 1024}
 FEWER = 2
 """Layers that are left out when the memory was not enough."""
+TABLE = harness.Table(
+    Column("case", 34, left=True),
+    Column("layers", 6),
+    Column("vocabulary", 10, "{:,}"),
+    Column("s/step", 9, "{:.3f}"),
+    Column("tokens/s", 10, "{:,.0f}"),
+    Column("TFLOP/s", 9, "{:.2f}"),
+    Column("MFU", 8, "{:.1%}"),
+    Column("GB", 7, "{:.1f}"),
+    Column("of first", 9, "{:.2f}"),
+)
 
 
 @dataclass(frozen=True)
@@ -117,13 +129,11 @@ def measured(case: Case, steps: int) -> dict[str, Any]:
 
 def in_child(content: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """What `child` prints in a process of its own."""
-    command = [sys.executable, "-m", "dev.bench.gpu_step", "--child", content]
-    done = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
-    if done.returncode:
-        print(done.stderr, file=sys.stderr)
-        return {"failed": f"exit code {done.returncode}; see above"}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    try:
+        return harness.json_of(["-m", "dev.bench.gpu_step", "--child", content], environment)
+    except harness.ChildFailed as error:
+        print(error.output, file=sys.stderr)
+        return {"failed": f"exit code {error.exit_code}; see above"}
 
 
 def given(device: str, assignments: Sequence[str]) -> Settings:
@@ -149,21 +159,21 @@ def child(content: str) -> None:
 
 def row(case: Case, found: dict[str, Any], peak: float | None, first: float | None) -> tuple[str, float | None]:
     """The figures of a case, and its model FLOPs per second."""
-    begin = f"{case.name:<34} {case.shape.layers:>6} {case.vocabulary:>10,}"
+    begin = case.name, case.shape.layers, case.vocabulary
     if "failed" in found:
-        return f"{begin}  {found['failed']}", None
+        return f"{TABLE.row(*begin)}  {found['failed']}", None
     SIZES[SIZE] = case.shape
     second = statistics.median(found["seconds"])
     tokens = case.settings.gbs * case.settings.seq_length
     rate = speed.flops_per_step(case.settings, case.vocabulary) / second
-    mfu = f"{rate / peak:8.1%}" if peak else f"{'':>8}"
-    figures = f"{second:9.3f} {tokens / second:10,.0f} {rate / TERA:9.2f} {mfu} {found['memory'] / GB:7.1f}"
-    return f"{begin} {figures} {rate / (first or rate):9.2f}", rate
+    mfu = rate / peak if peak else None
+    figures = second, tokens / second, rate / TERA, mfu, found["memory"] / GB, rate / (first or rate)
+    return TABLE.row(*begin, *figures), rate
 
 
 def main() -> None:
     """Measures, and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--steps", type=int, default=10, help="timed steps of each case, after 3 that are not")
     parser.add_argument("--layers", type=int, help="layers of the cases without recomputation")
     parser.add_argument(
@@ -202,8 +212,7 @@ def measure(options: argparse.Namespace) -> bool:
     if not layers:
         layers = fitting_layers(settings, shape, vocabulary, device["memory"]) if on_gpu else shape.layers
     chosen = [case for case in cases(settings, shape, vocabulary, layers) if options.only in case.name]
-    titles = f"{'case':<34} {'layers':>6} {'vocabulary':>10} {'s/step':>9} {'tokens/s':>10} {'TFLOP/s':>9} {'MFU':>8}"
-    print(f"{titles} {'GB':>7} {'of first':>9}")
+    print(TABLE.head())
     first, sound = None, True
     for case in chosen:
         found = measured(case, options.steps)

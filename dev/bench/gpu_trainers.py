@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dev.bench.index import peak_memory
+from dev.bench.harness import peak_memory
 from llama31 import rules
 from llama31.checkpoint import architecture
 from llama31.settings import Device, Precision, RecomputeGranularity, Settings

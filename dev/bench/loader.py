@@ -16,7 +16,6 @@ published system take together. At the end ours runs through so many short seque
 with workers too.
 """
 
-import argparse
 import itertools
 import multiprocessing
 import os
@@ -28,9 +27,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from dev.bench import random_data
-from dev.bench.contender import Contender, in_turns, ratios, spread, timed
-from dev.bench.index import kilobytes, write_data
+from dev.bench import harness, random_data
+from dev.bench.contender import Contender, in_turns, timed
+from dev.bench.index import write_data
 from llama31 import paths, rules
 from llama31.corpus import token_file
 from llama31.report.published import published
@@ -139,42 +138,37 @@ def memory(connection: Connection, settings: Settings, workers: int, samples: in
         for _ in range(LOOKS):
             skip(loop, samples // LOOKS)
             processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
-            held.append(sum(kilobytes(Path(f"/proc/{pid}/status"), "RssAnon") for pid in processes))
+            held.append(sum(harness.kilobytes(Path(f"/proc/{pid}/status"), "RssAnon") for pid in processes))
         connection.send(held)
 
 
 def main() -> None:
     """Measures, and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
+    parser = harness.parser(__doc__, directory=True)
     parser.add_argument("--documents", type=int, default=5_000_000)
     parser.add_argument("--batches", type=int, default=2000)
     parser.add_argument("--samples", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     settings = settings_for(options.directory, options.documents)
-    contenders = {
-        "peer": Contender("stock NeMo's", contend, peer, settings, options.batches),
-        "ours": Contender("ours", contend, ours, settings, options.batches),
-    }
-    try:
-        loops = [(name + ending, one, ending) for ending in WORKERS for name, one in contenders.items()]
+    with (
+        Contender("stock NeMo's", contend, peer, settings, options.batches) as stock,
+        Contender("ours", contend, ours, settings, options.batches) as product,
+    ):
+        both = {"peer": stock, "ours": product}
+        loops = [(name + ending, contender, ending) for ending in WORKERS for name, contender in both.items()]
         seconds = in_turns(loops, options.rounds, 1)
-    finally:
-        for contender in contenders.values():
-            contender.end()
     need = RANKS * max(system.tokens_per_second_per_accelerator or 0 for system in published())
     print(f"{RANKS} ranks of the fastest published system take {need:,.0f} tokens/s")
     for name, medians in seconds.items():
         rate = options.batches * rules.SEQUENCE_LENGTH / statistics.median(medians)
-        of_peer = spread(ratios(medians, seconds[f"peer{name[4:]}"]), ".2f")
+        of_peer = harness.spread(harness.ratios(medians, seconds[f"peer{name[4:]}"]), ".2f")
         print(f"{name:<8} {rate:12,.0f} tokens/s, {rate / need:6.1f} of that; time {of_peer} of peer's")
     short = settings_for(options.directory, options.documents, SEQ_LENGTH=SHORT, SAMPLES_AVAILABLE=options.samples)
     each = options.samples // LOOKS
     for ending, workers in WORKERS.items():
-        looked_at = Contender("ours", memory, short, workers, options.samples)
-        held = looked_at.turn("", 0)
-        looked_at.end()
+        with Contender("ours", memory, short, workers, options.samples) as contender:
+            held = contender.turn("", 0)
         megabytes = " ".join(f"{one / 1e6:.1f}" for one in held)
         print(f"memory of ours{ending} after each {each:,} samples of {SHORT} tokens [MB]: {megabytes}")
 

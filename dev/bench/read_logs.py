@@ -10,28 +10,27 @@ ratio. With --check it instead has this checkout and another one judge ten logs 
 ratio of their medians.
 """
 
-import argparse
 import json
-import statistics
-import subprocess
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from dev.bench import harness
 from llama31.corpus.files import atomic_writer
 
 RANKS = 64
 CHATTER = 200  # lines for each line of MLLOG
 START_MS = 1_760_000_000_000
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 MEASURE = """
-import resource, sys, time
+import json, sys, time
 from pathlib import Path
 {imports}
 began = time.perf_counter()
 found = {read}
-print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, found)
+seconds = time.perf_counter() - began
+peak = next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+print(json.dumps({{"seconds": seconds, "peak": peak, "values": found}}))
 """
 OURS = MEASURE.format(
     imports="from llama31.report import logs",
@@ -41,14 +40,10 @@ PEER = MEASURE.format(
     imports="from mlperf_logging.compliance_checker.mlp_parser import ruleset_610",
     read="len(ruleset_610.parse_file(sys.argv[1])[0])",
 )
-CHECK = """
-import resource, sys, time
-from pathlib import Path
-from llama31.mlperf import several
-began = time.perf_counter()
-found = list(several.lines(several.judge([Path(name) for name in sys.argv[1:]], "6.1.0")))
-print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, len(found))
-"""
+CHECK = MEASURE.format(
+    imports="from llama31.mlperf import several",
+    read='len(list(several.lines(several.judge([Path(name) for name in sys.argv[1:]], "6.1.0"))))',
+)
 
 
 def mllog(time_ms: int, key: str, value: object, **metadata: object) -> bytes:
@@ -100,38 +95,42 @@ def make(path: Path, megabytes: float, seed: int = 1234) -> Path:
     return path
 
 
-def measured(program: str, *logs: Path, checkout: Path = REPOSITORY) -> tuple[float, float, int]:
+def measured(program: str, *logs: Path, checkout: Path = harness.REPOSITORY) -> tuple[float, float, int]:
     """Seconds, peak memory in MiB, and number of values found, in a process of its own."""
-    command = [sys.executable, "-c", program, *map(str, logs)]
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
-    seconds, peak, found = done.stdout.split()
-    return float(seconds), float(peak), int(found)
+    found = harness.json_of(["-c", program, *map(str, logs)], directory=checkout)
+    return found["seconds"], found["peak"] / (1 << 20), found["values"]
+
+
+def read(name: str, program: str, log: Path) -> float:
+    """Read a log by a program, print the figures, and return the seconds."""
+    size = log.stat().st_size / 1e6
+    seconds, peak, _ = measured(program, log)
+    print(f"{name}: {size:,.0f} MB in {seconds:.2f} s, {size / seconds:,.0f} MB/s, peak {peak:,.0f} MiB", flush=True)
+    return seconds
 
 
 def compare_checks(directory: Path, other: Path, megabytes: float, repeats: int) -> None:
     """Have two checkouts judge ten logs in turns, and print times and the ratio of the medians."""
     logs = [make(directory / f"{megabytes:g}-{number}.log", megabytes, seed=number) for number in range(10)]
-    seconds: dict[Path, list[float]] = {other: [], REPOSITORY: []}
-    for _ in range(repeats):
-        for checkout, taken in seconds.items():
-            took, peak, _ = measured(CHECK, *logs, checkout=checkout)
-            taken.append(took)
-            print(f"{checkout}: 10 x {megabytes:g} MB in {took:.2f} s, peak {peak:,.0f} MiB", flush=True)
-    ratio = statistics.median(seconds[REPOSITORY]) / statistics.median(seconds[other])
+
+    def judged(checkout: Path) -> float:
+        seconds, peak, _ = measured(CHECK, *logs, checkout=checkout)
+        print(f"{checkout}: 10 x {megabytes:g} MB in {seconds:.2f} s, peak {peak:,.0f} MiB", flush=True)
+        return seconds
+
+    found = harness.alternate({"other": partial(judged, other), "this": partial(judged, harness.REPOSITORY)}, repeats)
+    ratio = harness.ratio_of_medians(found["this"], found["other"])
     print(f"medians: {ratio:.2f} times the other's time")
 
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
+    parser = harness.parser(__doc__, directory=True)
     parser.add_argument("--megabytes", type=float, default=1000)
     parser.add_argument("--compared-megabytes", type=float, default=100)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--check", metavar="OTHER", type=Path, help="another checkout, for the verb check")
     arguments = parser.parse_args()
-    arguments.directory = arguments.directory.absolute()
-    arguments.directory.mkdir(parents=True, exist_ok=True)
     if arguments.check:
         compare_checks(arguments.directory, arguments.check, arguments.compared_megabytes, arguments.repeats)
         return
@@ -140,17 +139,10 @@ def main() -> None:
         (arguments.megabytes, {"ours": OURS}),
     ):
         log = make(arguments.directory / f"{megabytes:g}.log", megabytes)
-        size = log.stat().st_size / 1e6
-        seconds: dict[str, list[float]] = {name: [] for name in programs}
-        for _ in range(arguments.repeats):
-            for name, program in programs.items():
-                took, peak, _ = measured(program, log)
-                seconds[name].append(took)
-                print(
-                    f"{name}: {size:,.0f} MB in {took:.2f} s, {size / took:,.0f} MB/s, peak {peak:,.0f} MiB", flush=True
-                )
+        readers = {name: partial(read, name, program, log) for name, program in programs.items()}
+        seconds = harness.alternate(readers, arguments.repeats)
         if len(programs) > 1:
-            ratio = statistics.median(seconds["peer"]) / statistics.median(seconds["ours"])
+            ratio = harness.ratio_of_medians(seconds["peer"], seconds["ours"])
             print(f"medians: ours is {ratio:.1f} times as fast")
 
 

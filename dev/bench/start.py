@@ -10,15 +10,14 @@ the peer's, and of the whole the median ratio. Then, ours alone, what answers wi
 mistake, and the first start, which builds the index.
 """
 
-import argparse
 import statistics
 import sys
-import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
 
-from dev.bench import random_data, watched_run
+from dev.bench import harness, random_data, watched_run
+from dev.bench.harness import Column
 from llama31 import paths, startup
 
 VOCABULARY = 4096
@@ -35,6 +34,13 @@ SETTINGS = {
     "EVAL_EVERY": 1_000_000,
     "SEEDS": 1,
 }
+TABLE = harness.Table(
+    Column("seconds to the end of", 40, left=True),
+    Column("ours", 7, "{:.2f}"),
+    Column("peer", 7, "{:.2f}"),
+    Column("this part: ours", 18, "{:.2f}"),
+    Column("peer", 7, "{:.2f}"),
+)
 QUICK = {
     "--help": (["--help"], 0),
     "--dryrun": (["--dryrun"], 0),
@@ -74,31 +80,31 @@ def seconds_of(options: list[str], wanted_exit_code: int) -> float:
 
 def main() -> None:
     """Measures, and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
-    with tempfile.TemporaryDirectory() as temporary:
-        directory = Path(temporary)
+    with harness.temporary_directory() as directory:
         data = random_data.make(directory, VOCABULARY, TOKENS)
         settings = {**SETTINGS, **data, "JOB_DIR": directory / "runs", "STOP_AT_STEP": 1}
         first = watched_run.run(settings).parts
         plain(data, directory / "plain")  # builds its index
-        ours, peer = [], []
-        for _ in range(repeats):
-            peer.append(plain(data, directory / "plain"))
-            ours.append(watched_run.run(settings).parts)
+        measures = {
+            "peer": lambda: plain(data, directory / "plain"),
+            "ours": lambda: watched_run.run(settings).parts,
+        }
+        found = harness.alternate(measures, repeats)
         given = [f"{name}={value}" for name, value in settings.items()]
         quick = {
             name: statistics.median(seconds_of([*given, *options], code) for _ in range(repeats))
             for name, (options, code) in QUICK.items()
         }
-    print(f"{'seconds to the end of':<40} {'ours':>7} {'peer':>7}   of which the part: {'ours':>7} {'peer':>7}")
+    print(TABLE.head())
     for part in startup.PARTS:
-        ends = [statistics.median(one[part] for one in each) for each in (ours, peer)]
-        parts = [statistics.median(took(one)[part] for one in each) for each in (ours, peer)]
-        print(f"{part:<40} {ends[0]:7.2f} {ends[1]:7.2f} {'':>21} {parts[0]:7.2f} {parts[1]:7.2f}")
-    ratios = [one[startup.STEPPED] / other[startup.STEPPED] for one, other in zip(ours, peer, strict=True)]
-    print(f"ratio of the whole {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        ends = [statistics.median(one[part] for one in found[name]) for name in ("ours", "peer")]
+        parts = [statistics.median(took(one)[part] for one in found[name]) for name in ("ours", "peer")]
+        print(TABLE.row(part, *ends, *parts))
+    whole = ([one[startup.STEPPED] for one in found[name]] for name in ("ours", "peer"))
+    print(f"ratio of the whole {harness.spread(harness.ratios(*whole), '.2f')}")
     print(f"the first start, which builds the index: {first[startup.STEPPED]:.2f} s")
     for name, seconds in quick.items():
         print(f"{name}: {seconds:.2f} s")

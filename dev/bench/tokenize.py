@@ -14,12 +14,10 @@ Both must give the same bytes. Prints rates in MB/s of JSON, the medians' ratio,
 on one thread, and peak memory and cost per document as the input grows to --large-megabytes of JSON.
 """
 
-import argparse
 import gzip
 import json
 import multiprocessing
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -32,6 +30,8 @@ import orjson
 from isal import igzip
 
 from dev import demo_corpus, demo_tokenizer
+from dev.bench import harness
+from dev.bench.harness import Column
 from llama31.corpus import documents, records
 from llama31.corpus.encoder import Exact, Fast, use_threads
 from llama31.corpus.files import atomic_writer
@@ -46,13 +46,12 @@ WORKERS = THREADS = 2
 CHUNK = 32  # lines that a worker is handed at a time
 WORST_BYTES = 50_000_000  # of one document
 ENDINGS = (".bin", ".idx")
-
-
-MEASURE = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], stderr=subprocess.DEVNULL, check=True)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""  # a process of its own, since a child's peak is never less than its parent's was
+GROWTH = harness.Table(
+    Column("MB of JSON", 10, "{:.0f}"),
+    Column("documents", 11, "{:,}"),
+    Column("us per document", 17, "{:.1f}"),
+    Column("peak MB", 9, "{:.0f}"),
+)
 
 T = TypeVar("T")
 
@@ -120,8 +119,7 @@ def ours(source: Path, prefix: Path, tokenizer_dir: Path) -> float:
         Path(f"{prefix}{ending}").unlink(missing_ok=True)
     command = [sys.executable, "-m", "llama31", "tokenize", f"--input={source}", f"--output-prefix={prefix}"]
     command += [f"--tokenizer={tokenizer_dir}", f"--threads={THREADS}"]
-    done = subprocess.run([sys.executable, "-c", MEASURE, *command], stdout=subprocess.PIPE, check=True)
-    return int(done.stdout) / 1e3
+    return harness.measured(command)[1] / 1e6
 
 
 def timed(work: Callable[..., T], *arguments: Any) -> tuple[float, T]:
@@ -156,11 +154,15 @@ def compare(directory: Path, tokenizer_dir: Path, megabytes: float, repeats: int
     """Both, side by side."""
     source = corpus(directory, megabytes)
     size = json_bytes(source) / 1e6
-    times: dict[str, list[float]] = {"peer": [], "ours": []}
-    for turn in range(repeats):
-        times["peer"].append(timed(peer, source, directory / "peer", tokenizer_dir)[0])
-        times["ours"].append(timed(ours, source, directory / "ours", tokenizer_dir)[0])
-        print(f"turn {turn + 1}: " + ", ".join(f"{name} {size / each[-1]:.1f} MB/s" for name, each in times.items()))
+    measures = {
+        "peer": lambda: timed(peer, source, directory / "peer", tokenizer_dir)[0],
+        "ours": lambda: timed(ours, source, directory / "ours", tokenizer_dir)[0],
+    }
+
+    def show(number: int, seconds: dict[str, float]) -> None:
+        print(f"round {number}: " + ", ".join(f"{name} {size / each:.1f} MB/s" for name, each in seconds.items()))
+
+    times = harness.alternate(measures, repeats, each_round=show)
     for ending in ENDINGS:
         if Path(f"{directory}/peer{ending}").read_bytes() != Path(f"{directory}/ours{ending}").read_bytes():
             sys.exit(f"the {ending} files differ: both are in {directory}")
@@ -168,7 +170,7 @@ def compare(directory: Path, tokenizer_dir: Path, megabytes: float, repeats: int
     print(f"{size:.0f} MB of JSON; .bin and .idx are the same. Medians of {repeats}:")
     print(f"  peer   {size / median['peer']:6.1f} MB/s   ({WORKERS} workers)")
     print(f"  ours   {size / median['ours']:6.1f} MB/s   ({THREADS} threads)")
-    print(f"  ratio  {median['peer'] / median['ours']:6.1f}")
+    print(f"  ratio  {harness.ratio_of_medians(times['peer'], times['ours']):6.1f}")
     seconds = steps(source, directory / "steps", tokenizer_dir)
     total = sum(seconds.values())
     print(f"Shares of our work, on one thread {size / total:.0f} MB/s: ", end="")
@@ -177,7 +179,7 @@ def compare(directory: Path, tokenizer_dir: Path, megabytes: float, repeats: int
 
 def grow(directory: Path, tokenizer_dir: Path, megabytes: float) -> None:
     """Cost and memory of ours as the input grows, and with one enormous line."""
-    print("MB of JSON   documents   us per document   peak MB")
+    print(GROWTH.head())
     sources = [corpus(directory, megabytes * share) for share in (0.25, 0.5, 1)]
     worst = directory / "worst.json"
     text = next(texts())
@@ -185,7 +187,7 @@ def grow(directory: Path, tokenizer_dir: Path, megabytes: float) -> None:
     for source in (*sources, worst):
         seconds, peak = timed(ours, source, directory / "ours", tokenizer_dir)
         count = summary(directory / "ours").documents
-        print(f"{json_bytes(source) / 1e6:10.0f}   {count:9,}   {1e6 * seconds / count:15.1f}   {peak:7.0f}")
+        print(GROWTH.row(json_bytes(source) / 1e6, count, 1e6 * seconds / count, peak))
 
 
 def corpus(directory: Path, megabytes: float) -> Path:
@@ -207,14 +209,12 @@ def json_bytes(path: Path) -> int:
 
 def main() -> None:
     """Runs the benchmark as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
+    parser = harness.parser(__doc__, directory=True)
     parser.add_argument("--megabytes", type=float, default=787)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--large-megabytes", type=float, default=2000)
     arguments = parser.parse_args()
     directory: Path = arguments.directory
-    directory.mkdir(parents=True, exist_ok=True)
     use_threads(THREADS)
     tokenizer_dir = directory / "tokenizer"
     if not (tokenizer_dir / "tokenizer_config.json").exists():

@@ -13,16 +13,14 @@ takes in relation to the peer's, and to the bare loop's, of the same round. With
 operations that a bare step consists of. Settings can be given, as PRECISION=bf16.
 """
 
-import argparse
 import os
 import socket
 import statistics
-import tempfile
 from collections import Counter
 from pathlib import Path
 
-from dev.bench import random_data
-from dev.bench.contender import Contender, in_turns, ratios, spread
+from dev.bench import harness, random_data
+from dev.bench.contender import Contender, in_turns
 from dev.bench.step_contenders import SIZE, hugging_face, product
 from llama31 import checks, paths, ranks, record
 from llama31.checkpoint import start
@@ -78,34 +76,32 @@ def free_port() -> int:
 
 def main() -> None:
     """Measures, and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("settings", nargs="*", metavar="NAME=value")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        settings, run_dir = prepared(Path(temporary), options.settings)
+    with harness.temporary_directory() as directory:
+        settings, run_dir = prepared(directory, options.settings)
         os.environ.update(ranks.environment(settings, os.environ))
-        peer = Contender("Hugging Face's", hugging_face, settings, SHAPE, VOCABULARY)
-        ours = Contender("our run", product, run_dir, SHAPE, free_port())
-        try:
+        with (
+            Contender("Hugging Face's", hugging_face, settings, SHAPE, VOCABULARY) as peer,
+            Contender("our run", product, run_dir, SHAPE, free_port()) as ours,
+        ):
             loops = [("peer", peer, "run"), ("bare", ours, "bare"), ("ours", ours, "run")]
             seconds = in_turns(loops, options.rounds, options.steps)
             profile = ours.turn("profile", options.steps) if options.profile else {}
-        finally:
-            peer.end()
-            ours.end()
     print(
         f"{SHAPE.parameters(VOCABULARY) / 1e6:.1f} million parameters, {settings.gbs} x {settings.seq_length} tokens, "
         f"{settings.precision.value}, {os.environ['OMP_NUM_THREADS']} threads"
     )
     for name, medians in seconds.items():
-        of_peer = spread(ratios(medians, seconds["peer"]), ".3f")
+        of_peer = harness.spread(harness.ratios(medians, seconds["peer"]), ".3f")
         print(f"{name}  {statistics.median(medians):.3f} s a step; {of_peer} of peer's")
     added = [1000 * (run - bare) for run, bare in zip(seconds["ours"], seconds["bare"], strict=True)]
     share = statistics.median(added) / 1000 / statistics.median(seconds["bare"])
-    print(f"data, NeMo, Lightning, logs and metrics add {spread(added, '.1f')} ms to bare, {share:.1%}")
+    print(f"data, NeMo, Lightning, logs and metrics add {harness.spread(added, '.1f')} ms to bare, {share:.1%}")
     shares: Counter[str] = Counter()
     for operation, taken in profile.items():
         shares[group(operation)] += taken

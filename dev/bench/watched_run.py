@@ -1,7 +1,6 @@
 """Runs of the product as a user starts them, and scripts beside them, watched from outside."""
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -13,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from dev.support.runs import REPOSITORY, arguments, environment
 from llama31 import paths, startup
-from llama31.settings import names
 
 SAMPLES_PER_SECOND = 2  # of the memory
 SLOW_FIRST = 3  # steps: kernels are chosen, memory is allocated
@@ -41,8 +40,8 @@ def run(settings: Mapping[str, object], wanted_exit_code: int = 3) -> Watched:
     """Runs run_llama31.sh with these settings alone; ends this process where the run ends otherwise than wanted."""
     command = [
         "bash",
-        str(paths.REPOSITORY / "run_llama31.sh"),
-        *(f"{name}={value}" for name, value in settings.items()),
+        str(REPOSITORY / "run_llama31.sh"),
+        *arguments(settings),
     ]
     began, printed, memory = watch(command, wanted_exit_code)
     name, *_ = (line.partition(": ")[2] for line in printed.splitlines() if line.startswith("run directory: "))
@@ -51,11 +50,14 @@ def run(settings: Mapping[str, object], wanted_exit_code: int = 3) -> Watched:
 
 def watch(command: Sequence[str], wanted_exit_code: int = 0, **more: str) -> tuple[datetime, str, int]:
     """Runs a command, with more variables; gives when it began, what it printed, and the memory it took."""
-    environment = {name: value for name, value in os.environ.items() if name not in names()}
-    environment |= {"LLAMA31_VENV": sys.prefix, **more}
     began = datetime.now(timezone.utc)
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**environment(), **more},
     )
     memory = _Memory(process.pid)
     printed, _ = process.communicate()
