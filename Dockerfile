@@ -4,7 +4,7 @@
 #
 # NVIDIA's PyTorch image with NeMo, Megatron-Core and the rest of requirements.txt beside its own torch, and Transformer
 # Engine in a version that this Megatron-Core works with. README.md, "Container", says why these versions.
-# tests/test_docker.py holds the versions here against requirements.txt; dev/check_image.py, at the end, against what was
+# tests/dev/test_docker.py holds the versions here against requirements.txt; dev/check_image.py, at the end, against what was
 # installed.
 
 ARG BASE_IMAGE=nvcr.io/nvidia/pytorch

@@ -62,7 +62,7 @@ export TRAIN_PARTS="6 7"
 export N_VALIDATION_SAMPLES=91205
 
 # Model
-# Model: 8b is the benchmark's; smaller ones of the same architecture: see llama31/sizes.py.
+# Model: 8b is the benchmark's; smaller ones of the same architecture: see llama31/config/model_sizes.py.
 export SIZE=8b
 # Tokens in a sequence.
 export SEQ_LENGTH=8192

@@ -7,15 +7,15 @@ import os
 import sys
 from pathlib import Path
 
-from llama31 import descendants
+from llama31.common import child_processes
 from llama31.train import train
 
 
 def main() -> None:
     """Trains; a rank that fails leaves with 1, so that its launcher ends the others."""
-    descendants.end_children()
+    child_processes.end_children()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # under srun, Slurm ends what is left of a task
-        descendants.end_with(os.getppid())
+        child_processes.end_with(os.getppid())
     _, orderly = train(Path(sys.argv[1]))
     with contextlib.suppress(OSError):  # a full disk
         sys.stdout.flush()
@@ -29,4 +29,4 @@ def main() -> None:
 if __name__ == "__main__":
     main()
 elif __name__ == "__mp_main__":  # multiprocessing spawned this process from a rank
-    descendants.end_spawned()
+    child_processes.end_spawned()

@@ -20,9 +20,9 @@ from pathlib import Path
 from dev.support.slurm_cluster import ENDED, Cluster
 from dev.support.submitted import Submitted, submit
 from dev.support.tensors import different, tensors
-from llama31 import paths
 from llama31.checkpoint import store
-from llama31.events import TARGET_NOT_REACHED
+from llama31.config import paths
+from llama31.run_dir.events import TARGET_NOT_REACHED
 
 STEPS_PER_CUT = 15  # of the reference: so many that the run is not over before it was cut often enough
 SIGNAL_BEFORE_END = 1  # seconds, of jobs of a minute

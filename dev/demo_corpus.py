@@ -18,8 +18,8 @@ from importlib import metadata
 from pathlib import Path
 
 from llama31 import rules
+from llama31.common.errors import UserError
 from llama31.corpus.parts import part_shards
-from llama31.errors import UserError
 
 PACKAGES = ("megatron-core", "networkx", "numpy", "pandas", "scikit-learn", "scipy", "torchmetrics")
 """Distributions whose docstrings are taken: large, well documented, and held by every installation."""

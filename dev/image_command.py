@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from llama31 import mounts
-from llama31.errors import UserError
-from llama31.resolve import CACHE, LIBRARIES, PLACES, is_secret
+from llama31.common.errors import UserError
+from llama31.config import mounts
+from llama31.config.resolve import CACHE, LIBRARIES, PLACES, is_secret
 from llama31.settings import Device, Settings, names
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from dev.support.runs import REPOSITORY
 from dev.support.tensors import different, tensors
-from llama31 import paths
 from llama31.checkpoint import store
-from llama31.corpus.files import PARTIAL
-from llama31.events import TARGET_NOT_REACHED
+from llama31.common.files import PARTIAL
+from llama31.config import paths
+from llama31.run_dir.events import TARGET_NOT_REACHED
 
 STEPS_PER_KILL = 8  # of the reference: so many that the run is not over before it was killed often enough
 

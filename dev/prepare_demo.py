@@ -20,8 +20,8 @@ from pathlib import Path
 
 from dev import demo_corpus, demo_tokenizer
 from llama31 import rules
-from llama31.corpus.files import atomic_writer, failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import atomic_writer, failures_named
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MADE_FROM = "made_from.json"  # in DIRECTORY: what the corpus and the tokenizer are made from

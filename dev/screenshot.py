@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from dev.browser import browser
-from llama31.corpus.files import atomic_writer
+from llama31.common.files import atomic_writer
 
 
 def main() -> None:

@@ -123,7 +123,7 @@ more() { # NAME: prints what was left in DIRECTORY/more.NAME
 write_settings() {
     local ports host
     # Job ids begin with the first of them: so clusters side by side have different ones, and their jobs' ranks, which
-    # meet at a port that is made from the id (llama31/slurm/job.sbatch), do not meet those of another cluster.
+    # meet at a port that is made from the id (llama31/launch/slurm/job.sbatch), do not meet those of another cluster.
     read -ra ports < <(free_ports $((1 + ${#nodes[@]})))
     host="$(hostname -s)"
     {

@@ -10,7 +10,7 @@
 #
 # Environment: LLAMA31_PYTHON (default: python3), and pip's own variables as for dev/setup.sh.
 # Cost on 2 busy cores: 5 to 8 minutes and 3 GB with torch's CPU build, 10 minutes and 6 GB with its CUDA build.
-# A test takes the same steps dry, for which pip needs no index (tests/test_docker.py).
+# A test takes the same steps dry, for which pip needs no index (tests/dev/test_docker.py).
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -13,17 +13,19 @@ from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommO
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptimizerModule
 from torch.nn import Parameter
 
-from llama31 import loggers, paths, rules
-from llama31.checkpoint.random_states import RandomStates
-from llama31.checkpoint.schedule import ScheduleOfSettings
-from llama31.checkpoint.strategy import ResumableStrategy
+from llama31 import rules
+from llama31.config import paths
+from llama31.config.overlap import Overlap
 from llama31.data.module import BenchmarkData
-from llama31.loggers import LoggedSteps
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
-from llama31.model.seed import SeedWeights
-from llama31.overlap import Overlap
 from llama31.settings import Precision, Settings
+from llama31.training import loggers
+from llama31.training.loggers import LoggedSteps
+from llama31.training.lr_schedule import ScheduleOfSettings
+from llama31.training.rng_state import RandomStates
+from llama31.training.seed import SeedWeights
+from llama31.training.strategy import ResumableStrategy
 
 
 def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Path, name: str = "") -> run.Partial:
@@ -82,7 +84,7 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
     """Layout, precision and evaluation schedule.
 
     max_steps is the length of the learning rate schedule, into which NeMo copies it; what ends a run is
-    `llama31.mlperf.callback`.
+    `llama31.training.benchmark_callback`.
     """
     return run.Config(
         nl.Trainer,

@@ -2,8 +2,8 @@
 
 A field of `Settings` is the setting whose name is the field's in upper case, in the environment (config.sh
 exports all of them) and on the command line (`NAME=value`). A value is taken from the command line, else from the
-environment, else from the default here; an empty value means the default. `llama31.resolve` does that once, and the
-same object is printed, trained with, logged and stored in the run directory.
+environment, else from the default here; an empty value means the default. `llama31.config.resolve` does that once, and
+the same object is printed, trained with, logged and stored in the run directory.
 """
 
 import ast
@@ -137,7 +137,7 @@ class Settings:
 
     # Model
     size: str = rules.SIZE
-    """Model: 8b is the benchmark's; smaller ones of the same architecture: see llama31/sizes.py."""
+    """Model: 8b is the benchmark's; smaller ones of the same architecture: see llama31/config/model_sizes.py."""
     seq_length: int = rules.SEQUENCE_LENGTH
     """Tokens in a sequence."""
     precision: Precision = Precision.bf16

@@ -11,18 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from llama31 import checks, paths, record, run_tokenizer, startup, warning
-from llama31.checkpoint import identity, start, store
-from llama31.departures import departures
-from llama31.errors import RunAborted, UserError
-from llama31.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Outcome
-from llama31.inputs import Data
-from llama31.layout import Layout
+from llama31.checkpoint import identity, store
+from llama31.common.errors import RunAborted, UserError
+from llama31.config import paths
+from llama31.config.departures import departures
+from llama31.config.parallel_layout import Layout
+from llama31.data import run_tokenizer
+from llama31.data.inputs import Data
+from llama31.plan import validate
+from llama31.run_dir import job_chain, record, start_point, startup_log, time_limit_warning
+from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Outcome
 from llama31.settings import Settings
-from llama31.slurm import submission
 
 if TYPE_CHECKING:
-    from llama31.checkpoint.saver import Saver
+    from llama31.training.checkpoint_saver import Saver
 
 
 def train(run_dir: Path) -> tuple[Outcome, bool]:
@@ -33,15 +35,15 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     """
     rank = int(os.environ.get("RANK", "0"))
     run = _Run(run_dir, rank, _keep_output(run_dir, rank))
-    startup.reached(startup.RANK)
-    # A checkpoint may come from anywhere; what torch reads of it is data, never code (`llama31.checkpoint.trust`).
+    startup_log.reached(startup_log.RANK)
+    # A checkpoint may come from anywhere: torch reads data from it, never code (`safe_unpickle`).
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     signal.signal(signal.SIGINT, run.interrupt)
     signal.signal(signal.SIGUSR1, run.warn)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # what starts ranks may have it wait for this
     if rank == 0:  # the others hold nothing that must be closed
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        warning.watch(run_dir)  # the others agree with it after each step
+        time_limit_warning.watch(run_dir)  # the others agree with it after each step
     try:
         outcome = run.fit()
         orderly = True
@@ -85,7 +87,7 @@ class _Run:
         self.rank = rank
         self.console = console
         self.observers: list[Observer] = []
-        self.start = start.Start()
+        self.start = start_point.Start()
         self.lock: TextIO | None = None  # of the run's checkpoints, held until the process ends
         self.saves = True  # until the settings are known
         self.callback: Any = None  # a BenchmarkCallback, whose module imports torch
@@ -95,7 +97,7 @@ class _Run:
     @property
     def name(self) -> str:
         """Name of the run, which all jobs of its chain share."""
-        return self.start.run or submission.run_name(self.run_dir)
+        return self.start.run or job_chain.run_name(self.run_dir)
 
     def warn(self, *_: Any) -> None:
         """Notes that time runs out (SIGUSR1), until there is a saver to hear that itself."""
@@ -112,26 +114,26 @@ class _Run:
         """Trains to the end. The MLPerf log begins before anything heavy is imported."""
         settings = record.load_settings(self.run_dir)
         self.saves = settings.save_ckpt
-        self.start = start.load(self.run_dir / paths.START)
-        data = checks.check(settings)
+        self.start = start_point.load(self.run_dir / paths.START)
+        data = validate.check(settings)
         departed = self.start.departures + departures(settings, data.validation.tokens)
         departed = list(dict.fromkeys(departed))  # each once, in their order
         if self.rank == 0:
             self._open_log(settings, data, departed)
-        startup.reached(startup.CHECKED)
+        startup_log.reached(startup_log.CHECKED)
 
         import fiddle
 
-        from llama31.checkpoint.strategy import load
-        from llama31.mlperf.callback import BenchmarkCallback
         from llama31.model import device, vocabulary
         from llama31.recipe import pretrain_recipe
+        from llama31.training.benchmark_callback import BenchmarkCallback
+        from llama31.training.strategy import load
 
-        startup.reached(startup.IMPORTED)
+        startup_log.reached(startup_log.IMPORTED)
         backend = device.detect(settings)
         with contextlib.ExitStack() as stack:
             if backend.accelerator == "cpu":
-                from llama31.model.cpu import cpu_backend
+                from llama31.model.cpu_backend import cpu_backend
 
                 stack.enter_context(cpu_backend())
             source = Path(settings.tokenizer_path)
@@ -187,7 +189,7 @@ class _Run:
 
     def _saver(self, settings: Settings, data: Data, departed: list[str]) -> "Saver":
         """What saves checkpoints; where the launcher can tell it to is written down."""
-        from llama31.checkpoint.saver import Saver
+        from llama31.training.checkpoint_saver import Saver
 
         saver = Saver(
             settings,
@@ -206,7 +208,7 @@ class _Run:
         return saver
 
     def _open_log(self, settings: Settings, data: Data, departed: list[str]) -> None:
-        from llama31.mlperf.log import MLPerfLog, continued
+        from llama31.mlperf.log.writer import MLPerfLog, continued
 
         file = self.run_dir / paths.MLPERF_LOG
         if self.start.goes_on:
@@ -227,11 +229,11 @@ class _Run:
 
     def _open_records(self, settings: Settings, data: Data, last_step: int) -> None:
         from llama31.model import device
-        from llama31.report.metrics import MetricsWriter
-        from llama31.report.progress import Progress
+        from llama31.run_dir.metrics_file import MetricsWriter
+        from llama31.training.console_progress import ConsoleProgress
 
         metrics = self.run_dir / paths.METRICS
         if self.start.goes_on:
             shutil.copyfile(Path(self.start.checkpoint) / paths.METRICS, metrics)
         self.observers.append(MetricsWriter(metrics))
-        self.observers.append(Progress(settings, data.vocab_size, last_step, device.gpu(settings), self.console))
+        self.observers.append(ConsoleProgress(settings, data.vocab_size, last_step, device.gpu(settings), self.console))

@@ -1,6 +1,6 @@
 """Fixtures for all tests.
 
-Modules beside the tests are imported by their plain names: NeMo installs a package that is called `tests`.
+Modules of tests/support are imported by their plain names: NeMo installs a package that is called `tests`.
 """
 
 import signal
@@ -17,7 +17,7 @@ from runs import Run, run_forked
 from tiny import as_downloaded, make_data
 
 from llama31.checkpoint import store
-from llama31.events import TARGET_NOT_REACHED
+from llama31.run_dir.events import TARGET_NOT_REACHED
 
 # A shell that starts the tests in the background has them ignore SIGINT, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

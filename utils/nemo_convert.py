@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from llama31 import cli
+from llama31.cli import main as cli
 
 if __name__ == "__main__":
     sys.argv.insert(1, "convert")

@@ -44,8 +44,8 @@ if [[ ! -f $here/llama31.sh ]]; then # sbatch runs a copy of this script, and Sl
 fi
 [[ -f $here/llama31.sh ]] || fail "submit it as a file, such as sbatch utils/preprocess.sh"
 root="$(dirname "$here")"
-# shellcheck source=../llama31/slurm/environment.sh
-source "$root/llama31/slurm/environment.sh"
+# shellcheck source=../llama31/launch/environment.sh
+source "$root/llama31/launch/environment.sh"
 unset_slurm_options_in_job
 # Until here.
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from dev.bench import harness
-from llama31.checkpoint import architecture, huggingface
+from llama31.checkpoint.formats import architecture, hugging_face
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -62,8 +62,8 @@ def make(directory: Path) -> None:
         }
         save_file(tensors, directory / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(group, file)
-    (directory / huggingface.INDEX).write_text(json.dumps({"weight_map": weight_map}))
-    (directory / huggingface.CONFIG).write_text(json.dumps(CONFIG))
+    (directory / hugging_face.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (directory / hugging_face.CONFIG).write_text(json.dumps(CONFIG))
 
 
 def main() -> None:

@@ -30,14 +30,17 @@ from typing import Any
 
 from dev.bench import harness
 from dev.bench.harness import Column
-from llama31 import checks, devices, ranks, rules
-from llama31.errors import UserError
+from llama31 import rules
+from llama31.common.errors import UserError
+from llama31.config import devices
+from llama31.config.model_sizes import SIZES, Shape
+from llama31.config.recompute import instead
+from llama31.config.resolve import from_dict, resolve
 from llama31.estimates import memory, speed
 from llama31.estimates.gpus import GB, TERA, called
-from llama31.recompute import instead
-from llama31.resolve import from_dict, resolve
+from llama31.launch import rank_command
+from llama31.plan import validate
 from llama31.settings import Device, Precision, RecomputeGranularity, Settings, to_dict
-from llama31.sizes import SIZES, Shape
 
 SIZE = "bench"
 """Name by which the product knows the shape in these processes."""
@@ -120,7 +123,7 @@ def fitting_layers(settings: Settings, shape: Shape, vocabulary: int, there: int
 
 def measured(case: Case, steps: int) -> dict[str, Any]:
     """What a process of its own finds: seconds of each step, bytes of memory at the peak, the last loss."""
-    environment = ranks.environment(case.settings, os.environ)
+    environment = rank_command.environment(case.settings, os.environ)
     if not case.compiled:
         environment["TORCHDYNAMO_DISABLE"] = "1"
     content = json.dumps({**asdict(case), "settings": to_dict(case.settings), "steps": steps})
@@ -139,7 +142,7 @@ def in_child(content: str, environment: Mapping[str, str]) -> dict[str, Any]:
 def given(device: str, assignments: Sequence[str]) -> Settings:
     """Settings of all cases. Raises UserError where they are none, or do not go together."""
     settings = resolve([*USUAL[device], *assignments, f"SIZE={SIZE}", f"DEVICE={device}"], {}).settings
-    if wrong := checks.lines(settings):
+    if wrong := validate.lines(settings):
         raise UserError(wrong)
     return settings
 

@@ -11,7 +11,7 @@ import torch
 
 from dev.bench.harness import peak_memory
 from llama31 import rules
-from llama31.checkpoint import architecture
+from llama31.checkpoint.formats import architecture
 from llama31.settings import Device, Precision, RecomputeGranularity, Settings
 
 if TYPE_CHECKING:

@@ -21,9 +21,11 @@ from dev.bench.contender import Contender, in_turns
 from dev.bench.harness import Column
 from dev.bench.index import write_data
 from dev.bench.step_contenders import hugging_face, product
-from llama31 import paths, ranks, startup
+from llama31.config import paths
+from llama31.config.model_sizes import Shape
+from llama31.launch import rank_command
+from llama31.run_dir import startup_log
 from llama31.settings import Settings
-from llama31.sizes import Shape
 
 DOCUMENTS = [10_000, 100_000, 1_000_000, 10_000_000, 50_000_000]
 STEPS = 24
@@ -73,7 +75,7 @@ def figures(settings: dict[str, object]) -> list[float]:
     starts = [
         value
         for one in (first, again)
-        for value in (one.parts[startup.STEPPED], start.took(one.parts)[startup.INDEXED])
+        for value in (one.parts[startup_log.STEPPED], start.took(one.parts)[startup_log.INDEXED])
     ]
     step = statistics.median([first.step_seconds(), again.step_seconds()])
     return [*starts, step, max(first.memory, again.memory) / 1e9]
@@ -107,7 +109,7 @@ def by_width(directory: Path, widths: list[int], rounds: int) -> Iterator[str]:
         with harness.temporary_directory(directory) as place:
             model = shape(width)
             settings, run_dir = train_step.prepared(place, SHORT, model)
-            os.environ.update(ranks.environment(settings, os.environ))
+            os.environ.update(rank_command.environment(settings, os.environ))
             with Contender("Hugging Face's", hugging_face, settings, model, train_step.VOCABULARY) as peer:
                 began = time.perf_counter()
                 with Contender("our run", product, run_dir, model, train_step.free_port()) as ours:

@@ -28,8 +28,8 @@ import numpy as np
 from dev.bench import harness
 from dev.bench.harness import Column
 from llama31 import rules
-from llama31.corpus import token_file
-from llama31.corpus.token_file import HEADER, MAGIC, VERSION, TokenType
+from llama31.data import token_file
+from llama31.data.token_file import HEADER, MAGIC, VERSION, TokenType
 from llama31.settings import Settings
 
 USUAL = Settings()

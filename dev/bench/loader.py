@@ -30,10 +30,11 @@ from typing import Any
 from dev.bench import harness, random_data
 from dev.bench.contender import Contender, in_turns, timed
 from dev.bench.index import write_data
-from llama31 import paths, rules
-from llama31.corpus import token_file
+from llama31 import rules
+from llama31.config import paths
+from llama31.config.resolve import resolve
+from llama31.data import token_file
 from llama31.report.published import published
-from llama31.resolve import resolve
 from llama31.settings import Settings
 
 RANKS = 8  # of a node

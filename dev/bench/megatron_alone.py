@@ -1,7 +1,7 @@
 """The product's model and optimizer on Megatron-Core where NeMo is not installed: torch's layers, bf16 or fp32.
 
-For a GPU machine without NeMo. tests/test_gpu_step.py holds it against what `llama31.recipe` makes with NeMo: the same
-modules, and the same loss to the bit.
+For a GPU machine without NeMo. tests/dev/test_gpu_step.py compares it with what `llama31.recipe` makes with NeMo: the
+same modules, and the same loss to the bit.
 """
 
 import torch
@@ -11,10 +11,11 @@ from megatron.core.optimizer import OptimizerConfig
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn import functional
 
-from llama31 import recompute, rules
+from llama31 import rules
+from llama31.config import recompute
+from llama31.config.model_sizes import INITIAL_DEVIATION, NORM_EPSILON, ROPE_FACTOR, ROTARY_BASE, SIZES
 from llama31.model.layers import cpu_layer_spec, torch_layer_spec
 from llama31.settings import Device, Precision, Settings
-from llama31.sizes import INITIAL_DEVIATION, NORM_EPSILON, ROPE_FACTOR, ROTARY_BASE, SIZES
 
 
 def configurations(settings: Settings) -> tuple[TransformerConfig, DistributedDataParallelConfig, OptimizerConfig]:

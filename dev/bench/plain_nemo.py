@@ -11,7 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from llama31 import startup, uncompiled
+from llama31.common import skip_megatron_compile
+from llama31.run_dir import startup_log
 
 
 def main() -> None:
@@ -20,12 +21,12 @@ def main() -> None:
     log = open(directory / f"rank-{os.environ['RANK']}.log", "wb")  # noqa: SIM115 - until the process ends
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
-    startup.reached(startup.RANK)
-    from llama31.resolve import resolve
+    startup_log.reached(startup_log.RANK)
+    from llama31.config.resolve import resolve
 
     settings = resolve([*sys.argv[2:], f"JOB_DIR={directory}"], {}).settings
-    startup.reached(startup.CHECKED)
-    sys.modules.pop(uncompiled.NAME)  # stock Megatron tries to compile it
+    startup_log.reached(startup_log.CHECKED)
+    sys.modules.pop(skip_megatron_compile.NAME)  # stock Megatron tries to compile it
     import fiddle
     from lightning.pytorch import Callback
     from nemo import lightning as nl
@@ -33,32 +34,32 @@ def main() -> None:
     from nemo.collections.common.tokenizers import AutoTokenizer
     from nemo.lightning.pytorch.optim import MegatronOptimizerModule
 
-    from llama31 import paths
-    from llama31.model.cpu import cpu_backend
+    from llama31.config import paths
+    from llama31.model.cpu_backend import cpu_backend
     from llama31.model.device import Backend
     from llama31.model.llama import model_config
 
-    startup.reached(startup.IMPORTED)
+    startup_log.reached(startup_log.IMPORTED)
 
     class Data(llm.PreTrainingDataModule):
         """NeMo's, telling how far it is."""
 
         def build(self, *arguments: object, **others: object) -> None:
-            startup.reached(startup.JOINED)
+            startup_log.reached(startup_log.JOINED)
             super().build(*arguments, **others)
-            startup.reached(startup.INDEXED)
+            startup_log.reached(startup_log.INDEXED)
 
     class Told(Callback):
         """Tells how far the trainer is."""
 
         def on_train_start(self, *_: object) -> None:
-            startup.reached(startup.READY)
+            startup_log.reached(startup_log.READY)
 
         def on_megatron_microbatch_start(self, **_: object) -> None:
-            startup.reached(startup.BATCH)
+            startup_log.reached(startup_log.BATCH)
 
         def on_train_batch_end(self, *_: object) -> None:
-            startup.reached(startup.STEPPED)
+            startup_log.reached(startup_log.STEPPED)
             log.flush()
             os._exit(0)
 

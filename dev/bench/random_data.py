@@ -7,8 +7,8 @@ import numpy as np
 from tokenizers import Tokenizer, models
 
 from llama31 import rules
-from llama31.corpus.token_file import TokenType
 from llama31.corpus.token_writer import TokenWriter
+from llama31.data.token_file import TokenType
 
 DOCUMENT = 500  # tokens in each, about as many as in C4's
 VALIDATION_DOCUMENTS = 100

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from dev.bench import harness
-from llama31.corpus.files import atomic_writer
+from llama31.common.files import atomic_writer
 
 RANKS = 64
 CHATTER = 200  # lines for each line of MLLOG
@@ -41,8 +41,11 @@ PEER = MEASURE.format(
     read="len(ruleset_610.parse_file(sys.argv[1])[0])",
 )
 CHECK = MEASURE.format(
-    imports="from llama31.mlperf import several",
-    read='len(list(several.lines(several.judge([Path(name) for name in sys.argv[1:]], "6.1.0"))))',
+    imports="""try:
+    from llama31.mlperf.check import submission
+except ImportError:  # an older checkout
+    from llama31.mlperf import several as submission""",
+    read='len(list(submission.lines(submission.judge([Path(name) for name in sys.argv[1:]], "6.1.0"))))',
 )
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from dev.bench import harness, random_data, watched_run
 from dev.bench.harness import Column
-from llama31 import paths, startup
+from llama31.config import paths
+from llama31.run_dir import startup_log
 
 VOCABULARY = 4096
 TOKENS = 2_000_000
@@ -67,7 +68,7 @@ def plain(data: dict[str, str], directory: Path) -> dict[str, float]:
 
 def took(ends: dict[str, float]) -> dict[str, float]:
     """Seconds of each part, from the end of the one before it."""
-    known = [part for part in startup.PARTS if part in ends]
+    known = [part for part in startup_log.PARTS if part in ends]
     return {part: ends[part] - (ends[before] if before else 0) for before, part in pairwise(["", *known])}
 
 
@@ -99,13 +100,13 @@ def main() -> None:
             for name, (options, code) in QUICK.items()
         }
     print(TABLE.head())
-    for part in startup.PARTS:
+    for part in startup_log.PARTS:
         ends = [statistics.median(one[part] for one in found[name]) for name in ("ours", "peer")]
         parts = [statistics.median(took(one)[part] for one in found[name]) for name in ("ours", "peer")]
         print(TABLE.row(part, *ends, *parts))
-    whole = ([one[startup.STEPPED] for one in found[name]] for name in ("ours", "peer"))
+    whole = ([one[startup_log.STEPPED] for one in found[name]] for name in ("ours", "peer"))
     print(f"ratio of the whole {harness.spread(harness.ratios(*whole), '.2f')}")
-    print(f"the first start, which builds the index: {first[startup.STEPPED]:.2f} s")
+    print(f"the first start, which builds the index: {first[startup_log.STEPPED]:.2f} s")
     for name, seconds in quick.items():
         print(f"{name}: {seconds:.2f} s")
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dev.bench.contender import timed
-from llama31.settings import Settings
-from llama31.sizes import (
+from llama31.config.model_sizes import (
     HIGH_FREQUENCY_FACTOR,
     LENGTH_BEFORE_STRETCHING,
     LOW_FREQUENCY_FACTOR,
@@ -20,6 +19,7 @@ from llama31.sizes import (
     SIZES,
     Shape,
 )
+from llama31.settings import Settings
 
 SIZE = "bench"
 """Name by which the product knows the shape in these processes."""
@@ -31,7 +31,7 @@ def product(connection: Connection, run_dir: Path, shape: Shape, port: int) -> N
     SIZES[SIZE] = shape
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     from llama31 import train
-    from llama31.mlperf.callback import BenchmarkCallback
+    from llama31.training.benchmark_callback import BenchmarkCallback
 
     paced = _Paced(connection)
     told = BenchmarkCallback.on_train_batch_end

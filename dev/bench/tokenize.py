@@ -32,14 +32,14 @@ from isal import igzip
 from dev import demo_corpus, demo_tokenizer
 from dev.bench import harness
 from dev.bench.harness import Column
+from llama31.common.files import atomic_writer
+from llama31.common.progress import cores
 from llama31.corpus import documents, records
 from llama31.corpus.encoder import Exact, Fast, use_threads
-from llama31.corpus.files import atomic_writer
-from llama31.corpus.progress import cores
 from llama31.corpus.records import NOTHING_SKIPPED
-from llama31.corpus.token_file import TokenType, summary
 from llama31.corpus.token_writer import TokenWriter
 from llama31.corpus.tokenize import as_bytes
+from llama31.data.token_file import TokenType, summary
 
 VOCABULARY = 128_000
 WORKERS = THREADS = 2

@@ -22,11 +22,13 @@ from pathlib import Path
 from dev.bench import harness, random_data
 from dev.bench.contender import Contender, in_turns
 from dev.bench.step_contenders import SIZE, hugging_face, product
-from llama31 import checks, paths, ranks, record
-from llama31.checkpoint import start
-from llama31.resolve import resolve
+from llama31.config import paths
+from llama31.config.model_sizes import SIZES, Shape
+from llama31.config.resolve import resolve
+from llama31.launch import rank_command
+from llama31.plan import validate
+from llama31.run_dir import record, start_point
 from llama31.settings import Settings
-from llama31.sizes import SIZES, Shape
 
 SHAPE = Shape(layers=8, hidden_size=512, ffn_hidden_size=1408, attention_heads=8, key_value_heads=4)
 VOCABULARY = 4096
@@ -57,12 +59,12 @@ def prepared(directory: Path, assignments: list[str], shape: Shape = SHAPE) -> t
     SIZES[SIZE] = shape
     given = GIVEN | random_data.make(directory, VOCABULARY, TOKENS) | {"JOB_DIR": str(directory / "runs")}
     settings = resolve([*(f"{name}={value}" for name, value in given.items()), *assignments], {}).settings
-    checks.check(settings)
+    validate.check(settings)
     run_dir = directory / "run"
     (run_dir / paths.RANK_LOGS).mkdir(parents=True)
     record.reserve_outcome(run_dir)
     record.store_settings(run_dir, settings)
-    start.store(run_dir / paths.START, start.Start())
+    start_point.store(run_dir / paths.START, start_point.Start())
     return settings, run_dir
 
 
@@ -84,7 +86,7 @@ def main() -> None:
     options = parser.parse_args()
     with harness.temporary_directory() as directory:
         settings, run_dir = prepared(directory, options.settings)
-        os.environ.update(ranks.environment(settings, os.environ))
+        os.environ.update(rank_command.environment(settings, os.environ))
         with (
             Contender("Hugging Face's", hugging_face, settings, SHAPE, VOCABULARY) as peer,
             Contender("our run", product, run_dir, SHAPE, free_port()) as ours,

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 
 from dev.support.runs import REPOSITORY, arguments, environment
-from llama31 import paths, startup
+from llama31.config import paths
+from llama31.run_dir import startup_log
 
 SAMPLES_PER_SECOND = 2  # of the memory
 SLOW_FIRST = 3  # steps: kernels are chosen, memory is allocated
@@ -72,8 +73,8 @@ def parts(logs: Path, began: datetime) -> dict[str, float]:
     found: dict[str, float] = {}
     for log in logs.glob("rank-*.log"):
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-            time, mark, part = line.partition(startup.MARK)
-            if mark and part in startup.PARTS:
+            time, mark, part = line.partition(startup_log.MARK)
+            if mark and part in startup_log.PARTS:
                 seconds = (datetime.fromisoformat(time) - began).total_seconds()
                 found[part] = max(found.get(part, 0), seconds)
     return found

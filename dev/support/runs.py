@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama31 import paths, record
-from llama31.events import Outcome
+from llama31.config import paths
+from llama31.run_dir import record
+from llama31.run_dir.events import Outcome
 from llama31.settings import names
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -13,8 +13,8 @@ from typing import Any
 
 from dev.support.runs import REPOSITORY, Run, arguments, environment
 from dev.support.slurm_cluster import ENDED, Cluster
-from llama31 import paths, warning
-from llama31.slurm import submission
+from llama31.config import paths
+from llama31.run_dir import job_chain, time_limit_warning
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Submitted:
 
     def job_dir(self, job: str, restarts: int = 0) -> Path:
         """Where a job works."""
-        return self.run_dir / submission.job_dir_name(int(job), restarts)
+        return self.run_dir / job_chain.job_dir_name(int(job), restarts)
 
     def ended(self, job: str, restarts: int = 0) -> Run:
         """Waits for the end of a job."""
@@ -102,7 +102,7 @@ class Submitted:
 
     def warned(self, job: str, restarts: int = 0) -> None:
         """Waits until the time limit's warning has come."""
-        file = self.job_dir(job, restarts) / warning.FILE
+        file = self.job_dir(job, restarts) / time_limit_warning.FILE
         self.cluster.until(f"job {job} is warned", file.read_text)
 
 
@@ -114,7 +114,7 @@ def submit(
     printed = cluster.ask(*command, env={**environment(), "CUDA_VISIBLE_DEVICES": "", **exported})
     found = []
     for directory in re.findall("^run directory: (.*)", printed, re.MULTILINE):
-        stored = submission.load(Path(directory))
+        stored = job_chain.load(Path(directory))
         assert stored, printed
         found.append(Submitted(cluster, Path(directory), [str(job) for job in stored.jobs], printed))
     return found

@@ -8,13 +8,13 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-from llama31.checkpoint import store
+from llama31.checkpoint.formats import nemo
 
 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint whole, whatever ranks saved them: weights, and the optimizer's moments."""
     state: dict[str, Any] = {}
-    reader = FileSystemReader(checkpoint / store.WEIGHTS)
+    reader = FileSystemReader(checkpoint / nemo.WEIGHTS)
     _load_state_dict(state, storage_reader=reader, planner=_EmptyStateDictLoadPlanner(), no_dist=True)
     found = {name: value for name, value in _flat(state).items() if isinstance(value, torch.Tensor)}
     assert any(name.startswith("optimizer") for name in found), sorted(found)[:5]
@@ -23,7 +23,7 @@ def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 def common(checkpoint: Path) -> dict[str, Any]:
     """What is no sharded tensor: schedule, loops, data position, random states; by its path."""
-    return _flat(torch.load(checkpoint / store.WEIGHTS / "common.pt", weights_only=True))
+    return _flat(torch.load(checkpoint / nemo.WEIGHTS / "common.pt", weights_only=True))
 
 
 def different(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:

@@ -5,12 +5,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from llama31.corpus import manifest, tokenizer
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
-from llama31.inputs import Data
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.config.model_sizes import SIZES
+from llama31.data import token_manifest, tokenizer
+from llama31.data.inputs import Data
 from llama31.settings import Settings, shown, to_dict
-from llama31.sizes import SIZES
 
 # Without the first two a checkpoint cannot be read: they are its shape. The third is where the run began. By the fourth
 # Megatron groups the parameters in the optimizer's state.
@@ -46,7 +46,7 @@ def current(recorded: str | None, settings: Settings) -> str | None:
 
 def _data_file(file: Any) -> str:
     """A token file by its manifest, or where it has none by its counts."""
-    path = manifest.manifest_path(file.prefix)
+    path = token_manifest.manifest_path(file.prefix)
     if not path.is_file():
         return f"{file.documents} documents, {file.tokens} tokens"
     with failures_named(path):

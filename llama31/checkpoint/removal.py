@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from llama31 import paths
 from llama31.checkpoint import store
-from llama31.checkpoint.huggingface import CONFIG, GENERATION_CONFIG, SMALL_FILES
-from llama31.checkpoint.nemo import BACKEND, MODEL, TOKENIZER
-from llama31.checkpoint.store import CONTEXT, MANIFEST, WEIGHTS
-from llama31.corpus.files import PARTIAL, failures_named
-from llama31.errors import UserError
+from llama31.checkpoint.formats.hugging_face import CONFIG, GENERATION_CONFIG, SMALL_FILES
+from llama31.checkpoint.formats.nemo import BACKEND, CONTEXT, MODEL, TOKENIZER, WEIGHTS
+from llama31.checkpoint.store import MANIFEST
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, failures_named
+from llama31.config import paths
 
 _PICKLE = "-".join("?" * length for length in (8, 4, 4, 4, 12))  # NeMo names them by UUIDs
 _TOKENIZER = (*SMALL_FILES, GENERATION_CONFIG, CONFIG)

@@ -5,15 +5,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llama31.checkpoint import places, removal, store, weights_only
+from llama31.checkpoint import locate, removal, store, weights_only
 from llama31.checkpoint.identity import TOKENIZER, changes, current, identity
-from llama31.checkpoint.start import Start
-from llama31.checkpoint.store import Checkpoint, Damaged, Manifest
-from llama31.corpus.files import PARTIAL
-from llama31.errors import UserError
-from llama31.events import Outcome
-from llama31.inputs import Data
-from llama31.report.reading import Reading
+from llama31.checkpoint.store import Checkpoint, CheckpointManifest, DamagedCheckpoint
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL
+from llama31.common.reading import Reading
+from llama31.data.inputs import Data
+from llama31.run_dir.events import Outcome
+from llama31.run_dir.start_point import Start
 from llama31.settings import Settings
 
 
@@ -78,7 +78,7 @@ def _in_chain(
     for checkpoint in chain:
         try:
             manifest = _read(checkpoint.path, thorough)
-        except Damaged as error:
+        except DamagedCheckpoint as error:
             damaged.append(checkpoint.path)
             notes += [f"{line}; passed over" for line in error.lines]
             continue
@@ -105,7 +105,7 @@ def _first_job(settings: Settings, data: Data, allowed: Collection[str], thoroug
     path = Path(settings.model_ckpt)
     if (settings.use_ckpt or settings.from_hf) and path.is_dir():
         seed = int(settings.seeds) if settings.seeds and settings.use_ckpt else None
-        if wrong := places.mistaken(path, seed=seed):
+        if wrong := locate.mistaken(path, seed=seed):
             raise UserError(f"MODEL_CKPT={path}: {wrong}")
     if settings.from_hf:
         weights_only.check(settings, data)
@@ -121,7 +121,7 @@ def _first_job(settings: Settings, data: Data, allowed: Collection[str], thoroug
     return _going_on(settings, data, allowed, path, manifest)
 
 
-def _read(path: Path, thorough: bool) -> Manifest:
+def _read(path: Path, thorough: bool) -> CheckpointManifest:
     """The manifest of a checkpoint that is complete. Raises Damaged for any other."""
     manifest = store.read_manifest(path)
     wrong = store.damage(path, manifest)
@@ -129,11 +129,13 @@ def _read(path: Path, thorough: bool) -> Manifest:
         with Reading(f"verifying {path.name}", sum(size for size, _ in manifest.files.values()), sys.stderr) as read:
             wrong = store.damage_inside(path, manifest, read.add)
     if wrong:
-        raise Damaged(f"{path}: damaged: {wrong}")
+        raise DamagedCheckpoint(f"{path}: damaged: {wrong}")
     return manifest
 
 
-def _going_on(settings: Settings, data: Data, allowed: Collection[str], path: Path, manifest: Manifest) -> Found:
+def _going_on(
+    settings: Settings, data: Data, allowed: Collection[str], path: Path, manifest: CheckpointManifest
+) -> Found:
     """Going on from a good checkpoint, if it is of the run that the settings describe."""
     settings = replace(settings, seeds=settings.seeds or str(manifest.seed))
     theirs = {**manifest.identity, TOKENIZER: current(manifest.identity.get(TOKENIZER), settings)}

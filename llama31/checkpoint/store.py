@@ -21,12 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from llama31.corpus.files import atomic_writer, failures_named
-from llama31.errors import UserError
-from llama31.events import Outcome
-from llama31.typed import from_json
+from llama31.common.errors import UserError
+from llama31.common.files import atomic_writer, failures_named
+from llama31.common.json_files import from_json
+from llama31.run_dir.events import Outcome
 
-WEIGHTS, CONTEXT = "weights", "context"
 MANIFEST = "checkpoint.json"
 DAMAGED = ".damaged"  # appended to the name of a checkpoint that cannot be used
 CHUNK = 1 << 22  # bytes read at once
@@ -36,7 +35,7 @@ _NAME = re.compile(r"checkpoint-seed-(?P<seed>\d+)-par-(?P<job>\d+)-(?P<step>\d+
 
 
 @dataclass(frozen=True)
-class Manifest:
+class CheckpointManifest:
     """What a checkpoint is of."""
 
     seed: int
@@ -88,11 +87,11 @@ def listing(root: Path, seed: int | None = None, suffix: str = "") -> list[Check
     return sorted((c for c in found if c and seed in (None, c.seed)), reverse=True)
 
 
-class Damaged(UserError):
+class DamagedCheckpoint(UserError):
     """A checkpoint is incomplete, or other than it was saved: the one before it is to be used."""
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> CheckpointManifest:
     """Manifest of the checkpoint in a directory.
 
     Raises Damaged where there is none that can be understood, UserError where it cannot be read.
@@ -100,14 +99,14 @@ def read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     try:
         with _unreadable_named(file):
-            manifest = from_json(Manifest, json.loads(file.read_bytes()))
+            manifest = from_json(CheckpointManifest, json.loads(file.read_bytes()))
         sizes = [(int(size), str(digest)) for size, digest in manifest.files.values()]
         if manifest.outcome is not None:
             from_json(Outcome, manifest.outcome)
     except FileNotFoundError:
-        raise Damaged(f"{path}: incomplete, it has no {MANIFEST}") from None
+        raise DamagedCheckpoint(f"{path}: incomplete, it has no {MANIFEST}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{file}: cannot be read: {error!r}") from error
+        raise DamagedCheckpoint(f"{file}: cannot be read: {error!r}") from error
     assert len(sizes) == len(manifest.files)
     return manifest
 
@@ -123,7 +122,7 @@ def _unreadable_named(path: Path) -> Iterator[None]:
         raise
 
 
-def write_manifest(path: Path, manifest: Manifest) -> None:
+def write_manifest(path: Path, manifest: CheckpointManifest) -> None:
     """Writes the manifest of the checkpoint in a directory, which makes it complete."""
     with atomic_writer(path / MANIFEST) as file:
         file.write(json.dumps(asdict(manifest), indent=1).encode() + b"\n")
@@ -149,7 +148,7 @@ def digest(file: Path, told: Callable[[int], None] = lambda _: None) -> tuple[in
     return size, sha.hexdigest()
 
 
-def damage(path: Path, manifest: Manifest) -> str:
+def damage(path: Path, manifest: CheckpointManifest) -> str:
     """What is wrong with a checkpoint as far as a look at its files' sizes tells; empty if nothing is."""
     for file, (size, _) in manifest.files.items():
         try:
@@ -162,7 +161,7 @@ def damage(path: Path, manifest: Manifest) -> str:
     return ""
 
 
-def damage_inside(path: Path, manifest: Manifest, told: Callable[[int], None] = lambda _: None) -> str:
+def damage_inside(path: Path, manifest: CheckpointManifest, told: Callable[[int], None] = lambda _: None) -> str:
     """As `damage`, by reading all of it: which files are not those that were saved; empty if none.
 
     Both raise UserError where a file cannot be read for a reason that says nothing of it.

@@ -5,17 +5,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llama31.checkpoint import architecture, nemo, store
-from llama31.checkpoint.architecture import Architecture
-from llama31.corpus import tokenizer
-from llama31.errors import UserError
-from llama31.inputs import Data
+from llama31.checkpoint.formats import architecture, nemo
+from llama31.checkpoint.formats.architecture import Architecture
+from llama31.common.errors import UserError
+from llama31.config.model_sizes import embedding_rows
+from llama31.data import tokenizer
+from llama31.data.inputs import Data
 from llama31.settings import Settings
-from llama31.sizes import embedding_rows
 
 # What weights do not depend on: Megatron computes RoPE for any length, and nothing is initialized.
 FREE = ("max_position_embeddings", "initializer_range")
-COMMON = f"{store.WEIGHTS}/common.pt"
+COMMON = f"{nemo.WEIGHTS}/common.pt"
 
 
 def check(settings: Settings, data: Data) -> None:

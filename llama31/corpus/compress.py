@@ -12,12 +12,12 @@ from typing import BinaryIO
 
 from isal import igzip
 
-from llama31.corpus.compression import DAMAGED, Members, misnamed
-from llama31.corpus.files import atomic_writer, failures_named
-from llama31.corpus.locking import only_run_in
-from llama31.corpus.progress import Progress
-from llama31.corpus.side_by_side import run_all
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import atomic_writer, failures_named
+from llama31.common.locks import only_run_in
+from llama31.common.parallel import run_all
+from llama31.common.progress import Progress
+from llama31.corpus.compressed_files import DAMAGED, Members, misnamed
 
 PATTERN = "c4-*.json"  # other .json files, such as a tokenizer's, are none of ours
 LEVEL = 2  # of isal: some 20 times as fast as gzip's default, the files 15% larger

@@ -13,14 +13,14 @@ from typing import BinaryIO
 from isal import igzip
 
 from llama31 import rules
+from llama31.common.errors import UserError
+from llama31.common.files import atomic_writer, failures_named
+from llama31.common.locks import only_run_in
+from llama31.common.parallel import run_all
+from llama31.common.progress import Progress
 from llama31.corpus import documents
-from llama31.corpus.compression import DAMAGED, Members, misnamed
-from llama31.corpus.files import atomic_writer, failures_named
-from llama31.corpus.locking import only_run_in
+from llama31.corpus.compressed_files import DAMAGED, Members, misnamed
 from llama31.corpus.parts import part_shards
-from llama31.corpus.progress import Progress
-from llama31.corpus.side_by_side import run_all
-from llama31.errors import UserError
 
 VALIDATION_FILE = "c4-validation.en.json.gz"  # all validation shards
 BLOCK_BYTES = 4 << 20

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from llama31.corpus import compression
-from llama31.corpus.files import sha256_of
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import sha256_of
+from llama31.corpus import compressed_files
 
 BLOCK_BYTES = 6 << 20  # of JSON, read at a time
 LINE_BYTES = 64 << 20  # a longer line is refused: what one line needs bounds the memory
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Place:
+class LinePosition:
     """A place between two lines of a file, from where reading can go on."""
 
     line: int
@@ -40,7 +40,7 @@ class Place:
     """SHA-256 of these bytes, in hexadecimal."""
 
 
-BEGINNING = Place(1, 0, 0, 0, hashlib.sha256().hexdigest())
+BEGINNING = LinePosition(1, 0, 0, 0, hashlib.sha256().hexdigest())
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Position:
     """SHA-256 of each file that was read to its end and left."""
     finished_bytes: int
     """Their size."""
-    place: Place
+    place: LinePosition
     """In the file after those."""
 
     @property
@@ -62,21 +62,21 @@ class Position:
     @staticmethod
     def from_json(content: Any) -> "Position":
         """The position that `asdict` took apart."""
-        return Position(tuple(content["finished"]), content["finished_bytes"], Place(**content["place"]))
+        return Position(tuple(content["finished"]), content["finished_bytes"], LinePosition(**content["place"]))
 
 
 START = Position((), 0, BEGINNING)
 
 
 @dataclass(frozen=True)
-class Block:
+class LineBlock:
     """Consecutive whole lines of a file."""
 
     path: Path
     first_line: int
     """Number of the first line; a file's first is 1."""
     lines: list[bytes]
-    end: Place
+    end: LinePosition
     """The place after the last line."""
 
 
@@ -98,7 +98,7 @@ def check_inputs(paths: Sequence[Path]) -> None:
                     name = "given twice" if same == path else f"the same file as {same}"
                     problems.append(f"{path}: {name}; each document would count twice")
                 first[status.st_dev, status.st_ino] = path
-                if problem := compression.misnamed(path):
+                if problem := compressed_files.misnamed(path):
                     problems.append(f"{path}: {problem}")
         except UserError as error:
             problems += error.lines
@@ -110,7 +110,7 @@ def check_inputs(paths: Sequence[Path]) -> None:
         raise UserError(problems)
 
 
-def read(paths: Sequence[Path], start: Position = START) -> Iterator[tuple[Block, Position]]:
+def read(paths: Sequence[Path], start: Position = START) -> Iterator[tuple[LineBlock, Position]]:
     """The blocks of several files from a position on, each with the position after it.
 
     Raises what `blocks` raises, and Changed where a file that was read before is another now.
@@ -158,7 +158,7 @@ class _Hashed:
         self._raw.seek(offset)
 
 
-def blocks(path: Path, start: Place = BEGINNING, block_bytes: int = 0) -> Iterator[Block]:
+def blocks(path: Path, start: LinePosition = BEGINNING, block_bytes: int = 0) -> Iterator[LineBlock]:
     """The lines of a file from `start` on in blocks of at most about `block_bytes` (0: BLOCK_BYTES), with empty lines.
 
     The last block may be without lines; its end tells the whole file's size and hash. Going on from a place costs
@@ -174,23 +174,23 @@ def blocks(path: Path, start: Place = BEGINNING, block_bytes: int = 0) -> Iterat
                 line = block.end.line
                 yield block
     except EOFError:
-        name = getattr(compression.format_of(path), "name", "")
+        name = getattr(compressed_files.format_of(path), "name", "")
         raise UserError(f"{path}:{line}: truncated {name} file: it ends after this line began") from None
-    except (OSError, *compression.DAMAGED) as error:
+    except (OSError, *compressed_files.DAMAGED) as error:
         raise UserError(f"{path}:{line}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _blocks(path: Path, raw: BinaryIO, start: Place, block_bytes: int) -> Iterator[Block]:
+def _blocks(path: Path, raw: BinaryIO, start: LinePosition, block_bytes: int) -> Iterator[LineBlock]:
     file = _read_before(path, raw, start)
     file.seek(start.offset)
-    stream, is_text = compression.opened(path, file), compression.format_of(path) is None
+    stream, is_text = compressed_files.opened(path, file), compressed_files.format_of(path) is None
     skip = start.skip
     while skip:
         skip -= len(stream.read(min(skip, block_bytes)))
 
-    def block(first_line: int, lines: list[bytes], back: int) -> Block:
-        place = Place(first_line + len(lines), *stream.place(back), file.hashed, file.sha256)
-        return Block(path, first_line, lines, place)
+    def block(first_line: int, lines: list[bytes], back: int) -> LineBlock:
+        place = LinePosition(first_line + len(lines), *stream.place(back), file.hashed, file.sha256)
+        return LineBlock(path, first_line, lines, place)
 
     line = start.line
     pieces: list[bytes] = []  # of the line that the last block ended within
@@ -225,7 +225,7 @@ def _split(data: bytes, is_text: bool) -> list[bytes]:
     return lines if lines[-1] else lines[:-1]
 
 
-def _read_before(path: Path, raw: BinaryIO, place: Place) -> _Hashed:
+def _read_before(path: Path, raw: BinaryIO, place: LinePosition) -> _Hashed:
     file = _Hashed(raw)
     while file.hashed < place.bytes_read and file.read(min(BLOCK_BYTES, place.bytes_read - file.hashed)):
         pass

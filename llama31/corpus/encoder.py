@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from llama31.common.errors import UserError
 from llama31.corpus.exactness import unproven, unsettled
-from llama31.corpus.token_file import TokenType
-from llama31.corpus.tokenizer import contradictions, tokenizer_file, vocabulary_size
-from llama31.errors import UserError
+from llama31.data.token_file import TokenType
+from llama31.data.tokenizer import contradictions, tokenizer_file, vocabulary_size
 
 Encoded = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]
 """The ids of all texts, one text after another, and the number of ids of each text."""

@@ -4,7 +4,8 @@ Both cut a text into words by the properties of its code points, each by its own
 has version 17, tokenizers 0.22.2 version 16. A code point that one of them takes for a letter and the other for a
 symbol changes the words around it, and so their ids. Properties of assigned code points hardly ever change, so only
 those that an older version leaves unassigned can differ; Python's own version (13 to 15 for Python 3.10 to 3.12) is
-older than both. tests/test_exactness.py compares the two libraries on every code point that Python knows as assigned.
+older than both. tests/corpus/test_exactness.py compares the two libraries on every code point that Python knows as
+assigned.
 """
 
 import json

@@ -8,16 +8,17 @@ from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
-from llama31.corpus import checkpoint, manifest
-from llama31.corpus.checkpoint import Checkpoint
-from llama31.corpus.files import failures_named
-from llama31.corpus.job import Job
-from llama31.corpus.manifest import Manifest, manifest_path
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.corpus import tokenize_checkpoint
 from llama31.corpus.records import Skipped
-from llama31.corpus.token_file import HEADER, TokenFile, bin_path, idx_path, summary
 from llama31.corpus.token_writer import TokenWriter
+from llama31.corpus.tokenize_checkpoint import TokenizeCheckpoint
+from llama31.corpus.tokenize_job import TokenizeJob
 from llama31.corpus.writing import writing
-from llama31.errors import UserError
+from llama31.data import token_manifest
+from llama31.data.token_file import HEADER, TokenFile, bin_path, idx_path, summary
+from llama31.data.token_manifest import TokenManifest, manifest_path
 
 BLOCK_BYTES = 16 << 20
 
@@ -25,7 +26,7 @@ Told = Callable[[int], object]
 """Is told the bytes that were joined."""
 
 
-def join(job: Job, pieces: Sequence[Path], told: Told = bool) -> None:
+def join(job: TokenizeJob, pieces: Sequence[Path], told: Told = bool) -> None:
     """Make the output of a job from `pieces`, the token files of its inputs, each of one input.
 
     What is there already is left as it is. Raises UserError where a piece is not whole, or was made otherwise than the
@@ -37,9 +38,11 @@ def join(job: Job, pieces: Sequence[Path], told: Told = bool) -> None:
             combined = _combined([_manifest(job, *each) for each in zip(job.inputs, pieces, strict=True)])
             job.require_bad_lines_within_limit(combined)
             # Should this be ended on the way, the checkpoint tells the next run whose files lie there.
-            checkpoint.store(job.prefix, Checkpoint(job.identity, encoder=next(iter(combined.versions))))
+            tokenize_checkpoint.store(
+                job.prefix, TokenizeCheckpoint(job.identity, encoder=next(iter(combined.versions)))
+            )
             _write(files, job.prefix, combined, told)
-        checkpoint.discard(job.prefix)
+        tokenize_checkpoint.discard(job.prefix)
 
 
 def size(pieces: Sequence[Path]) -> int:
@@ -55,7 +58,7 @@ def remove(pieces: Sequence[Path]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _write(files: Sequence[TokenFile], prefix: Path, combined: Manifest, told: Told) -> None:
+def _write(files: Sequence[TokenFile], prefix: Path, combined: TokenManifest, told: Told) -> None:
     with failures_named(manifest_path(prefix)):
         manifest_path(prefix).unlink(missing_ok=True)  # it must not describe other data, even for a moment
     with TokenWriter(prefix, files[0].token_type) as writer:
@@ -71,7 +74,7 @@ def _write(files: Sequence[TokenFile], prefix: Path, combined: Manifest, told: T
         for file in files:
             _copy(bin_path(file.prefix), 0, _bin_bytes(file), ids)
             _copy(idx_path(file.prefix), HEADER.size, _lengths_bytes(file), lengths)
-    manifest.write(prefix, replace(combined, bin_sha256=writer.bin_sha256, idx_sha256=writer.idx_sha256))
+    token_manifest.write(prefix, replace(combined, bin_sha256=writer.bin_sha256, idx_sha256=writer.idx_sha256))
 
 
 def _bin_bytes(file: TokenFile) -> int:
@@ -92,10 +95,10 @@ def _copy(path: Path, start: int, count: int, write: Callable[[bytes], None]) ->
         raise UserError(f"{path}: became shorter while it was read")
 
 
-def _manifest(job: Job, source: Path, piece: Path) -> Manifest:
+def _manifest(job: TokenizeJob, source: Path, piece: Path) -> TokenManifest:
     """What tells how a piece was made. Raises UserError where that is not how `source` is to be tokenised."""
     path = manifest_path(piece)
-    found = manifest.read(piece)
+    found = token_manifest.read(piece)
     if found is None:
         raise UserError(f"{path}: no such file; it tells how {piece.name} was made")
     for name, value in {**job.identity, "inputs": [source.name]}.items():
@@ -104,7 +107,7 @@ def _manifest(job: Job, source: Path, piece: Path) -> Manifest:
     return found
 
 
-def _combined(manifests: Sequence[Manifest]) -> Manifest:
+def _combined(manifests: Sequence[TokenManifest]) -> TokenManifest:
     """The manifest of all, but for the hashes of the output."""
     skipped = reduce(Skipped.plus, map(Skipped.of_manifest, manifests))
     return replace(

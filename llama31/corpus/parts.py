@@ -1,7 +1,7 @@
 """The parts that C4's training shards are merged to."""
 
 from llama31 import rules
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 
 PARTS = rules.TRAIN_SHARDS // rules.SHARDS_PER_PART
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from types import FrameType
 
 from llama31 import rules
+from llama31.common.errors import UserError
+from llama31.common.parallel import run_all
+from llama31.common.progress import Progress, cores
 from llama31.corpus.consolidate import require_numbering, train_shards
-from llama31.corpus.job import Job
 from llama31.corpus.join import join, remove, size
-from llama31.corpus.progress import Progress, cores
-from llama31.corpus.side_by_side import run_all
-from llama31.corpus.token_file import summary
-from llama31.corpus.tokenizer import tokenizer_file
-from llama31.errors import UserError
+from llama31.corpus.tokenize_job import TokenizeJob
+from llama31.data.token_file import summary
+from llama31.data.tokenizer import tokenizer_file
 
 CORES_PER_FILE = 8  # more hardly speed up one file: its gzip stream is read by one
 
@@ -40,7 +40,7 @@ class Task:
 class Part:
     """A training part that is made from its shards."""
 
-    job: Job
+    job: TokenizeJob
     """Makes its token file from all its shards."""
     shards: list[Task]
     is_joined: bool
@@ -83,7 +83,9 @@ def from_shards(merged: Work, c4_dir: Path, parts: Sequence[int], tokenizer_dir:
         require_numbering(shards)
         names = [shard.name.removesuffix(".json.gz") for shard in shards]
         pieces = [prefix.parent / "shards" / rules.token_file_name(name) for name in names]
-        job = Job(shards, prefix, tokenizer_dir, append_eod=False, json_key="text", bad_line_limit=bad_line_limit)
+        job = TokenizeJob(
+            shards, prefix, tokenizer_dir, append_eod=False, json_key="text", bad_line_limit=bad_line_limit
+        )
         found.append(Part(job, list(map(Task, shards, pieces)), job.finished() is not None))
     shard_tasks = [task for part in found if not part.is_joined for task in part.shards]
     return Work(merged.prefixes, [validation, *shard_tasks], found)

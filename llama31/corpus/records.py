@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import orjson
 
-from llama31.corpus.compression import format_of
-from llama31.corpus.documents import Block
-from llama31.corpus.manifest import Manifest
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.corpus.compressed_files import format_of
+from llama31.corpus.documents import LineBlock
+from llama31.data.token_manifest import TokenManifest
 
 LISTED = 100  # bad lines of which a manifest says which they are
 BAD_LINE_LIMIT = 100  # skipped lines in a token file, by default
@@ -59,7 +59,7 @@ class Skipped:
         return {"skipped_lines": self.count, "skipped": [asdict(line) for line in self.listed]}
 
     @staticmethod
-    def of_manifest(made: Manifest) -> "Skipped":
+    def of_manifest(made: TokenManifest) -> "Skipped":
         """Read the fields of a Manifest; one without them is of a version that skipped nothing."""
         return Skipped(made.skipped_lines or 0, tuple(BadLine(**line) for line in made.skipped or ()))
 
@@ -77,7 +77,7 @@ def skip_limit(on_bad_line: OnBadLine, limit: int | None) -> int:
 
 
 def texts(
-    block: Block, key: str, refusal: Callable[[str], str], skipped: Skipped, limit: int
+    block: LineBlock, key: str, refusal: Callable[[str], str], skipped: Skipped, limit: int
 ) -> tuple[list[str], Skipped]:
     """Return the text of each line that is not blank, and the bad lines so far.
 

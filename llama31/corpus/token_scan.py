@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.common.progress import Progress
 from llama31.corpus.documents import prefetched
-from llama31.corpus.files import failures_named
-from llama31.corpus.progress import Progress
-from llama31.corpus.token_file import HEADER, TokenFile, bin_path, idx_path
-from llama31.errors import UserError
+from llama31.data.token_file import HEADER, TokenFile, bin_path, idx_path
 
 BLOCK = 1 << 20  # numbers read at a time
 

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from llama31.corpus.files import PARTIAL, failures_named, publish
-from llama31.corpus.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
+from llama31.common.files import PARTIAL, failures_named, publish
+from llama31.data.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
 
 BLOCK_DOCUMENTS = 1 << 20  # index entries made at a time
 READ_BYTES = 16 << 20
@@ -32,7 +32,7 @@ class Extent:
 EMPTY = Extent(0, 0, hashlib.sha256().hexdigest())
 
 
-class Damaged(Exception):
+class DamagedExtent(Exception):
     """What an Extent describes is not there, or is other data."""
 
 
@@ -89,12 +89,12 @@ class TokenWriter:
             for data in _blocks(self._bin, 0, self.bin_bytes):
                 self._bin_sha256.update(data)
             if self.bin_sha256 != self._start.bin_sha256:
-                raise Damaged(f"{partial(self._bin_path)} is damaged")
+                raise DamagedExtent(f"{partial(self._bin_path)} is damaged")
             _cut(self._bin, self.bin_bytes)
         with failures_named(self._idx_path):
             end = HEADER.size + 4 * self.documents
             if self._resumable and os.fstat(self._idx.fileno()).st_size < end:
-                raise Damaged(f"{partial(self._idx_path)} is truncated")
+                raise DamagedExtent(f"{partial(self._idx_path)} is truncated")
             _cut(self._idx, end)
 
     def write(self, tokens: Buffer, lengths: Buffer) -> None:

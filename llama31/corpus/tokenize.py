@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama31.corpus import checkpoint, documents, manifest, records, token_writer
-from llama31.corpus.checkpoint import Checkpoint
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.common.progress import Progress
+from llama31.corpus import documents, records, token_writer, tokenize_checkpoint
 from llama31.corpus.documents import Changed
 from llama31.corpus.encoder import Encoded, Encoder, Exact, Fast, Inexact
-from llama31.corpus.files import failures_named
-from llama31.corpus.job import Job
-from llama31.corpus.manifest import Manifest, manifest_path
-from llama31.corpus.progress import Progress
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped
-from llama31.corpus.token_file import TokenFile, TokenType, summary
-from llama31.corpus.token_writer import Damaged, TokenWriter
+from llama31.corpus.token_writer import DamagedExtent, TokenWriter
+from llama31.corpus.tokenize_checkpoint import TokenizeCheckpoint
+from llama31.corpus.tokenize_job import TokenizeJob
 from llama31.corpus.writing import writing
-from llama31.errors import UserError
+from llama31.data import token_manifest
+from llama31.data.token_file import TokenFile, TokenType, summary
+from llama31.data.token_manifest import TokenManifest, manifest_path
 
 SAMPLE_TEXTS = 200  # first documents on which the fast encoder is compared before it is trusted
 SAMPLE_CHARACTERS = 5000  # of each
@@ -55,10 +56,10 @@ def tokenize(
     """
     start = time.monotonic()
     files = [Path(path) for path in inputs]
-    job = Job(files, Path(output_prefix), Path(tokenizer_dir), append_eod, json_key, bad_line_limit)
+    job = TokenizeJob(files, Path(output_prefix), Path(tokenizer_dir), append_eod, json_key, bad_line_limit)
     with writing(job.prefix):
         if found := job.finished():
-            checkpoint.discard(job.prefix)
+            tokenize_checkpoint.discard(job.prefix)
             _say(f"{job.prefix}: is there, {_counts(found)}, made from the same inputs", quiet)
             return found
         encoder, skipped = _make(job, Exact(tokenizer_dir), quiet)
@@ -79,26 +80,26 @@ def _say(line: str, quiet: bool = False) -> None:
         print(line, file=sys.stderr)
 
 
-def _make(job: Job, exact: Exact, quiet: bool) -> tuple[str, Skipped]:
+def _make(job: TokenizeJob, exact: Exact, quiet: bool) -> tuple[str, Skipped]:
     """Make the output, from its checkpoint on; return the name of the library that made the ids, and the bad lines."""
-    start = checkpoint.load(job.prefix)
+    start = tokenize_checkpoint.load(job.prefix)
     if start and (start.job != job.identity or start.skipped.count > job.bad_line_limit):
         _say(f"{job.prefix}: what was begun there is of other inputs or options; it is made anew", quiet)
         start = None
     if start is None or start.encoder != exact.name:
         try:
             fast = Fast(exact, _sample(job))
-            return fast.name, _go_on(job, fast, exact, start or Checkpoint(job.identity, fast.name), quiet)
+            return fast.name, _go_on(job, fast, exact, start or TokenizeCheckpoint(job.identity, fast.name), quiet)
         except Inexact as error:
             _say(
                 f"WARNING: {job.tokenizer_dir}: {Fast.name} is not exact for this tokenizer ({error}); "
                 f"all is encoded by {exact.name}, which takes some 20 times as long"
             )
             start = None  # what was written may be wrong
-    return exact.name, _go_on(job, exact, exact, start or Checkpoint(job.identity, exact.name), quiet)
+    return exact.name, _go_on(job, exact, exact, start or TokenizeCheckpoint(job.identity, exact.name), quiet)
 
 
-def _sample(job: Job) -> list[str]:
+def _sample(job: TokenizeJob) -> list[str]:
     """The beginning of the first texts."""
     block = next(documents.blocks(job.inputs[0]))
     sample = replace(block, lines=block.lines[:SAMPLE_TEXTS])
@@ -106,21 +107,21 @@ def _sample(job: Job) -> list[str]:
     return [text[:SAMPLE_CHARACTERS] for text in texts]
 
 
-def _go_on(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: bool) -> Skipped:
+def _go_on(job: TokenizeJob, encoder: Encoder, exact: Exact, start: TokenizeCheckpoint, quiet: bool) -> Skipped:
     """Make the output from a checkpoint on, or from nothing where what the checkpoint is of was changed since."""
     try:
         return _run(job, encoder, exact, start, quiet)
-    except (Changed, Damaged) as error:
+    except (Changed, DamagedExtent) as error:
         _say(f"{job.prefix}: what was begun there cannot be gone on with ({error}); it is made anew", quiet)
-        return _run(job, encoder, exact, Checkpoint(job.identity, encoder.name), quiet)
+        return _run(job, encoder, exact, TokenizeCheckpoint(job.identity, encoder.name), quiet)
 
 
-def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: bool) -> Skipped:
+def _run(job: TokenizeJob, encoder: Encoder, exact: Exact, start: TokenizeCheckpoint, quiet: bool) -> Skipped:
     """Make the output from a checkpoint on; return the bad lines. Raises Changed or Damaged where that cannot be."""
     if start.is_begun:
         token_writer.unpublish(job.prefix)  # a run may have been killed after it gave the files their names
     else:
-        checkpoint.discard(job.prefix)
+        tokenize_checkpoint.discard(job.prefix)
     with failures_named(manifest_path(job.prefix)):
         manifest_path(job.prefix).unlink(missing_ok=True)  # of an output that was removed
     token_type = TokenType.for_vocabulary(exact.vocabulary)
@@ -133,8 +134,8 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
     ):
 
         def save() -> None:
-            reached = Checkpoint(job.identity, encoder.name, position, writer.synced(), largest_id, skipped)
-            checkpoint.store(job.prefix, reached)
+            reached = TokenizeCheckpoint(job.identity, encoder.name, position, writer.synced(), largest_id, skipped)
+            tokenize_checkpoint.store(job.prefix, reached)
 
         for block, position in documents.prefetched(documents.read(job.inputs, start.position)):
             texts, skipped = records.texts(block, job.json_key, encoder.refusal, skipped, job.bad_line_limit)
@@ -150,9 +151,9 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
         if not writer.documents:
             raise UserError(f"{', '.join(map(str, job.inputs))}: no text in any record")
         save()
-    manifest.write(
+    token_manifest.write(
         job.prefix,
-        Manifest(
+        TokenManifest(
             **job.identity,
             input_bytes=job.input_bytes,
             input_sha256=[*position.finished, position.place.sha256],
@@ -167,7 +168,7 @@ def _run(job: Job, encoder: Encoder, exact: Exact, start: Checkpoint, quiet: boo
             **skipped.in_manifest(),
         ),
     )
-    checkpoint.discard(job.prefix)
+    tokenize_checkpoint.discard(job.prefix)
     return skipped
 
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llama31 import rules
-from llama31.corpus import manifest
-from llama31.corpus.files import PARTIAL, failures_named
-from llama31.corpus.manifest import Manifest, manifest_path
-from llama31.corpus.progress import Progress
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, failures_named
+from llama31.common.progress import Progress
 from llama31.corpus.records import Skipped
-from llama31.corpus.token_file import TokenFile, TokenType, bin_path, idx_path, require_prefix, summary
 from llama31.corpus.token_scan import Scan, scan
-from llama31.corpus.tokenizer import hashes, vocabulary_size
-from llama31.errors import UserError
+from llama31.data import token_manifest
+from llama31.data.token_file import TokenFile, TokenType, bin_path, idx_path, require_prefix, summary
+from llama31.data.token_manifest import TokenManifest, manifest_path
+from llama31.data.tokenizer import hashes, vocabulary_size
 
 SHOWN_BAD_LINES = 3
 ENDS = (".bin", ".idx", ".manifest.json")
@@ -38,7 +38,7 @@ class Vocabulary:
 
 
 @dataclass
-class Verdict:
+class TokenFileReport:
     """What was found about one token file."""
 
     prefix: Path
@@ -78,7 +78,7 @@ def left_over(path: Path) -> list[str]:
     return [f"{file}: left by work that was cut short; start that again, or remove this" for file in found]
 
 
-def verify(prefixes: Sequence[Path], vocabulary: Vocabulary | None) -> tuple[list[Verdict], str]:
+def verify(prefixes: Sequence[Path], vocabulary: Vocabulary | None) -> tuple[list[TokenFileReport], str]:
     """Judge token files, and tell how much was read in what time. `vocabulary`: of a tokenizer that is given."""
     verdicts = list(map(_first_look, prefixes))
     whole = [(verdict, verdict.file) for verdict in verdicts if verdict.file]
@@ -92,18 +92,18 @@ def verify(prefixes: Sequence[Path], vocabulary: Vocabulary | None) -> tuple[lis
         return verdicts, progress.figures()
 
 
-def _first_look(prefix: Path) -> Verdict:
+def _first_look(prefix: Path) -> TokenFileReport:
     try:
-        return Verdict(prefix, summary(prefix))
+        return TokenFileReport(prefix, summary(prefix))
     except UserError as error:
-        return Verdict(prefix, doubts=error.lines)
+        return TokenFileReport(prefix, doubts=error.lines)
 
 
-def _read_through(verdict: Verdict, file: TokenFile, given: Vocabulary | None, progress: Progress) -> None:
+def _read_through(verdict: TokenFileReport, file: TokenFile, given: Vocabulary | None, progress: Progress) -> None:
     """Complete a verdict. Raises UserError where the data cannot be read."""
     made = None
     try:
-        made = manifest.read(file.prefix)
+        made = token_manifest.read(file.prefix)
     except UserError as error:
         verdict.doubts += error.lines
     vocabulary = given
@@ -138,7 +138,7 @@ def _skipped(skipped: Skipped) -> Iterator[str]:
         yield f"bad lines skipped: {skipped.count:,}: {', '.join(lines)}{f' and {more:,} more' if more else ''}"
 
 
-def _differences(file: TokenFile, made: Manifest, found: Scan, vocabulary: Vocabulary | None) -> list[str]:
+def _differences(file: TokenFile, made: TokenManifest, found: Scan, vocabulary: Vocabulary | None) -> list[str]:
     """Lines on where the manifest is of other data, or of another tokenizer than the one given."""
     facts: dict[str, object] = {
         "documents": file.documents,
@@ -159,7 +159,7 @@ def _differences(file: TokenFile, made: Manifest, found: Scan, vocabulary: Vocab
     return lines
 
 
-def _compare_with_known(verdict: Verdict, file: TokenFile, vocabulary: Vocabulary | None) -> None:
+def _compare_with_known(verdict: TokenFileReport, file: TokenFile, vocabulary: Vocabulary | None) -> None:
     """Compare with MLCommons' data, where the name says that this is it.
 
     Data of which nothing tells the tokenizer counts as MLCommons' where it has the type of its ids.

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 from llama31.corpus.encoder import Exact
-from llama31.corpus.files import failures_named
-from llama31.corpus.token_file import HEADER, TokenFile, bin_path, idx_path, summary
-from llama31.corpus.verify import Verdict, Vocabulary, left_over, token_files, verify
-from llama31.errors import UserError
+from llama31.corpus.verify import TokenFileReport, Vocabulary, left_over, token_files, verify
+from llama31.data.token_file import HEADER, TokenFile, bin_path, idx_path, summary
 
 SHOWN_TOKENS = 1000  # of each document
 TITLES = ["token file", "documents", "tokens", "type", ".bin bytes", "largest id", "verdict"]
@@ -83,7 +83,7 @@ def _text(file: TokenFile, start: int, length: int, tokenizer: Exact) -> str:
     return f"{text}\n[and {length - len(ids):,} tokens more]" if length > len(ids) else text
 
 
-def _table(verdicts: Sequence[Verdict]) -> Iterator[str]:
+def _table(verdicts: Sequence[TokenFileReport]) -> Iterator[str]:
     """A row for each token file, and below it lines on what was compared and what is in doubt."""
     rows = [TITLES, *map(_row, verdicts)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -100,7 +100,7 @@ def _table(verdicts: Sequence[Verdict]) -> Iterator[str]:
             yield f"    DOUBT: {line}"
 
 
-def _row(verdict: Verdict) -> list[str]:
+def _row(verdict: TokenFileReport) -> list[str]:
     state = "DOUBTED" if verdict.doubts else "good"
     if verdict.file is None:
         return [verdict.prefix.name, *"-----", state]
@@ -110,7 +110,7 @@ def _row(verdict: Verdict) -> list[str]:
     return [verdict.prefix.name, *numbers, f"{file.tokens * file.token_type.itemsize:,}", largest, state]
 
 
-def _total(verdicts: Sequence[Verdict]) -> str:
+def _total(verdicts: Sequence[TokenFileReport]) -> str:
     files = [verdict.file for verdict in verdicts if verdict.file]
     documents, tokens = sum(file.documents for file in files), sum(file.tokens for file in files)
     return f"token files: {len(verdicts):,}, documents: {documents:,}, tokens: {tokens:,}"

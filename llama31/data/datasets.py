@@ -17,9 +17,8 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.utils import Split
 from torch.utils.data import Dataset
 
-from llama31.corpus import token_file
-from llama31.data import order
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.data import order, token_file
 
 NO_ID = -1
 

@@ -20,10 +20,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llama31.corpus import manifest, token_file
-from llama31.corpus.files import PARTIAL, failures_named, publish, sha256_of
-from llama31.errors import UserError
-from llama31.typed import from_json
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, failures_named, publish, sha256_of
+from llama31.common.json_files import from_json
+from llama31.data import token_file, token_manifest
 
 CONTENTS = "index.json"
 FORMAT = 1  # of the files; another one is another index
@@ -69,7 +69,7 @@ class Index:
 
 
 @dataclass(frozen=True)
-class Contents:
+class IndexContents:
     """index.json."""
 
     files: dict[str, list[Any]]
@@ -85,7 +85,7 @@ class Contents:
         return sum(size for size, _ in self.files.values())
 
 
-def ensure(index: Index) -> tuple[Contents, bool]:
+def ensure(index: Index) -> tuple[IndexContents, bool]:
     """The index, built where it is not there or damaged, and whether it was built now.
 
     Raises UserError where it was built from other data than what is there now, or cannot be written.
@@ -108,7 +108,7 @@ def ensure(index: Index) -> tuple[Contents, bool]:
     return contents, True
 
 
-def fill(directory: Path, index: Index) -> Contents:
+def fill(directory: Path, index: Index) -> IndexContents:
     """Writes the index into an empty directory, and what it wrote into index.json.
 
     Raises UserError where the .idx of a part, which is what the index is made from, is not its manifest's.
@@ -116,21 +116,21 @@ def fill(directory: Path, index: Index) -> Contents:
     from llama31.data import order  # imports Megatron
 
     for prefix in map(Path, index.prefixes):
-        path, made = token_file.idx_path(prefix), manifest.read(prefix)
+        path, made = token_file.idx_path(prefix), token_manifest.read(prefix)
         if made and sha256_of(path) != made.idx_sha256:
             raise UserError(
-                f"{path}: not what {manifest.manifest_path(prefix).name} describes; python3 -m llama31 verify tells "
-                "what differs; the manifest of data that was not made here can be removed"
+                f"{path}: not what {token_manifest.manifest_path(prefix).name} describes; python3 -m llama31 verify "
+                "shows what differs; the manifest of data that was not made here can be removed"
             )
     probes = {name: _probe(path) for name, path in _token_files(index.prefixes)}
     order.write(directory, index.prefixes, index.seq_length, index.seed, index.samples)
     files = {path.name: [path.stat().st_size, sha256_of(path)] for path in sorted(directory.iterdir())}
-    contents = Contents(files, probes, json.loads(json.dumps(asdict(index))))
+    contents = IndexContents(files, probes, json.loads(json.dumps(asdict(index))))
     (directory / CONTENTS).write_text(json.dumps(asdict(contents), indent=2) + "\n", encoding="utf-8")
     return contents
 
 
-def wait_for(directory: Path, deadline: float = DEADLINE) -> Contents:
+def wait_for(directory: Path, deadline: float = DEADLINE) -> IndexContents:
     """Waits until an index that was published is seen here, whole; gives its contents.
 
     Raises UserError where that takes longer than `deadline` seconds.
@@ -187,7 +187,7 @@ def _remove_abandoned(directory: Path) -> None:
 
 def _content(prefix: str) -> list[str]:
     """A token file by name and content, as its manifest has it; without one by path, sizes and times of change."""
-    if made := manifest.read(prefix):
+    if made := token_manifest.read(prefix):
         return [Path(prefix).name, made.bin_sha256, made.idx_sha256]
     found = [prefix]
     for path in (token_file.bin_path(Path(prefix)), token_file.idx_path(Path(prefix))):
@@ -215,30 +215,30 @@ def _probe(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read(directory: Path) -> Contents | None:
+def _read(directory: Path) -> IndexContents | None:
     """What index.json says; None where there is none. A damaged one names no file as it is."""
     try:
-        return from_json(Contents, json.loads((directory / CONTENTS).read_bytes()))
+        return from_json(IndexContents, json.loads((directory / CONTENTS).read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError):
-        return Contents({CONTENTS: [-1, ""]}, {}, {})
+        return IndexContents({CONTENTS: [-1, ""]}, {}, {})
 
 
-def _missing(directory: Path, contents: Contents) -> list[str]:
+def _missing(directory: Path, contents: IndexContents) -> list[str]:
     """Files of an index that are not there, or not of their size."""
     sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
     return [name for name, (size, _) in contents.files.items() if sizes.get(name) != size]
 
 
-def _damage(directory: Path, contents: Contents) -> str:
+def _damage(directory: Path, contents: IndexContents) -> str:
     """What is wrong with an index's files; empty where they are what was written."""
     damaged = _missing(directory, contents)
     damaged = damaged or [name for name, (_, sha256) in contents.files.items() if sha256_of(directory / name) != sha256]
     return f"{', '.join(damaged)}: not as written" if damaged else ""
 
 
-def _refuse_other_data(index: Index, contents: Contents) -> None:
+def _refuse_other_data(index: Index, contents: IndexContents) -> None:
     """Raises UserError where the data is not what the index was built from, though its name says so."""
     for name, path in _token_files(index.prefixes):
         if contents.probes.get(name) != _probe(path):

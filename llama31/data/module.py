@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from nemo.collections.llm import PreTrainingDataModule
 
-from llama31 import startup
 from llama31.data import index
 from llama31.data.datasets import FirstSequences, TrainingSequences, training_set
+from llama31.run_dir import startup_log
 
 
 class BenchmarkData(PreTrainingDataModule):
@@ -49,7 +49,7 @@ class BenchmarkData(PreTrainingDataModule):
 
         Raises UserError where that cannot be built, is of other data, or is not seen on all nodes.
         """
-        startup.reached(startup.JOINED)
+        startup_log.reached(startup_log.JOINED)
         # The first rank says where the index is, and of which parts: another node may see the files with other times.
         agreed: list[Any] = [None]
         if torch.distributed.get_rank() == 0:
@@ -61,7 +61,7 @@ class BenchmarkData(PreTrainingDataModule):
         torch.distributed.broadcast_object_list(agreed)
         directory, prefixes = agreed[0]
         index.wait_for(directory)
-        startup.reached(startup.INDEXED)
+        startup_log.reached(startup_log.INDEXED)
         self.index_mapping_dir = str(directory)
         self._train_ds = training_set(list(prefixes), self.gpt_dataset_config)
         global_batch_size = self.data_sampler.global_batch_size

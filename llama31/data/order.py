@@ -25,8 +25,8 @@ from megatron.core.datasets import helpers
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from numpy.lib import format as npy
 
-from llama31.corpus import token_file
-from llama31.corpus.progress import Progress
+from llama31.common.progress import Progress
+from llama31.data import token_file
 
 DATASET_INDEX, DATASET_SAMPLE_INDEX = "dataset_index.npy", "dataset_sample_index.npy"
 AT_ONCE = 65_536  # sequences whose documents are looked up at a time

@@ -5,11 +5,12 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 
-from llama31 import devices, ranks
+from llama31.common.reading import size
+from llama31.config import devices
 from llama31.doctor import limits, troubles
 from llama31.doctor.context import ELSEWHERE, Context
 from llama31.doctor.findings import Finding, ok
-from llama31.report.reading import size
+from llama31.launch import rank_command
 from llama31.settings import Device
 
 PROGRAM = "llama31.doctor.all_reduce"
@@ -53,7 +54,7 @@ def _starter(context: Context) -> list[str]:
 
 
 def _environment(context: Context) -> Mapping[str, str]:
-    environment = ranks.environment(context.settings, os.environ)
+    environment = rank_command.environment(context.settings, os.environ)
     if place := context.place:
         environment |= {"RANK": str(place.rank), "LOCAL_RANK": str(place.local_rank), "WORLD_SIZE": str(place.size)}
         environment |= {"MASTER_ADDR": place.address, "MASTER_PORT": str(place.port + 1)}

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from llama31.doctor.group import Place
-from llama31.inputs import Data
+from llama31.data.inputs import Data
+from llama31.doctor.group import StepTask
 from llama31.settings import Settings
 
 ELSEWHERE = "not looked at here: the run takes place on the nodes of PARTITION, where srun can start the doctor"
@@ -18,7 +18,7 @@ class Context:
     settings: Settings
     timeout: float
     """Seconds that a check may take."""
-    place: Place | None = None
+    place: StepTask | None = None
     """None on one machine without Slurm."""
     data: Data | None = None
     """What the check of the data found, for those after it."""

@@ -4,17 +4,19 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from llama31 import devices, inputs, paths, preparation, run_tokenizer
+from llama31.config import devices, paths
+from llama31.data import inputs, run_tokenizer
 from llama31.doctor import troubles
 from llama31.doctor.context import AFAR, Context
 from llama31.doctor.findings import Finding, failed, ok
+from llama31.launch import prepare
 
 SAMPLE = "The quick brown fox jumps over 13 lazy dogs."
 
 
 def look(context: Context) -> Iterator[Finding]:
     """On each node: what `run` looks at before it starts anything."""
-    context.data, lines = preparation.look(context.settings)
+    context.data, lines = prepare.look(context.settings)
     yield from map(failed, lines)
     if devices.is_through_ssh(context.settings) and not context.data:
         yield ok(f"{AFAR}; each job looks at the data before it starts")

@@ -9,15 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama31 import devices, paths
-from llama31.checkpoint import space, store
+from llama31.checkpoint import disk_space, store
+from llama31.common.reading import size
+from llama31.common.units import scaled
+from llama31.config import devices, paths
+from llama31.data.inputs import Data
 from llama31.doctor import troubles
 from llama31.doctor.context import AFAR, Context
 from llama31.doctor.findings import Finding, ok
 from llama31.estimates import disk
-from llama31.estimates.units import scaled
-from llama31.inputs import Data
-from llama31.report.reading import size
 from llama31.settings import Settings
 
 PROBE_BYTES = 128 << 20  # written at most, to measure
@@ -121,7 +121,7 @@ def needs(settings: Settings, data: Data | None) -> dict[str, Room]:
     index = disk.training_index(settings, data) * settings.nexp
     found = {"TMP_NPY_INDEX": Room(index, index)}
     if settings.continual_ckpt:
-        one, there = space.estimate(settings, data), len(store.listing(Path(settings.continual_ckpt)))
+        one, there = disk_space.estimate(settings, data), len(store.listing(Path(settings.continual_ckpt)))
         # While one is saved there is one more than KEEP_LAST, which 0 leaves unbounded.
         kept = (settings.keep_last or 1) * settings.nexp + 1
         found["CONTINUAL_CKPT"] = Room(one, one * max(1, kept - there))

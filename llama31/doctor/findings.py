@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from llama31.estimates.units import scaled
+from llama31.common.units import scaled
 
 SHOWN_NODES = 3  # named in a line
 

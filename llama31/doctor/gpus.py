@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from llama31 import devices
+from llama31.common.reading import size
+from llama31.config import devices
 from llama31.doctor import limits, troubles
 from llama31.doctor.context import ELSEWHERE, Context
 from llama31.doctor.findings import Finding, ok
-from llama31.report.reading import size
 from llama31.settings import Device
 
 FREE_SHARE = 0.95  # of a GPU's memory; drivers and displays hold a little

@@ -20,7 +20,7 @@ GREETING = 5  # seconds in which a task that connected says who it is
 
 
 @dataclass(frozen=True)
-class Place:
+class StepTask:
     """Where this process stands among the tasks of its step."""
 
     rank: int
@@ -53,13 +53,13 @@ def is_task(environment: Mapping[str, str] = os.environ) -> bool:
     return "SLURM_PROCID" in environment and step.isdecimal() and int(step) <= LAST_STEP
 
 
-def place(environment: Mapping[str, str] = os.environ) -> Place | None:
+def place(environment: Mapping[str, str] = os.environ) -> StepTask | None:
     """Where srun put this process among others; None where it is alone, which torchrun can give company."""
     size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     if size == 1 or not is_task(environment):
         return None
     job, step = environment["SLURM_JOB_ID"], environment["SLURM_STEP_ID"]
-    return Place(
+    return StepTask(
         rank=int(environment["SLURM_PROCID"]),
         size=size,
         local_rank=int(environment["SLURM_LOCALID"]),
@@ -91,7 +91,7 @@ class Apart(Exception):
 class Group:
     """All tasks of the step, or this process alone; `exchange` is to be called by all, in the same order."""
 
-    def __init__(self, place: Place | None, patience: float):
+    def __init__(self, place: StepTask | None, patience: float):
         """Connects to all others within `patience` seconds; who is not there by then is never heard of.
 
         Raises Apart where the first task cannot be reached, or its port is taken.
@@ -145,7 +145,7 @@ class Group:
         for peer in self._peers.values():
             peer.close()
 
-    def _accept(self, place: Place, deadline: float) -> None:
+    def _accept(self, place: StepTask, deadline: float) -> None:
         with socket.create_server(("", place.port), backlog=place.size) as server:
             while len(self._peers) < place.size - 1 and (left := deadline - time.monotonic()) > 0:
                 server.settimeout(left)
@@ -158,7 +158,7 @@ class Group:
                     self._peers[rank] = peer
 
 
-def _connected(place: Place, deadline: float) -> "_Peer":
+def _connected(place: StepTask, deadline: float) -> "_Peer":
     """A connection to the first task, which may start later than this one."""
     while True:
         try:

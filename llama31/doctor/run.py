@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llama31 import devices, preparation
+from llama31.common.errors import UserError
+from llama31.config import devices
+from llama31.config.resolve import resolve
 from llama31.doctor import collectives, data, filesystems, gpus, limits, tools, troubles, versions
 from llama31.doctor.context import GRACE, Context
 from llama31.doctor.findings import Finding, Severity, failed, from_json, lines, ok, to_json
 from llama31.doctor.group import Apart, Group, is_task, place
-from llama31.errors import UserError
-from llama31.resolve import resolve
+from llama31.launch import prepare
 
 VERIFY_LIMIT = 7200.0  # seconds: enough for 170 GB at 25 MB/s
 
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
         if not os.environ.get("PARTITION"):  # config.sh exports it empty
             os.environ["PARTITION"] = os.environ.get("SLURM_JOB_PARTITION", "")
     try:
-        settings = preparation.with_absolute_paths(resolve(arguments, os.environ)).settings
+        settings = prepare.with_absolute_paths(resolve(arguments, os.environ)).settings
     except UserError:
         if here and here.rank:
             return 2  # the first task says why

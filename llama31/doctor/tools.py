@@ -3,13 +3,14 @@
 import shutil
 from collections.abc import Iterator
 
-from llama31 import devices
+from llama31.common.errors import UserError
+from llama31.config import devices
 from llama31.doctor import limits, troubles
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, failed, ok
-from llama31.errors import UserError
+from llama31.launch import cluster_needs, remote_shell
+from llama31.launch.slurm import partitions, submit
 from llama31.settings import Container
-from llama31.slurm import partitions, place, remote, submit
 
 TELLS_VERSION = 2.0  # seconds; Slurm's programs look for its settings first, wherever those may be
 
@@ -36,7 +37,7 @@ def _slurm(context: Context) -> Iterator[Finding]:
     destination = submit.destination(settings)
     try:
         there = partitions.known(destination, context.patience / 2)
-    except remote.Unreachable as error:
+    except remote_shell.Unreachable as error:
         yield from map(failed, error.lines)
         return
     except UserError as error:
@@ -46,7 +47,7 @@ def _slurm(context: Context) -> Iterator[Finding]:
         if wanted not in there:
             yield troubles.NO_PARTITION.found(partition=wanted, partitions=", ".join(there))
     if destination:
-        yield from map(failed, place.lacking(settings, destination, context.patience / 2))
+        yield from map(failed, cluster_needs.lacking(settings, destination, context.patience / 2))
 
 
 def _containers(context: Context) -> Iterator[Finding]:

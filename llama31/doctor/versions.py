@@ -9,11 +9,11 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from llama31 import devices
+from llama31.config import devices
+from llama31.config.paths import REPOSITORY
 from llama31.doctor import troubles
 from llama31.doctor.context import AFAR, Context
 from llama31.doctor.findings import Finding, ok
-from llama31.paths import REPOSITORY
 
 SHOWN = 3  # packages in a line
 BUILT_ALONG = {"torch"}

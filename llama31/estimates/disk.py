@@ -1,8 +1,8 @@
 """Room on disk for what a run writes."""
 
-from llama31.inputs import Data
+from llama31.config.model_sizes import SIZES
+from llama31.data.inputs import Data
 from llama31.settings import Precision, Settings
-from llama31.sizes import SIZES
 
 
 def training_index(settings: Settings, data: Data) -> int:

@@ -2,8 +2,8 @@
 
 Weights, gradients and optimizer state are those of Megatron's distributed optimizer ("Distributed optimizer" in
 Megatron-Core's documentation) as `llama31.recipe` sets it: gradients in fp32, and the fp32 master weights and Adam's
-two moments spread over the data-parallel and context-parallel ranks. tests/test_parallel.py holds them against what is
-allocated, and tests/test_estimates.py the activations against what Megatron keeps.
+two moments spread over the data-parallel and context-parallel ranks. tests/end_to_end/test_parallel.py compares them
+with what is allocated, and tests/estimates/test_estimates.py the activations with what Megatron keeps.
 
 Activations follow Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", sections
 4 and 5, which count what the backward pass needs of each operation. Their layer is that of GPT-3; `_layer_activations`
@@ -15,11 +15,11 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from llama31.config.model_sizes import SIZES, embedding_rows
+from llama31.config.parallel_layout import Layout
+from llama31.config.recompute import chunk_layers, fuller
 from llama31.estimates.gpus import GB
-from llama31.layout import Layout
-from llama31.recompute import chunk_layers, fuller
 from llama31.settings import Precision, RecomputeGranularity, RecomputeMethod, Settings
-from llama31.sizes import SIZES, embedding_rows
 
 FP32 = 4  # bytes
 ALLOWANCE = 5 * GB

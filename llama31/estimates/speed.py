@@ -2,10 +2,10 @@
 
 import math
 
+from llama31.config.model_sizes import SIZES
+from llama31.config.parallel_layout import Layout
 from llama31.estimates.gpus import Gpu
-from llama31.layout import Layout
 from llama31.settings import Precision, RecomputeGranularity, RecomputeMethod, Settings
-from llama31.sizes import SIZES
 
 FORWARD = 1 / 3
 """Share of a training step's operations that its forward pass has, which is all that an evaluation does."""

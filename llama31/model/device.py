@@ -5,7 +5,7 @@ import resource
 from dataclasses import dataclass
 from typing import Literal
 
-from llama31.errors import UserError
+from llama31.common.errors import UserError
 from llama31.estimates.gpus import GPUS, Gpu, called
 from llama31.settings import Device, Precision, Settings
 

@@ -8,11 +8,12 @@ import torch
 from nemo.collections.llm.gpt.model.base import gpt_data_step
 from nemo.collections.llm.gpt.model.llama import Llama31Config, Llama31Config8B, LlamaConfig
 
-from llama31 import recompute, rules
+from llama31 import rules
+from llama31.config import recompute
+from llama31.config.model_sizes import ROTARY_BASE, SIZES
 from llama31.model.device import Backend
 from llama31.model.layers import cpu_layer_spec, torch_layer_spec
 from llama31.settings import Precision, Settings
-from llama31.sizes import ROTARY_BASE, SIZES
 
 
 def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Config]:

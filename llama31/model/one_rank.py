@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from megatron.core import parallel_state
 
-from llama31.model.cpu import cpu_backend
+from llama31.model.cpu_backend import cpu_backend
 
 
 @contextmanager

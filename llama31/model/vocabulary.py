@@ -5,10 +5,10 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from nemo.collections.common.tokenizers import AutoTokenizer
 
-from llama31 import run_tokenizer
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.config.model_sizes import embedding_rows
+from llama31.data import run_tokenizer
 from llama31.settings import Settings
-from llama31.sizes import embedding_rows
 
 EMBEDDINGS = ("word_embeddings.weight", "output_layer.weight")  # ends of the names of those a pipeline rank may have
 

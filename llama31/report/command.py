@@ -4,10 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from llama31.corpus.files import atomic_writer, failures_named
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import atomic_writer, failures_named
 from llama31.estimates.gpus import GPUS, key_of
-from llama31.report import find
+from llama31.report import find_logs
 
 
 def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -> None:
@@ -24,7 +24,7 @@ def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -
         place = next(parent for parent in page_file.parents if parent.exists())  # those that are not there are made
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"-o {output}: {place} is no directory that can be written to")
-    logs = find.find(given)
+    logs = find_logs.find(given)
     if page_file in {log.resolve() for log in logs}:
         raise UserError(f"-o {output}: is one of the logs to read; name another file")
 

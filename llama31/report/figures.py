@@ -11,13 +11,13 @@ from typing import Any
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
+from llama31.config.parallel_layout import Layout
 from llama31.estimates import speed
 from llama31.estimates.gpus import GPUS
-from llama31.layout import Layout
-from llama31.mlperf.records import Log, Record, is_number, is_whole, shown
+from llama31.mlperf.log.records import Log, Record, is_number, is_whole, shown
 from llama31.report import step_times, timeline
 from llama31.report.logs import TRAINING_LOSS, Series
-from llama31.report.runs import Run
+from llama31.report.runs import ReportedRun
 from llama31.report.step_times import StepTimes, named_steps
 from llama31.report.timeline import Block, Restart, intervals, seconds_between
 from llama31.settings import Settings
@@ -35,7 +35,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationFigures:
     """One evaluation."""
 
     samples: int
@@ -45,7 +45,7 @@ class Evaluation:
 class Figures:
     """The figures of one run."""
 
-    def __init__(self, run: Run, given: Given | None = None):
+    def __init__(self, run: ReportedRun, given: Given | None = None):
         self.run = run
         self.given = given or Given()
         self.log: Log = run.mlperf.log
@@ -93,10 +93,10 @@ class Figures:
     # Convergence
 
     @cached_property
-    def evaluations(self) -> list[Evaluation]:
+    def evaluations(self) -> list[EvaluationFigures]:
         """All evaluations, with the samples that their eval_accuracy lines give, as MLCommons' tools count."""
         return [
-            Evaluation(int(record.samples), float(record.value))
+            EvaluationFigures(int(record.samples), float(record.value))
             for record in self.log.all(constants.EVAL_ACCURACY)
             if _is_usable(record)
         ]

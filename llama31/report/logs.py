@@ -12,9 +12,9 @@ from typing import Any
 
 from mlperf_logging.mllog import constants
 
-from llama31.errors import UserError
-from llama31.mlperf.lines import BLOCK, parsed, scan, why
-from llama31.mlperf.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number, is_whole
+from llama31.common.errors import UserError
+from llama31.mlperf.log.reader import BLOCK, parsed, scan, why
+from llama31.mlperf.log.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number, is_whole
 
 STEP_TIME, TRAINING_LOSS = "train_step_time", "reduced_train_loss"
 """Tracked statistics of NVIDIA's logs: seconds of a step, or of the mean step of a block; training loss of a step."""
@@ -49,7 +49,7 @@ class LogData:
 
 @dataclass
 class Metrics:
-    """A run's metrics (`llama31.report.metrics`)."""
+    """A run's metrics (`llama31.run_dir.metrics_file`)."""
 
     seconds: Series = field(default_factory=Series)
     """Time of each step."""

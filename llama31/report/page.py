@@ -11,11 +11,11 @@ from mlperf_logging.mllog import constants
 from plotly.offline import get_plotlyjs
 
 from llama31 import rules
+from llama31.common.words import minutes, number, percent, plural
 from llama31.report import plots, tables
 from llama31.report.figures import Figures
 from llama31.report.published import published
 from llama31.report.systems import System, grouped, kept_apart
-from llama31.report.words import minutes, number, percent, plural
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 

@@ -11,11 +11,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from llama31 import rules
-from llama31.mlperf.rcp import Points, Reference
+from llama31.common.words import plural
+from llama31.mlperf.check.convergence import Points, Reference
 from llama31.report.figures import Figures
 from llama31.report.published import ROUNDS, Published
 from llama31.report.systems import System
-from llama31.report.words import plural
 
 COLOURS = ("#3b82f6", "#d9730d", "#2f9e44", "#a05ce0", "#d6498f", "#0f93a0", "#a08a00", "#e0484d")
 GREY = "#7d8590"

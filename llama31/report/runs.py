@@ -9,17 +9,18 @@ from typing import Any
 
 import yaml
 
-from llama31 import paths, record
-from llama31.corpus.files import failures_named
-from llama31.errors import UserError
-from llama31.report.find import names
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.common.reading import Reading
+from llama31.config import paths
+from llama31.report.find_logs import names
 from llama31.report.logs import LogData, Metrics, read_log, read_metrics
-from llama31.report.reading import Reading
+from llama31.run_dir import record
 from llama31.settings import Settings
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportedRun:
     """One run, as far as its files say."""
 
     name: str
@@ -31,7 +32,7 @@ class Run:
     """Empty where the log lies alone."""
     settings: Settings | None = None
     record: dict[str, Any] | None = None
-    """Versions, command, commit and so on, as `llama31.run_directory.describe` gives them."""
+    """Versions, command, commit and so on, as `llama31.launch.run_directory.describe` gives them."""
     problems: Sequence[str] = ()
     """Files of the run directory that cannot be read, and why."""
 
@@ -48,14 +49,14 @@ class Run:
         return said
 
 
-def read(logs: Sequence[Path]) -> list[Run]:
+def read(logs: Sequence[Path]) -> list[ReportedRun]:
     """Reads all that these logs, and the run directories that they lie in, say; shows progress on a terminal."""
     files = [*logs, *(file for log in logs if (file := _metrics_of(log)))]
     with Reading("reading", sum(map(_size, files)), sys.stderr) as reading:
         return [_read(log, name, reading) for log, name in zip(logs, names(logs), strict=True)]
 
 
-def _read(log: Path, name: str, reading: Reading) -> Run:
+def _read(log: Path, name: str, reading: Reading) -> ReportedRun:
     with failures_named(log):
         mlperf = read_log(log, reading.add)
     metrics = Metrics()
@@ -63,9 +64,9 @@ def _read(log: Path, name: str, reading: Reading) -> Run:
         with failures_named(file):
             metrics = read_metrics(file, reading.add)
     if not _is_of_run_directory(log):
-        return Run(name, log, mlperf, metrics)
+        return ReportedRun(name, log, mlperf, metrics)
     settings, problem = _settings(log.parent)
-    return Run(name, log, mlperf, metrics, settings, _record(log.parent / paths.RECORD), problem)
+    return ReportedRun(name, log, mlperf, metrics, settings, _record(log.parent / paths.RECORD), problem)
 
 
 def _size(file: Path) -> int:

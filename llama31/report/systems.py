@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from mlperf_logging.mllog import constants
 
-from llama31 import paths, rules
+from llama31 import rules
+from llama31.config import paths
 from llama31.report.figures import Figures
 
 LEAST_RUNS = 3  # below that nothing is left between the fastest and the slowest

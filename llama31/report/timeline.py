@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from mlperf_logging.mllog import constants
 
-from llama31.mlperf.records import RUN_RESUMED, Log, Record, is_number, is_whole
+from llama31.mlperf.log.records import RUN_RESUMED, Log, Record, is_number, is_whole
 from llama31.report.logs import Metrics
 
 BEHIND_BLOCK = (constants.EVAL_START, constants.BLOCK_START, constants.RUN_STOP)

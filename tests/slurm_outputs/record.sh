@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Records what Slurm's commands print of jobs of each kind, for tests/test_states.py:
+# Records what Slurm's commands print of jobs of each kind, for tests/launch/test_job_states.py:
 #
 #     export SLURM_CONF=... PATH=...; bash tests/slurm_outputs/record.sh tests/slurm_outputs/VERSION
 #

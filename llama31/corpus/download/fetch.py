@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
 
-from llama31.corpus.download.checked import Checked
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.common.locks import only_run_in
+from llama31.common.parallel import run_all
+from llama31.common.progress import Progress
 from llama31.corpus.download.journal import Range
 from llama31.corpus.download.remote import Remote, RemoteFile, Version
 from llama31.corpus.download.retries import retried
 from llama31.corpus.download.target import Target, Transfers
-from llama31.corpus.files import failures_named
-from llama31.corpus.locking import only_run_in
-from llama31.corpus.progress import Progress
-from llama31.corpus.side_by_side import run_all
-from llama31.errors import UserError
+from llama31.corpus.download.verified import VerifiedFiles
 
 SHARD = re.compile(r"c4-(train|validation)\.\d{5}-of-\d{5}\.json")
 
@@ -31,7 +31,7 @@ def download(remote: Remote, directory: Path, is_wanted: Callable[[RemoteFile], 
     with failures_named(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with only_run_in(directory):
-        checked = Checked(directory)
+        checked = VerifiedFiles(directory)
         compressed = [file for file in files if _is_compressed_here(directory / file.path)]
         known = [file for file in files if checked.holds(file)]
         skipped = {*compressed, *known}
@@ -76,7 +76,9 @@ def _targets(remote: Remote, directory: Path, files: Sequence[RemoteFile], jobs:
     return targets
 
 
-def _fetch(remote: Remote, directory: Path, targets: Sequence[Target], checked: Checked, jobs: int, stop: Event) -> str:
+def _fetch(
+    remote: Remote, directory: Path, targets: Sequence[Target], checked: VerifiedFiles, jobs: int, stop: Event
+) -> str:
     """Fetch what is missing of the targets, and check them; returns how much it was, in what time."""
     missing = sum(target.missing for target in targets)
     to_hash = sum(target.to_hash for target in targets)

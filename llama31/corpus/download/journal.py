@@ -3,7 +3,7 @@
 from pathlib import Path
 from threading import Lock
 
-from llama31.corpus.files import failures_named
+from llama31.common.files import failures_named
 
 DIGITS = 20  # of an offset: a line that a crash cut short is recognised by its length
 

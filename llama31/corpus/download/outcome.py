@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llama31 import rules
-from llama31.corpus.token_file import TokenFile, idx_path, summary
-from llama31.corpus.tokenizer import TOKENIZER_FILE, vocabulary_size
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.data.token_file import TokenFile, idx_path, summary
+from llama31.data.tokenizer import TOKENIZER_FILE, vocabulary_size
 
 PATHS = {"preprocessed": "PREPROCESSED_PATH", "tokenizer": "TOKENIZER_PATH", "raw": "C4_PATH"}
 """Set -> variable that names its directory."""

@@ -10,10 +10,10 @@ from urllib.parse import quote
 import requests
 
 from llama31 import rules
+from llama31.common.errors import UserError
 from llama31.corpus import hugging_face_files
 from llama31.corpus.download.remote import Interrupted, RemoteFile, Version, checked
 from llama31.corpus.download.web import Web, checked_url
-from llama31.errors import UserError
 
 MIRROR = "MLCOMMONS_MIRROR"
 """Variable: address of a copy of MLCommons' storage."""

@@ -6,8 +6,8 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 
+from llama31.common.errors import UserError
 from llama31.corpus.download.remote import Interrupted, RemoteFile, Version, checked
-from llama31.errors import UserError
 
 REMOTE = "mlc-training"  # its name in MLCommons' instructions
 VARIABLES = {

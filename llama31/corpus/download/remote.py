@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from llama31.corpus.files import PARTIAL
-from llama31.errors import UserError
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL
 
 PIECES = ".pieces"
 """Appended to a file's name: the journal of its download."""

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from threading import Event
 from typing import TypeVar
 
+from llama31.common.errors import UserError
 from llama31.corpus.download.remote import Interrupted
-from llama31.errors import UserError
 
 ATTEMPTS = 8
 """In a row without any success."""

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
 
-from llama31.corpus.download.checked import Checked
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, failures_named, publish
+from llama31.common.progress import Progress
 from llama31.corpus.download.journal import Journal, Range
 from llama31.corpus.download.remote import PIECES, Interrupted, Remote, RemoteFile, Version
 from llama31.corpus.download.retries import Attempts, GivenUp, Stopped
-from llama31.corpus.files import PARTIAL, failures_named, publish
-from llama31.corpus.progress import Progress
-from llama31.errors import UserError
+from llama31.corpus.download.verified import VerifiedFiles
 
 PIECE_BYTES = 256 << 20
 """Of one request."""
@@ -162,7 +162,7 @@ class Target:
                 self._hashed += len(data)
                 run.hashed.add(len(data))
 
-    def finish(self, run: Transfers, checked: Checked) -> None:
+    def finish(self, run: Transfers, checked: VerifiedFiles) -> None:
         """Check the file, and give it its name. Raises UserError if it is not what was published."""
         path = self._path if self._is_there else self._partial
         with failures_named(path):

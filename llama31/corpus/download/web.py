@@ -14,8 +14,8 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 
+from llama31.common.errors import UserError
 from llama31.corpus.download.remote import Interrupted
-from llama31.errors import UserError
 
 TIMEOUTS = (10, 30)
 """Seconds: to connect, and without any byte."""

@@ -1,0 +1,58 @@
+"""A checkpoint's configuration by its own library's rules, for the comparison of logits.
+
+It is read from the file itself and not by `architecture`, so that a number which is misread there, or lost on the way
+to the other checkpoint, makes the logits differ.
+"""
+
+from pathlib import Path
+
+import nemo_run as run
+import torch
+from nemo.collections.llm.gpt.model import llama
+from transformers import LlamaConfig
+
+from llama31.checkpoint.formats import nemo
+from llama31.checkpoint.formats.hugging_face import CONFIG, read_json
+from llama31.common.errors import UserError
+
+HUGGING_FACE = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps", "attention_bias",
+    "mlp_bias", "tie_word_embeddings",
+)  # fmt: skip
+"""Fields of config.json that decide the logits. All others, as attn_implementation or return_dict, must not."""
+
+NEMO = (
+    "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels",
+    "seq_length", "layernorm_epsilon", "rotary_base", "rotary_percent", "scale_factor", "low_freq_factor",
+    "high_freq_factor", "old_context_len",
+)  # fmt: skip
+"""Fields of model.yaml that decide the logits. All others concern training and its layout."""
+
+
+def of_hugging_face(checkpoint: Path) -> LlamaConfig:
+    """The pinned transformers' configuration, with RoPE as transformers 5 takes it from config.json.
+
+    It prefers rope_scaling to rope_parameters, the theta in it to the one outside, and has a default for each. Where
+    only the older fields are there, transformers 4 reads the same.
+    """
+    given = read_json(checkpoint / CONFIG)
+    numbers = {name: given[name] for name in HUGGING_FACE if given.get(name) is not None}
+    scaling = dict(given.get("rope_scaling") or given.get("rope_parameters") or {})
+    theta = scaling.pop("rope_theta", None) or given.get("rope_theta") or LlamaConfig().rope_theta
+    plain = scaling.get("rope_type", scaling.get("type", "default")) == "default"
+    return LlamaConfig(**numbers, rope_theta=theta, rope_scaling=None if plain else scaling)
+
+
+def of_nemo(checkpoint: Path) -> run.Config[llama.LlamaConfig]:
+    """NeMo's configuration, fp32, of the class that model.yaml names: its defaults hold where the file has no field.
+
+    Raises UserError where NeMo has no such Llama.
+    """
+    given = nemo.read_model(checkpoint)["config"]
+    name = str(given["_target_"]).rpartition(".")[2]
+    kind = getattr(llama, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, llama.LlamaConfig):
+        raise UserError(f"{checkpoint / nemo.CONTEXT / nemo.MODEL}: the pinned NeMo has no Llama {name}")
+    numbers = {name: given[name] for name in NEMO if name in given}
+    return run.Config(kind, **numbers, params_dtype=torch.float32)

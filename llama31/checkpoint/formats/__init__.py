@@ -1,0 +1,1 @@
+"""Files of checkpoints, of NeMo and of Hugging Face."""

@@ -1,0 +1,172 @@
+"""A NeMo checkpoint of a Llama, `context` and `weights`. The checks need the standard library and PyYAML alone."""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from llama31.checkpoint.formats import architecture, dcp_metadata, hugging_face, parameter_mapping
+from llama31.checkpoint.formats.architecture import Architecture
+from llama31.checkpoint.formats.dcp_metadata import StoredTensor
+from llama31.checkpoint.formats.hugging_face import read_json
+from llama31.checkpoint.formats.safetensors_header import DTYPES, ITEM_BYTES
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.data import tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS, CONTEXT = "weights", "context"
+TOKENIZER = "tokenizer"  # directory in the context, where it was made here
+NOTES = "writing"  # directory in a checkpoint of either kind while it is written
+MODEL = "model.yaml"  # in the context: the model's configuration, all fields of it
+BACKEND = "metadata.json"  # in the weights
+
+
+@dataclass(frozen=True)
+class NemoCheckpoint:
+    """A directory that was looked at: all parameters are there, with the right shapes."""
+
+    path: Path
+    architecture: Architecture
+    tokenizer: Path
+    """Directory of the tokenizer's files and of the settings for generation; it need not be there."""
+    tensors: dict[str, StoredTensor]
+    """The model's parameters by their keys."""
+
+    def dtype(self, key: str) -> str:
+        """torch's name of the type in which a parameter is stored."""
+        return self.tensors[key].dtype
+
+    def tensor(self, key: str, layer: int) -> "Tensor":
+        """Reads one parameter, of one layer if it is layered, together from its shards."""
+        import torch
+
+        contents = self.tensors[key]
+        layered = parameter_mapping.is_layered(key)
+        whole = torch.empty(contents.shape[1:] if layered else contents.shape, dtype=getattr(torch, contents.dtype))
+        for chunk in contents.chunks:
+            if layered and chunk.offsets[0] != layer:
+                continue
+            block = [slice(start, start + size) for start, size in zip(chunk.offsets, chunk.sizes, strict=True)]
+            part = self._read(chunk)
+            whole[tuple(block[1:] if layered else block)].copy_(part[0] if layered else part)
+        return whole
+
+    def _read(self, chunk: dcp_metadata.Chunk) -> "Tensor":
+        """One block, which torch.load takes from its file without unpickling anything but a tensor."""
+        import torch
+        from torch.distributed.checkpoint.utils import _create_file_view
+
+        with open(self.path / WEIGHTS / chunk.file, "rb") as file:
+            view = _create_file_view(file, chunk.offset, chunk.length)
+            return torch.load(view, map_location="cpu", weights_only=True).view(chunk.sizes)
+
+    def files(self) -> list[Path]:
+        """The files that hold the weights, and their table."""
+        names = {chunk.file for contents in self.tensors.values() for chunk in contents.chunks}
+        return [self.path / WEIGHTS / name for name in (dcp_metadata.FILE, *sorted(names))]
+
+    def small_files(self) -> list[Path]:
+        """Tokenizer and generation settings."""
+        return hugging_face.small_files(self.tokenizer)
+
+    def bytes(self) -> int:
+        """Size of all weights."""
+        return sum(math.prod(contents.shape) * ITEM_BYTES[contents.dtype] for contents in self.tensors.values())
+
+
+def look(path: Path) -> NemoCheckpoint:
+    """Reads the model's configuration and the table of the weights.
+
+    Raises UserError, with a line for each thing that is wrong, where it is not a whole Llama.
+    """
+    for directory in (path / CONTEXT, path / WEIGHTS):
+        if not directory.is_dir():
+            raise UserError(f"{path}: has no directory {directory.name}; a NeMo checkpoint has context and weights")
+    backend = read_json(path / WEIGHTS / BACKEND)
+    if not isinstance(backend, dict) or backend.get("sharded_backend") != "torch_dist":
+        raise UserError(f"{path / WEIGHTS / BACKEND}: not of the format torch_dist, which alone can be read")
+    tensors = dcp_metadata.read(path / WEIGHTS)
+    model = read_model(path)
+    tokenizer_dir = _tokenizer(path / CONTEXT, model)
+    config = model["config"]
+    tokenizer_ids = 0 if config.get("vocab_size") else tokenizer.vocabulary_size(tokenizer_dir)
+    llama = architecture.from_nemo(config, tokenizer_ids, path / CONTEXT / MODEL)
+    # The optimizer's state and the trainer's have keys of their own.
+    ours = {key: contents for key, contents in tensors.items() if key.startswith(parameter_mapping.PREFIX)}
+    checkpoint = NemoCheckpoint(path, llama, tokenizer_dir, ours)
+    problems = list(_wrong_parameters(checkpoint)) or list(_wrong_files(checkpoint))
+    if problems:
+        raise UserError(problems)
+    return checkpoint
+
+
+def read_model(checkpoint: Path) -> dict[str, Any]:
+    """The plain content of a checkpoint's model.yaml; the classes that it names are not looked for.
+
+    Raises UserError where it cannot be read or has no configuration.
+    """
+    path = checkpoint / CONTEXT / MODEL
+    with failures_named(path):
+        text = path.read_bytes()
+    try:
+        model = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())[:100]}") from error
+    if not isinstance(model, dict) or not isinstance(model.get("config"), dict):
+        raise UserError(f"{path}: holds no configuration of a model")
+    return model
+
+
+def _tokenizer(context: Path, model: dict[str, Any]) -> Path:
+    described = model.get("tokenizer")
+    name = described.get("pretrained_model_name") if isinstance(described, dict) else None
+    return context / (name if isinstance(name, str) else TOKENIZER)
+
+
+def _wrong_parameters(checkpoint: NemoCheckpoint) -> Iterator[str]:
+    """Lines on parameters that are missing, that nothing is known of, or that have another shape."""
+    llama, where = checkpoint.architecture, checkpoint.path / WEIGHTS
+    expected, shapes = parameter_mapping.megatron_keys(llama), llama.shapes()
+    for key in expected:
+        if key not in checkpoint.tensors:
+            yield f"{where}: holds no {key}, which {MODEL} asks for"
+            continue
+        contents = checkpoint.tensors[key]
+        parts = [shapes[name] for name in parameter_mapping.hugging_face_names(key)]
+        shape = (sum(part[0] for part in parts), *parts[0][1:])
+        layered = parameter_mapping.is_layered(key)
+        shape = (llama.layers, *shape) if layered else shape
+        found = contents.shape
+        if key in (parameter_mapping.EMBEDDING, parameter_mapping.OUTPUT) and found[0] >= shape[0]:
+            found = (shape[0], *found[1:])  # Megatron pads the vocabulary
+        if found != shape:
+            yield f"{where}: {key} has shape {list(contents.shape)}; {MODEL} asks for {list(shape)}"
+        elif contents.dtype not in DTYPES.values():
+            yield f"{where}: {key} is {contents.dtype}; what can be converted: {', '.join(DTYPES.values())}"
+        elif sum(math.prod(chunk.sizes) for chunk in contents.chunks) != math.prod(contents.shape):
+            yield f"{where}: {key} is not whole: the table leaves out a part of it"
+        elif layered and any(chunk.sizes[0] != 1 for chunk in contents.chunks):
+            yield f"{where}: {key} is stored several layers at a time; Megatron stores them one by one"
+    for key in sorted(checkpoint.tensors.keys() - set(expected)):
+        yield f"{where}: holds {key}, which a Llama of this {MODEL} has not; it would be lost"
+
+
+def _wrong_files(checkpoint: NemoCheckpoint) -> Iterator[str]:
+    """Lines on files that are missing or too short for what the table says they hold."""
+    needed: dict[str, int] = {}
+    for contents in checkpoint.tensors.values():
+        for chunk in contents.chunks:
+            needed[chunk.file] = max(needed.get(chunk.file, 0), chunk.offset + chunk.length)
+    for name, size in sorted(needed.items()):
+        file = checkpoint.path / WEIGHTS / name
+        if Path(name).name != name or not file.is_file():
+            yield f"{checkpoint.path / WEIGHTS / dcp_metadata.FILE}: names {name}, which is not there"
+        elif os.path.getsize(file) < size:  # noqa: PTH202 - as Path's
+            yield f"{file}: truncated: {file.stat().st_size:,} bytes of {size:,}"

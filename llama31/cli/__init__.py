@@ -1,0 +1,1 @@
+"""The verbs of python3 -m llama31."""

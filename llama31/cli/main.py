@@ -1,0 +1,40 @@
+"""python3 -m llama31: its verbs put together, and what becomes of a user's mistake."""
+
+import os
+import sys
+
+try:
+    import typer
+except ModuleNotFoundError:  # most likely the system's python3
+    print(f"{sys.executable} lacks the packages; bash dev/setup.sh makes .venv/bin/python with them", file=sys.stderr)
+    sys.exit(2)
+
+from llama31.cli import convert, corpus, results, running
+from llama31.cli import package as submission
+from llama31.common.errors import UserError
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verbs in (running, convert, results, submission, corpus):
+    app.add_typer(verbs.app)
+
+
+def main() -> None:
+    """Runs the verb; a user's mistake is a line on standard error and exit code 2."""
+    try:
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except UserError as error:
+        print("\n".join(error.lines), file=sys.stderr)
+        sys.exit(2)
+    except typer.TyperException as error:  # no such verb or option, one is missing, and so on
+        print(" ".join(error.format_message().split()), file=sys.stderr)
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
+    except BrokenPipeError:  # as in `run --dryrun | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,68 @@
+"""Verbs that run: train, plan, index, look whether it would work, watch."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+# Settings are no options, and an option with a typing error is told of together with theirs.
+SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=SETTINGS, options_metavar="[--dryrun] [--wait] [--allow-change NAME] [NAME=value ...]")
+def run(context: typer.Context) -> None:
+    """Train here, or on Slurm with PARTITION.
+
+    --dryrun shows the plan, --wait follows the jobs. Settings: NAME=value over the environment; config.sh lists them.
+    """
+    from llama31.cli import launch
+
+    raise typer.Exit(launch.main(context.args))
+
+
+@app.command(context_settings=SETTINGS, options_metavar="[--replay RUN_DIR] [NAME=value ...]")
+def plan(
+    context: typer.Context,
+    replay: Annotated[Path | None, typer.Option(help="Run directory: what repeats that run, and what differs.")] = None,
+) -> None:
+    """Show the plan of a run, as run --dryrun does, or what repeats a run that was."""
+    if replay:
+        from llama31.launch import provenance
+
+        print("\n".join(provenance.replay(replay, context.args)))
+        return
+    from llama31.cli import launch
+
+    raise typer.Exit(launch.main(["--dryrun", *context.args]))
+
+
+@app.command(context_settings=SETTINGS, options_metavar="[NAME=value ...]")
+def index(context: typer.Context) -> None:
+    """Build the training index of SEEDS beforehand: needs no GPU; a run that finds it starts at once."""
+    from llama31.cli import build_index
+
+    build_index.main(context.args)
+
+
+@app.command(context_settings=SETTINGS, options_metavar="[--verify] [--timeout SECONDS] [NAME=value ...]")
+def doctor(
+    context: typer.Context,
+    verify: Annotated[bool, typer.Option(help="Read the token files through.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that each check may take.")] = 120,
+) -> None:
+    """Say whether a run with these settings would start: here, or under srun on all its nodes."""
+    from llama31.doctor import run as doctor_run
+
+    raise typer.Exit(doctor_run.main(context.args, verify=verify, timeout=timeout))
+
+
+@app.command()
+def status(
+    directories: Annotated[list[Path], typer.Argument(metavar="JOB_DIR...", help="Directories of runs, or runs.")],
+) -> None:
+    """Show every run of a directory: jobs, state, steps, losses, speed, time left."""
+    from llama31.status import status as run_status
+
+    run_status.show(directories, sys.stdout)

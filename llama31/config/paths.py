@@ -1,0 +1,74 @@
+"""Where things lie: the data that settings name, and the files of a run directory. Standard library alone."""
+
+import sys
+from pathlib import Path
+
+from llama31 import rules
+from llama31.common.files import failures_named
+from llama31.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Files of a run directory
+SETTINGS = "settings.yaml"
+RECORD = "run.json"
+OUTCOME = "outcome.json"
+START = "start.json"
+METRICS = "metrics.jsonl"
+MLPERF_LOG = "mlperf.log"
+RANK_LOGS = "logs"
+NEMO_LOGS = "nemo"
+TENSORBOARD = "tensorboard"
+WANDB = "wandb"
+TOKENIZER = "tokenizer"
+"""The tokenizer as the ranks load it; see `llama31.data.run_tokenizer`."""
+LATEST = "latest"
+"""Beside run directories, a link to the newest of them."""
+SUBMISSION = "submission.json"
+SCRIPT = "job.sbatch"
+
+
+def latest_run(directory: Path) -> Path:
+    """The run directory itself; of a submission's directory, or of JOB_DIR, the newest run in it.
+
+    Raises UserError for a directory that one may not look into.
+    """
+    with failures_named(directory):
+        while not (directory / START).is_file() and (directory / LATEST).is_dir():
+            directory = directory / LATEST
+    return directory
+
+
+def train_prefixes(settings: Settings) -> list[Path]:
+    """Token files of the training parts, without extension."""
+    directory = Path(settings.preprocessed_path)
+    parts = map(int, settings.train_parts.split())
+    return [directory / rules.token_file_name(rules.train_part_name(part)) for part in parts]
+
+
+def validation_prefix(settings: Settings) -> Path:
+    """Token file of the validation set, without extension."""
+    name = rules.validation_name(settings.n_validation_samples)
+    return Path(settings.preprocessed_path) / rules.token_file_name(name)
+
+
+def index_root(settings: Settings) -> Path:
+    """Directory for training indices: TMP_NPY_INDEX, or its default."""
+    return Path(settings.tmp_npy_index) if settings.tmp_npy_index else Path(settings.job_dir) / "index"
+
+
+def slurm_log(job_id: int | str) -> str:
+    """Name of a Slurm job's log in its run directory; sbatch itself puts the id in place of %j."""
+    return f"slurm-{job_id}.log"
+
+
+def job_code(settings: Settings) -> str:
+    """Return the directory of this repository on the nodes of a Slurm job."""
+    return settings.code_path or str(REPOSITORY)
+
+
+def job_python(settings: Settings) -> str:
+    """Return the Python of a Slurm job: the image's, that of CODE_PATH, or the running one."""
+    if settings.image:
+        return "python3"
+    return f"{job_code(settings)}/.venv/bin/python" if settings.host or settings.code_path else sys.executable

@@ -1,0 +1,158 @@
+"""Reading plain, gzip and zstd files, from the start of any gzip member or zstd frame."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from backports.zstd import ZstdDecompressor, ZstdError
+from isal import igzip_lib
+
+from llama31.common.files import failures_named
+
+READ_BYTES = 2 << 20  # of the compressed file at a time
+MAGIC_BYTES = 4  # the longest magic number
+DAMAGED = (igzip_lib.IsalError, ZstdError)
+"""What reading damaged data raises."""
+
+
+class File(Protocol):
+    """A file as stored on disk."""
+
+    def read(self, count: int) -> bytes: ...
+
+    def tell(self) -> int: ...
+
+
+class Stream(Protocol):
+    """Bytes to read in order, and the place in the file from which reading can resume."""
+
+    def read(self, limit: int) -> bytes:
+        """The next bytes, at most `limit`; empty only at the end."""
+
+    def place(self, back: int) -> tuple[int, int]:
+        """Place of the byte that is `back` bytes before the next: (offset in the file, bytes to skip from there).
+
+        `back` must not reach behind what the last `read` returned.
+        """
+
+
+class Decompressor(Protocol):
+    """Decompressor of one gzip member or zstd frame, as Python's compression modules have it."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """A compressed format."""
+
+    name: str
+    suffix: str
+    magic: re.Pattern[bytes]
+    """What its data begins with."""
+    decompressor: Callable[[], Decompressor]
+
+
+GZIP = Format("gzip", ".gz", re.compile(rb"\x1f\x8b"), lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP))
+ZSTD = Format("zstd", ".zst", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), ZstdDecompressor)
+FORMATS = (GZIP, ZSTD)
+
+
+def format_of(path: Path) -> Format | None:
+    """Return the format that a file's name claims; None for a plain file."""
+    return next((each for each in FORMATS if path.suffix == each.suffix), None)
+
+
+def misnamed(path: Path) -> str:
+    """Compare a file's first bytes with its name; return what is wrong, empty if they agree or there are none.
+
+    Raises UserError where the file cannot be read.
+    """
+    with failures_named(path), open(path, "rb") as file:
+        head = file.read(MAGIC_BYTES)
+    named, found = format_of(path), next((each for each in FORMATS if each.magic.match(head)), None)
+    if named is found or len(head) < MAGIC_BYTES:
+        return ""
+    plain = path.name.removesuffix(named.suffix) if named else path.name
+    if found:
+        return f"holds {found.name} data; rename it to {plain}{found.suffix}"
+    assert named is not None
+    return f"is not {named.name} data: it begins with {head[:2]!r}; plain data must not be named {named.suffix}"
+
+
+def opened(path: Path, file: File) -> Stream:
+    """Return the contents of `file` from where it stands, decompressed as the name of `path` says."""
+    named = format_of(path)
+    return Members(file, named) if named else Plain(file)
+
+
+class Plain:
+    """A file that is not compressed."""
+
+    def __init__(self, raw: File):
+        self._raw = raw
+
+    def read(self, limit: int) -> bytes:
+        return self._raw.read(limit)
+
+    def place(self, back: int) -> tuple[int, int]:
+        return self._raw.tell() - back, 0
+
+
+class Members:
+    """The contents of the gzip members or zstd frames from where `raw` stands.
+
+    `read` raises EOFError where a member is cut short or there is none, and one of DAMAGED for what is damaged or of
+    another format.
+    """
+
+    def __init__(self, raw: File, kind: Format = GZIP):
+        self._raw = raw
+        self._kind = kind
+        self._data = b""  # read from the file, and not handed to a decompressor yet
+        self._start_member()
+
+    def _start_member(self) -> None:
+        self._member = self._kind.decompressor()
+        self._offset = self._raw.tell() - len(self._data)
+        self._inflated = 0
+
+    def read(self, limit: int) -> bytes:
+        while True:
+            if self._member.eof:
+                self._data = self._member.unused_data
+                if not self._skip_padding():
+                    return b""
+                self._start_member()
+            if self._member.needs_input and not self._data and not self._fill():
+                raise EOFError
+            inflated, self._data = self._member.decompress(self._data, limit), b""
+            self._inflated += len(inflated)
+            if inflated:
+                return inflated
+
+    def _skip_padding(self) -> bool:
+        """Skip the zeros that may follow a member, as gzip does; return whether anything follows them."""
+        while not (data := self._data.lstrip(b"\0")):
+            if not self._fill():
+                return False
+        self._data = data
+        return True
+
+    def _fill(self) -> bool:
+        self._data = self._raw.read(READ_BYTES)
+        return bool(self._data)
+
+    def place(self, back: int) -> tuple[int, int]:
+        return self._offset, self._inflated - back

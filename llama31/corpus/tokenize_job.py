@@ -1,0 +1,105 @@
+"""What a token file is to be made from, and how; and whether it is there already."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named, sha256_of
+from llama31.corpus import documents, tokenize_checkpoint
+from llama31.data import token_manifest
+from llama31.data.token_file import TokenFile, bin_path, idx_path, require_prefix, summary
+from llama31.data.token_manifest import TokenManifest, manifest_path
+from llama31.data.tokenizer import end_of_text, fingerprint, hashes
+
+
+@dataclass(frozen=True)
+class TokenizeJob:
+    """One call of `tokenize`. Raises UserError where an input or the tokenizer cannot be used."""
+
+    inputs: Sequence[Path]
+    prefix: Path
+    tokenizer_dir: Path
+    append_eod: bool
+    json_key: str
+    bad_line_limit: int = 0
+    """Bad lines that may be skipped; the data is the same for each limit that suffices, so it is not of `identity`."""
+
+    def __post_init__(self) -> None:
+        documents.check_inputs(self.inputs)
+        if self.prefix.name in ("", ".."):
+            raise UserError(f"{self.prefix}: names a directory; the output's files need a name in it")
+        require_prefix(self.prefix)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Those fields of a Manifest that say what the output is made from, and how, but for the inputs' contents."""
+        return {
+            "inputs": [path.name for path in self.inputs],
+            "tokenizer_sha256": fingerprint(self.tokenizer_dir),
+            "append_eod": self.append_eod,
+            "eod_id": self._eod_id(),
+            "json_key": self.json_key,
+        }
+
+    def _eod_id(self) -> int | None:
+        if not self.append_eod:
+            return None
+        found = end_of_text(self.tokenizer_dir)
+        if found is None:
+            raise UserError(f"{self.tokenizer_dir}: names no end-of-text token (eos_token), which append_eod needs")
+        return found
+
+    @property
+    def input_bytes(self) -> list[int]:
+        """Size of each input, as it lies on disk."""
+        return [path.stat().st_size for path in self.inputs]
+
+    def finished(self) -> TokenFile | None:
+        """The output, where it is there; None where it is to be made.
+
+        Raises UserError where one is there that was made otherwise, or is not whole.
+        """
+        identity = self.identity
+        with failures_named(self.prefix):
+            there = [path for path in (bin_path(self.prefix), idx_path(self.prefix)) if path.exists()]
+        made = token_manifest.read(self.prefix)
+        if made is None:
+            begun = tokenize_checkpoint.load(self.prefix)  # of a run that was killed just before it wrote the manifest
+            if there and not (begun and begun.job == identity):
+                raise UserError(f"{there[0]}: is there, and nothing tells how it was made; remove it or name another")
+            return None
+        for name, value in identity.items():
+            if getattr(made, name) not in (hashes(self.tokenizer_dir) if name == "tokenizer_sha256" else (value,)):
+                other = f"{name}={getattr(made, name)}, now {value}"
+                raise UserError(f"{manifest_path(self.prefix)}: made otherwise: {other}; remove it or name another")
+        self.require_bad_lines_within_limit(made)
+        if not there:
+            return None
+        if len(there) == 1:
+            raise UserError(f"{there[0]}: its other half is gone; remove it, and both are made anew")
+        found = summary(self.prefix)
+        if (found.documents, found.tokens) != (made.documents, made.tokens):
+            raise UserError(f"{manifest_path(self.prefix)}: is of another {bin_path(self.prefix).name}; remove both")
+        self._require_unchanged(made)
+        return found
+
+    def require_bad_lines_within_limit(self, made: TokenManifest) -> None:
+        """Raises UserError where more bad lines were skipped for an output than may be."""
+        count = made.skipped_lines or 0
+        if count > self.bad_line_limit:
+            limit = f"--bad-line-limit={self.bad_line_limit}" if self.bad_line_limit else "--on-bad-line=stop"
+            remedy = f"--on-bad-line=skip --bad-line-limit={count} accepts that"
+            raise UserError(f"{manifest_path(self.prefix)}: {count:,} bad lines were skipped, now {limit}; {remedy}")
+
+    def _require_unchanged(self, made: TokenManifest) -> None:
+        """Inputs that were written after the manifest are read, and must hold what they held."""
+        since = manifest_path(self.prefix).stat().st_mtime_ns
+        for path, size, sha256 in zip(self.inputs, made.input_bytes, made.input_sha256, strict=True):
+            status = path.stat()
+            if status.st_size != size or (
+                max(status.st_mtime_ns, status.st_ctime_ns) >= since and sha256_of(path) != sha256
+            ):
+                raise UserError(f"{path}: changed since {self.prefix} was made from it; remove that or name another")

@@ -1,0 +1,1 @@
+"""From settings to running ranks, here or in a Slurm job."""

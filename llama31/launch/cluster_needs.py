@@ -1,0 +1,43 @@
+"""Check that the machine which submits has what the jobs of a run need, here or through ssh."""
+
+import shlex
+from collections.abc import Iterator
+
+from llama31.config import mounts, paths
+from llama31.launch import remote_shell
+from llama31.settings import Settings
+
+
+def needed(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What jobs need where they are submitted: a condition in shell, and the line to say if it does not hold.
+
+    Of what is read, inputs.py says more where this machine sees it. MOUNTS may name disks that only nodes have.
+    """
+    where = f"not on {settings.host}" if settings.host else "not there"
+    for name in mounts.READ if settings.host else ():
+        if path := getattr(settings, name):
+            yield f"[ -d {_quoted(path)} ]", f"{name.upper()}={path}: {where}; name the directory as it is called there"
+    if settings.image.startswith("/"):
+        yield f"[ -e {_quoted(settings.image)} ]", f"IMAGE={settings.image}: {where}; name the image's file there"
+    if settings.image and settings.code_path:  # the image has it, or MOUNTS shows it
+        return
+    code, python = paths.job_code(settings), paths.job_python(settings)
+    found = f"[ -d {_quoted(f'{code}/llama31')} ]"
+    yield found, f"CODE_PATH={code}: {where}; name the directory of this repository there"
+    if not settings.image:
+        yield f"! {found} || [ -x {_quoted(python)} ]", f"{python}: {where}; bash dev/setup.sh in CODE_PATH makes it"
+
+
+def lacking(settings: Settings, destination: str = "", timeout: float = remote_shell.PATIENCE) -> list[str]:
+    """A line for each thing that jobs need and the machine lacks. Raises UserError where it cannot be asked."""
+    return remote_shell.output(destination, ["/bin/sh"], "\n".join(checks(settings)) + "\n", timeout).splitlines()
+
+
+def checks(settings: Settings) -> Iterator[str]:
+    """Shell that prints a line for each thing that is lacking, and sets a variable of that name."""
+    yield from ("lacking=", "lacks() { printf '%s\\n' \"$1\"; lacking=1; }")
+    yield from (f"{holds} || lacks {_quoted(line)}" for holds, line in needed(settings))
+
+
+def _quoted(value: object) -> str:
+    return shlex.quote(str(value))

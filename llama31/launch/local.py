@@ -1,0 +1,44 @@
+"""A run on this machine: the ranks are started by torchrun, and what is to end it is handed on to them."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from llama31.common.files import failures_named
+from llama31.config import paths
+from llama31.launch import out_of_memory, prepare, rank_command, run_directory, signals
+from llama31.plan.plan import Plan
+from llama31.run_dir import record
+from llama31.settings import Settings
+
+
+def command(settings: Settings, directory: Path) -> list[str]:
+    """torchrun with one process for each rank of this machine."""
+    python, *rank = rank_command.command(directory)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={settings.gpus_per_node}"]
+    return [python, *torchrun, *rank]
+
+
+def run(plan: Plan, arguments: Sequence[str]) -> int:
+    """Makes the run directory, starts the ranks, waits for them and says how it ended; gives the exit code.
+
+    `arguments` are the user's, for the record.
+    """
+    settings = replace(plan.settings, seeds=plan.settings.seeds.strip() or prepare.draw_seed())
+    plan = replace(plan, resolved=replace(plan.resolved, settings=settings))
+    directory = run_directory.make(settings)
+    started, environment = command(settings, directory), rank_command.environment(settings, os.environ)
+    with failures_named(directory):
+        run_directory.begin(directory, plan, arguments, started, environment)
+        print(plan.summary() + f"  seed {settings.seeds}\nrun directory: {directory}\n", flush=True)
+        log = directory / paths.RANK_LOGS / "torchrun.log"
+        kills = out_of_memory.kernel_kills()
+        with record.claim(directory) as held, log.open("wb") as errors:
+            torchrun = subprocess.Popen(
+                started, stderr=errors, env=environment, start_new_session=True, pass_fds=(held.fileno(),)
+            )
+            returncode = signals.wait(torchrun, directory)
+        report = out_of_memory.kernel_report(log, kills)
+        return run_directory.end(directory, settings, returncode, "torchrun", log=log, out_of_memory=report)

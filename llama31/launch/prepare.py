@@ -1,0 +1,208 @@
+"""From what a user gives to the plan of a run: refuses what cannot work, and finds out where the run starts."""
+
+import os
+import random
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llama31.checkpoint import disk_space, identity, resume, store
+from llama31.checkpoint.resume import Found
+from llama31.common.errors import UserError
+from llama31.config import devices, mounts
+from llama31.config.resolve import Resolved, read
+from llama31.data.inputs import Data
+from llama31.launch import cluster_needs
+from llama31.plan import validate
+from llama31.plan.plan import Plan
+from llama31.run_dir.events import ABORTED, TARGET_NOT_REACHED, Outcome
+from llama31.run_dir.start_point import Start
+from llama31.settings import Settings
+
+PATH_SETTINGS = (*mounts.READ, *mounts.WRITTEN, "code_path", "config_filename")
+
+IMAGE_FILES = (".sqsh", ".sif")  # of pyxis and Apptainer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could start."""
+
+    plan: Plan
+    found: Found
+    outcome: Outcome | None
+    """How the run ended, where nothing is left to do."""
+
+    def say_finished(self) -> int:
+        """Says that nothing is left to do, and how the run ended; gives its exit code."""
+        assert self.outcome
+        print(
+            f"finished: {self.outcome.reason}, at step {self.outcome.step:,}; "
+            f"its last checkpoint: {self.found.start.checkpoint}"
+        )
+        return self.outcome.exit_code
+
+    def take_up(self, patience: float = 0) -> None:
+        """Makes room for the run where it starts: removes what killed saves left.
+
+        Raises UserError if another job goes on with it, and does not end within `patience` seconds.
+        """
+        settings = self.found.settings
+        if settings.save_ckpt and settings.seeds:
+            store.lock(Path(settings.continual_ckpt), settings.seeds, patience).close()
+            tell(self.found.clear())
+        check_space([self])
+
+
+def check_space(experiments: Iterable[Prepared]) -> None:
+    """Raises UserError where the checkpoints of all that have something left to do will not fit on the disk, as far as
+    this machine sees it."""
+    left = [prepared.plan for prepared in experiments if not prepared.outcome]
+    for plan in left[:1]:  # they differ in their seeds
+        if plan.settings.save_ckpt and plan.data and not devices.is_through_ssh(plan.settings):
+            disk_space.check(plan.settings, plan.data, len(left))
+
+
+def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple[Resolved, Data | None]:
+    """The settings, with absolute paths, and the data they name; None for data that only the cluster has.
+
+    Raises UserError with all that is wrong.
+    """
+    given = read(assignments, environment)
+    resolved = with_absolute_paths(given)
+    data, lines = look(resolved.settings)
+    problems = [*given.problems, *(line for line in lines if not resolved.touched(line))]
+    if problems:
+        raise UserError(problems)
+    return resolved, data
+
+
+def look(settings: Settings) -> tuple[Data | None, list[str]]:
+    """As `checks.look`, where paths may also be those of HOST; the data is None, too, where only the cluster has it."""
+    if devices.is_through_ssh(settings):
+        data, lines = _look_from_afar(settings)
+        return data, [*_relative(settings), *lines]
+    data, lines = validate.look(settings)
+    return data, [*lines, *cluster_needs.lacking(settings)] if devices.is_elsewhere(settings) else lines
+
+
+def _relative(settings: Settings) -> Iterator[str]:
+    """A line for each path that only this machine can know."""
+    for name in _paths(settings):
+        value = getattr(settings, name)
+        if name != "config_filename" and value and not value.startswith("/"):
+            yield f"{name.upper()}={value}: with HOST, write the path from / on, as {settings.host} knows it"
+
+
+def _paths(settings: Settings) -> tuple[str, ...]:
+    """Settings that name files and directories of a run; other images are names in a registry."""
+    return (*PATH_SETTINGS, "image") if settings.image.endswith(IMAGE_FILES) else PATH_SETTINGS
+
+
+def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
+    """As `checks.look`, where paths are those of HOST: the data may be seen here too, as inside a container."""
+    if os.path.isdir(settings.preprocessed_path):  # noqa: PTH112 - unlike Path's, this never raises
+        return validate.look(settings)
+    unset = [name.upper() for name in ("preprocessed_path", "tokenizer_path") if not getattr(settings, name)]
+    lines = [f"{name} is empty; set it to the directory on {settings.host}" for name in unset]
+    return None, [*lines, *validate.lines(settings)]
+
+
+def with_absolute_paths(resolved: Resolved) -> Resolved:
+    """Paths as they are seen from anywhere; empty ones stay empty, and those of HOST as they were given."""
+    absolute: dict[str, Any] = {}
+    is_afar = devices.is_through_ssh(resolved.settings)
+    for name in ["config_filename"] if is_afar else _paths(resolved.settings):
+        if path := getattr(resolved.settings, name):
+            # Not every shell replaces the ~ in NAME=~/directory.
+            absolute[name] = str((Path.home() / path[2:] if path.startswith("~/") else Path(path)).absolute())
+    return replace(resolved, settings=replace(resolved.settings, **absolute))
+
+
+def experiments(resolved: Resolved, *, draws: bool = True) -> list[Resolved]:
+    """The settings of each experiment, which has one seed; seeds that are not given are drawn where there are several.
+
+    A single experiment without a seed keeps it open: the run that its checkpoints are of may have one. So do all that
+    are only shown, without `draws`.
+    """
+    settings = resolved.settings
+    seeds = settings.seeds.split()
+    _refuse_open_seeds(settings, seeds)
+    while len(seeds) < settings.nexp:
+        drawn = draw_seed() if draws and settings.nexp > 1 else ""
+        if not drawn or drawn not in seeds:
+            seeds.append(drawn)
+    return [replace(resolved, settings=replace(settings, seeds=seed, nexp=1)) for seed in seeds]
+
+
+def _refuse_open_seeds(settings: Settings, seeds: Sequence[str]) -> None:
+    """Raises UserError where a run that has checkpoints could be meant, and another one would be begun."""
+    if not settings.save_ckpt or len(seeds) == settings.nexp:
+        return
+    if devices.is_through_ssh(settings) and not os.path.isdir(settings.continual_ckpt):  # noqa: PTH112 - never raises
+        works = " ".join(map(str, range(1, settings.nexp + 1)))
+        raise UserError(
+            f"SEEDS={settings.seeds}: name the seed of each experiment, for the checkpoints that CONTINUAL_CKPT may "
+            f"hold on {settings.host} are not looked at here; SEEDS='{works}' works"
+        )
+    there = sorted({saved.seed for saved in store.listing(Path(settings.continual_ckpt))})
+    if settings.nexp > 1 and there:
+        raise UserError(
+            f"SEEDS={settings.seeds}: CONTINUAL_CKPT={settings.continual_ckpt} holds runs of the seeds "
+            f"{', '.join(map(str, there[:5]))}; name the seeds of all {settings.nexp} experiments, old or new"
+        )
+
+
+def draw_seed() -> str:
+    """A random seed."""
+    return str(random.SystemRandom().randrange(2**31))
+
+
+def prepare(
+    resolved: Resolved, data: Data | None, allowed: Collection[str], command: Sequence[str], *, thorough: bool
+) -> Prepared:
+    """Plans an experiment.
+
+    Args:
+        resolved: Checked settings of one experiment.
+        data: Its data, None where it was not looked at.
+        allowed: Settings in which the run may change, as users name them.
+        command: What the run executes, for the plan.
+        thorough: Read a checkpoint to its end before it is chosen.
+
+    Raises:
+        UserError: With what speaks against the checkpoint to go on from.
+    """
+    settings = resolved.settings
+    if data is None:
+        found = Found(settings, Start())
+    else:
+        found = resume.find(settings, data, identity.names_allowed(allowed), thorough=thorough)
+    plan = Plan(replace(resolved, settings=found.settings), data, command, found.start)
+    tell(found.notes)
+    return Prepared(plan, found, found.outcome or _nothing_left(plan))
+
+
+def refuse_missing_gpus(settings: Settings) -> None:
+    """Raises UserError where this machine is to run it and lacks GPUs."""
+    if missing := devices.missing_gpus(settings):
+        raise UserError(missing)
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Prints lines that are no part of a plan."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _nothing_left(plan: Plan) -> Outcome | None:
+    """The outcome of a job whose steps were all done by jobs before it, None if there is something left to do."""
+    if not plan.start.goes_on or plan.data is None:
+        return None
+    last, reason = plan.start.last_step(plan.settings, plan.data.available_samples(plan.settings.seq_length))
+    if plan.start.step < last:
+        return None
+    why = f"the validation loss did not reach TARGET={plan.settings.target} in {reason}"
+    return Outcome(ABORTED, why, TARGET_NOT_REACHED, plan.start.step, plan.start.consumed_samples)

@@ -1,0 +1,128 @@
+"""What a run was made of, for its record; and what repeats it, and what has changed since."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama31.checkpoint import identity
+from llama31.config import paths
+from llama31.config.resolve import handed_on, read_by_libraries
+from llama31.data import inputs, run_tokenizer
+from llama31.data.inputs import Data
+from llama31.launch import rank_command
+from llama31.plan.plan import Plan, user_command
+from llama31.run_dir import record, start_point
+from llama31.settings import Settings
+
+PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "lightning", "transformer_engine", "numpy", "mlperf-logging")
+
+
+def describe(
+    plan: Plan, arguments: Sequence[str], ranks_command: Sequence[str], environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """What runs, for the record: commands, where each setting came from, code, data, environment and machine.
+
+    Args:
+        plan: Of the run.
+        arguments: The user's.
+        ranks_command: What starts the ranks.
+        environment: Of the ranks; what libraries read of it is recorded.
+    """
+    return {
+        "arguments": list(arguments),
+        "repeated_by": shlex.join(user_command(plan.settings)),
+        "command": shlex.join(ranks_command),
+        "origins": dict(plan.resolved.origins),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "directory": str(Path.cwd()),
+        "host": socket.gethostname(),
+        **_code(),
+        "data": _data(plan.settings, plan.data),
+        "skipped_parts": list(inputs.skipped_lines(plan.settings, plan.data)) if plan.data else None,
+        "tokenizer": run_tokenizer.described(Path(plan.settings.tokenizer_path)) if plan.data else None,
+        "environment": read_by_libraries(environment),
+    }
+
+
+def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
+    """The command that repeats a run, with `more` settings, and a line for each thing that is not as it was.
+
+    Raises UserError where the directory says nothing of a run.
+    """
+    run_dir = paths.latest_run(run_dir)
+    settings, was = record.load_settings(run_dir), record.load_record(run_dir)
+    now = {**_code(), "data": _data(settings, inputs.look(settings)[0])}
+    if now["data"] and isinstance(recorded := was.get("data"), dict):
+        recorded["tokenizer"] = identity.current(recorded.get("tokenizer"), settings)
+    theirs, ours = (
+        handed_on(of) for of in (was.get("environment", {}), rank_command.environment(settings, os.environ))
+    )
+    changed = [f"{name}={value}" for name, value in theirs.items() if ours.get(name) != value]
+    unset = [word for name in ours.keys() - theirs.keys() for word in ("-u", name)]
+    prefix = ["env", *unset, *changed] if unset or changed else []
+    yield shlex.join([*prefix, *user_command(settings, os.environ), *more])
+    yield from (f"was set to: {pair}" for pair in changed)
+    yield from (f"was not set: {name}={ours[name]}" for name in unset[1::2])
+    for name, value in now.items():
+        yield from _differences(name, was.get(name), value)
+    begun = start_point.load(run_dir / paths.START)
+    if begun.goes_on:
+        yield f"it went on from {begun.checkpoint}: the same course from the start takes all jobs of its chain"
+
+
+def _differences(name: str, was: Any, now: Any) -> Iterator[str]:
+    """A line for each part of a fact that differs."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for part in sorted({*was, *now}):
+            yield from _differences(f"{name} {part}", was.get(part), now.get(part))
+    elif was != now:
+        yield f"{name.replace('_', ' ')}: was {_words(was)}, is {_words(now)}"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return "recorded"
+    return "not there" if value is None else str(value)
+
+
+def _code() -> dict[str, Any]:
+    """Commit, Python, packages and system of this process."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    changes = _git("status", "--porcelain")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": None if changes is None else bool(changes),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _data(settings: Settings, data: Data | None) -> dict[str, Any] | None:
+    """Tokenizer and token files by their fingerprints; None where they are not at hand."""
+    if data is None:
+        return None
+    found = identity.identity(settings, data)
+    return {"tokenizer": found[identity.TOKENIZER], **found[identity.DATA]}
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of this checkout; None without git or outside of one."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(paths.REPOSITORY), *arguments], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

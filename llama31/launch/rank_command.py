@@ -1,0 +1,37 @@
+"""What the ranks of a run execute, and the environment that they need, whatever starts them."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from llama31.config import devices, paths
+from llama31.estimates.gpus import BLACKWELL
+from llama31.settings import Device, Settings
+
+
+def command(run_dir: Path) -> list[str]:
+    """What each rank executes."""
+    return [sys.executable, str(paths.REPOSITORY / "pretrain_llama31.py"), str(run_dir)]
+
+
+def environment(settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
+    """Environment of the ranks: the given one, with the threads of this machine's cores shared out among CPU ranks.
+
+    Slurm's variables are left out: Lightning would go by them, and it is told the ranks otherwise.
+    """
+    ours = {name: value for name, value in given.items() if not name.startswith("SLURM_")}
+    ours["PYTHONPATH"] = os.pathsep.join(filter(None, (str(paths.REPOSITORY), ours.get("PYTHONPATH"))))
+    if devices.device(settings) is Device.cpu:
+        cores = len(os.sched_getaffinity(0))
+        ours.setdefault("OMP_NUM_THREADS", str(max(1, cores // settings.gpus_per_node)))
+        ours["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        if settings.gpus_per_node > 1:
+            ours.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: each rank would take all cores
+        if settings.tensor_parallel_size > 1 or settings.context_parallel_size > 1:
+            # What NeMo asks for, so that communication starts before the product beside it takes the whole GPU.
+            ours.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32" if settings.gpu in BLACKWELL else "1")
+    if settings.wandb:
+        ours.setdefault("WANDB_PROJECT", "llama31")
+    return ours

@@ -1,0 +1,98 @@
+"""Run directories: their names, and what is written into one before the ranks start."""
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from llama31.common.errors import UserError
+from llama31.config import paths
+from llama31.data import run_tokenizer
+from llama31.launch import provenance
+from llama31.plan.plan import Plan
+from llama31.run_dir import record, start_point, summary
+from llama31.run_dir.events import ABORTED, FAILED, Outcome
+from llama31.settings import Settings
+
+
+def names(settings: Settings) -> list[str]:
+    """Names for a new run directory, by tag, size, batch size, seed and time; the first that is free is the one."""
+    name = f"{settings.size}-gbs{settings.gbs}-seed{settings.seeds}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{settings.tag}-{name}" if settings.tag else name
+    return [name, *(f"{name}-{attempt}" for attempt in range(1, 1000))]
+
+
+def make(settings: Settings) -> Path:
+    """Makes a new directory under JOB_DIR."""
+    for name in names(settings):
+        run_dir = Path(settings.job_dir) / name
+        try:
+            run_dir.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"JOB_DIR={settings.job_dir}: {run_dir} cannot be made: {error.strerror}") from error
+        return run_dir
+    raise UserError(f"JOB_DIR={settings.job_dir}: {run_dir} and a thousand like it exist; use another JOB_DIR")
+
+
+def begin(
+    run_dir: Path, plan: Plan, arguments: Sequence[str], ranks: Sequence[str], environment: Mapping[str, str]
+) -> None:
+    """Writes all that a run directory holds before the ranks start.
+
+    Args:
+        run_dir: An empty directory.
+        plan: Of the run; its settings have a seed.
+        arguments: The user's.
+        ranks: Command that starts the ranks.
+        environment: Of the ranks.
+    """
+    (run_dir / paths.RANK_LOGS).mkdir(exist_ok=True)
+    record.reserve_outcome(run_dir)
+    record.store_settings(run_dir, plan.settings)
+    run_tokenizer.ensure(Path(plan.settings.tokenizer_path), run_dir)
+    start_point.store(run_dir / paths.START, plan.start)
+    record.store_record(run_dir, provenance.describe(plan, arguments, ranks, environment))
+    name_latest(run_dir)
+
+
+def end(
+    run_dir: Path, settings: Settings, returncode: int, launcher: str, *, log: Path, out_of_memory: str = ""
+) -> int:
+    """Says how a run ended whose ranks are gone, and gives its exit code.
+
+    Args:
+        run_dir: Its directory.
+        settings: Its settings.
+        returncode: Exit code of what launched the ranks.
+        launcher: Its name.
+        log: Where its own messages are.
+        out_of_memory: A report that memory ran out, which explains a failure better than what ranks saw of it.
+    """
+    outcome = record.load_outcome(run_dir) or _killed(run_dir, returncode, launcher, log)
+    if out_of_memory and outcome.exit_code == FAILED:
+        outcome = replace(outcome, reason=f"out of memory: {out_of_memory}; {outcome.reason}")
+        record.replace_outcome(run_dir, outcome)
+    print("\n".join(summary.lines(run_dir, settings, outcome)))
+    return outcome.exit_code
+
+
+def name_latest(run_dir: Path) -> None:
+    """Makes `latest`, beside a run directory, a link to it, where the file system has links."""
+    link = run_dir.with_name(paths.LATEST)
+    partial = link.with_name(f".{paths.LATEST}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        partial.symlink_to(run_dir.name)
+        partial.replace(link)
+
+
+def _killed(run_dir: Path, returncode: int, launcher: str, log: Path) -> Outcome:
+    """Outcome of a run whose ranks ended before they could say anything."""
+    of_ranks = run_dir / paths.RANK_LOGS
+    has_printed = any(file.stat().st_size for file in of_ranks.iterdir())
+    see = of_ranks if has_printed else log if log.exists() else None
+    reason = f"the ranks ended without a word ({launcher}'s exit code {returncode})" + (f"; see {see}" if see else "")
+    return record.store_outcome(run_dir, Outcome(ABORTED, reason, FAILED, 0, 0))

@@ -1,0 +1,80 @@
+"""What a Slurm job does once, before and after its ranks: python3 -m llama31.launch.slurm.job begin|end JOB_DIR ...
+
+`begin` looks at settings, data and checkpoints as a run on one machine does, and fills the job's directory, for the
+ranks to start. Where nothing is left to do it leaves it empty, and its exit code is the job's.
+`end` says how it ended, and gives the job's exit code.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.config import paths
+from llama31.launch import out_of_memory, prepare, rank_command, run_directory
+from llama31.launch.slurm import env_check
+from llama31.run_dir import job_chain, record, time_limit_warning
+from llama31.run_dir.events import BAD_INPUT, INTERRUPTED
+from llama31.settings import names
+
+LOCKS_OUTLIVE_NODES = 150  # seconds: NFS keeps the locks of a node that was lost until its lease ends, 90 s by default
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Gives the exit code; what is wrong is told in a line on standard error."""
+    what, job_dir, *rest = arguments
+    try:
+        return begin(Path(job_dir), rest[1::2]) if what == "begin" else end(Path(job_dir), int(rest[0]))
+    except UserError as error:
+        print("\n".join(error.lines), file=sys.stderr, flush=True)
+        return BAD_INPUT
+
+
+def begin(job_dir: Path, allowed: Sequence[str]) -> int:
+    """Fills the job's directory for its ranks; `allowed` names the settings in which the run may change."""
+    signal.signal(signal.SIGUSR1, _time_is_up)
+    time_limit_warning.watch(job_dir)
+    env_check.check(job_dir)
+    assignments = [f"{name}={os.environ.get(name, '')}" for name in names()]
+    resolved, data = prepare.checked(assignments, {})
+    resolved = replace(resolved, origins=dict.fromkeys(resolved.origins, paths.SCRIPT))
+    prepare.refuse_missing_gpus(resolved.settings)
+    command = rank_command.command(job_dir)
+    prepared = prepare.prepare(resolved, data, allowed, command, thorough=True)
+    if prepared.outcome:
+        return prepared.say_finished()
+    prepared.take_up(LOCKS_OUTLIVE_NODES)
+    plan = prepared.plan
+    with failures_named(job_dir):
+        run_directory.begin(job_dir, plan, assignments, command, rank_command.environment(plan.settings, os.environ))
+        run_directory.name_latest(job_dir.parent)
+    print(f"{plan.summary()}  seed {plan.settings.seeds}\n{_begins(job_dir)}", flush=True)
+    return 0
+
+
+def _time_is_up(_: int, __: FrameType | None) -> None:
+    print("the time limit came before training began; a longer TIME works", file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)
+
+
+def end(job_dir: Path, returncode: int) -> int:
+    """Says how the job ended whose ranks left srun with `returncode`."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the time limit is near, which is known
+    log = job_dir.parent / paths.slurm_log(job_chain.job_of(job_dir))
+    report = out_of_memory.slurm_report(log, since=_begins(job_dir))
+    settings = record.load_settings(job_dir)
+    return run_directory.end(job_dir, settings, returncode, "srun", log=log, out_of_memory=report)
+
+
+def _begins(job_dir: Path) -> str:
+    """The line of the job's log after which its ranks start."""
+    return f"run directory: {job_dir}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,84 @@
+"""Settings -> the sbatch script of a run, from the template job.sbatch beside this file."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from llama31.config import containers, devices, paths
+from llama31.config.resolve import handed_on
+from llama31.launch import remote_shell
+from llama31.run_dir import time_limit_warning
+from llama31.settings import Device, Settings, names, shown
+
+TEMPLATE = Path(__file__).with_name("job.sbatch")
+
+
+def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The script.
+
+    Args:
+        settings: Of one experiment; its seed is known.
+        run_dir: Its run directory, as the cluster names it.
+        allowed: Settings in which the run may change, as users name them.
+        environment: Where it is submitted; what libraries read of it goes along.
+    """
+    import jinja2  # takes 50 ms, which other verbs need not wait for
+
+    engine = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    engine.filters["quote"] = lambda value: shlex.quote(str(value))
+    template = engine.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    image, on_gpus = settings.image, devices.device(settings) is not Device.cpu
+    return template.render(
+        run_dir=run_dir,
+        unset_slurm_options=remote_shell.environment(),
+        options=options(settings, run_dir),
+        exports=exports(settings, environment),
+        max_retries=settings.max_retries,
+        code=paths.job_code(settings),
+        python=paths.job_python(settings),
+        runtime=settings.container.name if image else "",
+        image=image,
+        mounts=containers.mounted(settings) if image else [],
+        makes=containers.made(settings) if image else [],
+        on_gpus=on_gpus,
+        whole_nodes=settings.exclusive and on_gpus,
+        nodes=settings.nnodes,
+        tasks=settings.gpus_per_node,
+        allowed=allowed,
+        start=paths.START,
+        warned=time_limit_warning.FILE,
+    )
+
+
+def options(settings: Settings, run_dir: Path) -> list[str]:
+    """What the script asks of Slurm, an entry for each line."""
+    patterns_off = str(run_dir).replace("%", "%%")  # sbatch replaces %j and the like in file names
+    asked = {
+        "job-name": "-".join(filter(None, ("llama31", settings.tag, f"seed{settings.seeds}"))),
+        "partition": settings.partition,
+        "account": settings.account,
+        "nodes": settings.nnodes,
+        "ntasks-per-node": settings.gpus_per_node,
+        "time": settings.time,
+        "chdir": run_dir,
+        "output": f"{patterns_off}/{paths.slurm_log('%j')}",
+        "open-mode": "append",
+        "signal": f"B:USR1@{settings.signal_before_end}" if settings.signal_before_end else "",
+    }
+    lines = [f"--{name}={shlex.quote(str(value))}" for name, value in asked.items() if value]
+    if settings.exclusive:
+        lines += ["--exclusive", "--mem=0"]
+    elif devices.device(settings) is not Device.cpu:
+        lines.append(f"--gpus-per-node={settings.gpus_per_node}")
+    lines.append("--requeue" if settings.max_retries else "--no-requeue")
+    if further := shlex.split(settings.sbatch_args):
+        lines.append(shlex.join(further))
+    return lines
+
+
+def exports(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that the job's ranks get: all settings, and what libraries read where it is submitted."""
+    ours = {name: shown(getattr(settings, name.lower())) for name in names()}
+    there = handed_on(environment, afar=bool(settings.host))
+    theirs = {name: value for name, value in there.items() if name.isidentifier()}
+    return {**ours, **theirs}

@@ -1,0 +1,145 @@
+"""A submission: for each experiment a run directory with its script, and a chain of jobs that run it."""
+
+import os
+import re
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from llama31.common.errors import UserError
+from llama31.config import paths
+from llama31.launch import prepare, provenance, remote_shell, run_directory
+from llama31.launch.prepare import Prepared
+from llama31.launch.slurm import partitions, remote_files, script
+from llama31.plan import sbatch_options
+from llama31.plan.plan import Plan
+from llama31.plan.validate_slurm import dependency
+from llama31.run_dir import job_chain, record
+from llama31.run_dir.events import worst
+from llama31.run_dir.job_chain import Submission
+from llama31.settings import Settings
+
+# Variables of sbatch that count where neither the setting nor SBATCH_ARGS says anything, and those options' names.
+OF_THE_SITE = {
+    "account": ("SBATCH_ACCOUNT", sbatch_options.ACCOUNT),
+    "time": ("SBATCH_TIMELIMIT", sbatch_options.TIME),
+}
+
+
+def destination(settings: Settings) -> str:
+    """[user@]host to submit from; empty for this machine."""
+    return f"{settings.ssh_user}@{settings.host}" if settings.ssh_user else settings.host
+
+
+def command(settings: Settings, directory: Path) -> list[str]:
+    """What submits the first job of a run, for its plan."""
+    return remote_shell.command(destination(settings), sbatch(settings, directory, []))
+
+
+def sbatch(settings: Settings, directory: Path, submitted: Sequence[int]) -> list[str]:
+    """sbatch for the next job of a chain, after those submitted. Through ssh it reads the script from its input."""
+    after = f"afterany:{submitted[-1]}" if submitted else dependency(settings.dependencies)
+    options = ["--parsable", *([f"--dependency={after}"] if after else [])]
+    return ["sbatch", *options, *([] if settings.host else [str(directory / paths.SCRIPT)])]
+
+
+def kept_variables(settings: Settings) -> list[str]:
+    """Variables that sbatch may see, for the settings do not say the same."""
+    options = sbatch_options.parsed(settings.sbatch_args)
+    return [
+        variable
+        for setting, (variable, names) in OF_THE_SITE.items()
+        if not getattr(settings, setting) and not sbatch_options.last(options, names)
+    ]
+
+
+def preview(experiments: Sequence[Plan], directory: Path, allowed: Sequence[str]) -> str:
+    """What would be submitted, and the commands and the script that the first experiment would use, for a person."""
+    settings = experiments[0].settings
+    seeds = [seed for plan in experiments if (seed := plan.settings.seeds)]
+    if drawn := len(experiments) - len(seeds):
+        seeds.append(f"{drawn} drawn at submission")
+    chain = [f"experiments: {len(experiments)}; seeds: {', '.join(seeds)}"]
+    chain += [shlex.join(remote_shell.command(destination(settings), sbatch(settings, directory, [])))]
+    if settings.npar > 1:
+        chain.append(f"and {settings.npar - 1} more, each --dependency=afterany:JOB, with the job before it")
+    text = script.render(settings, directory, allowed, os.environ)
+    return "Submission\n  " + "\n  ".join(chain) + f"\n\n{directory / paths.SCRIPT}\n{text}"
+
+
+def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: Sequence[str], *, wait: bool) -> int:
+    """Submits each experiment that has something left to do; gives the exit code.
+
+    With `wait` it follows the jobs to their end, else it returns when all are queued.
+    """
+    prepare.check_space(experiments)
+    left = [prepared for prepared in experiments if not prepared.outcome]
+    for prepared in left[:1]:  # they differ in their seeds
+        settings = prepared.plan.settings
+        partitions.check_time(settings, destination(settings), kept_variables(settings))
+    print((left or experiments)[0].plan.summary(), flush=True)
+    submitted, codes = [], []
+    for number, prepared in enumerate(experiments, 1):
+        if prepared.outcome:
+            codes.append(prepared.say_finished())
+            continue
+        settings = prepared.plan.settings
+        settings = replace(settings, seeds=settings.seeds or prepare.draw_seed())
+        plan = replace(prepared.plan, resolved=replace(prepared.plan.resolved, settings=settings))
+        submitted.append(_submit(plan, arguments, allowed, f"experiment {number} of {len(experiments)}: "))
+    if wait and submitted:
+        from llama31.launch.slurm.follow import follow
+
+        codes.append(follow(submitted))
+    return worst(codes)
+
+
+def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title: str) -> tuple[Path, Submission]:
+    """Makes the run directory of an experiment and submits its jobs; gives the directory and what was submitted."""
+    settings = plan.settings
+    there = destination(settings)
+    directory = remote_files.new_directory(settings, there)
+    text = script.render(settings, directory, allowed, os.environ)
+    described = provenance.describe(plan, arguments, command(settings, directory), os.environ)
+    files = {
+        paths.SCRIPT: text,
+        paths.SETTINGS: record.settings_text(settings),
+        paths.RECORD: record.record_text(described),
+    }
+    remote_files.fill(settings, directory, files, there)
+    submitted = Submission([], int(settings.seeds), there, time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    try:
+        try:
+            for _ in range(settings.npar):
+                argv = sbatch(settings, directory, submitted.jobs)
+                answer = remote_shell.output(there, argv, text if there else "", kept=kept_variables(settings))
+                submitted = replace(submitted, jobs=[*submitted.jobs, job_id(answer)])
+        finally:  # jobs that are queued are noted even where the next one is refused or the user has seen enough
+            if submitted.jobs:
+                remote_files.write(directory, {paths.SUBMISSION: job_chain.text(submitted)}, there)
+    except UserError as error:
+        if not submitted.jobs:
+            remote_files.take_back(directory, files, there)
+            raise
+        queued = f"{directory}: {_words(submitted.jobs)} queued all the same; scancel takes them back"
+        raise UserError([*error.lines, queued]) from error
+    if not there:
+        run_directory.name_latest(directory)
+    print(f"{title}seed {settings.seeds}, {_words(submitted.jobs)}")
+    print(f"run directory: {directory}")
+    print(f"log: {directory / paths.slurm_log('JOB')}", flush=True)
+    return directory, submitted
+
+
+def job_id(answer: str) -> int:
+    """The id in sbatch's answer, JOB or JOB;CLUSTER; a site's own remarks may stand around it."""
+    ids = [line.partition(";")[0] for line in answer.splitlines() if re.fullmatch(r"\d+(;\S+)?", line)]
+    if not ids:
+        raise UserError(f"sbatch: no job id in its answer: {answer.strip()!r}; squeue --me shows what it did")
+    return int(ids[-1])
+
+
+def _words(jobs: Sequence[int]) -> str:
+    return f"{'jobs' if len(jobs) > 1 else 'job'} {', '.join(map(str, jobs))}"

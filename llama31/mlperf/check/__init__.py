@@ -1,0 +1,1 @@
+"""Checks of MLPerf logs, alone and as a submission."""

@@ -1,0 +1,48 @@
+"""Lines of a log that MLCommons' rcp_checker takes for others, as it searches their text (see `rules.RCP_WORDS`)."""
+
+from collections.abc import Iterator
+
+from mlperf_logging.mllog import constants
+
+from llama31.mlperf.log.records import Log, Record, Violation
+
+_VALUES = (constants.GLOBAL_BATCH_SIZE, constants.SUBMISSION_BENCHMARK)
+"""Words of which rcp_checker takes the value of the last line that has them; of the others, the samples_count."""
+
+
+def findings(log: Log) -> Iterator[Violation]:
+    """Find the lines that change what rcp_checker reads, by line and word."""
+    for record, word in _misread(log):
+        if _changes(log, record, word):
+            wants = f"a line without this word, from which rcp_checker takes {_taken(word)}"
+            yield Violation(record.key, f"{word} in line {record.number}", wants)
+
+
+def notes(log: Log) -> Iterator[str]:
+    """Name the words in lines of other keys that happen to change nothing, the first of each key."""
+    harmless = [(record, word) for record, word in _misread(log) if not _changes(log, record, word)]
+    first = {(record.key, word): record.number for record, word in reversed(harmless)}
+    for (key, word), number in reversed(first.items()):
+        yield f"{key}: {word} in line {number}; rcp_checker takes {_taken(word)} there too, with no effect"
+
+
+def _misread(log: Log) -> Iterator[tuple[Record, str]]:
+    for record in log.records:
+        yield from ((record, word) for word in record.words if word != record.key)
+
+
+def _changes(log: Log, record: Record, word: str) -> bool:
+    if word in _VALUES:
+        own = log.last(word)
+        return own is None or (own.number < record.number and own.value != record.value)
+    if record.samples is None:
+        return True  # rcp_checker ends with KeyError
+    end, own = log.last(constants.RUN_STOP), log.last(constants.EVAL_ACCURACY)
+    is_last = own is None or own.number < record.number
+    return is_last and (end is None or record.number <= end.number) and (own is None or own.samples != record.samples)
+
+
+def _taken(word: str) -> str:
+    if word == constants.GLOBAL_BATCH_SIZE:
+        return "the batch size"
+    return "the benchmark" if word == constants.SUBMISSION_BENCHMARK else "the samples to converge"

@@ -1,0 +1,1 @@
+"""The MLPerf log of a run."""

@@ -1,0 +1,244 @@
+"""The MLPerf log of a run: one file of `:::MLLOG` lines, with all that rulesets 5.1.0 to 6.1.0 want to read.
+
+What each key must hold: the rule files of mlperf-logging's compliance_checker (training_*/common.yaml,
+closed_common.yaml, closed_llama31_8b.yaml). `llama31.mlperf.check.one_log` judges a log.
+"""
+
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from mlperf_logging.mllog import constants
+from mlperf_logging.mllog.mllog import MLLogger
+
+from llama31 import rules
+from llama31.common.errors import UserError
+from llama31.estimates.gpus import GB
+from llama31.mlperf.log.reader import TOKEN, read
+from llama31.mlperf.log.records import RUN_RESUMED, TARGET_ACCURACY, TRACKED_STATS
+from llama31.run_dir.events import Evaluation, Observer, Outcome, Step
+from llama31.settings import Precision, Settings
+
+REPOSITORY = Path(__file__).parents[3]
+
+# Lowest precision of (linear layers, attention, communication), as ruleset 6.1.0 names them. Transformer Engine's
+# fp8 recipe leaves attention in bf16; activations and gathered parameters travel between ranks in bf16.
+PRECISIONS = {
+    Precision.bf16: ("bfloat16", "bfloat16", "bfloat16"),
+    Precision.fp8: ("fp8", "bfloat16", "bfloat16"),
+    Precision.fp32: ("fp32", "fp32", "fp32"),
+}
+
+
+class _LineFile(logging.Handler):
+    """Appends each message as a line and flushes it, so that a run that is killed leaves all that it said."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self._file = path.open("a", encoding="utf-8")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno > logging.INFO:
+            # MLLogger caught the error that lost a line, wants to note it here in words and to go on without
+            # the line. The checker could not read such a log, so the error goes up instead.
+            raise sys.exc_info()[1] or ValueError(record.getMessage())
+        try:
+            self._file.write(record.getMessage() + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"{self._file.name}: the MLPerf log cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            pass  # what could not be flushed was reported when it was written
+        super().close()
+
+
+class MLPerfLog(Observer):
+    """Writes the MLPerf log of a run. Only rank 0 has one: each record of a run is logged once.
+
+    The calls and their order: `init_started`, `describe`, and then an observer's. `run_stopped` closes the file;
+    a run that ends before it has begun leaves a log without run_start and run_stop.
+    """
+
+    def __init__(self, path: Path, *, goes_on: bool = False):
+        """Open `path`, which is appended to. Raises UserError, here and later, where it cannot be written.
+
+        A log that `goes_on` is that of the run so far, up to a step (see `continued`); the next call is `run_started`.
+        """
+        try:
+            self._file = _LineFile(path)
+        except OSError as error:
+            raise UserError(f"{path}: the MLPerf log cannot be opened: {error.strerror}") from error
+        # Not one of logging.getLogger: no other library's set-up of logging is to reach it.
+        logger = logging.Logger("llama31.mlperf")  # noqa: LOG001
+        logger.addHandler(self._file)
+        self._mllog = MLLogger(logger, root_dir=re.escape(str(REPOSITORY)))
+        # A checkpoint is saved within a stretch of training.
+        self._open_interval: Literal["block", "eval"] | None = "block" if goes_on else None
+        self._start_ms = _run_start(path) if goes_on else None
+        self._block_samples = 0
+        self._block_seconds = 0.0
+
+    def init_started(self, *, caches_cleared: bool = False) -> None:
+        """Initialisation starts; `caches_cleared` if the system's file caches were emptied for this run."""
+        self._mllog.event(constants.CACHE_CLEAR, caches_cleared)
+        self._mllog.start(constants.INIT_START)
+
+    def describe(
+        self,
+        settings: Settings,
+        *,
+        seed: int,
+        data_parallel_size: int,
+        train_samples: int,
+        departures: Sequence[str],
+        init_checkpoint_step: int = 0,
+    ) -> None:
+        """Log what the run is.
+
+        `train_samples` is the number of training sequences that the data order holds. `departures` says, a line
+        each, where the run leaves the closed division's rules; the line names the setting. Any of them puts the
+        run in the open division.
+        """
+        # The names among these values are without `rules.RCP_WORDS`: see `llama31.config.mlperf_names`.
+        linear, attention, communication = PRECISIONS[settings.precision]
+        division = constants.OPEN if departures else settings.submission_division.value
+        values = {
+            constants.SUBMISSION_BENCHMARK: rules.BENCHMARK,
+            constants.SUBMISSION_DIVISION: division,
+            constants.SUBMISSION_ORG: settings.submission_org,
+            constants.SUBMISSION_PLATFORM: settings.submission_platform,
+            constants.SUBMISSION_STATUS: settings.submission_status.value,
+            constants.SEED: seed,
+            constants.GLOBAL_BATCH_SIZE: settings.gbs,
+            constants.MICRO_BATCH_SIZE: settings.mbs,
+            constants.GRADIENT_ACCUMULATION_STEPS: settings.gbs // (settings.mbs * data_parallel_size),
+            constants.MAX_SEQUENCE_LENGTH: settings.seq_length,
+            constants.TRAIN_SAMPLES: train_samples,
+            constants.EVAL_SAMPLES: settings.eval_samples,
+            constants.INIT_CHECKPOINT_STEP: init_checkpoint_step,
+            constants.OPT_NAME: rules.OPTIMIZER_NAME,
+            constants.OPT_BASE_LR: settings.max_lr,
+            constants.OPT_END_LR: settings.end_lr,
+            constants.OPT_LR_WARMUP_STEPS: settings.warmup,
+            constants.OPT_LR_DECAY_STEPS: settings.max_steps - settings.warmup,
+            constants.OPT_LR_DECAY_SCHEDULE: rules.DECAY_SCHEDULE,
+            constants.OPT_ADAMW_BETA_1: rules.ADAM_BETA1,
+            constants.OPT_ADAMW_BETA_2: rules.ADAM_BETA2,
+            constants.OPT_ADAMW_EPSILON: rules.ADAM_EPSILON,
+            constants.OPT_ADAMW_WEIGHT_DECAY: rules.WEIGHT_DECAY,
+            constants.OPT_GRADIENT_CLIP_NORM: rules.CLIP_NORM,
+            constants.MAX_STEPS: settings.max_steps,
+            TARGET_ACCURACY: settings.target,
+            constants.LOWEST_NUMERICAL_PRECISION_IN_LINEAR: linear,
+            constants.LOWEST_NUMERICAL_PRECISION_IN_ATTN: attention,
+            constants.LOWEST_NUMERICAL_PRECISION_IN_COMM: communication,
+            constants.TENSOR_PARALLELISM: settings.tensor_parallel_size,
+            constants.PIPELINE_PARALLELISM: settings.pipeline_parallel_size,
+            constants.CONTEXT_PARALLELISM: settings.context_parallel_size,
+            constants.EXPERT_PARALLELISM: 1,  # the model has no experts
+            constants.CONFIG_FILENAME: Path(settings.config_filename).name or "command line",
+        }
+        metadata = {
+            constants.SUBMISSION_DIVISION: {"departures": list(departures)},
+            constants.EVAL_SAMPLES: {"eval_every": settings.eval_every, "start_eval_at": settings.start_eval_at},
+            constants.OPT_ADAMW_WEIGHT_DECAY: {"decay_norms": settings.decay_norms},
+        }
+        for key, value in values.items():
+            self._mllog.event(key, value, metadata.get(key))
+
+    def run_started(self, consumed_samples: int) -> None:
+        if self._open_interval:
+            self._mllog.event(RUN_RESUMED, metadata={constants.SAMPLES_COUNT: consumed_samples})
+            self._block_samples = consumed_samples
+            return
+        self._start_ms = time.time() * 1000
+        self._mllog.end(constants.INIT_STOP)
+        self._mllog.start(constants.RUN_START)
+        self._start("block", consumed_samples)
+
+    def step_ended(self, step: Step) -> None:
+        self._block_seconds += step.seconds
+
+    def evaluation_started(self, step: int, consumed_samples: int) -> None:
+        if self._block_seconds:
+            throughput = (consumed_samples - self._block_samples) / self._block_seconds
+            metadata = {constants.SAMPLES_COUNT: consumed_samples, "step": step}
+            self._mllog.event(TRACKED_STATS, {"throughput": throughput}, metadata)  # sequences per second
+        self._stop_interval(consumed_samples)
+        self._start("eval", consumed_samples)
+
+    def evaluation_ended(self, evaluation: Evaluation) -> None:
+        samples = evaluation.consumed_samples
+        # epoch_num is for ruleset 5.1.0's open division; MLCommons' readers take it as a count of samples too.
+        metadata = {constants.SAMPLES_COUNT: samples, constants.EPOCH_NUM: samples}
+        self._mllog.event(constants.EVAL_ACCURACY, evaluation.loss, metadata)
+        if evaluation.memory is not None:
+            metadata = {constants.SAMPLES_COUNT: samples, "step": evaluation.step}
+            self._mllog.event(TRACKED_STATS, {"max_memory_gb": round(evaluation.memory / GB, 3)}, metadata)
+        self._stop_interval(samples)
+        if not evaluation.reached_target:
+            self._start("block", samples)
+
+    def run_stopped(self, outcome: Outcome) -> None:
+        try:
+            if self._start_ms is not None:
+                self._stop_interval(outcome.consumed_samples)
+                metadata: dict[str, object] = {
+                    constants.STATUS: outcome.status,
+                    constants.SAMPLES_COUNT: outcome.consumed_samples,
+                    "step": outcome.step,
+                    "duration": f"{time.time() - self._start_ms / 1000:.3f} s",
+                }
+                if outcome.status == constants.ABORTED:
+                    metadata["reason"] = rules.without_rcp_words(outcome.reason)  # it may name paths of the user
+                self._mllog.end(constants.RUN_STOP, metadata=metadata)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        self._file.close()
+
+    def _start(self, interval: Literal["block", "eval"], samples: int) -> None:
+        """Open a stretch of training or an evaluation after `samples` training sequences."""
+        self._mllog.start(f"{interval}_start", metadata={constants.SAMPLES_COUNT: samples})
+        self._open_interval = interval
+        if interval == "block":
+            self._block_samples, self._block_seconds = samples, 0.0
+
+    def _stop_interval(self, samples: int) -> None:
+        """Close the stretch of training or the evaluation that is open, if one is."""
+        if self._open_interval:
+            self._mllog.end(f"{self._open_interval}_stop", metadata={constants.SAMPLES_COUNT: samples})
+            self._open_interval = None
+
+
+def continued(source: Path, path: Path, departures: Sequence[str]) -> None:
+    """Writes to `path` the log of a run so far, for `MLPerfLog` to go on with.
+
+    `departures` are those of the whole run: if a later job departs from the closed division's rules, so does the run.
+    """
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        prefix, token, text = line.partition(TOKEN)
+        fields = json.loads(text)
+        if departures and fields["key"] == constants.SUBMISSION_DIVISION:
+            fields["value"] = constants.OPEN
+            fields["metadata"]["departures"] = list(departures)
+            lines[number] = f"{prefix}{token} {json.dumps(fields)}\n"
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _run_start(path: Path) -> float | None:
+    """Time of the log's run_start, in milliseconds since 1970."""
+    record = read(path)[0].first(constants.RUN_START)
+    return record.time_ms if record else None

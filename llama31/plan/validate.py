@@ -1,0 +1,294 @@
+"""What cannot work, found before anything heavy is imported: one line for each problem, all at once."""
+
+import importlib.util
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from llama31 import rules
+from llama31.common.errors import UserError
+from llama31.config import devices, mlperf_names, overlap, recompute
+from llama31.config.model_sizes import SIZES
+from llama31.config.parallel_layout import Layout
+from llama31.config.problem import Problem, assignment
+from llama31.data import inputs
+from llama31.data.inputs import Data
+from llama31.data.token_file import bin_path
+from llama31.estimates import memory
+from llama31.estimates.gpus import GB, GPUS
+from llama31.plan import validate_checkpoints as checkpoint_problems
+from llama31.plan import validate_slurm as slurm_problems
+from llama31.settings import Device, Precision, Settings
+
+SHOWN_REMEDIES = 2  # in a line
+
+
+def check(settings: Settings) -> Data:
+    """All that a run needs is there and fits together. Raises UserError with every problem found."""
+    data, wrong = look(settings)
+    if wrong or data is None:
+        raise UserError(wrong)
+    return data
+
+
+def look(settings: Settings) -> tuple[Data | None, list[str]]:
+    """As `check`, but gives the lines; the data is None where files are missing or damaged."""
+    data, wrong = inputs.look(settings)
+    found = list(problems(settings, data))
+    return data, [*(_line(problem, found, settings, data) for problem in found), *wrong]
+
+
+def lines(settings: Settings) -> list[str]:
+    """As `look`, without the data: a line for each problem of the settings among themselves."""
+    found = list(problems(settings))
+    return [_line(problem, found, settings, None) for problem in found]
+
+
+def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
+    """Settings that no run of this version can have together; with data, also those that the data cannot serve."""
+    yield from slurm_problems.problems(settings)
+    yield from mlperf_names.problems(settings)
+    yield from _experiments(settings)
+    misfits = [*_layout(settings), *_schedule(settings), *checkpoint_problems.problems(settings)]
+    if settings.size in SIZES:
+        misfits += _model(settings)
+    else:
+        misfits.append(Problem("size", f"SIZE={settings.size}: not one of {', '.join(SIZES)}"))
+    misfits += [*recompute.problems(settings), *overlap.problems(settings), *_engine(settings)]
+    misfits += _gpu(settings)
+    if data:
+        misfits += _data(settings, data)
+    yield from misfits
+    vocab_size = inputs.vocab_size(settings, data)
+    if vocab_size and settings.gpu and not misfits:  # else there is no layout to estimate
+        yield from _memory(settings, vocab_size)
+
+
+def _line(problem: Problem, found: list[Problem], settings: Settings, data: Data | None) -> str:
+    """The problem in one line, with values that mend it and break nothing else."""
+    others = {other.name for other in found} - {problem.name}
+
+    def left(changed: Settings) -> list[Problem]:
+        return [other for other in problems(changed, data) if other.name not in others]
+
+    works: list[Mapping[str, Any]] = []
+    widened: list[Mapping[str, Any]] = []  # by what another setting then needs
+    for change in problem.remedies:
+        changed = replace(settings, **change)
+        follows = left(changed)
+        if not follows:
+            works.append(change)
+        for more in follows[0].remedies if len(follows) == 1 else ():
+            if not left(replace(changed, **more)):
+                widened.append({**change, **more})
+    mends = [
+        " with ".join(assignment(name, value) for name, value in change.items())
+        for change in (works or widened)[:SHOWN_REMEDIES]
+    ]
+    return f"{problem.what}; {' or '.join(mends)} works" if mends else problem.what
+
+
+def _experiments(settings: Settings) -> Iterator[Problem]:
+    """Seeds that no experiment would use, or that two would."""
+    seeds = settings.seeds.split()
+    if len(seeds) > settings.nexp:
+        fewer = " ".join(seeds[: settings.nexp])
+        what = f"SEEDS={settings.seeds}: more seeds than experiments, NEXP={settings.nexp}"
+        yield Problem("seeds", what, (fewer,), elsewhere=({"nexp": len(seeds)},))
+    if len(set(seeds)) < len(seeds):
+        yield Problem("seeds", f"SEEDS={settings.seeds}: the same seed twice", (" ".join(dict.fromkeys(seeds)),))
+
+
+def _layout(settings: Settings) -> Iterator[Problem]:
+    """Ranks, batches and sequences that cannot be divided."""
+    layout = Layout.of(settings)
+    model, pipeline, virtual = (
+        layout.model_parallel_size,
+        settings.pipeline_parallel_size,
+        settings.virtual_pipeline_size,
+    )
+    if layout.world_size % model:
+        yield Problem(
+            "gpus_per_node",
+            f"NNODES*GPUS_PER_NODE={settings.nnodes}*{settings.gpus_per_node} is not a multiple of "
+            "TENSOR_PARALLEL_SIZE*PIPELINE_PARALLEL_SIZE*CONTEXT_PARALLEL_SIZE="
+            f"{settings.tensor_parallel_size}*{pipeline}*{settings.context_parallel_size}",
+            _multiples(settings.gpus_per_node, model),
+        )
+    unit = layout.data_parallel_size * settings.mbs
+    if settings.gbs % unit:
+        yield Problem(
+            "gbs",
+            f"GBS={settings.gbs} is not a multiple of data parallel*MBS={layout.data_parallel_size}*{settings.mbs}",
+            _multiples(settings.gbs, unit * (pipeline if virtual > 1 else 1)),
+        )
+    if settings.sequence_parallel and settings.tensor_parallel_size == 1:
+        yield Problem("sequence_parallel", "SEQUENCE_PARALLEL=1: needs TENSOR_PARALLEL_SIZE above 1", (False,))
+    if virtual > 1 and pipeline == 1:
+        yield Problem(
+            "virtual_pipeline_size", f"VIRTUAL_PIPELINE_SIZE={virtual}: needs PIPELINE_PARALLEL_SIZE above 1", (1,)
+        )
+    elif virtual > 1 and layout.accumulation_steps % pipeline:
+        yield Problem(
+            "virtual_pipeline_size",
+            f"VIRTUAL_PIPELINE_SIZE={virtual}: needs the micro batches of a step, here {layout.accumulation_steps}, "
+            f"to be a multiple of PIPELINE_PARALLEL_SIZE={pipeline}",
+            (1,),
+        )
+    # Context parallelism gives each rank two pieces, one early and one late, as causal attention has more to do late.
+    pieces = 2 * settings.context_parallel_size if settings.context_parallel_size > 1 else 1
+    if settings.sequence_parallel:
+        pieces *= settings.tensor_parallel_size
+    if settings.seq_length % pieces:
+        yield Problem(
+            "seq_length",
+            f"SEQ_LENGTH={settings.seq_length} is not a multiple of the {pieces} pieces that context and sequence "
+            "parallelism cut it into",
+            _multiples(settings.seq_length, pieces),
+        )
+
+
+def _schedule(settings: Settings) -> Iterator[Problem]:
+    """Steps and learning rates in an order that cannot be."""
+    if settings.warmup >= settings.max_steps:
+        yield Problem(
+            "warmup_steps",
+            f"WARMUP_STEPS={settings.warmup}: must be below MAX_STEPS={settings.max_steps}",
+            (int(rules.WARMUP_FRACTION * settings.max_steps),),
+        )
+    if settings.end_lr > settings.max_lr:
+        yield Problem(
+            "min_lr",
+            f"MIN_LR={settings.end_lr}: must not be above MAX_LR={settings.max_lr}",
+            (rules.end_learning_rate(settings.max_lr),),
+        )
+    if settings.stop_at_step is not None and settings.stop_at_step > settings.max_steps:
+        yield Problem(
+            "stop_at_step",
+            f"STOP_AT_STEP={settings.stop_at_step}: must not be above MAX_STEPS={settings.max_steps}",
+            (settings.max_steps,),
+        )
+    if settings.warmup_steps is not None and settings.allocated_sequences != rules.ALLOCATED_SEQUENCES:
+        yield Problem(
+            "allocated_sequences",
+            f"ALLOCATED_SEQUENCES={settings.allocated_sequences}: has no effect beside "
+            f"WARMUP_STEPS={settings.warmup_steps}",
+            (rules.ALLOCATED_SEQUENCES,),
+        )
+
+
+def _model(settings: Settings) -> Iterator[Problem]:
+    """Parallel sizes that do not divide the model."""
+    shape = SIZES[settings.size]
+    tensor, pipeline = settings.tensor_parallel_size, settings.pipeline_parallel_size
+    shared = {
+        "attention heads": shape.attention_heads,
+        "key-value heads": shape.key_value_heads,
+        "rows of the FFN": shape.ffn_hidden_size,
+    }
+    for what, count in shared.items():
+        if count % tensor:
+            yield Problem(
+                "tensor_parallel_size",
+                f"TENSOR_PARALLEL_SIZE={tensor} does not divide the {count} {what} of SIZE={settings.size}",
+                _common_divisors(*shared.values(), below=tensor),
+            )
+            break
+    layers = shape.layers
+    if layers % pipeline:
+        yield Problem(
+            "pipeline_parallel_size",
+            f"PIPELINE_PARALLEL_SIZE={pipeline} does not divide the {layers} layers of SIZE={settings.size}",
+            _common_divisors(layers, below=pipeline),
+        )
+    elif (chunks := settings.virtual_pipeline_size) > 1 and (layers // pipeline) % chunks:
+        yield Problem(
+            "virtual_pipeline_size",
+            f"VIRTUAL_PIPELINE_SIZE={chunks} does not divide the {layers // pipeline} layers of a pipeline rank",
+            _common_divisors(layers // pipeline, below=chunks),
+        )
+
+
+def _engine(settings: Settings) -> Iterator[Problem]:
+    """What needs Transformer Engine, where there is none; `llama31.model.device` has the last word."""
+    if devices.device(settings) is Device.cpu:
+        why = "this runs on the CPU"
+    elif devices.is_elsewhere(settings) or devices.gpus() == 0:  # a plan for another machine
+        return
+    elif importlib.util.find_spec("transformer_engine") is None:
+        why = "which is not installed here"
+    else:
+        return
+    for name, wanted, works in (
+        ("precision", settings.precision is Precision.fp8, Precision.bf16),
+        ("context_parallel_size", settings.context_parallel_size > 1, 1),
+        ("sequence_parallel", settings.sequence_parallel, False),
+    ):
+        if wanted:
+            given = assignment(name, getattr(settings, name))
+            yield Problem(name, f"{given}: needs CUDA and Transformer Engine, {why}", (works,))
+
+
+def _gpu(settings: Settings) -> Iterator[Problem]:
+    """A GPU that is not known, or not used."""
+    if settings.gpu and settings.gpu not in GPUS:
+        yield Problem("gpu", f"GPU={settings.gpu}: not one of {', '.join(GPUS)}", ("",))
+    elif settings.gpu and devices.device(settings) is Device.cpu:
+        yield Problem("gpu", f"GPU={settings.gpu}: this runs on the CPU", ("",))
+
+
+def _memory(settings: Settings, vocab_size: int) -> Iterator[Problem]:
+    """More than the GPU's memory."""
+    needed, there = memory.per_gpu(settings, vocab_size), GPUS[settings.gpu].memory
+    if needed.total > there:
+        yield Problem(
+            "mbs",
+            f"GPU={settings.gpu}: {there / GB:.0f} GB, but each would need about {needed.total / GB:.1f} GB: "
+            f"{memory.described(needed)}",
+            elsewhere=tuple(memory.smaller(settings, vocab_size, there)),
+        )
+
+
+def _data(settings: Settings, data: Data) -> Iterator[Problem]:
+    """More sequences than the data holds."""
+    length = settings.seq_length
+    held, available = data.validation.sequences(length), data.available_samples(length)
+    if not held or not available:
+        short = bin_path(data.validation.prefix) if not held else "the training data"
+        longest = min(data.validation.tokens, max(part.tokens for part in data.train)) - 1
+        works = (longest,) if longest else ()
+        yield Problem("seq_length", f"SEQ_LENGTH={length}: {short} holds no sequence of that length", works)
+        return
+    if settings.eval_samples > held:
+        yield Problem(
+            "eval_samples",
+            f"EVAL_SAMPLES={settings.eval_samples}: {bin_path(data.validation.prefix)} is enough for {held:,} of "
+            f"{length} tokens",
+            (held,),
+        )
+    if settings.gbs > settings.sample_limit:
+        yield Problem(
+            "samples_available",
+            f"SAMPLES_AVAILABLE={settings.sample_limit}: less than a step of GBS={settings.gbs} takes",
+            (rules.samples_available(settings.gbs),),
+        )
+    if settings.gbs > available:
+        unit = Layout.of(settings).data_parallel_size * settings.mbs
+        yield Problem(
+            "gbs",
+            f"GBS={settings.gbs}: the training data is enough for {available:,} of {length} tokens",
+            (available // unit * unit,) if available >= unit else (),
+        )
+
+
+def _common_divisors(*values: int, below: int) -> tuple[int, ...]:
+    """Numbers less than `below` that divide all values, the largest first."""
+    common = math.gcd(*values)
+    return tuple(n for n in range(min(common, below - 1), 0, -1) if common % n == 0)
+
+
+def _multiples(value: int, unit: int) -> tuple[int, ...]:
+    """The multiples of `unit` next to `value`, from 1 x unit on."""
+    below = value // unit * unit
+    return (below, below + unit) if below else (unit,)

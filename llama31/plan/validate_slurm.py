@@ -1,0 +1,127 @@
+"""Settings of Slurm and of containers that cannot work."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+from llama31.config import containers, mounts, paths
+from llama31.config.problem import Problem, assignment
+from llama31.plan import sbatch_options
+from llama31.settings import Container, Settings
+
+NEEDS_PARTITION = (
+    "account", "time", "exclusive", "sbatch_args", "signal_before_end", "npar", "max_retries", "dependencies", "host",
+    "ssh_user", "code_path", "image", "container", "mounts", "nnodes",
+)  # fmt: skip
+SEPARATORS = {",": "a comma", ":": "a colon"}
+"""What separates mounts on the command lines of pyxis and Apptainer, so no path to mount may hold it."""
+UNLIMITED = ("0", "INFINITE", "UNLIMITED")
+_DEPENDENCY = re.compile(r"(after|afterany|afterok|afternotok|aftercorr|afterburstbuffer|singleton)\b[\w:+,?]*")
+
+
+def problems(settings: Settings) -> Iterator[Problem]:
+    """What speaks against a submission; without PARTITION, settings that only a submission uses."""
+    usual = {field.name: field.default for field in fields(Settings)}
+    if not settings.partition:
+        for name in NEEDS_PARTITION:
+            if (value := getattr(settings, name)) != usual[name]:
+                what = f"{assignment(name, value)}: needs PARTITION, and so Slurm"
+                yield Problem(name, what, (usual[name],))
+        return
+    yield from _job(settings)
+    yield from _chain(settings)
+    yield from _ssh(settings)
+    yield from _container(settings)
+
+
+def _job(settings: Settings) -> Iterator[Problem]:
+    try:
+        yield from sbatch_options.problems(settings)
+        named = sbatch_options.last(sbatch_options.parsed(settings.sbatch_args), sbatch_options.TIME)
+    except ValueError as error:
+        yield Problem("sbatch_args", f"SBATCH_ARGS={settings.sbatch_args}: {error}", ("",))
+        return
+    if settings.time and not is_unlimited(settings.time) and seconds(settings.time) is None:
+        what = f"TIME={settings.time}: not a time limit as Slurm takes it, such as 4:00:00 or 1-12:00:00"
+        yield Problem("time", what, ("",))
+        return
+    limit = seconds(named.value if named else settings.time)
+    if limit is not None and settings.signal_before_end >= limit:
+        where = f"{shlex.join(named.words)} of SBATCH_ARGS" if named else f"TIME={settings.time}"
+        yield Problem(
+            "signal_before_end",
+            f"SIGNAL_BEFORE_END={settings.signal_before_end}: must be below {where}, which is {limit} s",
+            (limit // 4,),
+        )
+
+
+def is_unlimited(limit: str) -> bool:
+    """Whether Slurm takes this for no time limit."""
+    return limit.upper() in UNLIMITED
+
+
+def seconds(limit: str) -> int | None:
+    """Seconds of a time limit in the formats that sbatch's manual lists; None if it is none."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    if not match:
+        return None
+    days, *numbers = match.groups()
+    given = [int(number) for number in numbers if number is not None]
+    if days is not None:  # days-hours, days-hours:minutes, days-hours:minutes:seconds
+        hours, minutes, rest = [*given, 0, 0][:3]
+    elif len(given) == 1:
+        hours, minutes, rest = 0, given[0], 0
+    else:
+        hours, minutes, rest = [0, *given][-3:]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest or None
+
+
+def _chain(settings: Settings) -> Iterator[Problem]:
+    if settings.npar > 1 and not settings.save_ckpt:
+        yield Problem(
+            "npar",
+            f"NPAR={settings.npar}: a job goes on where the one before ended only with SAVE_CKPT=1 and CONTINUAL_CKPT",
+            (1,),
+        )
+    if settings.dependencies and not dependency(settings.dependencies):
+        yield Problem(
+            "dependencies",
+            f"DEPENDENCIES={settings.dependencies}: neither job ids nor a dependency as sbatch takes it, such as "
+            "afterok:1234",
+            ("",),
+        )
+
+
+def dependency(given: str) -> str:
+    """DEPENDENCIES as an argument of sbatch's --dependency; job ids alone must have ended in whatever way."""
+    if re.fullmatch(r"[\s,:]*\d[\d\s,:]*", given):
+        return ":".join(["afterany", *re.findall(r"\d+", given)])
+    return given if _DEPENDENCY.fullmatch(given) else ""
+
+
+def _ssh(settings: Settings) -> Iterator[Problem]:
+    if settings.ssh_user and not settings.host:
+        yield Problem("ssh_user", f"SSH_USER={settings.ssh_user}: needs HOST", ("",))
+    for name in ("host", "ssh_user"):
+        value = getattr(settings, name)
+        if value.startswith("-") or re.search(r"\s", value):  # ssh would take it for something else
+            yield Problem(name, f"{name.upper()}={value}: not a name that ssh takes", ("",))
+
+
+def _container(settings: Settings) -> Iterator[Problem]:
+    if not settings.image:
+        for name, usual in (("mounts", ""), ("container", Container.pyxis)):
+            if (value := getattr(settings, name)) != usual:
+                yield Problem(name, f"{assignment(name, value)}: needs IMAGE", (usual,))
+        return
+    for path in [*mounts.directories(settings), Path(settings.code_path or paths.REPOSITORY)]:
+        for sign, words in SEPARATORS.items():
+            if sign in str(path):
+                what = f"{path}: holds {words}, which separates mounts; rename it, or leave IMAGE empty"
+                yield Problem("image", what, ("",))
+    for mount in containers.further(settings):
+        if not all(path.startswith("/") for path in mount.split(":", 1)):
+            what = f"MOUNTS={settings.mounts}: {mount} is not PATH or PATH:PATH_INSIDE, from / on"
+            yield Problem("mounts", what, ("",))

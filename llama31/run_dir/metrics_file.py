@@ -1,0 +1,31 @@
+"""A run's metrics as JSON lines, one for each step and evaluation."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from llama31.run_dir.events import Evaluation, Observer, Outcome, Saved, Step
+
+
+class MetricsWriter(Observer):
+    """Appends events to a file, each as one line: {"event": "step" | "evaluation" | "checkpoint" | "outcome", ...its
+    fields}."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("a", buffering=1, encoding="utf-8")  # a line is whole on disk, or not there
+
+    def step_ended(self, step: Step) -> None:
+        self._write("step", step)
+
+    def evaluation_ended(self, evaluation: Evaluation) -> None:
+        self._write("evaluation", evaluation)
+
+    def checkpoint_saved(self, saved: Saved) -> None:
+        self._write("checkpoint", saved)
+
+    def run_stopped(self, outcome: Outcome) -> None:
+        self._write("outcome", outcome)
+        self._file.close()
+
+    def _write(self, event: str, record: Step | Evaluation | Saved | Outcome) -> None:
+        self._file.write(json.dumps({"event": event, **asdict(record)}) + "\n")

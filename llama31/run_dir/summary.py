@@ -1,0 +1,45 @@
+"""The figures of a run that has ended, in a few lines."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from llama31.common.errors import UserError
+from llama31.common.reading import size
+from llama31.config import paths
+from llama31.run_dir.events import Outcome
+from llama31.settings import Settings
+
+
+def lines(run_dir: Path, settings: Settings, outcome: Outcome) -> Iterator[str]:
+    """How the run ended, its losses, counts, speed and where it lies.
+
+    tokens/s is over the training steps alone; the wall time also holds the evaluations.
+    """
+    yield f"{outcome.status}: {outcome.reason}"
+    events = _events(run_dir / paths.METRICS)
+    steps = [event for event in events if event["event"] == "step"]
+    evaluations = [event for event in events if event["event"] == "evaluation"]
+    yield (
+        f"steps {outcome.step:,}, samples {outcome.consumed_samples:,}, "
+        f"tokens {outcome.consumed_samples * settings.seq_length:,}"
+    )
+    if evaluations:
+        yield f"validation loss {evaluations[-1]['loss']:.4f}, target {settings.target:g}"
+    if steps:
+        training = sum(event["seconds"] for event in steps)
+        wall = training + sum(event["seconds"] for event in evaluations)
+        tokens_per_second = len(steps) * settings.gbs * settings.seq_length / training
+        yield f"training loss {steps[-1]['loss']:.4f}, {tokens_per_second:,.0f} tokens/s, wall time {wall:.0f} s"
+    if outcome.memory is not None:
+        yield f"memory: {size(outcome.memory)} on the fullest rank, at the most"
+    yield f"run directory: {run_dir}"
+
+
+def _events(file: Path) -> list[dict]:
+    """Events of a metrics file, none if the run did not come that far; a full disk may have cut the last one."""
+    whole = file.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0] if file.is_file() else ""
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise UserError(f"{file}: damaged: {error}") from error

@@ -1,0 +1,76 @@
+"""Where a run stands, from the end of its metrics file. Standard library alone."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from llama31.common.errors import UserError
+from llama31.common.files import failures_named
+from llama31.common.json_files import from_json
+from llama31.run_dir.events import Evaluation, Step
+
+TAIL = 512 << 10  # bytes that are read: some 3,000 steps, several times what lies between two evaluations
+STEPS = 20  # over which the step time is taken
+
+T = TypeVar("T", Step, Evaluation)
+
+
+@dataclass(frozen=True)
+class Recent:
+    """Where a run stands; None for what the last lines of its metrics do not tell."""
+
+    step: int
+    consumed_samples: int
+    """Training sequences since the start of training."""
+    loss: float
+    """Training loss of the last step, nats per token."""
+    step_seconds: float
+    """Mean wall time of the last steps, evaluations left out."""
+    validation_loss: float | None
+    """Of the last evaluation, nats per token."""
+    evaluation_seconds: float | None
+    age: float
+    """Seconds since the last event was written."""
+
+
+def read(file: Path) -> Recent | None:
+    """What the file's last lines say, None before the first step. A last line that is half-written does not count.
+
+    Raises UserError where the file cannot be read or ends in what is no event.
+    """
+    if not file.is_file():
+        return None
+    with failures_named(file), file.open("rb") as metrics:
+        status = os.fstat(metrics.fileno())
+        metrics.seek(max(0, status.st_size - TAIL))
+        whole, newline, _ = metrics.read().rpartition(b"\n")
+    lines = whole.splitlines()[status.st_size > TAIL :]  # the first one may have been cut
+    try:
+        steps = list(islice(_newest(lines, "step", Step), STEPS))
+        evaluation = next(_newest(lines, "evaluation", Evaluation), None)
+        if newline:
+            json.loads(lines[-1])["event"]
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise UserError(f"{file}: damaged, a line is no event ({error!r})") from error
+    if not steps:
+        return None
+    return Recent(
+        step=steps[0].step,
+        consumed_samples=steps[0].consumed_samples,
+        loss=steps[0].loss,
+        step_seconds=sum(step.seconds for step in steps) / len(steps),
+        validation_loss=evaluation.loss if evaluation else None,
+        evaluation_seconds=evaluation.seconds if evaluation else None,
+        age=max(0.0, time.time() - status.st_mtime),
+    )
+
+
+def _newest(lines: Sequence[bytes], event: str, kind: type[T]) -> Iterator[T]:
+    """Events of one kind, the newest first."""
+    marker = f'"event": "{event}"'.encode()
+    return (from_json(kind, json.loads(line)) for line in reversed(lines) if marker in line)

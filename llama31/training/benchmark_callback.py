@@ -1,0 +1,250 @@
+"""The benchmark's course on top of Lightning's loop: when to evaluate, what an evaluation is, when to stop."""
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from megatron.core import parallel_state
+from torch.distributed import ProcessGroup, ReduceOp
+
+from llama31 import rules
+from llama31.common.errors import RunAborted
+from llama31.model.device import peak_memory
+from llama31.run_dir import startup_log
+from llama31.run_dir.events import (
+    ABORTED,
+    INTERRUPTED,
+    SUCCESS,
+    TARGET_NOT_REACHED,
+    Evaluation,
+    Observer,
+    Outcome,
+    Step,
+)
+from llama31.run_dir.start_point import Start
+from llama31.settings import Settings
+from llama31.training.checkpoint_saver import Saver
+
+WARM_STEPS = 3  # steps that may take longer than STEP_TIME_ATOL: compilation, first allocations
+
+
+class BenchmarkCallback(Callback):
+    """Conducts a run and tells the observers.
+
+    It evaluates on all of EVAL_SAMPLES and nothing else, every CEIL(EVAL_EVERY / GBS) steps, from START_EVAL_AT on;
+    ends the run at the first validation loss that reaches TARGET, else at STOP_AT_STEP, at the schedule's end or
+    where the training data ends; and at once when a loss is not finite or a step takes longer than STEP_TIME_ATOL.
+    A checkpoint is saved after a step, or after its evaluation where one is due, so that none is left to be made up.
+
+    Args:
+        settings: Checked settings.
+        observers: Told of every event; empty but on rank 0.
+        available_samples: Training sequences that the data has.
+        start: Where the job starts.
+        saver: Saves checkpoints, if the settings want it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        observers: list[Observer],
+        available_samples: int,
+        start: Start,
+        saver: Saver | None = None,
+    ):
+        self.settings = settings
+        self.observers = observers
+        self.interval = rules.steps_between_evaluations(settings.eval_every, settings.gbs)
+        self.last_step, self.last_reason = start.last_step(settings, available_samples)
+        self.start = start
+        self.saver = saver
+        self.step = start.step
+        self.outcome: Outcome | None = None
+        self._learning_rate = math.nan
+        self._clock = math.nan
+        self._steps_timed = 0
+        self._has_batch = False
+        self._loss_sum = 0.0
+        self._samples = 0
+        self._token_hash = 0
+
+    @property
+    def consumed_samples(self) -> int:
+        """Training sequences since the start of training."""
+        return self.start.samples_after(self.step, self.settings.gbs)
+
+    # Training
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock. Bounds the loop here, after NeMo copied max_steps into the learning rate schedule.
+
+        `trainer.should_stop` will not do to end at a step: Lightning then evaluates once more.
+        """
+        assert trainer.global_step == self.step, f"step {trainer.global_step} of the checkpoint, {self.step} expected"
+        trainer.fit_loop.epoch_loop.max_steps = self.last_step
+        self._evaluation_batches = trainer.limit_val_batches
+        self._allow_evaluation(trainer)
+        if self.saver:
+            self.saver.listen()
+        startup_log.reached(startup_log.READY)
+        for observer in self.observers:
+            observer.run_started(self.consumed_samples)
+        self._clock = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Notes the learning rate, which Lightning moves on before the step's end is told."""
+        self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Tells of the step. The first rank has the loss of all ranks, so it alone looks at it."""
+        self.step = trainer.global_step
+        self._allow_evaluation(trainer)
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        self._steps_timed += 1
+        if self._steps_timed == 1:
+            startup_log.reached(startup_log.STEPPED)
+        if trainer.is_global_zero:
+            self._tell_of_step(trainer, seconds)
+        if not trainer.limit_val_batches:
+            self._save_if_due(trainer)
+
+    def _tell_of_step(self, trainer: Trainer, seconds: float) -> None:
+        loss = float(trainer.callback_metrics["reduced_train_loss"])
+        step = Step(self.step, self.consumed_samples, loss, self._learning_rate, seconds)
+        for observer in self.observers:
+            observer.step_ended(step)
+        if not math.isfinite(loss):
+            self._abort(f"the training loss is {loss} at step {self.step}; a lower MAX_LR may help")
+        limit = self.settings.step_time_atol
+        if limit and self._steps_timed > WARM_STEPS and seconds * 1000 > limit:
+            self._abort(f"step {self.step} took {seconds * 1000:.0f} ms; STEP_TIME_ATOL={limit} tolerates {limit}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training ended in order: at the target, or without it at the last step."""
+        if self.outcome is None:
+            self.outcome = Outcome(
+                ABORTED,
+                f"the validation loss did not reach TARGET={self.settings.target} in {self.last_reason}",
+                TARGET_NOT_REACHED,
+                self.step,
+                self.consumed_samples,
+            )
+        self.outcome = replace(self.outcome, memory=_memory())
+
+    # Evaluation
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins an evaluation."""
+        self._loss_sum, self._samples, self._token_hash = 0.0, 0, 0
+        self._batch = 0
+        for observer in self.observers:
+            observer.evaluation_started(self.step, self.consumed_samples)
+        self._clock = time.perf_counter()
+
+    def on_megatron_microbatch_start(self, batch: dict[str, Any], **_: Any) -> None:
+        """Notes which sequences an evaluation sees; a training batch has no fingerprints."""
+        if not self._has_batch:
+            self._has_batch = True
+            startup_log.reached(startup_log.BATCH)
+        for value in batch.get("fingerprint", ()):
+            self._token_hash += int(value)
+            self._samples += int(value) != 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: torch.Tensor,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Adds the mean loss of one global batch, weighted by the sequences in it that count."""
+        counted = min(self.settings.gbs, self.settings.eval_samples - self._batch * self.settings.gbs)
+        self._loss_sum += float(outputs) * counted
+        self._batch += 1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends an evaluation: the same result on every rank, so that all of them stop or none."""
+        loss = _reduced(self._loss_sum, torch.float64, parallel_state.get_pipeline_model_parallel_group())
+        samples = int(_reduced(self._samples, torch.int64, parallel_state.get_data_parallel_group()))
+        token_hash = int(_reduced(_wrap(self._token_hash), torch.int64, parallel_state.get_data_parallel_group()))
+        loss /= self.settings.eval_samples
+        assert samples == self.settings.eval_samples, f"evaluated {samples} sequences"
+        reached = loss <= self.settings.target
+        now = time.perf_counter()
+        evaluation = Evaluation(
+            step=self.step,
+            consumed_samples=self.consumed_samples,
+            loss=loss,
+            samples=samples,
+            token_hash=f"{token_hash % 2**64:016x}",
+            seconds=now - self._clock,
+            reached_target=reached,
+            memory=_memory(),
+        )
+        self._clock = now
+        for observer in self.observers:
+            observer.evaluation_ended(evaluation)
+        if not math.isfinite(loss):
+            self._abort(f"the validation loss is {loss} at step {self.step}; a lower MAX_LR may help")
+        if reached:
+            reason = f"validation loss {loss:.4f} reached TARGET={self.settings.target}"
+            self.outcome = Outcome(SUCCESS, reason, 0, self.step, self.consumed_samples)
+            trainer.should_stop = True  # the evaluation of this step is over, so Lightning starts no other
+            # The run ends here, and not when its last checkpoint is saved.
+            for observer in self.observers:
+                observer.run_stopped(self.outcome)
+            self.observers.clear()
+        self._save_if_due(trainer)
+
+    # Ends
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        """Saves a checkpoint where one is due; ends the job if it was told to end."""
+        if self.saver is None:
+            return
+        is_last = self.outcome is not None or self.step >= self.last_step
+        if self.saver.is_due(self.step, is_last=is_last):
+            saved = self.saver.save(trainer, self.step, self.consumed_samples, self.outcome)
+            for observer in self.observers:
+                observer.checkpoint_saved(saved)
+            self._clock = time.perf_counter()
+        if self.saver.is_ending and not is_last:
+            reason = f"told to end at step {self.step}; the checkpoint of this step is saved"
+            self.outcome = Outcome(ABORTED, reason, INTERRUPTED, self.step, self.consumed_samples)
+            trainer.should_stop = True
+
+    def _allow_evaluation(self, trainer: Trainer) -> None:
+        """Lightning evaluates nothing while the number of batches to evaluate is 0.
+
+        Left alone it would evaluate once more, off the cadence, where the training data ends.
+        """
+        due = self.step % self.interval == 0 and self.consumed_samples >= self.settings.start_eval_at
+        trainer.limit_val_batches = self._evaluation_batches if due else 0
+
+    def _abort(self, reason: str) -> None:
+        raise RunAborted(reason, TARGET_NOT_REACHED)
+
+
+def _memory() -> int:
+    """Most bytes that any rank has taken so far."""
+    return int(_reduced(peak_memory(), torch.int64, op=ReduceOp.MAX))
+
+
+def _wrap(value: int) -> int:
+    """`value` modulo 2^64, as a signed integer."""
+    return (value + 2**63) % 2**64 - 2**63
+
+
+def _reduced(value: float, dtype: torch.dtype, group: ProcessGroup | None = None, op: ReduceOp = ReduceOp.SUM) -> float:
+    """Sum of `value`, or what else `op` makes of it, over the ranks of a group, else all ranks."""
+    result = torch.tensor(value, dtype=dtype, device=torch.cuda.current_device())
+    torch.distributed.all_reduce(result, op, group)
+    return result.item()

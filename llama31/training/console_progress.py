@@ -1,0 +1,143 @@
+"""Progress of a run on the screen: a live line on a terminal, a line now and then elsewhere."""
+
+import os
+import time
+from collections.abc import Iterable
+from typing import TextIO
+
+from llama31 import rules
+from llama31.common.reading import size
+from llama31.common.units import scaled
+from llama31.config.parallel_layout import Layout
+from llama31.estimates import speed
+from llama31.estimates.gpus import Gpu
+from llama31.run_dir.events import Evaluation, Observer, Outcome, Saved, Step
+from llama31.settings import Settings
+
+PLAIN_INTERVAL = 15.0  # seconds between lines where output is no terminal
+COLUMNS = 80  # of a terminal that does not say how many it has
+SMOOTHING = 0.1  # weight of the newest step in the mean step time
+DROPPED_FIRST = ("rate", "flops", "samples", "speed", "end", "utilisation", "evaluation")
+"""Parts of a live line that a narrow terminal has no room for, the least missed one first."""
+CLEAR, BOLD, PLAIN = "\r\x1b[K", "\x1b[1m", "\x1b[0m"
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return " | ".join(filter(None, parts))
+
+
+def _fitting(parts: dict[str, str], columns: int) -> str:
+    """As many parts as fit, the others left out in their order."""
+    left = dict(parts)
+    for name in DROPPED_FIRST:
+        if len(_joined(left.values())) <= columns:
+            break
+        del left[name]
+    return _joined(left.values())[:columns]
+
+
+class ConsoleProgress(Observer):
+    """Writes step, samples, loss, speed and the time to the next evaluation and to the end.
+
+    TFLOP/s are those of each device: `estimates.speed.flops_per_step` over the step's time and the devices. MFU is
+    their share of the device's dense bf16 peak, in fp8 too.
+
+    Args:
+        settings: Settings of the run.
+        vocab_size: Ids of the tokenizer.
+        last_step: Optimizer step at which the run ends if it does not reach its target.
+        gpu: What the run has of GPUs, if its peak is known.
+        out: Where to write; a live line if it is a terminal.
+    """
+
+    def __init__(self, settings: Settings, vocab_size: int, last_step: int, gpu: Gpu | None, out: TextIO):
+        self.settings = settings
+        self.last_step = last_step
+        self.gpu = gpu if settings.precision in speed.UTILISATION else None
+        self.out = out
+        self._devices = Layout.of(settings).world_size
+        self._flops = speed.flops_per_step(settings, vocab_size)
+        self._interval = rules.steps_between_evaluations(settings.eval_every, settings.gbs)
+        self._live = out.isatty()
+        self._steps = 0  # of this job; its first one also starts kernels and connections, and tells nothing of the rest
+        self._step_seconds: float | None = None
+        self._evaluation_seconds = 0.0
+        self._shown_at = 0.0
+
+    def run_started(self, consumed_samples: int) -> None:
+        self._line(f"training: {self.settings.gbs} sequences of {self.settings.seq_length} tokens a step")
+
+    def step_ended(self, step: Step) -> None:
+        former = self._step_seconds if self._steps > 1 and self._step_seconds else step.seconds
+        self._steps += 1
+        self._step_seconds = former + SMOOTHING * (step.seconds - former)
+        now = time.monotonic()
+        if not self._live and now - self._shown_at < PLAIN_INTERVAL and step.step > 1:
+            return
+        self._shown_at = now
+        tokens_per_second, flops, utilisation = self._speed(self._step_seconds)
+        parts = {
+            "step": f"step {step.step:,}/{self.last_step:,}",
+            "samples": f"{step.consumed_samples:,} samples",
+            "loss": f"loss {step.loss:.4f}",
+            "rate": f"lr {step.learning_rate:.2e}",
+            "speed": tokens_per_second,
+            "flops": flops,
+            "utilisation": utilisation,
+            "evaluation": f"next evaluation in {self._eta(step.step, self._interval - step.step % self._interval)}",
+            "end": self._end(step),
+        }
+        if self._live:
+            columns = os.get_terminal_size(self.out.fileno()).columns or COLUMNS
+            self.out.write(CLEAR + _fitting(parts, columns - 1))  # a longer one would leave lines behind
+            self.out.flush()
+        else:
+            self._line(_joined(parts.values()))
+
+    def evaluation_ended(self, evaluation: Evaluation) -> None:
+        self._evaluation_seconds = evaluation.seconds
+        verdict = "reached" if evaluation.reached_target else "above"
+        self._line(
+            f"==> evaluation at step {evaluation.step:,} ({evaluation.consumed_samples:,} samples): "
+            f"validation loss {evaluation.loss:.4f}, {verdict} the target {self.settings.target}; "
+            f"{evaluation.samples:,} sequences in {evaluation.seconds:.1f} s",
+            stands_out=True,
+        )
+
+    def checkpoint_saved(self, saved: Saved) -> None:
+        self._line(f"saved after step {saved.step:,}: {saved.path}, {size(saved.bytes)} in {saved.seconds:.1f} s")
+        for line in saved.stay:
+            self._line(line)
+
+    def run_stopped(self, outcome: Outcome) -> None:
+        if self._live:
+            self._line("")
+
+    def _speed(self, step_seconds: float) -> tuple[str, str, str]:
+        """tokens/s, FLOP/s of each device, and MFU; the last is empty where no peak is known."""
+        tokens_per_second = self.settings.gbs * self.settings.seq_length / step_seconds
+        flops = self._flops / step_seconds / self._devices
+        utilisation = f"MFU {flops / self.gpu.bf16_flops:.1%}" if self.gpu else ""
+        return f"{tokens_per_second:,.0f} tokens/s", f"{scaled(flops, 'FLOP/s')} each", utilisation
+
+    def _end(self, step: Step) -> str:
+        """The time to the reference's sample count, where there is one ahead, else to the last step."""
+        point = rules.REFERENCE_POINTS.get(self.settings.gbs) if self.settings.size == rules.SIZE else None
+        steps = -(-(point.mean - step.consumed_samples) // self.settings.gbs) if point else 0
+        if point and 0 < steps < self.last_step - step.step:
+            return f"the reference's {point.mean:,} samples in {self._eta(step.step, steps)}"
+        return f"ends within {self._eta(step.step, self.last_step - step.step)}"
+
+    def _eta(self, step: int, steps: int) -> str:
+        """Time for so many steps after `step`, h:mm:ss, with the evaluations before the last of them."""
+        evaluations = (step + steps - 1) // self._interval - step // self._interval if steps else 0
+        seconds = round(steps * (self._step_seconds or 0) + evaluations * self._evaluation_seconds)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+    def _line(self, text: str, *, stands_out: bool = False) -> None:
+        if self._live:
+            strong = stands_out and not os.environ.get("NO_COLOR")
+            self.out.write(f"{CLEAR}{BOLD}{text}{PLAIN}\n" if strong else f"{CLEAR}{text}\n")
+        else:
+            self.out.write(f"{text}\n")
+        self.out.flush()

@@ -1,0 +1,69 @@
+"""The benches of dev/bench/ start, and those of runs and loaders measure: a short version of each.
+
+What gpu_step measures is in test_gpu_step.py. About a minute.
+"""
+
+import re
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from runs import REPOSITORY
+
+from dev.bench import start, watched_run
+from llama31.run_dir import startup_log
+
+BENCHES = [
+    "convert_memory", "gpu_step", "growth", "index", "loader", "read_logs", "start", "tokenize", "train_step",
+]  # fmt: skip
+
+
+def bench(name: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", f"dev.bench.{name}", *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_help(name: str) -> None:
+    assert f"python3 -m dev.bench.{name}" in bench(name, "--help")
+
+
+@pytest.mark.slow
+def test_the_loaders_take_turns(tmp_path: Path) -> None:
+    few = ("--documents", "40000", "--batches", "20", "--samples", "2000", "--rounds", "1")
+    need, *rates, memory, with_workers = bench("loader", str(tmp_path / "a b"), *few).splitlines()
+    assert "381,825 tokens/s" in need, "8 ranks of the fastest published system"
+    assert [re.sub(r" +[\d,]+ tokens/s.*", "", rate) for rate in rates] == ["peer", "ours", "peer, 2", "ours, 2"]
+    assert all(int(rate.split(" tokens/s")[0].split()[-1].replace(",", "")) > 0 for rate in rates)
+    assert all(len(line.partition(": ")[2].split()) == 10 for line in (memory, with_workers))
+
+
+@pytest.mark.slow
+def test_training_steps_take_turns() -> None:
+    shape, *loops, added = bench("train_step", "--rounds", "1", "--steps", "1", "SEQ_LENGTH=64").splitlines()
+    assert shape.startswith("27.8 million parameters, 4 x 64 tokens, fp32")
+    assert [loop.split()[0] for loop in loops] == ["peer", "bare", "ours"]
+    assert re.fullmatch(r"data, NeMo, Lightning.* add -?[\d.]+ \(.*\) ms to bare, -?[\d.]+%", added)
+
+
+def test_parts_of_a_start_are_those_of_the_last_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    began = datetime.now(timezone.utc)
+    for part in (startup_log.RANK, startup_log.CHECKED):
+        startup_log.reached(part)
+    printed = capsys.readouterr().out
+    later = began + timedelta(seconds=5)
+    (tmp_path / "rank-0.log").write_text(f"chatter\n{printed}")
+    (tmp_path / "rank-1.log").write_text(
+        f"{later.isoformat(timespec='milliseconds')}{startup_log.MARK}{startup_log.RANK}\n"
+    )
+    found = watched_run.parts(tmp_path, began)
+    assert set(found) == {startup_log.RANK, startup_log.CHECKED}
+    assert found[startup_log.RANK] == pytest.approx(5, abs=0.01) and 0 <= found[startup_log.CHECKED] < 5
+    assert start.took({startup_log.RANK: 2.0, startup_log.CHECKED: 2.5}) == {
+        startup_log.RANK: 2.0,
+        startup_log.CHECKED: 0.5,
+    }

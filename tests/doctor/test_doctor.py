@@ -1,0 +1,466 @@
+"""`doctor` on one machine: the real checks on real faults. About 40 s, most of it torch's imports."""
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import debian
+import pytest
+from runs import arguments, environment
+
+from llama31.config import devices
+from llama31.config.resolve import resolve
+from llama31.data.token_manifest import manifest_path
+from llama31.doctor import all_reduce, collectives, data, filesystems, gpus, limits, run, tools, troubles, versions
+from llama31.doctor.context import Context
+from llama31.doctor.findings import Finding, Severity, lines, ok
+from llama31.doctor.group import Apart, Group, StepTask, expanded, is_task, place
+from llama31.doctor.run import Check
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def context(settings: dict[str, str], timeout: float = 60, place: StepTask | None = None, **given: Any) -> Context:
+    """What checks are given for these settings, after those of the data."""
+    resolved = resolve(arguments({**settings, **given}), {}).settings
+    found = Context(resolved, timeout, place)
+    list(data.look(found))
+    return found
+
+
+def texts(findings: Iterator[Finding], severity: Severity = Severity.failed) -> list[str]:
+    """What findings of a severity say, each with its remedy."""
+    return [f"{found.says}; {found.remedy}" for found in findings if found.severity is severity]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def two_tasks(rank: int, port: int) -> StepTask:
+    return StepTask(rank, 2, 0, f"n{rank + 1}", ("localhost", "n2"), "1.0", port)
+
+
+# --- The verb -----------------------------------------------------------------------------------------------------
+
+
+def test_all_is_well(usual: dict[str, str], tmp_path: Path) -> None:
+    """Two ranks; and nothing is left behind, where no directory was made yet either."""
+    saves = {"SAVE_CKPT": "1", "CONTINUAL_CKPT": str(tmp_path / "checkpoints"), "GPUS_PER_NODE": "2"}
+    command = [sys.executable, "-m", "llama31", "doctor", "--verify", *arguments({**usual, **saves})]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout.splitlines()
+    assert all(line.startswith(("ok ", "warning ")) for line in said), done.stdout
+    assert re.search(r"gloo, 2 ranks, 16\.8 MB: bus bandwidth [\d.]+ [MG]B/s$", done.stdout, re.M), done.stdout
+    assert "3 token files read, nothing in doubt" in said[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_one_line() -> None:
+    for wrong, line in (
+        ("GBSS=3", "GBSS=3: no such setting; did you mean GBS?"),
+        ("--verfy", "--verfy: no such option"),
+    ):
+        command = [sys.executable, "-m", "llama31", "doctor", wrong]
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(line)
+        assert done.stderr.count("\n") == 1
+
+
+def test_readme_lists_all_troubles() -> None:
+    table = "\n".join(troubles.table())
+    section = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("## Troubleshooting\n")[2]
+    there = "\n".join(line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|"))
+    assert there == table, f"README.md's Troubleshooting must have this table:\n\n{table}\n"
+
+
+def test_nothing_heavy_is_imported_to_start() -> None:
+    program = (
+        "import llama31.doctor.run, sys; print({'torch', 'numpy', 'transformers', 'tokenizers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_a_check_that_raises_or_hangs_does_not_end_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    def raises(_: Context) -> Iterator[Finding]:
+        yield ok("begun")
+        raise ZeroDivisionError("by zero")
+
+    def hangs(_: Context) -> Iterator[Finding]:
+        yield ok("waits")
+        threading.Event().wait()
+
+    wanted = [Check("one", raises), Check("two", hangs, limit=0.2), Check("three", lambda _: iter([ok("well")]))]
+    with Group(None, 1) as group:
+        assert run.examine(Context(resolve([], {}).settings, 30), group, wanted) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert [re.split(r" +|;", line, maxsplit=2)[:2] for line in said] == [
+        ["ok", "one:"], ["failed", "one:"], ["ok", "two:"], ["failed", "two:"], ["ok", "three:"],
+    ]  # fmt: skip
+    assert "ZeroDivisionError: by zero" in said[1]
+    assert "no answer within 0.2 s" in said[3]
+    assert "--timeout 60" in said[3]
+
+
+def test_a_file_that_never_answers(usual: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a dead file server: a manifest that is a pipe, which nobody writes to."""
+    copy = shutil.copytree(usual["PREPROCESSED_PATH"], tmp_path / "data")
+    os.mkfifo(manifest_path(min(copy.glob("*.bin")).with_suffix("")))
+    given = {**usual, "PREPROCESSED_PATH": str(copy), "JOB_DIR": str(tmp_path / "runs")}
+    start = time.monotonic()
+    with Group(None, 1) as group:
+        here = Context(resolve(arguments(given), {}).settings, 0.5)
+        wanted = [Check("inputs", data.look), Check("directories", filesystems.room)]
+        assert run.examine(here, group, wanted) == 1
+    assert time.monotonic() - start < 10
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("failed   inputs:       no answer within 0.5 s; see what hangs there")
+    assert said[1].startswith("ok       directories:")
+
+
+# --- Versions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Makes Python find a package in another version before the real one."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(name: str, version: str) -> None:
+        directory = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+        directory.mkdir()
+        (directory / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+    return install
+
+
+def test_pins_hold_here(usual: dict[str, str]) -> None:
+    assert texts(versions.check(context(usual))) == []
+
+
+def test_other_versions(usual: dict[str, str], installed: Callable[[str, str], None]) -> None:
+    for name, version in (("transformers", "4.50.0"), ("torch", "2.9.0a0"), ("aiohttp", "3.0"), ("zarr", "2.18.7+own")):
+        installed(name, version)
+    assert texts(versions.check(context(usual))) == [
+        "transformers 4.50.0 is installed, 4.57.6 is pinned; bash dev/setup.sh makes .venv with the pins"
+    ]
+    drifted, torch = sorted(texts(versions.check(context(usual)), Severity.warning))
+    assert drifted.startswith("not as in requirements.lock: aiohttp 3.0 (")
+    assert torch.startswith("torch 2.9.0a0 is installed, ")
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"), [("2.9.0", True), ("2.9.0a0+g1", True), ("2.10.0", False), ("2.8", False)]
+)
+def test_transformer_engine(
+    version: str, fits: bool, usual: dict[str, str], installed: Callable[[str, str], None]
+) -> None:
+    """Megatron-Core 0.15.3 asks for >=2.9.0a0,<2.10."""
+    installed("transformer_engine", version)
+    wrong = texts(versions.check(context(usual)))
+    assert [line.partition(";")[0] for line in wrong] == (
+        [] if fits else [f"Transformer Engine {version} is installed, Megatron-Core asks for <2.10.0,>=2.9.0a0"]
+    )
+
+
+def test_a_python_without_the_packages(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = context(usual)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    wrong = texts(versions.check(here))
+    assert any(line.startswith("megatron-core is not installed, 0.15.3 is pinned; bash dev/setup.sh") for line in wrong)
+
+
+# --- Devices and ranks --------------------------------------------------------------------------------------------
+
+
+def test_no_gpu(usual: dict[str, str]) -> None:
+    """CUDA_VISIBLE_DEVICES hides what this machine may have."""
+    (line,) = texts(gpus.check(context(usual, DEVICE="cuda")))
+    assert re.match("torch .* is built for CPUs alone|torch finds no GPU here", line), line
+    assert "DEVICE=cpu" in line
+
+
+@pytest.mark.gpu
+def test_gpus(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if not devices.gpus():
+        pytest.skip("there is no CUDA device")
+    import torch
+
+    count = torch.cuda.device_count()
+    here = context(usual, DEVICE="cuda", GPUS_PER_NODE=str(count), GPU="MI300X")
+    found = list(gpus.check(here))
+    assert any(line.startswith("GPU=MI300X, but this is ") for line in texts(iter(found), Severity.warning))
+    assert any(
+        line.startswith(f"{count} x {torch.cuda.get_device_name(0)}") for line in texts(iter(found), Severity.ok)
+    )
+    more = context(usual, DEVICE="cuda", GPUS_PER_NODE=str(count + 1))
+    assert f"{count} GPUs are here, the settings ask for {count + 1}" in texts(gpus.check(more))[0]
+    assert texts(collectives.check(here)) == []
+
+
+def test_a_peer_that_never_comes(usual: dict[str, str]) -> None:
+    """The first of two ranks waits for the second, and is ended: by itself, or before it has imported torch."""
+    here = context(usual, timeout=2, place=two_tasks(0, free_port()))
+    with pytest.raises(limits.TookTooLong, match="no answer within 1 s"):
+        list(collectives.check(here))
+    patient = context(usual, timeout=20, place=two_tasks(0, free_port()))
+    try:
+        (line,) = texts(collectives.check(patient))
+    except limits.TookTooLong as late:  # a machine that takes half the time to import torch
+        line = str(late)
+    assert re.match(r"gloo failed on rank 0: Dist\w*Error: |no answer within 10 s", line), line
+
+
+def test_ranks_that_cannot_meet(usual: dict[str, str]) -> None:
+    """Somebody else has their port."""
+    with socket.create_server(("", 0)) as taken:
+        port = int(taken.getsockname()[1])
+        (line,) = texts(collectives.check(context(usual, place=two_tasks(0, port - 1))))
+    assert re.match(r"gloo failed on rank 0: Dist\w*Error: .*address already in use", line, re.I), line
+
+
+def test_bus_bandwidth() -> None:
+    """nccl-tests' own example: an all-reduce over 8 ranks moves 1.75 times the size over each link."""
+    assert all_reduce.bus_bandwidth(10**9, seconds=1, ranks=8) == 1.75e9
+    assert all_reduce.bus_bandwidth(10**9, seconds=2, ranks=2) == 0.5e9
+
+
+# --- Directories --------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_is_too_small(usual: dict[str, str], small_disk: Path) -> None:
+    """One checkpoint takes 5.3 MB: of 7 MB there is room for one, but not for the two that are kept and a third."""
+    here = context(usual, SAVE_CKPT="1", CONTINUAL_CKPT=str(small_disk / "checkpoints"))
+    (line,) = texts(filesystems.room(here), Severity.warning)
+    assert re.search(r"checkpoints: 7\.\d MB are free, 16\.\d MB are enough for all checkpoints", line), line
+    assert texts(filesystems.speed(here)) == []
+    (small_disk / "filler").write_bytes(bytes(3 << 20))
+    (line,) = texts(filesystems.room(here))
+    assert re.search(r"checkpoints: 4\.\d MB are free, a run needs 5\.\d MB; make room there", line), line
+    assert texts(filesystems.speed(here)) == []
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
+
+
+def test_a_place_that_cannot_be_written(usual: dict[str, str], tmp_path: Path) -> None:
+    """Below a file, which not even root can write to."""
+    (tmp_path / "file").touch()
+    here = context({**usual, "JOB_DIR": str(tmp_path / "file" / "runs")})
+    assert texts(filesystems.speed(here))[0].startswith(f"JOB_DIR={tmp_path}/file/runs: Not a directory; name a dir")
+
+
+def test_a_checkpoint_that_is_not_there(usual: dict[str, str]) -> None:
+    (line,) = texts(filesystems.room(context(usual, MODEL_CKPT="/data/none", USE_CKPT="1")))
+    assert line.startswith("MODEL_CKPT=/data/none: No such file or directory")
+
+
+# --- Data ---------------------------------------------------------------------------------------------------------
+
+
+def test_inputs_that_run_would_refuse(usual: dict[str, str]) -> None:
+    here = context(usual, TOKENIZER_PATH="/data/none", TENSOR_PARALLEL_SIZE="3")
+    wrong = texts(data.look(here))
+    assert any("TENSOR_PARALLEL_SIZE" in line for line in wrong)
+    assert any(line.startswith("TOKENIZER_PATH=/data/none: no such directory") for line in wrong)
+    assert list(data.tokenizer(here)) == []
+
+
+def test_a_damaged_token_file_is_found_by_verify(usual: dict[str, str], tmp_path: Path) -> None:
+    """An id in its middle that no tokenizer has; a look at the ends of the file does not show it."""
+    copy = shutil.copytree(usual["PREPROCESSED_PATH"], tmp_path / "data")
+    largest = max(copy.glob("*.bin"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    here = context({**usual, "PREPROCESSED_PATH": str(copy)})
+    assert texts(data.verified(here)) == []
+    middle = len(content) // 4 * 2
+    content[middle : middle + 2] = b"\xff\xff"
+    largest.write_bytes(content)
+    (line,) = texts(data.verified(here))
+    assert largest.name in line
+    assert line.endswith("download or make that token file again, and verify it")
+
+
+# --- Slurm --------------------------------------------------------------------------------------------------------
+
+
+def test_slurm_that_does_not_answer(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    debian.need("sinfo", "slurm-wlm", "munge")
+    monkeypatch.setenv("SLURM_CONF", "/data/none")
+    (line,) = texts(tools.check(context(usual, timeout=2, PARTITION="debug")))
+    assert line.startswith("Slurm does not answer: ")
+
+
+def test_slurm_that_is_not_there(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    slurm, containers = texts(tools.check(context(usual, PARTITION="debug", IMAGE="image.sqsh")))
+    assert slurm == "PARTITION=debug, but sbatch is not installed here; submit from a login node of Slurm"
+    assert containers.startswith("IMAGE=image.sqsh, but srun has no --container-image (pyxis)")
+
+
+# --- HOST ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Directory with all that a laptop finds: an ssh that reaches a login node, whose Slurm has a partition `debug`."""
+    bin_, home = tmp_path / "bin", tmp_path / "home"
+    for directory in (bin_, home):
+        directory.mkdir()
+    write_script(home / "sinfo", "echo 'debug|n/a|infinite'")
+    (home / ".bash_profile").write_text(f"PATH={shlex.quote(f'{home}:{os.defpath}')}\n")
+    write_script(
+        bin_ / "ssh", f'for last; do :; done\nPATH={os.defpath} HOME={shlex.quote(str(home))} exec sh -c "$last"'
+    )
+    monkeypatch.setenv("PATH", str(bin_))
+    return bin_
+
+
+def write_script(file: Path, script: str) -> None:
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+
+
+def from_laptop(usual: dict[str, str], capsys: pytest.CaptureFixture[str], **given: str) -> tuple[int, list[str]]:
+    """Exit code and lines of the verb, for a run whose paths only the cluster knows."""
+    host = {"PARTITION": "debug", "HOST": "login", "CODE_PATH": "/nowhere/code"}
+    paths = {"PREPROCESSED_PATH": "/nowhere/data", "TOKENIZER_PATH": "/nowhere/tokenizer", "JOB_DIR": "/nowhere/runs"}
+    code = run.main(arguments({**usual, **host, **paths, **given}), verify=True, timeout=60)
+    return code, capsys.readouterr().out.splitlines()
+
+
+def test_host_is_asked_for_what_lies_there(
+    laptop: Path, usual: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = from_laptop(usual, capsys)
+    assert code == 1
+    assert [line for line in said if not line.startswith("ok ")] == [
+        f"failed   tools:        {line}"
+        for line in (
+            "PREPROCESSED_PATH=/nowhere/data: not on login; name the directory as it is called there",
+            "TOKENIZER_PATH=/nowhere/tokenizer: not on login; name the directory as it is called there",
+            "CODE_PATH=/nowhere/code: not on login; name the directory of this repository there",
+        )
+    ]
+    for title in ("versions", "inputs", "directories", "verify"):
+        lines = [line for line in said if f" {title}: " in line]
+        assert len(lines) == 1 and "not looked at here: paths are those of HOST" in lines[0], said
+
+
+def test_relative_paths_mean_nothing_to_host(
+    laptop: Path, usual: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, said = from_laptop(usual, capsys, JOB_DIR="runs")
+    assert "failed   inputs:       JOB_DIR=runs: with HOST, write the path from / on, as login knows it" in said
+
+
+@pytest.mark.parametrize(
+    ("script", "remedy"),
+    [
+        (None, "this machine has no ssh; install it"),
+        ("echo 'ssh: Could not resolve hostname login' >&2; exit 255", "`ssh login` must work without a question"),
+        ("exit 127", "sinfo on login is not found; name a machine that has it"),
+    ],
+)
+def test_ssh_that_fails_is_not_slurms_fault(
+    script: str | None, remedy: str, laptop: Path, usual: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (laptop / "ssh").unlink()
+    if script:
+        write_script(laptop / "ssh", script)
+    code, said = from_laptop(usual, capsys)
+    failures = [line for line in said if not line.startswith("ok ")]
+    assert code == 1 and len(failures) == 1 and failures[0].startswith("failed   tools:        HOST: "), said
+    assert remedy in failures[0] and "administrators" not in failures[0]
+
+
+# --- Tasks of a step ----------------------------------------------------------------------------------------------
+
+
+ALONE = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
+
+
+def test_alone_without_a_step_of_several_tasks() -> None:
+    batch = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
+    for given in ({}, ALONE, batch, {**batch, "SLURM_STEP_ID": str(0xFFFFFFFB), "SLURM_STEP_NUM_TASKS": "8"}):
+        assert place(given) is None
+        assert is_task(given) is (given is ALONE)
+
+
+def test_the_only_task_of_a_step_looks_at_the_ranks_of_its_node(usual: dict[str, str]) -> None:
+    """config.sh, sourced where srun is called, exports PARTITION: the run takes place here all the same."""
+    command = [sys.executable, "-m", "llama31", "doctor", *arguments({**usual, "GPUS_PER_NODE": "2"})]
+    step = {**environment(), **ALONE, "PARTITION": "debug"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=step, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "gloo, 2 ranks, " in done.stdout
+
+
+def test_tasks_talk_though_others_knock() -> None:
+    """A stranger who tries the port is not taken for a task; a task that ends is missed by the others."""
+    port = free_port()
+    answers: list[Any] = []
+
+    def second() -> None:
+        with Group(two_tasks(1, port), 20) as group:
+            answers.append(group.exchange("two", 20))
+
+    def stranger() -> None:
+        with socket.create_connection(("localhost", port), 20) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+
+    first: list[Group] = []
+    opened = threading.Thread(target=lambda: first.append(Group(two_tasks(0, port), 20)))
+    opened.start()
+    _until_listened_to(stranger)
+    other = threading.Thread(target=second)
+    other.start()
+    opened.join()
+    with first[0] as group:
+        assert group.exchange("one", 20) == {0: "one", 1: "two"}
+        other.join()
+        assert answers == [{0: "one"}]
+        assert group.exchange("still", 20) == {0: "still"}
+    with pytest.raises(Apart, match="refused"):
+        Group(two_tasks(1, port), 0)
+
+
+def _until_listened_to(connect: Callable[[], None]) -> None:
+    end = time.monotonic() + 20
+    while True:
+        try:
+            return connect()
+        except ConnectionRefusedError:
+            assert time.monotonic() < end
+
+
+def test_findings_of_many_nodes_become_few_lines() -> None:
+    full = Finding(Severity.failed, "full", "make room")
+    found = {f"n{number}": [ok("written at", 1e9 + number)] for number in range(5)}
+    found["n3"].append(full)
+    assert list(lines("disk", found)) == [
+        "ok       disk:         written at 1 GB/s on n0, the slowest",
+        "failed   disk:         n3: full; make room",
+    ]
+    everywhere = {node: [full] for node in ("a", "b", "c", "d", "e")}
+    assert list(lines("disk", everywhere)) == ["failed   disk:         full; make room"]
+    most = {**everywhere, "f": []}
+    assert list(lines("disk", most)) == ["failed   disk:         a, b, c and 2 more: full; make room"]
+
+
+def test_node_lists() -> None:
+    assert list(expanded("n[08-10,20],m1,r[1-2]c[3,5]-ib")) == [
+        "n08", "n09", "n10", "n20", "m1", "r1c3-ib", "r1c5-ib", "r2c3-ib", "r2c5-ib",
+    ]  # fmt: skip

@@ -1,0 +1,466 @@
+"""Each setting does what its docstring, which is config.sh's comment, says: all of them are gone through.
+
+A setting that the recipe takes has a row in IN_THE_RECIPE, one that the MLPerf log alone names has one in IN_THE_LOG,
+one that Slurm gets to see has one in IN_A_SUBMISSION; any other has a test of its name, test_<field>.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import benchmark_run
+import course
+import oracle
+import pytest
+import torch
+from checkpoints import save, settings_of
+from lightning.pytorch.loggers import WandbLogger
+from nemo.collections.llm.gpt.model.llama import Llama31Config
+from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
+from one_rank import one_rank
+from recipes import differing, flat, recipe
+from runs import Run, arguments
+
+from llama31 import train
+from llama31.checkpoint import resume, store
+from llama31.cli import launch
+from llama31.common.errors import UserError
+from llama31.config import paths
+from llama31.config.model_sizes import SIZES
+from llama31.config.resolve import Resolved
+from llama31.launch import local
+from llama31.launch.slurm import submit
+from llama31.model import device
+from llama31.plan import validate
+from llama31.plan.plan import Plan
+from llama31.recipe import decay_all
+from llama31.run_dir import record
+from llama31.run_dir.events import SUCCESS
+from llama31.run_dir.start_point import Start
+from llama31.settings import (
+    Container,
+    Device,
+    Division,
+    Precision,
+    RecomputeGranularity,
+    RecomputeMethod,
+    Settings,
+    Status,
+    documentation,
+    names,
+)
+from llama31.training import benchmark_callback, checkpoint_saver
+from llama31.training.checkpoint_saver import Saver
+
+CLOSED = benchmark_run.SETTINGS  # the benchmark at a global batch size of 32
+
+
+@dataclass
+class Acts:
+    """A value other than the default, and what it makes of the recipe: value by path, GONE where there is none."""
+
+    value: Any
+    changes: dict[str, Any]
+
+
+GONE = "gone"
+STRATEGY = "trainer.strategy."
+OVERLAPPED = {f"{STRATEGY}ddp.{name}": True for name in ("overlap_grad_reduce", "overlap_param_gather")}
+PARTS = [f"c4-train.en_{part}_text_document" for part in (6, 7)]
+TINY = SIZES["tiny"]
+IN_THE_RECIPE = {
+    "nnodes": Acts(2, {"trainer.num_nodes": 2, **OVERLAPPED}),
+    "gpus_per_node": Acts(4, {"trainer.devices": 4, **OVERLAPPED}),
+    "preprocessed_path": Acts(
+        "/d",
+        {
+            "data.train_prefixes[0]": f"/d/{PARTS[0]}",
+            "data.train_prefixes[1]": f"/d/{PARTS[1]}",
+            "data.validation_prefix": "/d/c4-validation-91205-samples.en_text_document",
+        },
+    ),
+    "tokenizer_path": Acts("/t", {f"{owner}.tokenizer.pretrained_model_name": "/t" for owner in ("data", "model")}),
+    "tmp_npy_index": Acts("/index", {"data.index_root": "/index"}),
+    "train_parts": Acts("7", {"data.train_prefixes[0]": PARTS[1], "data.train_prefixes[1]": GONE}),
+    "n_validation_samples": Acts(40, {"data.validation_prefix": "c4-validation-40-samples.en_text_document"}),
+    "size": Acts(
+        "tiny",
+        {
+            "model.config": Llama31Config,
+            "model.config.num_layers": TINY.layers,
+            "model.config.hidden_size": TINY.hidden_size,
+            "model.config.ffn_hidden_size": TINY.ffn_hidden_size,
+            "model.config.num_attention_heads": TINY.attention_heads,
+            "model.config.num_query_groups": TINY.key_value_heads,
+            "model.config.rotary_base": 500_000,
+        },
+    ),
+    "seq_length": Acts(4096, {"data.seq_length": 4096, "model.config.seq_length": 4096}),
+    "precision": Acts(
+        Precision.fp8,
+        {
+            "trainer.plugins.fp8": "hybrid",
+            "trainer.plugins.fp8_recipe": "delayed",
+            "trainer.plugins.fp8_margin": 0,
+            "trainer.plugins.fp8_amax_history_len": 1024,
+            "trainer.plugins.fp8_amax_compute_algo": "max",
+            "trainer.plugins.fp8_param_gather": True,
+        },
+    ),
+    "gbs": Acts(
+        64,
+        {
+            "data.global_batch_size": 64,
+            "data.sample_limit": 4 * 226_645,
+            "trainer.val_check_interval": 12_288 // 64,
+            "trainer.limit_val_batches": 1024 // 64,
+            "optim.lr_scheduler.warmup_steps": 163_840 // 64 // 10,
+        },
+    ),
+    "mbs": Acts(2, {"data.micro_batch_size": 2}),
+    "max_lr": Acts(4e-4, {"optim.config.lr": 4e-4, "optim.lr_scheduler.min_lr": pytest.approx(4e-5)}),
+    "min_lr": Acts(1e-6, {"optim.lr_scheduler.min_lr": 1e-6}),
+    "warmup_steps": Acts(7, {"optim.lr_scheduler.warmup_steps": 7}),
+    "allocated_sequences": Acts(64_000, {"optim.lr_scheduler.warmup_steps": 64_000 // 32 // 10}),
+    "max_steps": Acts(10_000, {"trainer.max_steps": 10_000, "optim.lr_scheduler.max_steps": 10_000}),
+    "decay_norms": Acts(True, {"optim.no_weight_decay_cond": decay_all}),
+    "samples_available": Acts(100_000, {"data.sample_limit": 100_000}),
+    "eval_every": Acts(641, {"trainer.val_check_interval": math.ceil(641 / 32)}),
+    "eval_samples": Acts(96, {"data.eval_samples": 96, "trainer.limit_val_batches": 96 // 32}),
+    "tensor_parallel_size": Acts(2, {f"{STRATEGY}tensor_model_parallel_size": 2}),
+    "pipeline_parallel_size": Acts(2, {f"{STRATEGY}pipeline_model_parallel_size": 2}),
+    "virtual_pipeline_size": Acts(
+        2,
+        {
+            f"{STRATEGY}virtual_pipeline_model_parallel_size": 2,
+            "model.config.overlap_p2p_comm": True,
+            "model.config.batch_p2p_comm": False,
+        },
+    ),
+    "context_parallel_size": Acts(2, {f"{STRATEGY}context_parallel_size": 2, **OVERLAPPED}),
+    "wandb": Acts(
+        True,
+        {
+            "log.wandb": WandbLogger,
+            "log.wandb.name": "run",
+            "log.wandb.id": "run",
+            "log.wandb.save_dir": "/run",
+            "log.wandb.settings": {"console": "off", "quiet": True},
+        },
+    ),
+    "sequence_parallel": Acts(True, {f"{STRATEGY}sequence_parallel": True}),
+    "recompute_granularity": Acts(
+        RecomputeGranularity.full,
+        {
+            "model.config.recompute_granularity": "full",
+            "model.config.recompute_method": "uniform",
+            "model.config.recompute_num_layers": 1,
+        },
+    ),
+    "overlap_grad_reduce": Acts(True, OVERLAPPED),
+    "overlap_param_gather": Acts(True, {f"{STRATEGY}ddp.overlap_param_gather": True}),
+    "tp_comm_overlap": Acts(
+        True,
+        {
+            "trainer.callbacks[4]": MegatronCommOverlapCallback,
+            "trainer.callbacks[4].tp_comm_overlap": True,
+            "trainer.callbacks[4].overlap_grad_reduce": False,
+            "trainer.callbacks[4].overlap_param_gather": False,
+            "trainer.callbacks[4].align_param_gather": False,
+        },
+    ),
+}
+
+IN_THE_LOG = {
+    "submission_org": ("Example", "submission_org", "Example"),
+    "submission_platform": ("8xB200", "submission_platform", "8xB200"),
+    "submission_division": (Division.open, "submission_division", "open"),
+    "submission_status": (Status.research, "submission_status", "research"),
+    "config_filename": ("/x/config_mine.sh", "config_filename", "config_mine.sh"),
+}
+"""Field -> a value other than the default, the key of the MLPerf log, and the value there."""
+
+IN_A_SUBMISSION: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "partition": ("gpus", {}, "#SBATCH --partition=gpus"),
+    "account": ("training", {}, "#SBATCH --account=training"),
+    "time": ("1:30:00", {}, "#SBATCH --time=1:30:00"),
+    "exclusive": (False, {}, "#SBATCH --gpus-per-node=1"),
+    "sbatch_args": ("--qos=high", {}, "#SBATCH --qos=high"),
+    "signal_before_end": (60, {}, "#SBATCH --signal=B:USR1@60"),
+    "npar": (3, {}, "  and 2 more, each --dependency=afterany:JOB, with the job before it"),
+    "max_retries": (2, {}, "max_retries=2"),
+    "dependencies": ("5 6", {}, "  sbatch --parsable --dependency=afterany:5:6 /runs/one/job.sbatch"),
+    "host": ("login", {}, " login 'bash -lc "),
+    "ssh_user": ("me", {"host": "login"}, " me@login "),
+    "code_path": ("/code", {}, " PYTHONPATH=/code "),
+    "image": ("image.sqsh", {}, "srun+=(--container-image=image.sqsh "),
+    "container": (Container.apptainer, {"image": "image.sif"}, "task=(apptainer exec "),
+    "mounts": ("/models", {"image": "image.sqsh"}, "    /models:/models"),
+}
+"""Field -> a value other than the default, what it takes besides, and what is seen of it in script and commands."""
+
+
+def logged(file: Path) -> dict[str, Any]:
+    """Key -> value of an MLPerf log's events."""
+    return {event["key"]: event["value"] for event in oracle.mlperf_events(file)}
+
+
+def own_tests() -> set[str]:
+    """Fields with a test of their name here."""
+    return {field.name for field in fields(Settings) if f"test_{field.name}" in globals()}
+
+
+def test_every_setting_is_shown_to_act() -> None:
+    for name, text in documentation().items():
+        assert name in {*IN_THE_RECIPE, *IN_THE_LOG, *IN_A_SUBMISSION} | own_tests(), (
+            f"{name.upper()}: nothing here shows that it does what it says, {text!r}; add a row to IN_THE_RECIPE, "
+            f"IN_THE_LOG or IN_A_SUBMISSION, or a function test_{name} that looks where the setting acts"
+        )
+    stale = {*IN_THE_RECIPE, *IN_THE_LOG, *IN_A_SUBMISSION} - documentation().keys()
+    assert not stale, f"no such settings: {stale}"
+
+
+@pytest.mark.parametrize("name", IN_THE_RECIPE)
+def test_a_setting_changes_in_the_recipe_what_it_should_and_no_more(name: str) -> None:
+    acts = IN_THE_RECIPE[name]
+    before, after = flat(recipe(Settings())), flat(recipe(replace(Settings(), **{name: acts.value})))
+    assert {path: after.get(path, GONE) for path in differing(before, after)} == acts.changes
+
+
+@pytest.mark.parametrize("name", IN_THE_LOG)
+def test_a_setting_is_in_the_mlperf_log(name: str, tmp_path: Path) -> None:
+    value, key, expected = IN_THE_LOG[name]
+    assert value != getattr(Settings(), name)
+    benchmark_run.open_log(tmp_path / "log", replace(CLOSED, **{name: value}))
+    assert logged(tmp_path / "log")[key] == expected
+
+
+def preview(**settings: Any) -> str:
+    """Script and commands of a submission; tests/launch/test_slurm_script.py has the whole of them."""
+    submitted = Settings(**{"partition": "debug", **settings})
+    plan = Plan(Resolved(submitted, dict.fromkeys(documentation(), "default")), None, [])
+    return submit.preview([plan], Path("/runs/one"), [])
+
+
+@pytest.mark.parametrize("name", IN_A_SUBMISSION)
+def test_a_setting_is_seen_in_a_submission(name: str) -> None:
+    value, besides, seen = IN_A_SUBMISSION[name]
+    assert value != getattr(Settings(), name)
+    assert seen in preview(**besides, **{name: value}) and seen not in preview(**besides)
+
+
+# Where it runs
+
+
+@pytest.fixture
+def launched(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Starts a run as a user does, with ranks that end at once, and gives its directory."""
+    monkeypatch.setattr(local, "command", lambda *_: ["true"])
+    for name in names():
+        monkeypatch.delenv(name, raising=False)
+
+    def start(**settings: Any) -> Path:
+        given = {**usual, **settings}
+        launch.main(arguments(given))
+        return (Path(given["JOB_DIR"]) / "latest").resolve()
+
+    return start
+
+
+def test_gpus_per_node() -> None:
+    ranks = local.command(Settings(gpus_per_node=4), Path("/run"))
+    assert "--nproc-per-node=4" in ranks
+
+
+def test_job_dir(launched: Callable[..., Path], tmp_path: Path) -> None:
+    run_dir = launched(JOB_DIR=tmp_path / "elsewhere")
+    assert run_dir.parent == tmp_path / "elsewhere"
+    assert record.load_settings(run_dir).job_dir == str(run_dir.parent)
+    assert paths.index_root(record.load_settings(run_dir)) == run_dir.parent / "index"
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_cuda", "taken"),
+    [("auto", True, "gpu"), ("auto", False, "cpu"), ("cuda", True, "gpu"), ("cpu", True, "cpu")],
+)
+def test_device(asked: str, has_cuda: bool, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    settings = Settings(device=Device(asked))
+    assert recipe(settings, device.detect(settings)).trainer.accelerator == taken
+
+
+def test_gpu(benchmark_data: dict[str, str]) -> None:
+    large = settings_of(benchmark_data, "DEVICE=cuda", "MBS=8")
+    assert validate.look(large)[1] == [], "memory is not checked"
+    (line,) = validate.look(replace(large, gpu="H100"))[1]
+    assert line.startswith("GPU=H100: 80 GB, but each would need about ")
+
+
+def test_nexp(launched: Callable[..., Path]) -> None:
+    last = launched(NEXP=2, SEEDS="3")
+    made = [record.load_settings(path) for path in last.parent.glob("tiny-*")]
+    assert len(made) == len({settings.seeds for settings in made}) == 2 and "3" in {one.seeds for one in made}
+
+
+# Evaluation and ends
+
+
+@pytest.fixture
+def follow(tmp_path: Path) -> Iterator[Callable[..., course.Course]]:
+    """Follows the benchmark's course to its end, with settings other than CLOSED's."""
+    with one_rank():
+        yield lambda losses, **more: course.train(tmp_path, replace(CLOSED, **more), losses)
+
+
+def test_start_eval_at(follow: Callable[..., course.Course]) -> None:
+    found = follow([3.4, 3.2], start_eval_at=30_000).evaluations
+    assert [evaluation.consumed_samples for evaluation in found] == [36_864, 49_152]
+
+
+def test_target(follow: Callable[..., course.Course]) -> None:
+    ended = follow([3.4, 3.1, 2.9], target=3.0).outcome
+    assert (ended.status, ended.exit_code, ended.consumed_samples) == (SUCCESS, 0, 3 * 12_288)
+
+
+def test_stop_at_step(follow: Callable[..., course.Course]) -> None:
+    ran = follow([], stop_at_step=9)
+    assert [step.step for step in ran.steps] == list(range(1, 10))
+    without = replace(CLOSED, stop_at_step=None)
+    assert Start().last_step(without, 16_031) == (500, "the 16031 sequences of training data")
+
+
+def test_step_time_atol(follow: Callable[..., course.Course], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10_000))
+    monkeypatch.setattr(benchmark_callback.time, "perf_counter", lambda: next(clock))
+    assert follow([], step_time_atol=1000, stop_at_step=9).outcome.step == 9, "steps of 1,000 ms are tolerated"
+    ended = follow([], step_time_atol=999, stop_at_step=9).outcome
+    assert ended.reason == "step 4 took 1000 ms; STEP_TIME_ATOL=999 tolerates 999"
+
+
+# Memory and speed
+
+
+def test_recompute_method() -> None:
+    full = replace(Settings(), recompute_granularity=RecomputeGranularity.full)
+    before, after = flat(recipe(full)), flat(recipe(replace(full, recompute_method=RecomputeMethod.block)))
+    assert differing(before, after) == {"model.config.recompute_method"}
+    assert after["model.config.recompute_method"] == "block"
+
+
+def test_recompute_num_layers() -> None:
+    full = replace(Settings(), recompute_granularity=RecomputeGranularity.full)
+    before, after = flat(recipe(full)), flat(recipe(replace(full, recompute_num_layers=2)))
+    assert differing(before, after) == {"model.config.recompute_num_layers"}
+    assert after["model.config.recompute_num_layers"] == 2
+
+
+# Checkpoints and jobs
+
+
+@pytest.fixture
+def saving(usual: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    return {**usual, "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(tmp_path / "chain"), "SEEDS": "7"}
+
+
+def start_of(given: dict[str, Any], *more: str) -> Start:
+    settings = settings_of(given, *more)
+    return resume.find(settings, validate.check(settings), thorough=True).start
+
+
+def test_use_ckpt(saving: dict[str, str], tmp_path: Path) -> None:
+    chosen = save(saving, tmp_path / "elsewhere", 1, 50)
+    given = {**saving, "MODEL_CKPT": str(chosen)}
+    assert start_of(given, "USE_CKPT=1").step == 50
+    newer = save(saving, tmp_path / "chain", 2, 60)
+    assert start_of(given, "USE_CKPT=1").checkpoint == str(newer), "CONTINUAL_CKPT holds one of this run"
+
+
+@pytest.mark.slow
+def test_from_hf(trained: tuple[Run, Path], settings_of_trained: dict[str, Any]) -> None:
+    path = trained[1]
+    given = {**settings_of_trained, "MODEL_CKPT": path}
+    assert start_of(given, "FROM_HF=1") == Start(str(path), weights_only=True)
+    assert start_of(given, "USE_CKPT=1").step == 8, "else it would go on after its last step"
+
+
+def test_model_ckpt(usual: dict[str, str], tmp_path: Path) -> None:
+    for step in (10, 20):
+        path = save({**usual, "SEEDS": "1"}, tmp_path, 1, step)
+        assert start_of(usual, f"MODEL_CKPT={path}", "USE_CKPT=1").checkpoint == str(path)
+
+
+@pytest.mark.slow
+def test_save_ckpt(trained: tuple[Run, Path], settings_of_trained: dict[str, Any]) -> None:
+    checkpoint = trained[1]
+    given = {**settings_of_trained, "CONTINUAL_CKPT": checkpoint.parent}
+    start = start_of(given, "SAVE_CKPT=1")
+    assert (start.checkpoint, start.job, start.step) == (str(checkpoint), 2, 8)
+
+
+@pytest.mark.slow
+def test_continual_ckpt(trained: tuple[Run, Path]) -> None:
+    run, checkpoint = trained
+    directory = Path(record.load_settings(run.run_dir).continual_ckpt)
+    assert checkpoint.parent == directory
+    assert {Path(event["path"]).parent for event in run.events("checkpoint")} == {directory}
+
+
+def due(monkeypatch: pytest.MonkeyPatch, seconds_of_step: float = 1, **settings: Any) -> list[int]:
+    """Steps of nine after which a job saves; the last is the job's last."""
+    now = 0.0
+    monkeypatch.setattr(checkpoint_saver.time, "monotonic", lambda: now)
+    its = Saver(replace(CLOSED, save_ckpt=True, **settings), job=1, identity={}, departures=[], run_dir=Path())
+    found = []
+    with one_rank():
+        for step in range(1, 10):
+            now += seconds_of_step
+            if its.is_due(step, is_last=step == 9):
+                found.append(step)
+                its._saved_at = now
+    return found
+
+
+def test_save_every(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert due(monkeypatch, save_every=4) == [4, 8, 9]
+    assert due(monkeypatch) == [9], "0 saves at the end of a job alone"
+
+
+def test_save_every_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert due(monkeypatch, seconds_of_step=30, save_every_minutes=2.0) == [4, 8, 9]
+
+
+@pytest.mark.slow
+def test_keep_last(trained: tuple[Run, Path]) -> None:
+    """The run saved after each of its 8 steps."""
+    run, checkpoint = trained
+    assert record.load_settings(run.run_dir).keep_last == 3
+    assert [kept.step for kept in store.listing(checkpoint.parent)] == [8, 7, 6]
+
+
+def test_start_steps(saving: dict[str, str], tmp_path: Path) -> None:
+    path = save(saving, tmp_path / "elsewhere", 1, 10)
+    chosen = (f"MODEL_CKPT={path}", "USE_CKPT=1")
+    assert start_of(saving, *chosen, "START_STEPS=10").step == 10
+    with pytest.raises(UserError, match=r"^START_STEPS=9: the checkpoint is of step 10"):
+        start_of(saving, *chosen, "START_STEPS=9")
+    settings = settings_of(saving, "START_STEPS=10")
+    opened = train._Run(tmp_path, 0, sys.stdout)
+    opened._open_log(settings, validate.check(settings_of(saving)), [])
+    assert logged(tmp_path / paths.MLPERF_LOG)["init_checkpoint_step"] == 10
+
+
+def test_seeds(launched: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert record.load_settings(launched(SEEDS=1234)).seeds == "1234"
+    drawn = {record.load_settings(launched(SEEDS="")).seeds for _ in range(2)}
+    assert len(drawn) == 2
+    printed = capsys.readouterr().out
+    assert all(f"seed {seed}\n" in printed for seed in ("1234", *drawn))
+    before, after = (flat(recipe(Settings(), seed=seed)) for seed in (1, 2))
+    assert differing(before, after) == {"data.seed", "trainer.callbacks[0].seed"}, "the data's order, and the weights"
+
+
+def test_tag(launched: Callable[..., Path]) -> None:
+    assert launched(TAG="first try").name.startswith("first try-tiny-gbs8-")

@@ -1,0 +1,446 @@
+"""`llama31 check` over several logs: what they must have alike, damage, and the verdict on a submission."""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_run import SETTINGS, losses
+from submissions import (
+    TOKEN,
+    edit,
+    fields,
+    missed,
+    officially_packaged,
+    rule_files_parsed_once,
+    ten_runs,
+    write_metrics,
+    write_run,
+)
+
+from llama31 import rules
+from llama31.common.errors import UserError
+from llama31.config import departures, paths
+from llama31.mlperf.check import submission
+from llama31.mlperf.check.submission import Several
+
+NEWEST = rules.RULESETS[-1]
+judge = partial(submission.judge, ruleset=NEWEST)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _rule_files_are_parsed_once() -> Iterator[None]:
+    with rule_files_parsed_once():
+        yield
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[Path]:
+    return [write_run(tmp_path / f"run-{seed}", seed=seed, evaluations=13 + seed) for seed in (1, 2, 3)]
+
+
+def log(run: Path) -> Path:
+    return run / paths.MLPERF_LOG
+
+
+def name(run: Path) -> str:
+    """How findings name a run's log: below the directory of all of them."""
+    return f"{run.name}/{paths.MLPERF_LOG}"
+
+
+def printed(found: Several) -> str:
+    return "\n".join(submission.lines(found))
+
+
+def test_three_runs_hold_so_far(three: list[Path]) -> None:
+    found = judge(three)
+    text = printed(found)
+    assert found.holds, text
+    assert "holds              2   184,320    30.00  3.2900  " in text, "a row for each log"
+    assert "rcp: the reference: mean 178,859 samples, minimum 173,650, at global batch size 32 (a point of" in text
+    assert "rcp: on course: 184,320 samples, mean of 3 runs" in text
+    assert text.endswith("verdict: hold together so far; a submission has 10 runs, these are 3")
+
+
+def test_ten_runs_hold_as_a_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = ten_runs(tmp_path)
+    assert submission.run(runs, NEWEST) == 0
+    text = capsys.readouterr().out
+    assert "rcp: accepted: 179,712 samples" in text
+    assert "score: 29.250 minutes, mean without the fastest and the slowest\n" in text, "2 minutes an evaluation"
+    assert text.endswith(
+        "verdict: hold together as the 10 runs of a submission in the closed division, ruleset 6.1.0\n"
+    )
+
+
+def test_ten_compressed_logs_get_the_official_verdict(tmp_path: Path) -> None:
+    runs = ten_runs(tmp_path)
+    for run in runs:
+        log(run).write_bytes(gzip.compress(log(run).read_bytes()))
+    assert "rcp: accepted: 179,712 samples" in printed(judge(runs))
+
+
+Lines = list[dict[str, Any]]
+
+
+def cut_at_last(key: str, lines: Lines) -> Lines:
+    """The log of a run that was killed behind a line."""
+    return lines[: max(place for place, line in enumerate(lines) if line["key"] == key) + 1]
+
+
+def without(key: str, lines: Lines, *, samples: int | None = None) -> Lines:
+    """The log without a key's lines, or without that of so many samples."""
+    return [
+        line
+        for line in lines
+        if line["key"] != key or (samples is not None and line["metadata"].get("samples_count") != samples)
+    ]
+
+
+def with_loss(loss: float, samples: int, lines: Lines) -> Lines:
+    """The log with another loss at one evaluation."""
+    for line in lines:
+        if line["key"] == "eval_accuracy" and line["metadata"]["samples_count"] == samples:
+            line["value"] = loss
+    return lines
+
+
+def with_samples(wrong: int, samples: int, lines: Lines) -> Lines:
+    """The log with a wrong count at one evaluation."""
+    for line in lines:
+        if line["key"] == "eval_accuracy" and line["metadata"]["samples_count"] == samples:
+            line["metadata"]["samples_count"] = wrong
+    return lines
+
+
+MID_RUN, LAST = 5 * 12_288, 20 * 12_288
+
+
+def within_the_last_evaluation(lines: Lines) -> Lines:
+    """The log of a run that was aborted there, and said so."""
+    assert lines[-2]["key"] == "block_stop"
+    return without("eval_accuracy", without("block_start", [*lines[:-2], lines[-1]], samples=LAST), samples=LAST)
+
+
+def ten_with_one_missed(directory: Path, change: Callable[[Lines], Lines]) -> list[Path]:
+    """Ten runs of which the fifth missed the target, its log changed."""
+    runs = ten_runs(directory)
+    missed(log(runs[4]), seed=104)
+    lines = [json.loads(line.partition(TOKEN)[2]) for line in log(runs[4]).read_text().splitlines()]
+    log(runs[4]).write_text("".join(TOKEN + json.dumps(line) + "\n" for line in change(lines)))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("change", "how"),
+    [
+        (lambda lines: lines, "missed the target"),
+        (partial(without, "run_stop"), "was killed: no run_stop"),
+        (partial(cut_at_last, "eval_start"), "was killed: no run_stop"),
+        (partial(cut_at_last, "eval_accuracy"), "was killed: no run_stop"),
+        (partial(cut_at_last, "block_start"), "was killed: no run_stop"),
+        (within_the_last_evaluation, "missed the target"),
+    ],
+)
+def test_one_of_ten_may_miss_the_target(tmp_path: Path, change: Callable[[Lines], Lines], how: str) -> None:
+    runs = ten_with_one_missed(tmp_path, change)
+    found = judge(runs)
+    text = printed(found)
+    assert found.holds, text
+    start = f"note: {name(runs[4])}: "
+    assert f"{start}{how}; one run of a submission may, and counts as the slowest" in text
+    assert all(f"{start}{finding}" in text for finding in found.reports[4].failures), "what is excused is still told"
+    assert found.minutes == pytest.approx(2 * (14 * 3 + 15 * 4 + 16) / 8), "the fastest and the one that missed are out"
+    missed(log(runs[5]), seed=105)
+    found = judge(runs)
+    assert not found.holds and found.minutes is None
+    assert "convergence: rejected: more than one run did not converge" in found.failures
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda lines: without("run_stop", with_loss(3.29, LAST, lines)), "run_stop: found none"),
+        (partial(without, "eval_accuracy", samples=MID_RUN), "eval_accuracy: found 19 lines for 20 evaluations"),
+        (
+            lambda lines: without("eval_accuracy", cut_at_last("block_start", lines), samples=LAST),
+            "eval_accuracy: found 19 lines for 20 evaluations",
+        ),
+        (
+            lambda lines: without("block_stop", cut_at_last("eval_accuracy", lines), samples=LAST),
+            "block_stop: found none after line",
+        ),
+        (partial(with_samples, 3 * 12_288, MID_RUN), "eval_accuracy: found samples_count 36864 in line"),
+        (partial(without, "eval_stop", samples=MID_RUN), "wants eval_start and eval_stop in turn"),
+        (lambda lines: [*lines, lines[-1]], "run_stop: found 2 lines"),
+        (partial(without, "opt_name"), "opt_name: found none"),
+    ],
+)
+def test_one_of_ten_may_be_wrong_as_mlcommons_accepts(
+    tmp_path: Path, change: Callable[[Lines], Lines], named: str
+) -> None:
+    runs = ten_with_one_missed(tmp_path, change)
+    assert officially_packaged([log(run) for run in runs], NEWEST, tmp_path / "tree")
+    found = judge(runs)
+    text = printed(found)
+    assert found.holds and found.is_accepted, text
+    assert f"note: {name(runs[4])}: does not hold; MLCommons' package checker accepts one such log of ten" in text
+    assert named in text, "what is excused is still said"
+    edit(log(runs[5]), "opt_name", lambda _: None)
+    assert not officially_packaged([log(run) for run in runs], NEWEST, tmp_path / "tree")
+    assert not judge(runs).holds, "two are too many"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (partial(with_loss, 3.29, LAST), "run_stop: found status aborted"),
+        (partial(with_loss, 3.29, MID_RUN), "with more to follow; wants the run to stop at 3.3"),
+    ],
+)
+def test_one_of_ten_may_not_break_a_rule_of_ours(tmp_path: Path, change: Callable[[Lines], Lines], named: str) -> None:
+    runs = ten_with_one_missed(tmp_path, change)
+    assert officially_packaged([log(run) for run in runs], NEWEST, tmp_path / "tree")
+    found = judge(runs)
+    assert not found.excused and any(named in failure for failure in found.failures), printed(found)
+    assert printed(found).endswith("; MLCommons' checkers accept them as a submission"), "ours is stricter"
+
+
+def test_only_a_run_that_says_success_has_a_time(tmp_path: Path) -> None:
+    runs = ten_runs(tmp_path)
+    edit(log(runs[6]), "run_stop", lambda line: line | {"metadata": line["metadata"] | {"status": "aborted"}})
+    found = judge(runs)
+    assert not found.holds
+    assert found.minutes == pytest.approx(2 * (14 * 3 + 15 * 5) / 8), "the longest counts as the slowest at any rate"
+    edit(log(runs[0]), "run_stop", lambda line: line | {"metadata": line["metadata"] | {"status": "aborted"}})
+    assert judge(runs).minutes is None
+
+
+def test_a_run_is_as_far_as_its_last_loss(three: list[Path]) -> None:
+    """Killed behind its last evaluation it has converged all the same, and a word does not make it converge."""
+    edit(log(three[0]), "run_stop", lambda _: None)
+    assert "mean of 3 runs that reached the target" in printed(judge(three))
+    edit(log(three[1]), "eval_accuracy", lambda line: line | {"value": line["value"] + 0.1})
+    assert "mean of 2 runs that reached the target" in printed(judge(three))
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "words"), [(14, "rejected: converges faster than the reference's minimum"), (20, "accepted")]
+)
+def test_ten_runs_too_fast_or_slow(tmp_path: Path, evaluations: int, words: str) -> None:
+    found = judge(ten_runs(tmp_path, evaluations=[evaluations] * 10))
+    assert found.convergence and found.convergence.words.startswith(words)
+    assert found.holds == (words == "accepted")
+    assert all(report.holds for report in found.reports), "no log is to blame by itself"
+
+
+def test_few_runs_too_fast_fail_and_one_alone_does_not(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / str(seed), seed=seed, evaluations=12) for seed in (1, 2)]
+    found = judge(runs)
+    assert not found.holds and "convergence: converges faster than the reference's minimum" in found.failures[0]
+    assert judge(runs[:1]).holds
+    assert "rcp: too early to say: 147,456 samples" in printed(judge(runs[:1]))
+
+
+# What differs
+
+
+def test_equal_seeds_are_named(three: list[Path]) -> None:
+    edit(log(three[2]), "seed", lambda line: line | {"value": 1})
+    assert judge(three).failures == [
+        f"seed: found 1 in {name(three[0])}, {name(three[2])}; wants another seed in each log"
+    ]
+
+
+def test_the_same_log_twice_is_a_mistake(three: list[Path]) -> None:
+    with pytest.raises(UserError, match=f"^{three[0]}: given more than once$"):
+        judge([*three, three[0] / ".." / three[0].name])
+
+
+def test_a_missing_seed_is_named(three: list[Path]) -> None:
+    edit(log(three[1]), "seed", lambda _: None)
+    assert judge(three).failures == [f"{name(three[1])}: seed: found none; wants exactly one line"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("opt_base_learning_rate", 4e-4), ("train_samples", 5), ("seed_of_x", 1)])
+def test_a_setting_that_differs_is_named(three: list[Path], key: str, value: object) -> None:
+    if key == "seed_of_x":  # a key of another project's, which one log has and the others lack
+        lines = log(three[1]).read_text().splitlines(keepends=True)
+        added = TOKEN + json.dumps(fields(log(three[1]), "seed") | {"key": key, "value": value}) + "\n"
+        log(three[1]).write_text("".join([added, *lines]))
+    else:
+        edit(log(three[1]), key, lambda line: line | {"value": value})
+    failures = [failure for failure in judge(three).failures if failure.startswith(key)]
+    assert len(failures) == 1
+    assert failures[0].endswith(f"{value} in {name(three[1])}; wants the same in all logs") or (
+        f"{value} in {name(three[1])}; " in failures[0]
+    )
+
+
+def test_batch_sizes_that_differ_leave_convergence_unjudged(three: list[Path], tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", replace(SETTINGS, gbs=64), seed=7)
+    found = judge([*three, other])
+    assert any(failure.startswith("global_batch_size: found 32 in 3 logs; 64 in ") for failure in found.failures)
+    assert "rcp: not judged; reference points are for closed logs of one global batch size" in printed(found)
+
+
+def test_a_skipped_evaluation_is_named(three: list[Path]) -> None:
+    for key in ("eval_start", "eval_accuracy", "eval_stop"):
+        edit(log(three[1]), key, lambda line: None if line["metadata"]["samples_count"] == 24_576 else line)
+    failures = judge(three).failures
+    assert f"{name(three[1])}: eval_start: found none between 12,288 and 36,864" in "\n".join(failures)
+    odd = f"one after 36864 samples, where {name(three[2])} has 24576, in {name(three[1])}"
+    assert f"eval_start: found {odd}; wants the same in all logs" in "\n".join(failures)
+
+
+def test_another_cadence_in_one_log_is_named(three: list[Path], tmp_path: Path) -> None:
+    dense = write_run(tmp_path / "dense", replace(SETTINGS, eval_every=8192), seed=9, evaluations=21)
+    found = judge([*three, dense])
+    (failure,) = [failure for failure in found.failures if failure.startswith("eval_start: found one after 8192")]
+    assert failure.endswith("has 12288, in dense/mlperf.log; wants the same in all logs")
+
+
+def test_a_cadence_that_several_logs_have_is_one_reason(three: list[Path], tmp_path: Path) -> None:
+    dense = [
+        write_run(tmp_path / f"dense-{seed}", replace(SETTINGS, eval_every=8192), seed=seed, evaluations=21)
+        for seed in range(4, 8)
+    ]
+    failures = [failure for failure in judge([*three, *dense]).failures if "one after 12288 samples" in failure]
+    assert len(failures) == 1 and failures[0].count("where dense-4/mlperf.log has 8192") == 1
+    assert ", ".join(map(name, three)) in failures[0]
+
+
+def test_what_a_rule_has_against_several_logs_is_one_reason(three: list[Path]) -> None:
+    for run, value in zip(three, ("adam", "adam", "muon"), strict=True):
+        edit(log(run), "opt_name", lambda line, value=value: line | {"value": value})
+        edit(log(run), "eval_accuracy", lambda line: line | {"value": line["value"] + 0.0125})
+    found = judge(three)
+    (failure,) = [failure for failure in found.failures if failure.startswith("opt_name") and "adamw" in failure]
+    assert f'found "adam" in line 16 in 2 logs; "muon" in line 16 in {name(three[2])}; wants' in failure
+    assert any(failure.startswith("all 3 logs: eval_accuracy: found 3.30") for failure in found.failures)
+
+
+def test_validation_data_that_differs_is_named(three: list[Path]) -> None:
+    metrics = three[1] / paths.METRICS
+    metrics.unlink()
+    write_metrics(three[1], SETTINGS, losses(evaluations=15), token_hash="f" * 16)
+    (failure,) = judge(three).failures
+    assert failure.startswith('token_hash: found "0000000000000000" in 2 logs; "ffffffffffffffff" in ')
+
+
+def test_validation_data_that_differs_within_a_run_is_named(
+    three: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_metrics(three[1], SETTINGS, losses(), token_hash="f" * 16)
+    wants = 'token_hash: found ["0000000000000000", "ffffffffffffffff"]; wants one, the same in all evaluations'
+    assert submission.run(three[1:2], NEWEST) == 1
+    assert f"fails: {wants}" in capsys.readouterr().out.splitlines()
+    found = judge(three)
+    assert found.failures == [f"{name(three[1])}: {wants}"], "once, and by itself"
+    assert "validation data is the same" not in printed(found)
+
+
+def known(run: Path, *events: str) -> None:
+    """Leaves these lines in a run's metrics."""
+    (run / paths.METRICS).write_text("".join(event + "\n" for event in events))
+
+
+EVENT = '{"event": "evaluation", "token_hash": "0000000000000000"}'
+LINES_OF_METRICS = {
+    "one of all": ([EVENT], ["token_hash: known for 1 of 15 evaluations"]),
+    "empty": ([], ["token_hash: known for 0 of 15 evaluations"]),
+    "damaged": (
+        [*[EVENT] * 14, EVENT[:40], "[]"],
+        [
+            "metrics.jsonl: found 2 that cannot be read, line 15, 16 (no JSON; list indices must be integers",
+            "token_hash: known for 14 of 15 evaluations",
+        ],
+    ),
+    "without": (['{"event": "evaluation"}'], ["found 1 that cannot be read, line 1 (no token_hash)"]),
+}
+
+
+@pytest.mark.parametrize("lines", LINES_OF_METRICS)
+def test_validation_data_that_is_not_known_is_told(three: list[Path], lines: str) -> None:
+    events, said = LINES_OF_METRICS[lines]
+    known(three[1], *events)
+    for found, start in ((judge(three), f"note: {name(three[1])}: "), (judge(three[1:2]), "note: ")):
+        text = printed(found)
+        assert start in text and all(note in text for note in said), text
+        assert "without metrics" not in text
+        assert "validation data is the same" not in text and "are of the same data" not in text, "that is not known"
+        assert found.holds, "nothing is known against it either"
+
+
+def test_logs_without_metrics_leave_validation_data_unknown(three: list[Path]) -> None:
+    assert "holds: the validation data is the same" in printed(judge(three))
+    assert "holds: all evaluations are of the same data" in printed(judge(three[:1]))
+    (three[1] / paths.METRICS).unlink()
+    text = printed(judge(three))
+    assert f"note: token_hash: 1 of 3 logs without {paths.METRICS} beside them" in text
+    assert "validation data is the same" not in text, "of one it is not known"
+    for run in three:
+        (run / paths.METRICS).unlink(missing_ok=True)
+    assert "data" not in "".join(line for line in printed(judge(three)).splitlines() if line.startswith("holds"))
+
+
+def test_logs_of_both_divisions_do_not_mix(three: list[Path], tmp_path: Path) -> None:
+    small = replace(SETTINGS, eval_samples=96)
+    given = write_run(tmp_path / "open", small, seed=8, departures=departures.departures(small))
+    found = judge([*three, given])
+    assert any(failure.startswith("submission_division: found ") for failure in found.failures), found.failures
+
+
+# Damage
+
+
+@pytest.mark.parametrize("key", ["eval_accuracy", "seed", "global_batch_size", "run_start"])
+def test_a_damaged_line_is_counted_and_fails(three: list[Path], key: str) -> None:
+    lines = log(three[1]).read_text().splitlines(keepends=True)
+    number = next(number for number, line in enumerate(lines) if f'"key": "{key}"' in line)
+    lines[number] = lines[number][: len(lines[number]) // 2] + "\n"
+    log(three[1]).write_text("".join(lines))
+    found = judge(three)
+    text = printed(found)
+    assert not found.holds
+    assert f"{name(three[1])}: :::MLLOG lines: found 1 that cannot be read, line {number + 1} (no JSON); wants" in text
+    assert text.endswith("; 1 line was not understood, and the rest of the verdict stands on the others")
+
+
+def test_damage_in_one_of_ten_is_no_traceback(tmp_path: Path) -> None:
+    runs = ten_runs(tmp_path)
+    with log(runs[2]).open("ab") as file:
+        file.write(b':::MLLOG {"key": "eval_accuracy", \xff\x00\n:::MLLOG "global_batch_size"\n')
+    found = judge(runs)
+    assert not found.holds and found.damaged == 2
+    assert "rcp: on course: 180,634 samples, mean of 10 runs" in printed(found), "rcp_checker itself would break off"
+    assert "; 2 lines were not understood" in printed(found).splitlines()[-1]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.99])
+def test_a_truncated_log_fails_and_the_rest_is_judged(three: list[Path], share: float) -> None:
+    lines = log(three[0]).read_text().splitlines(keepends=True)
+    cut = int(len(lines) * share)
+    log(three[0]).write_text("".join([*lines[:cut], lines[cut][:40]]))
+    found = judge(three)
+    text = printed(found)
+    assert not found.holds and f"{name(three[0])}: run_stop: found none" in text
+    assert "1 line was not understood" in text.splitlines()[-1]
+    assert found.reports[1].holds and found.reports[2].holds
+
+
+# MLCommons' published logs
+
+PUBLISHED = Path(__file__).resolve().parents[3] / "shared" / "data" / "logs"
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"the published logs are not there: {PUBLISHED}")
+def test_logs_of_two_systems_do_not_hold_together() -> None:
+    given = [next(iter(sorted(system.glob("result_*.txt")))) for system in sorted(PUBLISHED.iterdir())]
+    found = submission.judge(given, "5.1.0")
+    assert all(report.holds for report in found.reports)
+    assert {"global_batch_size", "submission_org"} <= {failure.partition(":")[0] for failure in found.failures}

@@ -1,0 +1,467 @@
+"""`python3 -m llama31 status`: runs here and submitted ones, going on, ended and damaged. 30 s, of which 20 train."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import benchmark_run
+import pytest
+from cluster import DEADLINE, Cluster
+from runs import REPOSITORY, Run, environment, run_llama31
+
+from llama31 import rules
+from llama31.common.errors import UserError
+from llama31.config import paths
+from llama31.launch.slurm import job_states
+from llama31.launch.slurm.job_states import JobState
+from llama31.run_dir import job_chain, record, summary
+from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Outcome
+from llama31.run_dir.job_chain import Submission
+from llama31.run_dir.metrics_file import MetricsWriter
+from llama31.status import run_state, status
+from llama31.status.run_state import ChainJob
+
+STEPS, EVERY = 30, 12  # optimizer steps, and those between evaluations, of the run that trains
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One real run, that ends without reaching its target."""
+    settings = {"SIZE": "tiny", "DEVICE": "cpu", "SEQ_LENGTH": 32, "GBS": 8, "EVAL_SAMPLES": 16, "SEEDS": 1}
+    cadence = {"EVAL_EVERY": EVERY * 8, "STOP_AT_STEP": STEPS}
+    return run_llama31({**tiny_data, **settings, **cadence, "JOB_DIR": tmp_path_factory.mktemp("trained")})
+
+
+def printed(*directories: Path) -> list[str]:
+    """Lines of the table."""
+    out = io.StringIO()
+    status.show(directories, out)
+    return out.getvalue().splitlines()
+
+
+def row(run_dir: Path) -> tuple[str, list[str]]:
+    """What the table says of one run: the words after its name, and its figures, word by word."""
+    found, _ = status.look([run_dir])
+    assert [one.words.startswith(run_dir.name) for one in found] == [True], found
+    return found[0].words.removeprefix(run_dir.name).strip(), list(found[0].figures)
+
+
+def copy(run: Run, run_dir: Path, *, size: int) -> Path:
+    """The run's directory as it was when its metrics had so many bytes."""
+    shutil.copytree(run.run_dir, run_dir)
+    (run_dir / paths.OUTCOME).unlink()
+    with (run_dir / paths.METRICS).open("r+b") as file:
+        file.truncate(size)
+    return run_dir
+
+
+def seconds(text: str) -> float:
+    """h:mm:ss as seconds."""
+    hours, minutes, rest = map(int, text.split(":"))
+    return hours * 3600 + minutes * 60 + rest
+
+
+# --- Runs of this machine ---
+
+
+@pytest.mark.slow
+def test_run_that_has_ended(trained: Run) -> None:
+    words, figures = row(trained.run_dir)
+    assert words == f"target not reached: {trained.outcome.reason}", trained.printed + trained.logs()
+    steps, evaluations = trained.events("step"), trained.events("evaluation")
+    rate = 20 * 8 * 32 / sum(step["seconds"] for step in steps[-20:])
+    losses = [f"{steps[-1]['loss']:.4f}", f"{evaluations[-1]['loss']:.4f}"]
+    assert figures == [f"{STEPS}/{STEPS}", f"{STEPS * 8}", *losses, f"{rate:,.0f}", ""]
+
+
+@pytest.mark.slow
+def test_run_that_goes_on_at_any_moment(trained: Run, tmp_path: Path) -> None:
+    """Wherever the metrics end, in the midst of a line too."""
+    whole = (trained.run_dir / paths.METRICS).read_bytes()
+    ends = [number + 1 for number, byte in enumerate(whole) if byte == ord("\n")]
+    for number, size in enumerate((0, 20, ends[0], ends[0] + 30, ends[3] - 1, ends[EVERY], ends[EVERY + 1], ends[-2])):
+        run_dir = copy(trained, tmp_path / f"run {number}", size=size)
+        events = [json.loads(line) for line in whole[:size].splitlines(keepends=True) if line.endswith(b"\n")]
+        steps = [event for event in events if event["event"] == "step"]
+        evaluations = [event for event in events if event["event"] == "evaluation"]
+        with record.claim(run_dir):
+            words, figures = row(run_dir)
+        if not steps:
+            assert (words, figures) == ("starting", [])
+            continue
+        assert words.startswith("running, last step 0:00:"), words
+        done = steps[-1]["step"]
+        validation = f"{evaluations[-1]['loss']:.4f}" if evaluations else "-"
+        assert figures[:4] == [f"{done}/{STEPS}", f"{done * 8}", f"{steps[-1]['loss']:.4f}", validation]
+        mean = sum(step["seconds"] for step in steps[-20:]) / len(steps[-20:])
+        of_evaluations = evaluations[-1]["seconds"] if evaluations else 0
+        still = sum(mean + (of_evaluations if step % EVERY == 0 else 0) for step in range(done + 1, STEPS + 1))
+        left, _, what = figures[5].partition(" to ")
+        assert (what, seconds(left)) == ("end", pytest.approx(still, abs=1)) if done < STEPS else figures[5] == ""
+
+
+def write_run(run_dir: Path, evaluations: int, settings: Any = benchmark_run.SETTINGS) -> Path:
+    """The directory of a full-size run after so many evaluations, as its writers leave it."""
+    run_dir.mkdir(parents=True)
+    record.store_settings(run_dir, settings)
+    writer = MetricsWriter(run_dir / paths.METRICS)
+    benchmark_run.train(writer, settings, benchmark_run.losses(settings.target)[:evaluations])
+    benchmark_run.open_log(run_dir / paths.MLPERF_LOG, settings)
+    return run_dir
+
+
+def test_time_left_to_the_reference(tmp_path: Path) -> None:
+    """It comes before the end of the data; the evaluations on the way there are counted."""
+    run_dir = write_run(tmp_path / "run", evaluations=2)
+    with record.claim(run_dir):
+        _, figures = row(run_dir)
+    steps = -(-rules.REFERENCE_POINTS[32].mean // 32)
+    assert figures[0] == f"{2 * 384}/{rules.samples_available(32) // 32:,}", "benchmark_run's log names more data"
+    left, _, what = figures[5].partition(" to ")
+    assert what == "reference"
+    assert seconds(left) == (steps - 2 * 384) * benchmark_run.STEP_SECONDS + (steps // 384 - 2) * 10.0
+
+
+def test_figures_of_a_run_whose_last_line_a_full_disk_cut(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run", evaluations=2)
+    outcome = Outcome(ABORTED, "no space", BAD_INPUT, 768, 768 * 32)
+    before = list(summary.lines(run_dir, benchmark_run.SETTINGS, outcome))
+    with (run_dir / paths.METRICS).open("a") as metrics:
+        metrics.write('{"event": "step", "st')
+    assert list(summary.lines(run_dir, benchmark_run.SETTINGS, outcome)) == before
+
+
+def test_the_table_that_the_readme_shows(tmp_path: Path) -> None:
+    name = "8b-gbs32-seed1-20261123-145500"
+    with record.claim(write_run(tmp_path / name, evaluations=2)):
+        header, words, figures = printed(tmp_path)
+    states_of_jobs = (JobState("TIMEOUT"), JobState("RUNNING", nodes="n[1-4]"), JobState("PENDING"))
+    jobs = run_state.job_words([ChainJob(12 + number, state) for number, state in enumerate(states_of_jobs)])
+    shown = words.replace(name, f"{name}  {jobs}").partition("0:00:0")[0]
+    readme = (REPOSITORY / "README.md").read_text()
+    for line in (header, shown, figures):
+        assert f"\n{line}" in readme, "README, Watching: show what is printed"
+
+
+def test_other_models_have_no_reference(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run", 2, replace(benchmark_run.SETTINGS, size="demo"))
+    with record.claim(run_dir):
+        assert row(run_dir)[1][5].endswith(" to end")
+
+
+def test_time_since_the_last_step_shows_a_hang(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run", 1)
+    long_ago = time.time() - 2 * 3600
+    os.utime(run_dir / paths.METRICS, (long_ago, long_ago))
+    with record.claim(run_dir):
+        assert row(run_dir)[0].startswith("running, last step 2:00:0")
+
+
+CLAIMS = """
+import subprocess, sys, time
+from pathlib import Path
+from llama31 import record
+with record.claim(Path(sys.argv[1])) as held:
+    child = subprocess.Popen(["sleep", "600"], pass_fds=(held.fileno(),))
+    print(child.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_run_whose_launcher_was_killed(tmp_path: Path) -> None:
+    """It goes on as long as torchrun does, which the claim was handed to; then it was killed."""
+    run_dir = write_run(tmp_path / "run", 1)
+    command = [sys.executable, "-c", CLAIMS, run_dir]
+    launcher = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    torchrun = int(launcher.stdout.readline())
+    try:
+        launcher.kill()
+        launcher.wait()
+        assert row(run_dir)[0].startswith("running")
+    finally:
+        os.kill(torchrun, signal.SIGKILL)
+    end = time.monotonic() + DEADLINE
+    while (words := row(run_dir)[0]) != "killed":  # the process ends in its own time
+        assert time.monotonic() < end, words
+
+
+def test_run_that_cannot_be_told_from_a_killed_one(tmp_path: Path) -> None:
+    """It was begun by a version that claims nothing, or on a machine whose locks are not seen here."""
+    run_dir = write_run(tmp_path / "run", 1)
+    assert row(run_dir)[0].startswith("no outcome yet")
+    (run_dir / record.CLAIM).write_text("another-machine")
+    assert row(run_dir)[0].startswith("no outcome yet")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (Outcome(SUCCESS, "validation loss 3.2 reached", 0, 384, 12_288), "target reached"),
+        (Outcome(ABORTED, "told to end", INTERRUPTED, 384, 12_288), "interrupted: told to end"),
+        (Outcome(ABORTED, "rank 1 failed", FAILED, 384, 12_288), "failed: rank 1 failed"),
+        (Outcome(ABORTED, "the loss is nan", TARGET_NOT_REACHED, 384, 12_288), "target not reached: the loss is nan"),
+    ],
+)
+def test_outcomes(outcome: Outcome, words: str, tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run", 1)
+    record.store_outcome(run_dir, outcome)
+    assert row(run_dir)[0] == words
+
+
+# --- What is damaged, and what is no run ---
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (paths.SETTINGS, "gbs: [8"),
+        (paths.SETTINGS, "- 8"),
+        (paths.SETTINGS, "\0\0"),
+        (paths.SETTINGS, "no_such_setting: 8"),
+        (paths.OUTCOME, '{"status": "success"'),
+        (paths.OUTCOME, "{}"),
+        (paths.START, "[]"),
+        (paths.START, "{}"),
+        (paths.METRICS, "\0\0\0\n"),
+        (paths.METRICS, '{"event": "step", "step": "one"}\n'),
+        (paths.METRICS, "[1]\n"),
+        (paths.MLPERF_LOG, ':::MLLOG {"key": "train_samples", "value": \n'),
+        (paths.SUBMISSION, "{"),
+    ],
+)
+def test_damaged_file_is_a_row_that_names_it(name: str, content: str, tmp_path: Path) -> None:
+    whole, damaged = write_run(tmp_path / "whole", 1), write_run(tmp_path / "damaged", 1)
+    (damaged / name).write_text(content)
+    lines = printed(tmp_path)
+    (line,) = [line for line in lines if line.startswith("damaged")]
+    assert line.startswith(f"damaged  damaged: {damaged / name}: "), line
+    assert any(line.startswith(whole.name) for line in lines), "the other run is shown all the same"
+
+
+def test_half_made_directory_is_a_row(tmp_path: Path) -> None:
+    (tmp_path / "half-made" / paths.RANK_LOGS).mkdir(parents=True)
+    assert printed(tmp_path)[1:] == [
+        f"half-made  damaged: {tmp_path / 'half-made'}: no run directory, it has no {paths.SETTINGS}"
+    ]
+
+
+def test_newest_is_last_and_each_run_is_there_once(tmp_path: Path) -> None:
+    for number, name in enumerate(("b", "c", "a")):
+        run_dir = write_run(tmp_path / name, 1)
+        os.utime(run_dir / paths.SETTINGS, (number, number))
+    (tmp_path / "latest").symlink_to("a")
+    (tmp_path / "index").mkdir()
+    (tmp_path / "notes.txt").touch()
+    rows, notes = status.look([tmp_path, tmp_path / "latest", tmp_path / "c"])
+    assert [one.words.split()[0] for one in rows] == ["b", "c", "a"]
+    assert notes == []
+    assert row((tmp_path / "latest").resolve()) == row(tmp_path / "a")
+
+
+def test_directory_without_runs(tmp_path: Path) -> None:
+    assert printed(tmp_path) == ["no runs yet"]
+    with pytest.raises(UserError, match="JOB_DIR"):
+        status.look([tmp_path / "nowhere"])
+
+
+def test_metrics_that_are_large_are_read_from_their_end(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run", 1)
+    file = run_dir / paths.METRICS
+    end = file.read_bytes()
+    with file.open("wb") as large:
+        large.seek(20 << 30)  # bytes of nothing, which take no room
+        large.write(b"\n" + end)
+    record.claim(run_dir).close()
+    began = time.monotonic()
+    assert row(run_dir)[1][0].startswith("384/")
+    assert time.monotonic() - began < 5, "20 GB were read"
+
+
+# --- Submitted runs ---
+
+
+@pytest.fixture
+def submit(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Submits a job that does nothing for a while; gives its id. Cancels at the end."""
+    monkeypatch.setenv("SLURM_CONF", str(cluster.directory / "slurm.conf"))
+    submitted: list[int] = []
+
+    def submit(command: str = "sleep 600", *options: str) -> int:
+        argv = ["sbatch", "--parsable", "--partition=debug", "--output=/dev/null", *options, f"--wrap={command}"]
+        submitted.append(int(cluster.ask(*argv)))
+        return submitted[-1]
+
+    yield submit
+    cluster.ask("scancel", *map(str, submitted))
+
+
+def submitted_run(run_dir: Path, jobs: list[int], destination: str = "") -> Path:
+    """The directory of a submitted run, before its first job."""
+    run_dir.mkdir()
+    record.store_settings(run_dir, benchmark_run.SETTINGS)
+    job_chain.store(run_dir, Submission(jobs, 1, destination, "2026-11-23T15:00:00+0000"))
+    return run_dir
+
+
+def job_began(run_dir: Path, job: int, evaluations: int, outcome: Outcome | None = None) -> None:
+    """What a job leaves in the run's directory."""
+    job_dir = write_run(run_dir / job_chain.job_dir_name(job, 0), evaluations)
+    if outcome:
+        record.store_outcome(job_dir, outcome)
+
+
+def wait_until_it_is(state: str, job: int) -> None:
+    end = time.monotonic() + DEADLINE
+    while (now := job_states.states([job], "")[job].state) != state:
+        assert time.monotonic() < end, f"job {job} is {now}"
+
+
+@pytest.mark.slurm
+def test_chain_from_submission_to_its_end(cluster: Cluster, submit: Callable[..., int], tmp_path: Path) -> None:
+    first = submit("sleep 600", "--hold")
+    second = submit("sleep 600", f"--dependency=afterany:{first}")
+    third = submit("sleep 600", f"--dependency=afterany:{second}")
+    run_dir = submitted_run(tmp_path / "run", [first, second, third])
+    assert row(run_dir) == (f"job {first} PENDING (JobHeldUser), 1 of 3  queued", [])
+
+    cluster.ask("scontrol", "release", str(first))
+    wait_until_it_is("RUNNING", first)
+    words, figures = row(run_dir)
+    assert (words, figures) in [(f"job {first} RUNNING on {node}, 1 of 3  starting", []) for node in ("n1", "n2")]
+
+    job_began(run_dir, first, evaluations=1)
+    words, figures = row(run_dir)
+    assert "1 of 3  running, last step 0:00:0" in words
+    assert figures[0].startswith("384/")
+
+    record.store_outcome(run_dir / f"job-{first}", Outcome(ABORTED, "saved", INTERRUPTED, 384, 12_288))
+    cluster.ask("scontrol", "hold", str(second))
+    cluster.ask("scancel", str(first))
+    wait_until_it_is("CANCELLED", first)
+    words, figures = row(run_dir)
+    assert words.startswith(f"job {second} PENDING (")
+    assert words.endswith(", 2 of 3  waiting for the next job; the last one: interrupted: saved")
+    assert figures[0].startswith("384/")
+
+    cluster.ask("scontrol", "release", str(second))
+    wait_until_it_is("RUNNING", second)
+    (run_dir / job_chain.job_dir_name(second, 0)).mkdir()
+    (run_dir / job_chain.job_dir_name(second, 0) / paths.SETTINGS).touch()
+    words, figures = row(run_dir)
+    assert words.endswith(", 2 of 3  starting")
+    assert figures[0].startswith("384/"), "the second job has no steps yet, the run has"
+
+    shutil.rmtree(run_dir / job_chain.job_dir_name(second, 0))
+    job_began(run_dir, second, 2, Outcome(SUCCESS, "reached", 0, 768, 24_576))
+    (run_dir / job_chain.job_dir_name(third, 0)).mkdir()  # that job finds nothing to do
+    words, figures = row(run_dir)
+    assert words.endswith("  target reached"), "whatever becomes of the jobs after it"
+    assert figures[0].startswith("768/")
+
+
+@pytest.mark.slurm
+def test_a_job_submitted_by_hand_is_part_of_the_chain(
+    cluster: Cluster, submit: Callable[..., int], tmp_path: Path
+) -> None:
+    """As README has it: `sbatch job.sbatch` once more, after a chain that has ended."""
+    first = submit()
+    run_dir = submitted_run(tmp_path / "run", [first])
+    job_began(run_dir, first, 1, Outcome(ABORTED, "saved", INTERRUPTED, 384, 12_288))
+    cluster.ask("scancel", str(first))
+    wait_until_it_is("CANCELLED", first)
+    assert row(run_dir)[0] == f"job {first} CANCELLED  interrupted: saved"
+
+    again = submit()
+    job_began(run_dir, again, 2)
+    wait_until_it_is("RUNNING", again)
+    words = row(run_dir)[0]
+    assert words.startswith(f"job {again} RUNNING on ") and ", 2 of 2  running, last step " in words
+    record.store_outcome(run_dir / f"job-{again}", Outcome(SUCCESS, "reached", 0, 768, 24_576))
+    cluster.ask("scancel", str(again))
+    assert row(run_dir)[0].endswith(", 2 of 2  target reached")
+
+
+@pytest.mark.slurm
+def test_chains_that_were_killed(cluster: Cluster, submit: Callable[..., int], tmp_path: Path) -> None:
+    before, midway = submit("sleep 600", "--hold"), submit()
+    mistaken = submit("exit 2")
+    never = submitted_run(tmp_path / "never", [before])
+    refused = submitted_run(tmp_path / "refused", [mistaken])
+    killed = submitted_run(tmp_path / "killed", [midway])
+    forgotten = submitted_run(tmp_path / "forgotten", [999_999])
+    for run_dir, job in ((killed, midway), (forgotten, 999_999)):
+        job_began(run_dir, job, 1)
+    wait_until_it_is("RUNNING", midway)
+    cluster.ask("scancel", str(before), str(midway))
+    for job in (before, midway):
+        wait_until_it_is("CANCELLED", job)
+    wait_until_it_is("FAILED", mistaken)
+    assert row(never)[0] == f"job {before} CANCELLED  never began: CANCELLED"
+    assert row(refused)[0] == f"job {mistaken} FAILED  never began: FAILED", "Slurm could not even begin a log"
+    (refused / paths.slurm_log(mistaken)).touch()
+    assert row(refused)[0] == f"job {mistaken} FAILED  never began: FAILED; see slurm-{mistaken}.log"
+    assert row(killed)[0] == f"job {midway} CANCELLED  killed: CANCELLED"
+    assert row(forgotten)[0] == "job 999999 UNKNOWN  killed"
+
+
+def test_slurm_that_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is there, with the outcomes, and a line below it says why states are missing."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    ended, other = submitted_run(tmp_path / "ended", [12]), submitted_run(tmp_path / "other", [13, 14])
+    job_began(ended, 12, 1, Outcome(SUCCESS, "reached", 0, 384, 12_288))
+    lines = printed(tmp_path)
+    assert "ended  job 12  target reached" in lines
+    assert "other  job 14, 2 of 2  no outcome yet; Slurm did not answer" in lines
+    assert lines[-1].startswith("squeue: not found"), lines
+    assert other.is_dir()
+
+
+# --- The verb ---
+
+
+@pytest.mark.slow
+def test_fifty_runs_take_no_second_and_nothing_heavy(trained: Run, tmp_path: Path) -> None:
+    script = (
+        "import sys, time; began = time.process_time()\n"
+        "from llama31 import cli\n"
+        "sys.argv = ['llama31', 'status', *sys.argv[1:]]\n"
+        "try:\n    cli.main()\n"
+        "finally:\n"
+        "    print(time.process_time() - began, *sys.modules, file=sys.stderr)\n"
+    )
+    for number in range(50):
+        shutil.copytree(trained.run_dir, tmp_path / "runs" / f"run-{number}")
+    command = [sys.executable, "-c", script, tmp_path / "runs"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("target not reached") == 50
+    took, *modules = done.stderr.split()
+    assert float(took) < 1, "seconds of processor time"
+    assert not {"torch", "nemo", "transformers", "megatron", "numpy"} & set(modules)
+
+
+@pytest.mark.slow
+def test_lines_fit_a_terminal(trained: Run) -> None:
+    """At 80 columns, where no name or path is longer."""
+    command = f"stty cols 80; exec {sys.executable} -m llama31 status '{trained.run_dir.parent}'"
+    done = subprocess.run(
+        ["script", "--quiet", "--return", "--command", command, "/dev/null"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == " ".join(status.HEADER).split()
+    assert max(map(len, lines)) <= 80, lines
+    assert len(lines) > len(printed(trained.run_dir.parent)), "nothing had to be wrapped, so nothing was tested"
