@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden import Golden
 
 from llama31.config import paths
 from llama31.config.resolve import LIBRARIES, Resolved
@@ -19,7 +20,6 @@ from llama31.plan.plan import Plan
 from llama31.plan.validate_slurm import NEEDS_PARTITION, problems, seconds
 from llama31.settings import Container, Device, Settings
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 RUN_DIR = Path("/cluster/my runs/$HOME 100%")
 
 JOB = Settings(
@@ -72,15 +72,11 @@ def preview(settings: Settings, *allowed: str) -> str:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_submitted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_submitted(name: str, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_DEBUG", "INFO with $spaces")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # of the machine it is submitted from
     assert list(problems(CASES[name])) == []
-    golden = GOLDEN / f"sbatch_{name}.txt"
-    text = preview(CASES[name], *(["GBS"] if name == "chain" else []))
-    if os.environ.get("REWRITE_GOLDEN"):
-        golden.write_text(text)
-    assert text == golden.read_text(), f"if this is right: REWRITE_GOLDEN=1 python3 -m pytest {__file__}"
+    golden.check(f"sbatch_{name}.txt", preview(CASES[name], *(["GBS"] if name == "chain" else [])))
 
 
 @pytest.mark.parametrize("name", CASES)
