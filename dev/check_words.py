@@ -2,9 +2,9 @@
 
     python3 -m dev.check_words [--summary] [FILE ...]
 
-Without FILE, checks the text files of the repository. Prints `file:line: text -> suggestion` for each phrase listed in
-dev/words.txt and exits with 1 if there is one, else with 0. A comment at the end of a line, or alone on the line before
-it, exempts the line and gives the reason:
+Without FILE, checks the text files of the repository, except recorded output of programs. Prints
+`file:line: text -> suggestion` for each phrase listed in dev/words.txt and exits with 1 if there is one, else with 0.
+A comment at the end of a line, or alone on the line before it, exempts the line and gives the reason:
 
     # words: ok, <reason>             <!-- words: ok, <reason> -->
 
@@ -249,6 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in options.files or repository_files():
         absolute = path.absolute()
         name = str(absolute.relative_to(REPOSITORY) if absolute.is_relative_to(REPOSITORY) else path)
+        if absolute.is_relative_to(REPOSITORY) and not is_checked(name):
+            continue
         for finding in check(path, words):
             counts[name] += 1
             if not options.summary:

@@ -133,3 +133,8 @@ def test_exit_code_and_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.startswith(f"{bad}:2: {word} -> ")
     assert check_words.main(["--summary", str(bad)]) == 1
     assert capsys.readouterr().out.split() == ["1", str(bad), "1", "in", "1", "files"]
+
+
+def test_the_list_itself_is_not_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_words.main([str(check_words.WORD_LIST)]) == 0
+    assert capsys.readouterr().out == ""
