@@ -4,10 +4,7 @@
 
 Without FILE, checks the text files of the repository, except recorded output of programs. Prints
 `file:line: text -> suggestion` for each phrase listed in dev/words.txt and exits with 1 if there is one, else with 0.
-A comment at the end of a line, or alone on the line before it, exempts the line and gives the reason:
-
-    # words: ok, <reason>             <!-- words: ok, <reason> -->
-
+A comment `words: ok, REASON` at the end of a line, or as the only text of the line before it, exempts the line.
 Text that spans lines, such as a docstring, may also be exempted as a whole, by a comment after its last line. An
 exemption without a reason, and one that exempts nothing, is an error.
 """

@@ -63,7 +63,7 @@ torch_files >"$directory/torch.before"
 
 say "dev/image_install.sh; its output goes to $log"
 logged bash "$root/dev/image_install.sh" "$directory/steps"
-grep '^stays as the image has it' "$log"
+grep '^kept from the image' "$log"
 
 say "dev/check_image.py"
 python3 "$root/dev/check_image.py" "$directory/steps" --without transformer_engine --without apex
