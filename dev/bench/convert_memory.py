@@ -1,9 +1,9 @@
-"""Memory and time of converting a random Llama of Llama 3.2 1B's shape, bf16, to NeMo and back.
+"""Measure memory and time of converting a random Llama with the shape of Llama 3.2 1B, bf16, to NeMo and back.
 
     python3 -m dev.bench.convert_memory DIRECTORY
 
-DIRECTORY gets 8 GB, which stay there. The peak is that of the process (ru_maxrss): it counts what is read through
-mapped files too. The limit is the model in its type once, plus the largest file of the source.
+Writes 8 GB to DIRECTORY and keeps them. The peak is that of the process (ru_maxrss), which includes pages of mapped
+files. It is printed next to the expected limit: the model once in its data type, plus the largest file of the source.
 """
 
 import json
@@ -45,7 +45,7 @@ PER_FILE = 40  # tensors
 
 
 def make(directory: Path) -> None:
-    """Writes the random model, in files of about half a GB."""
+    """Write a random model in files of about half a GB."""
     directory.mkdir()
     generator = torch.Generator().manual_seed(0)
     shapes = architecture.from_hugging_face(CONFIG, directory).shapes()
@@ -67,7 +67,7 @@ def make(directory: Path) -> None:
 
 
 def main() -> None:
-    """Makes the model, unless it is there, converts it and prints the figures."""
+    """Make the model unless it exists, convert it, and print the figures."""
     directory = harness.parser(__doc__, directory=True).parse_args().directory
     source, nemo, back = directory / "source", directory / "nemo", directory / "back"
     if not source.exists():

@@ -1,13 +1,14 @@
-"""How start, step and memory of a run on the CPU grow with the number of documents, of ranks, and the model's width.
+"""Measure how start, step and memory of a run on the CPU grow with documents, ranks and model width.
 
     python3 -m dev.bench.growth DIRECTORY [--documents N ...] [--ranks 1 2 4] [--widths 128 256 512 1024]
 
-Each line of the first two tables is a run of run_llama31.sh: the demo's model, 8 sequences of 256 tokens a step, fp32,
-on all cores; the time from the command to its first step where it builds the index and where it finds it, the index's
-part of both, the median step, and the most memory that all its processes held at once. The token files' .bin is a hole.
+Each line of the first two tables is two runs of run_llama31.sh: the demo's model, 8 sequences of 256 tokens per step,
+fp32, on all cores. It shows the time from the command to the first step of the run that builds the index and of the one
+that reuses it, the share of the index in both, the median step, and the peak memory of all processes. The .bin of the
+token files is a sparse file.
 
-The last table compares the product with Hugging Face's Llama as dev/bench/train_step.py does, one width after the
-other: 4 layers, 4 sequences of 256 tokens. Its start is that of the product's process, to the end of the first step.
+The last table compares this project with Hugging Face's Llama as dev/bench/train_step.py does, at several widths: 4
+layers, 4 sequences of 256 tokens. `start` is the time of our process to the end of the first step.
 """
 
 import os
@@ -54,7 +55,7 @@ WIDTHS_TABLE = harness.Table(
 
 
 def shape(width: int) -> Shape:
-    """The layers of dev/bench/train_step.py at another width."""
+    """Return the shape of dev/bench/train_step.py at another width."""
     heads = width // HEAD
     return Shape(
         layers=4, hidden_size=width, ffn_hidden_size=width * 11 // 4, attention_heads=heads, key_value_heads=heads // 2
@@ -62,7 +63,7 @@ def shape(width: int) -> Shape:
 
 
 def with_documents(directory: Path, documents: int) -> dict[str, str]:
-    """Settings that name a token file of so many documents."""
+    """Make a token file with this number of documents; return the settings that name it."""
     data = random_data.make(directory, start.VOCABULARY, tokens=random_data.DOCUMENT)
     (prefix,) = paths.train_prefixes(Settings(preprocessed_path=data["PREPROCESSED_PATH"], train_parts="6"))
     write_data(prefix, documents)
@@ -82,7 +83,7 @@ def figures(settings: dict[str, object]) -> list[float]:
 
 
 def by_documents(directory: Path, counts: list[int]) -> Iterator[str]:
-    """Runs of one rank."""
+    """Yield the table of runs with one rank."""
     yield DOCUMENTS_TABLE.head()
     for documents in counts:
         with harness.temporary_directory(directory) as place:
@@ -92,7 +93,7 @@ def by_documents(directory: Path, counts: list[int]) -> Iterator[str]:
 
 
 def by_ranks(directory: Path, counts: list[int]) -> Iterator[str]:
-    """Runs with the same batch, shared out among data-parallel ranks."""
+    """Yield the table of runs that divide the same batch among data-parallel ranks."""
     yield RANKS_TABLE.head()
     for count in counts:
         with harness.temporary_directory(directory) as place:
@@ -103,7 +104,7 @@ def by_ranks(directory: Path, counts: list[int]) -> Iterator[str]:
 
 
 def by_width(directory: Path, widths: list[int], rounds: int) -> Iterator[str]:
-    """Steps of the product and of Hugging Face's in turns."""
+    """Yield the table of steps of this project and of Hugging Face's model, run in turns."""
     yield WIDTHS_TABLE.head()
     for width in widths:
         with harness.temporary_directory(directory) as place:
@@ -123,7 +124,7 @@ def by_width(directory: Path, widths: list[int], rounds: int) -> Iterator[str]:
 
 
 def main() -> None:
-    """Measures, and prints."""
+    """Run the bench."""
     parser = harness.parser(__doc__, directory=True)
     parser.add_argument("--documents", type=int, nargs="*", default=DOCUMENTS)
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2, 4])

@@ -1,17 +1,17 @@
-"""Time, bytes and memory of the training index, beside stock Megatron's.
+"""Measure time, size and memory of the training index, compared with stock Megatron's.
 
     python3 -m dev.bench.index DIRECTORY [--documents 45000000] [--repeats 1]
 
-Makes a token file of so many documents, whose lengths are drawn (log-normal, of C4's mean) and whose .bin is a hole
-of the right size: an index needs no tokens. Then, in turns, each in a process of its own that times the building alone:
+Makes a token file with random document lengths (log-normal, with C4's mean) whose .bin is a sparse file of the right
+size: an index needs no tokens. Then builds these in turns, each in its own process, timing only the building:
 
     pass      Megatron's GPTDataset for one pass over the data
-    schedule  the same for the sequences of the whole schedule, as NeMo asks for them; left out if memory may be short
-    ours      what a run at the default batch size needs
-    again     ours, once more: checked and opened, as a second start does
+    schedule  the same for the sequences of the whole schedule, as NeMo requests them; skipped if memory may be short
+    ours      the index of a run at the default batch size
+    again     ours a second time: checked and opened, as by a second start
 
-Fewer documents than the benchmark's part 6 has take the same share of the sequences. Prints the medians of each, and
-ours relative to each (rel.). Also compares the sequences: ours must be the first ones of pass.
+With fewer documents than the benchmark's part 6, the number of sequences is scaled down in proportion. Prints the
+medians of each, and ours relative to each (rel.). Also compares the sequences: ours must be the first ones of pass.
 """
 
 import argparse
@@ -36,7 +36,7 @@ USUAL = Settings()
 MEAN_TOKENS = rules.PART_6_TOKENS / rules.PART_6_DOCUMENTS
 SIGMA = 1.0  # of the lengths' logarithm
 SEED = 1234
-BYTES_PER_DOCUMENT = 3 * 8  # that Megatron holds at once for each pass: a grid of two int64, and one more of work
+BYTES_PER_DOCUMENT = 3 * 8  # peak of Megatron for each pass: a grid of two int64 and one of scratch space
 KINDS = ("pass", "schedule", "ours", "again")
 TABLE = harness.Table(
     Column("index", 9, left=True),
@@ -51,7 +51,7 @@ TABLE = harness.Table(
 
 
 def write_data(prefix: Path, documents: int) -> None:
-    """A token file without tokens."""
+    """Write a token file without tokens."""
     random = np.random.default_rng(0)
     lengths = random.lognormal(np.log(MEAN_TOKENS) - SIGMA**2 / 2, SIGMA, documents).clip(1, 1e6).astype("<i4")
     itemsize = TokenType.int32.itemsize
@@ -66,18 +66,18 @@ def write_data(prefix: Path, documents: int) -> None:
 
 
 def share(samples: int, documents: int) -> int:
-    """The part of so many sequences that a smaller token file stands for."""
+    """Scale a number of sequences down to a smaller token file."""
     return round(samples * min(1, documents / rules.PART_6_DOCUMENTS))
 
 
 class NoTokenizer:
-    """Megatron's configuration wants one; an index needs none."""
+    """Megatron's configuration requires a tokenizer; an index does not use it."""
 
     unique_identifiers: ClassVar[dict[str, str]] = {}
 
 
 def stock(prefix: Path, samples: int | None, cache: Path) -> Any:
-    """Megatron's dataset, which builds its index."""
+    """Build Megatron's dataset, which builds its index."""
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
     from megatron.core.datasets.indexed_dataset import IndexedDataset
     from megatron.core.datasets.utils import Split
@@ -98,7 +98,7 @@ def stock(prefix: Path, samples: int | None, cache: Path) -> Any:
 
 
 def child(kind: str, prefix: Path, cache: Path) -> None:
-    """Builds or opens one index, and prints what that took, as JSON."""
+    """Build or open one index and print time, size and memory as JSON."""
     from megatron.core.datasets import helpers  # noqa: F401 - imports are not what is timed
 
     from llama31.data import index
@@ -119,7 +119,7 @@ def child(kind: str, prefix: Path, cache: Path) -> None:
 
 
 def measured(kind: str, prefix: Path) -> dict[str, float]:
-    """Return what `child` measures of one index in a process of its own; `again` opens the index of `ours`."""
+    """Return what `child` measures for one index in its own process; `again` opens the index of `ours`."""
     cache = prefix.parent / ("ours" if kind == "again" else kind)
     if kind != "again":
         shutil.rmtree(cache, ignore_errors=True)
@@ -128,7 +128,7 @@ def measured(kind: str, prefix: Path) -> dict[str, float]:
 
 
 def compare(prefix: Path, stock_cache: Path, our_cache: Path) -> int:
-    """Holds our sequences against the first of Megatron's pass, all of them; gives how many."""
+    """Compare all our sequences with the first ones of Megatron's pass; return their number. Raises AssertionError."""
     from llama31.data import order
 
     (directory,) = (path for path in our_cache.iterdir() if path.is_dir())
@@ -141,14 +141,14 @@ def compare(prefix: Path, stock_cache: Path, our_cache: Path) -> int:
     for number in range(len(ends) // 2):
         (begin, offset), (end, last) = ends[2 * number], ends[2 * number + 1]
         theirs_begin, theirs_end = cuts[shuffled[number]], cuts[shuffled[number] + 1]
-        assert (offset, last) == (theirs_begin[1], theirs_end[1]), f"sequence {number} has other offsets"
+        assert (offset, last) == (theirs_begin[1], theirs_end[1]), f"sequence {number}: offsets differ"
         theirs = documents[theirs_begin[0] : theirs_end[0] + 1]
-        assert np.array_equal(entries[begin : end + 1], theirs), f"sequence {number} has other documents"
+        assert np.array_equal(entries[begin : end + 1], theirs), f"sequence {number}: documents differ"
     return len(ends) // 2
 
 
 def main() -> None:
-    """Measures, and prints."""
+    """Run the bench."""
     parser = harness.parser(__doc__, directory=True)
     parser.add_argument("--documents", type=int, default=45_000_000)
     parser.add_argument("--repeats", type=int, default=1)
@@ -166,8 +166,8 @@ def main() -> None:
     kinds = list(KINDS)
     if (needed := BYTES_PER_DOCUMENT * (passes + 1) * file.documents) > harness.available_memory() / 2:
         kinds.remove("schedule")
-        print(f"schedule: left out: would need about {needed / 1e9:.0f} GB of memory; a tenth of --documents scales it")
-    print(f"{file.documents:,} documents, {file.tokens:,} tokens; schedule takes {passes:.1f} passes")
+        print(f"schedule: skipped: needs about {needed / 1e9:.0f} GB of memory; try fewer --documents")
+    print(f"{file.documents:,} documents, {file.tokens:,} tokens; the schedule is {passes:.1f} passes")
 
     def compare_once(number: int, _: object) -> None:
         if number == 1:

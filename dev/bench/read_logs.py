@@ -1,13 +1,13 @@
-"""Speed and memory of the reader of MLPerf logs, beside the parser of MLCommons' compliance checker.
+"""Measure speed and memory of the MLPerf log reader, compared with the parser of MLCommons' compliance checker.
 
     python3 -m dev.bench.read_logs DIRECTORY [--megabytes 1000] [--compared-megabytes 100] [--repeats 3]
     python3 -m dev.bench.read_logs DIRECTORY --check OTHER [--compared-megabytes 100] [--repeats 3]
 
-Makes a log as a job of 64 ranks prints it: NeMo's lines of every rank, progress bars that end in carriage returns, and
-among them the MLLOG lines of a run, with the time of every tenth step. Reads it by `llama31.report.logs`, and a smaller
-one in turns with the checker's parser, each in a process of its own. Prints time, MB/s, peak memory, and the medians'
-ratio. With --check it instead has this checkout and another one judge ten logs of that size, in turns, and prints the
-ratio of their medians.
+Makes a log like the output of a job of 64 ranks: NeMo's lines of each rank, progress bars with carriage returns, and
+the MLLOG lines of a run, with the time of every tenth step. Reads it with `llama31.report.logs`, and a smaller one in
+turns with the checker's parser, each in its own process. Prints time, MB/s, peak memory and the ratio of the medians.
+With --check, this checkout and another one check ten logs of that size in turns instead, and the ratio of their medians
+is printed.
 """
 
 import json
@@ -19,7 +19,7 @@ from dev.bench import harness
 from llama31.common.files import atomic_writer
 
 RANKS = 64
-CHATTER = 200  # lines for each line of MLLOG
+CHATTER = 200  # lines per MLLOG line
 START_MS = 1_760_000_000_000
 
 MEASURE = """
@@ -50,7 +50,7 @@ except ImportError:  # an older checkout
 
 
 def mllog(time_ms: int, key: str, value: object, **metadata: object) -> bytes:
-    """One line, as rank 0 of a job prints it."""
+    """Return an MLLOG line as rank 0 of a job prints it."""
     fields = {"namespace": "", "time_ms": time_ms, "event_type": "POINT_IN_TIME", "key": key, "value": value}
     return (
         b"0: :::MLLOG " + json.dumps({**fields, "metadata": {"file": "x.py", "lineno": 1, **metadata}}).encode() + b"\n"
@@ -58,7 +58,7 @@ def mllog(time_ms: int, key: str, value: object, **metadata: object) -> bytes:
 
 
 def chatter(step: int) -> bytes:
-    """What the ranks print in a while."""
+    """Return the other lines that the ranks print around a step."""
     lines = [
         b"%d: [NeMo I 2026-11-23 10:23:%02d nemo_logging:393] Training epoch 0, iteration %d/1199999 | lr: 0.0008 | "
         b"global_batch_size: 32 | global_step: %d | reduced_train_loss: 3.314 | consumed_samples: %d\n"
@@ -69,7 +69,7 @@ def chatter(step: int) -> bytes:
 
 
 def parts(megabytes: float, seed: int) -> Iterator[bytes]:
-    """A log of about so many megabytes, piece by piece."""
+    """Yield a log of about this size in parts."""
     head = {"submission_benchmark": "llama31_8b", "seed": seed, "global_batch_size": 32, "max_sequence_length": 8192}
     yield b"".join(mllog(START_MS, key, value) for key, value in head.items())
     yield mllog(START_MS, "run_start", None)
@@ -90,7 +90,7 @@ def parts(megabytes: float, seed: int) -> Iterator[bytes]:
 
 
 def make(path: Path, megabytes: float, seed: int = 1234) -> Path:
-    """Writes such a log, unless it is there."""
+    """Write such a log unless it exists; return its path."""
     if not path.exists():
         with atomic_writer(path) as file:
             for part in parts(megabytes, seed):
@@ -99,7 +99,7 @@ def make(path: Path, megabytes: float, seed: int = 1234) -> Path:
 
 
 def measured(program: str, *logs: Path, checkout: Path = harness.REPOSITORY) -> tuple[float, float, int]:
-    """Seconds, peak memory in MiB, and number of values found, in a process of its own."""
+    """Run a program in its own process; return seconds, peak memory in MiB and number of values found."""
     found = harness.json_of(["-c", program, *map(str, logs)], directory=checkout)
     return found["seconds"], found["peak"] / (1 << 20), found["values"]
 
@@ -113,7 +113,7 @@ def read(name: str, program: str, log: Path) -> float:
 
 
 def compare_checks(directory: Path, other: Path, megabytes: float, repeats: int) -> None:
-    """Have two checkouts judge ten logs in turns, and print times and the ratio of the medians."""
+    """Check ten logs with two checkouts in turns; print the times and the ratio of the medians."""
     logs = [make(directory / f"{megabytes:g}-{number}.log", megabytes, seed=number) for number in range(10)]
 
     def judged(checkout: Path) -> float:
@@ -127,12 +127,12 @@ def compare_checks(directory: Path, other: Path, megabytes: float, repeats: int)
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Run the bench."""
     parser = harness.parser(__doc__, directory=True)
     parser.add_argument("--megabytes", type=float, default=1000)
     parser.add_argument("--compared-megabytes", type=float, default=100)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--check", metavar="OTHER", type=Path, help="another checkout, for the verb check")
+    parser.add_argument("--check", metavar="OTHER", type=Path, help="another checkout to compare the verb `check` with")
     arguments = parser.parse_args()
     if arguments.check:
         compare_checks(arguments.directory, arguments.check, arguments.compared_megabytes, arguments.repeats)

@@ -1,13 +1,13 @@
-"""Time from the command to the first optimizer step of the demo's model, by part, beside a plain NeMo script.
+"""Measure the time from the command to the first optimizer step of the demo's model, compared with plain NeMo.
 
     python3 -m dev.bench.start [--repeats 3]
 
     ours    bash run_llama31.sh with the demo's settings, two ranks: plan, checks, logs, MLPerf log, then training
-    peer    torchrun of dev/bench/plain_nemo.py: as NeMo's documentation has it, the same model, data and ranks
+    peer    torchrun of dev/bench/plain_nemo.py: as in NeMo's documentation, with the same model, data and ranks
 
-Both with the index of the data already there, in turns. Prints for each part the median seconds that it took, ours and
-the peer's, and of the whole the median ratio. Then, ours alone, what answers without training: --help, --dryrun and a
-mistake, and the first start, which builds the index.
+Both run in turns with an existing data index. Prints the median seconds of each part and the median ratio of the total.
+For ours, also prints the time of --help, --dryrun and an invalid setting, and of the first start, which builds the
+index.
 """
 
 import statistics
@@ -45,12 +45,12 @@ TABLE = harness.Table(
 QUICK = {
     "--help": (["--help"], 0),
     "--dryrun": (["--dryrun"], 0),
-    "a mistake": (["GBS=30"], 2),
+    "an invalid setting": (["GBS=30"], 2),
 }
 
 
 def plain(data: dict[str, str], directory: Path) -> dict[str, float]:
-    """Parts of the peer's start."""
+    """Start the peer and return the seconds to the end of each part of its start."""
     directory.mkdir(exist_ok=True)
     for log in directory.glob("rank-*.log"):
         log.unlink()
@@ -61,26 +61,26 @@ def plain(data: dict[str, str], directory: Path) -> dict[str, float]:
         PYTHONPATH=str(paths.REPOSITORY),
         OMP_NUM_THREADS="1",
         CUDA_VISIBLE_DEVICES="",
-        TORCH_CUDA_ARCH_LIST="9.0",  # without which torch's CUDA build fails to compile where there is no GPU
+        TORCH_CUDA_ARCH_LIST="9.0",  # torch's CUDA build cannot compile without a GPU otherwise
     )
     return watched_run.parts(directory, began)
 
 
 def took(ends: dict[str, float]) -> dict[str, float]:
-    """Seconds of each part, from the end of the one before it."""
+    """Return the seconds of each part, from the end of the previous one."""
     known = [part for part in startup_log.PARTS if part in ends]
     return {part: ends[part] - (ends[before] if before else 0) for before, part in pairwise(["", *known])}
 
 
-def seconds_of(options: list[str], wanted_exit_code: int) -> float:
-    """How long run_llama31.sh takes to answer."""
+def seconds_of(options: list[str], expected_exit_code: int) -> float:
+    """Return the seconds of a call of run_llama31.sh."""
     began = time.perf_counter()
-    watched_run.watch(["bash", str(paths.REPOSITORY / "run_llama31.sh"), *options], wanted_exit_code)
+    watched_run.watch(["bash", str(paths.REPOSITORY / "run_llama31.sh"), *options], expected_exit_code)
     return time.perf_counter() - began
 
 
 def main() -> None:
-    """Measures, and prints."""
+    """Run the bench."""
     parser = harness.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
@@ -88,7 +88,7 @@ def main() -> None:
         data = random_data.make(directory, VOCABULARY, TOKENS)
         settings = {**SETTINGS, **data, "JOB_DIR": directory / "runs", "STOP_AT_STEP": 1}
         first = watched_run.run(settings).parts
-        plain(data, directory / "plain")  # builds its index
+        plain(data, directory / "plain")  # to build its index
         measures = {
             "peer": lambda: plain(data, directory / "plain"),
             "ours": lambda: watched_run.run(settings).parts,
@@ -105,8 +105,8 @@ def main() -> None:
         parts = [statistics.median(took(one)[part] for one in found[name]) for name in ("ours", "peer")]
         print(TABLE.row(part, *ends, *parts))
     whole = ([one[startup_log.STEPPED] for one in found[name]] for name in ("ours", "peer"))
-    print(f"ratio of the whole {harness.spread(harness.ratios(*whole), '.2f')}")
-    print(f"the first start, which builds the index: {first[startup_log.STEPPED]:.2f} s")
+    print(f"ratio of the total {harness.spread(harness.ratios(*whole), '.2f')}")
+    print(f"first start, which builds the index: {first[startup_log.STEPPED]:.2f} s")
     for name, seconds in quick.items():
         print(f"{name}: {seconds:.2f} s")
 

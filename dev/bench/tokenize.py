@@ -1,17 +1,17 @@
-"""Speed and memory of `python3 -m llama31 tokenize`, beside what Megatron-LM's tools/preprocess_data.py does.
+"""Measure speed and memory of `python3 -m llama31 tokenize`, compared with Megatron-LM's tools/preprocess_data.py.
 
     python3 -m dev.bench.tokenize DIRECTORY [--megabytes 787] [--repeats 1] [--large-megabytes 2000]
 
-Makes a corpus of json.gz from the docstrings of all installed packages, repeated to the size of one of C4's shards, and
-a tokenizer of Llama 3's kind with 128,000 entries learnt from them (both kept in DIRECTORY; about 2 minutes). Then, in
+Makes a json.gz corpus from the docstrings of all installed packages, repeated to the size of one of C4's shards, and
+trains a tokenizer like Llama 3's with 128,000 entries on it (both are kept in DIRECTORY; about 2 minutes). Then runs in
 turns on the same file:
 
-    peer   a pool of 2 worker processes; each takes lines of JSON, 32 at a time, and gives a text's ids by transformers'
-           tokenizer, one text at a time; the parent adds them to Megatron's own IndexedDatasetBuilder
-    ours   the command, as a user gives it, its start included
+    peer   a pool of 2 worker processes, which get 32 lines of JSON at a time and tokenize one text at a time with
+           transformers; the parent adds the ids to Megatron's IndexedDatasetBuilder
+    ours   the command as a user runs it, including its start
 
-Both must give the same bytes. Prints rates in MB/s of JSON, the medians' ratio, what share of our time each step takes
-on one thread, and peak memory and cost per document as the input grows to --large-megabytes of JSON.
+Both must write the same bytes. Prints rates in MB/s of JSON, the ratio of the medians, the share of each step of ours
+on one thread, and peak memory and time per document as the input grows to --large-megabytes of JSON.
 """
 
 import gzip
@@ -43,7 +43,7 @@ from llama31.data.token_file import TokenType, summary
 
 VOCABULARY = 128_000
 WORKERS = THREADS = 2
-CHUNK = 32  # lines that a worker is handed at a time
+CHUNK = 32  # lines per task of a worker
 WORST_BYTES = 50_000_000  # of one document
 ENDINGS = (".bin", ".idx")
 GROWTH = harness.Table(
@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 def texts() -> Iterator[str]:
-    """Docstrings of all installed packages, each once."""
+    """Yield the distinct docstrings of all installed packages."""
     seen: set[str] = set()
     for package in sorted({distribution.metadata["Name"] for distribution in distributions()}):
         for _, path in demo_corpus.source_files(package):
@@ -68,7 +68,7 @@ def texts() -> Iterator[str]:
 
 
 def write_corpus(path: Path, megabytes: float) -> None:
-    """A json.gz of about so many MB of JSON; the texts are repeated where they do not suffice."""
+    """Write a json.gz with about this many MB of JSON, repeating the texts if necessary."""
     lines = [orjson.dumps({"text": text, "timestamp": "2019-04-25T12:57:54Z", "url": "u"}) + b"\n" for text in texts()]
     size = 0
     with atomic_writer(path) as file, igzip.IGzipFile(fileobj=file, mode="wb", compresslevel=2) as compressed:
@@ -81,7 +81,7 @@ def write_corpus(path: Path, megabytes: float) -> None:
 
 
 class Worker:
-    """What each process of the peer's pool holds."""
+    """State of each process of the peer's pool."""
 
     tokenizer: Any = None
 
@@ -94,13 +94,13 @@ class Worker:
 
     @classmethod
     def ids(cls, line: bytes) -> list[int]:
-        """The ids of a record's text, as NeMo's AutoTokenizer.text_to_ids gives them."""
+        """Return the ids of a record's text as NeMo's AutoTokenizer.text_to_ids does."""
         ids: list[int] = cls.tokenizer.convert_tokens_to_ids(cls.tokenizer.tokenize(json.loads(line)["text"]))
         return ids
 
 
 def peer(source: Path, prefix: Path, tokenizer_dir: Path) -> None:
-    """Tokenise as Megatron-LM's tool does."""
+    """Tokenize as Megatron-LM's tool does."""
     import torch
     from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 
@@ -114,7 +114,7 @@ def peer(source: Path, prefix: Path, tokenizer_dir: Path) -> None:
 
 
 def ours(source: Path, prefix: Path, tokenizer_dir: Path) -> float:
-    """Run the command; gives its peak memory in MB."""
+    """Run the command; return its peak memory in MB."""
     for ending in (*ENDINGS, ".manifest.json"):
         Path(f"{prefix}{ending}").unlink(missing_ok=True)
     command = [sys.executable, "-m", "llama31", "tokenize", f"--input={source}", f"--output-prefix={prefix}"]
@@ -123,14 +123,14 @@ def ours(source: Path, prefix: Path, tokenizer_dir: Path) -> float:
 
 
 def timed(work: Callable[..., T], *arguments: Any) -> tuple[float, T]:
-    """Seconds that it took, and what it gave."""
+    """Call `work`; return its seconds and its result."""
     began = time.perf_counter()
     result = work(*arguments)
     return time.perf_counter() - began, result
 
 
 def steps(source: Path, prefix: Path, tokenizer_dir: Path) -> dict[str, float]:
-    """Seconds of each step of ours, one after another on one thread."""
+    """Return the seconds of each step of ours, run on one thread."""
     exact = Exact(tokenizer_dir)
     fast = Fast(exact)
     token_type = TokenType.for_vocabulary(exact.vocabulary)
@@ -151,7 +151,7 @@ def steps(source: Path, prefix: Path, tokenizer_dir: Path) -> dict[str, float]:
 
 
 def compare(directory: Path, tokenizer_dir: Path, megabytes: float, repeats: int) -> None:
-    """Both, side by side."""
+    """Compare speed and output of both."""
     source = corpus(directory, megabytes)
     size = json_bytes(source) / 1e6
     measures = {
@@ -165,9 +165,9 @@ def compare(directory: Path, tokenizer_dir: Path, megabytes: float, repeats: int
     times = harness.alternate(measures, repeats, each_round=show)
     for ending in ENDINGS:
         if Path(f"{directory}/peer{ending}").read_bytes() != Path(f"{directory}/ours{ending}").read_bytes():
-            sys.exit(f"the {ending} files differ: both are in {directory}")
+            sys.exit(f"the {ending} files in {directory} differ")
     median = {name: statistics.median(each) for name, each in times.items()}
-    print(f"{size:.0f} MB of JSON; .bin and .idx are the same. Medians of {repeats}:")
+    print(f"{size:.0f} MB of JSON; .bin and .idx are equal. Medians of {repeats}:")
     print(f"  peer   {size / median['peer']:6.1f} MB/s   ({WORKERS} workers)")
     print(f"  ours   {size / median['ours']:6.1f} MB/s   ({THREADS} threads)")
     print(f"  ratio  {harness.ratio_of_medians(times['peer'], times['ours']):6.1f}")
@@ -178,7 +178,7 @@ def compare(directory: Path, tokenizer_dir: Path, megabytes: float, repeats: int
 
 
 def grow(directory: Path, tokenizer_dir: Path, megabytes: float) -> None:
-    """Cost and memory of ours as the input grows, and with one enormous line."""
+    """Print time and memory of ours for growing inputs, and for one very long line."""
     print(GROWTH.head())
     sources = [corpus(directory, megabytes * share) for share in (0.25, 0.5, 1)]
     worst = directory / "worst.json"
@@ -191,7 +191,7 @@ def grow(directory: Path, tokenizer_dir: Path, megabytes: float) -> None:
 
 
 def corpus(directory: Path, megabytes: float) -> Path:
-    """The corpus of about so many MB of JSON, made if need be."""
+    """Return the corpus with about this many MB of JSON, and make it unless it exists."""
     path = directory / f"{megabytes:.0f}-mb.json.gz"
     if not path.exists():
         print(f"making {path}", file=sys.stderr)
@@ -200,7 +200,7 @@ def corpus(directory: Path, megabytes: float) -> Path:
 
 
 def json_bytes(path: Path) -> int:
-    """Size of the JSON in a file."""
+    """Return the size of the JSON in a file."""
     if path.suffix != ".gz":
         return path.stat().st_size
     with igzip.open(path, "rb") as file:
@@ -208,7 +208,7 @@ def json_bytes(path: Path) -> int:
 
 
 def main() -> None:
-    """Runs the benchmark as the command line says."""
+    """Run the bench."""
     parser = harness.parser(__doc__, directory=True)
     parser.add_argument("--megabytes", type=float, default=787)
     parser.add_argument("--repeats", type=int, default=1)

@@ -18,40 +18,40 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Run:
-    """A run that has ended."""
+    """A finished run."""
 
     run_dir: Path
     printed: str
     exit_code: int
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """Metrics of one kind: step, evaluation, outcome."""
+        """Return the metrics of one kind, such as step, evaluation or outcome."""
         lines = (self.run_dir / paths.METRICS).read_text().splitlines()
         return [event for event in map(json.loads, lines) if event["event"] == kind]
 
     def losses(self) -> list[float]:
-        """Training loss of each step."""
+        """Return the training loss of each step."""
         return [event["loss"] for event in self.events("step")]
 
     @property
     def outcome(self) -> Outcome:
-        """How it ended."""
+        """Outcome of the run. Raises AssertionError if it has none."""
         outcome = record.load_outcome(self.run_dir)
         assert outcome, f"no outcome in {self.run_dir}; its logs: {self.logs()}"
         return outcome
 
     def logs(self) -> str:
-        """The ends of the ranks' logs."""
+        """Return the ends of the ranks' logs."""
         files = sorted((self.run_dir / paths.RANK_LOGS).iterdir())
         return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-3000:]}" for file in files)
 
 
 def arguments(settings: Mapping[str, object]) -> list[str]:
-    """NAME=value for the command line."""
+    """Return settings as NAME=value for the command line."""
     return [f"{name}={value}" for name, value in settings.items()]
 
 
 def environment() -> dict[str, str]:
-    """Our environment without settings that the caller may have sourced; run_llama31.sh takes our Python."""
+    """Return this environment without settings; run_llama31.sh uses this Python."""
     ours = {name: value for name, value in os.environ.items() if name not in names()}
     return {**ours, "LLAMA31_VENV": sys.prefix}

@@ -20,15 +20,15 @@ ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 
 
 class Cluster:
-    """A Slurm of two nodes, whose settings, logs and state lie in `directory`."""
+    """A Slurm of two nodes, with settings, logs and state in `directory`."""
 
     def __init__(self, directory: Path):
         self.directory = directory
         self.bin = directory / "bin"
-        """Slurm's programs, if they are those of a RELEASE and not this machine's."""
+        """Slurm's programs, if they are from another RELEASE."""
 
     def control(self, command: str) -> None:
-        """start, stop or status of dev/slurm_cluster.sh."""
+        """Run `start`, `stop` or `status` of dev/slurm_cluster.sh."""
         subprocess.run(
             ["bash", REPOSITORY / "dev" / "slurm_cluster.sh", command, f"--release={RELEASE}", self.directory],
             check=True,
@@ -40,7 +40,7 @@ class Cluster:
     def run(
         self, *command: str | Path, env: Mapping[str, str] = os.environ, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command, such as srun, in the repository against this cluster."""
+        """Run a command, such as srun, in the repository with this cluster."""
         return subprocess.run(
             command,
             env={**env, "SLURM_CONF": str(self.directory / "slurm.conf")},
@@ -53,42 +53,42 @@ class Cluster:
         )
 
     def ask(self, *command: str | Path, env: Mapping[str, str] = os.environ, stdin: str = "") -> str:
-        """What a command prints that must succeed."""
+        """Run a command and return its output. Raises AssertionError if it fails."""
         done = self.run(*command, env=env, stdin=stdin)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def shown(self, number: str) -> dict[str, str]:
-        """What Slurm says of a job, such as JobState and ExitCode; of values with a space, the first word."""
+        """Return the fields of a job, such as JobState and ExitCode; of values with spaces, the first word."""
         fields = self.ask("scontrol", "--oneliner", "show", "job", number).split()
         return dict(field.partition("=")[::2] for field in fields)
 
     def state(self, number: str) -> str:
-        """A job's state in Slurm's words, such as COMPLETED."""
+        """Return the state of a job, such as COMPLETED."""
         return self.shown(number)["JobState"]
 
     def ended(self, number: str) -> str:
-        """Waits for the end of a job; gives its state."""
+        """Wait for the end of a job and return its state."""
         self.until(f"job {number} ends", lambda: self.state(number) in ENDED)
         return self.state(number)
 
     def until(self, what: str, happened: Callable[[], object]) -> None:
-        """Waits until something has happened; asking Slurm takes 10 ms, so that nothing spins."""
+        """Wait until a condition holds. Each query of Slurm takes 10 ms, so there is no pause between them."""
         end = time.monotonic() + DEADLINE
         while not happened():
             assert time.monotonic() < end, f"not within {DEADLINE} s: {what}\n{self.ask('squeue')}{self.ask('sinfo')}"
 
-    # What runs on the nodes
+    # Processes on the nodes
 
     def processes(self, number: str, node: str) -> dict[int, int | None]:
-        """Processes of a job on a node, with their rank where they are what srun started of its newest step."""
+        """Return the processes of a job on a node, with the rank of those that srun started for its newest step."""
         listed = self.run("scontrol", "listpids", number, node).stdout.splitlines()[1:]
         lines = [line.split() for line in listed if int(line.split()[0]) > 0]  # -1: not started yet
         newest = max((line[2] for line in lines if line[2].isdecimal()), key=int, default="")
         return {int(pid): int(rank) if step == newest and rank != "-" else None for pid, _, step, _, rank in lines}
 
     def lose(self, node: str, number: str) -> None:
-        """A node on which a job runs is gone, as one that lost its power, and Slurm notices at once."""
+        """Simulate the power loss of a node on which a job runs; Slurm is notified immediately."""
         tasks = self.processes(number, node)
         slurmd = int((self.directory / f"slurmd.{node}.pid").read_text())
         for pid in (slurmd, *_keepers(tasks), *tasks):
@@ -97,13 +97,13 @@ class Cluster:
         self.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
 
     def bring_back(self, node: str) -> None:
-        """A lost node is up again; it reports to Slurm, and is ready for jobs (ReturnToService=2)."""
+        """Start a lost node again; it registers with Slurm and accepts jobs (ReturnToService=2)."""
         self.ask("slurmd", "-f", self.directory / "slurm.conf", "-N", node)
         self.until(f"{node} is back", lambda: self.ask("sinfo", "-hN", "-n", node, "-o", "%T") in ("idle\n", "mixed\n"))
 
 
 def _keepers(tasks: Iterable[int]) -> set[int]:
-    """The daemons slurmstepd of tasks, which would tell Slurm of the tasks' end."""
+    """Return the slurmstepd daemons of tasks, which would report the end of the tasks to Slurm."""
     keepers = set()
     for pid in tasks:
         with contextlib.suppress(FileNotFoundError):

@@ -12,7 +12,7 @@ from llama31.checkpoint.formats import nemo
 
 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint whole, whatever ranks saved them: weights, and the optimizer's moments."""
+    """Return the full tensors of a checkpoint, merged over the ranks: weights and optimizer state."""
     state: dict[str, Any] = {}
     reader = FileSystemReader(checkpoint / nemo.WEIGHTS)
     _load_state_dict(state, storage_reader=reader, planner=_EmptyStateDictLoadPlanner(), no_dist=True)
@@ -22,12 +22,12 @@ def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def common(checkpoint: Path) -> dict[str, Any]:
-    """What is no sharded tensor: schedule, loops, data position, random states; by its path."""
+    """Return the values that are not sharded tensors, by path: schedule, loops, data position, random states."""
     return _flat(torch.load(checkpoint / nemo.WEIGHTS / "common.pt", weights_only=True))
 
 
 def different(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Names of what differs, to the bit."""
+    """Return the names whose values differ in any bit."""
     return [
         name for name in sorted({*ours, *theirs}) if not _same(ours.get(name, "missing"), theirs.get(name, "missing"))
     ]
