@@ -20,7 +20,7 @@
 #   CONT_IMAGE_URL          container image, for Slurm with pyxis (default: none; uses .venv or python3)
 #
 # Files that fail are listed, the others are still made, and the exit code is not 0. Finished files are skipped and
-# interrupted ones resumed, so the same command can be repeated. Time: README.md, "Time and disk".
+# interrupted ones resumed, so the same command can be repeated. Time: docs/data.md, "Time and disk".
 # Disk: 85 GB per part; twice that with FROM_SHARDS=1, until the parts are joined.
 #SBATCH --job-name=llama31-preprocess
 #SBATCH --nodes=1

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import SUPPORT
+from checkout import SUPPORT
 
 TESTS = """
 def test_text(golden):

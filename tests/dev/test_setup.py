@@ -10,8 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from checkout import REPOSITORY
 
-SETUP = Path(__file__).parents[2] / "dev" / "setup.sh"
+SETUP = REPOSITORY / "dev" / "setup.sh"
 
 # Builds its own wheel, needing nothing; on the way it does what the environment says.
 BUILD_BACKEND = """
@@ -175,8 +176,7 @@ def test_what_it_did_not_make_is_left_alone(checkout: Checkout, kind: str) -> No
         path.symlink_to(mine)
     said = checkout.setup(expect=2, LLAMA31_VENV=str(path))
     assert said == (
-        f"setup: {mine} was not made by dev/setup.sh and is kept;"
-        " move it away or set LLAMA31_VENV to another path\n"
+        f"setup: {mine} was not made by dev/setup.sh and is kept; move it away or set LLAMA31_VENV to another path\n"
     )
     assert (mine if kind == "file" else mine / "pyvenv.cfg").read_text() == "mine"
 
@@ -227,6 +227,4 @@ def test_first_python_that_works_is_taken(checkout: Checkout, tmp_path: Path) ->
 
 
 def test_unknown_argument(checkout: Checkout) -> None:
-    assert checkout.setup("--def", expect=2) == (
-        "setup: unknown arguments: --def; usage: bash dev/setup.sh [--dev]\n"
-    )
+    assert checkout.setup("--def", expect=2) == ("setup: unknown arguments: --def; usage: bash dev/setup.sh [--dev]\n")

@@ -140,7 +140,7 @@ What training makes of them is for the tests of the recipe and of the callback (
 """
 
 CHECKPOINTS = ("SAVE_CKPT", "USE_CKPT", "FROM_HF", "MODEL_CKPT", "START_STEPS")
-"""Settings that take a checkpoint, or that others need: tests/checkpoint/test_resume_choice.py, test_checks.py."""
+"""Settings that take a checkpoint, or that others need: test_resume_choice.py and test_validate.py."""
 
 LOGGED = {
     "SUBMISSION_ORG": "Example",
