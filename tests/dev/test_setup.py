@@ -176,7 +176,7 @@ def test_what_it_did_not_make_is_left_alone(checkout: Checkout, kind: str) -> No
         path.symlink_to(mine)
     said = checkout.setup(expect=2, LLAMA31_VENV=str(path))
     assert said == (
-        f"setup: {mine} was not made by dev/setup.sh and is kept; move it away or set LLAMA31_VENV to another path\n"
+        f"setup: {mine} was not made by dev/setup.sh and is kept; move it or set LLAMA31_VENV to another path\n"
     )
     assert (mine if kind == "file" else mine / "pyvenv.cfg").read_text() == "mine"
 
