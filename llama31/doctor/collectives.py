@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 
-from llama31.common.reading import size
+from llama31.common.units import size
 from llama31.config import devices
 from llama31.doctor import limits, troubles
 from llama31.doctor.context import ON_NODES, Context

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama31.checkpoint import disk_space, store
-from llama31.common.reading import size
-from llama31.common.units import scaled
+from llama31.common.files import nearest_existing, sync_open
+from llama31.common.units import scaled, size
 from llama31.config import devices, paths
 from llama31.data.inputs import Data
 from llama31.doctor import troubles
@@ -38,7 +38,7 @@ class Directory:
     @property
     def nearest(self) -> Path:
         """The directory, or its nearest existing parent. Raises OSError if none is accessible."""
-        return next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
+        return nearest_existing(self.path)
 
 
 def directories(settings: Settings) -> list[Directory]:
@@ -190,5 +190,5 @@ def write_rate(directory: Path) -> float:
         probe.unlink()  # so that no file is left if this process is killed
         while written < most and time.monotonic() - start < PROBE_SECONDS:
             written += file.write(block)
-        os.fsync(file.fileno())
+        sync_open(file)
         return written / max(time.monotonic() - start, 1e-9)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from llama31.common.reading import size
+from llama31.common.units import size
 from llama31.config import devices
 from llama31.doctor import limits, troubles
 from llama31.doctor.context import ON_NODES, Context

@@ -11,9 +11,9 @@ from mlperf_logging.mllog import constants
 from plotly.offline import get_plotlyjs
 
 from llama31 import rules
-from llama31.common.words import minutes, number, percent, plural
 from llama31.report import plots, tables
 from llama31.report.figures import Figures
+from llama31.report.formatting import minutes, number, percent, plural
 from llama31.report.published import published
 from llama31.report.systems import System, grouped, same_description
 

@@ -11,9 +11,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from llama31 import rules
-from llama31.common.words import plural
 from llama31.mlperf.check.convergence import Points, Reference
 from llama31.report.figures import Figures
+from llama31.report.formatting import plural
 from llama31.report.published import ROUNDS, Published
 from llama31.report.systems import System
 

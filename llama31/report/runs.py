@@ -1,7 +1,5 @@
 """Read the runs of a report: each run's log, and the other files of its run directory."""
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,8 @@ import yaml
 
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
-from llama31.common.reading import Reading
+from llama31.common.json_files import load_object
+from llama31.common.progress import Progress
 from llama31.config import paths
 from llama31.report.find_logs import names
 from llama31.report.logs import LogData, Metrics, read_log, read_metrics
@@ -52,17 +51,17 @@ class ReportedRun:
 def read(logs: Sequence[Path]) -> list[ReportedRun]:
     """Read these logs and their run directories; show progress on a terminal."""
     files = [*logs, *(file for log in logs if (file := _metrics_of(log)))]
-    with Reading("reading", sum(map(_size, files)), sys.stderr) as reading:
-        return [_read(log, name, reading) for log, name in zip(logs, names(logs), strict=True)]
+    with Progress("reading", sum(map(_size, files))) as progress:
+        return [_read(log, name, progress) for log, name in zip(logs, names(logs), strict=True)]
 
 
-def _read(log: Path, name: str, reading: Reading) -> ReportedRun:
+def _read(log: Path, name: str, progress: Progress) -> ReportedRun:
     with failures_named(log):
-        mlperf = read_log(log, reading.add)
+        mlperf = read_log(log, progress.add)
     metrics = Metrics()
     if file := _metrics_of(log):
         with failures_named(file):
-            metrics = read_metrics(file, reading.add)
+            metrics = read_metrics(file, progress.add)
     if not _is_in_run_directory(log):
         return ReportedRun(name, log, mlperf, metrics)
     settings, problem = _settings(log.parent)
@@ -100,7 +99,6 @@ def _record(file: Path) -> dict[str, Any] | None:
     It only adds rows to the description of the run, so the report does not need it.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return load_object(file)
+    except UserError:
         return None
-    return found if isinstance(found, dict) else None

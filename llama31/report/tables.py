@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
-from llama31.common.words import NOT_SAID, milliseconds, minutes, number, percent, said
 from llama31.estimates import memory
 from llama31.estimates.gpus import GB, GPUS
 from llama31.mlperf.log.records import TARGET_ACCURACY
 from llama31.report.figures import Figures
+from llama31.report.formatting import NOT_SAID, milliseconds, minutes, number, percent, said
 from llama31.report.published import Published
 from llama31.report.systems import System
 from llama31.settings import Device, to_dict

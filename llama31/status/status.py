@@ -6,13 +6,13 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
+from llama31.common.units import duration
 from llama31.config import paths
 from llama31.launch.slurm import job_states
 from llama31.run_dir import job_chain, record, start_point
@@ -138,7 +138,7 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
         if now is None:
             return Row("  ".join(texts))
         if is_running:
-            texts[-1] += f", last step {_time(now.age)} ago"
+            texts[-1] += f", last step {duration(now.age)} ago"
         last = _last_step(settings, job_dir)
     except UserError as error:
         return Row(f"{run_dir.name}  damaged: {'; '.join(error.lines)}")
@@ -178,7 +178,7 @@ def _train_samples(log: Path) -> int | None:
 
 def _left(settings: Settings, now: Recent, last: int | None) -> str:
     """Return the time to the end, or to the samples that the reference needs with this batch size, if that is less."""
-    point = rules.REFERENCE_POINTS.get(settings.gbs) if settings.size == rules.SIZE else None
+    point = rules.reference_point(settings.size, settings.gbs)
     reference = math.ceil(point.mean / settings.gbs) if point else 0
     ends = [(step, what) for step, what in ((last or 0, "end"), (reference, "reference")) if step > now.step]
     if not ends:
@@ -187,9 +187,4 @@ def _left(settings: Settings, now: Recent, last: int | None) -> str:
     interval = rules.steps_between_evaluations(settings.eval_every, settings.gbs)
     evaluations = step // interval - now.step // interval
     seconds = (step - now.step) * now.step_seconds + evaluations * (now.evaluation_seconds or 0)
-    return f"{_time(seconds)} to {what}"
-
-
-def _time(seconds: float) -> str:
-    """Return h:mm:ss, preceded by days if necessary."""
-    return str(timedelta(seconds=round(seconds)))
+    return f"{duration(seconds)} to {what}"

@@ -32,7 +32,7 @@ def test_two_nodes(cluster: Cluster, usual: dict[str, str], tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.splitlines()
     assert all(line.startswith("ok ") for line in said), done.stdout
-    assert re.search(r"gloo, 2 ranks, 16\.8 MB: bus bandwidth [\d.]+ [MG]B/s on n[12], the slowest$", said[-1])
+    assert re.search(r"gloo, 2 ranks, 16\.78 MB: bus bandwidth [\d.]+ [MG]B/s on n[12], the slowest$", said[-1])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -21,6 +21,7 @@ from mlperf_logging.mllog import constants
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, failures_named, publish
+from llama31.common.json_files import load_object
 from llama31.config import paths
 from llama31.config.mlperf_names import are_same, directory_name, is_name
 from llama31.mlperf.check import submission
@@ -58,7 +59,7 @@ def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, rul
     """
     directories = [paths.latest_run(run_dir) for run_dir in run_dirs]
     _raise_if_any(_argument_problems(org, directories, output))
-    description = system_description.read(system_file)
+    description = load_object(system_file)
     found = submission.judge(directories, ruleset)
     logged_org = _logged(found, constants.SUBMISSION_ORG)
     submitters = [org, *([logged_org] if logged_org not in NOT_NAMED else [])]

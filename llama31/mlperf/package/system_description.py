@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named
+from llama31.common.files import atomic_writer
 from llama31.config.mlperf_names import are_same, is_name
 from llama31.config.resolve import Resolved
 from llama31.mlperf.log.records import shown
@@ -115,19 +115,6 @@ def draft(resolved: Resolved) -> dict[str, str]:
 
 def _is_given(resolved: Resolved, name: str) -> bool:
     return resolved.origins[name] != "default" and getattr(resolved.settings, name) != "unset"
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file. Raises UserError if there is none."""
-    with failures_named(path):
-        text = path.read_bytes()
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON object: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object")
-    return content
 
 
 def problems(path: Path, content: Mapping[str, Any], submitters: Sequence[str]) -> Iterator[str]:
