@@ -6,18 +6,21 @@ import time
 import warnings
 from collections.abc import Sequence
 
+from llama31.common import training_packages
 from llama31.common.errors import UserError
 from llama31.common.units import scaled
 from llama31.config import devices, paths
-from llama31.data import index, inputs
+from llama31.data import inputs
+from llama31.data.index import Index, ensure
 from llama31.launch import prepare
 
 
-def main(arguments: Sequence[str]) -> None:
+def index(arguments: Sequence[str]) -> None:
     """Builds what is not there yet, and says how large it is and how long that took.
 
     Raises UserError for settings that cannot work, for want of seeds, and where the index cannot be built.
     """
+    training_packages.require("index")
     resolved, data = prepare.checked(arguments, os.environ)
     settings = resolved.settings
     if devices.is_through_ssh(settings):
@@ -31,14 +34,14 @@ def main(arguments: Sequence[str]) -> None:
     logging.getLogger("megatron").setLevel(logging.ERROR)
     for seed in map(int, settings.seeds.split()):
         began = time.monotonic()
-        wanted = index.Index.of(
+        wanted = Index.of(
             paths.index_root(settings),
             paths.train_prefixes(settings),
             settings.seq_length,
             seed,
             limit=settings.sample_limit,
         )
-        contents, built = index.ensure(wanted)
+        contents, built = ensure(wanted)
         print(
             f"{wanted.directory}: {wanted.samples:,} sequences in the order of seed {seed}, "
             f"{scaled(contents.bytes, 'B')}, {'built' if built else 'found and checked'} in "

@@ -49,5 +49,7 @@ def convert(
 ) -> None:
     """Turn a Hugging Face Llama into a NeMo checkpoint or, with --to hf, the other way; compare the logits of both."""
     from llama31.checkpoint.convert import convert as checkpoint_convert
+    from llama31.common import training_packages
 
+    training_packages.require("convert")
     raise typer.Exit(checkpoint_convert.convert(source, destination, to))

@@ -89,7 +89,7 @@ def verify(
     named = os.environ.get("TOKENIZER_PATH", "")
     if tokenizer is None and named and (head or Path(named).is_dir()):
         tokenizer = Path(named)
-    raise typer.Exit(verify_table.run(path, tokenizer, head))
+    raise typer.Exit(verify_table.verify(path, tokenizer, head))
 
 
 @app.command()
@@ -127,6 +127,6 @@ def download_hf(
     weights: Annotated[bool, typer.Option(help="The weights too, 16 GB.")] = False,
 ) -> None:
     """Download Llama 3.1 8B's tokenizer from Hugging Face."""
-    from llama31.corpus.download_hf import download
+    from llama31.corpus import download_hf as hugging_face
 
-    print(download(repository, directory, weights))
+    print(hugging_face.download_hf(repository, directory, weights))

@@ -1,11 +1,14 @@
 """run_llama31.sh: settings -> a run here, a submission to Slurm, or with --dryrun the plan of it."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from llama31.common import training_packages
 from llama31.common.errors import UserError
+from llama31.config import paths
 from llama31.launch import local, prepare
 from llama31.launch.prepare import Prepared
 from llama31.launch.slurm import submit
@@ -15,7 +18,7 @@ from llama31.settings import Settings
 RUN_DIR = Path("RUN_DIR")  # stands in a plan for the directory that a run makes
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Runs, submits or shows what the environment and the arguments ask for; gives the exit code."""
     options, assignments, allowed = _parted(arguments)
     is_dry = "--dryrun" in options
@@ -25,6 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     if "--wait" in options and not settings.partition:
         raise UserError("--wait: needs PARTITION; a run on this machine is waited for anyway")
     if not is_dry:
+        if not settings.partition or paths.job_python(settings) == sys.executable:
+            training_packages.require("run")
         prepare.refuse_missing_gpus(settings)
     command = submit.command(settings, RUN_DIR) if settings.partition else local.command(settings, RUN_DIR)
     runs_here = not is_dry and not settings.partition

@@ -11,6 +11,7 @@ except ModuleNotFoundError:  # most likely the system's python3
 
 from llama31.cli import convert, corpus, results, running
 from llama31.cli import package as submission
+from llama31.common import training_packages
 from llama31.common.errors import UserError
 
 app = typer.Typer(
@@ -29,6 +30,11 @@ def main() -> None:
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except UserError as error:
         print("\n".join(error.lines), file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (name := (error.name or "").partition(".")[0]) not in training_packages.MODULES:
+            raise
+        print(*training_packages.lacking(sys.argv[1], [name]).lines, sep="\n", file=sys.stderr)
         sys.exit(2)
     except typer.TyperException as error:  # no such verb or option, one is missing, and so on
         print(" ".join(error.format_message().split()), file=sys.stderr)

@@ -19,7 +19,7 @@ def system(
     from llama31.config.resolve import resolve
     from llama31.mlperf.package import system_description
 
-    raise typer.Exit(system_description.run(resolve([], os.environ), output))
+    raise typer.Exit(system_description.system(resolve([], os.environ), output))
 
 
 @app.command()
@@ -33,4 +33,4 @@ def package(
     """Make the tree of a submission from ten runs, and have the official checkers judge it."""
     from llama31.mlperf.package import package as submission_package
 
-    raise typer.Exit(submission_package.run(org, system, runs, output, ruleset))
+    raise typer.Exit(submission_package.package(org, system, runs, output, ruleset))

@@ -25,7 +25,7 @@ def check(
     logs = [log for run in runs for log in find_logs.find([run])]
     from llama31.mlperf.check import submission
 
-    raise typer.Exit(submission.run(logs, ruleset))
+    raise typer.Exit(submission.check(logs, ruleset))
 
 
 @app.command()

@@ -19,7 +19,7 @@ def run(context: typer.Context) -> None:
     """
     from llama31.cli import launch
 
-    raise typer.Exit(launch.main(context.args))
+    raise typer.Exit(launch.run(context.args))
 
 
 @app.command(context_settings=SETTINGS, options_metavar="[--replay RUN_DIR] [NAME=value ...]")
@@ -35,7 +35,7 @@ def plan(
         return
     from llama31.cli import launch
 
-    raise typer.Exit(launch.main(["--dryrun", *context.args]))
+    raise typer.Exit(launch.run(["--dryrun", *context.args]))
 
 
 @app.command(context_settings=SETTINGS, options_metavar="[NAME=value ...]")
@@ -43,7 +43,7 @@ def index(context: typer.Context) -> None:
     """Build the training index of SEEDS beforehand: needs no GPU; a run that finds it starts at once."""
     from llama31.cli import build_index
 
-    build_index.main(context.args)
+    build_index.index(context.args)
 
 
 @app.command(context_settings=SETTINGS, options_metavar="[--verify] [--timeout SECONDS] [NAME=value ...]")
@@ -53,9 +53,9 @@ def doctor(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that each check may take.")] = 120,
 ) -> None:
     """Say whether a run with these settings would start: here, or under srun on all its nodes."""
-    from llama31.doctor import run as doctor_run
+    from llama31.doctor import doctor as run_doctor
 
-    raise typer.Exit(doctor_run.main(context.args, verify=verify, timeout=timeout))
+    raise typer.Exit(run_doctor.doctor(context.args, verify=verify, timeout=timeout))
 
 
 @app.command()
@@ -65,4 +65,4 @@ def status(
     """Show every run of a directory: jobs, state, steps, losses, speed, time left."""
     from llama31.status import status as run_status
 
-    run_status.show(directories, sys.stdout)
+    run_status.status(directories, sys.stdout)

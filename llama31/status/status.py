@@ -40,7 +40,7 @@ class Row:
     loss in nats per token, tokens per second over the last steps, and the time left."""
 
 
-def show(directories: Iterable[Path], out: TextIO) -> None:
+def status(directories: Iterable[Path], out: TextIO) -> None:
     """Prints the table, as wide as the terminal. Raises UserError for a directory that is none."""
     rows, notes = look(directories)
     if not rows:

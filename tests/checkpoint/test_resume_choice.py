@@ -417,9 +417,9 @@ def test_a_disk_that_is_too_small(saving: dict[str, str], root: Path, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=2 * needs - 1))
     two = [*arguments(saving), "NEXP=2", "SEEDS=7 8"]
     with pytest.raises(UserError, match=r"the next checkpoints of 2 experiments take about 10\.7 MB, "):
-        launch.main([*two, "--dryrun"])
+        launch.run([*two, "--dryrun"])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=2 * needs))
-    assert launch.main([*two, "--dryrun"]) == 0
+    assert launch.run([*two, "--dryrun"]) == 0
 
 
 def test_dry_run_of_several_experiments_of_which_one_has_ended(
@@ -427,20 +427,20 @@ def test_dry_run_of_several_experiments_of_which_one_has_ended(
 ) -> None:
     save(saving, root, 1, 50)
     several = ["NEXP=3", "SEEDS=7 8 9", "STOP_AT_STEP=50", "PARTITION=p"]
-    assert launch.main([*arguments(saving), *several, "--dryrun"]) == 0
+    assert launch.run([*arguments(saving), *several, "--dryrun"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("finished: ") == 1 and "checkpoint-seed-7-" in printed.splitlines()[0]
     assert "  experiments: 2; seeds: 8, 9\n" in printed
     assert "\nexport SEEDS=8\n" in printed, "the script of the first one to be submitted"
     assert "SEEDS='7 8 9' " in printed, "what a user types"
-    assert launch.main([*arguments(saving), "STOP_AT_STEP=50", "--dryrun"]) == TARGET_NOT_REACHED
+    assert launch.run([*arguments(saving), "STOP_AT_STEP=50", "--dryrun"]) == TARGET_NOT_REACHED
 
 
 # The command line
 
 
 def launched(given: dict[str, str], *more: str) -> int:
-    return launch.main([*arguments(given), *more])
+    return launch.run([*arguments(given), *more])
 
 
 def test_the_plan_says_where_it_starts(saving: dict[str, str], root: Path, capsys: pytest.CaptureFixture) -> None:

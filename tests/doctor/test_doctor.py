@@ -20,11 +20,11 @@ from runs import arguments, environment
 from llama31.config import devices
 from llama31.config.resolve import resolve
 from llama31.data.token_manifest import manifest_path
-from llama31.doctor import all_reduce, collectives, data, filesystems, gpus, limits, run, tools, troubles, versions
+from llama31.doctor import all_reduce, collectives, data, doctor, filesystems, gpus, limits, tools, troubles, versions
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, Severity, lines, ok
 from llama31.doctor.group import Apart, Group, StepTask, expanded, is_task, place
-from llama31.doctor.run import Check
+from llama31.doctor.doctor import Check
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -88,7 +88,7 @@ def test_readme_lists_all_troubles() -> None:
 
 def test_nothing_heavy_is_imported_to_start() -> None:
     program = (
-        "import llama31.doctor.run, sys; print({'torch', 'numpy', 'transformers', 'tokenizers'} & set(sys.modules))"
+        "import llama31.doctor.doctor, sys; print({'torch', 'numpy', 'transformers', 'tokenizers'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
@@ -105,7 +105,7 @@ def test_a_check_that_raises_or_hangs_does_not_end_the_others(capsys: pytest.Cap
 
     wanted = [Check("one", raises), Check("two", hangs, limit=0.2), Check("three", lambda _: iter([ok("well")]))]
     with Group(None, 1) as group:
-        assert run.examine(Context(resolve([], {}).settings, 30), group, wanted) == 1
+        assert doctor.examine(Context(resolve([], {}).settings, 30), group, wanted) == 1
     said = capsys.readouterr().out.splitlines()
     assert [re.split(r" +|;", line, maxsplit=2)[:2] for line in said] == [
         ["ok", "one:"], ["failed", "one:"], ["ok", "two:"], ["failed", "two:"], ["ok", "three:"],
@@ -124,7 +124,7 @@ def test_a_file_that_never_answers(usual: dict[str, str], tmp_path: Path, capsys
     with Group(None, 1) as group:
         here = Context(resolve(arguments(given), {}).settings, 0.5)
         wanted = [Check("inputs", data.look), Check("directories", filesystems.room)]
-        assert run.examine(here, group, wanted) == 1
+        assert doctor.examine(here, group, wanted) == 1
     assert time.monotonic() - start < 10
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("failed   inputs:       no answer within 0.5 s; see what hangs there")
@@ -337,7 +337,7 @@ def from_laptop(usual: dict[str, str], capsys: pytest.CaptureFixture[str], **giv
     """Exit code and lines of the verb, for a run whose paths only the cluster knows."""
     host = {"PARTITION": "debug", "HOST": "login", "CODE_PATH": "/nowhere/code"}
     paths = {"PREPROCESSED_PATH": "/nowhere/data", "TOKENIZER_PATH": "/nowhere/tokenizer", "JOB_DIR": "/nowhere/runs"}
-    code = run.main(arguments({**usual, **host, **paths, **given}), verify=True, timeout=60)
+    code = doctor.doctor(arguments({**usual, **host, **paths, **given}), verify=True, timeout=60)
     return code, capsys.readouterr().out.splitlines()
 
 

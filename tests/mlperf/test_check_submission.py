@@ -68,7 +68,7 @@ def test_three_runs_hold_so_far(three: list[Path]) -> None:
 
 def test_ten_runs_hold_as_a_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = ten_runs(tmp_path)
-    assert submission.run(runs, NEWEST) == 0
+    assert submission.check(runs, NEWEST) == 0
     text = capsys.readouterr().out
     assert "rcp: accepted: 179,712 samples" in text
     assert "score: 29.250 minutes, mean without the fastest and the slowest\n" in text, "2 minutes an evaluation"
@@ -337,7 +337,7 @@ def test_validation_data_that_differs_within_a_run_is_named(
 ) -> None:
     write_metrics(three[1], SETTINGS, losses(), token_hash="f" * 16)
     wants = 'token_hash: found ["0000000000000000", "ffffffffffffffff"]; wants one, the same in all evaluations'
-    assert submission.run(three[1:2], NEWEST) == 1
+    assert submission.check(three[1:2], NEWEST) == 1
     assert f"fails: {wants}" in capsys.readouterr().out.splitlines()
     found = judge(three)
     assert found.failures == [f"{name(three[1])}: {wants}"], "once, and by itself"

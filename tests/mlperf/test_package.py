@@ -54,7 +54,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         log = run / paths.MLPERF_LOG
         offset = begin - fields(log, "run_start")["time_ms"] - number * 10_000_000
         log.write_text("".join(_later(line, offset) for line in log.read_text().splitlines(keepends=True)))
-    assert package.run(ORG, describe(directory), runs, directory / "out", NEWEST) == 0
+    assert package.package(ORG, describe(directory), runs, directory / "out", NEWEST) == 0
     return directory
 
 
@@ -80,7 +80,7 @@ def pack(directory: Path, **changes: object) -> int:
         "org": ORG, "system_file": directory / f"{SYSTEM}.json", "run_dirs": runs_in(directory),
         "output": directory / "new", "ruleset": NEWEST,
     }  # fmt: skip
-    return package.run(**{**given, **changes})  # type: ignore[arg-type]
+    return package.package(**{**given, **changes})  # type: ignore[arg-type]
 
 
 def refusals(directory: Path, **changes: object) -> list[str]:

@@ -44,7 +44,7 @@ def trained(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
 def printed(*directories: Path) -> list[str]:
     """Lines of the table."""
     out = io.StringIO()
-    status.show(directories, out)
+    status.status(directories, out)
     return out.getvalue().splitlines()
 
 

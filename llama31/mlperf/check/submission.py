@@ -184,7 +184,7 @@ class Several:
         return mean if math.isfinite(mean) else None
 
 
-def run(runs: Sequence[Path], ruleset: str) -> int:
+def check(runs: Sequence[Path], ruleset: str) -> int:
     """Checks logs, given as files or run directories, and prints the report; 0 if they hold, else 1."""
     found = judge(runs, ruleset)
     print("\n".join(lines(found)))

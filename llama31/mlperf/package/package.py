@@ -51,7 +51,7 @@ class SubmittedRun:
         return int(self.report.log.value(constants.SEED))
 
 
-def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, ruleset: str) -> int:
+def package(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, ruleset: str) -> int:
     """Makes the tree; 0 if it is there and the official checkers accept it, 1 if they do not and nothing is there.
 
     Raises UserError, before anything is written, for all that cannot be right.

@@ -80,7 +80,7 @@ TEXTS = (
 """Fields at which system_desc_checker ends with TypeError if they are no text."""
 
 
-def run(resolved: Resolved, output: Path | None) -> int:
+def system(resolved: Resolved, output: Path | None) -> int:
     """Prints a draft for this machine, or writes it to a new file; says which fields are blank."""
     drafted = draft(resolved)
     text = json.dumps(drafted, indent=4) + "\n"
