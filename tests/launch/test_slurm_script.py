@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from llama31.config import paths
-from llama31.config.resolve import LIBRARIES, Resolved
+from llama31.config.environment import LIBRARIES
+from llama31.config.resolve import Resolved
 from llama31.launch.slurm import script, submit
 from llama31.plan.plan import Plan
 from llama31.plan.validate_slurm import NEEDS_PARTITION, problems, seconds
