@@ -41,7 +41,7 @@ RUN unset PIP_CONSTRAINT \
 # --- requirements.txt ---------------------------------------------------------------------------------------------
 # Of requirements.lock, all but what belongs to the base image's torch and CUDA; Apex stays as it is.
 
-COPY requirements.txt requirements.lock ./
+COPY requirements.txt requirements-base.txt requirements-train.txt requirements.lock ./
 COPY dev/image_requirements.py dev/image_install.sh dev/
 RUN bash dev/image_install.sh /opt/llama31
 

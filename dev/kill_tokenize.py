@@ -24,7 +24,7 @@ WORDS = "the of and to in is that for it as was with be by on not he his but at 
 ENDINGS = (".bin", ".idx", ".manifest.json")
 CHILD = """
 import os, signal, sys
-from llama31 import cli
+from llama31.cli import main as cli
 from llama31.corpus import documents, tokenize
 
 tokenize.CHECKPOINT_SECONDS = 0.05

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llama31 import rules
+from llama31.config import paths
 
 app = typer.Typer()
 
@@ -29,8 +30,11 @@ def package(
     system: Annotated[Path, typer.Option(metavar="SYSTEM.json", help="System description; `system` drafts one.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to make; it must not exist.")],
     ruleset: Annotated[str, typer.Option(help=f"One of {', '.join(rules.RULESETS)}.")] = rules.RULESETS[-1],
+    code: Annotated[
+        Path, typer.Option(metavar="CHECKOUT", help="Checkout that has the commit of the runs.", show_default=False)
+    ] = paths.REPOSITORY,
 ) -> None:
     """Make the tree of a submission from ten runs, and have the official checkers judge it."""
     from llama31.mlperf.package import package as submission_package
 
-    raise typer.Exit(submission_package.package(org, system, runs, output, ruleset))
+    raise typer.Exit(submission_package.package(org, system, runs, output, ruleset, code))

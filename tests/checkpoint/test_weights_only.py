@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 WITHOUT_TORCH = """
 import sys
 sys.modules.update(dict.fromkeys(("megatron", "nemo", "safetensors", "torch", "transformers")))
-from llama31 import cli
+from llama31.cli import main as cli
 cli.main()
 """
 WEIGHTS_FILE = f"{nemo.WEIGHTS}/__0_2.distcp"

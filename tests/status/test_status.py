@@ -169,7 +169,7 @@ def test_time_since_the_last_step_shows_a_hang(tmp_path: Path) -> None:
 CLAIMS = """
 import subprocess, sys, time
 from pathlib import Path
-from llama31 import record
+from llama31.run_dir import record
 with record.claim(Path(sys.argv[1])) as held:
     child = subprocess.Popen(["sleep", "600"], pass_fds=(held.fileno(),))
     print(child.pid, flush=True)
@@ -432,7 +432,7 @@ def test_slurm_that_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_fifty_runs_take_no_second_and_nothing_heavy(trained: Run, tmp_path: Path) -> None:
     script = (
         "import sys, time; began = time.process_time()\n"
-        "from llama31 import cli\n"
+        "from llama31.cli import main as cli\n"
         "sys.argv = ['llama31', 'status', *sys.argv[1:]]\n"
         "try:\n    cli.main()\n"
         "finally:\n"

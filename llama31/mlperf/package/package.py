@@ -51,7 +51,9 @@ class SubmittedRun:
         return int(self.report.log.value(constants.SEED))
 
 
-def package(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, ruleset: str) -> int:
+def package(
+    org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, ruleset: str, checkout: Path = paths.REPOSITORY
+) -> int:
     """Makes the tree; 0 if it is there and the official checkers accept it, 1 if they do not and nothing is there.
 
     Raises UserError, before anything is written, for all that cannot be right.
@@ -66,14 +68,14 @@ def package(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path,
     runs = [_load(report) for report in found.reports]
     _refuse(_unfit(description, runs, found))
     runs.sort(key=lambda one: one.report.log.all(constants.RUN_START)[0].time_ms)
-    commit = code.commit_of([one.record.get("commit") for one in runs])
+    commit = code.commit_of([one.record.get("commit") for one in runs], checkout)
 
     output, name = output.absolute(), system_file.stem
     with failures_named(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{output.name}.", suffix=PARTIAL, dir=output.parent) as directory:
             tree = Path(directory) / output.name
-            _write(tree, org, system_file, runs, commit)
+            _write(tree, org, system_file, runs, commit, checkout)
             checked = official_checkers.check(tree, org, name, ruleset)
             # package_checker leaves the scaling of the score there, and will again at MLCommons.
             (_results(tree, org, name) / "scaling.json").unlink(missing_ok=True)
@@ -149,7 +151,9 @@ def _unfit(description: Mapping[str, str], runs: Sequence[SubmittedRun], found: 
             yield f"{one.directory}: {ran}; the system description has {nodes} x {per_node}"
 
 
-def _write(tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun], commit: str) -> None:
+def _write(
+    tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun], commit: str, checkout: Path
+) -> None:
     """Writes the tree of runs in the order of their logs' numbers."""
     name = system_file.stem
     systems, results = tree / org / "systems", _results(tree, org, name)
@@ -160,7 +164,7 @@ def _write(tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun]
         shutil.copyfile(one.report.file, results / f"result_{number}.txt")
     implementation = tree / org / "benchmarks" / rules.BENCHMARK / "implementations" / name
     versions = {"Python": str(runs[0].record.get("python")), **runs[0].record.get("versions", {})}
-    code.write(implementation, f"{org}, {name}", runs[0].settings, [one.seed for one in runs], commit, versions)
+    code.write(implementation, f"{org}, {name}", runs[0].settings, [one.seed for one in runs], commit, versions, checkout)
 
 
 def _results(tree: Path, org: str, name: str) -> Path:
