@@ -327,7 +327,9 @@ def test_the_index_is_built_beforehand(usual: dict[str, str], settings: Settings
     shutil.rmtree(wanted[0].directory)
     assert np.array_equal(trained_on(settings), before), "a run builds the same"
 
-    script = "import sys; from llama31.cli import build_index as b; b.index(sys.argv[1:]); print('torch' in sys.modules)"
+    script = (
+        "import sys; from llama31.cli import build_index as b; b.index(sys.argv[1:]); print('torch' in sys.modules)"
+    )
     command = [sys.executable, "-c", script, *given]
     again = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=True)
     *lines, heavy = again.stdout.splitlines()

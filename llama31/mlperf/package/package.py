@@ -151,9 +151,7 @@ def _unfit(description: Mapping[str, str], runs: Sequence[SubmittedRun], found: 
             yield f"{one.directory}: {ran}; the system description has {nodes} x {per_node}"
 
 
-def _write(
-    tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun], commit: str, checkout: Path
-) -> None:
+def _write(tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun], commit: str, checkout: Path) -> None:
     """Writes the tree of runs in the order of their logs' numbers."""
     name = system_file.stem
     systems, results = tree / org / "systems", _results(tree, org, name)
@@ -164,7 +162,9 @@ def _write(
         shutil.copyfile(one.report.file, results / f"result_{number}.txt")
     implementation = tree / org / "benchmarks" / rules.BENCHMARK / "implementations" / name
     versions = {"Python": str(runs[0].record.get("python")), **runs[0].record.get("versions", {})}
-    code.write(implementation, f"{org}, {name}", runs[0].settings, [one.seed for one in runs], commit, versions, checkout)
+    code.write(
+        implementation, f"{org}, {name}", runs[0].settings, [one.seed for one in runs], commit, versions, checkout
+    )
 
 
 def _results(tree: Path, org: str, name: str) -> Path:
