@@ -1,4 +1,4 @@
-"""python3 -m llama31 index: the training index of a run's seeds, built before the run."""
+"""Build the training indices of a run before the run."""
 
 import logging
 import os
@@ -16,9 +16,9 @@ from llama31.launch import prepare
 
 
 def index(arguments: Sequence[str]) -> None:
-    """Builds what is not there yet, and says how large it is and how long that took.
+    """Build the missing index of each seed in SEEDS; print its size and the time taken.
 
-    Raises UserError for settings that cannot work, for want of seeds, and where the index cannot be built.
+    Raises UserError for invalid settings, for empty SEEDS, and if an index cannot be built.
     """
     training_packages.require("index")
     resolved, data = prepare.checked(arguments, os.environ)
@@ -29,7 +29,7 @@ def index(arguments: Sequence[str]) -> None:
         raise UserError("SEEDS is empty: the order of the data is the seed's, such as SEEDS=1234")
     for line in inputs.skipped_lines(settings, data) if data else ():
         print(line, flush=True)
-    # What Megatron says, when it is imported, of parts that are not used here is nothing that a user can act on.
+    # Megatron warns at import about optional parts that are not used here.
     warnings.simplefilter("ignore")
     logging.getLogger("megatron").setLevel(logging.ERROR)
     for seed in map(int, settings.seeds.split()):

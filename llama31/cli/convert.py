@@ -1,4 +1,4 @@
-"""Verbs that make what a run takes: token files, checkpoints."""
+"""Verbs that convert the inputs of a run: text to token files, checkpoints between formats."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""Verbs of python3 -m llama31 that prepare the corpus; utils/*.sh call them. Imports wait until a verb is called."""
+"""Verbs that prepare the corpus, called by utils/*.sh. Each imports its modules when it is called."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""python3 -m llama31: its verbs put together, and what becomes of a user's mistake."""
+"""Entry point: parse the command line, run the verb, and print user errors without a traceback."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ for verbs in (running, convert, results, submission, corpus):
 
 
 def main() -> None:
-    """Runs the verb; a user's mistake is a line on standard error and exit code 2."""
+    """Run the verb. A user error is a line on standard error and exit code 2."""
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except UserError as error:
@@ -36,7 +36,7 @@ def main() -> None:
             raise
         print(*training_packages.lacking(sys.argv[1], [name]).lines, sep="\n", file=sys.stderr)
         sys.exit(2)
-    except typer.TyperException as error:  # no such verb or option, one is missing, and so on
+    except typer.TyperException as error:  # unknown verb, unknown or missing option
         print(" ".join(error.format_message().split()), file=sys.stderr)
         sys.exit(2)
     except typer.Abort:

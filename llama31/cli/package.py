@@ -1,4 +1,4 @@
-"""The verbs of a submission, for `python3 -m llama31`."""
+"""Verbs that make an MLPerf submission."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Verbs on what a run left behind."""
+"""Verbs that read finished runs."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Verbs that run: train, plan, index, look whether it would work, watch."""
+"""Verbs that plan, prepare, start and watch runs."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer()
-# Settings are no options, and an option with a typing error is told of together with theirs.
+# Settings are not options; a misspelt option is reported together with invalid settings.
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
