@@ -68,8 +68,9 @@ def _show(requested: Settings, experiments: Sequence[Prepared], allowed: Sequenc
     if not unfinished:
         return worst(codes)
     prepare.check_space(experiments)
-    settings = replace(unfinished[0].settings, nexp=requested.nexp, seeds=requested.seeds or unfinished[0].settings.seeds)
-    print(replace(unfinished[0], resolved=replace(unfinished[0].resolved, settings=settings)).text(), end="")
+    plan = unfinished[0]
+    settings = replace(plan.settings, nexp=requested.nexp, seeds=requested.seeds or plan.settings.seeds)
+    print(replace(plan, resolved=replace(plan.resolved, settings=settings)).text(), end="")
     if requested.partition:
         print("\n" + submit.preview(unfinished, RUN_DIR, allowed), end="")
     return 0
