@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     resolved, data = prepare.checked(assignments, os.environ)
     settings = resolved.settings
     if "--wait" in options and not settings.partition:
-        raise UserError("--wait: needs PARTITION; a run on this machine is waited for anyway")
+        raise UserError("--wait: only with PARTITION; a run on this machine always waits")
     if not is_dry:
         if not settings.partition or paths.job_python(settings) == sys.executable:
             training_packages.require("run")
@@ -55,7 +55,7 @@ def _parse(arguments: Sequence[str]) -> tuple[set[str], list[str], list[str]]:
         elif option != "--allow-change":
             others.append(argument)
         elif not (name := name if equals else next(remaining, "")):
-            raise UserError("--allow-change: name the setting that may change, such as --allow-change GBS")
+            raise UserError("--allow-change: name the setting that may change, for example --allow-change GBS")
         else:
             names.append(name)
     return options, others, names

@@ -6,7 +6,7 @@ import sys
 try:
     import typer
 except ModuleNotFoundError:  # most likely the system's python3
-    print(f"{sys.executable} lacks the packages; bash dev/setup.sh makes .venv/bin/python with them", file=sys.stderr)
+    print(f"{sys.executable} lacks the packages; bash dev/setup.sh creates .venv/bin/python with them", file=sys.stderr)
     sys.exit(2)
 
 from llama31.cli import convert, corpus, results, running

@@ -13,9 +13,9 @@ SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 @app.command(context_settings=SETTINGS, options_metavar="[--dryrun] [--wait] [--allow-change NAME] [NAME=value ...]")
 def run(context: typer.Context) -> None:
-    """Train here, or on Slurm with PARTITION.
+    """Train on this machine, or on Slurm with PARTITION.
 
-    --dryrun shows the plan, --wait follows the jobs. Settings: NAME=value over the environment; config.sh lists them.
+    --dryrun shows the plan, --wait follows the jobs. NAME=value overrides a variable; config.sh lists all settings.
     """
     from llama31.cli import launch
 
@@ -25,9 +25,11 @@ def run(context: typer.Context) -> None:
 @app.command(context_settings=SETTINGS, options_metavar="[--replay RUN_DIR] [NAME=value ...]")
 def plan(
     context: typer.Context,
-    replay: Annotated[Path | None, typer.Option(help="Run directory: what repeats that run, and what differs.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Run directory: print the command that reproduces it, and what has changed.")
+    ] = None,
 ) -> None:
-    """Show the plan of a run, as run --dryrun does, or what repeats a run that was."""
+    """Show the plan of a run, like run --dryrun. With --replay: the command that reproduces an earlier run."""
     if replay:
         from llama31.launch import provenance
 
@@ -40,7 +42,7 @@ def plan(
 
 @app.command(context_settings=SETTINGS, options_metavar="[NAME=value ...]")
 def index(context: typer.Context) -> None:
-    """Build the training index of SEEDS beforehand: needs no GPU; a run that finds it starts at once."""
+    """Build the training index of SEEDS before the run. Needs no GPU; the run then starts at once."""
     from llama31.cli import build_index
 
     build_index.index(context.args)
@@ -49,10 +51,10 @@ def index(context: typer.Context) -> None:
 @app.command(context_settings=SETTINGS, options_metavar="[--verify] [--timeout SECONDS] [NAME=value ...]")
 def doctor(
     context: typer.Context,
-    verify: Annotated[bool, typer.Option(help="Read the token files through.")] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that each check may take.")] = 120,
+    verify: Annotated[bool, typer.Option(help="Also read all token files.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Time limit of each check in seconds.")] = 120,
 ) -> None:
-    """Say whether a run with these settings would start: here, or under srun on all its nodes."""
+    """Check whether a run with these settings would start. Works here, or under srun on all its nodes."""
     from llama31.doctor import doctor as run_doctor
 
     raise typer.Exit(run_doctor.doctor(context.args, verify=verify, timeout=timeout))
@@ -60,9 +62,11 @@ def doctor(
 
 @app.command()
 def status(
-    directories: Annotated[list[Path], typer.Argument(metavar="JOB_DIR...", help="Directories of runs, or runs.")],
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="JOB_DIR...", help="Directories of runs, or run directories.")
+    ],
 ) -> None:
-    """Show every run of a directory: jobs, state, steps, losses, speed, time left."""
+    """Show all runs in a directory. For each: job, state, steps, losses, speed, time left."""
     from llama31.status import status as run_status
 
     run_status.status(directories, sys.stdout)

@@ -160,7 +160,7 @@ def test_allow_change(option: list[str], saving: dict[str, str], root: Path, cap
 @pytest.mark.parametrize(
     ("option", "line"),
     [
-        (["--allow-change"], "--allow-change: name the setting that may change, such as --allow-change GBS"),
+        (["--allow-change"], "--allow-change: name the setting that may change, for example --allow-change GBS"),
         (["--allow-change", "MBS"], "--allow-change MBS: not one of SEQ_LENGTH, GBS, "),
     ],
 )

@@ -338,7 +338,7 @@ def test_the_index_is_built_beforehand(usual: dict[str, str], settings: Settings
 
 
 def test_without_a_seed_there_is_no_order(usual: dict[str, str]) -> None:
-    with pytest.raises(UserError, match=r"^SEEDS is empty: .* such as SEEDS=1234$"):
+    with pytest.raises(UserError, match=r"^SEEDS is empty: .* for example SEEDS=1234$"):
         build_index.index(arguments(usual))
     with pytest.raises(UserError, match=r"^SAMPLES_AVAILABLE=7: less than a step of GBS=8 takes; SAMPLES_AVAILABLE=64"):
         build_index.index(arguments({**usual, "SAMPLES_AVAILABLE": "7"}))

@@ -71,7 +71,7 @@ def test_script_without_its_environment(tmp_path: Path) -> None:
     path = f"{bare.parent}:{os.environ['PATH']}"
     done = call("bash", copy / SCRIPT.name, "--dryrun", LLAMA31_VENV="", PATH=path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r".* lacks the packages; bash dev/setup.sh makes .*\n", done.stderr)
+    assert re.fullmatch(r".* lacks the packages; bash dev/setup.sh creates .*\n", done.stderr)
 
 
 def test_script_hands_on_exit_codes_and_prints_no_traceback(usual: dict[str, str]) -> None:
