@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from llama31.common import training_packages
 from llama31.common.errors import UserError
-from llama31.common.units import scaled
+from llama31.common.units import size
 from llama31.config import devices, paths
 from llama31.data import inputs
 from llama31.data.index import Index, ensure
@@ -44,7 +44,7 @@ def index(arguments: Sequence[str]) -> None:
         contents, built = ensure(wanted)
         print(
             f"{wanted.directory}: {wanted.samples:,} sequences in the order of seed {seed}, "
-            f"{scaled(contents.bytes, 'B')}, {'built' if built else 'found and checked'} in "
+            f"{size(contents.bytes)}, {'built' if built else 'found and checked'} in "
             f"{time.monotonic() - began:.1f} s",
             flush=True,
         )

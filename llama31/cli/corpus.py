@@ -20,7 +20,7 @@ def compress(
     jobs: Jobs = None,
 ) -> None:
     """Compress C4's .json files to .json.gz in place."""
-    from llama31.common.progress import cores
+    from llama31.common.parallel import cores
     from llama31.corpus import compress
 
     print(compress.compress(directory, jobs or cores()))
@@ -35,7 +35,7 @@ def consolidate(
     jobs: Jobs = None,
 ) -> None:
     """Merge C4's shards into one file per part. Also makes the customised validation set."""
-    from llama31.common.progress import cores
+    from llama31.common.parallel import cores
     from llama31.corpus import consolidate
     from llama31.corpus.parts import parse
 
@@ -60,7 +60,7 @@ def preprocess(
     finish: Annotated[bool, typer.Option(help="Tokenise nothing; join shards and list missing files.")] = False,
 ) -> None:
     """Tokenise the benchmark's training parts and validation set."""
-    from llama31.common.progress import cores
+    from llama31.common.parallel import cores
     from llama31.corpus import preprocess
     from llama31.corpus.parts import parse
     from llama31.corpus.records import skip_limit

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from llama31.common import training_packages
@@ -69,8 +68,7 @@ def _show(requested: Settings, experiments: Sequence[Prepared], allowed: Sequenc
         return worst(codes)
     prepare.check_space(experiments)
     plan = unfinished[0]
-    settings = replace(plan.settings, nexp=requested.nexp, seeds=requested.seeds or plan.settings.seeds)
-    print(replace(plan, resolved=replace(plan.resolved, settings=settings)).text(), end="")
+    print(plan.with_settings(nexp=requested.nexp, seeds=requested.seeds or plan.settings.seeds).text(), end="")
     if requested.partition:
         print("\n" + submit.preview(unfinished, RUN_DIR, allowed), end="")
     return 0
