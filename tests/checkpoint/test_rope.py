@@ -65,7 +65,7 @@ def test_forms_of_both_generations(fields: dict[str, Any], expected: Rope) -> No
         ({**THETA, "rope_scaling": {**ROPE_SCALING, "type": "linear"}}, "rope_scaling.type is linear; "),
         ({**THETA, "rope_scaling": {**ROPE_SCALING, "high_freq_factor": 1.0}}, "rope_scaling.high_freq_factor is 1.0"),
         ({**THETA, "rope_scaling": ROPE_SCALING, "original_max_position_embeddings": 4096},
-         "original_max_position_embeddings is 4096; that of rope_scaling is 8192"),
+         "original_max_position_embeddings is 4096; rope_scaling has 8192"),
         ({**THETA, "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; a Llama rotates whole heads"),
         ({"rope_parameters": {**THETA, **PLAIN, "partial_rotary_factor": 0.5}},
          "rope_parameters.partial_rotary_factor is 0.5; a Llama rotates whole heads"),

@@ -115,7 +115,7 @@ def _scaling(fields: Fields, read: Fields) -> RopeScaling:
     if not scaling.low_freq_factor < scaling.high_freq_factor:
         raise read.error("high_freq_factor", f"is {scaling.high_freq_factor}; it must be above low_freq_factor")
     length = scaling.original_max_position_embeddings  # transformers 5 prefers the file's own field to this
-    fields.need("original_max_position_embeddings", {length}, f"that of {read.prefix[:-1]} is {length}", default=length)
+    fields.need("original_max_position_embeddings", {length}, f"{read.prefix[:-1]} has {length}", default=length)
     return scaling
 
 
