@@ -92,13 +92,8 @@ def _from_saved(
 def _refuse_older(settings: Settings, newest: Path, damaged: Sequence[Path]) -> None:
     """Raise UserError if MODEL_CKPT names an intact checkpoint of the run that is not its newest."""
     wanted = Path(settings.model_ckpt).resolve()
-    candidates = [path.resolve() for path in (newest, *damaged)]
-    if (
-        settings.use_ckpt
-        and not settings.from_hf
-        and wanted.parent == candidates[0].parent
-        and wanted not in candidates
-    ):
+    latest = [path.resolve() for path in (newest, *damaged)]
+    if settings.use_ckpt and not settings.from_hf and wanted.parent == latest[0].parent and wanted not in latest:
         raise UserError(
             f"MODEL_CKPT={settings.model_ckpt}: not the run's newest checkpoint, {newest.name}; "
             "move that away, or choose another CONTINUAL_CKPT"

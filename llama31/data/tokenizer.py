@@ -1,7 +1,7 @@
 """Read a Hugging Face tokenizer directory without loading the tokenizer. Needs only orjson.
 
-tokenizer.json defines the ids. The other files name special tokens among them, for generation and exports; ranks load a
-copy without those files (`llama31.data.run_tokenizer`).
+tokenizer.json defines the ids. The other files name special tokens among them, for generation and exports; ranks load
+a copy with our own configuration (`llama31.data.run_tokenizer`).
 """
 
 import hashlib

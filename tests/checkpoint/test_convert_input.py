@@ -162,7 +162,7 @@ def tensor_in_another_file(source: Path) -> str:
     index = json.loads((source / hugging_face.INDEX).read_text())
     index["weight_map"]["model.norm.weight"] = SHARD
     (source / hugging_face.INDEX).write_text(json.dumps(index))
-    return f"{source / hugging_face.INDEX}: lists model.norm.weight in {SHARD}, which lacks it"
+    return f"{source / hugging_face.INDEX}: lists model.norm.weight, which {SHARD} does not hold"
 
 
 def change(source: Path, name: str, tensor: torch.Tensor, says: str) -> str:

@@ -81,7 +81,7 @@ def inspect(path: Path) -> HuggingFaceCheckpoint:
             problems += error.lines
             continue
         lost = [name for name in names if name not in found]
-        problems += [f"{path / INDEX}: lists {some(lost)} in {file.name}, which lacks it"] if lost else []
+        problems += [f"{path / INDEX}: lists {some(lost)}, which {file.name} does not hold"] if lost else []
         tensors |= found
     if problems:
         raise UserError(problems)
