@@ -96,7 +96,7 @@ def test_a_file_that_never_answers(usual: dict[str, str], tmp_path: Path, capsys
     start = time.monotonic()
     with Group(None, 1) as group:
         here = Context(resolve(arguments(given), {}).settings, 0.5)
-        wanted = [Check("inputs", data.look), Check("directories", filesystems.room)]
+        wanted = [Check("inputs", data.inputs_of_run), Check("directories", filesystems.room)]
         assert doctor.examine(here, group, wanted) == 1
     assert time.monotonic() - start < 10
     said = capsys.readouterr().out.splitlines()
@@ -130,7 +130,7 @@ def test_other_versions(usual: dict[str, str], installed: Callable[[str, str], N
     assert texts(versions.check(context(usual))) == [
         "transformers 4.50.0 is installed, 4.57.6 is pinned; bash dev/setup.sh creates .venv with the pinned versions"
     ]
-    drifted, torch = sorted(texts(versions.check(context(usual)), Severity.warning))
+    torch, drifted = sorted(texts(versions.check(context(usual)), Severity.warning))
     assert drifted.startswith("versions differ from requirements.lock: aiohttp 3.0 (")
     assert torch.startswith("torch 2.9.0a0 is installed, ")
 
