@@ -119,6 +119,8 @@ def _data(settings: Settings, data: Data | None) -> dict[str, Any] | None:
 
 def _git(*arguments: str) -> str | None:
     """What git says of this checkout; None without git or outside of one."""
+    if not paths.is_checkout():  # git would answer for a repository that an installed package is in by chance
+        return None
     try:
         done = subprocess.run(
             ["git", "-C", str(paths.REPOSITORY), *arguments], capture_output=True, text=True, check=True, timeout=10

@@ -1,6 +1,7 @@
 """The plan of a run in a person's words: what `--dryrun` prints, and what is shown before every run."""
 
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -255,4 +256,6 @@ def user_command(settings: Settings, environment: Mapping[str, str] | None = Non
         for field in fields(Settings)
         if (value := getattr(settings, field.name)) != field.default or (environment or {}).get(field.name.upper())
     ]
-    return ["bash", str(paths.REPOSITORY / "run_llama31.sh"), *given]
+    if paths.is_checkout():
+        return ["bash", str(paths.REPOSITORY / "run_llama31.sh"), *given]
+    return [sys.executable, "-m", "llama31", "run", *given]

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.slow
 
 KILLED = """
 import os, signal, sys
-from llama31 import cli
-from llama31.corpus.progress import Progress
-from llama31.errors import UserError
+from llama31.cli import main as cli
+from llama31.common.progress import Progress
+from llama31.common.errors import UserError
 from llama31.model.one_rank import one_rank
 left, add = int(sys.argv.pop(1)), Progress.add
 def killed(self, count):

@@ -59,7 +59,7 @@ def test_it_is_refused_before_anything_is_made(saving: dict[str, str], root: Pat
     before = everything(root)
     for more in ([], ["--dryrun"], ["PARTITION=p"]):
         with pytest.raises(UserError, match=r"^CONTINUAL_CKPT=.*: is a checkpoint; .*CONTINUAL_CKPT=.* works$"):
-            launch.main([*arguments(saving), f"CONTINUAL_CKPT={path}", *more])
+            launch.run([*arguments(saving), f"CONTINUAL_CKPT={path}", *more])
     assert everything(root) == before and not Path(saving["JOB_DIR"]).exists()
 
 

@@ -278,7 +278,7 @@ def test_a_skipped_part_is_in_plan_index_and_record(
 ) -> None:
     settings = with_a_short_part
     given = {**usual, "SEQ_LENGTH": SEQ_LENGTH, "SEEDS": 1, "PREPROCESSED_PATH": settings.preprocessed_path}
-    build_index.main(arguments(given))
+    build_index.index(arguments(given))
     skipped = f"{token_file.bin_path(paths.train_prefixes(settings)[1])}: skipped: a sequence of SEQ_LENGTH=48 takes 49"
     first, _ = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{skipped} tokens, it has 48; the order of the other parts is the same as without it")
@@ -294,7 +294,7 @@ def test_no_part_with_a_sequence_is_one_line(usual: dict[str, str], with_a_short
     with pytest.raises(
         UserError, match=r"^SEQ_LENGTH=48: the training data holds no .*; SEQ_LENGTH=47 with GBS=1 works$"
     ):
-        build_index.main(arguments({**given, "TRAIN_PARTS": 7}))
+        build_index.index(arguments({**given, "TRAIN_PARTS": 7}))
     with pytest.raises(UserError, match=r"^SEQ_LENGTH=48: no part holds a sequence of that length: .*en_7_text_docum"):
         index_of(settings)
 
@@ -327,7 +327,9 @@ def test_the_index_is_built_beforehand(usual: dict[str, str], settings: Settings
     shutil.rmtree(wanted[0].directory)
     assert np.array_equal(trained_on(settings), before), "a run builds the same"
 
-    script = "import sys; from llama31.cli import build_index as b; b.main(sys.argv[1:]); print('torch' in sys.modules)"
+    script = (
+        "import sys; from llama31.cli import build_index as b; b.index(sys.argv[1:]); print('torch' in sys.modules)"
+    )
     command = [sys.executable, "-c", script, *given]
     again = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=True)
     *lines, heavy = again.stdout.splitlines()
@@ -336,10 +338,10 @@ def test_the_index_is_built_beforehand(usual: dict[str, str], settings: Settings
 
 
 def test_without_a_seed_there_is_no_order(usual: dict[str, str]) -> None:
-    with pytest.raises(UserError, match=r"^SEEDS is empty: .* such as SEEDS=1234$"):
-        build_index.main(arguments(usual))
+    with pytest.raises(UserError, match=r"^SEEDS is empty: .* for example SEEDS=1234$"):
+        build_index.index(arguments(usual))
     with pytest.raises(UserError, match=r"^SAMPLES_AVAILABLE=7: less than a step of GBS=8 takes; SAMPLES_AVAILABLE=64"):
-        build_index.main(arguments({**usual, "SAMPLES_AVAILABLE": "7"}))
+        build_index.index(arguments({**usual, "SAMPLES_AVAILABLE": "7"}))
 
 
 FOUR_BUILDERS = """
@@ -347,7 +349,7 @@ import multiprocessing, sys
 from llama31.cli import build_index
 from llama31.data import order  # imports Megatron once for all of them
 context = multiprocessing.get_context("fork")
-builders = [context.Process(target=build_index.main, args=(sys.argv[1:],)) for _ in range(4)]
+builders = [context.Process(target=build_index.index, args=(sys.argv[1:],)) for _ in range(4)]
 for builder in builders:
     builder.start()
 for builder in builders:

@@ -19,11 +19,11 @@ from runs import arguments, environment
 from llama31.config import devices
 from llama31.config.resolve import resolve
 from llama31.data.token_manifest import manifest_path
-from llama31.doctor import collectives, data, filesystems, gpus, run, tools, troubles, versions
+from llama31.doctor import collectives, data, doctor, filesystems, gpus, tools, troubles, versions
 from llama31.doctor.context import Context
+from llama31.doctor.doctor import Check
 from llama31.doctor.findings import Finding, Severity, lines, ok
 from llama31.doctor.group import Group, expanded
-from llama31.doctor.run import Check
 
 # --- The verb -----------------------------------------------------------------------------------------------------
 
@@ -61,7 +61,7 @@ def test_documentation_lists_all_troubles() -> None:
 
 def test_nothing_heavy_is_imported_to_start() -> None:
     program = (
-        "import llama31.doctor.run, sys; print({'torch', 'numpy', 'transformers', 'tokenizers'} & set(sys.modules))"
+        "import llama31.doctor.doctor, sys; print({'torch', 'numpy', 'transformers', 'tokenizers'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
@@ -78,7 +78,7 @@ def test_a_check_that_raises_or_hangs_does_not_end_the_others(capsys: pytest.Cap
 
     wanted = [Check("one", raises), Check("two", hangs, limit=0.2), Check("three", lambda _: iter([ok("well")]))]
     with Group(None, 1) as group:
-        assert run.examine(Context(resolve([], {}).settings, 30), group, wanted) == 1
+        assert doctor.examine(Context(resolve([], {}).settings, 30), group, wanted) == 1
     said = capsys.readouterr().out.splitlines()
     assert [re.split(r" +|;", line, maxsplit=2)[:2] for line in said] == [
         ["ok", "one:"], ["failed", "one:"], ["ok", "two:"], ["failed", "two:"], ["ok", "three:"],
@@ -97,7 +97,7 @@ def test_a_file_that_never_answers(usual: dict[str, str], tmp_path: Path, capsys
     with Group(None, 1) as group:
         here = Context(resolve(arguments(given), {}).settings, 0.5)
         wanted = [Check("inputs", data.look), Check("directories", filesystems.room)]
-        assert run.examine(here, group, wanted) == 1
+        assert doctor.examine(here, group, wanted) == 1
     assert time.monotonic() - start < 10
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("failed   inputs:       no answer within 0.5 s; find out what hangs")
