@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Every check of the repository: ruff, shellcheck, hadolint, mypy, pytest. CI runs this; so can you.
+# Runs every check of the repository: ruff, shellcheck, hadolint, mypy, pytest. CI runs this too.
 #
 #     bash dev/test.sh [ARGUMENTS OF PYTEST]      e.g. bash dev/test.sh -m 'not slow' -k settings
 #
-# All checks run even if one fails; the exit code is 1 if any did. The last line names what was skipped.
+# All checks run even if one fails; the exit code is 1 if any failed. The last line names skipped checks.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,7 +24,7 @@ check() { # NAME COMMAND...
     fi
 }
 
-shell_scripts() { # those of git, or of an unpacked archive
+shell_scripts() { # tracked and new files, or those of an unpacked archive
     git ls-files -z --cached --others --exclude-standard -- '*.sh' .ci/run 2>/dev/null ||
         find . \( -path ./.venv -o -path ./runs -o -path ./demo \) -prune -o \( -name '*.sh' -o -path ./.ci/run \) -print0
 }
@@ -34,7 +34,7 @@ run_shellcheck() {
     while IFS= read -r -d '' script; do
         if [[ -f $script ]]; then scripts+=("$script"); fi
     done < <(shell_scripts)
-    if [[ ! -x $program ]]; then # the package has no wheel for this processor
+    if [[ ! -x $program ]]; then # its package has no wheel for this processor
         if ! program="$(command -v shellcheck)"; then
             if ((EUID == 0)) && apt-get install --yes --quiet shellcheck >/dev/null 2>&1; then
                 program=shellcheck
@@ -49,7 +49,7 @@ run_shellcheck() {
 }
 
 run_hadolint() {
-    if [[ ! -x $venv/bin/hadolint ]]; then # the package has no wheel for this processor
+    if [[ ! -x $venv/bin/hadolint ]]; then # its package has no wheel for this processor
         printf 'skipped: hadolint is not in %s\n' "$venv"
         skipped+=(hadolint)
         return "${LLAMA31_ALL_TESTS:-0}"

@@ -19,6 +19,8 @@ from tiny import as_downloaded, make_data
 from llama31.checkpoint import store
 from llama31.run_dir.events import TARGET_NOT_REACHED
 
+pytest_plugins = ["golden"]
+
 # A shell that starts the tests in the background has them ignore SIGINT, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

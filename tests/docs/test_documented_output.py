@@ -49,7 +49,7 @@ def test_words_on_convergence_are_those_of_check() -> None:
     words = [row["Convergence"] for row in table(RESULTS, "Convergence")]
     early = [([], []), ([184_320], []), ([208_896] * 3, []), ([147_456] * 3, [])]
     for given, word in zip(early, words[2:], strict=False):
-        assert points.early(32, *given).words.startswith(word), word
+        assert points.early(32, *given).text.startswith(word), word
     assert all(re.search(rf"\b{word}", source) for word in words)
 
 

@@ -59,7 +59,7 @@ def test_script_works_from_anywhere_through_links_and_beside_another_llama31(
 def test_script_without_its_environment(tmp_path: Path) -> None:
     done = call("bash", SCRIPT, "--dryrun", LLAMA31_VENV="/no such")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "LLAMA31_VENV=/no such: holds no bin/python; bash dev/setup.sh makes it\n"
+    assert done.stderr == "LLAMA31_VENV=/no such has no bin/python; bash dev/setup.sh makes it\n"
 
     bare = tmp_path / "bin" / "python3"  # a python without packages, as a system's is
     bare.parent.mkdir()

@@ -10,12 +10,13 @@ from typing import Any
 import oracle
 import pytest
 from cluster import Cluster
+from containers import containers
 from cut_chain import SIGNAL_BEFORE_END, Chain
 from light_imports import imported_by, is_light
 from runs import REPOSITORY, Run, arguments, environment, run_llama31
-from submitted import containers, submit
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
+from dev.support.submitted import submit
 from llama31.config import paths
 from llama31.mlperf.check import submission
 from llama31.run_dir import job_chain, record
