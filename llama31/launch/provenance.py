@@ -47,7 +47,7 @@ def describe(
         **_code(),
         "data": _data(plan.settings, plan.data),
         "skipped_parts": list(inputs.skipped_lines(plan.settings, plan.data)) if plan.data else None,
-        "tokenizer": run_tokenizer.described(Path(plan.settings.tokenizer_path)) if plan.data else None,
+        "tokenizer": run_tokenizer.describe(Path(plan.settings.tokenizer_path)) if plan.data else None,
         "environment": read_by_libraries(environment),
     }
 
@@ -59,9 +59,9 @@ def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
     """
     run_dir = paths.latest_run(run_dir)
     settings, was = record.load_settings(run_dir), record.load_record(run_dir)
-    now = {**_code(), "data": _data(settings, inputs.look(settings)[0])}
+    now = {**_code(), "data": _data(settings, inputs.inspect(settings)[0])}
     if now["data"] and isinstance(recorded := was.get("data"), dict):
-        recorded["tokenizer"] = identity.current(recorded.get("tokenizer"), settings)
+        recorded["tokenizer"] = identity.current_tokenizer_hash(recorded.get("tokenizer"), settings)
     theirs, ours = (
         to_forward(of) for of in (was.get("environment", {}), rank_command.environment(settings, os.environ))
     )

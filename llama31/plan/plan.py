@@ -191,7 +191,7 @@ class Plan:
         needed = memory.per_gpu(settings, vocab_size)
         there = f" of {GPUS[settings.gpu].memory / GB:.0f}" if settings.gpu else ""
         unchecked = "" if settings.gpu else "; with GPU set, this is checked"
-        yield f"memory of a GPU: about {needed.total / GB:.1f}{there} GB: {memory.described(needed)}{unchecked}"
+        yield f"memory of a GPU: about {needed.total / GB:.1f}{there} GB: {memory.describe(needed)}{unchecked}"
         for granularity in RecomputeGranularity:
             if granularity is not settings.recompute_granularity:
                 other = memory.per_gpu(recompute.instead(settings, granularity), vocab_size)
@@ -232,7 +232,7 @@ class Plan:
         """What of the tokenizer's directory decides, and what does not."""
         source = Path(self.settings.tokenizer_path)
         yield f"{tokenizer.TOKENIZER_FILE} alone decides its ids; SHA-256 of what does: {tokenizer.fingerprint(source)}"
-        if left_out := run_tokenizer.left_out(source):
+        if left_out := run_tokenizer.ignored_entries(source):
             yield f"of its configuration is left out: {', '.join(left_out)}"
 
     def _division(self) -> Iterator[str]:

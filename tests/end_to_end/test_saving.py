@@ -91,7 +91,7 @@ def assert_saved_and_ended(run: Run, root: Path) -> None:
     assert run.outcome.reason == f"told to end at step {step}; the checkpoint of this step is saved"
     newest = store.listing(root)[0]
     assert (newest.job, newest.step) == (1, step)
-    assert store.damage_inside(newest.path, store.read_manifest(newest.path)) == ""
+    assert store.check_hashes(newest.path, store.read_manifest(newest.path)) == ""
     assert [event["step"] for event in run.events("step")] == list(range(1, step + 1))
     assert [event["step"] for event in run.events("evaluation")] == list(range(4, step + 1, 4))
     assert oracle.mlperf_events(run.run_dir / paths.MLPERF_LOG)[-1]["metadata"]["status"] == "aborted"
@@ -145,7 +145,7 @@ def test_context_holds_the_tokenizer_and_nothing_beside_it(
 ) -> None:
     """NeMo finds its tokenizer in the checkpoint, wherever that is moved to."""
     checkpoint = checkpoints.copy(trained[1], tmp_path)
-    found = nemo.look(checkpoint)
+    found = nemo.inspect(checkpoint)
     assert found.tokenizer == checkpoint / nemo.CONTEXT / nemo.TOKENIZER
     names = {file.name for file in found.tokenizer.iterdir()}
     assert names == {"tokenizer.json", "tokenizer_config.json"}
@@ -188,7 +188,7 @@ def test_a_run_whose_norms_decay_resumes_exactly(settings: dict[str, Any], tmp_p
     ours, theirs = (tensors(path) for path in (store.listing(resumed)[0].path, last))
     assert different(ours, theirs) == []
     assert [checkpoint.step for checkpoint in store.listing(resumed)] == [3, 1]
-    assert run.printed.count(f"\n{first}: not removed, it holds what no save wrote (notes.txt)") == 2
+    assert run.printed.count(f"\n{first}: not removed, it holds a file that no save wrote (notes.txt)") == 2
     groups = {name: value for name, value in common(last).items() if name.endswith(".weight_decay")}
     assert list(groups.values()) == [0.1], groups
 
