@@ -1,7 +1,5 @@
 """What a run was made of, for its record; and what repeats it, and what has changed since."""
 
-import contextlib
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -13,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from llama31.checkpoint import identity
-from llama31.config import paths
+from llama31.config import devices, paths
 from llama31.config.resolve import handed_on, read_by_libraries
 from llama31.data import inputs, run_tokenizer
 from llama31.data.inputs import Data
 from llama31.launch import rank_command
+from llama31.plan import rank_checks
 from llama31.plan.plan import Plan, user_command
 from llama31.run_dir import record, start_point
 from llama31.settings import Settings
-
-PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "lightning", "transformer_engine", "numpy", "mlperf-logging")
 
 
 def describe(
@@ -45,6 +42,7 @@ def describe(
         "directory": str(Path.cwd()),
         "host": socket.gethostname(),
         **_code(),
+        "device": devices.device(plan.settings).name,
         "data": _data(plan.settings, plan.data),
         "skipped_parts": list(inputs.skipped_lines(plan.settings, plan.data)) if plan.data else None,
         "tokenizer": run_tokenizer.described(Path(plan.settings.tokenizer_path)) if plan.data else None,
@@ -95,26 +93,19 @@ def _words(value: Any) -> str:
 
 def _code() -> dict[str, Any]:
     """Commit, Python, packages and system of this process."""
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
     changes = _git("status", "--porcelain")
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": None if changes is None else bool(changes),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": rank_checks.versions(),
     }
 
 
 def _data(settings: Settings, data: Data | None) -> dict[str, Any] | None:
     """Tokenizer and token files by their fingerprints; None where they are not at hand."""
-    if data is None:
-        return None
-    found = identity.identity(settings, data)
-    return {"tokenizer": found[identity.TOKENIZER], **found[identity.DATA]}
+    return rank_checks.fingerprint(settings, data) if data else None
 
 
 def _git(*arguments: str) -> str | None:

@@ -12,9 +12,8 @@ from typing import Any
 import forked_ranks
 
 from llama31.config import paths
-from llama31.config.resolve import resolve
 from llama31.launch import local, prepare, rank_command, run_directory
-from llama31.plan import validate
+from llama31.plan.plan import Plan
 from llama31.run_dir import record
 from llama31.run_dir.events import Outcome
 from llama31.settings import names
@@ -114,13 +113,19 @@ def run_forked(settings: dict[str, Any], *options: str, script: Path = REPOSITOR
     return finished(done.stdout + done.stderr, done.returncode)
 
 
+def prepared_run(settings: dict[str, Any]) -> tuple[Path, list[str], dict[str, str]]:
+    """A run directory as its ranks find it, their command and their environment."""
+    resolved, data = prepare.checked(arguments(settings), {})
+    run_dir = run_directory.make(resolved.settings)
+    command = local.command(resolved.settings, run_dir)
+    of_ranks = rank_command.environment(resolved.settings, os.environ)
+    run_directory.begin(run_dir, Plan(resolved, data, command), [], command, of_ranks)
+    return run_dir, command, of_ranks
+
+
 def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
     """Trains from the weights in a directory; makes that directory, of its own initial weights, if it is not there."""
-    resolved = prepare.with_absolute_paths(resolve(arguments(settings), {})).settings
-    validate.check(resolved)
-    run_dir = run_directory.make(resolved)
-    record.store_settings(run_dir, resolved)
-    command = local.command(resolved, run_dir)
+    run_dir, command, of_ranks = prepared_run(settings)
     script = command.index(str(REPOSITORY / "pretrain_llama31.py"))
     command = [*command[:script], str(SUPPORT / "ranks_from_weights.py"), str(run_dir), str(weights)]
     command = forked_ranks.instead_of_torchrun(command, forked_ranks.server())
@@ -129,7 +134,7 @@ def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
-        env=rank_command.environment(resolved, os.environ),
+        env=of_ranks,
         check=False,
     )
     run = Run(run_dir, done.stdout + done.stderr, done.returncode)
