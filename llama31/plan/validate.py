@@ -4,6 +4,7 @@ import importlib.util
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from llama31 import rules
@@ -66,27 +67,17 @@ def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
 
 
 def _line(problem: Problem, found: list[Problem], settings: Settings, data: Data | None) -> str:
-    """The problem in one line, with values that mend it and break nothing else."""
+    """Return the problem in one line, with values that solve it and cause no other problem."""
     others = {other.name for other in found} - {problem.name}
 
-    def left(changed: Settings) -> list[Problem]:
-        return [other for other in problems(changed, data) if other.name not in others]
+    def works(change: Mapping[str, Any]) -> bool:
+        return all(left.name in others for left in problems(replace(settings, **change), data))
 
-    works: list[Mapping[str, Any]] = []
-    widened: list[Mapping[str, Any]] = []  # by what another setting then needs
-    for change in problem.remedies:
-        changed = replace(settings, **change)
-        follows = left(changed)
-        if not follows:
-            works.append(change)
-        for more in follows[0].remedies if len(follows) == 1 else ():
-            if not left(replace(changed, **more)):
-                widened.append({**change, **more})
-    mends = [
+    remedies = [
         " with ".join(assignment(name, value) for name, value in change.items())
-        for change in (works or widened)[:SHOWN_REMEDIES]
+        for change in islice(filter(works, problem.remedies), SHOWN_REMEDIES)
     ]
-    return f"{problem.what}; {' or '.join(mends)} works" if mends else problem.what
+    return f"{problem.what}; {' or '.join(remedies)} works" if remedies else problem.what
 
 
 def _experiments(settings: Settings) -> Iterator[Problem]:
