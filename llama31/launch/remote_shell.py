@@ -17,8 +17,8 @@ SSH_FAILED = 255  # ssh's exit code for a failure of its own
 NOT_FOUND = 127  # a shell's exit code for a command that it does not find
 ENVIRONMENT = Path(__file__).with_name("environment.sh")
 FIRST_FROM_INPUT = 'IFS= read -rd "" before; eval "$before"'
-"""Shell that runs what comes before a zero byte on its standard input. The rest is left to the commands. So ssh carries
-a single line without special characters, which any login shell can pass on to bash."""
+"""Shell that runs the commands before the first zero byte of its standard input, with the rest as their input. So ssh
+carries one short line, which any login shell can pass to bash."""
 START = "llama31-starts-here"
 """Line that separates what a shell prints on its own, as its profile makes it, from what a command prints."""
 
@@ -50,7 +50,7 @@ def environment() -> str:
 def output(
     destination: str,
     argv: Sequence[str],
-    stdin: str = "",
+    stdin: str | bytes = "",
     timeout: float = PATIENCE,
     kept: Sequence[str] = (),
 ) -> str:
@@ -61,13 +61,12 @@ def output(
     Raises UserError, in one line, where it cannot be run, fails, or takes more than `timeout` seconds.
     """
     tool = f"{argv[0]} on {destination}" if destination else argv[0]
-    before = f'{environment()}\nunset_slurm_options {shlex.join(kept)}\necho {START}\nexec "$@"\0'
-    shell = [FIRST_FROM_INPUT, "bash", *argv]
-    local = [shutil.which("bash") or "/bin/bash", "-c", *shell]
+    before = f"{environment()}\nunset_slurm_options {shlex.join(kept)}\necho {START}\nexec {shlex.join(argv)}\0"
+    local = [shutil.which("bash") or "/bin/bash", "-c", FIRST_FROM_INPUT]
     try:
         done = subprocess.run(
-            _through_ssh(destination, ["bash", "-lc", *shell]) if destination else local,
-            input=(before + stdin).encode(),
+            _through_ssh(destination, ["bash", "-lc", FIRST_FROM_INPUT]) if destination else local,
+            input=before.encode() + (stdin.encode() if isinstance(stdin, str) else stdin),
             capture_output=True,
             timeout=timeout,
             check=False,

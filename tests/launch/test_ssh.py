@@ -182,6 +182,30 @@ def test_failure_is_one_line_and_leaves_nothing(
     assert cluster.ask("squeue", "--noheader") == ""
 
 
+@pytest.mark.parametrize(
+    ("options", "said"), [("nr_inodes=4", "No space left on device"), ("size=4k", "No space left"), ("ro", "Read-only")]
+)
+def test_disk_that_takes_no_run_directory(
+    options: str, said: str, laptop: Laptop, settings: dict[str, str], cluster: Cluster, tmp_path: Path
+) -> None:
+    """Full at the second file or within the first, or one that nobody may write to."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", options, "none", disk]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        lacking.skip("only root can mount a small file system to fill up")
+    try:
+        done = laptop.submit({**settings, "JOB_DIR": str(disk)})
+        left = list(disk.rglob("*"))
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"JOB_DIR={disk} on {USER}@login: ") and said in line
+    assert left == []
+    assert cluster.ask("squeue", "--noheader") == ""
+
+
 def test_laptop_without_ssh(laptop: Laptop, settings: dict[str, str]) -> None:
     (laptop.bin / "ssh").unlink()
     done = laptop.submit(settings)
