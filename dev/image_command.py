@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llama31.common.errors import UserError
 from llama31.config import mounts
-from llama31.config.resolve import CACHE, LIBRARIES, PLACES, is_secret
+from llama31.config.environment import CACHE, LIBRARIES, PLACES, is_secret
 from llama31.settings import Device, Settings, names
 
 REPOSITORY = Path(__file__).resolve().parents[1]

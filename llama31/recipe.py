@@ -1,4 +1,4 @@
-"""Settings -> NeMo 2.0 recipe: what is trained, on which data, how. A pure function; it reads no environment."""
+"""Build the NeMo 2.0 recipe of a run from its settings. A pure function: it reads no environment."""
 
 import math
 from pathlib import Path
@@ -29,17 +29,17 @@ from llama31.training.strategy import ResumableStrategy
 
 
 def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Path, name: str = "") -> run.Partial:
-    """The recipe of one run.
+    """Return the recipe of one run.
 
     Args:
         settings: Checked settings.
-        backend: What is there to run on.
+        backend: Device, and what is installed for it.
         seed: Seed of the initial weights and of the training data's order.
-        run_dir: Directory for NeMo's and TensorBoard's logs.
-        name: Name of the run for Weights & Biases. Default: that of `run_dir`.
+        run_dir: Run directory, for NeMo's and TensorBoard's logs.
+        name: Name of the run for Weights & Biases. Default: the name of `run_dir`.
 
     Returns:
-        A nemo_run.Partial of `llm.pretrain`; `fiddle.build` makes the objects.
+        A nemo_run.Partial of `llm.pretrain`; `fiddle.build` builds the objects.
     """
     tokenizer = run.Config(AutoTokenizer, pretrained_model_name=settings.tokenizer_path)
     return run.Partial(
@@ -59,7 +59,7 @@ def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Pa
 
 
 def data(settings: Settings, backend: Backend, seed: int, tokenizer: run.Config) -> run.Config[BenchmarkData]:
-    """Training parts and validation set, in the benchmark's order."""
+    """Return the data module: training parts and validation set, in the benchmark's order."""
     on_gpu = backend.accelerator == "gpu"
     return run.Config(
         BenchmarkData,
@@ -73,7 +73,7 @@ def data(settings: Settings, backend: Backend, seed: int, tokenizer: run.Config)
         seed=seed,
         index_root=str(paths.index_root(settings)),
         sample_limit=settings.sample_limit,
-        # On a CPU, loading is quick beside a step and worker processes take cores from the model.
+        # On a CPU, loading is fast compared with a step, and worker processes take cores from the model.
         num_workers=2 if on_gpu else 0,
         persistent_workers=on_gpu,
         pin_memory=on_gpu,
@@ -81,10 +81,10 @@ def data(settings: Settings, backend: Backend, seed: int, tokenizer: run.Config)
 
 
 def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Trainer]:
-    """Layout, precision and evaluation schedule.
+    """Return the trainer: layout, precision and evaluation schedule.
 
-    max_steps is the length of the learning rate schedule, into which NeMo copies it; what ends a run is
-    `llama31.training.benchmark_callback`.
+    max_steps is the length of the learning-rate schedule, to which NeMo copies it;
+    `llama31.training.benchmark_callback` ends the run.
     """
     return run.Config(
         nl.Trainer,
@@ -115,7 +115,7 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
 
 
 def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrategy]:
-    """Megatron's parallel layout; gradients are reduced in fp32, optimizer state is spread over the data ranks."""
+    """Return Megatron's parallel layout: gradients reduced in fp32, optimizer state sharded over data ranks."""
     pipelined = settings.virtual_pipeline_size > 1
     overlap = Overlap.of(settings, on_gpu=backend.accelerator == "gpu")
     return run.Config(
@@ -128,7 +128,7 @@ def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrate
         process_group_backend=backend.process_group_backend,
         gradient_as_bucket_view=True,
         ckpt_async_save=False,
-        # Any layout can go on from a checkpoint of any other; only one rank of each data-parallel group gathers for it.
+        # Any layout can resume from a checkpoint of any other; one rank of each data-parallel group gathers the state.
         ckpt_optim_fully_reshardable=True,
         distrib_optim_fully_reshardable_mem_efficient=True,
         replace_progress_bar=False,
@@ -144,7 +144,7 @@ def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrate
 
 
 def tensor_parallel_overlap(settings: Settings, backend: Backend) -> list[run.Config[MegatronCommOverlapCallback]]:
-    """NeMo's callback that gives Transformer Engine the buffers for it; it is told what else is overlapped."""
+    """Return NeMo's callback that sets up Transformer Engine's buffers for tensor-parallel overlap, if it is on."""
     overlap = Overlap.of(settings, on_gpu=backend.accelerator == "gpu")
     if not overlap.tensor_parallel:
         return []
@@ -160,7 +160,7 @@ def tensor_parallel_overlap(settings: Settings, backend: Backend) -> list[run.Co
 
 
 def precision(settings: Settings) -> run.Config[nl.MegatronMixedPrecision]:
-    """Mixed precision with fp32 master weights, or fp32 throughout."""
+    """Return the precision plugin: mixed precision with fp32 master weights, or fp32 throughout."""
     if settings.precision is Precision.fp32:
         return run.Config(nl.MegatronMixedPrecision, precision="32")
     mixed = llm.recipes.precision.mixed_precision
@@ -170,15 +170,15 @@ def precision(settings: Settings) -> run.Config[nl.MegatronMixedPrecision]:
 
 
 def decay_all(name: str, parameter: Parameter) -> bool:
-    """Tell Megatron that no parameter is free of weight decay; by default it frees biases and all that is 1-D."""
+    """Tell Megatron to decay every parameter; by default it exempts biases and 1-D parameters."""
     return False
 
 
 def optimizer(settings: Settings) -> run.Config[MegatronOptimizerModule]:
-    """AdamW, clipping and the schedule: linear warmup, then a cosine to the end learning rate at max_steps.
+    """Return AdamW, clipping and the schedule: linear warmup, then a cosine to the end learning rate at max_steps.
 
-    NeMo counts so: the first step of w warmup steps uses 1 / (w + 1) of the base learning rate, not 0 or 1 / w; step
-    w + 1 uses all of it, and step max_steps + 1 would use the end learning rate.
+    With w warmup steps, NeMo's first step uses 1 / (w + 1) of the base learning rate, not 0 or 1 / w. Step w + 1 uses
+    all of it, and step max_steps + 1 would use the end learning rate.
     """
     config = run.Config(
         MegatronOptimizerModule,

@@ -1,1 +1,1 @@
-"""From what a user gives to checked settings, and what follows from them."""
+"""Checked settings, and what follows from them: paths, devices, layout, overlap, recomputation."""

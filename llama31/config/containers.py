@@ -1,4 +1,4 @@
-"""The container of a Slurm job: what is mounted, and how pyxis and Apptainer are told."""
+"""Mounts of the container of a Slurm job, as SOURCE:TARGET pairs for pyxis and Apptainer."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ from llama31.settings import Settings
 
 
 def mounted(settings: Settings) -> list[str]:
-    """SOURCE:TARGET for all that the container shows: what the run uses under its own path, and MOUNTS."""
+    """Return SOURCE:TARGET for each mount: the directories of the run under their own paths, then MOUNTS."""
     directories = mounts.directories(settings)
-    if not settings.code_path:  # else the image has it, or MOUNTS shows it
+    if not settings.code_path:  # otherwise the image or MOUNTS provides it
         directories = mounts.outermost([*directories, paths.REPOSITORY])
     return [*(f"{path}:{path}" for path in directories), *(_pair(mount) for mount in further(settings))]
 
 
 def further(settings: Settings) -> list[str]:
-    """What MOUNTS lists."""
+    """Return the entries of MOUNTS."""
     return [mount.strip() for mount in settings.mounts.split(",") if mount.strip()]
 
 
@@ -25,5 +25,5 @@ def _pair(mount: str) -> str:
 
 
 def made(settings: Settings) -> list[Path]:
-    """Directories that must be made before they can be mounted."""
+    """Return the directories that must be created before they can be mounted."""
     return sorted({Path(path) for path in mounts.written(settings)})

@@ -1,19 +1,19 @@
-"""Where a run departs from the closed division's rules."""
+"""Departures of a run from the closed division's rules."""
 
 from llama31 import rules
 from llama31.settings import Settings
 
 
 def departures(settings: Settings, validation_tokens: int | None = None) -> list[str]:
-    """One line for each rule of the closed division that the settings do not keep; none for a benchmark run.
+    """Return a line for each rule of the closed division that the settings break; none for a benchmark run.
 
-    Free in the closed division, and so not looked at: layout, precision, batch sizes, learning rate, warmup, seed.
-    Nor is DECAY_NORMS: the rules give the weight decay, not the weights; MLCommons accepts its reference, which decays
-    norms, and submissions that do not.
+    Not checked, since the closed division leaves it free: layout, precision, batch sizes, learning rate, warmup, seed.
+    DECAY_NORMS is not checked either: the rules fix the weight decay, but not which weights decay. MLCommons accepts
+    both its reference, which decays norms, and submissions that do not.
 
     Args:
         settings: Checked settings.
-        validation_tokens: Tokens in the validation set, where it was looked at.
+        validation_tokens: Tokens in the validation set; None if unknown.
     """
     found = []
     fixed = {

@@ -1,4 +1,4 @@
-"""The kind and number of devices that a run finds, by a look at the machine's device files; nothing heavy."""
+"""Kind and number of devices of a run, found from the machine's device files, without torch."""
 
 import os
 from pathlib import Path
@@ -7,23 +7,23 @@ from llama31.settings import Device, Settings
 
 DEVICE_FILES = Path("/dev")
 IN_JOB = "LLAMA31_IN_JOB"
-"""Variable that says that this process is part of the Slurm job that the settings asked for."""
+"""Variable set inside the Slurm job that the settings asked for."""
 
 
 def is_elsewhere(settings: Settings) -> bool:
-    """Whether the run takes place on other machines than this one: in a Slurm job that is still to be submitted."""
+    """Return whether the run will be on other machines: in a Slurm job that is yet to be submitted."""
     return bool(settings.partition) and IN_JOB not in os.environ
 
 
 def is_through_ssh(settings: Settings) -> bool:
-    """Whether it is still to be submitted, and from another machine: that one's file system is what counts."""
+    """Return whether the job is yet to be submitted through HOST, whose file system then counts."""
     return bool(settings.host) and is_elsewhere(settings)
 
 
 def device(settings: Settings) -> Device:
-    """The kind of device the run will use, by a look at the machine's device files; torch has the last word.
+    """Return the kind of device that the run will use: DEVICE, or for `auto` cuda if this machine has GPU device files.
 
-    Of the nodes that a job will get nothing is known here; they are taken to have CUDA.
+    `llama31.model.device` has the last word, by torch. The nodes of a job yet to be submitted are assumed to have CUDA.
     """
     if settings.device is not Device.auto:
         return settings.device
@@ -33,7 +33,7 @@ def device(settings: Settings) -> Device:
 
 
 def gpus() -> int | None:
-    """GPUs that a process of this machine may use; None where there are some and their number cannot be told."""
+    """Return the number of GPUs that a process may use; None if there are GPUs that cannot be counted."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible in ("", "-1"):
         return 0
@@ -46,7 +46,7 @@ def gpus() -> int | None:
 
 
 def missing_gpus(settings: Settings) -> str | None:
-    """A line where DEVICE asks for GPUs that this machine lacks. A plan may be made here for another machine."""
+    """Return an error line if the run asks for more GPUs than this machine has; None for runs elsewhere."""
     if is_elsewhere(settings):
         return None
     here = gpus()

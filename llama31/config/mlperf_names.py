@@ -1,4 +1,4 @@
-"""Names that a run's settings give to MLCommons: of the organisation, the system and the configuration."""
+"""Names in the MLPerf log and submission: the organisation, the system and the configuration."""
 
 import re
 from collections.abc import Iterator
@@ -10,22 +10,22 @@ from llama31.settings import Settings
 
 
 def is_name(text: str) -> bool:
-    """Whether git and the repository checker take a text as a directory's name."""
+    """Return whether git and MLCommons' repository checker accept a text as a directory name."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*", text, re.ASCII) is not None
 
 
 def directory_name(text: str) -> str:
-    """Name the directory of an organisation, as others write theirs: Quanta_Cloud_Technology."""
+    """Return an organisation's directory name in the style of published ones: Quanta_Cloud_Technology."""
     return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("_.-")
 
 
 def are_same(one: str, other: str) -> bool:
-    """Whether two names differ at most in case and in what is neither letter nor digit."""
+    """Return whether two names are equal but for case, spaces and punctuation."""
     return re.sub(r"[\W_]+", "", one).casefold() == re.sub(r"[\W_]+", "", other).casefold()
 
 
 def problems(settings: Settings) -> Iterator[Problem]:
-    """Find names in the MLPerf log that MLCommons' rcp_checker would take for other lines."""
+    """Yield names that MLCommons' rcp_checker would mistake for lines of the MLPerf log."""
     logged = {
         "submission_org": settings.submission_org,
         "submission_platform": settings.submission_platform,
@@ -44,7 +44,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
 
 
 def notes(settings: Settings) -> Iterator[str]:
-    """Say what a submission of these runs will be called, where that is not obvious."""
+    """Yield a note if SUBMISSION_ORG cannot be a directory name."""
     org = settings.submission_org
     if not is_name(org):
         yield f"SUBMISSION_ORG={org}: names no directory; package the runs with --org {directory_name(org) or 'NAME'}"

@@ -1,8 +1,7 @@
-"""What of the file system a container must show for a run: the directories that its settings name, and those of the
-files that links in them lead to.
+"""Directories that a container must mount for a run: those that its settings name, and the targets of links in them.
 
 Each is mounted under its own path, so that a setting means the same inside and outside. Docker, Apptainer and pyxis
-differ in how they are told; what they are told is decided here.
+take mounts in different syntax (`containers.py`, dev/run_docker.sh); the list is the same.
 """
 
 import os
@@ -13,22 +12,22 @@ from llama31.config import paths
 from llama31.settings import Settings
 
 READ = {"preprocessed_path": "*", "tokenizer_path": "*", "model_ckpt": "**/*"}
-"""Settings that name what is read, with a pattern for the files that a run may open there."""
+"""Settings that name input directories, each with a glob of the files that a run may open in it."""
 WRITTEN = ("job_dir", "tmp_npy_index", "continual_ckpt")
 
 
 def directories(settings: Settings) -> list[Path]:
-    """All directories that a run reads and writes, absolute; those that lie within another of them are left out."""
+    """Return all directories that a run reads and writes, absolute, without those inside another one."""
     return outermost([*read(settings), *linked(settings), *written(settings)])
 
 
 def read(settings: Settings) -> list[Path]:
-    """Those that must be there before a run, as far as they are set."""
+    """Return the input directories that are set. They must exist before a run."""
     return [absolute(value) for name in READ if (value := getattr(settings, name))]
 
 
 def linked(settings: Settings) -> Iterator[Path]:
-    """Where the links among the files lead that are read, as in Hugging Face's cache, as far as this machine sees."""
+    """Yield the directories of the targets of links among the input files, as in Hugging Face's cache."""
     for name, pattern in READ.items():
         for file in absolute(value).glob(pattern) if (value := getattr(settings, name)) else ():
             while os.path.islink(file) and os.path.exists(file):  # noqa: PTH110, PTH114 - unlike Path's, never raise
@@ -37,22 +36,22 @@ def linked(settings: Settings) -> Iterator[Path]:
 
 
 def written(settings: Settings) -> list[Path]:
-    """Those that a run makes if they are not there. To mount them, they must be made before."""
+    """Return the output directories. A run creates them; to be mounted they must exist before."""
     return [absolute(value) for name in WRITTEN if (value := getattr(settings, name))] + [
         absolute(paths.index_root(settings))
     ]
 
 
 def absolute(path: str | Path) -> Path:
-    """A path as it is named within the container too, where what leads up to a `..` is not there."""
+    """Return the absolute path, with any `..` resolved: the container does not have the directories before it."""
     named = Path(path).absolute()
     return named.resolve() if ".." in named.parts else named
 
 
 def outermost(directories: Iterable[Path]) -> list[Path]:
-    """Without those that mounting another one shows already, sorted.
+    """Return the directories, sorted, without those that are visible once another one is mounted.
 
-    A link out of a mounted directory is not shown by mounting that: what it leads to stays in the list.
+    The target of a link that points out of a mounted directory is not visible, so it stays in the list.
     """
     found: list[Path] = []
     for directory in sorted(set(directories)):

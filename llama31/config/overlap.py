@@ -1,4 +1,4 @@
-"""Communication that goes on while a rank computes: what the settings ask for, and what cannot be."""
+"""Overlap of communication with computation: chosen by settings, layout and device."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from llama31.settings import Device, Settings
 
 @dataclass(frozen=True)
 class Overlap:
-    """What is overlapped in a run; see `Overlap.of`."""
+    """Communication that is overlapped in a run; made by `Overlap.of`."""
 
     grad_reduce: bool
-    """The reduction of gradients among data- and context-parallel ranks, with the backward pass."""
+    """Reduction of gradients over data- and context-parallel ranks, during the backward pass."""
     param_gather: bool
-    """The gathering of updated weights among them, with the next forward pass."""
+    """All-gather of updated weights over the same ranks, during the next forward pass."""
     tensor_parallel: bool
-    """What tensor-parallel ranks exchange, with the matrix products before and after: Transformer Engine's."""
+    """Tensor-parallel communication, during the matrix products before and after it (Transformer Engine)."""
 
     @classmethod
     def of(cls, settings: Settings, *, on_gpu: bool) -> "Overlap":
-        """Overlap with checked settings. Where one is empty, it is on if that is of use and the layout allows it.
+        """Return the overlap of checked settings. An empty setting means: on, if useful and possible with the layout.
 
-        On the CPU the collectives' threads take cores from the model, so there it is for trying things out alone.
+        On the CPU it is off by default, since the threads of the collectives take cores from the model.
         """
         grad_reduce = _chosen(settings.overlap_grad_reduce, on_gpu and _sharing_ranks(settings) > 1)
         within_a_node = 1 < settings.tensor_parallel_size <= settings.gpus_per_node
@@ -35,7 +35,7 @@ class Overlap:
         )
 
     def described(self) -> str:
-        """What is overlapped, in a person's words; empty if nothing is."""
+        """Return a phrase for the plan; empty if nothing is overlapped."""
         parts = {
             "the reduction of gradients": self.grad_reduce,
             "the gathering of weights": self.param_gather,
@@ -45,19 +45,19 @@ class Overlap:
 
 
 def planned(settings: Settings) -> Overlap:
-    """Overlap on the device that the run will probably use."""
+    """Return the overlap on the device that the run will probably use."""
     return Overlap.of(settings, on_gpu=devices.device(settings) is not Device.cpu)
 
 
 def problems(settings: Settings) -> Iterator[Problem]:
-    """Overlap that would do nothing, or that Megatron cannot do."""
+    """Yield settings of overlap that have no effect or that Megatron does not support."""
     if settings.overlap_grad_reduce and _sharing_ranks(settings) == 1:
         yield Problem(
             "overlap_grad_reduce",
             "OVERLAP_GRAD_REDUCE=1: one rank alone holds each weight, and has nothing to reduce",
             (None,),
         )
-    # As Megatron-LM's arguments have it: both go by the same buckets, and without the former there is only one.
+    # As in Megatron-LM's argument checks: both use the same buckets, and without the former there is only one.
     elif settings.overlap_param_gather and not planned(settings).grad_reduce:
         yield Problem(
             "overlap_param_gather",
@@ -76,7 +76,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
 
 
 def _sharing_ranks(settings: Settings) -> int:
-    """Ranks that hold the same weights, and share the optimizer's state."""
+    """Return the number of ranks that hold the same weights and shard the optimizer state."""
     return Layout.of(settings).data_parallel_size * settings.context_parallel_size
 
 

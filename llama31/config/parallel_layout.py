@@ -1,4 +1,4 @@
-"""How a run is spread over its ranks, and the arithmetic of its batches. Standard library alone."""
+"""Parallel layout of a run, and the arithmetic of its batches. Standard library only."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,22 @@ from llama31.settings import Settings
 
 @dataclass(frozen=True)
 class Layout:
-    """Numbers that follow from the settings of a run; see `Layout.of`."""
+    """Parallel sizes and batch counts derived from settings; made by `Layout.of`."""
 
     world_size: int
-    """Ranks in all."""
+    """All ranks of the run."""
     model_parallel_size: int
-    """Ranks that hold one copy of the model and share its sequences: TP x PP x CP."""
+    """Ranks that together hold one copy of the model: TP x PP x CP."""
     data_parallel_size: int
     """Copies of the model."""
     accumulation_steps: int
-    """Micro batches that one rank adds up to an optimizer step."""
+    """Micro batches that one rank accumulates per optimizer step."""
     eval_interval: int
     """Optimizer steps between evaluations."""
 
     @classmethod
     def of(cls, settings: Settings) -> "Layout":
-        """Layout of checked settings; where they do not divide, the quotients are rounded down, at least 1."""
+        """Return the layout of settings. Quotients that do not divide are rounded down, to at least 1."""
         world = settings.nnodes * settings.gpus_per_node
         model = settings.tensor_parallel_size * settings.pipeline_parallel_size * settings.context_parallel_size
         data = max(1, world // model)

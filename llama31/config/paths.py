@@ -1,4 +1,4 @@
-"""Where things lie: the data that settings name, and the files of a run directory. Standard library alone."""
+"""Paths: the data that settings name, and the files of a run directory. Standard library only."""
 
 import sys
 from pathlib import Path
@@ -21,17 +21,17 @@ NEMO_LOGS = "nemo"
 TENSORBOARD = "tensorboard"
 WANDB = "wandb"
 TOKENIZER = "tokenizer"
-"""The tokenizer as the ranks load it; see `llama31.data.run_tokenizer`."""
+"""The tokenizer that the ranks load; see `llama31.data.run_tokenizer`."""
 LATEST = "latest"
-"""Beside run directories, a link to the newest of them."""
+"""Link beside run directories to the newest one."""
 SUBMISSION = "submission.json"
 SCRIPT = "job.sbatch"
 
 
 def latest_run(directory: Path) -> Path:
-    """The run directory itself; of a submission's directory, or of JOB_DIR, the newest run in it.
+    """Return `directory` if it is a run directory, else the newest run in it (JOB_DIR, or a chain of Slurm jobs).
 
-    Raises UserError for a directory that one may not look into.
+    Raises UserError if a directory cannot be read.
     """
     with failures_named(directory):
         while not (directory / START).is_file() and (directory / LATEST).is_dir():
@@ -40,25 +40,25 @@ def latest_run(directory: Path) -> Path:
 
 
 def train_prefixes(settings: Settings) -> list[Path]:
-    """Token files of the training parts, without extension."""
+    """Return the token files of the training parts, without extension."""
     directory = Path(settings.preprocessed_path)
     parts = map(int, settings.train_parts.split())
     return [directory / rules.token_file_name(rules.train_part_name(part)) for part in parts]
 
 
 def validation_prefix(settings: Settings) -> Path:
-    """Token file of the validation set, without extension."""
+    """Return the token file of the validation set, without extension."""
     name = rules.validation_name(settings.n_validation_samples)
     return Path(settings.preprocessed_path) / rules.token_file_name(name)
 
 
 def index_root(settings: Settings) -> Path:
-    """Directory for training indices: TMP_NPY_INDEX, or its default."""
+    """Return the directory of training indices: TMP_NPY_INDEX, or JOB_DIR/index."""
     return Path(settings.tmp_npy_index) if settings.tmp_npy_index else Path(settings.job_dir) / "index"
 
 
 def slurm_log(job_id: int | str) -> str:
-    """Name of a Slurm job's log in its run directory; sbatch itself puts the id in place of %j."""
+    """Return the name of a Slurm job's log in its run directory; sbatch replaces %j by the id."""
     return f"slurm-{job_id}.log"
 
 

@@ -1,7 +1,7 @@
-"""Activations that are computed anew in the backward pass instead of being kept: Megatron's arguments, and checks.
+"""Activation recomputation: Megatron's arguments, and checks of the settings.
 
-Of Megatron's modules for selective recomputation, Llama has three. The FFN is what we take. Attention keeps no scores
-here, so to recompute it saves nothing, and Transformer Engine has the norms within its matrix products.
+Of Megatron's modules for selective recomputation, Llama has three. `selective` recomputes the FFN. Attention keeps no
+scores here, so recomputing it saves nothing, and Transformer Engine fuses the norms into its matrix products.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from llama31.settings import RecomputeGranularity, RecomputeMethod, Settings
 
 
 def arguments(settings: Settings) -> dict[str, Any]:
-    """Arguments of Megatron's TransformerConfig."""
+    """Return the arguments of Megatron's TransformerConfig."""
     if settings.recompute_granularity is RecomputeGranularity.none:
         return {}
     if settings.recompute_granularity is RecomputeGranularity.selective:
@@ -27,7 +27,7 @@ def arguments(settings: Settings) -> dict[str, Any]:
 
 
 def instead(settings: Settings, granularity: RecomputeGranularity) -> Settings:
-    """The same run with another granularity."""
+    """Return the same settings with another granularity."""
     usual = Settings()
     return replace(
         settings,
@@ -38,7 +38,7 @@ def instead(settings: Settings, granularity: RecomputeGranularity) -> Settings:
 
 
 def fuller(settings: Settings) -> list[dict[str, Any]]:
-    """Changes of settings by which more is recomputed, values by field, the least first."""
+    """Return changes of settings that recompute more, least first: values by field."""
     harder = list(RecomputeGranularity)
     if settings.recompute_granularity is not harder[-1]:
         return [{"recompute_granularity": more} for more in harder[harder.index(settings.recompute_granularity) + 1 :]]
@@ -47,13 +47,13 @@ def fuller(settings: Settings) -> list[dict[str, Any]]:
 
 
 def chunk_layers(settings: Settings) -> int:
-    """Layers of a model chunk: of a pipeline rank, or of each of its interleaved chunks."""
+    """Return the layers in a model chunk: of a pipeline rank, or of each of its interleaved chunks."""
     chunks = settings.pipeline_parallel_size * settings.virtual_pipeline_size
     return SIZES[settings.size].layers // chunks
 
 
 def described(settings: Settings) -> str:
-    """What is recomputed, in a person's words; empty if nothing is."""
+    """Return a phrase for the plan; empty if nothing is recomputed."""
     layers, number = chunk_layers(settings), settings.recompute_num_layers
     if settings.recompute_granularity is RecomputeGranularity.none:
         return ""
@@ -65,7 +65,7 @@ def described(settings: Settings) -> str:
 
 
 def problems(settings: Settings) -> Iterator[Problem]:
-    """Settings that do nothing beside the granularity, or that do not divide a model chunk."""
+    """Yield settings that have no effect with this granularity, or that do not divide a model chunk."""
     if settings.recompute_granularity is not RecomputeGranularity.full:
         for name in ("recompute_method", "recompute_num_layers"):
             value, usual = getattr(settings, name), getattr(Settings(), name)
@@ -74,7 +74,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
                 yield Problem(name, line, (usual,), elsewhere=({"recompute_granularity": RecomputeGranularity.full},))
         return
     if settings.size not in SIZES or not (layers := chunk_layers(settings)):
-        return  # which is another problem
+        return  # reported elsewhere
     number = settings.recompute_num_layers
     if number > layers or (settings.recompute_method is RecomputeMethod.uniform and layers % number):
         what = "divide" if settings.recompute_method is RecomputeMethod.uniform else "be at most"

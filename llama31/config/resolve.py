@@ -1,4 +1,4 @@
-"""Settings from what a user gives: arguments over environment over defaults, each value typed and checked once."""
+"""Resolve settings: arguments over environment over defaults, each value parsed and checked once."""
 
 import difflib
 import math
@@ -16,70 +16,28 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llama31 import rules
 from llama31.common.errors import UserError
+from llama31.config.environment import LIBRARIES
 from llama31.settings import Settings, names, shown
-
-LIBRARIES = (
-    "CUBLAS", "CUDA_", "CUDNN_", "FI_", "GLOO_", "GPU_MAX_", "HF_", "HIP", "HSA_", "KMP_", "LD_", "LLAMA31_", "MIOPEN_",
-    "MKL_", "NCCL_", "NVTE_", "OFI_", "OMPI_MCA_", "OMP_", "PATH", "PYTHON", "PYTORCH_", "RCCL_", "ROCBLAS_", "ROCM_",
-    "ROCR_", "SHARP_", "TENSILE_", "TOKENIZERS_", "TORCH", "TRITON_", "UCX_", "WANDB_",
-)  # fmt: skip
-"""How names begin that are no settings, but that a config.sh may export all the same: libraries read them."""
-PLACES = ("CUDA_HOME", "CUDA_PATH", "HIP_PATH", "LD_", "LLAMA31_", "PATH", "PYTHON", "ROCM_HOME", "ROCM_PATH")
-"""How the names of those begin that say where things lie on a machine, and so mean nothing in a container."""
-OF_ONE_MACHINE = (*PLACES, "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-"""How the names of those begin that say nothing elsewhere."""
-CACHE = re.compile(r"_(HOME|CACHE|CACHE_DIR|CACHE_PATH)$|^WANDB_\w*DIR$")
-"""The names of those that say where a library keeps what it made; without them it has a place for that anywhere."""
-SECRETS = re.compile("AUTH|CREDENTIAL|HEADERS|KEY|PASSPHRASE|PASSWD|PASSWORD|SECRET|TOKEN(?!IZER)")
-"""What is in the names of variables whose values no file may hold."""
-USER_IN_ADDRESS = re.compile(r"://[^/\s]*@")
-"""What is in the values of others, such as WANDB_BASE_URL, that hold a password."""
-
-
-def read_by_libraries(environment: Mapping[str, str]) -> dict[str, str]:
-    """What libraries read of an environment and a record may hold, by name."""
-    return {
-        name: value
-        for name, value in sorted(environment.items())
-        if name.startswith(LIBRARIES) and not is_secret(name) and not USER_IN_ADDRESS.search(value)
-    }
-
-
-def is_secret(name: str) -> bool:
-    """Whether a variable's value is nobody else's business, by its name."""
-    return bool(SECRETS.search(name))
-
-
-def handed_on(environment: Mapping[str, str], *, afar: bool = False) -> dict[str, str]:
-    """Of that, what says something to another machine, to a container and to another day.
-
-    `afar` is a machine that shares no file system with this one.
-    """
-    return {
-        name: value
-        for name, value in read_by_libraries(environment).items()
-        if not name.startswith(OF_ONE_MACHINE) and not (afar and CACHE.search(name))
-    }
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """Settings together with where each value came from: `origins[field]`, in a user's words."""
+    """Settings, and where each value came from: `origins[field]` is default, environment, command line or a file."""
 
     settings: Settings
     origins: Mapping[str, str]
     problems: Sequence[str] = ()
-    """Lines on what is no setting, or no value of one."""
+    """A line for each unknown setting and each invalid value."""
     mistaken: frozenset[str] = frozenset()
-    """Fields whose value is none; their defaults stand in."""
+    """Fields with an invalid value; `settings` has their defaults instead."""
 
     def touched(self, line: str) -> bool:
-        """Whether what another check says is about a mistaken field, and so says nothing."""
+        """Return whether a line of another check is about an invalid field, and so is noise."""
         return any(re.search(rf"\b{name.upper()}\b", line) for name in self.mistaken)
 
 
 def from_dict(values: Mapping[str, Any]) -> Settings:
-    """Settings from field name -> value, as `to_dict` gives them. Raises UserError for what is no setting."""
+    """Return settings from field name -> value, as `to_dict` returns them. Raises UserError for invalid ones."""
     settings, problems = _typed({name: (value, "stored") for name, value in values.items() if value is not None})
     if problems:
         raise UserError(problems.values())
@@ -87,9 +45,9 @@ def from_dict(values: Mapping[str, Any]) -> Settings:
 
 
 def resolve(arguments: Iterable[str], environment: Mapping[str, str]) -> Resolved:
-    """Settings from `NAME=value` arguments over the environment over the defaults.
+    """Return settings from `NAME=value` arguments over the environment over the defaults.
 
-    Raises UserError with one line for each name that is no setting and each value of a wrong type or range.
+    Raises UserError with one line for each unknown name and each value of a wrong type or range.
     """
     resolved = read(arguments, environment)
     if resolved.problems:
@@ -98,7 +56,7 @@ def resolve(arguments: Iterable[str], environment: Mapping[str, str]) -> Resolve
 
 
 def read(arguments: Iterable[str], environment: Mapping[str, str]) -> Resolved:
-    """As `resolve`, but gives the lines instead of raising them, so that more can be looked at first."""
+    """As `resolve`, but return the error lines in `problems`, so that other checks can add theirs."""
     config_file = environment.get("CONFIG_FILENAME", "")
     config, problems = _exported_by(config_file, environment)
     for name in sorted(set(config) - set(names())):
@@ -130,7 +88,7 @@ def read(arguments: Iterable[str], environment: Mapping[str, str]) -> Resolved:
 
 
 def _typed(given: Mapping[str, tuple[Any, str]]) -> tuple[Settings, dict[str, str]]:
-    """Settings with the given (value, origin) by field name, and a line for each field whose value does not fit."""
+    """Return settings with the given (value, origin) by field name, and an error line by field."""
     schema = OmegaConf.structured(Settings)
     OmegaConf.set_readonly(schema, False)  # as the dataclass is frozen
     mistakes = {}
@@ -148,7 +106,7 @@ def _typed(given: Mapping[str, tuple[Any, str]]) -> tuple[Settings, dict[str, st
 
 
 def _unfit(name: str, value: Any) -> str:
-    """What is wrong with a value that OmegaConf would take, or would take for something else; empty if nothing is."""
+    """Return what is wrong with a value that OmegaConf would accept or reinterpret; empty if nothing is."""
     if not isinstance(value, str):
         return ""
     if "${" in value or value == "???":
@@ -161,7 +119,7 @@ def _unfit(name: str, value: Any) -> str:
 
 
 def _expected(name: str) -> str:
-    """What a value of this field looks like, with one that works."""
+    """Return what a value of this field must be, with an example."""
     if name not in Settings.__dataclass_fields__:
         return f"no such setting{_nearest(name.upper())}"
     kind = Settings.__dataclass_fields__[name].type
@@ -173,7 +131,7 @@ def _expected(name: str) -> str:
 
 
 def _example(name: str) -> str:
-    """A value of a numeric field that works: its default, or where it has none what the default comes to."""
+    """Return a valid value of a numeric field: its default, or the value that an empty default resolves to."""
     usual = Settings()
     computed = {
         "min_lr": usual.end_lr,
@@ -185,20 +143,20 @@ def _example(name: str) -> str:
 
 
 def _nearest(name: str) -> str:
-    """The setting that was meant, if one looks like it; of several the one with the same letters."""
+    """Return a hint with the most similar setting, preferring one with the same letters."""
     near = difflib.get_close_matches(name.upper(), names(), cutoff=0.5)
     near.sort(key=lambda other: sorted(other) != sorted(name.upper()))
     return f"; did you mean {near[0]}?" if near else "; the settings are those of config.sh"
 
 
 def _exported_by(config_file: str, environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Name -> value of all that a config.sh exports, found by sourcing it once more; and what is wrong with it."""
+    """Source a config.sh again; return what it exports, name -> value, and error lines."""
     if not config_file:
         return {}, []
     path = os.path.abspath(config_file)  # noqa: PTH100 - Path.resolve would follow links away from what it sources
     if not os.path.isfile(path):  # noqa: PTH113 - unlike Path's, this never raises
         return {}, [f"CONFIG_FILENAME={config_file}: no such file; source config.sh again"]
-    # It may use what the environment holds, so that is there, but no longer exported when the file is sourced.
+    # The file may use the environment's variables, so they are set, but only what it exports itself is printed.
     script = 'for name in $(compgen -e); do export -n "$name"; done 2>/dev/null; . "$0" >/dev/null; env -0'
     done = subprocess.run(
         ["bash", "-c", script, path],
@@ -231,7 +189,7 @@ AT_MOST = {"nexp": 1000, "npar": 1000}
 
 
 def range_problems(settings: Settings) -> dict[str, str]:
-    """A line for each field whose value no run could have, whatever the other settings are."""
+    """Return an error line for each field whose value is out of range regardless of other settings."""
     found = {}
     for name in (*POSITIVE, *NOT_NEGATIVE):
         value = getattr(settings, name)

@@ -172,7 +172,7 @@ def _compare_with_known(verdict: TokenFileReport, file: TokenFile, vocabulary: V
     else:
         is_llamas = file.token_type is TokenType.for_vocabulary(rules.VOCABULARY_SIZE)
     counts = {}
-    if is_llamas or known.whatever_tokenizer:
+    if is_llamas or known.any_tokenizer:
         counts["documents"] = (file.documents, known.documents)
     if is_llamas:
         counts["tokens"] = (file.tokens, known.tokens)

@@ -12,7 +12,7 @@ from typing import Any
 
 from llama31.checkpoint import identity
 from llama31.config import devices, paths
-from llama31.config.resolve import handed_on, read_by_libraries
+from llama31.config.environment import read_by_libraries, to_forward
 from llama31.data import inputs, run_tokenizer
 from llama31.data.inputs import Data
 from llama31.launch import rank_command
@@ -61,7 +61,7 @@ def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
     if now["data"] and isinstance(recorded := was.get("data"), dict):
         recorded["tokenizer"] = identity.current(recorded.get("tokenizer"), settings)
     theirs, ours = (
-        handed_on(of) for of in (was.get("environment", {}), rank_command.environment(settings, os.environ))
+        to_forward(of) for of in (was.get("environment", {}), rank_command.environment(settings, os.environ))
     )
     changed = [f"{name}={value}" for name, value in theirs.items() if ours.get(name) != value]
     unset = [word for name in ours.keys() - theirs.keys() for word in ("-u", name)]

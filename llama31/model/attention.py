@@ -1,7 +1,7 @@
-"""Attention by torch's scaled_dot_product_attention, for where Transformer Engine is not installed.
+"""Attention by torch's scaled_dot_product_attention, used without Transformer Engine.
 
-Megatron's own attention without Transformer Engine writes out all scores: memory grows with the square of the
-sequence length, and it needs a mask from the data. torch's keeps neither.
+Megatron's own attention without Transformer Engine materialises all scores, so memory grows with the square of the
+sequence length, and it needs a mask from the data. torch's needs neither.
 """
 
 from typing import Any
@@ -14,10 +14,9 @@ from torch.nn import functional
 
 
 class ScaledDotProductAttention(MegatronModule):
-    """Causal self-attention in the place of Megatron's `DotProductAttention`.
+    """Causal self-attention that replaces Megatron's `DotProductAttention`.
 
-    It handles what this benchmark trains with, and refuses the rest by a ValueError: causal, no dropout, whole
-    sequences.
+    Supports what this benchmark trains with: causal mask, no dropout, whole sequences. Anything else is a ValueError.
     """
 
     def __init__(
@@ -50,11 +49,11 @@ class ScaledDotProductAttention(MegatronModule):
         attention_bias: Tensor | None = None,
         packed_seq_params: Any = None,
     ) -> Tensor:
-        """Attends to the tokens before each token and to itself; no other mask is accepted.
+        """Compute causal attention.
 
         Args:
-            query: [sequence, batch, heads, head size], this rank's heads.
-            key, value: [sequence, batch, key-value heads, head size], this rank's.
+            query: [sequence, batch, heads, head size], the heads of this rank.
+            key, value: [sequence, batch, key-value heads, head size], the heads of this rank.
 
         Returns:
             [sequence, batch, heads * head size].
@@ -62,7 +61,7 @@ class ScaledDotProductAttention(MegatronModule):
         _need("the causal mask", attention_mask is None and attn_mask_type in (None, AttnMaskType.causal))
         _need("no bias", attention_bias is None)
         _need("no packed sequences", packed_seq_params is None)
-        _need("a key for each query", key.size(0) == query.size(0))  # torch lays the mask from the first key on
+        _need("a key for each query", key.size(0) == query.size(0))  # torch aligns its causal mask with the first key
         # [sequence, batch, heads, size] -> [batch, heads, sequence, size]
         query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
         context = functional.scaled_dot_product_attention(
@@ -76,6 +75,6 @@ class ScaledDotProductAttention(MegatronModule):
         return context.permute(2, 0, 1, 3).flatten(start_dim=2).contiguous()
 
 
-def _need(what: str, there: bool) -> None:
-    if not there:
+def _need(what: str, holds: bool) -> None:
+    if not holds:
         raise ValueError(f"attention without Transformer Engine needs {what}")

@@ -1,8 +1,8 @@
 """RMSNorm and SwiGLU for CPUs, in few passes over memory.
 
-Beside its matrix products, a layer reads and writes its activations. torch has one kernel for each of these two on a
-GPU; on a CPU they become a dozen operations forwards and backwards, each of which writes a tensor for the next one to
-read. Here they are the same arithmetic in fewer, and keep no more for the way back than their inputs.
+On a GPU torch has one kernel for each of the two. On a CPU they become a dozen operations forward and backward, each
+of which writes a tensor for the next one to read. Here the same arithmetic takes fewer operations and saves only the
+inputs for the backward pass.
 """
 
 from typing import Any
@@ -16,13 +16,13 @@ from torch.nn import functional
 
 
 class RMSNorm(torch.nn.RMSNorm):
-    """torch's RMSNorm in the place of Megatron's wrapper of it."""
+    """torch's RMSNorm with the constructor of Megatron's wrapper, which it replaces."""
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float):
         super().__init__(hidden_size, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises x, [..., hidden size], along its last dimension."""
+        """Normalise x, [..., hidden size], along its last dimension."""
         return _Normalised.apply(x, self.weight, self.eps)
 
 
@@ -48,10 +48,10 @@ class _Normalised(Function):
 
 
 class SwiGLU(MegatronModule):
-    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202), as Megatron's module of an activation."""
+    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202), as an activation module for Megatron."""
 
     def forward(self, both: Tensor) -> Tensor:
-        """Gate and up side by side, [..., 2 * size] -> [..., size]."""
+        """Return [..., size] from gate and up concatenated, [..., 2 * size]."""
         return _Gated.apply(both)
 
 

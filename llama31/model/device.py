@@ -1,4 +1,4 @@
-"""Which device a run uses and what is installed for it. Nothing else asks."""
+"""The device of a run and what is installed for it, by torch. `config/devices.py` guesses it without torch."""
 
 import importlib.util
 import resource
@@ -12,23 +12,23 @@ from llama31.settings import Device, Precision, Settings
 
 @dataclass(frozen=True)
 class Backend:
-    """What the recipe builds on."""
+    """Device and libraries that the recipe builds for."""
 
     accelerator: Literal["gpu", "cpu"]
     """Lightning's name for the kind of device."""
     transformer_engine: bool
-    """Whether NVIDIA Transformer Engine runs the layers; without it torch does."""
+    """Whether the layers are NVIDIA Transformer Engine's; otherwise torch's."""
 
     @property
     def process_group_backend(self) -> Literal["nccl", "gloo"]:
-        """Collectives between the ranks."""
+        """Backend of the collectives between ranks."""
         return "nccl" if self.accelerator == "gpu" else "gloo"
 
 
 def detect(settings: Settings) -> Backend:
-    """The backend for DEVICE on this machine.
+    """Return the backend for DEVICE on this machine.
 
-    Raises UserError when the device that DEVICE names is not here, or lacks what the settings need.
+    Raises UserError if there is no such device, or if it lacks what the settings need.
     """
     import torch
 
@@ -42,7 +42,7 @@ def detect(settings: Settings) -> Backend:
 
 
 def gpu(settings: Settings) -> Gpu | None:
-    """The GPU that GPU names, else that of this machine; None if it is no known one."""
+    """Return the entry of the GPU table for the setting GPU, else for this machine's GPU; None if unknown."""
     import torch
 
     if settings.gpu or settings.device is Device.cpu or not torch.cuda.is_available():
@@ -51,16 +51,16 @@ def gpu(settings: Settings) -> Gpu | None:
 
 
 def peak_memory() -> int:
-    """Most memory that this process has taken so far, bytes: of tensors on its GPU, else resident in all."""
+    """Return the peak memory of this process so far, bytes: of tensors on its GPU, else resident memory."""
     import torch
 
-    if torch.cuda.is_available():  # it is not within the CPU's backend, whatever the machine has
+    if torch.cuda.is_available():  # False within cpu_backend(), also on a machine with GPUs
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
 
 
 def require(settings: Settings, backend: Backend) -> Backend:
-    """Raises UserError for each setting that needs Transformer Engine where there is none; else gives `backend`."""
+    """Return `backend`. Raises UserError for each setting that needs a Transformer Engine that it does not have."""
     if backend.transformer_engine:
         return backend
     problems = []

@@ -1,4 +1,4 @@
-"""Megatron's specifications of a layer, for where Transformer Engine is not installed."""
+"""Megatron layer specifications without Transformer Engine."""
 
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.transformer.spec_utils import ModuleSpec
@@ -10,7 +10,7 @@ from llama31.model.rotary import RotarySelfAttention
 
 
 def torch_layer_spec(config: TransformerConfig) -> ModuleSpec:
-    """Layers of plain torch modules."""
+    """Return layers made of torch modules."""
     spec = get_gpt_layer_local_spec(normalization=config.normalization)
     spec.submodules.self_attention.module = RotarySelfAttention
     spec.submodules.self_attention.submodules.core_attention = ScaledDotProductAttention
@@ -18,7 +18,7 @@ def torch_layer_spec(config: TransformerConfig) -> ModuleSpec:
 
 
 def cpu_layer_spec(config: TransformerConfig) -> ModuleSpec:
-    """As `torch_layer_spec`, with norms and activations for CPUs; needs use_te_activation_func."""
+    """Return `torch_layer_spec` with norms and activations for CPUs; needs use_te_activation_func."""
     spec = torch_layer_spec(config)
     spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = RMSNorm
     spec.submodules.mlp.submodules.activation_func = SwiGLU

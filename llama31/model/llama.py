@@ -1,4 +1,4 @@
-"""Llama 3.1 in NeMo's terms: configurations, layers and the step functions between data and model."""
+"""Llama 3.1 for NeMo: model configuration, layers, and the step functions between data and model."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,9 +17,9 @@ from llama31.settings import Precision, Settings
 
 
 def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Config]:
-    """NeMo's configuration of the model that SIZE names, for the backend at hand.
+    """Return NeMo's configuration of the model SIZE for a backend.
 
-    `8b` is NeMo's Llama31Config8B; the others differ from it in their dimensions alone. The vocabulary is the
+    `8b` is NeMo's Llama31Config8B; the other sizes differ from it only in their dimensions. The vocabulary is the
     tokenizer's, padded by Megatron to a multiple of 128 x tensor-parallel size.
     """
     shape = SIZES[settings.size]
@@ -41,12 +41,12 @@ def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Conf
     config.data_step_fn = data_step
     config.forward_step_fn = forward_step
     if settings.virtual_pipeline_size > 1:
-        # Batched sends mix up activations and gradients where two pipeline ranks exchange both; Megatron-LM's own
-        # arguments refuse that combination, its library computes a wrong loss.
+        # Batched sends confuse activations and gradients if two pipeline ranks exchange both. Megatron-LM's argument
+        # checks refuse that combination; the library itself computes a wrong loss.
         config.overlap_p2p_comm = True
         config.batch_p2p_comm = False
     if settings.precision is Precision.fp32:
-        config.cross_entropy_loss_fusion = False  # its gradient is bf16, whatever the logits are
+        config.cross_entropy_loss_fusion = False  # its gradient is bf16 even if the logits are fp32
     for name, value in recompute.arguments(settings).items():
         setattr(config, name, value)
     adapt(config, backend)
@@ -54,24 +54,24 @@ def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Conf
 
 
 def adapt(config: run.Config[LlamaConfig], backend: Backend) -> None:
-    """Turns off what the backend at hand has not."""
+    """Turn off what the backend does not have."""
     if not backend.transformer_engine:
         config.transformer_layer_spec = torch_layer_spec
         without_kernels(config)
     if backend.accelerator == "cpu":
         config.transformer_layer_spec = cpu_layer_spec
-        config.use_te_activation_func = True  # Megatron's name for an activation of the layers' specification
+        config.use_te_activation_func = True  # Megatron's name for: take the activation of the layer spec
         config.use_cpu_initialization = True
-        # gloo sends in the background, from memory that this would free.
+        # gloo sends in the background from memory that this option would free.
         config.deallocate_pipeline_outputs = False
-        # Compiled for CUDA by torch's just-in-time compiler.
+        # torch compiles these for CUDA at run time.
         config.bias_activation_fusion = False
         config.bias_dropout_fusion = False
         config.cross_entropy_loss_fusion = False
 
 
 def without_kernels(config: run.Config[LlamaConfig]) -> None:
-    """Turns off the kernels of Transformer Engine and Apex."""
+    """Turn off the kernels of Transformer Engine and Apex."""
     config.gradient_accumulation_fusion = False
     config.apply_rope_fusion = False
     config.masked_softmax_fusion = False
@@ -79,9 +79,9 @@ def without_kernels(config: run.Config[LlamaConfig]) -> None:
 
 
 def data_step(dataloader_iter: Iterator) -> dict[str, Any]:
-    """NeMo's data step, keeping the fingerprints of an evaluation's sequences beside the batch.
+    """Run NeMo's data step, and keep the fingerprints of an evaluation's sequences in the batch.
 
-    They belong to whole sequences, so they are kept back from context parallelism's slicing.
+    They are of whole sequences, so context parallelism must not slice them.
     """
     batch, *rest = next(dataloader_iter)
     fingerprints = batch.pop("fingerprint", None)
@@ -90,7 +90,7 @@ def data_step(dataloader_iter: Iterator) -> dict[str, Any]:
 
 
 def forward_step(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """Forward pass to the loss of each token; attention is causal in every backend, so there is no mask."""
+    """Return the loss of each token. Attention is causal in every backend, so there is no mask."""
     return model(
         input_ids=batch["tokens"], position_ids=batch["position_ids"], labels=batch["labels"], attention_mask=None
     )

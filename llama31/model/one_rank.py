@@ -1,4 +1,4 @@
-"""Megatron in one process, on the CPU, without a launcher."""
+"""Megatron in a single process on the CPU, without a launcher."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from llama31.model.cpu_backend import cpu_backend
 
 @contextmanager
 def one_rank() -> Iterator[None]:
-    """Within this context this process is Megatron's only rank, on the CPU."""
+    """Make this process Megatron's only rank, on the CPU, within this context."""
     with cpu_backend():
         torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
         try:

@@ -1,8 +1,8 @@
-"""Self-attention whose queries and keys are rotated while they are taken out of the projection.
+"""Self-attention that applies RoPE while it splits the projection into queries, keys and values.
 
-Megatron without Transformer Engine cuts the projection into three, rotates by six operations on whole tensors, and
-leaves the heads where attention reads them in strides. Here they are rotated in halves, straight into the layout that
-attention reads, and gradients go the same way back.
+Megatron without Transformer Engine splits the projection, rotates with six operations on whole tensors, and leaves a
+strided layout to attention. Here the halves are rotated directly into the layout that attention reads, and gradients
+take the same path back.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ class RotarySelfAttention(SelfAttention):
     _angles: Tensor | None = None
 
     def forward(self, hidden_states: Tensor, *arguments: Any, rotary_pos_emb: Tensor, **others: Any) -> Any:
-        """As Megatron's.
+        """Run Megatron's self-attention.
 
         Args:
             hidden_states: [sequence, batch, hidden size].
@@ -27,7 +27,7 @@ class RotarySelfAttention(SelfAttention):
             rotary_pos_emb: Angles of both halves, [sequence, 1, 1, head size].
             others: Megatron's.
         """
-        if rotary_pos_emb is not self._angles:  # Megatron keeps them from step to step
+        if rotary_pos_emb is not self._angles:  # Megatron reuses them across steps
             half = rotary_pos_emb[:, 0, 0, : rotary_pos_emb.size(-1) // 2].to(torch.float32)
             self._angles, self._cos, self._sin = rotary_pos_emb, half.cos(), half.sin()
         return super().forward(hidden_states, *arguments, **others)
@@ -35,7 +35,7 @@ class RotarySelfAttention(SelfAttention):
     def get_query_key_value_tensors(
         self, hidden_states: Tensor, key_value_states: None = None, split_qkv: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys, rotated, and values: [sequence, batch, heads, head size], each head's rows together."""
+        """Return rotated queries and keys, and values: [sequence, batch, heads, head size], contiguous per head."""
         assert key_value_states is None and split_qkv
         projected, _ = self.linear_qkv(hidden_states)
         groups = self.num_query_groups_per_partition
@@ -45,8 +45,8 @@ class RotarySelfAttention(SelfAttention):
 
 
 class _Rotated(Function):
-    """Projection, [sequence, batch, groups, queries of a group + 2, head size], to [batch, heads, sequence, head size]
-    of queries, keys and values."""
+    """Split and rotate the projection: [sequence, batch, groups, queries per group + 2, head size] to queries, keys and
+    values of [batch, heads, sequence, head size]."""
 
     @staticmethod
     def forward(ctx: Any, grouped: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +72,7 @@ class _Rotated(Function):
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
-    """Rotates by an angle for each place in the sequence and in the half head: [..., sequence, head size]."""
+    """Rotate [..., sequence, head size] into `out`, by an angle for each position and half-head index."""
     first, second = heads.chunk(2, dim=-1)
     to_first, to_second = out.chunk(2, dim=-1)
     torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-1)

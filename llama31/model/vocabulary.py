@@ -1,4 +1,4 @@
-"""The vocabulary on each rank: that transformers, NeMo and Megatron make of it what the plan says."""
+"""Checks on each rank that transformers, NeMo and Megatron use the vocabulary of the plan."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from llama31.config.model_sizes import embedding_rows
 from llama31.data import run_tokenizer
 from llama31.settings import Settings
 
-EMBEDDINGS = ("word_embeddings.weight", "output_layer.weight")  # ends of the names of those a pipeline rank may have
+EMBEDDINGS = ("word_embeddings.weight", "output_layer.weight")  # name endings; a pipeline rank may have neither
 
 
 def load(directory: Path, source: Path) -> AutoTokenizer:
-    """Loads a run's tokenizer. Raises UserError, one line, where that fails or gives other ids than the plan has.
+    """Load the tokenizer of a run. Raises UserError if that fails or its ids differ from the plan's.
 
     Args:
-        directory: What `run_tokenizer` made of `source`.
+        directory: Tokenizer directory that `run_tokenizer` made from `source`.
         source: TOKENIZER_PATH.
     """
     with run_tokenizer.loading(source):
@@ -27,11 +27,11 @@ def load(directory: Path, source: Path) -> AutoTokenizer:
 
 
 class CheckRows(Callback):
-    """Raises UserError, before the first step, unless the model's embeddings have the rows that the plan says.
+    """Raise UserError before the first step unless the model's embeddings have the planned number of rows.
 
     Args:
         settings: Checked settings.
-        vocab_size: Ids of the tokenizer.
+        vocab_size: Number of ids of the tokenizer.
     """
 
     def __init__(self, settings: Settings, vocab_size: int):
@@ -39,7 +39,7 @@ class CheckRows(Callback):
         self.vocab_size = vocab_size
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts the rows of this rank's embeddings."""
+        """Compare the rows of this rank's embeddings."""
         right = embedding_rows(self.vocab_size, self.tensor_ranks)
         for name, parameter in pl_module.named_parameters():
             if name.endswith(EMBEDDINGS) and (rows := parameter.shape[0] * self.tensor_ranks) != right:

@@ -1,1 +1,1 @@
-"""What a run writes into its directory, and how it is read back."""
+"""The files of a run directory: written by a run, read by everything after it."""

@@ -1,30 +1,30 @@
-"""What happens in a run, as the trainer tells it to whoever keeps a record: MLPerf log, metrics, progress.
+"""Events of a run, from the trainer to its observers: the MLPerf log, the metrics file, the progress on the screen.
 
-Standard library alone, so that a record can be kept and tested without a trainer.
+Standard library only, so that observers can be tested without a trainer.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-# How a run ends: status and exit code
+# Status and exit code of a run
 SUCCESS: Literal["success"] = "success"
 ABORTED: Literal["aborted"] = "aborted"
 FAILED = 1
 BAD_INPUT = 2
 TARGET_NOT_REACHED = 3
-INTERRUPTED = 130  # as shells give it for SIGINT
+INTERRUPTED = 130  # as in shells, after SIGINT
 WORST_LAST = (0, TARGET_NOT_REACHED, INTERRUPTED, BAD_INPUT, FAILED)
 
 
 def worst(exit_codes: Iterable[int]) -> int:
-    """The exit code of several runs together; 0 for none."""
+    """Return the worst exit code of several runs; 0 for none."""
     return max(exit_codes, key=WORST_LAST.index, default=0)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step that has ended."""
+    """A finished optimizer step."""
 
     step: int
     """Steps since the start of training, this one included."""
@@ -35,12 +35,12 @@ class Step:
     learning_rate: float
     """Learning rate that the step used."""
     seconds: float
-    """Wall time from the former step's (or evaluation's) end to this one's."""
+    """Wall time since the end of the previous step or evaluation."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation that has ended."""
+    """A finished evaluation."""
 
     step: int
     consumed_samples: int
@@ -49,17 +49,16 @@ class Evaluation:
     samples: int
     """Sequences evaluated."""
     token_hash: str
-    """Fingerprint of the evaluated token ids; see `llama31.data.fingerprint`."""
+    """Fingerprint of the evaluated token ids (`llama31.data.datasets.fingerprint`)."""
     seconds: float
     reached_target: bool
     memory: int | None = None
-    """Most memory that a rank of this job has taken so far, bytes (`llama31.model.device.peak_memory`). None: not
-    known."""
+    """Peak memory of any rank of this job so far, bytes (`llama31.model.device.peak_memory`). None: unknown."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """One checkpoint that was saved."""
+    """A saved checkpoint."""
 
     step: int
     consumed_samples: int
@@ -67,7 +66,7 @@ class Saved:
     bytes: int
     seconds: float
     stay: list[str] = field(default_factory=list)
-    """A line for each older checkpoint that should have been removed, and was not."""
+    """A line for each older checkpoint that could not be removed."""
 
 
 @dataclass(frozen=True)
@@ -77,33 +76,33 @@ class Outcome:
     status: Literal["success", "aborted"]
     """success: an evaluation reached the target. aborted: anything else."""
     reason: str
-    """One line for a person."""
+    """One line to show to users."""
     exit_code: int
     """0 for success, else FAILED, BAD_INPUT, TARGET_NOT_REACHED or INTERRUPTED."""
     step: int
     consumed_samples: int
     memory: int | None = None
-    """As of an evaluation, at the end of training; None where it had no such end."""
+    """Peak memory at the end of training, as in `Evaluation`; None if training did not end normally."""
 
 
 class Observer:
-    """Keeps a record of a run. Methods are called on rank 0, in this order:
+    """Base class of what records a run. Rank 0 calls the methods in this order:
 
-    run_started, then for each step step_ended, with evaluation_started and evaluation_ended, and then
-    checkpoint_saved, between two steps, and at last run_stopped, once, in whatever way the run ends.
+    run_started; step_ended after each step; between two steps evaluation_started and evaluation_ended, then
+    checkpoint_saved; run_stopped once at the end, however the run ends.
     """
 
     def run_started(self, consumed_samples: int) -> None:
-        """Timing starts: the model is initialised, no training data was touched."""
+        """Timing starts: the model is initialised, no training data has been read."""
 
     def step_ended(self, step: Step) -> None:
         """An optimizer step has ended."""
 
     def evaluation_started(self, step: int, consumed_samples: int) -> None:
-        """An evaluation begins after so many steps and training sequences."""
+        """An evaluation starts after `step` steps and `consumed_samples` training sequences."""
 
     def evaluation_ended(self, evaluation: Evaluation) -> None:
-        """An evaluation has ended; unless it reached the target, training goes on."""
+        """An evaluation has ended; training continues unless it reached the target."""
 
     def checkpoint_saved(self, saved: Saved) -> None:
         """A checkpoint is complete."""

@@ -1,4 +1,4 @@
-"""What was submitted to Slurm for a run: its chain of jobs, and the directories that these make. Standard library."""
+"""The chain of Slurm jobs of a run (submission.json), and their job directories. Standard library only."""
 
 import json
 import re
@@ -16,19 +16,19 @@ JOB_DIR_NAME = re.compile(r"job-(\d+)(?:-(\d+))?")
 
 @dataclass(frozen=True)
 class Submission:
-    """One run, as it was submitted."""
+    """The contents of submission.json."""
 
     jobs: list[int]
     """Slurm's ids of its jobs, in the order in which they run."""
     seed: int
     destination: str
-    """[user@]host that took it through ssh; empty: Slurm's tools of this machine did."""
+    """[user@]host through which it was submitted; empty: this machine."""
     submitted: str
-    """Time of it, ISO 8601 with the offset from UTC."""
+    """Time of submission, ISO 8601 with the offset from UTC."""
 
 
 def store(run_dir: Path, submission: Submission) -> None:
-    """Writes down what was submitted; takes the place of what was written before. Raises UserError where it cannot."""
+    """Write or overwrite submission.json. Raises UserError if it cannot be written."""
     with atomic_writer(run_dir / paths.SUBMISSION) as file:
         file.write(text(submission).encode())
 
@@ -39,7 +39,7 @@ def text(submission: Submission) -> str:
 
 
 def load(run_dir: Path) -> Submission | None:
-    """What `store` wrote; None for a run that was not submitted. Raises UserError where it is damaged."""
+    """Read submission.json; None for a run that was not submitted. Raises UserError if it is damaged."""
     file = run_dir / paths.SUBMISSION
     if not file.exists():
         return None
@@ -50,52 +50,52 @@ def load(run_dir: Path) -> Submission | None:
 
 
 def chain(run_dir: Path, submission: Submission) -> list[int]:
-    """Ids of the run's jobs: those that were submitted with it, then those that began later, submitted by hand.
+    """Return the ids of the run's jobs: the submitted chain, then jobs that were submitted by hand and have started.
 
-    Raises UserError where the run's directory cannot be read.
+    Raises UserError if the run directory cannot be read.
     """
     return list(dict.fromkeys([*submission.jobs, *map(job_of, job_dirs(run_dir))]))
 
 
 def run_name(run_dir: Path) -> str:
-    """Name of the run that has its files in a directory: on Slurm each job has one of its own, within the run's."""
+    """Return the name of the run that a run directory, or a job directory within one, belongs to."""
     return (run_dir.parent if JOB_DIR_NAME.fullmatch(run_dir.name) else run_dir).name
 
 
 def job_dir_name(job_id: int, restarts: int) -> str:
-    """Name of the directory that a job makes in its run's; it makes a new one each time that it is requeued."""
+    """Return the name of a job's directory in the run directory; each requeue gets its own."""
     return f"job-{job_id}-{restarts}" if restarts else f"job-{job_id}"
 
 
 def job_of(job_dir: Path) -> int:
-    """Id of the job that made a directory."""
+    """Return the id of the job that created a job directory."""
     return _numbers(job_dir)[0]
 
 
 def job_dirs(run_dir: Path) -> list[Path]:
-    """Directories that the run's jobs made, in the order in which they were begun: that of their ids and restarts.
+    """Return the job directories of a run, ordered by job id and requeue.
 
-    Raises UserError where the run's directory cannot be read.
+    Raises UserError if the run directory cannot be read.
     """
     with failures_named(run_dir):
         return in_order(run_dir.iterdir())
 
 
 def in_order(directories: Iterable[Path]) -> list[Path]:
-    """Those that jobs made, in the order in which they were begun."""
+    """Return the job directories among `directories`, ordered by job id and requeue."""
     return sorted((path for path in directories if JOB_DIR_NAME.fullmatch(path.name)), key=_numbers)
 
 
 def begun_dirs(run_dir: Path) -> list[Path]:
-    """Those of `job_dirs` that are run directories: a job that finds its run finished, or a mistake, starts no ranks.
+    """Return those `job_dirs` whose job started ranks; one that finds its run finished, or an error, starts none.
 
-    Raises UserError where the run's directory cannot be read.
+    Raises UserError if the run directory cannot be read.
     """
     return [job_dir for job_dir in job_dirs(run_dir) if (job_dir / paths.SETTINGS).exists()]
 
 
 def _numbers(job_dir: Path) -> tuple[int, int]:
-    """The job's id, and how often it was requeued before."""
+    """Return the job id and the number of requeues."""
     match = JOB_DIR_NAME.fullmatch(job_dir.name)
     assert match, job_dir
     return int(match[1]), int(match[2] or 0)

@@ -1,4 +1,4 @@
-"""A run's metrics as JSON lines, one for each step and evaluation."""
+"""Write metrics.jsonl: a JSON line for each step, evaluation, checkpoint and outcome."""
 
 import json
 from dataclasses import asdict
@@ -8,8 +8,8 @@ from llama31.run_dir.events import Evaluation, Observer, Outcome, Saved, Step
 
 
 class MetricsWriter(Observer):
-    """Appends events to a file, each as one line: {"event": "step" | "evaluation" | "checkpoint" | "outcome", ...its
-    fields}."""
+    """Append events to a file, one JSON line each: {"event": "step" | "evaluation" | "checkpoint" | "outcome",
+    ...its fields}."""
 
     def __init__(self, path: Path):
         self._file = path.open("a", buffering=1, encoding="utf-8")  # a line is whole on disk, or not there

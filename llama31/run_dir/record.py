@@ -1,4 +1,4 @@
-"""Files of a run directory that say what ran and how it ended. Standard library and OmegaConf."""
+"""Settings, record (run.json), outcome and lock of a run directory. Standard library and OmegaConf only."""
 
 import fcntl
 import json
@@ -27,7 +27,7 @@ RESERVED_BYTES = 8192  # an outcome, and the entries of two names for it
 
 
 def store_settings(run_dir: Path, settings: Settings) -> None:
-    """Writes the settings of a run."""
+    """Write settings.yaml."""
     _write(run_dir / paths.SETTINGS, settings_text(settings))
 
 
@@ -37,13 +37,13 @@ def settings_text(settings: Settings) -> str:
 
 
 def load_settings(run_dir: Path) -> Settings:
-    """Settings that `store_settings` wrote. Raises UserError where there are none, or no good ones."""
+    """Read settings.yaml. Raises UserError if it is missing, damaged or holds invalid settings."""
     file = run_dir / paths.SETTINGS
     if not file.is_file():
         raise UserError(f"{run_dir}: no run directory, it has no {paths.SETTINGS}")
     try:
         with failures_named(file):
-            stored = yaml.load(file.read_bytes(), Loader=yaml.CSafeLoader)  # ten times as fast as OmegaConf's
+            stored = yaml.load(file.read_bytes(), Loader=yaml.CSafeLoader)  # ten times faster than OmegaConf's loader
         values = {str(name): value for name, value in stored.items()}
     except (ValueError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{file}: damaged, these are no settings ({type(error).__name__})") from error
@@ -54,12 +54,12 @@ def load_settings(run_dir: Path) -> Settings:
 
 
 def store_record(run_dir: Path, record: dict[str, Any]) -> None:
-    """Writes what ran: versions, command, commit and so on."""
+    """Write run.json: versions, command, commit and so on."""
     _write(run_dir / paths.RECORD, record_text(record))
 
 
 def load_record(run_dir: Path) -> dict[str, Any]:
-    """What `store_record` wrote. Raises UserError where there is nothing of the kind."""
+    """Read run.json. Raises UserError if it is missing or damaged."""
     file = run_dir / paths.RECORD
     try:
         with failures_named(file):
@@ -82,26 +82,26 @@ def _write(path: Path, text: str) -> None:
 
 
 def reserve_outcome(run_dir: Path) -> None:
-    """Takes the room that an outcome needs, so that a run can still say that the disk is full."""
+    """Reserve disk space for the outcome, so that it can be written even when the disk is full."""
     (run_dir / RESERVE).write_bytes(bytes(RESERVED_BYTES))
 
 
 def store_saver(run_dir: Path) -> None:
-    """Notes that this process can be told, by SIGUSR1, to have a checkpoint saved and to end the run."""
+    """Record this process as the one that saves a checkpoint and ends the run on SIGUSR1."""
     (run_dir / SAVER).write_text(str(os.getpid()), encoding="utf-8")
 
 
 def load_saver(run_dir: Path) -> int | None:
-    """Id of the process that `store_saver` noted, None before it did."""
+    """Return the process id that `store_saver` recorded; None before that."""
     file = run_dir / SAVER
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     return int(text) if text else None
 
 
 def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:
-    """Writes how the run ended, unless another rank has already, and gives the outcome that holds.
+    """Write outcome.json unless another rank already has; return the outcome that was written first.
 
-    When one rank fails the others fail after it; what the first one says is the reason.
+    When one rank fails the others fail after it, so the first outcome has the reason.
     """
     (run_dir / RESERVE).unlink(missing_ok=True)
     temporary = run_dir / f".{paths.OUTCOME}.{os.getpid()}"
@@ -120,21 +120,21 @@ def _outcome_text(outcome: Outcome) -> str:
 
 
 def replace_outcome(run_dir: Path, outcome: Outcome) -> None:
-    """Writes how the run ended, by whoever knows more than the ranks did."""
+    """Overwrite outcome.json: the launcher may know more than the ranks."""
     _write(run_dir / paths.OUTCOME, _outcome_text(outcome))
 
 
 def load_outcome(run_dir: Path) -> Outcome | None:
-    """How the run ended; None while it runs, or when it was killed before it could say.
+    """Read outcome.json; None while the run is running, or if it was killed before it could write it.
 
-    Raises UserError where the file is damaged.
+    Raises UserError if the file is damaged.
     """
     file = run_dir / paths.OUTCOME
     return read_json(Outcome, file) if file.is_file() else None
 
 
 def claim(run_dir: Path) -> TextIO:
-    """A file that shows the run going on, while it is open in this process or in one that it was handed to."""
+    """Lock the run directory; the run counts as running while the returned file is open in any process."""
     held = (run_dir / CLAIM).open("w", encoding="utf-8")
     with suppress(OSError):  # a file system without locks
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -144,9 +144,9 @@ def claim(run_dir: Path) -> TextIO:
 
 
 def is_claimed(run_dir: Path) -> bool | None:
-    """Whether a process goes on with the run; None where that cannot be told.
+    """Return whether a process holds the lock of `claim`; None if unknown.
 
-    A lock that another machine holds is not seen on every file system.
+    Some file systems do not show locks of other machines.
     """
     try:
         with (run_dir / CLAIM).open(encoding="utf-8") as file:

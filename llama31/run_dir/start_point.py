@@ -1,4 +1,4 @@
-"""Where a job starts: from random weights, from converted ones, or from a checkpoint of its own run."""
+"""Starting point of a job: random weights, converted weights, or a checkpoint of its own run."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,33 +11,33 @@ from llama31.settings import Settings
 
 @dataclass(frozen=True)
 class Start:
-    """Where a job starts. Steps, samples and departures are those of the run so far."""
+    """Starting point of a job. Steps, samples and departures count from the beginning of the run."""
 
     checkpoint: str = ""
-    """Checkpoint to go on from, or whose weights to take; empty for random weights."""
+    """Checkpoint to resume from or to take weights from; empty for random weights."""
     weights_only: bool = False
-    """Take the weights of `checkpoint` alone."""
+    """Load only the weights of `checkpoint`."""
     job: int = 1
     """Number of this job in the chain."""
     step: int = 0
     consumed_samples: int = 0
     departures: list[str] = field(default_factory=list)
     run: str | None = None
-    """Name of the run, as its first job had it. None: not known, or this is the first job."""
+    """Name of the run, set by its first job. None: unknown, or this is the first job."""
 
     @property
     def goes_on(self) -> bool:
-        """The job goes on with a run that others began."""
+        """Whether the job resumes a run that an earlier job started."""
         return bool(self.checkpoint) and not self.weights_only
 
     def samples_after(self, step: int, global_batch_size: int) -> int:
-        """Training sequences that the run has seen after a step of this job."""
+        """Return the training sequences that the run has consumed after a step of this job."""
         return self.consumed_samples + (step - self.step) * global_batch_size
 
     def last_step(self, settings: Settings, available_samples: int) -> tuple[int, str]:
-        """Last optimizer step of the job if the target is not reached, and why it is that one.
+        """Return the last optimizer step if the target is not reached, and what limits it.
 
-        `available_samples`: training sequences that the data has.
+        `available_samples`: training sequences in the data.
         """
 
         def step_of(samples: int) -> int:
@@ -55,7 +55,7 @@ class Start:
         return min(ends)
 
     def words(self) -> str:
-        """What the job starts from, in a person's words."""
+        """Return a phrase for the plan."""
         if self.goes_on:
             return f"goes on after step {self.step:,} ({self.consumed_samples:,} sequences), from {self.checkpoint}"
         if self.weights_only:
@@ -64,11 +64,11 @@ class Start:
 
 
 def store(file: Path, start: Start) -> None:
-    """Writes down where a job starts, for its ranks."""
+    """Write start.json, for the ranks of a job."""
     with atomic_writer(file) as written:
         written.write(json.dumps(asdict(start), indent=2).encode() + b"\n")
 
 
 def load(file: Path) -> Start:
-    """What `store` wrote; random weights where there is nothing. Raises UserError where the file is damaged."""
+    """Read start.json; random weights if it is missing. Raises UserError if it is damaged."""
     return read_json(Start, file) if file.is_file() else Start()

@@ -1,4 +1,4 @@
-"""How far a rank has come in its start, told in its log: what took how long, and where one that hangs is."""
+"""Timestamps in each rank's log for the stages of its start: how long each takes, and where one hangs."""
 
 from datetime import datetime, timezone
 
@@ -11,11 +11,11 @@ READY = "model and optimizer are ready"
 BATCH = "the first batch is there"
 STEPPED = "the first step is done"
 PARTS = (RANK, CHECKED, IMPORTED, JOINED, INDEXED, READY, BATCH, STEPPED)
-"""In their order."""
+"""Stages in order."""
 MARK = " start: "
-"""Between the time, in ISO 8601, and the part."""
+"""Separates the time, in ISO 8601, from the stage."""
 
 
 def reached(part: str) -> None:
-    """Prints that a part of the start is over."""
+    """Print that a stage of the start is done."""
     print(f"{datetime.now(timezone.utc).isoformat(timespec='milliseconds')}{MARK}{part}", flush=True)

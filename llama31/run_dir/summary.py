@@ -1,4 +1,4 @@
-"""The figures of a run that has ended, in a few lines."""
+"""Summary of a finished run in a few lines."""
 
 import json
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from llama31.settings import Settings
 
 
 def lines(run_dir: Path, settings: Settings, outcome: Outcome) -> Iterator[str]:
-    """How the run ended, its losses, counts, speed and where it lies.
+    """Yield lines with the outcome, losses, counts, speed and directory of a run.
 
-    tokens/s is over the training steps alone; the wall time also holds the evaluations.
+    tokens/s counts training steps only; the wall time includes evaluations.
     """
     yield f"{outcome.status}: {outcome.reason}"
     events = _events(run_dir / paths.METRICS)
@@ -37,7 +37,7 @@ def lines(run_dir: Path, settings: Settings, outcome: Outcome) -> Iterator[str]:
 
 
 def _events(file: Path) -> list[dict]:
-    """Events of a metrics file, none if the run did not come that far; a full disk may have cut the last one."""
+    """Return the events of a metrics file, if any; a last line cut off by a full disk is skipped."""
     whole = file.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0] if file.is_file() else ""
     try:
         return [json.loads(line) for line in whole.splitlines()]

@@ -1,8 +1,8 @@
-"""The warning that a job's time runs out, which reaches its ranks through a file. Standard library.
+"""Warning before a job's time limit, passed to the ranks through a file. Standard library only.
 
-Slurm could signal the ranks, but it would signal all processes of their step: also the one by which Apptainer, where it
-is not setuid, mounts the image, and whose end is the end of the image. So Slurm signals the job's script alone, which
-writes into this file of the job's directory.
+Slurm could signal the ranks, but it signals all processes of a step. With an Apptainer that is not setuid, that
+includes the process that mounts the image, and the image is gone when it ends. So Slurm signals only the job's script,
+which writes this file into the job directory.
 """
 
 import signal
@@ -12,25 +12,25 @@ from contextlib import suppress
 from pathlib import Path
 
 FILE = ".warned"
-"""Empty from the start: what is written to a file NFS shows to those who open it later, but that a file does not exist
-it may repeat for a minute."""
-INTERVAL = 1.0  # seconds between two looks
+"""Created empty at the start: NFS shows new contents to whoever opens the file later, but may cache for a minute that a
+file does not exist."""
+INTERVAL = 1.0  # seconds between two checks
 
 
 def watch(run_dir: Path) -> None:
-    """Sends SIGUSR1 to this process, to its main thread, when the warning comes; without the file, none does."""
+    """Send SIGUSR1 to the main thread of this process when the file is written to; do nothing if it is missing."""
     file = run_dir / FILE
     if file.exists():
-        threading.Thread(target=_hand_on, args=(file,), daemon=True).start()
+        threading.Thread(target=_forward, args=(file,), daemon=True).start()
 
 
-def _hand_on(file: Path) -> None:
-    while not _has_come(file):
+def _forward(file: Path) -> None:
+    while not _is_written(file):
         time.sleep(INTERVAL)
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
 
-def _has_come(file: Path) -> bool:
-    with suppress(OSError):  # a file server that does not answer, for now
+def _is_written(file: Path) -> bool:
+    with suppress(OSError):  # a file server that does not answer at the moment
         return bool(file.read_bytes())
     return False

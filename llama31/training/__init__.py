@@ -1,1 +1,1 @@
-"""What happens while a run trains."""
+"""What this project adds to NeMo's training loop: callbacks, strategy, saving, progress."""

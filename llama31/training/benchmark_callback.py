@@ -1,4 +1,4 @@
-"""The benchmark's course on top of Lightning's loop: when to evaluate, what an evaluation is, when to stop."""
+"""The benchmark's schedule on top of Lightning's loop: when to evaluate, on what, and when to stop."""
 
 import math
 import time
@@ -32,19 +32,19 @@ WARM_STEPS = 3  # steps that may take longer than STEP_TIME_ATOL: compilation, f
 
 
 class BenchmarkCallback(Callback):
-    """Conducts a run and tells the observers.
+    """Evaluate, stop and save a run by the benchmark's rules, and notify observers of each event.
 
-    It evaluates on all of EVAL_SAMPLES and nothing else, every CEIL(EVAL_EVERY / GBS) steps, from START_EVAL_AT on;
-    ends the run at the first validation loss that reaches TARGET, else at STOP_AT_STEP, at the schedule's end or
-    where the training data ends; and at once when a loss is not finite or a step takes longer than STEP_TIME_ATOL.
-    A checkpoint is saved after a step, or after its evaluation where one is due, so that none is left to be made up.
+    Evaluates on exactly EVAL_SAMPLES sequences every CEIL(EVAL_EVERY / GBS) steps, from START_EVAL_AT on. Ends the run
+    at the first validation loss that reaches TARGET, else at STOP_AT_STEP, at the end of the schedule or of the data;
+    and at once if a loss is not finite or a step takes longer than STEP_TIME_ATOL. A checkpoint is saved after a step
+    and after the evaluation of that step, so that a resumed job never has one to catch up on.
 
     Args:
         settings: Checked settings.
-        observers: Told of every event; empty but on rank 0.
-        available_samples: Training sequences that the data has.
-        start: Where the job starts.
-        saver: Saves checkpoints, if the settings want it.
+        observers: Notified of every event; empty except on rank 0.
+        available_samples: Training sequences in the data.
+        start: Starting point of the job.
+        saver: Saves checkpoints; None without SAVE_CKPT.
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class BenchmarkCallback(Callback):
     # Training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock. Bounds the loop here, after NeMo copied max_steps into the learning rate schedule.
+        """Start the clock, and set the last step: only now, after NeMo copied max_steps to the learning-rate schedule.
 
-        `trainer.should_stop` will not do to end at a step: Lightning then evaluates once more.
+        `trainer.should_stop` cannot end a run at a step: Lightning would evaluate once more.
         """
         assert trainer.global_step == self.step, f"step {trainer.global_step} of the checkpoint, {self.step} expected"
         trainer.fit_loop.epoch_loop.max_steps = self.last_step
@@ -95,13 +95,13 @@ class BenchmarkCallback(Callback):
         self._clock = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Notes the learning rate, which Lightning moves on before the step's end is told."""
+        """Record the learning rate of the step: Lightning advances it before on_train_batch_end."""
         self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Tells of the step. The first rank has the loss of all ranks, so it alone looks at it."""
+        """Report the step. Only rank 0 does, since it has the loss of all ranks."""
         self.step = trainer.global_step
         self._allow_evaluation(trainer)
         now = time.perf_counter()
@@ -110,11 +110,11 @@ class BenchmarkCallback(Callback):
         if self._steps_timed == 1:
             startup_log.reached(startup_log.STEPPED)
         if trainer.is_global_zero:
-            self._tell_of_step(trainer, seconds)
+            self._report_step(trainer, seconds)
         if not trainer.limit_val_batches:
             self._save_if_due(trainer)
 
-    def _tell_of_step(self, trainer: Trainer, seconds: float) -> None:
+    def _report_step(self, trainer: Trainer, seconds: float) -> None:
         loss = float(trainer.callback_metrics["reduced_train_loss"])
         step = Step(self.step, self.consumed_samples, loss, self._learning_rate, seconds)
         for observer in self.observers:
@@ -126,7 +126,7 @@ class BenchmarkCallback(Callback):
             self._abort(f"step {self.step} took {seconds * 1000:.0f} ms; STEP_TIME_ATOL={limit} tolerates {limit}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training ended in order: at the target, or without it at the last step."""
+        """Set the outcome after a normal end: at the target, or at the last step without it."""
         if self.outcome is None:
             self.outcome = Outcome(
                 ABORTED,
@@ -140,7 +140,7 @@ class BenchmarkCallback(Callback):
     # Evaluation
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins an evaluation."""
+        """Start an evaluation."""
         self._loss_sum, self._samples, self._token_hash = 0.0, 0, 0
         self._batch = 0
         for observer in self.observers:
@@ -148,7 +148,7 @@ class BenchmarkCallback(Callback):
         self._clock = time.perf_counter()
 
     def on_megatron_microbatch_start(self, batch: dict[str, Any], **_: Any) -> None:
-        """Notes which sequences an evaluation sees; a training batch has no fingerprints."""
+        """Count and hash the sequences of an evaluation; training batches have no fingerprints."""
         if not self._has_batch:
             self._has_batch = True
             startup_log.reached(startup_log.BATCH)
@@ -165,13 +165,13 @@ class BenchmarkCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Adds the mean loss of one global batch, weighted by the sequences in it that count."""
+        """Add the mean loss of a global batch, weighted by the sequences in it that belong to the evaluation."""
         counted = min(self.settings.gbs, self.settings.eval_samples - self._batch * self.settings.gbs)
         self._loss_sum += float(outputs) * counted
         self._batch += 1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends an evaluation: the same result on every rank, so that all of them stop or none."""
+        """Finish an evaluation, with the same result on every rank, so that all of them stop or none does."""
         loss = _reduced(self._loss_sum, torch.float64, parallel_state.get_pipeline_model_parallel_group())
         samples = int(_reduced(self._samples, torch.int64, parallel_state.get_data_parallel_group()))
         token_hash = int(_reduced(_wrap(self._token_hash), torch.int64, parallel_state.get_data_parallel_group()))
@@ -197,8 +197,8 @@ class BenchmarkCallback(Callback):
         if reached:
             reason = f"validation loss {loss:.4f} reached TARGET={self.settings.target}"
             self.outcome = Outcome(SUCCESS, reason, 0, self.step, self.consumed_samples)
-            trainer.should_stop = True  # the evaluation of this step is over, so Lightning starts no other
-            # The run ends here, and not when its last checkpoint is saved.
+            trainer.should_stop = True  # this step's evaluation is over, so Lightning starts no other
+            # The run ends here, not when its last checkpoint has been saved.
             for observer in self.observers:
                 observer.run_stopped(self.outcome)
             self.observers.clear()
@@ -207,7 +207,7 @@ class BenchmarkCallback(Callback):
     # Ends
 
     def _save_if_due(self, trainer: Trainer) -> None:
-        """Saves a checkpoint where one is due; ends the job if it was told to end."""
+        """Save a checkpoint if one is due, and end the job if that was requested."""
         if self.saver is None:
             return
         is_last = self.outcome is not None or self.step >= self.last_step
@@ -222,9 +222,9 @@ class BenchmarkCallback(Callback):
             trainer.should_stop = True
 
     def _allow_evaluation(self, trainer: Trainer) -> None:
-        """Lightning evaluates nothing while the number of batches to evaluate is 0.
+        """Enable Lightning's evaluation only at steps that are due, by a number of batches above 0.
 
-        Left alone it would evaluate once more, off the cadence, where the training data ends.
+        By itself Lightning would also evaluate at the end of the training data.
         """
         due = self.step % self.interval == 0 and self.consumed_samples >= self.settings.start_eval_at
         trainer.limit_val_batches = self._evaluation_batches if due else 0
@@ -234,17 +234,17 @@ class BenchmarkCallback(Callback):
 
 
 def _memory() -> int:
-    """Most bytes that any rank has taken so far."""
+    """Return the peak memory of any rank so far, bytes."""
     return int(_reduced(peak_memory(), torch.int64, op=ReduceOp.MAX))
 
 
 def _wrap(value: int) -> int:
-    """`value` modulo 2^64, as a signed integer."""
+    """Return `value` modulo 2^64 as a signed integer."""
     return (value + 2**63) % 2**64 - 2**63
 
 
 def _reduced(value: float, dtype: torch.dtype, group: ProcessGroup | None = None, op: ReduceOp = ReduceOp.SUM) -> float:
-    """Sum of `value`, or what else `op` makes of it, over the ranks of a group, else all ranks."""
+    """Return `value` reduced by `op` over the ranks of a group; default: all ranks."""
     result = torch.tensor(value, dtype=dtype, device=torch.cuda.current_device())
     torch.distributed.all_reduce(result, op, group)
     return result.item()

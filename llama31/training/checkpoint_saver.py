@@ -1,4 +1,4 @@
-"""Saving checkpoints while a run trains: when, how, and that each is whole before it counts."""
+"""Save checkpoints during training: when to save, how, and verification before a checkpoint gets its name."""
 
 import errno
 import os
@@ -29,25 +29,25 @@ from llama31.config import paths
 from llama31.run_dir.events import Outcome, Saved
 from llama31.settings import Settings
 
-# What the ranks agree on after a step; the highest of their wishes holds.
-GO_ON, SAVE, SAVE_AND_END = range(3)
-# What tells in an exception that the disk is the reason: Megatron hands on its writers' words alone.
+# Votes of the ranks after each step; the highest wins.
+CONTINUE, SAVE, SAVE_AND_END = range(3)
+# Texts in an exception that mean that the disk is the reason: Megatron passes on only the messages of its writers.
 WRITE_ERRORS = {
     **{os.strerror(n): os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)},
-    "unexpected pos": f"{os.strerror(errno.ENOSPC)}, or no quota",  # torch, of a write that was cut short
+    "unexpected pos": f"{os.strerror(errno.ENOSPC)}, or no quota",  # torch's message for a short write
 }
 
 
 class Saver:
-    """Saves the checkpoints of a job. `is_due` and `save` are collective.
+    """Save the checkpoints of a job. `is_due` and `save` are collective.
 
     Args:
         settings: Checked settings, with SAVE_CKPT.
         job: Number of this job in the chain.
-        identity: What the run is; see `llama31.checkpoint.identity`.
+        identity: Identity of the run; see `llama31.checkpoint.identity`.
         departures: Departures from the closed division's rules so far.
         run_dir: Directory of the MLPerf log and the metrics.
-        run: Name of the run, which its later jobs keep. Default: that of `run_dir`.
+        run: Name of the run, which later jobs keep. Default: the name of `run_dir`.
     """
 
     def __init__(
@@ -68,44 +68,44 @@ class Saver:
         self.run = run or run_dir.name
         self.root = Path(settings.continual_ckpt)
         self.is_ending = False
-        """All ranks agreed to end the job after this step, for it was told to."""
+        """Whether all ranks agreed to end the job after this step, on request."""
         self._end_requested = False
-        # torchrun sends SIGTERM to the ranks that are left when one has failed; Slurm does when time runs out.
+        # torchrun sends SIGTERM to the remaining ranks when one has failed; Slurm sends it at the time limit.
         under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
         self._signals = {signal.SIGUSR1} if under_torchrun else {signal.SIGUSR1, signal.SIGTERM}
         self._saved_at = time.monotonic()
 
     def listen(self) -> None:
-        """From now on SIGUSR1, and SIGTERM where torchrun is not there, ask for a save and the end of the job.
+        """Make SIGUSR1, and without torchrun also SIGTERM, request a save and the end of the job.
 
-        Lightning takes SIGTERM for itself when it starts, so this is called before and after.
+        Lightning installs its own handler of SIGTERM when it starts, so this is called before and after.
         """
         for signum in self._signals:
             signal.signal(signum, self.request_end)
 
     def request_end(self, *_: Any) -> None:
-        """Asks for a save and the end of the job after the step under way; a signal's handler."""
+        """Request a save and the end of the job after the current step. A signal handler."""
         self._end_requested = True
 
     def is_due(self, step: int, *, is_last: bool) -> bool:
-        """Whether to save after this step; the same on all ranks."""
-        wish = GO_ON
+        """Return whether to save after this step; the same on all ranks."""
+        vote = CONTINUE
         minutes = self.settings.save_every_minutes
         if minutes and torch.distributed.get_rank() == 0 and time.monotonic() - self._saved_at >= 60 * minutes:
-            wish = SAVE
+            vote = SAVE
         if self._end_requested:
-            wish = SAVE_AND_END
-        agreed = torch.tensor(wish, device=torch.cuda.current_device())
+            vote = SAVE_AND_END
+        agreed = torch.tensor(vote, device=torch.cuda.current_device())
         torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
         self.is_ending = agreed.item() == SAVE_AND_END
         every = self.settings.save_every
-        return is_last or agreed.item() > GO_ON or bool(every and step % every == 0)
+        return is_last or agreed.item() > CONTINUE or bool(every and step % every == 0)
 
     def save(self, trainer: Trainer, step: int, consumed_samples: int, outcome: Outcome | None) -> Saved:
-        """Saves what the run is after `step`; `outcome` says how it ended, if it did.
+        """Save the state after `step`, and `outcome` if the run has ended. Return what was saved.
 
-        The checkpoint gets its name when all of it is on disk and was read back; until then the former one is the
-        newest. Raises UserError where it cannot be written.
+        The checkpoint gets its name once all of it is on disk and has been read back; until then the previous one is
+        the newest. Raises UserError if it cannot be written.
         """
         began = time.monotonic()
         stay: list[str] = []
@@ -148,19 +148,21 @@ class Saver:
 
 
 def _write_context(context: TrainerContext, directory: Path) -> None:
-    """Writes NeMo's record of the trainer and the model, and the run's tokenizer, into a new directory."""
-    context.__io__ = deepcopy(context.__io__)  # where NeMo notes the copy's place; the run's own tokenizer shares it
+    """Write NeMo's context: the trainer's and model's configuration, and the tokenizer."""
+    context.__io__ = deepcopy(
+        context.__io__
+    )  # NeMo records the copy's path in it, and the run's own tokenizer shares it
     context.io_dump(directory, yaml_attrs=["model"])
 
 
 @contextmanager
 def _held(signals: set[signal.Signals]) -> Iterator[None]:
-    """Holds signals back within this context, for ever in processes that start within it.
+    """Block signals within this context, and permanently in processes started within it.
 
-    Slurm's signals reach all processes of a rank, and Megatron's writers of checkpoints must outlive them.
+    Slurm signals all processes of a rank, and Megatron's checkpoint writers must survive that.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    resource_tracker.ensure_running()  # starts a process, the first time, and then lets SIGTERM through again
+    resource_tracker.ensure_running()  # its first call starts a process and unblocks SIGTERM
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -169,15 +171,15 @@ def _held(signals: set[signal.Signals]) -> Iterator[None]:
 
 
 def _read_back(partial: Path) -> dict[str, tuple[int, str]]:
-    """Bytes and SHA-256 of all files of a checkpoint that was just written, each read by one rank; collective.
+    """Return bytes and SHA-256 of all files of a new checkpoint, each read back by one rank; collective.
 
-    torch keeps a CRC-32 of each tensor, made from memory when it wrote it; what the disk gives back is held against it.
+    torch stores a CRC-32 of each tensor, computed from memory. The bytes that the disk returns are checked against it.
     """
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     stored: dict[str, list[Any]] = {}
     for info in read_table(partial / nemo.WEIGHTS).storage_data.values():
         stored.setdefault(info.relative_path, []).append(info)
-    # One rank lists them: other nodes may see the directory a moment later.
+    # One rank lists them: other nodes may see new files with a delay.
     listed = [[str(file.relative_to(partial)) for file in store.files_of(partial)] if rank == 0 else None]
     torch.distributed.broadcast_object_list(listed)
     found = {}
@@ -205,7 +207,7 @@ def _to_disk(path: Path) -> None:
 
 
 def _check_blob(file: Path, offset: int, length: int) -> None:
-    """Raises UserError if a tensor or object in a file is not what torch wrote: a zip file of its own."""
+    """Raise UserError if a tensor or object in a file, a zip archive of its own, fails its CRC-32."""
     with open(file, "rb") as source:
         source.seek(offset)
         blob = source.read(length)
@@ -219,7 +221,7 @@ def _check_blob(file: Path, offset: int, length: int) -> None:
 
 @contextmanager
 def _failures_told(path: Path) -> Iterator[None]:
-    """A full disk and its like as a line that names the checkpoint; Megatron wraps what its writers raise."""
+    """Turn a full disk and similar errors into a UserError that names the checkpoint; Megatron wraps those errors."""
     try:
         yield
     except BaseException as error:  # torch's CheckpointException is one

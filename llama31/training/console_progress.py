@@ -1,4 +1,4 @@
-"""Progress of a run on the screen: a live line on a terminal, a line now and then elsewhere."""
+"""Show the progress of a run: a live line on a terminal, a line every 15 s elsewhere."""
 
 import os
 import time
@@ -14,11 +14,11 @@ from llama31.estimates.gpus import Gpu
 from llama31.run_dir.events import Evaluation, Observer, Outcome, Saved, Step
 from llama31.settings import Settings
 
-PLAIN_INTERVAL = 15.0  # seconds between lines where output is no terminal
-COLUMNS = 80  # of a terminal that does not say how many it has
+PLAIN_INTERVAL = 15.0  # seconds between lines if the output is not a terminal
+COLUMNS = 80  # if the terminal does not report its width
 SMOOTHING = 0.1  # weight of the newest step in the mean step time
 DROPPED_FIRST = ("rate", "flops", "samples", "speed", "end", "utilisation", "evaluation")
-"""Parts of a live line that a narrow terminal has no room for, the least missed one first."""
+"""Parts of the live line to drop on a narrow terminal, least important first."""
 CLEAR, BOLD, PLAIN = "\r\x1b[K", "\x1b[1m", "\x1b[0m"
 
 
@@ -27,7 +27,7 @@ def _joined(parts: Iterable[str]) -> str:
 
 
 def _fitting(parts: dict[str, str], columns: int) -> str:
-    """As many parts as fit, the others left out in their order."""
+    """Return the parts that fit, joined; others are dropped in the order of DROPPED_FIRST."""
     left = dict(parts)
     for name in DROPPED_FIRST:
         if len(_joined(left.values())) <= columns:
@@ -37,17 +37,17 @@ def _fitting(parts: dict[str, str], columns: int) -> str:
 
 
 class ConsoleProgress(Observer):
-    """Writes step, samples, loss, speed and the time to the next evaluation and to the end.
+    """Print step, samples, loss, speed, and the time to the next evaluation and to the end.
 
-    TFLOP/s are those of each device: `estimates.speed.flops_per_step` over the step's time and the devices. MFU is
-    their share of the device's dense bf16 peak, in fp8 too.
+    FLOP/s are per device: `estimates.speed.flops_per_step` / step time / devices. MFU is their share of the device's
+    dense bf16 peak, also with fp8.
 
     Args:
         settings: Settings of the run.
-        vocab_size: Ids of the tokenizer.
-        last_step: Optimizer step at which the run ends if it does not reach its target.
-        gpu: What the run has of GPUs, if its peak is known.
-        out: Where to write; a live line if it is a terminal.
+        vocab_size: Number of ids of the tokenizer.
+        last_step: Last optimizer step if the target is not reached.
+        gpu: GPU of the run, if its peak is known.
+        out: Stream to write to; if it is a terminal, with a live line.
     """
 
     def __init__(self, settings: Settings, vocab_size: int, last_step: int, gpu: Gpu | None, out: TextIO):
@@ -59,7 +59,7 @@ class ConsoleProgress(Observer):
         self._flops = speed.flops_per_step(settings, vocab_size)
         self._interval = rules.steps_between_evaluations(settings.eval_every, settings.gbs)
         self._live = out.isatty()
-        self._steps = 0  # of this job; its first one also starts kernels and connections, and tells nothing of the rest
+        self._steps = 0  # of this job; the first also loads kernels and opens connections, so its time says little
         self._step_seconds: float | None = None
         self._evaluation_seconds = 0.0
         self._shown_at = 0.0
@@ -89,7 +89,7 @@ class ConsoleProgress(Observer):
         }
         if self._live:
             columns = os.get_terminal_size(self.out.fileno()).columns or COLUMNS
-            self.out.write(CLEAR + _fitting(parts, columns - 1))  # a longer one would leave lines behind
+            self.out.write(CLEAR + _fitting(parts, columns - 1))  # a wrapped line could not be cleared
             self.out.flush()
         else:
             self._line(_joined(parts.values()))
@@ -114,14 +114,14 @@ class ConsoleProgress(Observer):
             self._line("")
 
     def _speed(self, step_seconds: float) -> tuple[str, str, str]:
-        """tokens/s, FLOP/s of each device, and MFU; the last is empty where no peak is known."""
+        """Return tokens/s, FLOP/s per device, and MFU; the last is empty if no peak is known."""
         tokens_per_second = self.settings.gbs * self.settings.seq_length / step_seconds
         flops = self._flops / step_seconds / self._devices
         utilisation = f"MFU {flops / self.gpu.bf16_flops:.1%}" if self.gpu else ""
         return f"{tokens_per_second:,.0f} tokens/s", f"{scaled(flops, 'FLOP/s')} each", utilisation
 
     def _end(self, step: Step) -> str:
-        """The time to the reference's sample count, where there is one ahead, else to the last step."""
+        """Return the time to the reference's sample count if it is ahead, else to the last step."""
         point = rules.REFERENCE_POINTS.get(self.settings.gbs) if self.settings.size == rules.SIZE else None
         steps = -(-(point.mean - step.consumed_samples) // self.settings.gbs) if point else 0
         if point and 0 < steps < self.last_step - step.step:
@@ -129,7 +129,7 @@ class ConsoleProgress(Observer):
         return f"ends within {self._eta(step.step, self.last_step - step.step)}"
 
     def _eta(self, step: int, steps: int) -> str:
-        """Time for so many steps after `step`, h:mm:ss, with the evaluations before the last of them."""
+        """Return the time for `steps` steps after `step`, including evaluations between them, as h:mm:ss."""
         evaluations = (step + steps - 1) // self._interval - step // self._interval if steps else 0
         seconds = round(steps * (self._step_seconds or 0) + evaluations * self._evaluation_seconds)
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"

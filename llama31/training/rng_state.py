@@ -1,4 +1,4 @@
-"""The random states of all ranks in a checkpoint, so that a run that goes on draws what it would have drawn."""
+"""Random states of all ranks in a checkpoint, so that a resumed run draws the same numbers."""
 
 import random
 from typing import Any
@@ -10,36 +10,36 @@ from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
 
 class RandomStates(Callback):
-    """Saves the states of Python's, numpy's, torch's and Megatron's generators on each rank, and restores them.
+    """Save and restore the states of Python's, numpy's, torch's and Megatron's generators on each rank.
 
-    Lightning keeps what `state_dict` gives in the checkpoint, and hands it to `load_state_dict`. Under another number
-    of ranks each of them draws from the seed's own states instead; nothing in this model's training draws.
+    Lightning stores `state_dict` in the checkpoint and passes it to `load_state_dict`. With another number of ranks the
+    states of the seed are used instead; nothing in the training of this model draws.
     """
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of all ranks; collective, and the same on each."""
+        """Return the states of all ranks; collective, the same on each rank."""
         ranks: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(ranks, _states())
         return {"ranks": ranks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Notes this rank's states; they are set when training starts, for loading data draws from them."""
+        """Keep this rank's states until training starts, since loading data draws numbers."""
         ranks = state_dict["ranks"]
         if len(ranks) == torch.distributed.get_world_size():
             self._restored = ranks[torch.distributed.get_rank()]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Sets the states at the first step: between the last step before a save and the next one nothing draws."""
+        """Set the states at the first step: nothing draws between a save and the next step."""
         if self._restored is not None:
             _set_states(self._restored)
             self._restored = None
 
 
 def _states() -> dict[str, Any]:
-    """States of this rank, of types that torch.load takes with weights_only."""
+    """Return the states of this rank, as types that torch.load accepts with weights_only."""
     version, state, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()
     return {

@@ -18,18 +18,16 @@ import llamas
 import pytest
 import ranks_of_converted
 import torch
+from checkout import FIXTURES, TESTS
+from conversions import TIMEOUT, bits, logits, tensors
 from llamas import KINDS
-from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from llama31.checkpoint.convert import convert, logits_parity, reference_config, to_hugging_face
+from llama31.checkpoint.convert import convert, logits_parity, reference_config
 from llama31.checkpoint.formats import architecture, dcp_metadata, hugging_face, nemo, parameter_mapping, rope
-from llama31.common.errors import UserError
-from llama31.common.progress import Progress
 from llama31.model.one_rank import one_rank
 
-TESTS = Path(__file__).resolve().parents[1]
-BY_TRANSFORMERS_5 = TESTS / "fixtures" / "config_by_transformers_5.24.0.json"  # of the kind "3.1"
+BY_TRANSFORMERS_5 = FIXTURES / "config_by_transformers_5.24.0.json"  # of the kind "3.1"
 RUN_TIME = {
     "_attn_implementation": "flash_attention_2",
     "attn_implementation": "flash_attention_2",
@@ -41,63 +39,9 @@ RUN_TIME = {
     "pad_token_id": -1,
 }
 """Fields of config.json that concern how a model is run, and not what it computes."""
-REPOSITORY = TESTS.parent
-TIMEOUT = 300  # seconds; the processes here take half a minute at most
 LIMIT = 1e-4
 pytestmark = pytest.mark.slow
 every_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a Hugging Face checkpoint of each kind, under its name."""
-    directory = tmp_path_factory.mktemp("models") / "a $HOME {of} models"
-    for name, kind in KINDS.items():
-        llamas.make(kind, directory / name)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def converted(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the NeMo checkpoint of each kind."""
-    directory = tmp_path_factory.mktemp("converted")
-    for name in KINDS:
-        assert convert.convert(models / name, directory / name, "nemo") == 0
-    return directory
-
-
-@pytest.fixture(scope="module")
-def back(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with what became of those, converted back in several files."""
-    directory = tmp_path_factory.mktemp("back")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(to_hugging_face, "FILE_BYTES", 100_000)
-        for name in KINDS:
-            assert convert.convert(converted / name, directory / name, "hf") == 0
-    return directory
-
-
-@pytest.fixture(scope="module")
-def tokens() -> torch.Tensor:
-    return torch.randint(300, (2, 40), generator=torch.Generator().manual_seed(1))
-
-
-def tensors(directory: Path) -> dict[str, torch.Tensor]:
-    found = {}
-    for path in directory.glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    return found
-
-
-def logits(directory: Path, tokens: torch.Tensor) -> torch.Tensor:
-    """What transformers makes of a checkpoint."""
-    with torch.inference_mode():
-        return LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)(tokens).logits
-
-
-def bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().view(torch.uint8)
 
 
 # --- Round trip ---------------------------------------------------------------------------------------------------
@@ -333,165 +277,3 @@ def test_a_parameter_that_is_not_mapped_is_named(models: Path, tmp_path: Path, m
     monkeypatch.setattr(parameter_mapping, "IN_EACH_LAYER", drop)
     with pytest.raises(ValueError, match=r"not mapped.*mlp\.up_proj\.weight"):
         convert.convert(models / "3.1", tmp_path / "out", "nemo")
-
-
-# --- Interruptions ------------------------------------------------------------------------------------------------
-
-KILLED = """
-import os, signal, sys
-from llama31 import cli
-from llama31.corpus.progress import Progress
-from llama31.errors import UserError
-from llama31.model.one_rank import one_rank
-left, add = int(sys.argv.pop(1)), Progress.add
-def killed(self, count):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    add(self, count)
-Progress.add = killed
-cli.main()
-"""
-
-
-def inodes(directory: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_ino for path in directory.iterdir() if path.suffix in (".distcp", ".safetensors")}
-
-
-def test_a_killed_conversion_goes_on(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    destination = tmp_path / "out"
-    command = [sys.executable, "-c", KILLED, "20", "convert"]
-    command += ["--source", str(models / "3.1"), "--destination", str(destination)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=TIMEOUT, check=False)
-    assert done.returncode == -9, done.stderr
-    assert not destination.exists()
-    begun = inodes(tmp_path / "out.partial" / "weights")
-    assert begun
-    assert convert.convert(models / "3.1", destination, "nemo") == 0
-    assert "going on" in capsys.readouterr().err
-    finished = inodes(destination / "weights")
-    assert len(finished) > len(begun)
-    assert begun.items() <= finished.items(), "written again"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
-    assert sorted(path.name for path in destination.iterdir()) == ["context", "conversion.json", "weights"]
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupt_at(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, add = count, Progress.add
-
-    def interrupted(self: Progress, size: int) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Interrupted
-        add(self, size)
-
-    monkeypatch.setattr(Progress, "add", interrupted)
-
-
-@pytest.mark.parametrize("count", [0, 2, 5, 20, 60])
-def test_an_interrupted_export_goes_on(
-    count: int, converted: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(to_hugging_face, "FILE_BYTES", 100_000)
-        with monkeypatch.context() as inner, pytest.raises(Interrupted):
-            interrupt_at(count, inner)
-            convert.convert(converted / "3.1", tmp_path / "out", "hf")
-        assert not (tmp_path / "out").exists()
-        begun = inodes(tmp_path / "out.partial")
-        assert convert.convert(converted / "3.1", tmp_path / "out", "hf") == 0
-    assert begun.items() <= inodes(tmp_path / "out").items()
-    found = tensors(tmp_path / "out")
-    assert all(torch.equal(bits(found[name]), bits(value)) for name, value in tensors(models / "3.1").items())
-
-
-def test_another_source_starts_anew(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    with monkeypatch.context() as inner, pytest.raises(Interrupted):
-        interrupt_at(12, inner)
-        convert.convert(models / "3.1", tmp_path / "out", "nemo")
-    assert convert.convert(models / "3.2 tied, wide heads", tmp_path / "out", "nemo") == 0
-    assert "going on" not in capsys.readouterr().err
-    assert nemo.look(tmp_path / "out").architecture.vocab_size == 501
-
-
-def test_a_full_disk_is_named_and_the_work_goes_on(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as inner, pytest.raises(Interrupted):
-        interrupt_at(12, inner)
-        convert.convert(models / "3.1", tmp_path / "out", "nemo")
-    weights = tmp_path / "out.partial" / "weights"
-    (weights / "__0_3.distcp.partial").symlink_to("/dev/full")
-    with pytest.raises(UserError) as error:
-        convert.convert(models / "3.1", tmp_path / "out", "nemo")
-    assert error.value.lines == [f"{weights / '__0_3.distcp'}: No space left on device"]
-    assert convert.convert(models / "3.1", tmp_path / "out", "nemo") == 0
-
-
-def test_one_conversion_at_a_time(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def meanwhile(*_: Any) -> None:
-        convert.convert(models / "3.1", tmp_path / "out", "nemo")
-
-    monkeypatch.setattr(convert, "_work", meanwhile)
-    with pytest.raises(UserError) as error:
-        convert.convert(models / "3.1", tmp_path / "out", "nemo")
-    assert error.value.lines == [f"{tmp_path / 'out.partial'}: another run is at work there; wait for its end"]
-
-
-# --- The commands -------------------------------------------------------------------------------------------------
-
-
-def run_script(**environment: str) -> subprocess.CompletedProcess[str]:
-    """utils/launch_nemo_convert.sh by hand."""
-    taken = ("SLURM", "CONT_IMAGE", "SRC_PATH", "DST_PATH")
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
-    return subprocess.run(
-        ["bash", REPOSITORY / "utils" / "launch_nemo_convert.sh"],
-        env={**ours, "LLAMA31_VENV": sys.prefix, **environment},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-
-
-def test_the_script_converts(models: Path, converted: Path, tmp_path: Path) -> None:
-    destination = tmp_path / "a new place" / "check $point"
-    done = run_script(SRC_PATH=str(models / "3.1"), DST_PATH=str(destination))
-    assert done.returncode == 0, done.stderr
-    first, last = done.stdout.splitlines()
-    assert first.startswith("logits of 256 tokens, fp32: largest difference ")
-    assert last == f"{destination}: complete"
-    assert done.stderr.splitlines() == [f"{models / '3.1'}: 39 tensors, 0.5 MB; converting"]
-    ours, expected = nemo.look(destination), nemo.look(converted / "3.1")
-    assert ours.architecture == expected.architecture
-    for key in ours.tensors:
-        assert torch.equal(ours.tensor(key, 1), expected.tensor(key, 1))
-
-
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ({}, "SRC_PATH: set it to the directory of the Hugging Face checkpoint"),
-        ({"SRC_PATH": "somewhere"}, "DST_PATH: set it to the directory to make"),
-        ({"SRC_PATH": "somewhere", "DST_PATH": "else"}, "/somewhere: no such directory"),
-        (
-            {"SRC_PATH": "somewhere", "DST_PATH": "else", "CONT_IMAGE_URL": "image"},
-            "CONT_IMAGE_URL=image needs Slurm; within the container, unset it",
-        ),
-    ],
-    ids=str,
-)
-def test_the_script_refuses(given: dict[str, str], says: str) -> None:
-    done = run_script(**given)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert len(done.stderr.splitlines()) == 1

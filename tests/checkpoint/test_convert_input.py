@@ -1,47 +1,21 @@
 """What `convert` refuses: in a line for each mistake, before torch is imported, leaving nothing behind."""
 
 import json
-import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import llamas
 import pytest
 import torch
+from refused_conversions import refusal
 from safetensors.torch import load_file, save_file
 
 from llama31.checkpoint.convert import convert
-from llama31.checkpoint.formats import dcp_metadata, hugging_face, nemo
+from llama31.checkpoint.formats import hugging_face
 from llama31.common.errors import UserError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-TIMEOUT = 60  # seconds; a refusal takes less than one
-WITHOUT_TORCH = """
-import sys
-sys.modules.update(dict.fromkeys(("megatron", "nemo", "safetensors", "torch", "transformers")))
-from llama31 import cli
-cli.main()
-"""
 SHARD = "model-00002-of-00006.safetensors"
-
-
-def refusal(source: Path, destination: Path, *options: str) -> list[str]:
-    """The lines with which the command refuses, where importing torch would fail."""
-    command = [sys.executable, "-c", WITHOUT_TORCH, "convert", f"--source={source}", f"--destination={destination}"]
-    done = subprocess.run(
-        [*command, *options], cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT, check=False
-    )
-    assert done.returncode == 2, done.stderr
-    assert not done.stdout
-    return done.stderr.splitlines()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return llamas.make(llamas.KINDS["3.1"], tmp_path_factory.mktemp("model") / "llama")
 
 
 @pytest.fixture
@@ -337,130 +311,3 @@ def test_wrong_direction(model: Path, tmp_path: Path) -> None:
     (tmp_path / "nemo" / "weights").mkdir(parents=True)
     (line,) = refusal(tmp_path / "nemo", tmp_path / "out")
     assert line.startswith(f"{tmp_path / 'nemo'}: is a NeMo checkpoint already; ")
-
-
-# --- NeMo ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("made") / "checkpoint"
-    assert convert.convert(model, directory, "nemo") == 0
-    return directory
-
-
-def no_context(source: Path) -> str:
-    shutil.rmtree(source / "context")
-    return f"{source}: has no directory context; a NeMo checkpoint has context and weights"
-
-
-def other_format(source: Path) -> str:
-    file = source / "weights" / nemo.BACKEND
-    file.write_text(file.read_text().replace("torch_dist", "zarr"))
-    return f"{file}: not of the format torch_dist, which alone can be read"
-
-
-def no_table(source: Path) -> str:
-    (source / "weights" / dcp_metadata.FILE).unlink()
-    return f"{source / 'weights' / dcp_metadata.FILE}: No such file or directory"
-
-
-def truncated_table(source: Path) -> str:
-    file = source / "weights" / dcp_metadata.FILE
-    file.write_bytes(file.read_bytes()[:-100])
-    return f"{file}: cannot be read as the table of a distributed checkpoint"
-
-
-def missing_file(source: Path) -> str:
-    (source / "weights" / "__0_2.distcp").unlink()
-    return f"{source / 'weights' / dcp_metadata.FILE}: names __0_2.distcp, which is not there"
-
-
-def truncated_file(source: Path) -> str:
-    file = source / "weights" / "__0_2.distcp"
-    size = file.stat().st_size
-    file.write_bytes(file.read_bytes()[:-1])
-    return f"{file}: truncated: {size - 1:,} bytes of {size:,}"
-
-
-def a_part_left_out(source: Path) -> str:
-    from torch.distributed.checkpoint import FileSystemReader
-
-    table = FileSystemReader(source / "weights").read_metadata()
-    key = "module.decoder.layers.mlp.linear_fc2.weight"
-    table.state_dict_metadata[key].chunks.pop()
-    (source / "weights" / dcp_metadata.FILE).write_bytes(pickle.dumps(table))
-    return f"{source / 'weights'}: {key} is not whole: the table leaves out a part of it"
-
-
-def another_model(source: Path) -> str:
-    return edit_model(source, "llama.LlamaModel", "llama.LlamaModel", "", "llama.Llama31Config", "qwen.Qwen2Config")
-
-
-def other_layers(source: Path) -> str:
-    edit_model(source, "num_layers: 4", "num_layers: 5", "")
-    return f"{source / 'weights'}: module.decoder.layers.self_attention.linear_qkv.layer_norm_weight has shape [4, 64]"
-
-
-def tied(source: Path) -> str:
-    edit_model(source, "share_embeddings_and_output_weights: false", "share_embeddings_and_output_weights: true", "")
-    return f"{source / 'weights'}: holds module.output_layer.weight, which a Llama of this model.yaml has not"
-
-
-def edit_model(source: Path, old: str, new: str, says: str, *more: str) -> str:
-    file = source / "context" / nemo.MODEL
-    text = file.read_text().replace(old, new)
-    if more:
-        text = text.replace(*more)
-        says = f"the model is a {more[1].rpartition('.')[2]}, not a Llama"
-    file.write_text(text)
-    return f"{file}: {says}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        no_context,
-        other_format,
-        no_table,
-        truncated_table,
-        missing_file,
-        truncated_file,
-        a_part_left_out,
-        another_model,
-        other_layers,
-        tied,
-    ],
-    ids=lambda spoil: spoil.__name__,
-)
-def test_nemo_checkpoints_that_are_not_whole(spoil: Callable[[Path], str], made: Path, tmp_path: Path) -> None:
-    shutil.copytree(made, tmp_path / "source")
-    says = spoil(tmp_path / "source")
-    first, *_ = refusal(tmp_path / "source", tmp_path / "out", "--to=hf")
-    assert first.startswith(says)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-class Attack:
-    """What a pickle of a stranger's checkpoint may hold."""
-
-    def __init__(self, target: Path):
-        self.target = target
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.target,)
-
-
-@pytest.mark.slow
-def test_nothing_in_a_checkpoint_is_executed(made: Path, tmp_path: Path) -> None:
-    shutil.copytree(made, tmp_path / "source")
-    victim = tmp_path / "victim"
-    bomb = pickle.dumps(Attack(victim))
-    pickle.loads(bomb)  # noqa: S301 - the attack works on a plain unpickler
-    assert victim.exists()
-    victim.unlink()
-    (tmp_path / "source" / "weights" / dcp_metadata.FILE).write_bytes(bomb)
-    (line,) = refusal(tmp_path / "source", tmp_path / "out", "--to=hf")
-    assert "cannot be read as the table" in line
-    assert not victim.exists()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkout import FIXTURES
 from llamas import STRETCHED, frequencies
 from oracle import ROPE_SCALING
 from transformers import LlamaConfig
@@ -17,7 +18,6 @@ from llama31.checkpoint.formats import architecture
 from llama31.checkpoint.formats.rope import Rope, RopeScaling, read
 from llama31.common.errors import UserError
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 BY_TRANSFORMERS_5 = [FIXTURES / f"config_by_transformers_{version}.json" for version in ("5.17.0", "5.24.0")]
 """config.json of one Llama, saved by transformers 5; those of 5.0.0, 5.20.2 and 5.22.2 differ in their version only."""
 FILE = Path("config.json")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkout import FIXTURES
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, Metadata
 from torch.distributed.checkpoint.planner import SavePlan, WriteItemType
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -17,7 +18,7 @@ from llama31.checkpoint.formats import dcp_metadata
 from llama31.checkpoint.formats.safe_unpickle import read_table
 from llama31.common.errors import UserError
 
-BY_PYTHON_3_11_2 = Path(__file__).parents[1] / "fixtures" / "table_by_python_3.11.2.metadata"
+BY_PYTHON_3_11_2 = FIXTURES / "table_by_python_3.11.2.metadata"
 """Megatron's table of a tensor and an object, as saved under Debian 12's Python; names members of two Enums."""
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import mlperf_logging
 import pytest
 import yaml
+from checkout import REPOSITORY
 from mlperf_logging.rcp_checker.rcp_checker import RCP_Checker, submission_runs
 
 from llama31 import rules
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = Path(mlperf_logging.__file__).parent
 LATEST = rules.RULESETS[-1]
 

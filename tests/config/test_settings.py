@@ -2,9 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterable
 from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
@@ -14,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from light_imports import imported_by, is_light
 from runs import REPOSITORY, arguments, environment, exports_after
 
-from llama31.common import skip_megatron_compile
 from llama31.common.errors import UserError
 from llama31.config import resolve
 from llama31.run_dir import record
@@ -286,41 +283,6 @@ def test_stored_settings_come_back_equal(name: str, tmp_path: Path) -> None:
 def test_stored_settings_of_another_version_are_refused() -> None:
     with pytest.raises(UserError, match=r"^GSB=3 \(stored\): no such setting; did you mean GBS\?$"):
         resolve.from_dict({"gsb": 3})
-
-
-# How quick
-
-
-HEAVY = (
-    "torch",
-    "numpy",
-    "nemo",
-    "nemo_run",
-    "megatron",
-    "lightning",
-    "transformers",
-    "tokenizers",
-    "mlperf_logging",
-    "rich",
-)
-
-
-def imported_by(*arguments: str) -> tuple[set[str], int, str]:
-    """Modules that a call of llama31 imports, its exit code, and what it says on standard error."""
-    program = (
-        "import sys\nfrom llama31.cli.main import main\ntry:\n    main()\nfinally:\n"
-        "    print('MODULES', *sys.modules, file=sys.stderr)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=REPOSITORY, capture_output=True, text=True, env=environment(), check=False,
-    )  # fmt: skip
-    said, _, modules = done.stderr.rpartition("MODULES ")
-    return set(modules.split()), done.returncode, said
-
-
-def is_light(modules: Iterable[str]) -> bool:
-    return not {module.partition(".")[0] for module in set(modules) - {skip_megatron_compile.NAME}} & set(HEAVY)
 
 
 def test_plans_and_mistakes_import_nothing_heavy(tiny_data: dict[str, str]) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from checkout import REPOSITORY
 
 from llama31.common.errors import UserError
 from llama31.corpus import compress as module
 from llama31.corpus.compress import compress
 
-SCRIPT = Path(__file__).parents[2] / "utils" / "parallel_compress_json_to_gz.sh"
+SCRIPT = REPOSITORY / "utils" / "parallel_compress_json_to_gz.sh"
 
 
 def make_files(directory: Path, count: int = 6, size: int = 300_000) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import REPOSITORY
 
 from llama31 import rules
 from llama31.common.errors import UserError
@@ -158,7 +159,7 @@ def test_full_disk(c4: Path, tmp_path: Path) -> None:
     assert not list(merged.iterdir())
 
 
-SCRIPT = Path(__file__).parents[2] / "utils" / "consolidate_data.sh"
+SCRIPT = REPOSITORY / "utils" / "consolidate_data.sh"
 
 
 # root may read everything, unless it gives up the capabilities for that

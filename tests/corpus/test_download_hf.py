@@ -11,8 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from checkout import REPOSITORY
 
-SCRIPT = Path(__file__).parents[2] / "utils" / "download_hf_llama3.sh"
+SCRIPT = REPOSITORY / "utils" / "download_hf_llama3.sh"
 TOKENIZER = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}, "added_tokens": []}
 FILES = {
     "tokenizer.json": json.dumps(TOKENIZER).encode(),

@@ -24,13 +24,13 @@ from typing import Any
 
 import debian
 import pytest
+from checkout import REPOSITORY
 
 from llama31.common.errors import UserError
 from llama31.common.locks import only_run_in
 from llama31.corpus.download import fetch, remote
 from llama31.corpus.download.rclone import RemoteDirectory
 
-REPOSITORY = Path(__file__).parents[2]
 PIECE_BYTES = 1 << 20
 DEADLINE = 60  # seconds
 FILES = {

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from checkout import REPOSITORY
 from file_server import DEADLINE, FileServer, running, wait_while
 
 from llama31 import rules
 from llama31.data.token_file import TokenFile, bin_path, idx_path, summary
 
-REPOSITORY = Path(__file__).parents[2]
 MIB = 1 << 20
 PIECES = (
     "from llama31.corpus.download import published, retries, target, web; "

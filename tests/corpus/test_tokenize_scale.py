@@ -1,79 +1,23 @@
 """tokenize on awkward sizes, through kills and reruns, and as a user meets it; the ids are transformers'."""
 
 import fcntl
-import gzip
-import json
 import os
 import pty
 import re
-import shutil
 import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import gigatoken
-import numpy as np
 import pytest
-import torch
-from backports import zstd
-from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
-from transformers import AutoTokenizer
+from tokenized_texts import ENDINGS, TEXTS, content, run, text_to_ids, theirs, write
 
-from dev import demo_tokenizer, kill_tokenize
 from llama31.common.errors import UserError
-from llama31.corpus import documents, token_writer, tokenize_checkpoint
+from llama31.corpus import documents
 from llama31.corpus.consolidate import merge_part
-from llama31.corpus.encoder import Exact
 from llama31.corpus.tokenize import tokenize
-from llama31.corpus.writing import writing
-from llama31.data import token_manifest
-
-ENDINGS = (".bin", ".idx")
-TEXTS = ["It's a first text.", "", "The second <|eot_id|> one,\r\nof two lines.", "3"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tokenizer of Llama 3's kind."""
-    directory = tmp_path_factory.mktemp("tokenizer")
-    demo_tokenizer.save(demo_tokenizer.train(TEXTS, vocabulary=300), directory)
-    return directory
-
-
-def write(path: Path, texts: Sequence[str]) -> Path:
-    data = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
-    path.write_bytes(gzip.compress(data, 1) if path.suffix == ".gz" else data)
-    return path
-
-
-def theirs(prefix: Path, documents_ids: Sequence[Sequence[int]]) -> Path:
-    """Megatron's own builder."""
-    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
-    for ids in documents_ids:
-        builder.add_item(torch.IntTensor(ids))
-        builder.end_document()
-    builder.finalize(f"{prefix}.idx")
-    return prefix
-
-
-def text_to_ids(tokenizer_dir: Path, text: str) -> list[int]:
-    """What NeMo's AutoTokenizer.text_to_ids does."""
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True)
-    ids: list[int] = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
-    return ids
-
-
-def content(prefix: Path, endings: Sequence[str] = ENDINGS) -> list[bytes]:
-    return [Path(f"{prefix}{ending}").read_bytes() for ending in endings]
-
-
-def run(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "llama31", "tokenize", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 def test_a_million_tiny_documents(tmp_path: Path, tokenizer_dir: Path) -> None:
@@ -131,126 +75,6 @@ def test_threads(tmp_path: Path, tokenizer_dir: Path) -> None:
         assert content(tmp_path / f"out {threads}") == content(tmp_path / "out 1")
 
 
-def test_killed_at_any_moment(tmp_path: Path) -> None:
-    """A short campaign of dev/kill_tokenize.py."""
-    report = kill_tokenize.campaign(tmp_path / "kills", kills=8, documents=8000, seed=1)
-    assert "each with the bytes of the undisturbed run" in report
-
-
-def test_done_once(tmp_path: Path, tokenizer_dir: Path) -> None:
-    """What is there and right is left alone; what is there and otherwise made is never replaced."""
-    prefix, source = tmp_path / "out", write(tmp_path / "in.json", TEXTS)
-    arguments = [f"--input={source}", f"--output-prefix={prefix}", f"--tokenizer={tokenizer_dir}"]
-    assert run(*arguments).returncode == 0
-    files = (*ENDINGS, ".manifest.json")
-    before, written = content(prefix, files), Path(f"{prefix}.bin").stat().st_mtime_ns
-    again = run(*arguments)
-    assert again.returncode == 0
-    assert "is there, 3 documents" in again.stderr
-    assert Path(f"{prefix}.bin").stat().st_mtime_ns == written
-
-    def refused(line: str, *arguments: object) -> None:
-        done = run(*arguments)
-        assert (done.returncode, done.stdout) == (2, "")
-        (found,) = done.stderr.splitlines()
-        assert line in found
-        assert content(prefix, files) == before
-
-    refused("append_eod=False, now True; remove it", *arguments, "--append-eod")
-    refused("json_key=text, now url; remove it", *arguments, "--json-key=url")
-    refused(f"{source}: given twice; each document would count twice", f"--input={source}", *arguments)
-    second = write(tmp_path / "second.json", TEXTS)
-    refused("inputs=['in.json'], now ['second.json', 'in.json']", f"--input={second}", *arguments)
-    other = tmp_path / "other tokenizer"
-    demo_tokenizer.save(demo_tokenizer.train(TEXTS, vocabulary=290), other)
-    refused("made otherwise: tokenizer_sha256=", *arguments[:2], f"--tokenizer={other}")
-    changed = source.read_bytes().replace(b"first", b"worst")
-    source.write_bytes(changed)
-    refused(f"{source}: changed since {prefix} was made from it", *arguments)
-    Path(f"{prefix}.manifest.json").unlink()
-    files = ENDINGS
-    before = content(prefix, files)
-    refused(f"{prefix}.bin: is there, and nothing tells how it was made; remove it", *arguments)
-
-
-def test_bad_line_is_mended(
-    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A run that failed is gone on with once the line is mended; all is made anew where what it had read is changed."""
-    monkeypatch.setattr(documents, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
-    source = tmp_path / "in.json"
-    for number, changed in enumerate(("text 480", "text 7")):
-        prefix = tmp_path / str(number)
-        texts = [f"text {number}" for number in range(500)]
-        bad = write(source, texts).read_bytes().replace(b"text 450", b"\xff")
-        source.write_bytes(bad)
-        with pytest.raises(UserError, match=r"in\.json:451: not JSON"):
-            tokenize([source], prefix, tokenizer_dir, quiet=True)
-        assert tokenize_checkpoint.load(prefix)
-        texts[texts.index(changed)] = "another text"
-        write(source, texts)
-        capsys.readouterr()
-        tokenize([source], prefix, tokenizer_dir)
-        assert ("is made anew" in capsys.readouterr().err) == (changed == "text 7")
-        theirs(tmp_path / "theirs", [text_to_ids(tokenizer_dir, text) for text in texts])
-        assert content(prefix) == content(tmp_path / "theirs")
-        assert {path.name for path in tmp_path.glob(f"{number}.*")} == {
-            f"{number}{ending}" for ending in (*ENDINGS, ".manifest.json")
-        }
-
-
-def test_end_of_text_token_that_changed(
-    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Which token ends a text is said beside tokenizer.json: neither unfinished nor finished output is taken then."""
-    monkeypatch.setattr(documents, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
-    tokenizer, source, prefix = tmp_path / "tokenizer", tmp_path / "in.json", tmp_path / "out"
-    shutil.copytree(tokenizer_dir, tokenizer)
-    texts = [f"text {number}" for number in range(500)]
-    source.write_bytes(write(source, texts).read_bytes() + b"no")
-    with pytest.raises(UserError, match="not JSON"):
-        tokenize([source], prefix, tokenizer, append_eod=True, quiet=True)
-    write(source, texts)
-    for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (tokenizer / file).exists():
-            content_of = json.loads((tokenizer / file).read_text())
-            (tokenizer / file).write_text(json.dumps({**content_of, "eos_token": "<|eot_id|>"}))
-    tokenize([source], prefix, tokenizer, append_eod=True)
-    assert "is of other inputs or options; it is made anew" in capsys.readouterr().err
-    end = Exact(tokenizer).encode(["<|eot_id|>"])[0].tolist()
-    theirs(tmp_path / "theirs", [text_to_ids(tokenizer, text) + end for text in texts])
-    assert content(prefix) == content(tmp_path / "theirs")
-    with pytest.raises(UserError, match="made otherwise: eod_id="):
-        tokenize([source], prefix, tokenizer_dir, append_eod=True)
-
-
-def test_output_that_was_removed_without_its_manifest(
-    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is made again, also where the run is ended between its last two renames. Of half of it a line tells."""
-    source, prefix = write(tmp_path / "in.json", TEXTS), tmp_path / "out"
-    tokenize([source], prefix, tokenizer_dir, quiet=True)
-    right = content(prefix)
-    Path(f"{prefix}.idx").unlink()
-    with pytest.raises(UserError, match=r"out\.bin: its other half is gone; remove it, and both are made anew"):
-        tokenize([source], prefix, tokenizer_dir, quiet=True)
-    Path(f"{prefix}.bin").unlink()
-    publish = token_writer.publish
-
-    def ended(partial: Path, path: Path) -> None:
-        publish(partial, path)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(token_writer, "publish", ended)
-        with pytest.raises(KeyboardInterrupt):
-            tokenize([source], prefix, tokenizer_dir, quiet=True)
-    tokenize([source], prefix, tokenizer_dir, quiet=True)
-    assert content(prefix) == right
-
-
 def test_long_text_for_the_slow_library(
     tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,110 +98,6 @@ def test_prefix_with_the_ending_of_its_files(tmp_path: Path, tokenizer_dir: Path
         tokenize([source], f"{prefix}{ending}", tokenizer_dir, quiet=True)
     line = f"{prefix}{ending}: names a file; the prefix of a token file is without that ending: {prefix}"
     assert error.value.lines == [line]
-
-
-def test_bad_lines_are_skipped_and_counted_through_kills(
-    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is skipped is the same in one go and resumed from each checkpoint; the other lines are all there."""
-    monkeypatch.setattr(documents, "BLOCK_BYTES", 100)
-    monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
-    texts = [f"text {number}" for number in range(60)]
-    sources = [tmp_path / "1.json.gz", tmp_path / "2.jsonl.zst"]
-    for source in sources:
-        lines = b"".join(json.dumps({"text": text}).encode() + (b"\nbad\n" if "7" in text else b"\n") for text in texts)
-        source.write_bytes(gzip.compress(lines) if source.suffix == ".gz" else zstd.compress(lines))
-    tokenize(sources, tmp_path / "at once", tokenizer_dir, bad_line_limit=30, quiet=True)
-    theirs(tmp_path / "theirs", [text_to_ids(tokenizer_dir, text) for text in texts * 2])
-    assert content(tmp_path / "at once") == content(tmp_path / "theirs")
-    made = token_manifest.read(tmp_path / "at once")
-    assert made and made.skipped
-    assert made.skipped_lines == len(made.skipped) == 2 * sum("7" in text for text in texts)
-    assert made.skipped[0] == {
-        "file": "1.json.gz", "line": 9, "reason": "not JSON: Expecting value: line 1 column 1 (char 0)"
-    }  # fmt: skip
-
-    stored, calls = tokenize_checkpoint.store, 0
-
-    def ended(prefix: Path, reached: tokenize_checkpoint.TokenizeCheckpoint) -> None:
-        nonlocal calls
-        stored(prefix, reached)
-        calls += 1
-        if calls % 2 == 0:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tokenize_checkpoint, "store", ended)
-        for _ in range(10):
-            with pytest.raises(KeyboardInterrupt):
-                tokenize(sources, tmp_path / "resumed", tokenizer_dir, bad_line_limit=30, quiet=True)
-    reached = tokenize_checkpoint.load(tmp_path / "resumed")
-    assert reached and len(reached.position.finished) == 1, "killed in both files"
-    tokenize(sources, tmp_path / "resumed", tokenizer_dir, bad_line_limit=30, quiet=True)
-    files = (*ENDINGS, ".manifest.json")
-    assert content(tmp_path / "resumed", files) == content(tmp_path / "at once", files)
-
-
-def test_the_limit_of_bad_lines_counts_for_what_is_there(
-    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An output with more of them than may be skipped now is refused; what was begun so is started over."""
-    monkeypatch.setattr(documents, "BLOCK_BYTES", 10)
-    monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
-    source, prefix = tmp_path / "in.json", tmp_path / "out"
-    source.write_bytes(b'{"text":"a"}\nbad\nbad\n{"text":"b"}\nbad\n')
-    with pytest.raises(UserError, match=r"in\.json:5: not JSON: .*; it is bad line 3, and --bad-line-limit=2 may be"):
-        tokenize([source], prefix, tokenizer_dir, bad_line_limit=2, quiet=True)
-    reached = tokenize_checkpoint.load(prefix)
-    assert reached and reached.skipped.count == 2
-    with pytest.raises(UserError, match=r"in\.json:2: not JSON: .* \(char 0\)$"):
-        tokenize([source], prefix, tokenizer_dir)
-    assert "is of other inputs or options; it is made anew" in capsys.readouterr().err
-    tokenize([source], prefix, tokenizer_dir, bad_line_limit=3)
-    assert "; bad lines skipped: 3, see out.manifest.json" in capsys.readouterr().err
-    tokenize([source], prefix, tokenizer_dir, bad_line_limit=4)
-    assert "is there, 2 documents" in capsys.readouterr().err
-    for limit, now in ((2, "--bad-line-limit=2"), (0, "--on-bad-line=stop")):
-        with pytest.raises(UserError) as error:
-            tokenize([source], prefix, tokenizer_dir, bad_line_limit=limit)
-        remedy = "--on-bad-line=skip --bad-line-limit=3 accepts that"
-        assert error.value.lines == [f"{prefix}.manifest.json: 3 bad lines were skipped, now {now}; {remedy}"]
-
-
-@pytest.mark.parametrize("damage", ["shorter", "other", "gone"])
-def test_unfinished_output_that_was_damaged(
-    tmp_path: Path,
-    tokenizer_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    damage: str,
-) -> None:
-    monkeypatch.setattr(documents, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
-    source, prefix, texts = tmp_path / "in.json", tmp_path / "out", [f"text {number}" for number in range(500)]
-    source.write_bytes(write(source, texts).read_bytes() + b"no")
-    with pytest.raises(UserError, match=r"in\.json:501: not JSON"):
-        tokenize([source], prefix, tokenizer_dir, quiet=True)
-    unfinished = tmp_path / "out.bin.partial"
-    if damage == "gone":
-        unfinished.unlink()
-    else:
-        data = unfinished.read_bytes()
-        unfinished.write_bytes(data[: len(data) // 2] if damage == "shorter" else bytes(len(data)))
-    write(source, texts)
-    capsys.readouterr()
-    tokenize([source], prefix, tokenizer_dir)
-    assert "cannot be gone on with" in capsys.readouterr().err
-    theirs(tmp_path / "theirs", [text_to_ids(tokenizer_dir, text) for text in texts])
-    assert content(prefix) == content(tmp_path / "theirs")
-
-
-def test_two_at_once(tmp_path: Path, tokenizer_dir: Path) -> None:
-    source, prefix = write(tmp_path / "in.json", TEXTS), tmp_path / "out"
-    with writing(prefix), pytest.raises(UserError, match=f"{prefix}: another process is writing it"):
-        tokenize([source], prefix, tokenizer_dir, quiet=True)
-    tokenize([source], prefix, tokenizer_dir, quiet=True)
-    assert not prefix.with_name("out.lock").exists()
 
 
 def test_no_permission_to_read(tmp_path: Path, tokenizer_dir: Path) -> None:

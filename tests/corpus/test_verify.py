@@ -6,39 +6,24 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
+from checkout import REPOSITORY
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder, _IndexWriter
+from verified_files import DOCUMENTS, Output, built, doubts, put
 
 from llama31 import rules
-from llama31.common.errors import UserError
-from llama31.common.progress import Progress
 from llama31.corpus import token_scan, verify_table
 from llama31.corpus.tokenize import tokenize
 from llama31.data.token_file import HEADER, TokenType, bin_path, idx_path, summary
 from llama31.data.token_manifest import manifest_path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-DOCUMENTS = [[5], [1, 2, 3], [0, 499, 7, 7], list(range(300)), [9]]
-LENGTHS, POINTERS, ENDS = (HEADER.size + size * len(DOCUMENTS) for size in (0, 4, 12))  # parts of their index
 TEXTS = ["First text.", "Second:\r\n\x1b[31m two lines", "word " * 2000]
 PART_6 = rules.token_file_name(rules.train_part_name(6))
 VALIDATION = rules.token_file_name(rules.validation_name(rules.VALIDATION_DOCUMENTS))
-
-Output = pytest.CaptureFixture[str]
-Damage = Callable[[Path], object]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """512 ids."""
-    return tiny.make_tokenizer(tmp_path_factory.mktemp("verify") / "tokenizer")
 
 
 @pytest.fixture(scope="module")
@@ -52,39 +37,12 @@ def llamas(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A token file of DOCUMENTS in a directory of its own, without a manifest."""
-    return built(tmp_path / "data" / "data")
-
-
-@pytest.fixture
 def made(tmp_path: Path, tokenizer: Path) -> Path:
     """A token file of TEXTS, with its manifest."""
     source = tmp_path / "in.json"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     tokenize([source], tmp_path / "made" / "made", tokenizer, quiet=True)
     return tmp_path / "made" / "made"
-
-
-def built(prefix: Path, documents: Sequence[Sequence[int]] = DOCUMENTS, dtype: str = "int32") -> Path:
-    """Megatron's token file of these documents."""
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    builder = IndexedDatasetBuilder(str(bin_path(prefix)), dtype=getattr(np, dtype))
-    for ids in documents:
-        builder.add_item(torch.IntTensor(ids))
-        builder.end_document()
-    builder.finalize(str(idx_path(prefix)))
-    return prefix
-
-
-def doubts(output: Output, path: Path, tokenizer: Path | None = None) -> list[str]:
-    """Lines on what is in doubt; the exit code and the last line must agree with them."""
-    exit_code = verify_table.run(path, tokenizer, head=0)
-    *lines, last = output.readouterr().out.splitlines()
-    found = [line.partition("DOUBT: ")[2] for line in lines if "DOUBT: " in line]
-    assert exit_code == bool(found)
-    assert ("in doubt: 0, left over: 0;" in last) == (not found)
-    return found
 
 
 def command(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
@@ -157,73 +115,6 @@ def test_tokenizer_of_the_environment(made: Path, tokenizer: Path, llamas: Path,
     assert "another tokenizer" in command(made, TOKENIZER_PATH=str(llamas)).stdout
 
 
-def put(path_of: Callable[[Path], Path], offset: int, form: str, value: int) -> Damage:
-    def change(prefix: Path) -> None:
-        content = bytearray(path_of(prefix).read_bytes())
-        struct.pack_into(form, content, offset, value)
-        path_of(prefix).write_bytes(content)
-
-    return change
-
-
-def resize(path_of: Callable[[Path], Path], count: int) -> Damage:
-    return lambda prefix: os.truncate(path_of(prefix), path_of(prefix).stat().st_size + count)
-
-
-DAMAGES: dict[str, tuple[Damage, list[str]]] = {
-    "magic": (put(idx_path, 0, "B", 0), ["data.idx: not a Megatron index"]),
-    "counts": (put(idx_path, 18, "<Q", 6), ["data.idx: truncated: 142 bytes"]),
-    "idx missing": (lambda prefix: idx_path(prefix).unlink(), ["data.idx: no such file"]),
-    "bin missing": (lambda prefix: bin_path(prefix).unlink(), ["data.bin: no such file"]),
-    "bin shorter": (resize(bin_path, -4), ["data.bin: truncated: 1,232 bytes instead of the 1,236"]),
-    "bin longer": (resize(bin_path, 4), ["data.bin: too long: 1,240 bytes instead of the 1,236"]),
-    "length zero": (
-        put(idx_path, LENGTHS + 4, "<i", 0),
-        ["data.idx: document 1 has 0 tokens", "data.idx: document 2 begins at byte 16, not where the one before it"],
-    ),
-    "length negative": (
-        put(idx_path, LENGTHS + 12, "<i", -300),
-        ["data.idx: document 3 has -300 tokens", "data.idx: document 4 begins at byte 1,232, not where"],
-    ),
-    "length too large": (put(idx_path, LENGTHS, "<i", 2), ["data.idx: document 1 begins at byte 4, not where"]),
-    "pointer": (put(idx_path, POINTERS + 16, "<q", -16), ["data.idx: document 2 begins at byte -16, not where"]),
-    "first pointer": (put(idx_path, POINTERS, "<q", 4), ["data.idx: document 0 begins at byte 4, not where"]),
-    "document index": (put(idx_path, ENDS + 24, "<q", 4), ["data.idx: entry 4 of the document index is 4; it must"]),
-    "document index beyond": (put(idx_path, ENDS + 8, "<q", 6), ["data.idx: entry 1 of the document index is 6; it"]),
-    "document index low": (put(idx_path, ENDS, "<q", -1), ["data.idx: entry 0 of the document index is -1; it"]),
-    "id negative": (put(bin_path, 4 * 10, "<i", -1), ["data.bin: token 10 is id -1, not one of 0 to 511"]),
-    "id too large": (put(bin_path, 4 * 308, "<i", 512), ["data.bin: token 308 is id 512, not one of 0 to 511"]),
-    "download cut": (lambda prefix: prefix.with_name("b.bin.pieces").touch(), ["b.bin.pieces: left by work that was"]),
-    "tokenize cut": (
-        lambda prefix: [prefix.with_name(f"b.{end}").touch() for end in ("bin.partial", "checkpoint.json")],
-        ["b.bin.partial: left by work that was cut short", "b.checkpoint.json: left by work that was cut short"],
-    ),
-    "manifest alone": (lambda prefix: prefix.with_name("b.manifest.json").touch(), ["b.idx: no such file"]),
-}
-
-
-@pytest.mark.parametrize("block", [1, 2, 1 << 20])
-@pytest.mark.parametrize("name", DAMAGES)
-def test_damage_is_noticed(
-    data: Path, tokenizer: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, name: str, block: int
-) -> None:
-    damage, lines = DAMAGES[name]
-    monkeypatch.setattr(token_scan, "BLOCK", block)
-    assert doubts(capsys, data.parent, tokenizer) == []
-    damage(data)
-    found = doubts(capsys, data.parent, tokenizer)
-    assert len(found) == len(lines), found
-    for line, start in zip(found, lines, strict=True):
-        assert line.startswith(f"{data.parent}/{start}")
-
-
-def test_unknown_vocabulary(data: Path, capsys: Output) -> None:
-    put(bin_path, 4 * 10, "<i", 1 << 30)(data)
-    assert doubts(capsys, data) == []
-    put(bin_path, 4 * 10, "<i", -7)(data)
-    assert doubts(capsys, data) == [f"{bin_path(data)}: token 10 is id -7, not one of 0 to {2**31 - 1}"]
-
-
 def test_type_too_small(tmp_path: Path, llamas: Path, capsys: Output) -> None:
     prefix = built(tmp_path / "data", [[1, 65_535]], "uint16")
     assert doubts(capsys, prefix) == []
@@ -268,13 +159,6 @@ def test_head_shows_whole_documents(tmp_path: Path, tokenizer: Path, capsys: Out
     assert len(shown[0]) == len(DOCUMENTS)
 
 
-def test_no_byte_of_an_index_can_change(data: Path, capsys: Output) -> None:
-    right = idx_path(data).read_bytes()
-    for place in range(len(right)):
-        idx_path(data).write_bytes(right[:place] + bytes([right[place] ^ 0xFF]) + right[place + 1 :])
-        assert doubts(capsys, data), f"byte {place}"
-
-
 MANIFEST = {
     "documents": 4,
     "tokens": 1,
@@ -315,19 +199,6 @@ def test_skipped_lines_are_shown(tmp_path: Path, tokenizer: Path, capsys: Output
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "note: " in line]
     assert line.startswith("    note: bad lines skipped: 5: in.json:2 (not JSON: Expecting value: ")
     assert line.endswith(" and 2 more")
-
-
-def test_left_over_of_a_prefix(data: Path, capsys: Output) -> None:
-    data.with_name("data2.bin.partial").touch()
-    assert doubts(capsys, data) == []
-    data.with_name("data.bin.partial").touch()
-    assert len(doubts(capsys, data)) == 1
-
-
-def test_data_that_becomes_shorter(data: Path) -> None:
-    file = summary(data)
-    with pytest.raises(UserError, match=r"data\.bin: became shorter while it was read"), Progress("", 0) as progress:
-        token_scan.scan(replace(file, tokens=file.tokens + 1), 511, False, progress)
 
 
 def test_known_counts_are_the_published_sizes() -> None:
@@ -390,18 +261,3 @@ def test_head(made: Path, tokenizer: Path) -> None:
     assert lines[4].startswith("[and ")
     assert lines[4].endswith(" tokens more]")
     assert lines[5].startswith("token file ")
-
-
-@pytest.mark.parametrize(
-    ("damage", "text"),
-    [
-        (put(bin_path, 0, "<i", -3), "[not decoded: id -3 is not the tokenizer's]"),
-        (put(bin_path, 0, "<i", 512), "[not decoded: id 512 is not the tokenizer's]"),
-        (put(idx_path, LENGTHS, "<i", -3), "[not within the data]"),
-        (put(idx_path, LENGTHS, "<i", 2**31 - 1), "[not within the data]"),
-    ],
-)
-def test_head_of_damaged_data(data: Path, tokenizer: Path, capsys: Output, damage: Damage, text: str) -> None:
-    damage(data)
-    assert verify_table.run(data, tokenizer, head=1) == 1
-    assert capsys.readouterr().out.splitlines()[1] == text

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import REPOSITORY
 
 from dev import demo_corpus, demo_tokenizer, prepare_demo
 from llama31 import rules
@@ -155,7 +156,7 @@ def test_token_files_are_the_benchmarks_names(demo: Path) -> None:
 
 def test_readmes_commands_make_the_same_files(demo: Path, tmp_path: Path) -> None:
     """Those blocks of README.md that need no network and no Slurm, one after another, with other directories."""
-    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```$", text, re.M | re.S)
     script = "".join(block for block in blocks if STEPS.match(block))
     script = script.replace("source .venv/bin/activate\n", "").replace("python3 ", f"{shlex.quote(sys.executable)} ")

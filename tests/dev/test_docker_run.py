@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from checkout import REPOSITORY
 
 from dev import image_command
 from llama31.common.errors import UserError
 from llama31.settings import names
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 STRANGE = "a b, $HOME \"quoted\" 'name' é"
 
 NOTING = """#!/bin/sh

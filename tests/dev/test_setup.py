@@ -10,8 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from checkout import REPOSITORY
 
-SETUP = Path(__file__).parents[2] / "dev" / "setup.sh"
+SETUP = REPOSITORY / "dev" / "setup.sh"
 
 # Builds its own wheel, needing nothing; on the way it does what the environment says.
 BUILD_BACKEND = """

@@ -2,54 +2,28 @@
 
 import os
 import re
-import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import debian
 import pytest
+from checkout import REPOSITORY
+from doctor_checks import context, texts
 from runs import arguments, environment
 
 from llama31.config import devices
 from llama31.config.resolve import resolve
 from llama31.data.token_manifest import manifest_path
-from llama31.doctor import all_reduce, collectives, data, filesystems, gpus, limits, run, tools, troubles, versions
+from llama31.doctor import collectives, data, filesystems, gpus, run, tools, troubles, versions
 from llama31.doctor.context import Context
 from llama31.doctor.findings import Finding, Severity, lines, ok
-from llama31.doctor.group import Apart, Group, StepTask, expanded, is_task, place
+from llama31.doctor.group import Group, expanded
 from llama31.doctor.run import Check
-
-REPOSITORY = Path(__file__).parents[2]
-
-
-def context(settings: dict[str, str], timeout: float = 60, place: StepTask | None = None, **given: Any) -> Context:
-    """What checks are given for these settings, after those of the data."""
-    resolved = resolve(arguments({**settings, **given}), {}).settings
-    found = Context(resolved, timeout, place)
-    list(data.look(found))
-    return found
-
-
-def texts(findings: Iterator[Finding], severity: Severity = Severity.failed) -> list[str]:
-    """What findings of a severity say, each with its remedy."""
-    return [f"{found.says}; {found.remedy}" for found in findings if found.severity is severity]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def two_tasks(rank: int, port: int) -> StepTask:
-    return StepTask(rank, 2, 0, f"n{rank + 1}", ("localhost", "n2"), "1.0", port)
-
 
 # --- The verb -----------------------------------------------------------------------------------------------------
 
@@ -212,33 +186,6 @@ def test_gpus(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert texts(collectives.check(here)) == []
 
 
-def test_a_peer_that_never_comes(usual: dict[str, str]) -> None:
-    """The first of two ranks waits for the second, and is ended: by itself, or before it has imported torch."""
-    here = context(usual, timeout=2, place=two_tasks(0, free_port()))
-    with pytest.raises(limits.TookTooLong, match="no answer within 1 s"):
-        list(collectives.check(here))
-    patient = context(usual, timeout=20, place=two_tasks(0, free_port()))
-    try:
-        (line,) = texts(collectives.check(patient))
-    except limits.TookTooLong as late:  # a machine that takes half the time to import torch
-        line = str(late)
-    assert re.match(r"gloo failed on rank 0: Dist\w*Error: |no answer within 10 s", line), line
-
-
-def test_ranks_that_cannot_meet(usual: dict[str, str]) -> None:
-    """Somebody else has their port."""
-    with socket.create_server(("", 0)) as taken:
-        port = int(taken.getsockname()[1])
-        (line,) = texts(collectives.check(context(usual, place=two_tasks(0, port - 1))))
-    assert re.match(r"gloo failed on rank 0: Dist\w*Error: .*address already in use", line, re.I), line
-
-
-def test_bus_bandwidth() -> None:
-    """nccl-tests' own example: an all-reduce over 8 ranks moves 1.75 times the size over each link."""
-    assert all_reduce.bus_bandwidth(10**9, seconds=1, ranks=8) == 1.75e9
-    assert all_reduce.bus_bandwidth(10**9, seconds=2, ranks=2) == 0.5e9
-
-
 # --- Directories --------------------------------------------------------------------------------------------------
 
 
@@ -308,142 +255,6 @@ def test_slurm_that_is_not_there(usual: dict[str, str], monkeypatch: pytest.Monk
     slurm, containers = texts(tools.check(context(usual, PARTITION="debug", IMAGE="image.sqsh")))
     assert slurm == "PARTITION=debug, but sbatch is not installed here; submit from a login node of Slurm"
     assert containers.startswith("IMAGE=image.sqsh, but srun has no --container-image (pyxis)")
-
-
-# --- HOST ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Directory with all that a laptop finds: an ssh that reaches a login node, whose Slurm has a partition `debug`."""
-    bin_, home = tmp_path / "bin", tmp_path / "home"
-    for directory in (bin_, home):
-        directory.mkdir()
-    write_script(home / "sinfo", "echo 'debug|n/a|infinite'")
-    (home / ".bash_profile").write_text(f"PATH={shlex.quote(f'{home}:{os.defpath}')}\n")
-    write_script(
-        bin_ / "ssh", f'for last; do :; done\nPATH={os.defpath} HOME={shlex.quote(str(home))} exec sh -c "$last"'
-    )
-    monkeypatch.setenv("PATH", str(bin_))
-    return bin_
-
-
-def write_script(file: Path, script: str) -> None:
-    file.write_text(f"#!/bin/sh\n{script}\n")
-    file.chmod(0o755)
-
-
-def from_laptop(usual: dict[str, str], capsys: pytest.CaptureFixture[str], **given: str) -> tuple[int, list[str]]:
-    """Exit code and lines of the verb, for a run whose paths only the cluster knows."""
-    host = {"PARTITION": "debug", "HOST": "login", "CODE_PATH": "/nowhere/code"}
-    paths = {"PREPROCESSED_PATH": "/nowhere/data", "TOKENIZER_PATH": "/nowhere/tokenizer", "JOB_DIR": "/nowhere/runs"}
-    code = run.main(arguments({**usual, **host, **paths, **given}), verify=True, timeout=60)
-    return code, capsys.readouterr().out.splitlines()
-
-
-def test_host_is_asked_for_what_lies_there(
-    laptop: Path, usual: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, said = from_laptop(usual, capsys)
-    assert code == 1
-    assert [line for line in said if not line.startswith("ok ")] == [
-        f"failed   tools:        {line}"
-        for line in (
-            "PREPROCESSED_PATH=/nowhere/data: not on login; name the directory as it is called there",
-            "TOKENIZER_PATH=/nowhere/tokenizer: not on login; name the directory as it is called there",
-            "CODE_PATH=/nowhere/code: not on login; name the directory of this repository there",
-        )
-    ]
-    for title in ("versions", "inputs", "directories", "verify"):
-        lines = [line for line in said if f" {title}: " in line]
-        assert len(lines) == 1 and "not looked at here: paths are those of HOST" in lines[0], said
-
-
-def test_relative_paths_mean_nothing_to_host(
-    laptop: Path, usual: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, said = from_laptop(usual, capsys, JOB_DIR="runs")
-    assert "failed   inputs:       JOB_DIR=runs: with HOST, write the path from / on, as login knows it" in said
-
-
-@pytest.mark.parametrize(
-    ("script", "remedy"),
-    [
-        (None, "this machine has no ssh; install it"),
-        ("echo 'ssh: Could not resolve hostname login' >&2; exit 255", "`ssh login` must work without a question"),
-        ("exit 127", "sinfo on login is not found; name a machine that has it"),
-    ],
-)
-def test_ssh_that_fails_is_not_slurms_fault(
-    script: str | None, remedy: str, laptop: Path, usual: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    (laptop / "ssh").unlink()
-    if script:
-        write_script(laptop / "ssh", script)
-    code, said = from_laptop(usual, capsys)
-    failures = [line for line in said if not line.startswith("ok ")]
-    assert code == 1 and len(failures) == 1 and failures[0].startswith("failed   tools:        HOST: "), said
-    assert remedy in failures[0] and "administrators" not in failures[0]
-
-
-# --- Tasks of a step ----------------------------------------------------------------------------------------------
-
-
-ALONE = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
-
-
-def test_alone_without_a_step_of_several_tasks() -> None:
-    batch = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
-    for given in ({}, ALONE, batch, {**batch, "SLURM_STEP_ID": str(0xFFFFFFFB), "SLURM_STEP_NUM_TASKS": "8"}):
-        assert place(given) is None
-        assert is_task(given) is (given is ALONE)
-
-
-def test_the_only_task_of_a_step_looks_at_the_ranks_of_its_node(usual: dict[str, str]) -> None:
-    """config.sh, sourced where srun is called, exports PARTITION: the run takes place here all the same."""
-    command = [sys.executable, "-m", "llama31", "doctor", *arguments({**usual, "GPUS_PER_NODE": "2"})]
-    step = {**environment(), **ALONE, "PARTITION": "debug"}
-    done = subprocess.run(command, cwd=REPOSITORY, env=step, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "gloo, 2 ranks, " in done.stdout
-
-
-def test_tasks_talk_though_others_knock() -> None:
-    """A stranger who tries the port is not taken for a task; a task that ends is missed by the others."""
-    port = free_port()
-    answers: list[Any] = []
-
-    def second() -> None:
-        with Group(two_tasks(1, port), 20) as group:
-            answers.append(group.exchange("two", 20))
-
-    def stranger() -> None:
-        with socket.create_connection(("localhost", port), 20) as connection:
-            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
-
-    first: list[Group] = []
-    opened = threading.Thread(target=lambda: first.append(Group(two_tasks(0, port), 20)))
-    opened.start()
-    _until_listened_to(stranger)
-    other = threading.Thread(target=second)
-    other.start()
-    opened.join()
-    with first[0] as group:
-        assert group.exchange("one", 20) == {0: "one", 1: "two"}
-        other.join()
-        assert answers == [{0: "one"}]
-        assert group.exchange("still", 20) == {0: "still"}
-    with pytest.raises(Apart, match="refused"):
-        Group(two_tasks(1, port), 0)
-
-
-def _until_listened_to(connect: Callable[[], None]) -> None:
-    end = time.monotonic() + 20
-    while True:
-        try:
-            return connect()
-        except ConnectionRefusedError:
-            assert time.monotonic() < end
 
 
 def test_findings_of_many_nodes_become_few_lines() -> None:

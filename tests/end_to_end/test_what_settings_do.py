@@ -1,13 +1,13 @@
 """Each setting does what its docstring, which is config.sh's comment, says: all of them are gone through.
 
-A setting that the recipe takes has a row in IN_THE_RECIPE, one that the MLPerf log alone names has one in IN_THE_LOG,
-one that Slurm gets to see has one in IN_A_SUBMISSION; any other has a test of its name, test_<field>.
+A setting that the recipe takes has a row in IN_THE_RECIPE of tests/support/setting_effects.py, one that only the MLPerf
+log names has one in IN_THE_LOG there, one that Slurm gets to see has one in IN_A_SUBMISSION. Any other has a test of its
+name here, test_<field>.
 """
 
-import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,190 +17,35 @@ import oracle
 import pytest
 import torch
 from checkpoints import save, settings_of
-from lightning.pytorch.loggers import WandbLogger
-from nemo.collections.llm.gpt.model.llama import Llama31Config
-from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 from one_rank import one_rank
 from recipes import differing, flat, recipe
 from runs import Run, arguments
+from setting_effects import CLOSED, GONE, IN_A_SUBMISSION, IN_THE_LOG, IN_THE_RECIPE
 
 from llama31 import train
 from llama31.checkpoint import resume, store
 from llama31.cli import launch
 from llama31.common.errors import UserError
 from llama31.config import paths
-from llama31.config.model_sizes import SIZES
 from llama31.config.resolve import Resolved
 from llama31.launch import local
 from llama31.launch.slurm import submit
 from llama31.model import device
 from llama31.plan import validate
 from llama31.plan.plan import Plan
-from llama31.recipe import decay_all
 from llama31.run_dir import record
 from llama31.run_dir.events import SUCCESS
 from llama31.run_dir.start_point import Start
 from llama31.settings import (
-    Container,
     Device,
-    Division,
-    Precision,
     RecomputeGranularity,
     RecomputeMethod,
     Settings,
-    Status,
     documentation,
     names,
 )
 from llama31.training import benchmark_callback, checkpoint_saver
 from llama31.training.checkpoint_saver import Saver
-
-CLOSED = benchmark_run.SETTINGS  # the benchmark at a global batch size of 32
-
-
-@dataclass
-class Acts:
-    """A value other than the default, and what it makes of the recipe: value by path, GONE where there is none."""
-
-    value: Any
-    changes: dict[str, Any]
-
-
-GONE = "gone"
-STRATEGY = "trainer.strategy."
-OVERLAPPED = {f"{STRATEGY}ddp.{name}": True for name in ("overlap_grad_reduce", "overlap_param_gather")}
-PARTS = [f"c4-train.en_{part}_text_document" for part in (6, 7)]
-TINY = SIZES["tiny"]
-IN_THE_RECIPE = {
-    "nnodes": Acts(2, {"trainer.num_nodes": 2, **OVERLAPPED}),
-    "gpus_per_node": Acts(4, {"trainer.devices": 4, **OVERLAPPED}),
-    "preprocessed_path": Acts(
-        "/d",
-        {
-            "data.train_prefixes[0]": f"/d/{PARTS[0]}",
-            "data.train_prefixes[1]": f"/d/{PARTS[1]}",
-            "data.validation_prefix": "/d/c4-validation-91205-samples.en_text_document",
-        },
-    ),
-    "tokenizer_path": Acts("/t", {f"{owner}.tokenizer.pretrained_model_name": "/t" for owner in ("data", "model")}),
-    "tmp_npy_index": Acts("/index", {"data.index_root": "/index"}),
-    "train_parts": Acts("7", {"data.train_prefixes[0]": PARTS[1], "data.train_prefixes[1]": GONE}),
-    "n_validation_samples": Acts(40, {"data.validation_prefix": "c4-validation-40-samples.en_text_document"}),
-    "size": Acts(
-        "tiny",
-        {
-            "model.config": Llama31Config,
-            "model.config.num_layers": TINY.layers,
-            "model.config.hidden_size": TINY.hidden_size,
-            "model.config.ffn_hidden_size": TINY.ffn_hidden_size,
-            "model.config.num_attention_heads": TINY.attention_heads,
-            "model.config.num_query_groups": TINY.key_value_heads,
-            "model.config.rotary_base": 500_000,
-        },
-    ),
-    "seq_length": Acts(4096, {"data.seq_length": 4096, "model.config.seq_length": 4096}),
-    "precision": Acts(
-        Precision.fp8,
-        {
-            "trainer.plugins.fp8": "hybrid",
-            "trainer.plugins.fp8_recipe": "delayed",
-            "trainer.plugins.fp8_margin": 0,
-            "trainer.plugins.fp8_amax_history_len": 1024,
-            "trainer.plugins.fp8_amax_compute_algo": "max",
-            "trainer.plugins.fp8_param_gather": True,
-        },
-    ),
-    "gbs": Acts(
-        64,
-        {
-            "data.global_batch_size": 64,
-            "data.sample_limit": 4 * 226_645,
-            "trainer.val_check_interval": 12_288 // 64,
-            "trainer.limit_val_batches": 1024 // 64,
-            "optim.lr_scheduler.warmup_steps": 163_840 // 64 // 10,
-        },
-    ),
-    "mbs": Acts(2, {"data.micro_batch_size": 2}),
-    "max_lr": Acts(4e-4, {"optim.config.lr": 4e-4, "optim.lr_scheduler.min_lr": pytest.approx(4e-5)}),
-    "min_lr": Acts(1e-6, {"optim.lr_scheduler.min_lr": 1e-6}),
-    "warmup_steps": Acts(7, {"optim.lr_scheduler.warmup_steps": 7}),
-    "allocated_sequences": Acts(64_000, {"optim.lr_scheduler.warmup_steps": 64_000 // 32 // 10}),
-    "max_steps": Acts(10_000, {"trainer.max_steps": 10_000, "optim.lr_scheduler.max_steps": 10_000}),
-    "decay_norms": Acts(True, {"optim.no_weight_decay_cond": decay_all}),
-    "samples_available": Acts(100_000, {"data.sample_limit": 100_000}),
-    "eval_every": Acts(641, {"trainer.val_check_interval": math.ceil(641 / 32)}),
-    "eval_samples": Acts(96, {"data.eval_samples": 96, "trainer.limit_val_batches": 96 // 32}),
-    "tensor_parallel_size": Acts(2, {f"{STRATEGY}tensor_model_parallel_size": 2}),
-    "pipeline_parallel_size": Acts(2, {f"{STRATEGY}pipeline_model_parallel_size": 2}),
-    "virtual_pipeline_size": Acts(
-        2,
-        {
-            f"{STRATEGY}virtual_pipeline_model_parallel_size": 2,
-            "model.config.overlap_p2p_comm": True,
-            "model.config.batch_p2p_comm": False,
-        },
-    ),
-    "context_parallel_size": Acts(2, {f"{STRATEGY}context_parallel_size": 2, **OVERLAPPED}),
-    "wandb": Acts(
-        True,
-        {
-            "log.wandb": WandbLogger,
-            "log.wandb.name": "run",
-            "log.wandb.id": "run",
-            "log.wandb.save_dir": "/run",
-            "log.wandb.settings": {"console": "off", "quiet": True},
-        },
-    ),
-    "sequence_parallel": Acts(True, {f"{STRATEGY}sequence_parallel": True}),
-    "recompute_granularity": Acts(
-        RecomputeGranularity.full,
-        {
-            "model.config.recompute_granularity": "full",
-            "model.config.recompute_method": "uniform",
-            "model.config.recompute_num_layers": 1,
-        },
-    ),
-    "overlap_grad_reduce": Acts(True, OVERLAPPED),
-    "overlap_param_gather": Acts(True, {f"{STRATEGY}ddp.overlap_param_gather": True}),
-    "tp_comm_overlap": Acts(
-        True,
-        {
-            "trainer.callbacks[4]": MegatronCommOverlapCallback,
-            "trainer.callbacks[4].tp_comm_overlap": True,
-            "trainer.callbacks[4].overlap_grad_reduce": False,
-            "trainer.callbacks[4].overlap_param_gather": False,
-            "trainer.callbacks[4].align_param_gather": False,
-        },
-    ),
-}
-
-IN_THE_LOG = {
-    "submission_org": ("Example", "submission_org", "Example"),
-    "submission_platform": ("8xB200", "submission_platform", "8xB200"),
-    "submission_division": (Division.open, "submission_division", "open"),
-    "submission_status": (Status.research, "submission_status", "research"),
-    "config_filename": ("/x/config_mine.sh", "config_filename", "config_mine.sh"),
-}
-"""Field -> a value other than the default, the key of the MLPerf log, and the value there."""
-
-IN_A_SUBMISSION: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "partition": ("gpus", {}, "#SBATCH --partition=gpus"),
-    "account": ("training", {}, "#SBATCH --account=training"),
-    "time": ("1:30:00", {}, "#SBATCH --time=1:30:00"),
-    "exclusive": (False, {}, "#SBATCH --gpus-per-node=1"),
-    "sbatch_args": ("--qos=high", {}, "#SBATCH --qos=high"),
-    "signal_before_end": (60, {}, "#SBATCH --signal=B:USR1@60"),
-    "npar": (3, {}, "  and 2 more, each --dependency=afterany:JOB, with the job before it"),
-    "max_retries": (2, {}, "max_retries=2"),
-    "dependencies": ("5 6", {}, "  sbatch --parsable --dependency=afterany:5:6 /runs/one/job.sbatch"),
-    "host": ("login", {}, " login 'bash -lc "),
-    "ssh_user": ("me", {"host": "login"}, " me@login "),
-    "code_path": ("/code", {}, " PYTHONPATH=/code "),
-    "image": ("image.sqsh", {}, "srun+=(--container-image=image.sqsh "),
-    "container": (Container.apptainer, {"image": "image.sif"}, "task=(apptainer exec "),
-    "mounts": ("/models", {"image": "image.sqsh"}, "    /models:/models"),
-}
-"""Field -> a value other than the default, what it takes besides, and what is seen of it in script and commands."""
 
 
 def logged(file: Path) -> dict[str, Any]:

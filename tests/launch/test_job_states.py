@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from checkout import TESTS
 from cluster import DEADLINE, Cluster
 
 from llama31.common.errors import UserError
 from llama31.launch.slurm import job_states
 from llama31.launch.slurm.job_states import JobState
 
-RECORDED = sorted(path for path in (Path(__file__).parents[1] / "slurm_outputs").iterdir() if path.is_dir())
+RECORDED = sorted(path for path in (TESTS / "slurm_outputs").iterdir() if path.is_dir())
 """What versions of Slurm printed, by slurm_outputs/record.sh."""
 NEVER_SUBMITTED = 999_999
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from runs import REPOSITORY, arguments, environment
-from test_settings import imported_by, is_light
+from light_imports import imported_by, is_light
+from runs import REPOSITORY, arguments, call, environment
 
 from llama31.cli import launch
 from llama31.cli.main import app
@@ -28,11 +28,6 @@ from llama31.run_dir.events import FAILED
 from llama31.settings import Device, Settings
 
 SCRIPT = REPOSITORY / "run_llama31.sh"
-
-
-def call(*command: str | Path, cwd: Path = REPOSITORY, **exported: str) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in {**environment(), **exported}.items() if value}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
 # run_llama31.sh

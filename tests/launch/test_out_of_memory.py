@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from checkout import TESTS
 
 from llama31.config import paths
 from llama31.launch import out_of_memory, run_directory
@@ -10,7 +11,7 @@ from llama31.run_dir import record
 from llama31.run_dir.events import ABORTED, FAILED, INTERRUPTED, Outcome
 from llama31.settings import Settings
 
-RECORDED = sorted(Path(__file__).parents[1].glob("slurm_outputs/*/out_of_memory"))
+RECORDED = sorted(TESTS.glob("slurm_outputs/*/out_of_memory"))
 """Logs of jobs that versions of Slurm ended, by slurm_outputs/record.sh."""
 
 

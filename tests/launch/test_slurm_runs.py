@@ -1,20 +1,19 @@
 """Runs on a real Slurm of two nodes, through run_llama31.sh, to every end that a job can have."""
 
 import json
-import os
 import re
 import resource
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
 import oracle
 import pytest
 from cluster import Cluster
+from cut_chain import SIGNAL_BEFORE_END, Chain
+from light_imports import imported_by, is_light
 from runs import REPOSITORY, Run, arguments, environment, run_llama31
-from submitted import Submitted, containers, submit
-from test_settings import imported_by, is_light
+from submitted import containers, submit
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
 from llama31.config import paths
@@ -40,7 +39,6 @@ SETTINGS = {
 }
 ODD = 'it\'s $HOME, 100%j "new"'
 SLURM = {"PARTITION": "debug"}
-SIGNAL_BEFORE_END = 20  # seconds
 TO_START = 240  # seconds for a rank that has begun to import: it imports the rest, trains a step and saves
 LAST_LINES = 12
 """Of a job's log, in which one sees why it ended: what srun says, and the lines of the end."""
@@ -84,48 +82,6 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("run_llama31.sh", "pretrain_llama31.py"):
         shutil.copy(REPOSITORY / name, directory)
     return directory
-
-
-class Chain:
-    """Three jobs, and what was submitted by hand besides and after them, each cut in another way."""
-
-    def __init__(self, run: Submitted):
-        self.run = run
-        self.cluster = run.cluster
-        first, second, third = run.jobs
-        self.shown = self.cluster.shown(second)
-        self.asked_for = self.cluster.shown(first)
-
-        self.limited = [self.limit(first), self.limit(second, beside=True)]
-
-        run.after_a_step(third)
-        self.cluster.ask("scancel", third)
-        self.cancelled = run.ended(third)
-        self.state_of_cancelled = self.cluster.state(third)
-
-        retried = run.again()
-        os.kill(run.after_a_step(retried)[1], signal.SIGKILL)
-        run.after_a_step(retried, restarts=1)
-        self.cluster.lose("n2", retried)
-        try:
-            self.cluster.until("the job is queued again", lambda: self.cluster.shown(retried)["Restarts"] == "2")
-        finally:
-            self.cluster.bring_back("n2")
-        self.retried = [Run(run.job_dir(retried, 0), run.log(retried), FAILED), run.ended(retried, restarts=1)]
-
-        self.last = run.ended(run.again())
-        self.state_of_last = self.cluster.state(run.jobs[-1])
-        self.finished = run.ended(run.again())
-
-    def limit(self, job: str, *, beside: bool = False) -> Run:
-        """Waits until the time limit cuts a job; meanwhile another one may start in the same run directory."""
-        ranks = self.run.after_a_step(job).values()
-        self.run.limit(job, SIGNAL_BEFORE_END + (60 if beside else 5))
-        with self.run.held(ranks):
-            if beside:
-                self.second = self.run.ended(self.run.again())
-            self.run.warned(job)
-        return self.run.ended(job)
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import GOLDEN
 
 from llama31.config import paths
-from llama31.config.resolve import LIBRARIES, Resolved
+from llama31.config.environment import LIBRARIES
+from llama31.config.resolve import Resolved
 from llama31.launch.slurm import script, submit
 from llama31.plan.plan import Plan
 from llama31.plan.validate_slurm import NEEDS_PARTITION, problems, seconds
 from llama31.settings import Container, Device, Settings
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 RUN_DIR = Path("/cluster/my runs/$HOME 100%")
 
 JOB = Settings(

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pytest
 from benchmark_run import SETTINGS, losses, write_log
+from checkout import SHARED
 from mlperf_logging.rcp_checker import rcp_checker
-from submissions import edit, missed
+from submissions import NEWEST, edit, missed
 
 from llama31 import rules
 from llama31.mlperf.check import convergence, submission
 from llama31.mlperf.check.convergence import Points, Verdict
 from llama31.mlperf.log.reader import read
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-NEWEST = rules.RULESETS[-1]
 published = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the published logs are not there: {SHARED}")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import benchmark_run
 import pytest
 from benchmark_run import SAMPLES, SETTINGS, open_log, train, write_log
+from checkout import REPOSITORY
 from mlperf_logging.mllog import get_mllogger
 from mlperf_logging.rcp_checker import rcp_checker
 
@@ -212,7 +213,7 @@ def open_files() -> list[str]:
 
 
 def test_importing_opens_no_file(tmp_path: Path) -> None:
-    repository = Path(__file__).parents[2]
+    repository = REPOSITORY
     code = f"import sys; sys.path.insert(0, {str(repository)!r}); import llama31.mlperf.log.writer"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert list(tmp_path.iterdir()) == [], "open the log in MLPerfLog(), not at import"

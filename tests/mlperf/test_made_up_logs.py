@@ -3,35 +3,25 @@
 All sets are judged as plain files, compressed, and within a job's output.
 """
 
-import gzip
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from benchmark_run import SETTINGS
+from changed_logs import FORMS, Logs, Record, event, lacking, late, said, with_one_more
 from mlperf_logging.rcp_checker import rcp_checker
-from submissions import TOKEN, edit, officially_packaged, rule_files_parsed_once, ten_runs, write_run
+from submissions import NEWEST, edit, ten_runs, write_run
 
 from llama31 import rules
 from llama31.config import paths
 from llama31.mlperf.check import submission
-from llama31.mlperf.check.submission import Several
-from llama31.mlperf.log import reader
 
-NEWEST = rules.RULESETS[-1]
+pytestmark = pytest.mark.usefixtures("rule_files_are_parsed_once")
+
 INTERVAL = 12_288
-Record = dict[str, Any]
-Change = Callable[[list[Record]], list[Record]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _rule_files_are_parsed_once() -> Iterator[None]:
-    with rule_files_parsed_once():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -43,78 +33,9 @@ def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-FORMS: dict[str, Callable[[bytes], bytes]] = {
-    "plain": lambda content: content,
-    "gzip": gzip.compress,
-    "job": lambda content: b"".join(
-        b" 0: " + line + b"\n 7: step 3\r 7: step 4\r\n[NeMo I] 63% |#### |\n" for line in content.splitlines()
-    ),
-}
-
-
 @pytest.fixture(params=FORMS)
 def logs(ten: Path, tmp_path: Path, request: pytest.FixtureRequest) -> "Logs":
     return Logs(shutil.copytree(ten, tmp_path / "logs"), request.param)
-
-
-class Logs:
-    """Ten logs, to be changed, and then judged in one form."""
-
-    def __init__(self, directory: Path, form: str):
-        self.form = form
-        self.files = sorted(directory.iterdir())
-
-    def change(self, change: Change, *numbers: int) -> None:
-        """Changes the records of these logs, or of all."""
-        for number in numbers or range(len(self.files)):
-            records = [json.loads(line.removeprefix(TOKEN)) for line in self.files[number].read_text().splitlines()]
-            self.files[number].write_text("".join(TOKEN + json.dumps(record) + "\n" for record in change(records)))
-
-    def judge(self, *, accepted: bool, ruleset: str = NEWEST) -> tuple[Several, str]:
-        """The verdict, and what is printed; first the logs get their form, and MLCommons' checker must agree."""
-        for file in self.files:
-            file.write_bytes(FORMS[self.form](file.read_bytes()))
-        assert officially_packaged(self.files, ruleset, self.files[0].parent.parent / "tree") == accepted
-        found = submission.judge(self.files, ruleset)
-        text = "\n".join(submission.lines(found))
-        assert found.is_accepted == accepted, f"say what MLCommons' checker says:\n{text}"
-        return found, text
-
-    def line(self, number: int, key: str, nth: int = 0) -> int:
-        """Number of the nth line of a key, in the form that was judged."""
-        return reader.read(self.files[number])[0].all(key)[nth].number
-
-
-def event(record: Record, key: str, value: Any = None, **metadata: Any) -> Record:
-    """Another record at the time of one, and by the same line of code."""
-    place = {name: record["metadata"][name] for name in ("file", "lineno")}
-    return {**record, "key": key, "value": value, "metadata": {**place, **metadata}}
-
-
-def said(key: str, value: Any) -> Change:
-    """Gives a key another value."""
-    return lambda records: [{**one, "value": value} if one["key"] == key else one for one in records]
-
-
-def lacking(key: str) -> Change:
-    return lambda records: [one for one in records if one["key"] != key]
-
-
-def late(records: list[Record]) -> list[Record]:
-    """What the run is follows after run_start, as in tinygrad's logs."""
-    start = [record["key"] for record in records].index("init_stop")
-    first = [record for record in records[:start] if record["key"].startswith(("cache", "init_start", "submission"))]
-    described = [record for record in records[:start] if record not in first]
-    return [*first, *records[start : start + 2], *described, *records[start + 2 :]]
-
-
-def with_one_more(records: list[Record]) -> list[Record]:
-    """An additional evaluation, soon after the start."""
-    first = [record["key"] for record in records].index("block_stop")
-    stop = records[first]
-    names = ("block_stop", "eval_start", "eval_accuracy", "eval_stop", "block_start")
-    more = [event(stop, name, 9.0 if name == "eval_accuracy" else None, samples_count=384) for name in names]
-    return [*records[:first], *more, *records[first:]]
 
 
 # Settings

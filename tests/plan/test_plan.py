@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from checkout import GOLDEN
 from claimed import claim_benchmark_data
 from runs import REPOSITORY, arguments, environment
 
@@ -23,7 +24,7 @@ from llama31.plan.plan import Plan
 from llama31.plan.validate_slurm import NEEDS_PARTITION
 from llama31.settings import Settings
 
-GOLDEN = REPOSITORY / "tests" / "golden" / "plan_benchmark_1x8.txt"
+GOLDEN = GOLDEN / "plan_benchmark_1x8.txt"
 
 
 def without_machine(text: str, directory: Path) -> str:
@@ -144,7 +145,7 @@ What training makes of them is for the tests of the recipe and of the callback (
 """
 
 CHECKPOINTS = ("SAVE_CKPT", "USE_CKPT", "FROM_HF", "MODEL_CKPT", "START_STEPS")
-"""Settings that take a checkpoint, or that others need: tests/checkpoint/test_resume_choice.py, test_checks.py."""
+"""Settings that take a checkpoint, or that others need: test_resume_choice.py and test_validate.py."""
 
 LOGGED = {
     "SUBMISSION_ORG": "Example",

@@ -7,7 +7,7 @@ from pathlib import Path
 import debian
 import pytest
 from benchmark_run import SETTINGS
-from test_report import a_log, a_run_directory
+from report_logs import a_log, a_run_directory
 
 from dev import browser as module
 from dev.browser import Page, browser

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from benchmark_run import SETTINGS, losses, write_log
 from pages import Page, array, figure
-from test_report import FLOPS_PER_TOKEN, PEAKS, TOKEN, Recomputed, page_of, percentiles, spread, traces
+from report_figures import Recomputed, percentiles, traces
+from report_logs import FLOPS_PER_TOKEN, PEAKS, TOKEN, page_of, spread
 
 from llama31.run_dir.events import Outcome
 from llama31.settings import Settings

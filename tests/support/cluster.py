@@ -19,8 +19,8 @@ from types import MappingProxyType
 import debian
 import lacking
 import pytest
+from checkout import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 RELEASE = os.environ.get("LLAMA31_SLURM_RELEASE", "")
 DEADLINE = 300  # seconds; starting ranks takes a minute on a machine that is busy
 ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")

@@ -24,7 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from checkout import REPOSITORY
+
 OUTPUTS = (1, 2)
 LARGEST_REQUEST = 1 << 20  # bytes
 READY = b"ready\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import forked_ranks
+from checkout import REPOSITORY, SUPPORT
 
 from llama31.config import paths
 from llama31.launch import local, prepare, rank_command, run_directory
@@ -18,9 +19,6 @@ from llama31.run_dir import record
 from llama31.run_dir.events import Outcome
 from llama31.settings import names
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-TESTS = REPOSITORY / "tests"
-SUPPORT = TESTS / "support"
 TIMEOUT = 300  # seconds; a run of these takes half a minute at most
 
 
@@ -74,6 +72,12 @@ def exports_after(script: str, directory: Path = REPOSITORY, **exported: str) ->
     )
     found = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry)
     return {name: value for name, value in found.items() if name not in {"PWD", "OLDPWD", "SHLVL", "_", "PATH"}}
+
+
+def call(*command: str | Path, cwd: Path = REPOSITORY, **exported: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end in our environment and `exported`, of which an empty value unsets a variable."""
+    env = {name: value for name, value in {**environment(), **exported}.items() if value}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
 def finished(printed: str, exit_code: int) -> Run:

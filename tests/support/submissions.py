@@ -23,6 +23,7 @@ from llama31.run_dir.events import TARGET_NOT_REACHED, Evaluation, Outcome
 from llama31.run_dir.metrics_file import MetricsWriter
 from llama31.settings import Settings
 
+NEWEST = rules.RULESETS[-1]
 TOKEN = ":::MLLOG "
 EVALUATIONS = (14, 15, 14, 15, 15, 14, 16, 14, 15, 15)
 """Of ten runs at a global batch size of 32, as the reference's are: 14 x 12,288 is 172,032 samples."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from llama31.config.resolve import read_by_libraries
+from llama31.config.environment import read_by_libraries
 from llama31.estimates.gpus import GPUS, Gpu, called
 from llama31.run_dir.events import ABORTED, Evaluation, Outcome, Step
 from llama31.settings import Precision, Settings

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llama31.config import containers, devices, paths
-from llama31.config.resolve import handed_on
+from llama31.config.environment import to_forward
 from llama31.launch import remote_shell
 from llama31.run_dir import time_limit_warning
 from llama31.settings import Device, Settings, names, shown
@@ -79,6 +79,6 @@ def options(settings: Settings, run_dir: Path) -> list[str]:
 def exports(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
     """Variables that the job's ranks get: all settings, and what libraries read where it is submitted."""
     ours = {name: shown(getattr(settings, name.lower())) for name in names()}
-    there = handed_on(environment, afar=bool(settings.host))
+    there = to_forward(environment, other_file_system=bool(settings.host))
     theirs = {name: value for name, value in there.items() if name.isidentifier()}
     return {**ours, **theirs}

@@ -1,0 +1,129 @@
+"""Conversions that are killed, interrupted, out of room or started twice: the next one continues their work."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkout import REPOSITORY
+from conversions import TIMEOUT, bits, tensors
+
+from llama31.checkpoint.convert import convert, to_hugging_face
+from llama31.checkpoint.formats import nemo
+from llama31.common.errors import UserError
+from llama31.common.progress import Progress
+
+pytestmark = pytest.mark.slow
+
+
+# --- Interruptions ------------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from llama31 import cli
+from llama31.corpus.progress import Progress
+from llama31.errors import UserError
+from llama31.model.one_rank import one_rank
+left, add = int(sys.argv.pop(1)), Progress.add
+def killed(self, count):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(self, count)
+Progress.add = killed
+cli.main()
+"""
+
+
+def inodes(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in directory.iterdir() if path.suffix in (".distcp", ".safetensors")}
+
+
+def test_a_killed_conversion_goes_on(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    destination = tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, "20", "convert"]
+    command += ["--source", str(models / "3.1"), "--destination", str(destination)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=TIMEOUT, check=False)
+    assert done.returncode == -9, done.stderr
+    assert not destination.exists()
+    begun = inodes(tmp_path / "out.partial" / "weights")
+    assert begun
+    assert convert.convert(models / "3.1", destination, "nemo") == 0
+    assert "going on" in capsys.readouterr().err
+    finished = inodes(destination / "weights")
+    assert len(finished) > len(begun)
+    assert begun.items() <= finished.items(), "written again"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert sorted(path.name for path in destination.iterdir()) == ["context", "conversion.json", "weights"]
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, add = count, Progress.add
+
+    def interrupted(self: Progress, size: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Interrupted
+        add(self, size)
+
+    monkeypatch.setattr(Progress, "add", interrupted)
+
+
+@pytest.mark.parametrize("count", [0, 2, 5, 20, 60])
+def test_an_interrupted_export_goes_on(
+    count: int, converted: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(to_hugging_face, "FILE_BYTES", 100_000)
+        with monkeypatch.context() as inner, pytest.raises(Interrupted):
+            interrupt_at(count, inner)
+            convert.convert(converted / "3.1", tmp_path / "out", "hf")
+        assert not (tmp_path / "out").exists()
+        begun = inodes(tmp_path / "out.partial")
+        assert convert.convert(converted / "3.1", tmp_path / "out", "hf") == 0
+    assert begun.items() <= inodes(tmp_path / "out").items()
+    found = tensors(tmp_path / "out")
+    assert all(torch.equal(bits(found[name]), bits(value)) for name, value in tensors(models / "3.1").items())
+
+
+def test_another_source_starts_anew(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with monkeypatch.context() as inner, pytest.raises(Interrupted):
+        interrupt_at(12, inner)
+        convert.convert(models / "3.1", tmp_path / "out", "nemo")
+    assert convert.convert(models / "3.2 tied, wide heads", tmp_path / "out", "nemo") == 0
+    assert "going on" not in capsys.readouterr().err
+    assert nemo.look(tmp_path / "out").architecture.vocab_size == 501
+
+
+def test_a_full_disk_is_named_and_the_work_goes_on(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as inner, pytest.raises(Interrupted):
+        interrupt_at(12, inner)
+        convert.convert(models / "3.1", tmp_path / "out", "nemo")
+    weights = tmp_path / "out.partial" / "weights"
+    (weights / "__0_3.distcp.partial").symlink_to("/dev/full")
+    with pytest.raises(UserError) as error:
+        convert.convert(models / "3.1", tmp_path / "out", "nemo")
+    assert error.value.lines == [f"{weights / '__0_3.distcp'}: No space left on device"]
+    assert convert.convert(models / "3.1", tmp_path / "out", "nemo") == 0
+
+
+def test_one_conversion_at_a_time(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def meanwhile(*_: Any) -> None:
+        convert.convert(models / "3.1", tmp_path / "out", "nemo")
+
+    monkeypatch.setattr(convert, "_work", meanwhile)
+    with pytest.raises(UserError) as error:
+        convert.convert(models / "3.1", tmp_path / "out", "nemo")
+    assert error.value.lines == [f"{tmp_path / 'out.partial'}: another run is at work there; wait for its end"]

@@ -1,0 +1,10 @@
+"""Fixtures of the tests of the recipe."""
+
+import pytest
+from megatron.core.models.common.embeddings import rope_utils
+
+
+@pytest.fixture
+def with_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one thing of Transformer Engine that Megatron looks for when it makes a configuration."""
+    monkeypatch.setattr(rope_utils, "fused_apply_rotary_pos_emb", object())
