@@ -114,7 +114,7 @@ def batches(module: Any, workers: int) -> Iterator[dict[str, Any]]:
 
 def contend(connection: Connection, make: Callable[[Settings], Any], settings: Settings, at_once: int) -> None:
     """A contender whose steps are so many batches."""
-    from llama31.model.one_rank import one_rank
+    from llama31.model.cpu_backend import one_rank
 
     with one_rank():
         module = make(settings)
@@ -130,7 +130,7 @@ def skip(loop: Iterator[Any], count: int) -> None:
 
 def memory(connection: Connection, settings: Settings, workers: int, samples: int) -> None:
     """Sends the memory that this process and its workers hold for themselves, after each tenth of so many samples."""
-    from llama31.model.one_rank import one_rank
+    from llama31.model.cpu_backend import one_rank
 
     with one_rank():
         loop = batches(ours(settings), workers)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from llama31.config import containers, mounts, paths
+from llama31.config import mounts, paths
 from llama31.config.problem import Problem, assignment
 from llama31.plan import sbatch_options
 from llama31.settings import Container, Settings
@@ -121,7 +121,7 @@ def _container(settings: Settings) -> Iterator[Problem]:
             if sign in str(path):
                 what = f"{path}: holds {words}, which separates mounts; rename it, or leave IMAGE empty"
                 yield Problem("image", what, ("",))
-    for mount in containers.further(settings):
+    for mount in mounts.listed(settings):
         if not all(path.startswith("/") for path in mount.split(":", 1)):
             what = f"MOUNTS={settings.mounts}: {mount} is not PATH or PATH:PATH_INSIDE, from / on"
             yield Problem("mounts", what, ("",))

@@ -135,7 +135,7 @@ def _quiet() -> Iterator[None]:
 def _work(source: HuggingFaceCheckpoint | NemoCheckpoint, partial: Path, progress: Progress) -> "Difference":
     """Writes the destination, looks at it as at any checkpoint, and compares it with its source."""
     from llama31.checkpoint.convert import logits_parity, to_hugging_face, to_nemo
-    from llama31.model.one_rank import one_rank
+    from llama31.model.cpu_backend import one_rank
 
     with one_rank():
         if isinstance(source, HuggingFaceCheckpoint):

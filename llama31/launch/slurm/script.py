@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llama31.config import containers, devices, paths
+from llama31.config import devices, mounts, paths
 from llama31.config.environment import to_forward
 from llama31.launch import remote_shell
 from llama31.run_dir import time_limit_warning
@@ -38,8 +38,8 @@ def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environmen
         python=paths.job_python(settings),
         runtime=settings.container.name if image else "",
         image=image,
-        mounts=containers.mounted(settings) if image else [],
-        makes=containers.made(settings) if image else [],
+        mounts=mounts.pairs(settings) if image else [],
+        makes=sorted(set(mounts.written(settings))) if image else [],
         on_gpus=on_gpus,
         whole_nodes=settings.exclusive and on_gpus,
         nodes=settings.nnodes,
