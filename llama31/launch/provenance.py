@@ -1,4 +1,4 @@
-"""What a run was made of, for its record; and what repeats it, and what has changed since."""
+"""Describe a run for run.json; print the command that replays it, and what has changed since."""
 
 import os
 import platform
@@ -25,13 +25,13 @@ from llama31.settings import Settings
 def describe(
     plan: Plan, arguments: Sequence[str], ranks_command: Sequence[str], environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What runs, for the record: commands, where each setting came from, code, data, environment and machine.
+    """Return the content of run.json: commands, origin of each setting, code, data, environment and machine.
 
     Args:
-        plan: Of the run.
-        arguments: The user's.
-        ranks_command: What starts the ranks.
-        environment: Of the ranks; what libraries read of it is recorded.
+        plan: Plan of the run.
+        arguments: The user's arguments.
+        ranks_command: Command that starts the ranks.
+        environment: Environment of the ranks; the variables that libraries read are recorded.
     """
     return {
         "arguments": list(arguments),
@@ -51,9 +51,9 @@ def describe(
 
 
 def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
-    """The command that repeats a run, with `more` settings, and a line for each thing that is not as it was.
+    """Yield the command that replays a run, with `more` settings, then a line for each difference from then.
 
-    Raises UserError where the directory says nothing of a run.
+    Raises UserError if the directory is not a run directory.
     """
     run_dir = paths.latest_run(run_dir)
     settings, was = record.load_settings(run_dir), record.load_record(run_dir)
@@ -77,7 +77,7 @@ def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
 
 
 def _differences(name: str, was: Any, now: Any) -> Iterator[str]:
-    """A line for each part of a fact that differs."""
+    """Yield a line for each part of a fact that differs."""
     if isinstance(was, dict) and isinstance(now, dict):
         for part in sorted({*was, *now}):
             yield from _differences(f"{name} {part}", was.get(part), now.get(part))
@@ -92,7 +92,7 @@ def _words(value: Any) -> str:
 
 
 def _code() -> dict[str, Any]:
-    """Commit, Python, packages and system of this process."""
+    """Return commit, Python, packages and system of this process."""
     changes = _git("status", "--porcelain")
     return {
         "commit": _git("rev-parse", "HEAD"),
@@ -104,12 +104,12 @@ def _code() -> dict[str, Any]:
 
 
 def _data(settings: Settings, data: Data | None) -> dict[str, Any] | None:
-    """Tokenizer and token files by their fingerprints; None where they are not at hand."""
+    """Return the fingerprints of tokenizer and token files, or None without data."""
     return rank_checks.fingerprint(settings, data) if data else None
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of this checkout; None without git or outside of one."""
+    """Return git's answer about this checkout, or None without git or outside a checkout."""
     try:
         done = subprocess.run(
             ["git", "-C", str(paths.REPOSITORY), *arguments], capture_output=True, text=True, check=True, timeout=10

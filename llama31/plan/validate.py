@@ -1,4 +1,4 @@
-"""What cannot work, found before anything heavy is imported: one line for each problem, all at once."""
+"""Find settings and data that cannot work, before anything heavy is imported: all problems, a line for each."""
 
 import importlib.util
 import math
@@ -22,11 +22,11 @@ from llama31.plan import validate_checkpoints as checkpoint_problems
 from llama31.plan import validate_slurm as slurm_problems
 from llama31.settings import Device, Precision, Settings
 
-SHOWN_REMEDIES = 2  # in a line
+SHOWN_REMEDIES = 2  # for each problem
 
 
 def check(settings: Settings) -> Data:
-    """All that a run needs is there and fits together. Raises UserError with every problem found."""
+    """Validate settings and data, and return the data. Raises UserError with all problems."""
     data, wrong = look(settings)
     if wrong or data is None:
         raise UserError(wrong)
@@ -34,20 +34,20 @@ def check(settings: Settings) -> Data:
 
 
 def look(settings: Settings) -> tuple[Data | None, list[str]]:
-    """As `check`, but gives the lines; the data is None where files are missing or damaged."""
+    """As `check`, but return the lines instead of raising; the data is None if files are missing or damaged."""
     data, wrong = inputs.look(settings)
     found = list(problems(settings, data))
     return data, [*(_line(problem, found, settings, data) for problem in found), *wrong]
 
 
 def lines(settings: Settings) -> list[str]:
-    """As `look`, without the data: a line for each problem of the settings among themselves."""
+    """Return a line for each problem of the settings, without looking at data."""
     found = list(problems(settings))
     return [_line(problem, found, settings, None) for problem in found]
 
 
 def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
-    """Settings that no run of this version can have together; with data, also those that the data cannot serve."""
+    """Yield settings that cannot be combined and, with `data`, those that the data is too small for."""
     yield from slurm_problems.problems(settings)
     yield from mlperf_names.problems(settings)
     yield from _experiments(settings)
@@ -62,7 +62,7 @@ def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
         misfits += _data(settings, data)
     yield from misfits
     vocab_size = inputs.vocab_size(settings, data)
-    if vocab_size and settings.gpu and not misfits:  # else there is no layout to estimate
+    if vocab_size and settings.gpu and not misfits:  # otherwise there is no valid layout to estimate
         yield from _memory(settings, vocab_size)
 
 
@@ -81,7 +81,7 @@ def _line(problem: Problem, found: list[Problem], settings: Settings, data: Data
 
 
 def _experiments(settings: Settings) -> Iterator[Problem]:
-    """Seeds that no experiment would use, or that two would."""
+    """Yield unused and repeated seeds."""
     seeds = settings.seeds.split()
     if len(seeds) > settings.nexp:
         fewer = " ".join(seeds[: settings.nexp])
@@ -92,7 +92,7 @@ def _experiments(settings: Settings) -> Iterator[Problem]:
 
 
 def _layout(settings: Settings) -> Iterator[Problem]:
-    """Ranks, batches and sequences that cannot be divided."""
+    """Yield ranks, batches and sequences that are not divisible."""
     layout = Layout.of(settings)
     model, pipeline, virtual = (
         layout.model_parallel_size,
@@ -127,7 +127,7 @@ def _layout(settings: Settings) -> Iterator[Problem]:
             f"to be a multiple of PIPELINE_PARALLEL_SIZE={pipeline}",
             (1,),
         )
-    # Context parallelism gives each rank two pieces, one early and one late, as causal attention has more to do late.
+    # Context parallelism gives each rank an early and a late piece, since causal attention computes more for late ones.
     pieces = 2 * settings.context_parallel_size if settings.context_parallel_size > 1 else 1
     if settings.sequence_parallel:
         pieces *= settings.tensor_parallel_size
@@ -141,7 +141,7 @@ def _layout(settings: Settings) -> Iterator[Problem]:
 
 
 def _schedule(settings: Settings) -> Iterator[Problem]:
-    """Steps and learning rates in an order that cannot be."""
+    """Yield inconsistent steps and learning rates."""
     if settings.warmup >= settings.max_steps:
         yield Problem(
             "warmup_steps",
@@ -170,7 +170,7 @@ def _schedule(settings: Settings) -> Iterator[Problem]:
 
 
 def _model(settings: Settings) -> Iterator[Problem]:
-    """Parallel sizes that do not divide the model."""
+    """Yield parallel sizes that do not divide the model."""
     shape = SIZES[settings.size]
     tensor, pipeline = settings.tensor_parallel_size, settings.pipeline_parallel_size
     shared = {
@@ -202,7 +202,7 @@ def _model(settings: Settings) -> Iterator[Problem]:
 
 
 def _engine(settings: Settings) -> Iterator[Problem]:
-    """What needs Transformer Engine, where there is none; `llama31.model.device` has the last word."""
+    """Yield settings that need Transformer Engine if it is missing. The final check is in `llama31.model.device`."""
     if devices.device(settings) is Device.cpu:
         why = "this runs on the CPU"
     elif devices.is_elsewhere(settings) or devices.gpus() == 0:  # a plan for another machine
@@ -222,7 +222,7 @@ def _engine(settings: Settings) -> Iterator[Problem]:
 
 
 def _gpu(settings: Settings) -> Iterator[Problem]:
-    """A GPU that is not known, or not used."""
+    """Yield a GPU that is unknown or unused."""
     if settings.gpu and settings.gpu not in GPUS:
         yield Problem("gpu", f"GPU={settings.gpu}: not one of {', '.join(GPUS)}", ("",))
     elif settings.gpu and devices.device(settings) is Device.cpu:
@@ -230,7 +230,7 @@ def _gpu(settings: Settings) -> Iterator[Problem]:
 
 
 def _memory(settings: Settings, vocab_size: int) -> Iterator[Problem]:
-    """More than the GPU's memory."""
+    """Yield a problem if a rank needs more than the GPU's memory."""
     needed, there = memory.per_gpu(settings, vocab_size), GPUS[settings.gpu].memory
     if needed.total > there:
         yield Problem(
@@ -242,7 +242,7 @@ def _memory(settings: Settings, vocab_size: int) -> Iterator[Problem]:
 
 
 def _data(settings: Settings, data: Data) -> Iterator[Problem]:
-    """More sequences than the data holds."""
+    """Yield settings that need more sequences than the data has."""
     length = settings.seq_length
     held, available = data.validation.sequences(length), data.available_samples(length)
     if not held or not available:
@@ -274,12 +274,12 @@ def _data(settings: Settings, data: Data) -> Iterator[Problem]:
 
 
 def _common_divisors(*values: int, below: int) -> tuple[int, ...]:
-    """Numbers less than `below` that divide all values, the largest first."""
+    """Return the common divisors of the values that are less than `below`, the largest first."""
     common = math.gcd(*values)
     return tuple(n for n in range(min(common, below - 1), 0, -1) if common % n == 0)
 
 
 def _multiples(value: int, unit: int) -> tuple[int, ...]:
-    """The multiples of `unit` next to `value`, from 1 x unit on."""
+    """Return the positive multiples of `unit` next to `value`."""
     below = value // unit * unit
     return (below, below + unit) if below else (unit,)

@@ -1,4 +1,4 @@
-"""Settings of Slurm and of containers that cannot work."""
+"""Validate the settings of Slurm and of containers."""
 
 import re
 import shlex
@@ -16,13 +16,13 @@ NEEDS_PARTITION = (
     "ssh_user", "code_path", "image", "container", "mounts", "nnodes",
 )  # fmt: skip
 SEPARATORS = {",": "a comma", ":": "a colon"}
-"""What separates mounts on the command lines of pyxis and Apptainer, so no path to mount may hold it."""
+"""Separators of mounts on the command lines of pyxis and Apptainer, not allowed in a path to mount."""
 UNLIMITED = ("0", "INFINITE", "UNLIMITED")
 _DEPENDENCY = re.compile(r"(after|afterany|afterok|afternotok|aftercorr|afterburstbuffer|singleton)\b[\w:+,?]*")
 
 
 def problems(settings: Settings) -> Iterator[Problem]:
-    """What speaks against a submission; without PARTITION, settings that only a submission uses."""
+    """Yield problems of a submission; without PARTITION, settings that only a submission uses."""
     usual = {field.name: field.default for field in fields(Settings)}
     if not settings.partition:
         for name in NEEDS_PARTITION:
@@ -58,12 +58,12 @@ def _job(settings: Settings) -> Iterator[Problem]:
 
 
 def is_unlimited(limit: str) -> bool:
-    """Whether Slurm takes this for no time limit."""
+    """Whether this means no time limit to Slurm."""
     return limit.upper() in UNLIMITED
 
 
 def seconds(limit: str) -> int | None:
-    """Seconds of a time limit in the formats that sbatch's manual lists; None if it is none."""
+    """Return the seconds of a time limit in one of the formats of sbatch's manual; None for another text."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
     if not match:
         return None
@@ -95,7 +95,7 @@ def _chain(settings: Settings) -> Iterator[Problem]:
 
 
 def dependency(given: str) -> str:
-    """DEPENDENCIES as an argument of sbatch's --dependency; job ids alone must have ended in whatever way."""
+    """Return DEPENDENCIES as sbatch's --dependency, "" if invalid. Plain job ids mean afterany."""
     if re.fullmatch(r"[\s,:]*\d[\d\s,:]*", given):
         return ":".join(["afterany", *re.findall(r"\d+", given)])
     return given if _DEPENDENCY.fullmatch(given) else ""
@@ -106,7 +106,7 @@ def _ssh(settings: Settings) -> Iterator[Problem]:
         yield Problem("ssh_user", f"SSH_USER={settings.ssh_user}: needs HOST", ("",))
     for name in ("host", "ssh_user"):
         value = getattr(settings, name)
-        if value.startswith("-") or re.search(r"\s", value):  # ssh would take it for something else
+        if value.startswith("-") or re.search(r"\s", value):  # ssh would read it as an option or a command
             yield Problem(name, f"{name.upper()}={value}: not a name that ssh takes", ("",))
 
 
