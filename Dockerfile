@@ -3,7 +3,7 @@
 #     docker build -t llama31 -f Dockerfile .
 #
 # NVIDIA's PyTorch image with NeMo, Megatron-Core and the rest of requirements.txt beside its own torch, and Transformer
-# Engine in a version that this Megatron-Core works with. README.md, "Container", says why these versions.
+# Engine in a version that this Megatron-Core works with. docs/container.md says why these versions.
 # tests/dev/test_docker.py holds the versions here against requirements.txt; dev/check_image.py, at the end, against what was
 # installed.
 

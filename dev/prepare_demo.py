@@ -1,4 +1,4 @@
-"""The demo's data, from nothing, by the commands of README.md's section on data.
+"""The demo's data, from nothing, by the commands of docs/data.md.
 
     python3 -m dev.prepare_demo DIRECTORY VALIDATION_DOCUMENTS
 
@@ -104,7 +104,7 @@ def train_tokenizer(merged: Path, directory: Path) -> None:
 
 
 def run(settings: Mapping[str, object], *command: str) -> None:
-    """Show a command of README.md, and run it. Raises UserError where it fails; it has said why by itself."""
+    """Show a command of docs/data.md, and run it. Raises UserError where it fails; it has said why by itself."""
     given = {name: str(value) for name, value in settings.items()}
     shown = [*(f"{name}={shlex.quote(value)}" for name, value in given.items()), shlex.join(command)]
     print("$", " ".join(shown).replace(f"{REPOSITORY}/", "").replace(sys.executable, "python3"), flush=True)

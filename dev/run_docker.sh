@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A shell, or a command, in the container image that IMAGE names, with all that the settings name: see README.md.
+# A shell, or a command, in the container image that IMAGE names, with all that the settings name: see docs/container.md.
 #
 #     source config.sh; IMAGE=llama31 bash dev/run_docker.sh [--print] [COMMAND ...]
 #

@@ -79,69 +79,69 @@ class Settings:
 
     # Where it runs
     nnodes: int = 1
-    """Nodes; more than one needs Slurm."""
+    """Nodes; more than one requires Slurm."""
     gpus_per_node: int = 1
-    """Ranks per node: one for each GPU, or CPU processes where DEVICE is cpu."""
+    """Ranks per node: one per GPU, or the number of CPU processes with DEVICE=cpu."""
     job_dir: str = "runs"
-    """Directory that gets a run directory for each run, with its settings, logs and metrics."""
+    """Directory of the run directories; each run creates one with its settings, logs and metrics."""
     device: Device = Device.auto
-    """Device: auto | cuda | cpu. auto takes CUDA where there is one."""
+    """Device: auto | cuda | cpu. auto uses CUDA if available."""
     gpu: str = ""
-    """GPU that the run must fit, such as H200; see llama31/estimates/gpus.py. Empty: memory is not checked."""
+    """GPU model that the run must fit, such as H200; see llama31/estimates/gpus.py. Empty: memory is not checked."""
 
     # Slurm
     partition: str = ""
-    """Slurm partition; empty runs on this machine, without Slurm, and all other settings of this group stay unset."""
+    """Slurm partition. Empty: run on this machine, without Slurm; the other settings of this group must stay unset."""
     account: str = ""
     """Slurm account to charge. Empty: the user's default."""
     time: str = ""
-    """Time limit of one job, as Slurm takes it: [days-]hours:minutes:seconds, or minutes. Empty: the partition's."""
+    """Time limit of one job in Slurm's format: [days-]hours:minutes:seconds, or minutes. Empty: the partition's."""
     exclusive: bool = True
-    """Whole nodes, with all their GPUs and memory; 0 asks for GPUS_PER_NODE GPUs alone."""
+    """Request whole nodes with all their GPUs and memory; 0: only GPUS_PER_NODE GPUs per node."""
     sbatch_args: str = ""
-    """Further options of sbatch, such as --qos=high --nodelist=n[1-4]; they come after ours, and win."""
+    """Additional sbatch options, such as --qos=high --nodelist=n[1-4]; they come last and override the others."""
     signal_before_end: int = 300
-    """Seconds before the time limit at which a job ends, with SAVE_CKPT saving first; Slurm may be 60 early."""
+    """Seconds before the time limit at which a job ends, after saving with SAVE_CKPT; Slurm may be 60 s early."""
     npar: int = 1
-    """Consecutive jobs per experiment, each going on where the one before ended; above 1 needs SAVE_CKPT."""
+    """Consecutive jobs per experiment; each resumes where the previous one ended. Above 1 requires SAVE_CKPT."""
     max_retries: int = 0
-    """Times that a job which failed, or lost a node, is queued again."""
+    """Times that a job is requeued after it failed or lost a node."""
     dependencies: str = ""
-    """Job ids, separated by spaces, that must have ended before the first job, or a dependency as sbatch takes it."""
+    """Job ids, separated by spaces, that must end before the first job starts, or a dependency as sbatch takes it."""
     host: str = ""
-    """Login node to submit from through ssh, where sbatch is not at hand. Paths are then those of the cluster."""
+    """Login node to submit from over ssh, if this machine has no sbatch. Paths are then those of the cluster."""
     ssh_user: str = ""
     """User name on HOST. Empty: ssh's default."""
     code_path: str = ""
-    """Directory of this repository as the jobs find it. Empty: this checkout, which a container gets mounted."""
+    """Directory of this repository on the nodes. Empty: this checkout, which is mounted into containers."""
 
     # Container of the jobs
     image: str = ""
-    """Container image; empty runs without a container, in the environment of CODE_PATH."""
+    """Container image. Empty: no container; jobs use the environment of CODE_PATH."""
     container: Container = Container.pyxis
-    """What runs it: pyxis | apptainer."""
+    """Container runtime: pyxis | apptainer."""
     mounts: str = ""
-    """Directories to mount besides those that the settings name: PATH or PATH:PATH_INSIDE, separated by commas."""
+    """Directories to mount besides those of the settings: PATH or PATH:PATH_INSIDE, separated by commas."""
 
     # Data
     preprocessed_path: str = ""
-    """Directory of the token files (.bin, .idx) of the training parts and of the validation set."""
+    """Directory of the token files (.bin, .idx) of the training parts and the validation set."""
     tokenizer_path: str = ""
     """Directory of the tokenizer in Hugging Face's format (tokenizer.json, tokenizer_config.json)."""
     tmp_npy_index: str = ""
-    """Directory for the training index; all nodes must see it. Empty: JOB_DIR/index."""
+    """Directory of the training index; all nodes must see it. Empty: JOB_DIR/index."""
     train_parts: str = " ".join(map(str, rules.BENCHMARK_PARTS))
-    """Training parts to train on, of 0 to 7, separated by spaces."""
+    """Training parts, 0 to 7, separated by spaces."""
     n_validation_samples: int = rules.VALIDATION_DOCUMENTS
     """Documents in the validation set; part of its file name."""
 
     # Model
     size: str = rules.SIZE
-    """Model: 8b is the benchmark's; smaller ones of the same architecture: see llama31/config/model_sizes.py."""
+    """Model size: 8b is the benchmark's; for smaller ones see llama31/config/model_sizes.py."""
     seq_length: int = rules.SEQUENCE_LENGTH
-    """Tokens in a sequence."""
+    """Tokens per sequence."""
     precision: Precision = Precision.bf16
-    """Arithmetic: bf16 | fp8 | fp32; master weights are fp32. fp8 needs Transformer Engine and CUDA."""
+    """Arithmetic: bf16 | fp8 | fp32; master weights are fp32. fp8 requires Transformer Engine and CUDA."""
 
     # Batch and optimizer
     gbs: int = 32
@@ -155,93 +155,93 @@ class Settings:
     warmup_steps: int | None = None
     """Optimizer steps of linear warmup. Empty: 10% of the allocated steps, ALLOCATED_SEQUENCES / GBS."""
     allocated_sequences: int = rules.ALLOCATED_SEQUENCES
-    """Training sequences that the run is planned for; all that it sets is the default of WARMUP_STEPS."""
+    """Training sequences that the run is planned for; only used for the default of WARMUP_STEPS."""
     max_steps: int = rules.MAX_STEPS
     """Length of the learning rate schedule in optimizer steps; STOP_AT_STEP ends a run earlier."""
     decay_norms: bool = False
-    """Decay the weights of norms too, as the reference does; 0, as all published submissions."""
+    """Also decay norm weights, as the reference does; 0: do not, as in all published submissions."""
     samples_available: int | None = None
-    """Training sequences to index, where the run ends. Empty: 4 x what the reference needs with this GBS, or all."""
+    """Training sequences to index; the run ends there. Empty: 4 x the reference's mean at this GBS, or all data."""
 
     # Evaluation
     eval_every: int = rules.EVAL_EVERY
     """Training sequences between evaluations, rounded up to whole optimizer steps."""
     eval_samples: int = rules.EVAL_SAMPLES
-    """Sequences evaluated each time: the first of the validation set."""
+    """Sequences per evaluation: the first of the validation set."""
     start_eval_at: int = 0
-    """Training sequences before which no evaluation takes place."""
+    """Training sequences before the first evaluation."""
     target: float = rules.TARGET
-    """Validation loss at which the run ends with success, nats per token."""
+    """Validation loss that ends the run with success, nats per token."""
 
     # Parallel layout
     tensor_parallel_size: int = 1
-    """Ranks that share each layer."""
+    """Ranks that each layer is sharded over."""
     pipeline_parallel_size: int = 1
-    """Ranks that divide the layers among them."""
+    """Pipeline stages: ranks that the layers are divided over."""
     virtual_pipeline_size: int = 1
-    """Interleaved model chunks per pipeline rank; 1 is no interleaving."""
+    """Interleaved model chunks per pipeline rank; 1: no interleaving."""
     context_parallel_size: int = 1
-    """Ranks that divide each sequence; needs Transformer Engine."""
+    """Ranks that each sequence is divided over; requires Transformer Engine."""
     sequence_parallel: bool = False
-    """Divide norms and dropout along the sequence within a tensor-parallel group; needs Transformer Engine."""
+    """Divide norms and dropout along the sequence within a tensor-parallel group; requires Transformer Engine."""
 
     # Memory and speed
     recompute_granularity: RecomputeGranularity = RecomputeGranularity.none
-    """Activations to compute anew in the backward pass: none | selective, each layer's FFN | full, whole layers."""
+    """Activations to recompute in the backward pass: none | selective, each layer's FFN | full, whole layers."""
     recompute_method: RecomputeMethod = RecomputeMethod.uniform
-    """Layers that full takes: uniform, all in units | block, the first ones of each model chunk."""
+    """Layers that full recomputes: uniform, all of them in groups | block, the first ones of each model chunk."""
     recompute_num_layers: int = 1
-    """Layers in a unit of uniform, of which the input alone is kept; or layers of block."""
+    """Layers per group of uniform, which stores only the input of a group; or number of layers of block."""
     overlap_grad_reduce: bool | None = None
     """Reduce gradients during the backward pass. Empty: on GPUs with several data- or context-parallel ranks."""
     overlap_param_gather: bool | None = None
-    """Gather updated weights during the next forward pass. Empty: as OVERLAP_GRAD_REDUCE, which it needs."""
+    """Gather updated weights during the next forward pass. Empty: same as OVERLAP_GRAD_REDUCE, which it requires."""
     tp_comm_overlap: bool | None = None
-    """Overlap tensor-parallel communication with products. Empty: with SEQUENCE_PARALLEL, within a node."""
+    """Overlap tensor-parallel communication with matrix products. Empty: with SEQUENCE_PARALLEL, within a node."""
 
     # Checkpoints and jobs
     use_ckpt: bool = False
-    """Go on from the checkpoint MODEL_CKPT, unless CONTINUAL_CKPT holds one of this run."""
+    """Resume from the checkpoint MODEL_CKPT, unless CONTINUAL_CKPT has one of this run."""
     from_hf: bool = False
-    """Start from the weights alone of MODEL_CKPT, such as one converted from Hugging Face's."""
+    """Start from only the weights of MODEL_CKPT, such as one converted from Hugging Face."""
     model_ckpt: str = ""
     """Checkpoint directory for USE_CKPT or FROM_HF."""
     continual_ckpt: str = ""
     """Directory to save checkpoints to."""
     save_ckpt: bool = False
-    """Save checkpoints to CONTINUAL_CKPT, and go on from the newest one of this run there."""
+    """Save checkpoints to CONTINUAL_CKPT, and resume from the newest one of this run there."""
     save_every: int = 0
-    """Optimizer steps between two saves; 0 saves at the end of a job alone."""
+    """Optimizer steps between saves; 0: save only at the end of a job."""
     save_every_minutes: float = 0.0
-    """Minutes between two saves; 0 does not look at the clock."""
+    """Minutes between saves; 0: no saves by the clock."""
     keep_last: int = 2
-    """Checkpoints of this run to keep; 0 keeps all."""
+    """Checkpoints of this run to keep; 0: all."""
     start_steps: int = 0
-    """Optimizer steps that MODEL_CKPT was trained for; with FROM_HF for the log, else to make sure."""
+    """Optimizer steps that MODEL_CKPT was trained for: for the log with FROM_HF, else to verify the checkpoint."""
     stop_at_step: int | None = None
     """Optimizer step after which this job ends. Empty: at the target, or when the training data is used up."""
     seeds: str = ""
     """Seed of each experiment, separated by spaces. Empty: drawn at random, printed and stored."""
     nexp: int = 1
-    """Experiments: runs that differ in their seed. Here one after the other, with Slurm side by side."""
+    """Experiments: runs that differ in their seed; one after the other here, side by side on Slurm."""
     wandb: bool = False
     """Log to Weights & Biases besides TensorBoard; WANDB_MODE=offline keeps it in the run directory."""
     tag: str = ""
-    """Put in front of the run directory's name."""
+    """Prefix of the run directory's name."""
     step_time_atol: int = 0
-    """Longest step that is tolerated, in milliseconds; a longer one ends the run as aborted. 0: any."""
+    """Longest step allowed, in milliseconds; a longer one ends the run as aborted. 0: no limit."""
 
     # Submission
     submission_org: str = "unset"
-    """Submitting organisation, as the MLPerf log names it."""
+    """Submitting organisation in the MLPerf log."""
     submission_platform: str = "unset"
-    """System, as the MLPerf log names it."""
+    """System name in the MLPerf log."""
     submission_division: Division = Division.closed
     """Division: closed | open. A run that departs from the closed division's rules is logged as open."""
     submission_status: Status = Status.onprem
     """Category of the system: onprem | cloud | preview | research."""
     config_filename: str = ""
-    """The config.sh that was sourced; it exports this itself."""
+    """The config.sh that was sourced, which sets this itself."""
 
     @property
     def end_lr(self) -> float:

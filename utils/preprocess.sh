@@ -20,7 +20,7 @@
 #   CONT_IMAGE_URL          container image to work in, for Slurm with pyxis (default: none; .venv, or else python3)
 #
 # A file that fails is named, the others are done all the same, and the exit code is not 0. What is done is skipped, and
-# what was begun is gone on with, so the same command can be given again. Time: README.md, "Time and disk".
+# what was begun is gone on with, so the same command can be given again. Time: docs/data.md, "Time and disk".
 # Disk: 85 GB for each part; with FROM_SHARDS=1 as much again until the parts are joined.
 #SBATCH --job-name=llama31-preprocess
 #SBATCH --nodes=1

@@ -1,4 +1,4 @@
-"""The failures that the doctor knows, each with what to do about it; README.md's "Troubleshooting" lists them all."""
+"""The failures that the doctor knows, each with its remedy; docs/troubleshooting.md lists them."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class Trouble:
 
 
 # In any check
-RAISED = Trouble("the check failed: {error}", "mend that first; the other checks went on")
+RAISED = Trouble("the check failed: {error}", "fix that first; the other checks still ran")
 HANGS = Trouble("no answer within {seconds:g} s", "see what hangs there, or give it longer: --timeout {longer:g}")
 LOST = Trouble(
     "{nodes}: not heard of (rank {ranks})",
@@ -57,7 +57,7 @@ OTHER_ENGINE = Trouble(
 
 # GPUs
 NO_TORCH = Trouble("torch cannot look for GPUs: {error}", "bash dev/setup.sh makes .venv with a torch that starts")
-CPU_BUILD = Trouble("torch {version} is built for CPUs alone", "install a CUDA or ROCm build of it, or set DEVICE=cpu")
+CPU_BUILD = Trouble("torch {version} is a CPU-only build", "install a CUDA or ROCm build of it, or set DEVICE=cpu")
 NO_GPU = Trouble(
     "torch finds no GPU here",
     "nvidia-smi must list them; a container needs --gpus, a Slurm job --gpus-per-node; DEVICE=cpu works without",
@@ -65,7 +65,8 @@ NO_GPU = Trouble(
 FEW_GPUS = Trouble("{number} GPUs are here, the settings ask for {wanted}", "ask Slurm for more, or set GPUS_PER_NODE")
 OTHER_GPU = Trouble("GPU={gpu}, but this is {name}", "set GPU to what is here, or leave it empty", Severity.warning)
 GPU_TAKEN = Trouble(
-    "GPU {number}: {taken} of {memory} are taken by other processes", "nvidia-smi lists them; end what is left over"
+    "GPU {number}: {taken} of {memory} are taken by other processes",
+    "nvidia-smi lists them; end those that should not run",
 )
 
 # All-reduce
@@ -116,7 +117,7 @@ def all_troubles() -> dict[str, Trouble]:
 
 
 def table() -> Iterator[str]:
-    """Lines of README.md's table; values stand in italics there."""
+    """Lines of the table in docs/troubleshooting.md; placeholders for values are in italics."""
     yield "| Doctor says | What to do |"
     yield "| :-- | :-- |"
     for trouble in all_troubles().values():

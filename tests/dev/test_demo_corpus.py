@@ -154,9 +154,9 @@ def test_token_files_are_the_benchmarks_names(demo: Path) -> None:
     assert facts.vocabulary_size == demo_tokenizer.VOCABULARY
 
 
-def test_readmes_commands_make_the_same_files(demo: Path, tmp_path: Path) -> None:
-    """Those blocks of README.md that need no network and no Slurm, one after another, with other directories."""
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+def test_documented_commands_make_the_same_files(demo: Path, tmp_path: Path) -> None:
+    """Those blocks of docs/data.md that need no network and no Slurm, one after another, with other directories."""
+    text = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```$", text, re.M | re.S)
     script = "".join(block for block in blocks if STEPS.match(block))
     script = script.replace("source .venv/bin/activate\n", "").replace("python3 ", f"{shlex.quote(sys.executable)} ")

@@ -55,7 +55,7 @@ def test_transformer_engine_is_in_megatrons_range() -> None:
 
 
 def test_python_of_the_base_image_is_one_that_the_package_is_for() -> None:
-    python = re.search(r"Python (3\.\d+)", readme())
+    python = re.search(r"Python (3\.\d+)", page())
     wanted = re.search(r'^requires-python = "(.+)"$', (REPOSITORY / "pyproject.toml").read_text(), re.M)
     assert python and wanted and SpecifierSet(wanted[1]).contains(python[1])
 
@@ -70,12 +70,11 @@ def test_labels_are_checked_against_what_is_installed() -> None:
         assert package in check_image.MODULES, f"{package} is not imported"
 
 
-def readme() -> str:
-    text = (REPOSITORY / "README.md").read_text()
-    return text[text.index("## Container") :].split("\n## ")[0]
+def page() -> str:
+    return (REPOSITORY / "docs" / "container.md").read_text()
 
 
-def test_readme_names_these_versions() -> None:
+def test_the_page_on_the_container_names_these_versions() -> None:
     for words in (
         f"{ARGUMENTS['BASE_IMAGE']}:{ARGUMENTS['BASE_TAG']}",
         f"NeMo {ARGUMENTS['NEMO_VERSION']}",
@@ -83,8 +82,8 @@ def test_readme_names_these_versions() -> None:
         f"Transformer Engine {ARGUMENTS['TRANSFORMER_ENGINE_VERSION']}",
         "docker build -t llama31 -f Dockerfile .",
     ):
-        assert words in re.sub(r"\s+", " ", readme()), words
-    table = readme()[readme().index("| Build argument") :]
+        assert words in re.sub(r"\s+", " ", page()), words
+    table = page()[page().index("| Build argument") :]
     assert dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", table, re.M)) == ARGUMENTS
 
 
@@ -99,7 +98,7 @@ def test_the_check_runs_as_a_user_without_rights_and_so_does_the_container() -> 
 
 def test_files_that_are_named_are_there() -> None:
     copied = [path for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.M) for path in line.split()[:-1]]
-    called = re.findall(r"\b(?:dev|tests)/\w+\.\w+|README\.md", DOCKERFILE)
+    called = re.findall(r"\b(?:dev|docs|tests)/\w+\.\w+", DOCKERFILE)
     assert {"dev/image_install.sh", "dev/check_image.py"} <= {*called}
     for path in (*copied, *called):
         assert (REPOSITORY / path).exists(), path

@@ -1,8 +1,8 @@
 """Each setting does what its docstring, which is config.sh's comment, says: all of them are gone through.
 
-A setting that the recipe takes has a row in IN_THE_RECIPE of tests/support/setting_effects.py, one that only the MLPerf
-log names has one in IN_THE_LOG there, one that Slurm gets to see has one in IN_A_SUBMISSION. Any other has a test of its
-name here, test_<field>.
+A setting of the recipe has a row in IN_THE_RECIPE of tests/support/setting_effects.py, one that only the MLPerf log
+names has one in IN_THE_LOG, one that Slurm sees has one in IN_A_SUBMISSION. Any other has a test named test_<field>
+here.
 """
 
 import sys

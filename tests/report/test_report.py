@@ -79,7 +79,9 @@ def test_a_run_directory(run_directory: Path, tmp_path: Path) -> None:
     assert described["Versions"]["Value"] == "torch 2.13.0, megatron-core 0.15.3"
     assert page.table("Setting", "Value")["GPUS_PER_NODE"]["Value"] == "8"
     row = page.table("The plan's estimate per GPU")[name]
-    assert row["The plan's estimate per GPU"] == "110.9 GB", "the README's figure for the H200 at MBS=1 and TP=1"
+    assert row["The plan's estimate per GPU"] == "110.9 GB", (
+        "the figure of docs/memory-and-layout.md for the H200 at MBS=1 and TP=1"
+    )
     assert row["Largest value in the log, in its unit"] == "max_memory_gb: 93.254"
 
     # The plots

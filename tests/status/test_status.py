@@ -111,16 +111,16 @@ def test_figures_of_a_run_whose_last_line_a_full_disk_cut(tmp_path: Path) -> Non
     assert list(summary.lines(run_dir, benchmark_run.SETTINGS, outcome)) == before
 
 
-def test_the_table_that_the_readme_shows(tmp_path: Path) -> None:
+def test_the_table_that_the_documentation_shows(tmp_path: Path) -> None:
     name = "8b-gbs32-seed1-20261123-145500"
     with record.claim(write_run(tmp_path / name, evaluations=2)):
         header, words, figures = printed(tmp_path)
     states_of_jobs = (JobState("TIMEOUT"), JobState("RUNNING", nodes="n[1-4]"), JobState("PENDING"))
     jobs = run_state.job_words([ChainJob(12 + number, state) for number, state in enumerate(states_of_jobs)])
     shown = words.replace(name, f"{name}  {jobs}").partition("0:00:0")[0]
-    readme = (REPOSITORY / "README.md").read_text()
+    text = (REPOSITORY / "docs" / "running.md").read_text()
     for line in (header, shown, figures):
-        assert f"\n{line}" in readme, "README, Watching: show what is printed"
+        assert f"\n{line}" in text, "docs/running.md, Watch: show what is printed"
 
 
 def test_other_models_have_no_reference(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_chain_from_submission_to_its_end(cluster: Cluster, submit: Callable[...
 def test_a_job_submitted_by_hand_is_part_of_the_chain(
     cluster: Cluster, submit: Callable[..., int], tmp_path: Path
 ) -> None:
-    """As README has it: `sbatch job.sbatch` once more, after a chain that has ended."""
+    """As docs/slurm.md has it: `sbatch job.sbatch` by hand, after a chain that has ended."""
     first = submit()
     run_dir = submitted_run(tmp_path / "run", [first])
     job_began(run_dir, first, 1, Outcome(ABORTED, "saved", INTERRUPTED, 384, 12_288))

@@ -28,7 +28,7 @@ exec bash code/dev/setup.sh
 """
 
 DATA = """#!/usr/bin/env bash
-# Downloads token files and tokenizer from MLCommons; the README in code/ has the access and the other ways.
+# Downloads token files and tokenizer from MLCommons; code/docs/data.md has other ways to get them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 : "${PREPROCESSED_PATH:?directory for the token files}" "${TOKENIZER_PATH:?directory for the tokenizer}"
@@ -48,8 +48,8 @@ exec bash "$here/code/run_llama31.sh" SEEDS="$1" {settings}
 
 README = """# Llama 3.1 8B pretraining: {title}
 
-Runs with NVIDIA NeMo 2.0 and Megatron-Core. `code/` is the harness at commit {commit}; its README explains
-data, model, rules and settings.
+Runs with NVIDIA NeMo 2.0 and Megatron-Core. `code/` is the harness at commit {commit}; its README.md and
+`docs/` explain data, model, rules and settings.
 
 1. `bash setup.sh` makes the environment.
 2. `bash init_datasets.sh` downloads the data to `PREPROCESSED_PATH` and `TOKENIZER_PATH`.
