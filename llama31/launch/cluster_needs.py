@@ -17,7 +17,7 @@ def needed(settings: Settings) -> Iterator[tuple[str, str]]:
     where = f"not on {settings.host}" if settings.host else "not there"
     for name in mounts.READ if settings.host else ():
         if path := getattr(settings, name):
-            yield f"[ -d {_quoted(path)} ]", f"{name.upper()}={path}: {where}; name the directory as it is called there"
+            yield f"[ -d {_quoted(path)} ]", f"{name.upper()}={path}: {where}; name the directory on that machine"
     if settings.image.startswith("/"):
         yield f"[ -e {_quoted(settings.image)} ]", f"IMAGE={settings.image}: {where}; name the image's file there"
     if settings.image and settings.code_path:  # the image or MOUNTS provides the code

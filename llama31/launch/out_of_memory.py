@@ -35,7 +35,7 @@ def kernel_report(torchrun_log: Path, kills_before: int) -> str:
     kills = kernel_kills() - kills_before
     if kills <= 0 or not _KILLED.search(_end(torchrun_log)):
         return ""
-    return f"the kernel killed {kills} {'process' if kills == 1 else 'processes'} of this machine meanwhile"
+    return f"the kernel killed {kills} {'process' if kills == 1 else 'processes'} on this machine during the run"
 
 
 def _end(log: Path) -> bytes:

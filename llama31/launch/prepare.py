@@ -96,7 +96,7 @@ def _relative(settings: Settings) -> Iterator[str]:
     for name in _paths(settings):
         value = getattr(settings, name)
         if name != "config_filename" and value and not value.startswith("/"):
-            yield f"{name.upper()}={value}: with HOST, write the path from / on, as {settings.host} knows it"
+            yield f"{name.upper()}={value}: with HOST, write the absolute path on {settings.host}"
 
 
 def _paths(settings: Settings) -> tuple[str, ...]:
@@ -147,8 +147,8 @@ def _refuse_open_seeds(settings: Settings, seeds: Sequence[str]) -> None:
     if devices.is_through_ssh(settings) and not os.path.isdir(settings.continual_ckpt):  # noqa: PTH112 - never raises
         works = " ".join(map(str, range(1, settings.nexp + 1)))
         raise UserError(
-            f"SEEDS={settings.seeds}: name the seed of each experiment, for the checkpoints that CONTINUAL_CKPT may "
-            f"hold on {settings.host} are not looked at here; SEEDS='{works}' works"
+            f"SEEDS={settings.seeds}: name the seed of each experiment, since the checkpoints that CONTINUAL_CKPT may "
+            f"hold on {settings.host} are not visible here; SEEDS='{works}' works"
         )
     there = sorted({saved.seed for saved in store.listing(Path(settings.continual_ckpt))})
     if settings.nexp > 1 and there:

@@ -73,7 +73,7 @@ def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
         yield from _differences(name, was.get(name), value)
     begun = start_point.load(run_dir / paths.START)
     if begun.goes_on:
-        yield f"it went on from {begun.checkpoint}: the same course from the start takes all jobs of its chain"
+        yield f"it resumed from {begun.checkpoint}: to reproduce the run from its start, replay all jobs of its chain"
 
 
 def _differences(name: str, was: Any, now: Any) -> Iterator[str]:

@@ -91,7 +91,7 @@ def output(
     if destination and done.returncode == SSH_FAILED:
         raise Unreachable(
             f"HOST: ssh {destination} fails: {said.removeprefix('ssh: ').rstrip('.')}; `ssh {destination}` must work "
-            "without a question: accept the host's key once, and use a key without a password, or an agent"
+            "without a prompt: accept the host's key once, and use a key without a password, or an agent"
         )
     if done.returncode == NOT_FOUND:
         if destination:

@@ -33,7 +33,7 @@ def make(settings: Settings) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise UserError(f"JOB_DIR={settings.job_dir}: {run_dir} cannot be made: {error.strerror}") from error
+            raise UserError(f"JOB_DIR={settings.job_dir}: {run_dir} cannot be created: {error.strerror}") from error
         return run_dir
     raise UserError(f"JOB_DIR={settings.job_dir}: {run_dir} and a thousand like it exist; use another JOB_DIR")
 
@@ -94,5 +94,7 @@ def _killed(run_dir: Path, returncode: int, launcher: str, log: Path) -> Outcome
     of_ranks = run_dir / paths.RANK_LOGS
     has_printed = any(file.stat().st_size for file in of_ranks.iterdir())
     see = of_ranks if has_printed else log if log.exists() else None
-    reason = f"the ranks ended without a word ({launcher}'s exit code {returncode})" + (f"; see {see}" if see else "")
+    reason = f"all ranks exited without recording an outcome ({launcher}'s exit code {returncode})" + (
+        f"; see {see}" if see else ""
+    )
     return record.store_outcome(run_dir, Outcome(ABORTED, reason, FAILED, 0, 0))

@@ -23,7 +23,7 @@ from llama31.estimates.gpus import GB, GPUS
 from llama31.run_dir.start_point import Start
 from llama31.settings import Device, RecomputeGranularity, Settings, shown, to_dict
 
-NOT_LOOKED_AT = "the data is not on this machine; each job looks at it before it starts"
+NOT_VALIDATED = "the data is not on this machine; each job validates it before it starts"
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Plan:
     def _estimates(self) -> Iterator[str]:
         settings, vocab_size = self.settings, self.vocab_size
         if not vocab_size:
-            yield f"not known: {NOT_LOOKED_AT}"
+            yield f"not known: {NOT_VALIDATED}"
             return
         if devices.device(settings) is not Device.cpu:
             yield from self._memory(vocab_size)
@@ -201,9 +201,7 @@ class Plan:
 
     def _checkpoints(self) -> Iterator[str]:
         settings = self.settings
-        yield (
-            self.start.words() if self.data else "starts where the newest checkpoint of this run ends, if there is one"
-        )
+        yield (self.start.words() if self.data else "resumes from the newest checkpoint of this run, if there is one")
         if not settings.save_ckpt:
             yield "no checkpoint is saved"
             return
@@ -218,7 +216,7 @@ class Plan:
 
     def _data(self) -> Iterator[str]:
         if not self.data:
-            yield f"{self.settings.preprocessed_path}: not looked at: {NOT_LOOKED_AT}"
+            yield f"{self.settings.preprocessed_path}: not validated: {NOT_VALIDATED}"
             return
         for file in (*self.data.train, self.data.validation):
             yield f"{bin_path(file.prefix)}: {file.documents:,} documents, {file.tokens:,} tokens"
@@ -230,9 +228,9 @@ class Plan:
     def _tokenizer(self) -> Iterator[str]:
         """Yield which file decides the tokenizer's ids, and what of its configuration is ignored."""
         source = Path(self.settings.tokenizer_path)
-        yield f"{tokenizer.TOKENIZER_FILE} alone decides its ids; SHA-256 of what does: {tokenizer.fingerprint(source)}"
+        yield f"{tokenizer.TOKENIZER_FILE} defines its ids; SHA-256 of that part: {tokenizer.fingerprint(source)}"
         if left_out := run_tokenizer.left_out(source):
-            yield f"of its configuration is left out: {', '.join(left_out)}"
+            yield f"ignored in its configuration: {', '.join(left_out)}"
 
     def _division(self) -> Iterator[str]:
         found = list(

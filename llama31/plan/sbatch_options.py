@@ -12,15 +12,15 @@ OTHER_SETTINGS = {
     ("-N", "--nodes"): "NNODES says how many nodes",
     ("-n", "--ntasks", "--ntasks-per-node"): "GPUS_PER_NODE says how many ranks a node has",
     ("-a", "--array"): "NEXP submits several experiments",
-    ("-o", "--output", "-e", "--error", "-D", "--chdir"): "the log is looked for in the run directory",
+    ("-o", "--output", "-e", "--error", "-D", "--chdir"): "the log must be in the run directory",
     ("-G", "--gpus", "--gpus-per-socket"): "EXCLUSIVE=0 asks for GPUS_PER_NODE GPUs on each node",
-    ("--signal",): "SIGNAL_BEFORE_END says when a job is warned, and its script must be the one that hears it",
+    ("--signal",): "SIGNAL_BEFORE_END says when a job is warned, and its script must get the signal",
     ("-W", "--wait"): "run_llama31.sh --wait follows the jobs",
-    ("-m", "--distribution"): "ranks fill one node after the other, which the parallel layout counts on",
+    ("-m", "--distribution"): "the parallel layout needs ranks that fill one node after the other",
     ("--gpus-per-task", "--ntasks-per-gpu", "--tres-per-task"): (
         "a node has a rank for each of its GPUS_PER_NODE GPUs; EXCLUSIVE=0 asks for no more of them"
     ),
-    ("--gpu-bind", "--tres-bind"): "each rank sees all GPUs of its node, and takes the one of its own number",
+    ("--gpu-bind", "--tres-bind"): "each rank must see all GPUs of its node",
 }
 """Options of sbatch that a setting controls, with the reason to leave them out."""
 MEMORY = ("--mem-per-cpu", "--mem-per-gpu")
@@ -79,7 +79,9 @@ def problems(settings: Settings) -> Iterator[Problem]:
         if settings.exclusive and option.is_one_of(MEMORY):
             yield _instead(settings, options, option, "EXCLUSIVE=1 asks for all memory of the nodes", exclusive=False)
         if not settings.exclusive and devices.device(settings) is not Device.cpu and _gpus(option):
-            instead = "EXCLUSIVE=0 asks for GPUS_PER_NODE GPUs on each node, and sbatch takes these in one way only"
+            instead = (
+                "EXCLUSIVE=0 asks for GPUS_PER_NODE GPUs on each node, and sbatch accepts only one option for them"
+            )
             yield _instead(settings, options, option, instead, by=_by_type(settings, option))
 
 

@@ -27,7 +27,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
     if not settings.partition:
         for name in NEEDS_PARTITION:
             if (value := getattr(settings, name)) != usual[name]:
-                what = f"{assignment(name, value)}: needs PARTITION, and so Slurm"
+                what = f"{assignment(name, value)}: needs PARTITION, for Slurm"
                 yield Problem(name, what, (usual[name],))
         return
     yield from _job(settings)
@@ -44,7 +44,7 @@ def _job(settings: Settings) -> Iterator[Problem]:
         yield Problem("sbatch_args", f"SBATCH_ARGS={settings.sbatch_args}: {error}", ("",))
         return
     if settings.time and not is_unlimited(settings.time) and seconds(settings.time) is None:
-        what = f"TIME={settings.time}: not a time limit as Slurm takes it, such as 4:00:00 or 1-12:00:00"
+        what = f"TIME={settings.time}: not a time limit in Slurm's format, such as 4:00:00 or 1-12:00:00"
         yield Problem("time", what, ("",))
         return
     limit = seconds(named.value if named else settings.time)
@@ -82,13 +82,13 @@ def _chain(settings: Settings) -> Iterator[Problem]:
     if settings.npar > 1 and not settings.save_ckpt:
         yield Problem(
             "npar",
-            f"NPAR={settings.npar}: a job goes on where the one before ended only with SAVE_CKPT=1 and CONTINUAL_CKPT",
+            f"NPAR={settings.npar}: a job resumes from the one before only with SAVE_CKPT=1 and CONTINUAL_CKPT",
             (1,),
         )
     if settings.dependencies and not dependency(settings.dependencies):
         yield Problem(
             "dependencies",
-            f"DEPENDENCIES={settings.dependencies}: neither job ids nor a dependency as sbatch takes it, such as "
+            f"DEPENDENCIES={settings.dependencies}: neither job ids nor a dependency in sbatch's format, such as "
             "afterok:1234",
             ("",),
         )
@@ -107,7 +107,7 @@ def _ssh(settings: Settings) -> Iterator[Problem]:
     for name in ("host", "ssh_user"):
         value = getattr(settings, name)
         if value.startswith("-") or re.search(r"\s", value):  # ssh would read it as an option or a command
-            yield Problem(name, f"{name.upper()}={value}: not a name that ssh takes", ("",))
+            yield Problem(name, f"{name.upper()}={value}: not a name that ssh accepts", ("",))
 
 
 def _container(settings: Settings) -> Iterator[Problem]:
@@ -119,9 +119,9 @@ def _container(settings: Settings) -> Iterator[Problem]:
     for path in [*mounts.directories(settings), Path(settings.code_path or paths.REPOSITORY)]:
         for sign, words in SEPARATORS.items():
             if sign in str(path):
-                what = f"{path}: holds {words}, which separates mounts; rename it, or leave IMAGE empty"
+                what = f"{path}: contains {words}, which separates mounts; rename it, or leave IMAGE empty"
                 yield Problem("image", what, ("",))
     for mount in mounts.listed(settings):
         if not all(path.startswith("/") for path in mount.split(":", 1)):
-            what = f"MOUNTS={settings.mounts}: {mount} is not PATH or PATH:PATH_INSIDE, from / on"
+            what = f"MOUNTS={settings.mounts}: {mount} is not PATH or PATH:PATH_INSIDE with absolute paths"
             yield Problem("mounts", what, ("",))

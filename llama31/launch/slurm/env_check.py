@@ -23,16 +23,16 @@ def check(job_dir: Path, environment: Mapping[str, str] = os.environ) -> dict[st
     """Compare the environment with `asked` and return that. Raises UserError with a line for each difference."""
     wanted = asked(job_dir)
     host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    wrong = [
-        f"{name}: {_words(environment.get(name))} arrived on {host}, "
-        f"but the job asked for {_words(value)}; look at what sets it in the image or on the node"
+    differences = [
+        f"{name}: is {_quoted(environment.get(name))} on {host}, "
+        f"but the job exported {_quoted(value)}; check what sets it in the image or on the node"
         for name, value in wanted.items()
         if environment.get(name) != value
     ]
-    if wrong:
-        raise UserError(wrong)
+    if differences:
+        raise UserError(differences)
     return wanted
 
 
-def _words(value: str | None) -> str:
-    return "nothing" if value is None else f"'{value}'"
+def _quoted(value: str | None) -> str:
+    return "unset" if value is None else f"'{value}'"

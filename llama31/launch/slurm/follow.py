@@ -65,10 +65,10 @@ def follow(submitted: Sequence[tuple[Path, Submission]], interval: float = INTER
     except KeyboardInterrupt:
         left = [job for jobs in runs.values() for job in jobs if not job.has_ended]
         see = shlex.join(["python3", "-m", "llama31", "status", *map(str, runs)])
-        print(f"\nno longer following; the jobs go on. To see them: {see}", flush=True)
+        print(f"\nstopped following; the jobs keep running. To see them: {see}", flush=True)
         for destination in sorted({job.destination for job in left}):
             ids = [str(job.job_id) for job in left if job.destination == destination]
-            print(f"To end them: {shlex.join(remote_shell.command(destination, ['scancel', *ids]))}", flush=True)
+            print(f"To cancel them: {shlex.join(remote_shell.command(destination, ['scancel', *ids]))}", flush=True)
         return INTERRUPTED
     return worst(_exit_code(run_dir, jobs[-1]) for run_dir, jobs in runs.items())
 
@@ -90,7 +90,7 @@ def _watch(jobs: Sequence[_Job], interval: float) -> None:
         except UserError as error:
             if str(error) != trouble:
                 trouble = str(error)
-                print(f"{trouble}; asking again every {interval:g} s", flush=True)
+                print(f"{trouble}; retrying every {interval:g} s", flush=True)
         if not all(job.has_ended for job in jobs):
             time.sleep(max(0.0, asked + interval - time.monotonic()))
 

@@ -58,7 +58,7 @@ def begin(job_dir: Path, allowed: Sequence[str]) -> int:
 
 
 def _time_is_up(_: int, __: FrameType | None) -> None:
-    print("the time limit came before training began; a longer TIME works", file=sys.stderr, flush=True)
+    print("the time limit was reached before training started; a longer TIME works", file=sys.stderr, flush=True)
     os._exit(INTERRUPTED)
 
 

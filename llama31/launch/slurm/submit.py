@@ -123,7 +123,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
         if not submitted.jobs:
             remote_files.take_back(directory, files, there)
             raise
-        queued = f"{directory}: {_words(submitted.jobs)} queued all the same; scancel takes them back"
+        queued = f"{directory}: {_words(submitted.jobs)} already queued; scancel cancels them"
         raise UserError([*error.lines, queued]) from error
     if not there:
         run_directory.name_latest(directory)
