@@ -212,8 +212,8 @@ def test_gpus_get_the_connections_that_overlap_needs(settings: Settings, connect
 RANKS = """
 import signal, sys, time
 from pathlib import Path
-from llama31 import record
-from llama31.events import Outcome
+from llama31.run_dir import record
+from llama31.run_dir.events import Outcome
 run_dir, way = Path(sys.argv[1]), sys.argv[2]
 def end(signum, frame):
     record.store_outcome(run_dir, Outcome("aborted", signal.Signals(signum).name, 130, 3, 24))

@@ -21,8 +21,8 @@ from llama31.run_dir import record, summary
 ENDED = """
 import sys
 from pathlib import Path
-from llama31 import record
-from llama31.events import Outcome
+from llama31.run_dir import record
+from llama31.run_dir.events import Outcome
 record.store_outcome(Path(sys.argv[1]), Outcome("success", "it did", 0, 5, 40))
 """
 

@@ -280,7 +280,7 @@ def test_settings_that_arrive_otherwise(
 
 FAILS = """
 import os
-from llama31.mlperf.callback import BenchmarkCallback
+from llama31.training.benchmark_callback import BenchmarkCallback
 def fail(self, *_):
     if self.step == 3:
         raise RuntimeError("CUDA error: an illegal memory access\\nmore of it")

@@ -140,7 +140,7 @@ def test_time_since_the_last_step_shows_a_hang(tmp_path: Path) -> None:
 CLAIMS = """
 import subprocess, sys, time
 from pathlib import Path
-from llama31 import record
+from llama31.run_dir import record
 with record.claim(Path(sys.argv[1])) as held:
     child = subprocess.Popen(["sleep", "600"], pass_fds=(held.fileno(),))
     print(child.pid, flush=True)
