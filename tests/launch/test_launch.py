@@ -349,7 +349,7 @@ def test_a_run_is_refused_where_the_gpus_are_missing(usual: dict[str, str], monk
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda signum: signum.name)
 def test_what_ends_the_launcher_interrupts_the_ranks(signum: signal.Signals, usual: dict[str, str]) -> None:
     program = (
-        "import signal, sys\nfrom llama31 import launch, local\n"
+        "import signal, sys\nfrom llama31.cli import launch\nfrom llama31.launch import local\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where these tests run in the background
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"local.command = lambda _, run_dir: [sys.executable, '-c', {RANKS!r}, str(run_dir), 'wait']\n"
