@@ -208,12 +208,12 @@ class _Run:
         return saver
 
     def _open_log(self, settings: Settings, data: Data, departed: list[str]) -> None:
-        from llama31.mlperf.log.writer import MLPerfLog, continued
+        from llama31.mlperf.log.writer import MLPerfLog, copy_to_resume
 
         file = self.run_dir / paths.MLPERF_LOG
         if self.start.goes_on:
-            continued(Path(self.start.checkpoint) / paths.MLPERF_LOG, file, departed)
-            self.observers.append(MLPerfLog(file, goes_on=True))
+            copy_to_resume(Path(self.start.checkpoint) / paths.MLPERF_LOG, file, departed)
+            self.observers.append(MLPerfLog(file, resumed=True))
             return
         log = MLPerfLog(file)
         self.observers.append(log)

@@ -44,9 +44,9 @@ PEER = MEASURE.format(
 CHECK = """
 import resource, sys, time
 from pathlib import Path
-from llama31.mlperf import several
+from llama31.mlperf.check import submission
 began = time.perf_counter()
-found = list(several.lines(several.judge([Path(name) for name in sys.argv[1:]], "6.1.0")))
+found = list(submission.lines(submission.judge([Path(name) for name in sys.argv[1:]], "6.1.0")))
 print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, len(found))
 """
 

@@ -1,11 +1,11 @@
 """How much room a checkpoint takes, and whether the disk has it."""
 
-import os
 import shutil
 from pathlib import Path
 
 from llama31.common.errors import UserError
-from llama31.common.reading import size
+from llama31.common.files import is_writable_directory, nearest_existing
+from llama31.common.units import size
 from llama31.data.inputs import Data
 from llama31.estimates import disk
 from llama31.settings import Settings
@@ -26,11 +26,11 @@ def check(settings: Settings, data: Data, runs: int = 1) -> None:
     root = Path(settings.continual_ckpt)
     needs = runs * estimate(settings, data)
     try:
-        there = next(parent for parent in (root, *root.parents) if parent.exists())
+        there = nearest_existing(root)
         free = shutil.disk_usage(there).free
     except OSError as error:
         raise UserError(f"CONTINUAL_CKPT={root}: {error.strerror}") from error
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    if not is_writable_directory(there):
         raise UserError(f"CONTINUAL_CKPT={root}: cannot be written to; name a directory that can")
     if free < needs:
         what = f"the next checkpoints of {runs} experiments take" if runs > 1 else "the next checkpoint takes"

@@ -1,12 +1,11 @@
 """What a run is, so that it can be told from another when it goes on: settings, model, tokenizer, data."""
 
-import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from llama31.common.errors import UserError
-from llama31.common.files import failures_named
+from llama31.common.files import sha256_of
 from llama31.config.model_sizes import SIZES
 from llama31.data import token_manifest, tokenizer
 from llama31.data.inputs import Data
@@ -49,8 +48,7 @@ def _data_file(file: Any) -> str:
     path = token_manifest.manifest_path(file.prefix)
     if not path.is_file():
         return f"{file.documents} documents, {file.tokens} tokens"
-    with failures_named(path):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256_of(path)
 
 
 def changes(

@@ -1,6 +1,5 @@
 """Which checkpoint a job starts from, and what speaks against it."""
 
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from llama31.checkpoint.identity import TOKENIZER, changes, current, identity
 from llama31.checkpoint.store import Checkpoint, CheckpointManifest, DamagedCheckpoint
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL
-from llama31.common.reading import Reading
+from llama31.common.progress import Progress
 from llama31.data.inputs import Data
 from llama31.run_dir.events import Outcome
 from llama31.run_dir.start_point import Start
@@ -126,8 +125,8 @@ def _read(path: Path, thorough: bool) -> CheckpointManifest:
     manifest = store.read_manifest(path)
     wrong = store.damage(path, manifest)
     if not wrong and thorough:
-        with Reading(f"verifying {path.name}", sum(size for size, _ in manifest.files.values()), sys.stderr) as read:
-            wrong = store.damage_inside(path, manifest, read.add)
+        with Progress(f"verifying {path.name}", sum(size for size, _ in manifest.files.values())) as progress:
+            wrong = store.damage_inside(path, manifest, progress.add)
     if wrong:
         raise DamagedCheckpoint(f"{path}: damaged: {wrong}")
     return manifest

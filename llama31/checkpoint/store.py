@@ -7,28 +7,24 @@ SHA-256 of all files. It is written under a name that ends in .partial, and gets
 """
 
 import errno
-import fcntl
-import hashlib
-import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named
-from llama31.common.json_files import from_json
+from llama31.common.files import failures_named, size_and_sha256
+from llama31.common.json_files import DamagedJson, from_json, parse_json, write_json
+from llama31.common.locks import lock_file
 from llama31.run_dir.events import Outcome
 
 MANIFEST = "checkpoint.json"
 DAMAGED = ".damaged"  # appended to the name of a checkpoint that cannot be used
-CHUNK = 1 << 22  # bytes read at once
 PASSING = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
 """Errors of reading that say nothing of the file: rights, and a file server that is away."""
 _NAME = re.compile(r"checkpoint-seed-(?P<seed>\d+)-par-(?P<job>\d+)-(?P<step>\d+)-steps")
@@ -99,12 +95,14 @@ def read_manifest(path: Path) -> CheckpointManifest:
     file = path / MANIFEST
     try:
         with _unreadable_named(file):
-            manifest = from_json(CheckpointManifest, json.loads(file.read_bytes()))
+            manifest = parse_json(CheckpointManifest, file.read_bytes(), file)
         sizes = [(int(size), str(digest)) for size, digest in manifest.files.values()]
         if manifest.outcome is not None:
             from_json(Outcome, manifest.outcome)
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{path}: incomplete, it has no {MANIFEST}") from None
+    except DamagedJson as error:
+        raise DamagedCheckpoint(error.lines) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"{file}: cannot be read: {error!r}") from error
     assert len(sizes) == len(manifest.files)
@@ -124,28 +122,12 @@ def _unreadable_named(path: Path) -> Iterator[None]:
 
 def write_manifest(path: Path, manifest: CheckpointManifest) -> None:
     """Writes the manifest of the checkpoint in a directory, which makes it complete."""
-    with atomic_writer(path / MANIFEST) as file:
-        file.write(json.dumps(asdict(manifest), indent=1).encode() + b"\n")
+    write_json(path / MANIFEST, manifest)
 
 
 def files_of(path: Path) -> list[Path]:
     """All files of the checkpoint in a directory but its manifest, in an order that is always the same."""
     return sorted(file for file in path.rglob("*") if file.is_file() and file != path / MANIFEST)
-
-
-def digest(file: Path, told: Callable[[int], None] = lambda _: None) -> tuple[int, str]:
-    """Bytes and SHA-256 of a file, read from the disk where the system lets go of what it holds in memory.
-
-    `told` gets the number of bytes of each chunk.
-    """
-    sha, size = hashlib.sha256(), 0
-    with open(file, "rb", buffering=0) as source:
-        os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        while chunk := source.read(CHUNK):
-            sha.update(chunk)
-            size += len(chunk)
-            told(len(chunk))
-    return size, sha.hexdigest()
 
 
 def damage(path: Path, manifest: CheckpointManifest) -> str:
@@ -172,7 +154,8 @@ def damage_inside(path: Path, manifest: CheckpointManifest, told: Callable[[int]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
         try:
             with _unreadable_named(path):
-                found = list(threads.map(partial(digest, told=told), (path / file for file in names)))
+                hashed = partial(size_and_sha256, on_read=told, from_disk=True)
+                found = list(threads.map(hashed, (path / file for file in names)))
         except OSError as error:
             return f"{error.filename}: {error.strerror}"
     changed = [file for file, now in zip(names, found, strict=True) if tuple(manifest.files[file]) != now]
@@ -180,25 +163,9 @@ def damage_inside(path: Path, manifest: CheckpointManifest, told: Callable[[int]
 
 
 def lock(root: Path, seed: int | str, patience: float = 0) -> TextIO:
-    """A file that keeps other jobs of the run from saving, while it is open. Makes the directory if need be.
+    """Return an open file that keeps other jobs of the run from saving until it is closed. Creates `root` if missing.
 
-    Raises UserError if another job has it for longer than `patience` seconds. File systems without locks are trusted to
-    have one job at a time.
+    Raises UserError if another job holds it for more than `patience` seconds.
     """
-    file = root / f".seed-{seed}.lock"
-    with failures_named(file):
-        root.mkdir(parents=True, exist_ok=True)
-        held = file.open("w", encoding="utf-8")
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < deadline:
-                time.sleep(1)
-                continue
-            held.close()
-            raise UserError(f"CONTINUAL_CKPT={root}: the run of seed {seed} goes on there, in another job") from None
-        except OSError:
-            pass
-        return held
+    refusal = f"CONTINUAL_CKPT={root}: the run of seed {seed} goes on there, in another job"
+    return lock_file(root / f".seed-{seed}.lock", refusal, patience=patience)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from llama31.common.errors import UserError
-from llama31.common.units import scaled
+from llama31.common.units import size
 from llama31.config import devices, paths
 from llama31.data import index, inputs
 from llama31.launch import prepare
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
         contents, built = index.ensure(wanted)
         print(
             f"{wanted.directory}: {wanted.samples:,} sequences in the order of seed {seed}, "
-            f"{scaled(contents.bytes, 'B')}, {'built' if built else 'found and checked'} in "
+            f"{size(contents.bytes)}, {'built' if built else 'found and checked'} in "
             f"{time.monotonic() - began:.1f} s",
             flush=True,
         )

@@ -20,7 +20,7 @@ def compress(
     jobs: Jobs = None,
 ) -> None:
     """Compress C4's .json files to .json.gz in their place."""
-    from llama31.common.progress import cores
+    from llama31.common.parallel import cores
     from llama31.corpus import compress
 
     print(compress.compress(directory, jobs or cores()))
@@ -35,7 +35,7 @@ def consolidate(
     jobs: Jobs = None,
 ) -> None:
     """Join C4's shards to a file for each part, and make the customised validation set."""
-    from llama31.common.progress import cores
+    from llama31.common.parallel import cores
     from llama31.corpus import consolidate
     from llama31.corpus.parts import parse
 
@@ -58,7 +58,7 @@ def preprocess(
     finish: Annotated[bool, typer.Option(help="Tokenise nothing more: join shards, name what is missing.")] = False,
 ) -> None:
     """Tokenise the benchmark's training parts and validation set, each file on its own."""
-    from llama31.common.progress import cores
+    from llama31.common.parallel import cores
     from llama31.corpus import preprocess
     from llama31.corpus.parts import parse
     from llama31.corpus.records import skip_limit

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from llama31.common.errors import UserError
@@ -63,8 +62,7 @@ def _show(asked: Settings, experiments: Sequence[Prepared], allowed: Sequence[st
     if not left:
         return worst(codes)
     prepare.check_space(experiments)
-    settings = replace(left[0].settings, nexp=asked.nexp, seeds=asked.seeds or left[0].settings.seeds)
-    print(replace(left[0], resolved=replace(left[0].resolved, settings=settings)).text(), end="")
+    print(left[0].with_settings(nexp=asked.nexp, seeds=asked.seeds or left[0].settings.seeds).text(), end="")
     if asked.partition:
         print("\n" + submit.preview(left, RUN_DIR, allowed), end="")
     return 0

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from llama31.common.errors import UserError
-from llama31.common.files import PARTIAL, failures_named, publish, sha256_of
-from llama31.common.json_files import from_json
+from llama31.common.files import PARTIAL, failures_named, publish, sha256_of, sync_tree
+from llama31.common.json_files import DamagedJson, parse_json, read_json, write_json
 from llama31.data import token_file, token_manifest
 
 CONTENTS = "index.json"
@@ -125,9 +125,8 @@ def fill(directory: Path, index: Index) -> IndexContents:
     probes = {name: _probe(path) for name, path in _token_files(index.prefixes)}
     order.write(directory, index.prefixes, index.seq_length, index.seed, index.samples)
     files = {path.name: [path.stat().st_size, sha256_of(path)] for path in sorted(directory.iterdir())}
-    contents = IndexContents(files, probes, json.loads(json.dumps(asdict(index))))
-    (directory / CONTENTS).write_text(json.dumps(asdict(contents), indent=2) + "\n", encoding="utf-8")
-    return contents
+    write_json(directory / CONTENTS, IndexContents(files, probes, asdict(index)))
+    return read_json(IndexContents, directory / CONTENTS)
 
 
 def wait_for(directory: Path, deadline: float = DEADLINE) -> IndexContents:
@@ -160,9 +159,7 @@ def building(directory: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         _remove_abandoned(directory)
         yield partial
-        for path in partial.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+        sync_tree(partial)
         try:
             publish(partial, directory)
         except OSError:
@@ -216,12 +213,16 @@ def _probe(path: Path) -> str:
 
 
 def _read(directory: Path) -> IndexContents | None:
-    """What index.json says; None where there is none. A damaged one names no file as it is."""
+    """Return what index.json says, None if it is missing. If it is damaged, return contents that match no file.
+
+    Raises OSError if it cannot be read.
+    """
+    file = directory / CONTENTS
     try:
-        return from_json(IndexContents, json.loads((directory / CONTENTS).read_bytes()))
+        return parse_json(IndexContents, file.read_bytes(), file)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError):
+    except DamagedJson:
         return IndexContents({CONTENTS: [-1, ""]}, {}, {})
 
 

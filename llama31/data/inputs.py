@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.common.files import failures_named
+from llama31.common.files import can_be_created, failures_named
 from llama31.config import devices, paths
 from llama31.data import token_file, token_manifest, tokenizer
 from llama31.data.token_file import TokenFile, bin_path, idx_path
@@ -66,7 +66,7 @@ def look(settings: Settings) -> tuple[Data | None, list[str]]:
     data = None if found else Data(tuple(files[:-1]), files[-1], vocab_size)
     written = {"JOB_DIR": Path(settings.job_dir), "TMP_NPY_INDEX": paths.index_root(settings)}
     for name, directory in () if devices.is_through_ssh(settings) else written.items():
-        if not _can_be_written(directory):
+        if not can_be_created(directory):
             found.append(f"{name}={directory}: cannot be written to; name a directory that can")
     return data, found
 
@@ -164,15 +164,6 @@ def _is_directory(name: str, value: str, of: str, found: list[str]) -> bool:
     wrong = f"{name}={value}: no such directory" if value else f"{name} is empty"
     found.append(f"{wrong}; set it to the directory of {of}")
     return False
-
-
-def _can_be_written(directory: Path) -> bool:
-    """Whether this user may make files in a directory, or make it first."""
-    try:
-        there = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-        return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-    except OSError:  # no permission to look, or too long a name
-        return False
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ names, and on transformers' version. So no rank loads TOKENIZER_PATH itself: eac
 tokenizer.json under a configuration of ours. Standard library and orjson alone, but for `check`'s argument.
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
+from llama31.common.json_files import write_json
 from llama31.config import paths
 from llama31.data import tokenizer
 
@@ -54,7 +54,7 @@ def write(source: Path, directory: Path) -> None:
         directory.mkdir(parents=True)
         for file in files:
             shutil.copyfile(file, directory / file.name)
-        (directory / tokenizer.CONFIG_FILE).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        write_json(directory / tokenizer.CONFIG_FILE, written)
 
 
 def configuration(source: Path) -> dict[str, Any]:

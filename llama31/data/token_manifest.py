@@ -1,13 +1,10 @@
 """PREFIX.manifest.json beside a token file: what it was made from, and how. Standard library only."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer
-from llama31.common.json_files import from_json
+from llama31.common.json_files import read_json_if_present, write_json
 
 
 @dataclass(frozen=True)
@@ -54,21 +51,9 @@ def manifest_path(prefix: str | Path) -> Path:
 
 def write(prefix: str | Path, manifest: TokenManifest) -> None:
     """Write the manifest of PREFIX. Raises UserError where it cannot be written."""
-    with atomic_writer(manifest_path(prefix)) as file:
-        file.write(json.dumps(asdict(manifest), indent=2).encode() + b"\n")
+    write_json(manifest_path(prefix), manifest)
 
 
 def read(prefix: str | Path) -> TokenManifest | None:
-    """Manifest of PREFIX; None where it has none, as token files that others made.
-
-    Raises UserError where it is not a manifest.
-    """
-    path = manifest_path(prefix)
-    try:
-        return from_json(TokenManifest, json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a manifest of a token file ({error!r})") from error
+    """Return the manifest of PREFIX; None if it has none. Raises UserError if it is unreadable or damaged."""
+    return read_json_if_present(TokenManifest, manifest_path(prefix))

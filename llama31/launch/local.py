@@ -3,7 +3,6 @@
 import os
 import subprocess
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from llama31.common.files import failures_named
@@ -26,8 +25,8 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
 
     `arguments` are the user's, for run.json.
     """
-    settings = replace(plan.settings, seeds=plan.settings.seeds.strip() or prepare.draw_seed())
-    plan = replace(plan, resolved=replace(plan.resolved, settings=settings))
+    plan = plan.with_settings(seeds=plan.settings.seeds.strip() or prepare.draw_seed())
+    settings = plan.settings
     directory = run_directory.make(settings)
     started, environment = command(settings, directory), rank_command.environment(settings, os.environ)
     with failures_named(directory):

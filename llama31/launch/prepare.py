@@ -121,7 +121,7 @@ def with_absolute_paths(resolved: Resolved) -> Resolved:
         if path := getattr(resolved.settings, name):
             # Not every shell expands the ~ in NAME=~/directory.
             absolute[name] = str((Path.home() / path[2:] if path.startswith("~/") else Path(path)).absolute())
-    return replace(resolved, settings=replace(resolved.settings, **absolute))
+    return resolved.with_settings(**absolute)
 
 
 def experiments(resolved: Resolved, *, draws: bool = True) -> list[Resolved]:
@@ -137,7 +137,7 @@ def experiments(resolved: Resolved, *, draws: bool = True) -> list[Resolved]:
         drawn = draw_seed() if draws and settings.nexp > 1 else ""
         if not drawn or drawn not in seeds:
             seeds.append(drawn)
-    return [replace(resolved, settings=replace(settings, seeds=seed, nexp=1)) for seed in seeds]
+    return [resolved.with_settings(seeds=seed, nexp=1) for seed in seeds]
 
 
 def _refuse_open_seeds(settings: Settings, seeds: Sequence[str]) -> None:

@@ -2,13 +2,13 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from llama31 import rules
 from llama31.checkpoint import disk_space
-from llama31.common.reading import size
-from llama31.common.units import scaled
+from llama31.common.units import scaled, size
 from llama31.config import devices, mlperf_names, overlap, paths, recompute
 from llama31.config.departures import departures
 from llama31.config.model_sizes import SIZES
@@ -42,6 +42,10 @@ class Plan:
     def settings(self) -> Settings:
         """Settings of the run."""
         return self.resolved.settings
+
+    def with_settings(self, **values: Any) -> "Plan":
+        """Return this plan with other values of some settings."""
+        return replace(self, resolved=self.resolved.with_settings(**values))
 
     @property
     def vocab_size(self) -> int | None:
@@ -155,7 +159,7 @@ class Plan:
             yield f"ends without the target {end}{early}"
         if settings.step_time_atol:
             yield f"ends at a step that takes longer than {settings.step_time_atol:,} ms"
-        if point := self._reference_point():
+        if point := rules.reference_point(settings.size, settings.gbs):
             yield f"the reference needs {point.mean:,} sequences on average at this batch size"
 
     def _estimates(self) -> Iterator[str]:
@@ -165,8 +169,8 @@ class Plan:
             return
         if devices.device(settings) is not Device.cpu:
             yield from self._memory(vocab_size)
-        index = f"{scaled(disk.training_index(settings, self.data), 'B')} for the training index; " if self.data else ""
-        yield f"disk: {index}a checkpoint takes {scaled(disk.checkpoint(settings, vocab_size), 'B')}"
+        index = f"{size(disk.training_index(settings, self.data))} for the training index; " if self.data else ""
+        yield f"disk: {index}a checkpoint takes {size(disk.checkpoint(settings, vocab_size))}"
         flops = speed.flops_per_step(settings, vocab_size)
         again = speed.recomputed_per_step(settings)
         line = f"{scaled(flops, 'FLOP')} a step, {scaled(speed.flops_per_token(settings, vocab_size), 'FLOP')} a token"
@@ -176,7 +180,7 @@ class Plan:
             gpu, share = GPUS[settings.gpu], speed.UTILISATION[settings.precision]
             line += f"; at {share:.0%} of {scaled(gpu.bf16_flops, 'FLOP/s')} a GPU, which is assumed: "
             line += f"{speed.seconds(flops + again, settings, gpu):.2f} s a step"
-            if point := self._reference_point():
+            if point := rules.reference_point(settings.size, settings.gbs):
                 hours = speed.seconds(speed.flops_to(point.mean, settings, vocab_size), settings, gpu) / 3600
                 line += f", {hours:.1f} h to the reference's sample count"
         yield line
@@ -194,10 +198,6 @@ class Plan:
                     f"with RECOMPUTE_GRANULARITY={granularity.name}: {other.total / GB:.1f}{there} GB, "
                     f"of which activations {other.activations / GB:.1f}"
                 )
-
-    def _reference_point(self) -> rules.ReferencePoint | None:
-        """Return the reference's sample count for this batch size, or None if it has none or the model differs."""
-        return rules.REFERENCE_POINTS.get(self.settings.gbs) if self.settings.size == rules.SIZE else None
 
     def _checkpoints(self) -> Iterator[str]:
         settings = self.settings

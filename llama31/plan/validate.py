@@ -1,6 +1,5 @@
 """Find settings and data that cannot work, before anything heavy is imported: all problems, a line for each."""
 
-import importlib.util
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -9,7 +8,7 @@ from typing import Any
 
 from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.config import devices, mlperf_names, overlap, recompute
+from llama31.config import devices, mlperf_names, overlap, recompute, transformer_engine
 from llama31.config.model_sizes import SIZES
 from llama31.config.parallel_layout import Layout
 from llama31.config.problem import Problem, assignment
@@ -20,7 +19,7 @@ from llama31.estimates import memory
 from llama31.estimates.gpus import GB, GPUS
 from llama31.plan import validate_checkpoints as checkpoint_problems
 from llama31.plan import validate_slurm as slurm_problems
-from llama31.settings import Device, Precision, Settings
+from llama31.settings import Device, Settings
 
 SHOWN_REMEDIES = 2  # for each problem
 
@@ -204,21 +203,11 @@ def _model(settings: Settings) -> Iterator[Problem]:
 def _engine(settings: Settings) -> Iterator[Problem]:
     """Yield settings that need Transformer Engine if it is missing. The final check is in `llama31.model.device`."""
     if devices.device(settings) is Device.cpu:
-        why = "this runs on the CPU"
+        yield from transformer_engine.problems_without(settings, transformer_engine.ON_CPU)
     elif devices.is_elsewhere(settings) or devices.gpus() == 0:  # a plan for another machine
         return
-    elif importlib.util.find_spec("transformer_engine") is None:
-        why = "which is not installed here"
-    else:
-        return
-    for name, wanted, works in (
-        ("precision", settings.precision is Precision.fp8, Precision.bf16),
-        ("context_parallel_size", settings.context_parallel_size > 1, 1),
-        ("sequence_parallel", settings.sequence_parallel, False),
-    ):
-        if wanted:
-            given = assignment(name, getattr(settings, name))
-            yield Problem(name, f"{given}: needs CUDA and Transformer Engine, {why}", (works,))
+    elif not transformer_engine.is_installed():
+        yield from transformer_engine.problems_without(settings, transformer_engine.NOT_INSTALLED)
 
 
 def _gpu(settings: Settings) -> Iterator[Problem]:

@@ -301,7 +301,7 @@ def test_no_room(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=300_000))
     with pytest.raises(UserError) as error:
         convert.convert(model, tmp_path / "new" / "out", "nemo")
-    assert error.value.lines == [f"{tmp_path / 'new' / 'out'}: needs 0.5 MB more, and 0.3 MB are free on its disk"]
+    assert error.value.lines == [f"{tmp_path / 'new' / 'out'}: needs 476.3 kB more, and 300 kB are free on its disk"]
     assert not (tmp_path / "new").exists()
 
 

@@ -126,4 +126,4 @@ def test_one_conversion_at_a_time(models: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(convert, "_work", meanwhile)
     with pytest.raises(UserError) as error:
         convert.convert(models / "3.1", tmp_path / "out", "nemo")
-    assert error.value.lines == [f"{tmp_path / 'out.partial'}: another run is at work there; wait for its end"]
+    assert error.value.lines == [f"{tmp_path / 'out.partial'}: another run is using it; wait until that ends"]

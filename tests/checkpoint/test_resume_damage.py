@@ -95,7 +95,7 @@ def test_checkpoint_that_may_not_be_read(saving: dict[str, str], root: Path, mon
     def forbidden(*_: Any, **__: Any) -> Any:
         raise PermissionError(errno.EACCES, "Permission denied", "the file")
 
-    monkeypatch.setattr(store, "digest", forbidden)
+    monkeypatch.setattr(store, "size_and_sha256", forbidden)
     assert refused(saving) == ["the file: Permission denied"]
 
 

@@ -188,7 +188,7 @@ def test_manifest(made: Path, tokenizer: Path, llamas: Path, capsys: Output) -> 
     assert f"{manifest_path(made)}: the data was made with another tokenizer than {llamas}" in found
     manifest_path(made).write_text("{}")
     (line,) = doubts(capsys, made)
-    assert line.startswith(f"{manifest_path(made)}: not a manifest of a token file")
+    assert line.startswith(f"{manifest_path(made)}: damaged (")
 
 
 def test_skipped_lines_are_shown(tmp_path: Path, tokenizer: Path, capsys: Output) -> None:

@@ -295,11 +295,11 @@ def test_doctor_says_what_the_launcher_does(usual: dict[str, str], comma: str) -
         return prepare.with_absolute_paths(resolve(arguments({**usual, "TOKENIZER_PATH": comma}), {})).settings
 
     context = Context(settings(), timeout=60)
-    assert [finding.severity.name for finding in doctor_data.look(context)] == ["ok"]
+    assert [finding.severity.name for finding in doctor_data.inputs_of_run(context)] == ["ok"]
     (finding,) = doctor_data.tokenizer(context)
     assert finding.says.startswith(f"{comma}: loads; 512 ids, ")
     edit(Path(comma), pad_token="[PAD]")
-    (finding,) = doctor_data.look(context)
+    (finding,) = doctor_data.inputs_of_run(context)
     _, lines = validate.look(settings())
     assert [finding.says] == lines
     assert lines[0].startswith(f"TOKENIZER_PATH={comma}: {CONFIG}: names '[PAD]' as a special token")

@@ -55,7 +55,7 @@ def test_host_is_asked_for_what_lies_there(
     ]
     for title in ("versions", "inputs", "directories", "verify"):
         lines = [line for line in said if f" {title}: " in line]
-        assert len(lines) == 1 and "not looked at here: paths are those of HOST" in lines[0], said
+        assert len(lines) == 1 and "not checked here: the paths are on HOST" in lines[0], said
 
 
 def test_relative_paths_mean_nothing_to_host(

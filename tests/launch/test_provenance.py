@@ -100,7 +100,7 @@ def test_no_run_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", "{", '{"environment": []}', "\udc80"])
 def test_a_damaged_record_is_a_line(run_dir: Path, content: str) -> None:
     (run_dir / paths.RECORD).write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(UserError, match=r"run\.json: damaged: "):
+    with pytest.raises(UserError, match=r"run\.json: (not JSON: |not a JSON object$|damaged \()"):
         list(provenance.replay(run_dir))
 
 

@@ -13,7 +13,7 @@ from validated_settings import lines_of, settings_of, suggested
 
 from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.config import devices, paths
+from llama31.config import devices, paths, transformer_engine
 from llama31.config.departures import departures
 from llama31.config.resolve import AT_MOST
 from llama31.data.token_file import bin_path
@@ -103,11 +103,11 @@ def test_auto_without_a_gpu_is_refused_what_needs_one(usual: dict[str, str]) -> 
 
 def test_a_gpu_without_transformer_engine(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: 1)
-    monkeypatch.setattr(validate.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(transformer_engine.importlib.util, "find_spec", lambda _: None)
     assert lines_of(usual, "DEVICE=auto", "PRECISION=fp8") == [
         "PRECISION=fp8: needs CUDA and Transformer Engine, which is not installed here; PRECISION=bf16 works"
     ]
-    monkeypatch.setattr(validate.importlib.util, "find_spec", lambda _: "it is")
+    monkeypatch.setattr(transformer_engine.importlib.util, "find_spec", lambda _: "it is")
     assert lines_of(usual, "DEVICE=auto", "PRECISION=fp8") == []
 
 

@@ -168,7 +168,7 @@ def test_manifest_of_other_data(own_data: dict[str, str]) -> None:
     for content in ("{}", path.read_text().replace('"tokens": 1', '"tokens": "1"')):
         path.write_text(content)
         (line,) = lines_of(own_data)
-        assert line.startswith(f"{path}: not a manifest")
+        assert line.startswith(f"{path}: damaged (")
 
 
 def test_negative_ids(own_data: dict[str, str]) -> None:

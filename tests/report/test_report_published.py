@@ -198,7 +198,7 @@ def test_statistics_that_name_samples(tmp_path: Path) -> None:
     assert "The training loss is not in the log" not in page.words
     blocks = len(page.plot("Validation loss")["data"][0]["x"])
     (row,) = page.table("Median", "99%").values()
-    assert row["Values"] == f"{blocks * 11:,}: steps that the log names"
+    assert row["Values"] == f"{blocks * 11:,}: steps in the log"
     assert row["Outliers"] == "0", "neither block means nor a line before its step are steps"
     (loss,) = traces(page, "Training loss")
     assert len(array(loss["x"])) == blocks * 12, "each line's loss, that of the first after an evaluation too"

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import shutil
 import sys
@@ -15,10 +14,11 @@ from llama31.checkpoint.formats import hugging_face, nemo
 from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint
 from llama31.checkpoint.formats.nemo import NemoCheckpoint
 from llama31.common.errors import UserError
-from llama31.common.files import PARTIAL, atomic_writer, failures_named, publish
+from llama31.common.files import PARTIAL, failures_named, nearest_existing, publish, sync_tree
+from llama31.common.json_files import load_json, write_json
 from llama31.common.locks import only_run_in
 from llama31.common.progress import Progress
-from llama31.common.reading import size
+from llama31.common.units import size
 
 if TYPE_CHECKING:
     from llama31.checkpoint.convert.logits_parity import Difference
@@ -88,8 +88,7 @@ def _prepare(source: HuggingFaceCheckpoint | NemoCheckpoint, destination: Path, 
             if not (partial / RECORD).is_file() and any(partial.iterdir()):
                 raise UserError(f"{partial}: is in the way, and was not made by a conversion; remove it")
             there = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-        disk = next(parent for parent in (partial, *partial.absolute().parents) if parent.exists())
-        free, missing = shutil.disk_usage(disk).free, source.bytes() - there
+        free, missing = shutil.disk_usage(nearest_existing(partial)).free, source.bytes() - there
         if free < missing:
             raise UserError(f"{destination}: needs {size(missing)} more, and {size(free)} are free on its disk")
         partial.mkdir(parents=True, exist_ok=True)
@@ -109,19 +108,14 @@ def _begin(partial: Path, description: dict[str, Any]) -> bool:
     """Whether the directory holds the beginning of this conversion; of another one it is emptied."""
     record = partial / RECORD
     if record.is_file():
-        begun = hugging_face.read_json(record)
+        begun = load_json(record)
         if {name: begun.get(name) for name in description} == description:
             return True
     with failures_named(partial):
         for path in partial.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    _write_record(record, description)
+    write_json(record, description)
     return False
-
-
-def _write_record(path: Path, content: dict[str, Any]) -> None:
-    with atomic_writer(path) as file:
-        file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
 @contextlib.contextmanager
@@ -148,12 +142,7 @@ def _work(source: HuggingFaceCheckpoint | NemoCheckpoint, partial: Path, progres
 def _finish(partial: Path, destination: Path, record: dict[str, Any]) -> None:
     """Gives the destination its name, once all of it is on the disk."""
     shutil.rmtree(partial / nemo.NOTES, ignore_errors=True)
-    _write_record(partial / RECORD, record)
+    write_json(partial / RECORD, record)
     with failures_named(destination):
-        for path in (*partial.rglob("*"), partial):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+        sync_tree(partial)
         publish(partial, destination)

@@ -12,8 +12,9 @@ from nemo.collections.llm.gpt.model import llama
 from transformers import LlamaConfig
 
 from llama31.checkpoint.formats import nemo
-from llama31.checkpoint.formats.hugging_face import CONFIG, read_json
+from llama31.checkpoint.formats.hugging_face import CONFIG
 from llama31.common.errors import UserError
+from llama31.common.json_files import load_json
 
 HUGGING_FACE = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -36,7 +37,7 @@ def of_hugging_face(checkpoint: Path) -> LlamaConfig:
     It prefers rope_scaling to rope_parameters, the theta in it to the one outside, and has a default for each. Where
     only the older fields are there, transformers 4 reads the same.
     """
-    given = read_json(checkpoint / CONFIG)
+    given = load_json(checkpoint / CONFIG)
     numbers = {name: given[name] for name in HUGGING_FACE if given.get(name) is not None}
     scaling = dict(given.get("rope_scaling") or given.get("rope_parameters") or {})
     theta = scaling.pop("rope_theta", None) or given.get("rope_theta") or LlamaConfig().rope_theta

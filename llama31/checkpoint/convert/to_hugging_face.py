@@ -4,9 +4,7 @@ One file's tensors at a time are in memory. A file that has its name is complete
 interruption keeps it.
 """
 
-import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +16,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig
 
 from llama31.checkpoint.formats import parameter_mapping
-from llama31.checkpoint.formats.hugging_face import GENERATION_CONFIG, INDEX, WEIGHTS, read_json
+from llama31.checkpoint.formats.hugging_face import GENERATION_CONFIG, INDEX, WEIGHTS
 from llama31.checkpoint.formats.nemo import NOTES, NemoCheckpoint
 from llama31.checkpoint.formats.safetensors_header import ITEM_BYTES
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named, publish
+from llama31.common.files import failures_named, publish, sync
+from llama31.common.json_files import load_json, write_json
 from llama31.data.tokenizer import TOKENIZER_FILE
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -54,8 +53,7 @@ def _write_weights(source: NemoCheckpoint, destination: Path, done: Callable[[in
         }
     if len(groups) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        with atomic_writer(destination / INDEX) as file:
-            file.write(json.dumps(index, indent=2).encode() + b"\n")
+        write_json(destination / INDEX, index)
 
 
 def _sizes(source: NemoCheckpoint) -> dict[Place, int]:
@@ -98,8 +96,7 @@ def _write_file(source: NemoCheckpoint, places: list[Place], path: Path) -> None
         except SafetensorError as error:
             raise UserError(f"{path}: {error}") from error  # such as a full disk
         partial.chmod(mode)  # which safetensors narrows to the owner
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
+        sync(partial)
         publish(partial, path)
 
 
@@ -114,7 +111,7 @@ def _write_config(source: NemoCheckpoint, destination: Path) -> None:
             raise UserError(f"{source.tokenizer}: transformers cannot load the tokenizer: {line}") from error
         tokens = {name: getattr(tokenizer, name) for name in TOKEN_IDS}
     if (destination / GENERATION_CONFIG).exists():
-        generation = read_json(destination / GENERATION_CONFIG)
+        generation = load_json(destination / GENERATION_CONFIG)
         tokens |= {name: generation[name] for name in TOKEN_IDS if name in generation}
     fields = {**source.architecture.hugging_face(), **tokens, "dtype": source.dtype(parameter_mapping.EMBEDDING)}
     LlamaConfig(architectures=["LlamaForCausalLM"], **fields).save_pretrained(destination)

@@ -1,17 +1,16 @@
 """A Llama as Hugging Face saves it: config.json, safetensors, tokenizer. The checks need the standard library alone."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama31.checkpoint.formats import architecture, parameter_mapping, redundant
 from llama31.checkpoint.formats.architecture import Architecture
 from llama31.checkpoint.formats.safetensors_header import Stored, read_header, some
 from llama31.common.errors import UserError
-from llama31.common.files import failures_named
+from llama31.common.json_files import load_json, load_object
 from llama31.data import tokenizer
 
 if TYPE_CHECKING:
@@ -70,9 +69,7 @@ def look(path: Path) -> HuggingFaceCheckpoint:
 
     Raises UserError, with a line for each thing that is wrong, where it is not a whole Llama.
     """
-    config = read_json(path / CONFIG)
-    if not isinstance(config, dict):
-        raise UserError(f"{path / CONFIG}: holds no JSON object")
+    config = load_object(path / CONFIG)
     llama = architecture.from_hugging_face(config, path / CONFIG)
     files = _weight_files(path)
     problems: list[str] = []
@@ -97,16 +94,6 @@ def look(path: Path) -> HuggingFaceCheckpoint:
     return HuggingFaceCheckpoint(path, llama, tensors, tokenizer.vocabulary_size(path) if has_tokenizer else 0)
 
 
-def read_json(path: Path) -> Any:
-    """Raises UserError, naming the file, where it cannot be read or is not JSON."""
-    with failures_named(path):
-        text = path.read_bytes()
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
-
-
 def _weight_files(path: Path) -> dict[Path, list[str]]:
     """The weights' files, with the tensors that the index says they hold."""
     if not (path / INDEX).exists():
@@ -115,7 +102,7 @@ def _weight_files(path: Path) -> dict[Path, list[str]]:
         others = next(iter(sorted(path.glob("*.safetensors"))), None)
         problem = f"holds {others.name}, but no {INDEX}" if others else f"holds no {WEIGHTS} and no {INDEX}"
         raise UserError(f"{path}: {problem}; get the whole checkpoint, as safetensors")
-    index = read_json(path / INDEX)
+    index = load_json(path / INDEX)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{path / INDEX}: has no weight_map that says which file holds which tensor")

@@ -12,10 +12,10 @@ import yaml
 from llama31.checkpoint.formats import architecture, dcp_metadata, hugging_face, parameter_mapping
 from llama31.checkpoint.formats.architecture import Architecture
 from llama31.checkpoint.formats.dcp_metadata import StoredTensor
-from llama31.checkpoint.formats.hugging_face import read_json
 from llama31.checkpoint.formats.safetensors_header import DTYPES, ITEM_BYTES
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
+from llama31.common.json_files import load_json
 from llama31.data import tokenizer
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def look(path: Path) -> NemoCheckpoint:
     for directory in (path / CONTEXT, path / WEIGHTS):
         if not directory.is_dir():
             raise UserError(f"{path}: has no directory {directory.name}; a NeMo checkpoint has context and weights")
-    backend = read_json(path / WEIGHTS / BACKEND)
+    backend = load_json(path / WEIGHTS / BACKEND)
     if not isinstance(backend, dict) or backend.get("sharded_backend") != "torch_dist":
         raise UserError(f"{path / WEIGHTS / BACKEND}: not of the format torch_dist, which alone can be read")
     tensors = dcp_metadata.read(path / WEIGHTS)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llama31.common.errors import UserError
+from llama31.common.json_files import to_json
 from llama31.config import paths
 from llama31.launch import prepare, provenance, remote_shell, run_directory
 from llama31.launch.prepare import Prepared
@@ -16,7 +17,7 @@ from llama31.launch.slurm import partitions, remote_files, script
 from llama31.plan import sbatch_options
 from llama31.plan.plan import Plan
 from llama31.plan.validate_slurm import dependency
-from llama31.run_dir import job_chain, record
+from llama31.run_dir import record
 from llama31.run_dir.events import worst
 from llama31.run_dir.job_chain import Submission
 from llama31.settings import Settings
@@ -85,9 +86,7 @@ def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: S
         if prepared.outcome:
             codes.append(prepared.say_finished())
             continue
-        settings = prepared.plan.settings
-        settings = replace(settings, seeds=settings.seeds or prepare.draw_seed())
-        plan = replace(prepared.plan, resolved=replace(prepared.plan.resolved, settings=settings))
+        plan = prepared.plan.with_settings(seeds=prepared.plan.settings.seeds or prepare.draw_seed())
         submitted.append(_submit(plan, arguments, allowed, f"experiment {number} of {len(experiments)}: "))
     if wait and submitted:
         from llama31.launch.slurm.follow import follow
@@ -106,7 +105,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
     files = {
         paths.SCRIPT: text,
         paths.SETTINGS: record.settings_text(settings),
-        paths.RECORD: record.record_text(described),
+        paths.RECORD: to_json(described),
     }
     remote_files.fill(settings, directory, files, there)
     submitted = Submission([], int(settings.seeds), there, time.strftime("%Y-%m-%dT%H:%M:%S%z"))
@@ -118,7 +117,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
                 submitted = replace(submitted, jobs=[*submitted.jobs, job_id(answer)])
         finally:  # record queued jobs even if the next one is refused or the user presses Ctrl-C
             if submitted.jobs:
-                remote_files.write(directory, {paths.SUBMISSION: job_chain.text(submitted)}, there)
+                remote_files.write(directory, {paths.SUBMISSION: to_json(submitted)}, there)
     except UserError as error:
         if not submitted.jobs:
             remote_files.take_back(directory, files, there)
