@@ -44,7 +44,7 @@ class Prepared:
         )
         return self.outcome.exit_code
 
-    def take_up(self, patience: float = 0) -> None:
+    def make_room(self, patience: float = 0) -> None:
         """Remove the partial checkpoints of killed saves, then check the disk space.
 
         Raises UserError if another job works on the run and does not end within `patience` seconds, or if the
@@ -53,7 +53,7 @@ class Prepared:
         settings = self.found.settings
         if settings.save_ckpt and settings.seeds:
             store.lock(Path(settings.continual_ckpt), settings.seeds, patience).close()
-            tell(self.found.clear())
+            print_notes(self.found.clear())
         check_space([self])
 
 
@@ -85,7 +85,7 @@ def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple
 def look(settings: Settings) -> tuple[Data | None, list[str]]:
     """As `validate.look`, but paths may be those of HOST; the data is also None if only the cluster has it."""
     if devices.is_through_ssh(settings):
-        data, lines = _look_from_afar(settings)
+        data, lines = _look_on_host(settings)
         return data, [*_relative(settings), *lines]
     data, lines = validate.look(settings)
     return data, [*lines, *cluster_needs.lacking(settings)] if devices.is_elsewhere(settings) else lines
@@ -104,7 +104,7 @@ def _paths(settings: Settings) -> tuple[str, ...]:
     return (*PATH_SETTINGS, "image") if settings.image.endswith(IMAGE_FILES) else PATH_SETTINGS
 
 
-def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
+def _look_on_host(settings: Settings) -> tuple[Data | None, list[str]]:
     """As `validate.look` for paths of HOST. The data may be visible here too, as inside a container."""
     if os.path.isdir(settings.preprocessed_path):  # noqa: PTH112 - unlike Path's, this never raises
         return validate.look(settings)
@@ -184,7 +184,7 @@ def prepare(
     else:
         found = resume.find(settings, data, identity.names_allowed(allowed), thorough=thorough)
     plan = Plan(replace(resolved, settings=found.settings), data, command, found.start)
-    tell(found.notes)
+    print_notes(found.notes)
     return Prepared(plan, found, found.outcome or _nothing_left(plan))
 
 
@@ -194,7 +194,7 @@ def refuse_missing_gpus(settings: Settings) -> None:
         raise UserError(missing)
 
 
-def tell(lines: Iterable[str]) -> None:
+def print_notes(lines: Iterable[str]) -> None:
     """Print notes that are not part of a plan, on standard error."""
     for line in lines:
         print(line, file=sys.stderr, flush=True)

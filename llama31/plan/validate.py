@@ -26,17 +26,17 @@ SHOWN_REMEDIES = 2  # for each problem
 
 def check(settings: Settings) -> Data:
     """Validate settings and data, and return the data. Raises UserError with all problems."""
-    data, wrong = look(settings)
-    if wrong or data is None:
-        raise UserError(wrong)
+    data, lines = look(settings)
+    if lines or data is None:
+        raise UserError(lines)
     return data
 
 
 def look(settings: Settings) -> tuple[Data | None, list[str]]:
     """As `check`, but return the lines instead of raising; the data is None if files are missing or damaged."""
-    data, wrong = inputs.look(settings)
+    data, lines = inputs.look(settings)
     found = list(problems(settings, data))
-    return data, [*(_line(problem, found, settings, data) for problem in found), *wrong]
+    return data, [*(_line(problem, found, settings, data) for problem in found), *lines]
 
 
 def lines(settings: Settings) -> list[str]:

@@ -48,7 +48,7 @@ def begin(job_dir: Path, allowed: Sequence[str]) -> int:
     prepared = prepare.prepare(resolved, data, allowed, command, thorough=True)
     if prepared.outcome:
         return prepared.say_finished()
-    prepared.take_up(LOCKS_OUTLIVE_NODES)
+    prepared.make_room(LOCKS_OUTLIVE_NODES)
     plan = prepared.plan
     with failures_named(job_dir):
         run_directory.begin(job_dir, plan, assignments, command, rank_command.environment(plan.settings, os.environ))

@@ -26,13 +26,13 @@ def main(job_dir: Path) -> None:
         settings = record.load_settings(job_dir)
         environment = rank_command.environment(settings, {**os.environ, **rank_variables(settings)})
     except UserError as error:
-        _tell(job_dir, "; ".join(error.lines))
+        _report(job_dir, "; ".join(error.lines))
         sys.exit(BAD_INPUT)
     command = rank_command.command(job_dir)
     os.execve(command[0], command, environment)
 
 
-def _tell(job_dir: Path, reason: str) -> None:
+def _report(job_dir: Path, reason: str) -> None:
     """Store the reason as the outcome, which the job's last step prints once for all ranks; otherwise print it."""
     try:
         record.store_outcome(job_dir, Outcome(ABORTED, reason, BAD_INPUT, 0, 0))
