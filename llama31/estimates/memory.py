@@ -174,7 +174,7 @@ def reductions(settings: Settings, vocab_size: int, available: int) -> list[dict
         ("pipeline_parallel_size", shape.layers),
     ):
         now = getattr(settings, name)
-        layouts += [{name: n} for n in range(2 * now, divided + 1, now) if divided % n == 0]
+        layouts += [_with_ranks(settings, {name: n}) for n in range(2 * now, divided + 1, now) if divided % n == 0]
     recomputed = fuller(settings)
     enough = [change for change in recomputed if per_gpu(replace(settings, **change), vocab_size).total <= available]
     pairs = [
@@ -182,3 +182,11 @@ def reductions(settings: Settings, vocab_size: int, available: int) -> list[dict
         *({**less, **layout} for less in (*batches[-1:], *recomputed[-1:]) for layout in layouts),
     ]
     return [*enough[:1], *batches, *layouts, *pairs]
+
+
+def _with_ranks(settings: Settings, change: dict[str, Any]) -> dict[str, Any]:
+    """Add GPUS_PER_NODE to a change of the parallel sizes if it needs another number of ranks."""
+    layout, ranks = Layout.of(replace(settings, **change)), settings.gpus_per_node
+    if layout.world_size % layout.model_parallel_size == 0:
+        return change
+    return {**change, "gpus_per_node": math.ceil(ranks / layout.model_parallel_size) * layout.model_parallel_size}

@@ -1,4 +1,4 @@
-"""Settings of checkpoints that cannot work."""
+"""Validate the settings of checkpoints."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from llama31.settings import Settings
 
 
 def problems(settings: Settings) -> Iterator[Problem]:
-    """Yield settings of checkpoints without those that they need, and a directory to save to that is a checkpoint."""
+    """Yield settings without those that they need, and a CONTINUAL_CKPT that is a checkpoint."""
     if settings.save_ckpt and not settings.continual_ckpt:
         yield Problem("save_ckpt", "SAVE_CKPT=1: needs CONTINUAL_CKPT, a directory for checkpoints", (False,))
     if settings.continual_ckpt and not settings.save_ckpt:
@@ -35,7 +35,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
 
 
 def _misplaced(settings: Settings) -> Iterator[Problem]:
-    """Yield CONTINUAL_CKPT if saves would go into a checkpoint."""
+    """Yield CONTINUAL_CKPT if it is, or is inside, a checkpoint."""
     given = settings.continual_ckpt
     if not given:
         return

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llama31.checkpoint.convert import convert, logits_parity, reference_config
 from llama31.checkpoint.formats import architecture, dcp_metadata, hugging_face, nemo, parameter_mapping, rope
-from llama31.model.one_rank import one_rank
+from llama31.model.cpu_backend import one_rank
 
 BY_TRANSFORMERS_5 = FIXTURES / "config_by_transformers_5.24.0.json"  # of the kind "3.1"
 RUN_TIME = {

@@ -25,7 +25,7 @@ import os, signal, sys
 from llama31.cli import main as cli
 from llama31.common.progress import Progress
 from llama31.common.errors import UserError
-from llama31.model.one_rank import one_rank
+from llama31.model.cpu_backend import one_rank
 left, add = int(sys.argv.pop(1)), Progress.add
 def killed(self, count):
     global left

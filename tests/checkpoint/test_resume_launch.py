@@ -49,7 +49,7 @@ def test_a_lock_is_waited_for(root: Path) -> None:
         (["NEXP=2", "SEEDS=9"], "holds runs of the seeds 7; name the seeds of all 2 experiments"),
         (
             ["PARTITION=p", "HOST=login", "CONTINUAL_CKPT=/there", "SEEDS="],
-            "on login are not looked at here; SEEDS='1'",
+            "on login are not visible here; SEEDS='1'",
         ),
     ],
 )

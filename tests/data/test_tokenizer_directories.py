@@ -285,7 +285,7 @@ def test_the_plan_says_what_is_used(usual: dict[str, str], comma: str, capsys: p
     printed = capsys.readouterr().out
     assert f"{comma}: tokenizer, 512 ids\n" in printed
     assert f"SHA-256 of what does: {tokenizer.fingerprint(comma)}\n" in printed
-    assert "of its configuration is left out: pad_token=,, tokenizer_class=GPT2Tokenizer\n" in printed
+    assert "ignored in its configuration: pad_token=,, tokenizer_class=GPT2Tokenizer\n" in printed
 
 
 def test_doctor_says_what_the_launcher_does(usual: dict[str, str], comma: str) -> None:

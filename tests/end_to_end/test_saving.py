@@ -13,17 +13,14 @@ import oracle
 import pytest
 import tiny
 import torch
-from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_forked, stopped_by
+from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, prepared_run, run_forked, stopped_by
 
 from dev.support.tensors import common, different, tensors
 from llama31.checkpoint import store
 from llama31.checkpoint.formats import nemo
 from llama31.common.files import PARTIAL
 from llama31.config import paths
-from llama31.config.resolve import resolve
 from llama31.data import tokenizer
-from llama31.launch import prepare, rank_command, run_directory
-from llama31.run_dir import record
 from llama31.run_dir.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 
 pytestmark = pytest.mark.slow
@@ -50,16 +47,14 @@ def test_a_warning_saves_within_a_step(settings: dict[str, Any], tmp_path: Path)
 def test_slurms_warning_to_all_processes_of_a_rank(settings: dict[str, Any], tmp_path: Path) -> None:
     """A rank that srun starts, with SIGTERM to what it started too, such as Megatron's writers of checkpoints."""
     saving = {**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path, "SAVE_EVERY": 1}
-    resolved = prepare.with_absolute_paths(resolve(arguments(saving), {})).settings
-    run_dir = run_directory.make(resolved)
-    record.store_settings(run_dir, resolved)
+    run_dir, _, of_ranks = prepared_run(saving)
     single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     rank = subprocess.Popen(
         [sys.executable, REPOSITORY / "pretrain_llama31.py", run_dir],
         stdout=subprocess.PIPE,
         text=True,
-        env={**rank_command.environment(resolved, os.environ), **single, **meeting},
+        env={**of_ranks, **single, **meeting},
         start_new_session=True,
     )
     try:

@@ -133,7 +133,7 @@ def _write_and_compare(
 ) -> "Difference":
     """Write the result, check it like any checkpoint, and compare its logits with the source's."""
     from llama31.checkpoint.convert import logits_parity, to_hugging_face, to_nemo
-    from llama31.model.one_rank import one_rank
+    from llama31.model.cpu_backend import one_rank
 
     with one_rank():
         if isinstance(source, HuggingFaceCheckpoint):
