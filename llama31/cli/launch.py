@@ -83,7 +83,7 @@ def _run_here(experiments: Sequence[Prepared], given: Sequence[str]) -> list[int
             continue
         if len(experiments) > 1:
             print(f"experiment {number} of {len(experiments)}: seed {prepared.plan.settings.seeds}", flush=True)
-        prepared.take_up()
+        prepared.make_room()
         codes.append(local.run(prepared.plan, given))
         if codes[-1] == INTERRUPTED:
             break

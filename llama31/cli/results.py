@@ -19,7 +19,7 @@ def check(
     ],
     ruleset: Annotated[str, typer.Option(help=f"One of {', '.join(rules.RULESETS)}.")] = rules.RULESETS[-1],
 ) -> None:
-    """Check logs with the official checkers. Each by itself and all as one submission, in plain words."""
+    """Check logs with the official checkers. One by one, and all together as a submission."""
     from llama31.report import find_logs
 
     logs = [log for run in runs for log in find_logs.find([run])]

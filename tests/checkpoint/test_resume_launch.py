@@ -49,7 +49,7 @@ def test_a_lock_is_waited_for(root: Path) -> None:
         (["NEXP=2", "SEEDS=9"], "holds runs of the seeds 7; name the seeds of all 2 experiments"),
         (
             ["PARTITION=p", "HOST=login", "CONTINUAL_CKPT=/there", "SEEDS="],
-            "on login are not looked at here; SEEDS='1'",
+            "on login are not visible here; SEEDS='1'",
         ),
     ],
 )
@@ -96,12 +96,12 @@ def test_a_disk_that_is_too_small(saving: dict[str, str], root: Path, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=needs))
     disk_space.check(settings, data)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=needs - 1))
-    line = r"CONTINUAL_CKPT=.*: the next checkpoint takes about 5\.334 MB, .*5\.334 MB free"
+    line = r"CONTINUAL_CKPT=.*: the next checkpoint needs about 5\.334 MB, .*5\.334 MB free"
     with pytest.raises(UserError, match=line):
         disk_space.check(settings, data)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=2 * needs - 1))
     two = [*arguments(saving), "NEXP=2", "SEEDS=7 8"]
-    with pytest.raises(UserError, match=r"the next checkpoints of 2 experiments take about 10\.67 MB, "):
+    with pytest.raises(UserError, match=r"the next checkpoints of 2 experiments need about 10\.67 MB, "):
         launch.run([*two, "--dryrun"])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=2 * needs))
     assert launch.run([*two, "--dryrun"]) == 0

@@ -147,7 +147,7 @@ def truncate(path: Path) -> str:
 
 def remove_weights(path: Path) -> str:
     (path / WEIGHTS_FILE).unlink()
-    return f"{TABLE}: names {Path(WEIGHTS_FILE).name}, which is not there"
+    return f"{TABLE}: names {Path(WEIGHTS_FILE).name}, which is missing"
 
 
 def remove_table(path: Path) -> str:
@@ -157,7 +157,7 @@ def remove_table(path: Path) -> str:
 
 def remove_common(path: Path) -> str:
     (path / weights_only.COMMON).unlink()
-    return f"{weights_only.COMMON} is not there; Megatron loads no weights without it"
+    return f"{weights_only.COMMON} is missing; Megatron cannot load weights without it"
 
 
 def remove_weights_directory(path: Path) -> str:

@@ -93,7 +93,7 @@ def test_command(made: Path, tokenizer: Path) -> None:
         (["{root}/data/data", "--head=1"], "--head=1: needs the tokenizer"),
         (
             ["{root}/data/data.bin"],
-            "{root}/data/data.bin: names a file; the prefix of a token file is without that ending",
+            "{root}/data/data.bin: not the prefix of a token file; omit the extension",
         ),
     ],
 )

@@ -123,7 +123,7 @@ def test_what_is_published_late_is_waited_for(settings: Settings, builder: Build
 
 def test_the_wait_is_bounded(settings: Settings) -> None:
     wanted = index_of(settings)
-    message = r"/index/\w{16}: the training index is not seen on .* 0\.2 s after .*; TMP_NPY_INDEX must name"
+    message = r"/index/\w{16}: the training index is not visible on .* 0\.2 s after .*; TMP_NPY_INDEX must be"
     with pytest.raises(UserError, match=message):
         index.wait_for(wanted.directory, deadline=0.2)
     index.ensure(wanted)
@@ -155,9 +155,7 @@ def test_a_damaged_index_is_set_aside_and_built_anew(
     else:
         file.write_bytes(content[:-1] if damage == "cut short" else content[:-1] + bytes([content[-1] ^ 1]))
     assert np.array_equal(trained_on(settings), before)
-    assert (
-        f"{directory}: {file.name}: not as written: set aside as {directory.name}.damaged-" in capsys.readouterr().out
-    )
+    assert f"{directory}: {file.name}: not as written: renamed {directory.name}.damaged-" in capsys.readouterr().out
     assert file.read_bytes() == content
     assert index.ensure(index_of(settings))[1] is False
 
@@ -176,7 +174,7 @@ def test_data_written_anew_under_its_index_is_refused(settings: Settings, tmp_pa
     trained_on(settings)
     path = rewrite(settings)
     directory = index_of(settings).directory
-    with pytest.raises(UserError, match=rf"{path}: was written anew after {directory} was .*; if so, remove that"):
+    with pytest.raises(UserError, match=rf"{path}: changed after {directory} was .*; if it is right, remove that"):
         built(settings)
     shutil.rmtree(directory)
     assert len(trained_on(settings))
@@ -200,7 +198,7 @@ def test_data_with_a_manifest_is_known_by_its_content(settings: Settings, tmp_pa
     assert np.array_equal(trained_on(elsewhere), before)
     path = rewrite(elsewhere)
     os.utime(path)
-    with pytest.raises(UserError, match=rf"{path}: was written anew after"):
+    with pytest.raises(UserError, match=rf"{path}: changed after"):
         built(elsewhere)
     assert np.array_equal(trained_on(settings), before)
     file = token_file.idx_path(paths.train_prefixes(settings)[1])
@@ -367,6 +365,6 @@ def test_eight_processes_on_two_nodes_build_one_index(
     printed = cluster.ask(*step, *given, env=environment())
     wanted = index_of(settings)
     start = f"{wanted.directory}: {wanted.samples:,} sequences in the order of seed 1, "
-    assert printed.count(start) == 8 and "set aside" not in printed, "all have it, and none took it for damaged"
+    assert printed.count(start) == 8 and ": renamed " not in printed, "all have it, and none took it for damaged"
     assert list(paths.index_root(settings).iterdir()) == [wanted.directory]
     assert index.ensure(wanted)[1] is False

@@ -98,7 +98,7 @@ def test_what_a_configuration_cannot_change(edited: str, prefix: bool, original:
     assert tokenizer.problems(directory) == []
     used = {"eos_token", "add_prefix_space"} if prefix else {"eos_token"}
     changed = [name for name, value in EDITS[edited].items() if value is not None and name not in used]
-    assert {line.partition("=")[0] for line in run_tokenizer.left_out(directory)} >= set(changed)
+    assert {line.partition("=")[0] for line in run_tokenizer.ignored_entries(directory)} >= set(changed)
 
 
 PADDING = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0}
@@ -285,7 +285,7 @@ def test_the_plan_says_what_is_used(usual: dict[str, str], comma: str, capsys: p
     printed = capsys.readouterr().out
     assert f"{comma}: tokenizer, 512 ids\n" in printed
     assert f"SHA-256 of what does: {tokenizer.fingerprint(comma)}\n" in printed
-    assert "of its configuration is left out: pad_token=,, tokenizer_class=GPT2Tokenizer\n" in printed
+    assert "ignored in its configuration: pad_token=,, tokenizer_class=GPT2Tokenizer\n" in printed
 
 
 def test_doctor_says_what_the_launcher_does(usual: dict[str, str], comma: str) -> None:

@@ -88,9 +88,9 @@ def test_the_verdict_is_that_of_check(tmp_path: Path, capsys: pytest.CaptureFixt
     assert submission.check([run_dir], rules.RULESETS[-1]) == 0
     printed = capsys.readouterr().out.replace(str(run_dir), "runs/latest")
     facts = ("log: ", "benchmark: ", "system: ", "length: ", "time: ", "loss: ")
-    verdicts = ("holds: ", "departs ", "rcp: ", "verdict: ")
+    verdicts = ("passes: ", "departs ", "rcp: ", "verdict: ")
     assert_printed(quoted(TUTORIAL, *verdicts), printed)
-    assert_printed(quoted(README, "holds: ", "verdict: "), printed)
+    assert_printed(quoted(README, "passes: ", "verdict: "), printed)
     titles = {line.partition(":")[0] for line in printed.splitlines()}
     assert {fact.removesuffix(": ") for fact in facts} <= titles
     assert len(quoted(TUTORIAL, *facts)) == len(facts)

@@ -151,7 +151,7 @@ def test_run_directories_do_not_collide(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("job_dir", ["/dev/null", "/proc/nowhere", "/" + "x" * 300])
 def test_run_directory_that_cannot_be_made(job_dir: str) -> None:
-    with pytest.raises(UserError, match=f"^JOB_DIR={job_dir}: .* cannot be made: ") as error:
+    with pytest.raises(UserError, match=f"^JOB_DIR={job_dir}: .* cannot be created: ") as error:
         run_directory.make(replace(Settings(), job_dir=job_dir, seeds="7"))
     assert len(error.value.lines) == 1
 
@@ -331,7 +331,10 @@ def test_ranks_that_end_without_a_word(
     code, run_dir = start(usual)
     outcome = record.load_outcome(run_dir)
     assert code == FAILED and outcome and outcome.status == "aborted"
-    assert f"aborted: the ranks ended without a word (torchrun's exit code 1); see {run_dir}" in capsys.readouterr().out
+    assert (
+        f"aborted: all ranks exited without recording an outcome (torchrun's exit code 1); see {run_dir}"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.usefixtures("clean")

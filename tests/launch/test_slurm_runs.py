@@ -271,7 +271,7 @@ def test_settings_that_arrive_otherwise(
     assert "llama31.launch.slurm.env_check" in imported and is_light(imported)
     said = [line for line in job.printed.splitlines() if "MAX_LR" in line]
     assert len(said) == 1, "one line, for all ranks"
-    wanted = r"(?:aborted: )?MAX_LR: '5' arrived on (\S+), but the job asked for '0.001'; look at what sets it .*"
+    wanted = r"(?:aborted: )?MAX_LR: is '5' on (\S+), but the job exported '0.001'; check what sets it .*"
     found = re.fullmatch(wanted, said[0])
     assert found and found[1] in hosts, said
 
@@ -281,7 +281,7 @@ def test_settings_that_arrive_otherwise(
 
 FAILS = """
 import os
-from llama31.mlperf.callback import BenchmarkCallback
+from llama31.training.benchmark_callback import BenchmarkCallback
 def fail(self, *_):
     if self.step == 3:
         raise RuntimeError("CUDA error: an illegal memory access\\nmore of it")
