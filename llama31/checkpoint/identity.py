@@ -33,7 +33,7 @@ def identity(settings: Settings, data: Data) -> dict[str, Any]:
         **{name: values[name] for name in (*FIXED, *CHANGEABLE)},
         "shape": {**asdict(SIZES[settings.size]), "vocab_size": data.vocab_size},
         TOKENIZER: tokenizer.fingerprint(settings.tokenizer_path),
-        DATA: {file.prefix.name: _data_file(file) for file in (*data.train, data.validation)},
+        DATA: token_files(data),
     }
 
 
@@ -41,6 +41,11 @@ def current(recorded: str | None, settings: Settings) -> str | None:
     """A tokenizer's hash on record as it is recorded now, if it is of TOKENIZER_PATH; else itself."""
     ours = tokenizer.hashes(settings.tokenizer_path)
     return ours[0] if recorded in ours else recorded
+
+
+def token_files(data: Data) -> dict[str, str]:
+    """Return the fingerprint of each token file by its name."""
+    return {file.prefix.name: _data_file(file) for file in (*data.train, data.validation)}
 
 
 def _data_file(file: Any) -> str:

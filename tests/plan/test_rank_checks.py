@@ -182,7 +182,9 @@ def command(*of):
 local.command = command
 sys.exit(launch.main(sys.argv[1:]))
 """
-OLDER = "mkdir -p {0}/numpy-1.0.dist-info && echo 'Version: 1.0' >{0}/numpy-1.0.dist-info/METADATA"
+OLDER = (
+    "mkdir -p {0}/numpy-1.0.dist-info && printf '%s\\n' 'Name: numpy' 'Version: 1.0' >{0}/numpy-1.0.dist-info/METADATA"
+)
 
 
 @pytest.mark.slow
