@@ -4,8 +4,8 @@
 #
 # NVIDIA's PyTorch image with NeMo, Megatron-Core and the rest of requirements.txt beside its own torch, and Transformer
 # Engine in a version that this Megatron-Core works with. docs/container.md says why these versions.
-# tests/dev/test_docker.py holds the versions here against requirements.txt; dev/check_image.py, at the end, against what was
-# installed.
+# tests/dev/test_docker.py compares the versions here with requirements.txt; dev/check_image.py, the last step, with the
+# installed ones.
 
 ARG BASE_IMAGE=nvcr.io/nvidia/pytorch
 ARG BASE_TAG=25.09-py3
@@ -15,18 +15,18 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /workspace/llama31
 
 # --- Transformer Engine -------------------------------------------------------------------------------------------
-# First, for it takes longest, changes least, and is best built with the base image's own tools.
+# First: it takes longest, changes least, and is best built with the base image's tools.
 
 ARG TRANSFORMER_ENGINE_VERSION=2.9
 ARG TRANSFORMER_ENGINE_REPOSITORY=https://github.com/NVIDIA/TransformerEngine.git
-# Hopper and Blackwell. Each more takes its time.
+# Hopper and Blackwell. Each further one adds build time.
 ARG NVTE_CUDA_ARCHS="90;100"
-# Compilers at a time; each needs some GB of memory.
+# Parallel compilers; each needs some GB of memory.
 ARG MAX_JOBS=8
 
-# The base image's Transformer Engine is removed before, for pip installs first and removes after: it would take files
-# of the new one along. What else is there keeps its version. Built from its tag, since the sources in package indices
-# look for a binary that was built for another torch. Build isolation would build against another torch, too.
+# The base image's Transformer Engine is removed first: pip removes the old version after installing the new one, and
+# would delete shared files. All other packages keep their versions. Built from the tag, because the source distribution looks
+# for a binary that was built for another torch. Build isolation would also build against another torch.
 # hadolint ignore=DL3013
 RUN unset PIP_CONSTRAINT \
     && python3 -m pip uninstall --yes transformer_engine \
@@ -39,18 +39,18 @@ RUN unset PIP_CONSTRAINT \
     && rm /tmp/base.txt
 
 # --- requirements.txt ---------------------------------------------------------------------------------------------
-# Of requirements.lock, all but what belongs to the base image's torch and CUDA; Apex stays as it is.
+# The packages of requirements.lock, except those of the base image's torch and CUDA; Apex is kept.
 
-COPY requirements.txt requirements.lock ./
+COPY requirements.txt requirements-base.txt requirements-train.txt requirements.lock ./
 COPY dev/image_requirements.py dev/image_install.sh dev/
 RUN bash dev/image_install.sh /opt/llama31
 
-# From here on, and for whoever builds upon this image: pip leaves torch and the pinned versions alone. The base image
-# has constraints of its own under this name, which hold versions that requirements.txt does not.
+# From here on, also in images based on this one, pip keeps torch and the pinned versions. The base image sets this
+# variable to its own constraints, whose versions differ from requirements.txt.
 ENV PIP_CONSTRAINT=/opt/llama31/constraints.txt
 
 # --- This repository ----------------------------------------------------------------------------------------------
-# Readable for everyone, whatever umask it was checked out with.
+# Readable for all users, independent of the umask of the checkout.
 
 COPY . .
 RUN chmod -R a+rX . /opt/llama31 \
@@ -58,10 +58,10 @@ RUN chmod -R a+rX . /opt/llama31 \
     && ln -s "$(command -v python3)" /opt/llama31/bin/python
 
 # --- How it runs --------------------------------------------------------------------------------------------------
-# No library asks a network for anything; where a step is to download, HF_HUB_OFFLINE=0 allows it.
-# LLAMA31_VENV: run_llama31.sh takes this Python, also where it is one of a mounted checkout that has a .venv of its own.
-# Any user id works: libraries keep their caches in HOME, and torch names its own by USER, for an id such as 12345 has
-# neither a home nor a name here.
+# No library uses the network; HF_HUB_OFFLINE=0 allows a step that downloads.
+# LLAMA31_VENV: run_llama31.sh uses this Python even if a mounted checkout has its own .venv.
+# HOME and USER make any user id work: libraries keep caches in HOME, and torch names its cache after USER; an id such
+# as 12345 has neither here.
 ENV HF_HUB_OFFLINE=1 \
     HF_DATASETS_OFFLINE=1 \
     TRANSFORMERS_OFFLINE=1 \
@@ -83,6 +83,6 @@ LABEL org.opencontainers.image.title="llama31" \
     llama31.megatron-core="${MEGATRON_CORE_VERSION}" \
     llama31.transformer_engine="${TRANSFORMER_ENGINE_VERSION}"
 
-# As a user without a name, and without a GPU. The labels must say what is there.
+# Runs as a user without a name, without a GPU. The labels must match the installed versions.
 RUN python3 dev/check_image.py /opt/llama31 "nemo_toolkit==${NEMO_VERSION}" \
         "megatron-core==${MEGATRON_CORE_VERSION}" "transformer_engine==${TRANSFORMER_ENGINE_VERSION}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What every rank of a run executes: pretrain_llama31.py RUN_DIR, under torchrun or srun (see run_llama31.sh)."""
+"""Main program of every rank: pretrain_llama31.py RUN_DIR, started by torchrun or srun (see run_llama31.sh)."""
 
 import contextlib
 import multiprocessing
@@ -12,15 +12,15 @@ from llama31.train import train
 
 
 def main() -> None:
-    """Trains; a rank that fails leaves with 1, so that its launcher ends the others."""
+    """Train. A failing rank exits with 1, so that its launcher ends the others."""
     child_processes.end_children()
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # under srun, Slurm ends what is left of a task
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # under srun, Slurm ends the remaining processes of a task
         child_processes.end_with(os.getppid())
     _, orderly = train(Path(sys.argv[1]))
     with contextlib.suppress(OSError):  # a full disk
         sys.stdout.flush()
         sys.stderr.flush()
-    for child in multiprocessing.active_children():  # Megatron's writer of checkpoints
+    for child in multiprocessing.active_children():  # Megatron's checkpoint writer
         child.kill()
     # Threads of a broken process group may never end.
     os._exit(0 if orderly else 1)

@@ -1,4 +1,4 @@
-"""A headless Chromium without a network, by its DevTools protocol over a pipe; Debian's package is `chromium`."""
+"""Control a headless Chromium without a network by its DevTools protocol over a pipe; Debian's package: `chromium`."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ ERRORS = {"Runtime.exceptionThrown", "Log.entryAdded", "Network.loadingFailed"}
 
 
 class Page:
-    """One tab."""
+    """A tab."""
 
     def __init__(self, commands: int, answers: int):
         self._commands = commands
@@ -34,9 +34,9 @@ class Page:
         self._number = 0
         self._session: str | None = None
         self.errors: list[str] = []
-        """What went wrong in the page, console errors and warnings included."""
+        """Errors of the page, including console errors and warnings."""
         self.requests: list[str] = []
-        """Addresses that it asked for."""
+        """URLs that the page requested."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -44,7 +44,7 @@ class Page:
         self.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Calls the protocol's method and gives its result; notes what happens meanwhile."""
+        """Call a method of the protocol and return its result; record the events that arrive before it."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -59,7 +59,7 @@ class Page:
             self._note(answer)
 
     def open(self, file: Path, *, width: int, height: int, dark: bool = False) -> None:
-        """Shows a file in a window of so many pixels, and waits until it is drawn."""
+        """Open a file in a window of this size in pixels, and wait until it is drawn."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         mobile = width < 600
@@ -71,14 +71,14 @@ class Page:
         )
 
     def evaluate(self, expression: str) -> Any:
-        """Value of a JavaScript expression, that of a promise once it is there."""
+        """Return the value of a JavaScript expression; of a promise, the value that it resolves to."""
         found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in found:
             raise RuntimeError(f"{expression}: {found['exceptionDetails']}")
         return found["result"].get("value")
 
     def screenshot(self, *, whole: bool = False) -> bytes:
-        """PNG of the window, or of the whole page."""
+        """Return a PNG of the window, or of the whole page."""
         found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         return base64.b64decode(found["data"])
 
@@ -86,7 +86,7 @@ class Page:
         while b"\0" not in self._pending:
             data = self._answers.read(1 << 16)
             if not data:
-                raise RuntimeError("Chromium ended")
+                raise RuntimeError("Chromium exited")
             self._pending += data
         message, _, self._pending = self._pending.partition(b"\0")
         return dict(json.loads(message))
@@ -101,14 +101,14 @@ class Page:
 
 @contextmanager
 def browser() -> Iterator[Page]:
-    """A tab of a Chromium of its own, which ends with the block."""
+    """Start a Chromium, yield a tab of it, and end it with the context."""
     program = shutil.which(PROGRAM)
     if not program:
         raise FileNotFoundError(f"{PROGRAM} is not installed (Debian: apt-get install {PROGRAM})")
     to_read, commands = os.pipe()
     answers, to_write = os.pipe()
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
-        # The protocol wants file descriptors 3 and 4.
+        # The protocol uses file descriptors 3 and 4.
         script = f'exec "$@" 3<&{to_read} 4>&{to_write}'
         process = subprocess.Popen(
             ["bash", "-c", script, "bash", program, *OPTIONS, f"--user-data-dir={profile}"],

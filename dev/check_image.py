@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Whether an image holds what it should: the last step of the Dockerfile. It needs no GPU.
+"""Check the contents of a container image: the last step of the Dockerfile. Needs no GPU.
 
     python3 dev/check_image.py DIRECTORY [--without PACKAGE] ... [NAME==VERSION ...]
 
-DIRECTORY is that of dev/image_install.sh. Looked at are the versions of requirements.txt and those given as arguments,
-torch, what the installed packages ask of each other, imports, and that a user without name and rights can work here.
-The exit code is 1 if anything is wrong, a line for each.
+DIRECTORY is that of dev/image_install.sh. Checks the versions of requirements.txt, of torch and of the arguments, the
+requirements of the installed packages, imports, and that a user without a name and without privileges can work here.
+Prints a line for each problem; the exit code is 1 if there is one.
 """
 
 import argparse
@@ -32,15 +32,15 @@ MODULES = {
     "mlperf-logging": "mlperf_logging.mllog",
     "llama31": "pretrain_llama31",
 }
-"""Package -> what a run imports of it."""
+"""Package -> module that a run imports."""
 
 
 def main() -> int:
-    """Says what is wrong; gives the exit code."""
+    """Print the problems and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, metavar="DIRECTORY")
-    parser.add_argument("--without", action="append", default=[], choices=MODULES, help="this image has it not")
-    parser.add_argument("expected", nargs="*", metavar="NAME==VERSION", help="what the image's labels say")
+    parser.add_argument("--without", action="append", default=[], choices=MODULES, help="a package to skip")
+    parser.add_argument("expected", nargs="*", metavar="NAME==VERSION", help="versions in the image's labels")
     given = parser.parse_intermixed_args()
     modules = [module for package, module in MODULES.items() if package not in given.without]
     base_torch = [line for line in lines(given.directory / "base.txt") if line.startswith("torch==")]
@@ -51,24 +51,24 @@ def main() -> int:
     for problem in problems:
         print(f"check_image: {problem}", file=sys.stderr)
     if not problems:
-        print("check_image: all is as it should be")
+        print("check_image: no problems found")
     return 1 if problems else 0
 
 
 def lines(path: Path) -> list[str]:
-    """Lines of a file that hold more than a comment, without it."""
+    """Return the lines of a file without comments and empty lines."""
     bare = (re.sub(r"(^|\s)#.*", "", line).strip() for line in path.read_text(encoding="utf-8").splitlines())
     return [line for line in bare if line]
 
 
 def transformer_engine_range() -> list[Requirement]:
-    """The versions that Megatron-Core names, for whoever wants all of its features."""
+    """Return the versions of Transformer Engine that Megatron-Core asks for, as an optional dependency."""
     wanted = [Requirement(text) for text in distribution("megatron-core").requires or []]
     return [Requirement(f"{each.name}{each.specifier}") for each in wanted if each.name == "transformer-engine"]
 
 
 def unmet(requirements: Iterable[Requirement], who: str, extras: Iterable[str] = ()) -> Iterator[str]:
-    """A line for each requirement that what is installed does not meet."""
+    """Yield a line for each requirement that the installed packages do not meet."""
     for wanted in requirements:
         if applies(wanted, extras):
             try:
@@ -76,16 +76,16 @@ def unmet(requirements: Iterable[Requirement], who: str, extras: Iterable[str] =
             except PackageNotFoundError:
                 there = "nothing"
             if there == "nothing" or not wanted.specifier.contains(there, prereleases=True):
-                yield f"{who} should have {wanted.name}{wanted.specifier}, but there is {there}"
+                yield f"{who} needs {wanted.name}{wanted.specifier}; installed: {there}"
 
 
 def applies(wanted: Requirement, extras: Iterable[str]) -> bool:
-    """Whether a requirement holds on this machine for a package with these extras."""
+    """Return whether a requirement applies on this machine to a package with these extras."""
     return wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in ("", *extras))
 
 
 def conflicts(requirements: Iterable[Requirement]) -> Iterator[str]:
-    """What packages that these need, directly or not, miss. Others of the base image are not looked at."""
+    """Yield the unmet requirements of these packages and of all their dependencies."""
     todo, seen = list(requirements), set()
     while todo:
         wanted = todo.pop()
@@ -105,25 +105,25 @@ def conflicts(requirements: Iterable[Requirement]) -> Iterator[str]:
 
 
 def broken(modules: Iterable[str]) -> Iterator[str]:
-    """A line for each module that cannot be imported. What imports leave in caches goes, for it is this user's."""
+    """Yield a line for each module that cannot be imported; caches of this user are removed."""
     with tempfile.TemporaryDirectory() as caches:
-        # Megatron compiles when it is imported, and torch wants to know for which GPU if there is none.
+        # Megatron compiles code on import; without a GPU torch needs the architecture to compile for.
         environment = {"TORCH_CUDA_ARCH_LIST": "9.0", **os.environ, "HOME": caches, "TMPDIR": caches}
         for module in modules:
             command = [sys.executable, "-c", f"import {module}"]
             done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
             said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            if done.returncode and "libcuda.so.1" in said:  # the driver's, which a container gets when it is started
-                print(f"check_image: {module} not looked at, for it needs the driver: {said}")
+            if done.returncode and "libcuda.so.1" in said:  # of the driver, mounted when a container starts
+                print(f"check_image: {module} not checked: needs the driver: {said}")
             elif done.returncode:
                 yield f"{module} cannot be imported: {said}"
 
 
 def rights() -> Iterator[str]:
-    """What a user would miss who runs this image by a number that it does not know."""
+    """Yield the problems of a user whose id is unknown in this image."""
     try:
         getpass.getuser()
-    except (KeyError, OSError):  # torch names its cache by it
+    except (KeyError, OSError):  # torch's cache directory has the user's name
         yield "the user has no name; set USER"
     if not os.access(Path.home(), os.W_OK | os.X_OK):
         yield f"HOME={Path.home()}: cannot be written to; libraries keep caches there"

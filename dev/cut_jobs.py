@@ -1,13 +1,13 @@
-#!/usr/bin/env python3
-"""Cuts the jobs of a chain at random moments, in all ways that a cluster knows, and shows that nothing is lost by it.
+"""Interrupt the jobs of a chain at random moments, in every way a cluster can, and check that nothing is lost.
 
-    dev/cut_jobs.py DIRECTORY [--cuts 20] [--seconds 3] [--seed 0] [--minutes M] [NAME=value ...]
+    python3 -m dev.cut_jobs DIRECTORY [--cuts 20] [--seconds 3] [--seed 0] [--minutes M] [NAME=value ...]
 
-On a real Slurm of two nodes (dev/slurm_cluster.sh, so it needs root) a reference trains in one job. Then the same run,
-saving after every other step, is submitted as a chain, and each of its jobs is cut some seconds after its first step:
-by its time limit, by scancel, by the loss of a node, or by the end of a rank. Each job must go on from the newest
-complete checkpoint. The last one is left alone: its losses, weights and optimizer must be the reference's, to the bit.
-Settings are given as to run_llama31.sh. Called again with the same DIRECTORY it goes on with the cuts that are left.
+On a real Slurm of two nodes (dev/slurm_cluster.sh, which needs root) a reference run trains in one job. The same run,
+saving after every other step, is then submitted as a chain, and each job is interrupted some seconds after its first
+step: by its time limit, by scancel, by losing a node, or by killing a rank. Each job must resume from the newest
+complete checkpoint. The last job is not interrupted: its losses, weights and optimizer state must equal the reference's
+to the bit. Settings are given as for run_llama31.sh. Another call with the same DIRECTORY continues with the remaining
+interruptions.
 """
 
 import argparse
@@ -15,29 +15,24 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "support")]
+from dev.support.slurm_cluster import ENDED, Cluster
+from dev.support.submitted import Submitted, submit
+from dev.support.tensors import different, tensors
+from llama31.checkpoint import store
+from llama31.config import paths
+from llama31.run_dir.events import TARGET_NOT_REACHED
 
-from checkpoints import different, tensors  # noqa: E402
-from cluster import ENDED, Cluster  # noqa: E402
-from submitted import Submitted, submit  # noqa: E402
-
-from llama31.checkpoint import store  # noqa: E402
-from llama31.config import paths  # noqa: E402
-from llama31.run_dir.events import TARGET_NOT_REACHED  # noqa: E402
-
-STEPS_PER_CUT = 15  # of the reference: so many that the run is not over before it was cut often enough
-SIGNAL_BEFORE_END = 1  # seconds, of jobs of a minute
+STEPS_PER_CUT = 15  # of the reference: enough that the run does not end before the last interruption
+SIGNAL_BEFORE_END = 1  # seconds before the time limit of one minute
 MAX_RETRIES = 1
 WAYS = ("time limit", "scancel", "lost node", "killed rank")
 
 
 def cut(run: Submitted, job: str, restarts: int, way: str, seconds: float, chance: random.Random) -> None:
-    """Cuts a job, so many seconds after its first step."""
+    """Interrupt a job `seconds` after its first step."""
     ranks = run.after_a_step(job, restarts)
     time.sleep(seconds)
     if way == "time limit":
@@ -52,7 +47,7 @@ def cut(run: Submitted, job: str, restarts: int, way: str, seconds: float, chanc
         run.cluster.bring_back(node)
     else:
         os.kill(chance.choice(list(ranks.values())), signal.SIGKILL)
-    run.cluster.until(f"job {job} is over", lambda: run.cluster.state(job) in ENDED or _restarts(run, job) > restarts)
+    run.cluster.until(f"job {job} has ended", lambda: run.cluster.state(job) in ENDED or _restarts(run, job) > restarts)
 
 
 def _restarts(run: Submitted, job: str) -> int:
@@ -60,41 +55,41 @@ def _restarts(run: Submitted, job: str) -> int:
 
 
 def check_start(run: Submitted, job: str, restarts: int, expected: Path | None) -> None:
-    """It is an error if a job did not go on from the newest checkpoint."""
+    """Exit with an error unless a job resumed from the newest checkpoint."""
     start = json.loads((run.job_dir(job, restarts) / paths.START).read_text())
     if start["checkpoint"] != str(expected or ""):
         raise SystemExit(
-            f"job {job} starts from {start['checkpoint'] or 'nothing'}, not from {expected}:\n{run.log(job)}"
+            f"job {job} resumed from {start['checkpoint'] or 'none'}, not from {expected or 'none'}:\n{run.log(job)}"
         )
 
 
 def newest(root: Path) -> Path | None:
-    """The newest complete checkpoint."""
+    """Return the newest complete checkpoint, None if there is none."""
     found = store.listing(root)
     return found[0].path if found else None
 
 
 def losses(checkpoint: Path) -> list[tuple[int, float]]:
-    """Step and loss of each step and evaluation up to a checkpoint."""
+    """Return step and loss of each step and evaluation up to a checkpoint."""
     events = [json.loads(line) for line in (checkpoint / paths.METRICS).read_text().splitlines()]
     return [(event["step"], event["loss"]) for event in events if "loss" in event]
 
 
 def to_the_end(run: Submitted, job: str, restarts: int = 0) -> None:
-    """Waits for a job that must end at STOP_AT_STEP."""
+    """Wait for a job to end at STOP_AT_STEP. Exits with an error if it ends otherwise."""
     ended = run.ended(job, restarts)
     if ended.exit_code != TARGET_NOT_REACHED:
         raise SystemExit(f"exit code {ended.exit_code}:\n{ended.printed}")
 
 
 def main() -> None:
-    """Cuts, and compares."""
+    """Start a cluster, run the campaign on it, and stop it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--cuts", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=3, help="from a job's first step, within which to cut it")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and the ways")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no cut is begun")
+    parser.add_argument("--seconds", type=float, default=3, help="interrupt within this time after the first step")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments and ways")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="interrupt no job after this time")
     options, given = parser.parse_known_args()
     directory = options.directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -107,7 +102,7 @@ def main() -> None:
 
 
 def campaign(cluster: Cluster, directory: Path, options: argparse.Namespace, given: dict[str, str]) -> None:
-    """The reference, the chain, and the comparison."""
+    """Run the reference and the chain, and compare them."""
     began = time.monotonic()
     tally, uncut, root = (directory / name for name in ("cuts.txt", "reference", "cut"))
     last_step = options.cuts * STEPS_PER_CUT
@@ -130,7 +125,7 @@ def campaign(cluster: Cluster, directory: Path, options: argparse.Namespace, giv
     job = next(jobs)
     for number in range(done + 1, options.cuts + 1):
         if time.monotonic() - began > 60 * options.minutes:
-            raise SystemExit(f"{number - 1} of {options.cuts} cuts; call again for the rest")
+            raise SystemExit(f"{number - 1} of {options.cuts} cuts; repeat the command for the rest")
         chance = random.Random(f"{options.seed} {number}")
         way, seconds = chance.choice(WAYS), chance.uniform(0, options.seconds)
         limit = 1 if way == "time limit" else 30
@@ -140,7 +135,7 @@ def campaign(cluster: Cluster, directory: Path, options: argparse.Namespace, giv
         check_start(run, job, restarts, before)
         steps = run.steps(job, restarts)[-1]
         if steps >= last_step:
-            raise SystemExit(f"the run was over before it was cut; more than {STEPS_PER_CUT} steps a cut are needed")
+            raise SystemExit(f"the run ended before it was cut; increase STEPS_PER_CUT={STEPS_PER_CUT}")
         left = newest(root)
         line = f"cut {number}: {run.job_dir(job, restarts).name}, {way} {seconds:.2f} s after a step, at step {steps}"
         line += f"; newest {left.name if left else 'none'}; {time.monotonic() - began:.0f} s"
@@ -155,13 +150,13 @@ def campaign(cluster: Cluster, directory: Path, options: argparse.Namespace, giv
     ours, theirs = newest(root), newest(uncut)
     assert ours and theirs
     if losses(ours) != losses(theirs):
-        raise SystemExit(f"{ours} has other losses than {theirs}")
+        raise SystemExit(f"the losses of {ours} differ from those of {theirs}")
     if names := different(tensors(ours), tensors(theirs)):
-        raise SystemExit(f"{ours} is not {theirs}: {names}")
+        raise SystemExit(f"{ours} differs from {theirs}: {names}")
     rest = [cluster.ended(rest) for rest in jobs]
-    print(f"{options.cuts} cuts: losses, weights and optimizer after step {last_step} are the reference's, to the bit")
-    if not set(rest) <= {"COMPLETED", "FAILED"}:  # those that found nothing left to do
-        raise SystemExit(f"the jobs that were left ended as {rest}")
+    print(f"{options.cuts} cuts: losses, weights and optimizer state after step {last_step} equal the reference's")
+    if not set(rest) <= {"COMPLETED", "FAILED"}:  # the run had ended before they started
+        raise SystemExit(f"the remaining jobs ended as {rest}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The benchmark's whole path on this machine, without a GPU: set-up, corpus, tokenizer, training, evaluation, log, check.
+# Runs the whole benchmark in miniature, without a GPU: set-up, corpus, tokenizer, training, evaluation, log, check.
 #
 #     bash dev/demo.sh [NAME=value ...]      e.g. bash dev/demo.sh TARGET=5.2
 #
-# Exit code 0: the validation target was reached and the log holds. A second call reuses the data and trains again.
+# Exit code 0: the validation target was reached and the log is valid. A second call reuses the data and trains again.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,10 +1,10 @@
-"""A corpus in C4's shape from English text that every installation holds: the docstrings of its packages.
+"""Build a corpus in C4's format from English text that every installation has: the docstrings of its packages.
 
     python3 -m dev.demo_corpus DIRECTORY
 
-File names, records and keys are C4's (c4/en/3.0.1), not yet compressed; each record is one docstring. There are all
+File names, records and keys are those of C4 (c4/en/3.0.1), not compressed yet; each record is one docstring. Writes all
 shards of the parts that the benchmark trains on, and all validation shards. The same package versions give the same
-bytes. About 15 MB of text; needs about 15 s on one core.
+bytes. About 15 MB of text, about 15 s on one core.
 """
 
 import ast
@@ -22,7 +22,7 @@ from llama31.common.errors import UserError
 from llama31.corpus.parts import part_shards
 
 PACKAGES = ("megatron-core", "networkx", "numpy", "pandas", "scikit-learn", "scipy", "torchmetrics")
-"""Distributions whose docstrings are taken: large, well documented, and held by every installation."""
+"""Distributions whose docstrings are used: large, well documented, and in every installation."""
 
 TRAIN_SHARDS = [
     rules.train_shard_name(shard).removesuffix(".gz") for part in rules.BENCHMARK_PARTS for shard in part_shards(part)
@@ -37,7 +37,7 @@ CRAWL_SECONDS = 10 * 24 * 3600
 
 
 def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Version of each package. Raises UserError with a line for each that is not installed."""
+    """Return the version of each package. Raises UserError with a line for each that is not installed."""
     versions, missing = {}, []
     for package in packages:
         try:
@@ -50,14 +50,14 @@ def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def source_files(package: str) -> Iterator[tuple[str, Path]]:
-    """Python files of an installed distribution but its tests, as (name within site-packages, path), sorted."""
+    """Yield the Python files of an installed distribution except tests: name in site-packages and path, sorted."""
     for file in sorted(metadata.files(package) or (), key=str):
         if file.suffix == ".py" and not {"test", "tests", ".."}.intersection(file.parts):
             yield str(file), Path(str(file.locate()))
 
 
 def docstrings(source: bytes) -> Iterator[str]:
-    """Docstrings of a module, its classes and functions, in the order they are written."""
+    """Yield the docstrings of a module, its classes and functions in source order."""
     try:
         pending: list[ast.AST] = [ast.parse(source)]
     except (SyntaxError, ValueError):
@@ -72,7 +72,7 @@ def docstrings(source: bytes) -> Iterator[str]:
 
 
 def is_english(text: str) -> bool:
-    """Whether the text is long enough and mostly ASCII letters."""
+    """Return whether a text is long enough and mostly ASCII letters."""
     if len(text) <= MIN_CHARACTERS:
         return False
     visible = sum(not character.isspace() for character in text)
@@ -81,7 +81,7 @@ def is_english(text: str) -> bool:
 
 
 def documents(packages: Sequence[str]) -> Iterator[tuple[bytes, dict[str, str]]]:
-    """(SHA-256 of the text, C4 record) of each different docstring."""
+    """Yield each distinct docstring as SHA-256 of the text and C4 record."""
     seen = set()
     for package in packages:
         for name, path in source_files(package):
@@ -95,7 +95,7 @@ def documents(packages: Sequence[str]) -> Iterator[tuple[bytes, dict[str, str]]]
 
 
 def shard_of(digest: bytes) -> str:
-    """File that a document goes to, by its hash, so that training and validation are of one distribution."""
+    """Return the shard of a document, chosen by its hash: training and validation have the same distribution."""
     number = int.from_bytes(digest[:8], "big")
     place, number = number % 100, number // 100
     shards = VALIDATION_SHARDS if place < VALIDATION_PERCENT else TRAIN_SHARDS
@@ -105,7 +105,7 @@ def shard_of(digest: bytes) -> str:
 def build(directory: Path, packages: Sequence[str] = PACKAGES) -> None:
     """Write the shards, each in the order of its documents' hashes. Raises UserError for a missing package.
 
-    A single small package would leave some shards empty, which no command takes.
+    A single small package would leave shards empty, and the commands refuse empty ones.
     """
     package_versions(packages)
     contents: dict[str, list[tuple[bytes, str]]] = {name: [] for name in (*TRAIN_SHARDS, *VALIDATION_SHARDS)}

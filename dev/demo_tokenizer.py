@@ -1,4 +1,4 @@
-"""A small tokenizer of Llama 3's kind: byte-level BPE with its pre-tokenisation, special tokens and BOS template."""
+"""Train a small tokenizer like Llama 3's: byte-level BPE with its pre-tokenisation, special tokens and BOS template."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,14 +30,14 @@ SPECIAL_TOKENS = (
     "<|reserved_special_token_6|>",
     "<|reserved_special_token_7|>",
 )
-"""Llama 3.1's, in its order, at the end of the vocabulary; it has 248 reserved ones."""
+"""Special tokens of Llama 3.1 in its order, at the end of the vocabulary; Llama 3.1 has 248 reserved ones."""
 
 BOS, EOS = SPECIAL_TOKENS[:2]
 MODEL_MAX_LENGTH = 131_072  # tokens: Llama 3.1's context length
 
 
 def texts(shards: Sequence[Path]) -> Iterator[str]:
-    """The texts of json.gz files."""
+    """Yield the texts of json.gz files."""
     for shard in shards:
         with igzip.open(shard, "rb") as lines:
             for line in lines:
@@ -45,7 +45,7 @@ def texts(shards: Sequence[Path]) -> Iterator[str]:
 
 
 def train(corpus: Iterable[str], vocabulary: int = VOCABULARY) -> Tokenizer:
-    """Byte-level BPE of `vocabulary` entries learnt from `corpus`; the same texts give the same tokenizer."""
+    """Train byte-level BPE with `vocabulary` entries; the same texts give the same tokenizer."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -75,7 +75,7 @@ def train(corpus: Iterable[str], vocabulary: int = VOCABULARY) -> Tokenizer:
 
 
 def save(tokenizer: Tokenizer, directory: Path) -> None:
-    """Write a Hugging Face tokenizer directory, as Llama 3.1's is laid out."""
+    """Write a Hugging Face tokenizer directory with the files of Llama 3.1's."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
     added = {

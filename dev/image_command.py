@@ -1,4 +1,4 @@
-"""What dev/run_docker.sh does: settings of the environment -> one docker command, which takes this process over."""
+"""Build the docker command of dev/run_docker.sh from the settings in the environment, and execute it."""
 
 import csv
 import io
@@ -18,19 +18,19 @@ from llama31.settings import Device, Settings, names
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 PREPARATION = ("C4_PATH", "MERGED_C4_PATH", "SRC_PATH")
-"""Directories that the scripts of utils/ take beyond those of the settings."""
+"""Directories for the scripts of utils/ that are not settings."""
 
 FOR_THE_SCRIPTS = ("PARTS", "JOBS", "FROM_SHARDS", "MLC_")
-"""How names begin of what else those scripts take."""
+"""Prefixes of the other variables of those scripts."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command, or with --print shows it; gives the exit code of a mistake."""
+    """Execute the command, or print it with --print. Returns an exit code if the settings are wrong."""
     is_dry = list(arguments[:1]) == ["--print"]
     inside = arguments[1:] if is_dry else arguments
     try:
         if inside and inside[0].startswith("-"):
-            raise UserError(f"{inside[0]}: no such option; --print shows the command; else begin with one to run")
+            raise UserError(f"{inside[0]}: no such option; the only one is --print")
         environment = {**os.environ, **absolute_paths(os.environ)}
         command = docker_command(environment, inside)
         if is_dry:
@@ -44,30 +44,30 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def absolute_paths(environment: Mapping[str, str]) -> dict[str, str]:
-    """The directories among the environment's settings as the container, which starts elsewhere, sees them."""
+    """Return the directories among the environment's settings as absolute paths: the container starts elsewhere."""
     given = [name.upper() for name in (*mounts.READ, *mounts.WRITTEN)]
     given += [*PREPARATION, "DST_PATH", "CONFIG_FILENAME"]
     values = {"JOB_DIR": Settings().job_dir} | {name: environment[name] for name in given if environment.get(name)}
-    # Not every shell replaces the ~ in NAME=~/directory, and within the container it is another one.
+    # Not every shell expands ~ in NAME=~/directory, and HOME differs in the container.
     return {name: str(mounts.absolute(os.path.expanduser(value))) for name, value in values.items()}  # noqa: PTH111
 
 
 def docker_command(environment: Mapping[str, str], inside: Sequence[str], devices: Path = Path("/dev")) -> list[str]:
-    """The docker command that runs `inside`, by default a shell. Paths of the environment must be absolute."""
+    """Return the docker command that runs `inside`, by default a shell. Paths in the environment must be absolute."""
     docker = shutil.which("docker", path=environment.get("PATH"))
     if not docker:
-        raise UserError("no docker found; install Docker, or where Slurm starts containers, set PARTITION instead")
+        raise UserError("docker is not installed; install Docker, or set PARTITION if Slurm starts the containers")
     return [
         *(docker, "run", "--rm", "--init", "--interactive"),
         *(["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []),
         *gpus(environment.get("DEVICE") or Settings().device.name, devices),
-        *("--ipc=host", "--ulimit=memlock=-1", "--ulimit=stack=67108864"),  # as NCCL and NVIDIA's image ask for
+        *("--ipc=host", "--ulimit=memlock=-1", "--ulimit=stack=67108864"),  # as NCCL and NVIDIA's image recommend
         f"--user={os.getuid()}:{os.getgid()}",
         *(f"--group-add={group}" for group in os.getgroups()),
         *(f"--mount={mount(directory)}" for directory in shown(environment)),
         *(ssh(environment) if environment.get("HOST") else []),
         f"--workdir={REPOSITORY}",
-        "--env=HOME=/tmp",  # this user has no home in there
+        "--env=HOME=/tmp",  # this user has no home directory there
         *(f"--env={assignment}" for assignment in passed(environment)),
         image(environment),
         *(inside or ["bash"]),
@@ -75,7 +75,7 @@ def docker_command(environment: Mapping[str, str], inside: Sequence[str], device
 
 
 def image(environment: Mapping[str, str]) -> str:
-    """IMAGE, as Docker writes images."""
+    """Return IMAGE. Raises UserError if it is not a name for Docker."""
     name = environment.get("IMAGE", "")
     works = "such as llama31, after docker build -t llama31 -f Dockerfile ."
     if not name.strip():
@@ -86,7 +86,7 @@ def image(environment: Mapping[str, str]) -> str:
 
 
 def ssh(environment: Mapping[str, str]) -> list[str]:
-    """Options that let `ssh HOST` work in there as it does here: it looks the user up, and takes keys or an agent."""
+    """Return options that make `ssh HOST` work in the container: user database, keys and agent."""
     directories = [Path("/etc/passwd"), Path("/etc/group"), Path.home() / ".ssh"]
     options = [f"--mount={mount(path)},readonly" for path in directories if path.exists()]
     if agent := environment.get("SSH_AUTH_SOCK"):
@@ -95,7 +95,7 @@ def ssh(environment: Mapping[str, str]) -> list[str]:
 
 
 def gpus(device: str, devices: Path) -> list[str]:
-    """Options that give the container this machine's GPUs."""
+    """Return options that give the container this machine's GPUs. Raises UserError if DEVICE=cuda and it has none."""
     if device == Device.cpu.name:
         return []
     if (devices / "kfd").exists():  # AMD's
@@ -108,11 +108,11 @@ def gpus(device: str, devices: Path) -> list[str]:
 
 
 def shown(environment: Mapping[str, str]) -> list[Path]:
-    """The directories to mount: this checkout, those of a run, those of the preparation, and that of config.sh."""
+    """Return the directories to mount: this checkout and those of the run, the data preparation and config.sh."""
     run = settings(environment)
     needed = {name: environment[name] for name in PREPARATION if environment.get(name)}
     needed |= {name.upper(): value for name in mounts.READ if (value := getattr(run, name))}
-    for name in ("DST_PATH", "CONFIG_FILENAME"):  # the first is yet to be made
+    for name in ("DST_PATH", "CONFIG_FILENAME"):  # the first does not exist yet
         if environment.get(name):
             needed[name] = str(Path(environment[name]).parent)
     wrong = [f"{name}={path}: no such directory; make it or correct the setting" for name, path in needed.items()
@@ -126,12 +126,12 @@ def shown(environment: Mapping[str, str]) -> list[Path]:
 
 
 def settings(environment: Mapping[str, str]) -> Settings:
-    """The settings that name directories; the container looks at the others."""
+    """Return the settings that name directories; the others are validated in the container."""
     return Settings(**{name: environment.get(name.upper(), "") for name in (*mounts.READ, *mounts.WRITTEN)})
 
 
 def make_directories(environment: Mapping[str, str]) -> None:
-    """Makes those that a run writes to, since Docker mounts only what is there, or else makes them as root."""
+    """Make the directories that a run writes to: Docker mounts only existing ones, or makes them as root."""
     for directory in mounts.written(settings(environment)):
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -140,17 +140,17 @@ def make_directories(environment: Mapping[str, str]) -> None:
 
 
 def mount(directory: Path) -> str:
-    """A value of --mount, which Docker reads as a line of comma-separated values: a comma needs quotes."""
+    """Return a value of --mount. Docker parses it as CSV, so a comma in the path needs quotes."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(["type=bind", f"source={directory}", f"target={directory}"])
     return line.getvalue()
 
 
 def passed(environment: Mapping[str, str]) -> Iterator[str]:
-    """What the container gets of the environment: NAME=value, or NAME alone for what is nobody else's business."""
+    """Yield the variables to forward: NAME=value, or only NAME for secrets, which docker then copies itself."""
     for name, value in sorted(environment.items()):
         if name == "IMAGE" and not environment.get("PARTITION"):
-            continue  # the container that the run is in already
+            continue  # the run is in this container already
         if name in names() or name in (*PREPARATION, "DST_PATH"):
             if value:
                 yield f"{name}={value}"

@@ -1,11 +1,11 @@
-"""Kills `python3 -m llama31 tokenize` again and again, and shows that it ends with the bytes of an undisturbed run.
+"""Kill `python3 -m llama31 tokenize` repeatedly and check that its output equals that of an undisturbed run.
 
     python3 -m dev.kill_tokenize DIRECTORY [--kills 50] [--documents 40000] [--seed 0]
 
-DIRECTORY must be new. Each start goes on with what the one before left, and is ended by SIGKILL: half of the times
-after a random while, half of the times as it opens, renames or removes one of its files, where a crash does most harm.
-Whenever a start comes to the end, its files are compared with those of the undisturbed run, and all begins anew. After
-each kill, a file that bears a final name must be whole. 50 kills take about 3 minutes on two cores.
+DIRECTORY must be new. Each start resumes where the previous one was killed, and is killed by SIGKILL itself: half of
+them after a random time, the others when they open, rename or remove a file, where a crash does most harm. When a start
+completes, its files are compared with those of the undisturbed run and removed, and the next one starts from scratch.
+After each kill, a file under its final name must be complete. 50 kills take about 3 minutes on two cores.
 """
 
 import argparse
@@ -24,7 +24,7 @@ WORDS = "the of and to in is that for it as was with be by on not he his but at 
 ENDINGS = (".bin", ".idx", ".manifest.json")
 CHILD = """
 import os, signal, sys
-from llama31 import cli
+from llama31.cli.main import main
 from llama31.corpus import documents, tokenize
 
 tokenize.CHECKPOINT_SECONDS = 0.05
@@ -40,12 +40,12 @@ def hook(event, arguments):
 
 if events:
     sys.addaudithook(hook)
-cli.main()
+main()
 """
 
 
 def make_inputs(directory: Path, documents: int, chooser: random.Random) -> tuple[list[Path], Path]:
-    """Three files of texts (of several gzip members, of one, plain), and a tokenizer."""
+    """Write three files of texts (several gzip members, one, plain) and a tokenizer; return their paths."""
     texts = [" ".join(chooser.choices(WORDS, k=chooser.randint(0, 200))) for _ in range(documents)]
     lines = [json.dumps({"text": text}).encode() + b"\n" for text in texts]
     third = documents // 3
@@ -64,12 +64,12 @@ def make_inputs(directory: Path, documents: int, chooser: random.Random) -> tupl
 
 
 def content(prefix: Path) -> list[bytes]:
-    """The bytes of a finished output."""
+    """Return the bytes of a finished output."""
     return [Path(f"{prefix}{ending}").read_bytes() for ending in ENDINGS]
 
 
 def campaign(directory: Path, kills: int, documents: int, seed: int) -> str:
-    """Kills so many runs; gives a line with the figures. Raises AssertionError where something was lost."""
+    """Kill `kills` runs and return a line with the figures. Raises AssertionError if anything was lost."""
     chooser = random.Random(seed)
     directory.mkdir(parents=True)
     inputs, tokenizer = make_inputs(directory, documents, chooser)
@@ -86,9 +86,9 @@ def campaign(directory: Path, kills: int, documents: int, seed: int) -> str:
     right = content(directory / "undisturbed")
 
     prefix = directory / "data"
-    done = ends = begun = 0
+    done = ends = resumed = 0
     while done < kills:
-        begun += prefix.with_name("data.checkpoint.json").exists()
+        resumed += prefix.with_name("data.checkpoint.json").exists()
         process = start(prefix, chooser.randint(1, 120) if done % 2 else 0)
         try:
             process.wait(timeout=None if done % 2 else chooser.uniform(0.3, seconds))
@@ -97,13 +97,13 @@ def campaign(directory: Path, kills: int, documents: int, seed: int) -> str:
             process.wait()
         if process.returncode == 0:
             ends += 1
-            assert content(prefix) == right, "a run that was killed on the way ended with other bytes"
+            assert content(prefix) == right, "a run that was killed and resumed wrote other bytes"
             left = {path.name for path in directory.iterdir() if path.name.startswith("data")}
             assert left == {f"data{ending}" for ending in ENDINGS}, f"left behind: {left}"
             for ending in ENDINGS:
                 Path(f"{prefix}{ending}").unlink()
             continue
-        assert process.returncode == -signal.SIGKILL, f"a run failed by itself: exit code {process.returncode}"
+        assert process.returncode == -signal.SIGKILL, f"a run failed by another cause: exit code {process.returncode}"
         done += 1
         for ending, whole in zip(ENDINGS, right, strict=True):
             path = Path(f"{prefix}{ending}")
@@ -111,16 +111,16 @@ def campaign(directory: Path, kills: int, documents: int, seed: int) -> str:
         if sys.stderr.isatty():
             print(f"\r{done} of {kills} kills, {time.monotonic() - began:.0f} s", end="", file=sys.stderr)
     assert start(prefix, 0).wait() == 0, "the last run failed"
-    assert content(prefix) == right, "a run that was killed on the way ended with other bytes"
+    assert content(prefix) == right, "a run that was killed and resumed wrote other bytes"
     return (
-        f"{done} kills, {begun} of them of runs that went on from a checkpoint; {ends + 1} runs came to the end, "
+        f"{done} kills, {resumed} of them of resumed runs; {ends + 1} runs completed, "
         "each with the bytes of the undisturbed run; no file was half-written under its final name"
     )
 
 
 def main() -> None:
-    """Runs a campaign as the command line says."""
-    parser = argparse.ArgumentParser(description="Kill tokenize again and again.")
+    """Run a campaign with the options of the command line."""
+    parser = argparse.ArgumentParser(description="Kill tokenize repeatedly and check its output.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--documents", type=int, default=40_000)

@@ -2,8 +2,8 @@
 
     python3 -m dev.prepare_demo DIRECTORY VALIDATION_DOCUMENTS
 
-Makes DIRECTORY/{c4,merged,tokenizer,preprocessed}. What is done is skipped, and what was begun is gone on with; data
-of other packages, or of another version of the code, is made anew. About 20 s and 30 MB on two cores.
+Makes DIRECTORY/{c4,merged,tokenizer,preprocessed}. Skips finished steps and resumes interrupted ones; data from other
+package versions or from another version of the code is replaced. About 20 s and 30 MB on two cores.
 """
 
 import json
@@ -23,12 +23,12 @@ from llama31.common.errors import UserError
 from llama31.common.files import atomic_writer, failures_named, sha256_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MADE_FROM = "made_from.json"  # in DIRECTORY: what the corpus and the tokenizer are made from
+MADE_FROM = "made_from.json"  # in DIRECTORY: versions of the packages and the code that the data was made with
 DIRECTORIES = ("c4", "merged", "tokenizer", "preprocessed")
 PARTIAL = ".partial"  # appended to a directory's name while it is made
 
 CLEARED = ("CONT_IMAGE_URL", "FROM_SHARDS", "JOBS", "SLURM_ARRAY_JOB_ID", "SLURM_JOB_ID")
-"""Variables of a user's own preprocessing, without which the commands work on this machine and as usual."""
+"""Variables of the user's own preprocessing, cleared so that the commands run on this machine with defaults."""
 
 
 def prepare(root: Path, validation_documents: int, packages: Sequence[str] = demo_corpus.PACKAGES) -> None:
@@ -53,9 +53,9 @@ def prepare(root: Path, validation_documents: int, packages: Sequence[str] = dem
 
 
 def claim(root: Path, packages: Sequence[str]) -> None:
-    """Have `root` hold nothing but what is made from today's packages and code, and say so in a file.
+    """Record the current packages and code in MADE_FROM, after removing data that was made from others.
 
-    Raises UserError where it holds data of which nothing tells that it was made here.
+    Raises UserError if `root` has data but no MADE_FROM: it may not be ours.
     """
     made_from = {
         "packages": demo_corpus.package_versions(packages),
@@ -67,20 +67,20 @@ def claim(root: Path, packages: Sequence[str]) -> None:
     if path.is_file():
         if path.read_bytes() == stamp:
             return
-        print(f"{root}: was made from other packages or by other code; it is made anew")
+        print(f"{root}: was made from other packages or by other code; making it again")
         for name in DIRECTORIES:
             shutil.rmtree(root / name, ignore_errors=True)
             shutil.rmtree(root / (name + PARTIAL), ignore_errors=True)
     elif any((root / name).exists() for name in DIRECTORIES):
-        raise UserError(f"{root}: holds data, and no {MADE_FROM} tells how it was made; remove it or name another")
+        raise UserError(f"{root}: has data but no {MADE_FROM}; remove it or choose another directory")
     with atomic_writer(path) as file:
         file.write(stamp)
 
 
 def make(directory: Path, build: Callable[[Path], None]) -> None:
-    """Make `directory` by `build`, under another name until it is whole; skip it where it is there."""
+    """Make `directory` by `build`, under a temporary name until it is complete; skip it if it exists."""
     if directory.is_dir():
-        print(f"{directory}: is there")
+        print(f"{directory}: exists")
         return
     start = time.monotonic()
     partial = directory.with_name(directory.name + PARTIAL)
@@ -92,13 +92,13 @@ def make(directory: Path, build: Callable[[Path], None]) -> None:
 
 
 def train_tokenizer(merged: Path, directory: Path) -> None:
-    """Learn the tokenizer from the merged training parts."""
+    """Train the tokenizer on the merged training parts."""
     files = [merged / f"{rules.train_part_name(part)}.json.gz" for part in rules.BENCHMARK_PARTS]
     demo_tokenizer.save(demo_tokenizer.train(demo_tokenizer.texts(files)), directory)
 
 
 def run(settings: Mapping[str, object], *command: str) -> None:
-    """Show a command of docs/data.md, and run it. Raises UserError where it fails; it has said why by itself."""
+    """Show a command of docs/data.md, and run it. Raises UserError if it fails, after its own message."""
     given = {name: str(value) for name, value in settings.items()}
     shown = [*(f"{name}={shlex.quote(value)}" for name, value in given.items()), shlex.join(command)]
     print("$", " ".join(shown).replace(f"{REPOSITORY}/", "").replace(sys.executable, "python3"), flush=True)

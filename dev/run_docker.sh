@@ -5,11 +5,11 @@
 #
 #     bash dev/run_docker.sh                            a shell in this checkout
 #     bash dev/run_docker.sh bash run_llama31.sh        a run
-#     bash dev/run_docker.sh --print                    shows the docker command and runs nothing
+#     bash dev/run_docker.sh --print                    prints the docker command and runs nothing
 #
-# The container sees this checkout, the directories that the settings name, and those of the steps that prepare data
-# (C4_PATH, MERGED_C4_PATH, SRC_PATH, DST_PATH), each under its own path, as the user who calls this. It gets the GPUs,
-# unless DEVICE is cpu, and every exported setting. Exit code 2: it cannot be done; one line says why.
+# The container sees this checkout, the directories of the settings, and those of the data preparation (C4_PATH,
+# MERGED_C4_PATH, SRC_PATH, DST_PATH), all under their own paths, and runs as the calling user. It gets every exported
+# setting, and the GPUs unless DEVICE is cpu. Exit code 2: a setting is wrong; a line says why.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -19,8 +19,8 @@ python="${LLAMA31_VENV:-$root/.venv}/bin/python"
     exit 2
 }
 "$python" -c 'from importlib.util import find_spec; raise SystemExit(not find_spec("omegaconf"))' || {
-    echo "$python lacks omegaconf, which the settings need; bash dev/setup.sh makes an environment that has it, or:" \
-        "$python -m pip install $(grep -Eo '^omegaconf==[^ ]+' "$root/requirements.txt")" >&2
+    echo "$python lacks omegaconf; bash dev/setup.sh makes an environment with it, or:" \
+        "$python -m pip install $(grep -Eo '^omegaconf==[^ ]+' "$root/requirements-base.txt")" >&2
     exit 2
 }
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"

@@ -1,30 +1,30 @@
 #!/usr/bin/env bash
-# A real Slurm cluster on this machine, of two virtual nodes n1 and n2, to try jobs on.
+# A real Slurm cluster on this machine, with two virtual nodes n1 and n2, to test jobs.
 #
-#     bash dev/slurm_cluster.sh start [DIRECTORY]     starts it, or finds it running; installs Debian's packages first
-#     export SLURM_CONF=DIRECTORY/slurm.conf          then sbatch, srun, squeue, sinfo work
-#     bash dev/slurm_cluster.sh status [DIRECTORY]    exit code 0: both nodes are ready for jobs
-#     bash dev/slurm_cluster.sh stop [DIRECTORY]      ends its jobs and daemons
-#     scancel --batch --signal=USR1 JOB               warns a job, as Slurm does before its time limit
+#     bash dev/slurm_cluster.sh start [DIRECTORY]     starts it unless it runs; installs Debian's packages if needed
+#     export SLURM_CONF=DIRECTORY/slurm.conf          for sbatch, srun, squeue, sinfo
+#     bash dev/slurm_cluster.sh status [DIRECTORY]    exit code 0 if both nodes are ready for jobs
+#     bash dev/slurm_cluster.sh stop [DIRECTORY]      stops its jobs and daemons
+#     scancel --batch --signal=USR1 JOB               warns a job as Slurm does before its time limit
 #
 #     bash dev/slurm_cluster.sh start --release RELEASE[:ROOT] [DIRECTORY]
-#     export PATH="DIRECTORY/bin:$PATH"               the same with the Slurm of another Debian release, such as trixie:
-#                                                     it is installed in ROOT (default: DIRECTORY/RELEASE), a minute;
-#     LLAMA31_SLURM_RELEASE=RELEASE[:ROOT]            has the tests run on it
+#     export PATH="DIRECTORY/bin:$PATH"               the same with the Slurm of another Debian release, such as trixie,
+#                                                     installed in ROOT (default: DIRECTORY/RELEASE) in a minute;
+#     LLAMA31_SLURM_RELEASE=RELEASE[:ROOT]            makes the tests use it
 #
-# DIRECTORY (default: /tmp/llama31-slurm) holds all that the cluster has: settings, munge's key and socket, state, logs.
-# Several clusters can run side by side, in a directory each. Needs root, for slurmd starts jobs as their users. The one
-# trace outside of DIRECTORY, packages aside, is a line of /etc/hosts that gives n1 and n2 this machine's address.
-# It takes further settings from DIRECTORY/more.conf, and of a node, such as Gres=gpu:4, from DIRECTORY/more.n1, if there.
-# Exit code 2: it cannot be done here; one line says why. Start: 3 s, and 15 s to install the packages.
+# DIRECTORY (default: /tmp/llama31-slurm) holds the whole cluster: settings, munge's key and socket, state, logs.
+# Several clusters can run at the same time in different directories. Needs root, because slurmd starts jobs as their
+# users. Outside of DIRECTORY, except for packages, it only adds a line to /etc/hosts with the address of n1 and n2.
+# Further settings are read from DIRECTORY/more.conf, and those of a node, such as Gres=gpu:4, from DIRECTORY/more.n1.
+# Exit code 2: not possible here; a line says why. Start: 3 s, and 15 s to install the packages.
 #
-# Of another release all daemons and jobs run in ROOT, with all files of this machine outside of its system's directories
-# (dev/debian_chroot.sh). What is mounted for that is seen by them alone and is gone with the last of them.
+# With another release, all daemons and jobs run in ROOT and see all files of this machine outside of its system
+# directories (dev/debian_chroot.sh). Only they see these mounts, which disappear with the last of them.
 set -euo pipefail
 
 here="$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")"
 nodes=(n1 n2)
-patience=60 # seconds to wait for daemons to come up or to end
+patience=60 # seconds to wait for daemons to start or stop
 
 say() { printf 'slurm_cluster: %s\n' "$*" >&2; }
 fail() {
@@ -34,10 +34,10 @@ fail() {
 
 # --- The parts of the cluster -------------------------------------------------------------------------------------
 
-pid_of() { # NAME: prints the id of the daemon that we started under this name, if it lives
+pid_of() { # NAME: prints the id of the daemon that we started under this name, if it runs
     local pid
     pid="$(cat -- "$dir/$1.pid" 2>/dev/null)" || return 1
-    # The id may belong to another program by now; ours have this directory in their command line.
+    # The id may belong to another program now; ours have this directory in their command line.
     [[ -n $pid ]] && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$dir/" && printf '%s\n' "$pid"
 }
 
@@ -45,7 +45,7 @@ wait_for() { # WHAT COMMAND...: until the command succeeds
     local what="$1" deadline=$((SECONDS + patience))
     shift
     until "$@" >/dev/null 2>&1; do
-        if ((SECONDS >= deadline)); then fail "$what: not within $patience s; see the logs in $dir"; fi
+        if ((SECONDS >= deadline)); then fail "$what: timed out after $patience s; see the logs in $dir"; fi
         sleep 0.1
     done
 }
@@ -54,11 +54,11 @@ nodes_are_ready() {
     [[ $(sinfo --noheader --Node --partition=debug --format=%T | grep -cE '^(idle|mixed|allocated)$') == "${#nodes[@]}" ]]
 }
 
-in_root() { # COMMAND...: the first one of a cluster; the programs in DIRECTORY/bin follow it
+in_root() { # COMMAND...: starts the first daemon; the programs in DIRECTORY/bin join its namespace
     if [[ -n $release ]]; then bash "$here/debian_chroot.sh" run "$root" "$dir/bin.inside" "$dir/bin" "$@"; else "$@"; fi
 }
 
-nothing_is_mounted() { # the processes in ROOT, and they alone, see something mounted at DIRECTORY/bin
+nothing_is_mounted() { # only processes in ROOT see a mount at DIRECTORY/bin
     ! grep -qsF -- " $dir/bin " /proc/[0-9]*/mountinfo
 }
 
@@ -70,13 +70,13 @@ is_running() {
 
 # --- start ----------------------------------------------------------------------------------------------------------
 
-install_release() { # and programs in DIRECTORY/bin that are those of the release, run where the cluster runs
+install_release() { # and links in DIRECTORY/bin to its programs, run in the cluster's namespace
     command -v debootstrap >/dev/null || apt_get debootstrap
     bash "$here/debian_chroot.sh" make "$release" "$root" slurm-wlm munge python3
     mkdir -- "$dir/bin" "$dir/bin.inside"
     cat >"$dir/bin/.enter" <<'ENTER'
 #!/usr/bin/env bash
-# A program of Slurm, run where the cluster of SLURM_CONF runs; links give it its names.
+# Runs the program of Slurm that the link is named after in the namespace of the cluster of SLURM_CONF.
 dir="$(dirname -- "$SLURM_CONF")"
 pid="$(cat -- "$dir/munged.pid")" && grep -qsF -- " $dir/bin " "/proc/$pid/mountinfo" || {
     echo "${0##*/}: SLURM_CONF=$SLURM_CONF: no cluster of another release runs in this directory" >&2
@@ -89,12 +89,12 @@ ENTER
     for program in $(chroot "$root" dpkg -L slurm-client slurmctld slurmd | grep -E '/s?bin/.'); do
         name="$(basename -- "$program" -wlm)"
         ln -s .enter "$dir/bin/$name"
-        ln -s "$program" "$dir/bin.inside/$name" # what the directory shows to those who are there already
+        ln -s "$program" "$dir/bin.inside/$name" # visible at DIRECTORY/bin within the namespace
     done
 }
 
 apt_get() { # PACKAGE...
-    command -v apt-get >/dev/null || fail "${1} is not installed, and this is no Debian to install it on"
+    command -v apt-get >/dev/null || fail "${1} is not installed, and there is no apt-get to install it"
     say "installing $*"
     { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q --yes --no-install-recommends "$@"; } \
         >"$dir/apt.log" 2>&1 || fail "apt-get failed; see $dir/apt.log"
@@ -110,20 +110,20 @@ install_packages() {
     done
 }
 
-free_ports() { # COUNT: prints so many ports that nobody listens on
+free_ports() { # COUNT: prints this number of free ports
     python3 -c 'import socket, sys
 sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]))]
 print(*(s.getsockname()[1] for s in sockets))' "$1"
 }
 
-more() { # NAME: prints what was left in DIRECTORY/more.NAME
+more() { # NAME: prints DIRECTORY/more.NAME, if it exists
     if [[ -f $dir/more.$1 ]]; then cat -- "$dir/more.$1"; fi
 }
 
 write_settings() {
     local ports host
-    # Job ids begin with the first of them: so clusters side by side have different ones, and their jobs' ranks, which
-    # meet at a port that is made from the id (llama31/launch/slurm/job.sbatch), do not meet those of another cluster.
+    # Job ids start at the first port, so that clusters on this machine have different ids: ranks rendezvous at a port
+    # that is derived from the id (llama31/launch/slurm/job.sbatch).
     read -ra ports < <(free_ports $((1 + ${#nodes[@]})))
     host="$(hostname -s)"
     {
@@ -161,7 +161,7 @@ CONF
         echo "PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO"
         more conf
     } >"$dir/slurm.conf"
-    # By default newer ones need control groups that systemd made; older ones need none, and refuse this setting.
+    # Newer versions need control groups from systemd by default; older ones do not know this setting.
     if [[ $(printf '%s\n' 23.11 "$(slurmd -V | cut -d' ' -f2)" | sort --version-sort | head -n 1) == 23.11 ]]; then
         echo "CgroupPlugin=disabled" >"$dir/cgroup.conf"
     fi
@@ -177,16 +177,16 @@ start() {
         say_ready
         return
     fi
-    stop_daemons # what an interrupted start left
+    stop_daemons # left by an interrupted start
     rm -rf -- "${dir:?}/bin" "$dir/bin.inside"
     if [[ -n $release ]]; then install_release; else install_packages; fi
     printf '%s\n' "$root" >"$dir/root"
     grep -qE '^127\.0\.0\.1 +n1 n2$' /etc/hosts || echo "127.0.0.1 n1 n2" >>/etc/hosts
-    rm -rf -- "$dir/state" "$dir/cgroup.conf" # jobs of an earlier life, and perhaps of another release
+    rm -rf -- "$dir/state" "$dir/cgroup.conf" # jobs of an earlier cluster, perhaps of another release
     mkdir -p -- "$dir/state" "${nodes[@]/#/$dir/spool.}"
     if [[ ! -f $dir/munge.key ]]; then (umask 077 && head -c 128 /dev/urandom >"$dir/munge.key"); fi
 
-    # Daemons must not inherit the lock. munged finds fault with logs and sockets below /tmp unless it is forced.
+    # Daemons must not inherit the lock. Without --force, munged refuses logs and sockets below /tmp.
     in_root munged --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" \
         --seed-file="$dir/munge.seed" --log-file="$dir/munged.log" 2>>"$dir/munged.log" 9>&-
     write_settings
@@ -226,7 +226,7 @@ stop() {
         wait_for "end of the jobs" no_jobs_left
     fi
     stop_daemons
-    wait_for "end of what the jobs left running" nothing_is_mounted
+    wait_for "end of the jobs' processes" nothing_is_mounted
     say "stopped"
 }
 
@@ -236,7 +236,7 @@ main() {
     while (($#)); do
         case "$1" in
             --release)
-                (($# > 1)) || fail "--release: needs a release of Debian, such as trixie"
+                (($# > 1)) || fail "--release needs a Debian release, such as trixie"
                 release="$2"
                 shift
                 ;;
@@ -259,7 +259,7 @@ main() {
                 exit 1
             fi
             ;;
-        *) fail "unknown command: ${1:-none}; what works: start, status, stop" ;;
+        *) fail "unknown command: ${1:-none}; expected: start, status, stop" ;;
     esac
 }
 

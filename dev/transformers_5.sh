@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Converts a small Llama saved by transformers 5 to NeMo and back, and runs the export in transformers 5 and in the
-# pinned transformers 4: all logits must be equal to the bit. Not part of the tests: it needs 1 GB of packages.
+# Converts a small Llama that transformers 5 saved to NeMo and back, and runs the export in transformers 5 and in the
+# pinned transformers 4: all logits must be equal to the bit. Not a test, because it needs 1 GB of packages.
 #
 #     bash dev/transformers_5.sh [PYTHON]
 #
-# PYTHON: one that has torch and transformers 5 already; else they are installed in a temporary directory (3 minutes).
+# PYTHON: a Python with torch and transformers 5 (default: installed in a temporary directory, 3 minutes).
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,7 +15,7 @@ ours="$(bash dev/setup.sh)/bin/python"
 theirs="${1:-$work/venv/bin/python}"
 if (($# == 0)); then
     "$ours" -m venv -- "$work/venv"
-    "$theirs" -m pip install --quiet --disable-pip-version-check "$(grep -o '^torch==[0-9.]*' requirements.txt)" \
+    "$theirs" -m pip install --quiet --disable-pip-version-check "$(grep -o '^torch==[0-9.]*' requirements-train.txt)" \
         "transformers==$version"
 fi
 

@@ -1,8 +1,8 @@
-"""One step of dev/transformers_5.sh, in an environment that has torch and any transformers.
+"""Run a step of dev/transformers_5.sh in an environment with torch and some version of transformers.
 
-python dev/transformers_logits.py save DIRECTORY        a small random Llama 3.1, as this transformers saves it
-python dev/transformers_logits.py run DIRECTORY FILE    logits of a checkpoint, fp32
-python dev/transformers_logits.py compare FILE...       whether all logits are equal
+python dev/transformers_logits.py save DIRECTORY        save a small random Llama 3.1
+python dev/transformers_logits.py run DIRECTORY FILE    write the logits of a checkpoint, fp32
+python dev/transformers_logits.py compare FILE...       fail unless all logits are equal
 """
 
 import sys
@@ -55,7 +55,7 @@ def compare(*files: str) -> None:
     for file, logits in zip(files[1:], others, strict=True):
         if not torch.equal(logits, first):
             sys.exit(f"{file}: differs from {files[0]} by {(logits - first).abs().max():.2g}")
-    print(f"{len(files)} times the same logits, to the bit")
+    print(f"the logits in all {len(files)} files are equal to the bit")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 # Guess: two libraries that read the same tokenizer.json, whose regular expression is written out in it, give the same
 # ids for every text.
 # Seen: \p{L} is each library's own Unicode, 17 in gigatoken 0.10.0 and 16 in tokenizers 0.22.2. To the latter U+A7CE is
-# a symbol, which takes the apostrophe with it and leaves s alone. No message, and no sample shows it without such a
+# a symbol, which takes the apostrophe and separates it from s. No message, and no sample shows it without such a
 # letter. With U+1C89, a letter since Unicode 16, both agree.
 set -euo pipefail
 

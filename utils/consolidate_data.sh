@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Joins C4's 1,024 training shards to 8 files and its 8 validation shards to one, and makes the validation set.
+# Merges C4's 1,024 training shards into 8 files and its 8 validation shards into one, and makes the validation set.
 #
 #     C4_PATH=/data/c4 MERGED_C4_PATH=/data/merged PARTS="6 7" bash utils/consolidate_data.sh
 #
@@ -8,13 +8,13 @@
 #   MERGED_C4_PATH          directory for c4-train.en_<part>.json.gz, c4-validation.en.json.gz and the validation set,
 #                           c4-validation-<N_VALIDATION_SAMPLES>-samples.en.json.gz
 #   N_VALIDATION_SAMPLES    documents in the validation set: the first of the validation shards (default: 91,205, the
-#                           fewest that give the 47,185,920 tokens that were wanted)
+#                           smallest number that gives the required 47,185,920 tokens)
 #   PARTS                   parts to make, separated by spaces (default: 0 1 2 3 4 5 6 7; the benchmark trains on 6 7)
-#   JOBS                    files to make at a time (default: the number of cores)
+#   JOBS                    files to write at a time (default: the number of cores)
 #
-# Shards are copied compressed, and decompressed on the way to see that they are whole: those missing or damaged are all
-# listed, and the exit code is then 2. What is done is skipped, so a run that was ended can be started again.
-# Disk: as much as the shards of the parts.
+# Shards are copied compressed, and decompressed on the way to verify them: missing and damaged ones are listed, and the
+# exit code is then 2. Finished files are skipped, so an interrupted call can be repeated.
+# Disk: the size of the shards of the parts.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# Downloads the benchmark's data from MLCommons' public storage, without any login, and checks every MD5.
+# Downloads the benchmark's data from MLCommons' public storage, without a login, and checks every MD5.
 #
 #     bash utils/download_data.sh preprocessed           token files, 85 GB, to PREPROCESSED_PATH
 #     bash utils/download_data.sh tokenizer [--weights]  the tokenizer, 9 MB, to TOKENIZER_PATH; with the weights 16 GB
 #     bash utils/download_data.sh raw                    C4's shards as .json, to C4_PATH
-#     bash utils/download_data.sh URL DIRECTORY          any other set of MLCommons, by the URL of its .uri file
+#     bash utils/download_data.sh URL DIRECTORY          another data set of MLCommons, by the URL of its .uri file
 #
 # Environment:
-#   PARTS                      raw: parts whose training shards are wanted (default: all, 0 1 2 3 4 5 6 7)
+#   PARTS                      raw: parts whose training shards to download (default: all, 0 1 2 3 4 5 6 7)
 #   JOBS                       transfers at a time (default: 8)
-#   https_proxy, no_proxy, REQUESTS_CA_BUNDLE   as everywhere
-#   MLCOMMONS_MIRROR           address of a copy of https://training.mlcommons-storage.org, used in its place
-#   CF_ACCESS_CLIENT_ID        private sets: a service account that may read them
+#   https_proxy, no_proxy, REQUESTS_CA_BUNDLE   as usual
+#   MLCOMMONS_MIRROR           address of a mirror of https://training.mlcommons-storage.org
+#   CF_ACCESS_CLIENT_ID        private data sets: a service account that may read them
 #   CF_ACCESS_CLIENT_SECRET    its secret
 #
-# With any of these variables the files come from MLCommons' bucket instead, by rclone, which needs keys:
-#   MLC_PATH                   path of the data in the bucket, bucket/directory; for raw it is known
+# With any of these variables, rclone downloads from MLCommons' bucket instead, which needs keys:
+#   MLC_PATH                   path of the data, bucket/directory (raw has a default)
 #   MLC_ENDPOINT               address of the bucket's server
 #   MLC_ACCESS_KEY_ID          access key
-#   MLC_SECRET_ACCESS_KEY      its secret; without these three, rclone's own remote mlc-training is used
+#   MLC_SECRET_ACCESS_KEY      its secret; without these three, rclone's remote mlc-training is used
 #
-# A download that was interrupted resumes, within a file too. Files that are there are checked once and not fetched.
+# An interrupted download resumes, within files too. Existing files are checked once and not downloaded again.
 # Disk: 85 GB for the token files of part 6 and the validation set; 842 GB for all shards, 211 GB for PARTS="6 7".
 set -euo pipefail
 
@@ -49,10 +49,10 @@ case "$*" in
         options+=(${PARTS+"--parts=$PARTS"})
         ;;
     *://*)
-        [[ $# == 2 && -n $2 ]] || fail "$1: to which directory? bash utils/download_data.sh URL DIRECTORY"
+        [[ $# == 2 && -n $2 ]] || fail "$1: directory missing; usage: bash utils/download_data.sh URL DIRECTORY"
         exec bash "$here/llama31.sh" download "$1" "$2" "${options[@]}"
         ;;
-    *) fail "what to download? preprocessed, tokenizer [--weights], raw, or URL DIRECTORY; --help says more" ;;
+    *) fail "expected preprocessed, tokenizer [--weights], raw, or URL DIRECTORY; see --help" ;;
 esac
 directory="${!variable:-}"
 [[ -n $directory ]] || fail "$variable: set it to the directory to download to"
@@ -60,5 +60,5 @@ if [[ -z ${MLC_PATH-}${MLC_ENDPOINT-}${MLC_ACCESS_KEY_ID-}${MLC_SECRET_ACCESS_KE
     exec bash "$here/llama31.sh" download "$1" "$directory" "${options[@]}"
 fi
 bash "$here/llama31.sh" download "$1" "$directory" "${options[@]}" --rclone ${MLC_PATH:+"--path=$MLC_PATH"}
-# The bucket does not know the MD5 of every file.
+# The bucket has no MD5 for some files.
 if [[ $1 == preprocessed ]]; then exec bash "$here/llama31.sh" verify "$directory"; fi

@@ -6,7 +6,7 @@
 # Environment:
 #   TOKENIZER_PATH    directory to download to
 #   HF_REPOSITORY     repository (default: meta-llama/Llama-3.1-8B)
-#   Hugging Face's own variables (HF_TOKEN, HF_ENDPOINT, HF_HOME, ...) are honoured.
+#   Hugging Face's own variables (HF_TOKEN, HF_ENDPOINT, HF_HOME, ...) are respected.
 #
 # The repository is gated: ask for access on its page, then log in with: hf auth login
 set -euo pipefail
@@ -15,7 +15,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 case "$*" in
     "" | --weights) ;;
     *)
-        echo "download_hf_llama3.sh: unknown arguments: $*; what works: --weights" >&2
+        echo "download_hf_llama3.sh: unknown arguments: $*; expected: --weights" >&2
         exit 2
         ;;
 esac

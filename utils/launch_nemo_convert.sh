@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Converts a Hugging Face checkpoint of a Llama to a NeMo checkpoint (context, weights) with utils/nemo_convert.py.
+# Converts a Hugging Face Llama checkpoint to a NeMo checkpoint (context, weights) with utils/nemo_convert.py.
 #
 #     sbatch utils/launch_nemo_convert.sh      in a Slurm job, on one node
 #     bash utils/launch_nemo_convert.sh        on this machine
@@ -7,9 +7,9 @@
 # Environment:
 #   SRC_PATH          directory of the Hugging Face checkpoint: config.json, safetensors, tokenizer
 #   DST_PATH          directory to make; it must not exist. MODEL_CKPT=$DST_PATH FROM_HF=1 then trains from it
-#   CONT_IMAGE_URL    container image to work in, for Slurm with pyxis (default: none; .venv, or else python3)
+#   CONT_IMAGE_URL    container image, for Slurm with pyxis (default: none; uses .venv or python3)
 #
-# It needs no GPU. What is not complete is in DST_PATH.partial; the same command, given again, goes on with it.
+# Needs no GPU. An incomplete output is in DST_PATH.partial; the same command resumes it.
 #SBATCH --job-name=llama31-convert
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
@@ -20,14 +20,14 @@ fail() {
     exit 2
 }
 
-(($# == 0)) || fail "unknown arguments: $*; settings go into the environment"
-[[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || fail "leave out --array: one job converts one checkpoint"
+(($# == 0)) || fail "unknown arguments: $*; set environment variables instead"
+[[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || fail "remove --array: one job converts one checkpoint"
 
-# Where this checkout is. The same lines stand in launch_nemo_convert.sh and preprocess.sh.
+# Find this checkout. The same lines are in launch_nemo_convert.sh and preprocess.sh.
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-if [[ ! -f $here/llama31.sh ]]; then # sbatch runs a copy of this script, and Slurm knows of which
-    script="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's/^ *Command=//p' | tail -n 1)" # a job array's show all
-    [[ $script == /* ]] || script="${SLURM_SUBMIT_DIR:-}/$script" # as sbatch --chdir leaves it
+if [[ ! -f $here/llama31.sh ]]; then # sbatch runs a copy; Slurm knows the original's path
+    script="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's/^ *Command=//p' | tail -n 1)" # a job array shows all jobs
+    [[ $script == /* ]] || script="${SLURM_SUBMIT_DIR:-}/$script" # the path is relative to it even with sbatch --chdir
     here="$(realpath -m -- "$(dirname -- "$script")")"
 fi
 [[ -f $here/llama31.sh ]] || fail "submit it as a file, such as sbatch utils/preprocess.sh"
@@ -35,7 +35,7 @@ root="$(dirname "$here")"
 # shellcheck source=../llama31/launch/environment.sh
 source "$root/llama31/launch/environment.sh"
 unset_slurm_options_in_job
-# Until here.
+# End of the common lines.
 
 (: "${SRC_PATH:?set it to the directory of the Hugging Face checkpoint}") || exit 2
 (: "${DST_PATH:?set it to the directory to make}") || exit 2

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# python3 -m llama31, with the Python of .venv (or LLAMA31_VENV), or else the one at hand, such as a container's.
+# Runs python3 -m llama31 with the Python of .venv (or LLAMA31_VENV), or the one in PATH, such as a container's.
 #
 #     bash utils/llama31.sh VERB [ARGUMENTS]      e.g. bash utils/llama31.sh --help
 set -euo pipefail

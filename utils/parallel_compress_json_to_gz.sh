@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compresses C4's .json files to .json.gz in their place, with all cores.
+# Compresses C4's .json files to .json.gz in place, on all cores.
 #
 #     C4_PATH=/data/c4 bash utils/parallel_compress_json_to_gz.sh
 #
@@ -7,9 +7,9 @@
 #   C4_PATH    directory with c4-train.*.json and c4-validation.*.json
 #   JOBS       files at a time (default: the number of cores)
 #
-# A .json file is removed once its .json.gz was read back and held the same bytes. Files that are compressed already are
-# skipped, so a run that was ended can be started again. A file that fails is named; the exit code is then 2.
-# Disk: what JOBS files take compressed, on top of the files; 200 GB become free of every 300 GB.
+# A .json file is removed after its .json.gz has been read back and compared. Compressed files are skipped, so an
+# interrupted call can be repeated. Files that fail are listed; the exit code is then 2.
+# Disk: the compressed size of JOBS files in addition; frees 200 GB of every 300 GB.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
 # Makes the token files (.bin, .idx) of the training parts and of the validation set.
 #
-#     sbatch [--nodes=2 ...] utils/preprocess.sh      in a Slurm job: the files are shared out among its nodes
+#     sbatch [--nodes=2 ...] utils/preprocess.sh      in a Slurm job: its nodes share the files
 #     bash utils/preprocess.sh                        the same work on this machine
 #
 # Environment:
 #   TOKENIZER_PATH          directory of the tokenizer
 #   MERGED_C4_PATH          directory with c4-train.en_<part>.json.gz and the validation set
-#   FROM_SHARDS             1: make the parts from their 128 shards each in C4_PATH; each shard is a file of its own, and
-#                           in the end they are joined (default: 0). Of MERGED_C4_PATH only the validation set is needed
-#                           then: PARTS="" bash utils/consolidate_data.sh
+#   FROM_SHARDS             1: make each part from its 128 shards in C4_PATH; each shard becomes a token file, and these
+#                           are joined at the end (default: 0). MERGED_C4_PATH then only needs the validation set:
+#                           PARTS="" bash utils/consolidate_data.sh
 #   PREPROCESSED_PATH       directory for c4-train.en_<part>_text_document.{bin,idx} and
 #                           c4-validation-<N_VALIDATION_SAMPLES>-samples.en_text_document.{bin,idx}
 #   PARTS                   training parts, separated by spaces (default: 6 7, the benchmark's)
 #   N_VALIDATION_SAMPLES    documents in the validation set (default: 91,205)
-#   ON_BAD_LINE             at a line without a text: stop, or skip it and list it in the manifest (default: stop)
-#   BAD_LINE_LIMIT          lines to skip for each token file before it stops (default: 100)
+#   ON_BAD_LINE             on a line without a text: stop, or skip the line and list it in the manifest (default: stop)
+#   BAD_LINE_LIMIT          maximum number of skipped lines per token file (default: 100)
 #   JOBS                    files at a time on each machine (default: one for every 8 cores)
-#   CONT_IMAGE_URL          container image to work in, for Slurm with pyxis (default: none; .venv, or else python3)
+#   CONT_IMAGE_URL          container image, for Slurm with pyxis (default: none; uses .venv or python3)
 #
-# A file that fails is named, the others are done all the same, and the exit code is not 0. What is done is skipped, and
-# what was begun is gone on with, so the same command can be given again. Time: docs/data.md, "Time and disk".
-# Disk: 85 GB for each part; with FROM_SHARDS=1 as much again until the parts are joined.
+# Files that fail are listed, the others are still made, and the exit code is not 0. Finished files are skipped and
+# interrupted ones resumed, so the same command can be repeated. Time: docs/data.md, "Time and disk".
+# Disk: 85 GB per part; twice that with FROM_SHARDS=1, until the parts are joined.
 #SBATCH --job-name=llama31-preprocess
 #SBATCH --nodes=1
 #SBATCH --exclusive
@@ -32,14 +32,14 @@ fail() {
     exit 2
 }
 
-(($# == 0)) || fail "unknown arguments: $*; settings go into the environment"
-[[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || fail "leave out --array: --nodes=N shares the files out among N nodes"
+(($# == 0)) || fail "unknown arguments: $*; set environment variables instead"
+[[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || fail "remove --array: --nodes=N divides the files among N nodes"
 
-# Where this checkout is. The same lines stand in launch_nemo_convert.sh and preprocess.sh.
+# Find this checkout. The same lines are in launch_nemo_convert.sh and preprocess.sh.
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-if [[ ! -f $here/llama31.sh ]]; then # sbatch runs a copy of this script, and Slurm knows of which
-    script="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's/^ *Command=//p' | tail -n 1)" # a job array's show all
-    [[ $script == /* ]] || script="${SLURM_SUBMIT_DIR:-}/$script" # as sbatch --chdir leaves it
+if [[ ! -f $here/llama31.sh ]]; then # sbatch runs a copy; Slurm knows the original's path
+    script="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's/^ *Command=//p' | tail -n 1)" # a job array shows all jobs
+    [[ $script == /* ]] || script="${SLURM_SUBMIT_DIR:-}/$script" # the path is relative to it even with sbatch --chdir
     here="$(realpath -m -- "$(dirname -- "$script")")"
 fi
 [[ -f $here/llama31.sh ]] || fail "submit it as a file, such as sbatch utils/preprocess.sh"
@@ -47,7 +47,7 @@ root="$(dirname "$here")"
 # shellcheck source=../llama31/launch/environment.sh
 source "$root/llama31/launch/environment.sh"
 unset_slurm_options_in_job
-# Until here.
+# End of the common lines.
 
 (: "${TOKENIZER_PATH:?set it to the directory of the tokenizer}") || exit 2
 (: "${MERGED_C4_PATH:?set it to the directory with the merged files}") || exit 2
@@ -69,7 +69,7 @@ case "${FROM_SHARDS:-0}" in
         mounts+=",$c4:$c4"
         work+=(--shards="$c4")
         ;;
-    *) fail "FROM_SHARDS=$FROM_SHARDS: what works: 0, 1" ;;
+    *) fail "FROM_SHARDS=$FROM_SHARDS: expected: 0, 1" ;;
 esac
 
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
@@ -78,10 +78,10 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
 fi
 
 cpus="${SLURM_CPUS_ON_NODE:-${SLURM_JOB_CPUS_PER_NODE:-}}"
-cpus="${cpus%%[!0-9]*}" # of "72(x2),36" those of the first nodes
-[[ -n $cpus ]] || fail "neither SLURM_CPUS_ON_NODE nor SLURM_JOB_CPUS_PER_NODE says how many cores a node has"
-step=(srun --kill-on-bad-exit=0 --wait=0) # whatever the site's defaults: one that fails must not end the others
-[[ -z ${SLURM_STEP_ID:-} ]] || step+=(--overlap) # in an interactive step, which holds the resources itself
+cpus="${cpus%%[!0-9]*}" # "72(x2),36": the number of the first nodes
+[[ -n $cpus ]] || fail "neither SLURM_CPUS_ON_NODE nor SLURM_JOB_CPUS_PER_NODE is set"
+step=(srun --kill-on-bad-exit=0 --wait=0) # override the site's defaults: a failed task must not end the others
+[[ -z ${SLURM_STEP_ID:-} ]] || step+=(--overlap) # in an interactive step, which occupies the resources
 if [[ -n ${CONT_IMAGE_URL:-} ]]; then
     step+=(--container-image="$CONT_IMAGE_URL" --no-container-mount-home --container-workdir="$root"
         --container-mounts="$mounts")
@@ -89,11 +89,11 @@ if [[ -n ${CONT_IMAGE_URL:-} ]]; then
 fi
 jobs="${JOBS:-$(((cpus + 7) / 8))}"
 if [[ ! $jobs =~ ^[1-9][0-9]*$ ]] || ((jobs > cpus)); then
-    fail "JOBS=$jobs: files at a time on each machine, 1 to its $cpus cores"
+    fail "JOBS=$jobs: expected 1 to $cpus, the cores of a machine"
 fi
 threads=$((cpus / jobs))
 nodes="$SLURM_JOB_NUM_NODES"
-# shellcheck disable=SC2016 # the tasks know their number, this script does not
+# shellcheck disable=SC2016 # expanded by the tasks
 share='exec "$@" --share="$SLURM_PROCID/$SLURM_NTASKS"'
 "${step[@]}" --nodes="$nodes" --ntasks=$((nodes * jobs)) --ntasks-per-node="$jobs" --cpus-per-task="$threads" \
     bash -c "$share" preprocess "${work[@]}" --jobs=1 --threads="$threads" || failed=$?

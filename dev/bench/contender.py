@@ -1,7 +1,4 @@
-"""Contenders that take turns: each a process of its own, which makes steps when it is told to and waits otherwise.
-
-Machines change their speed from minute to minute, so what is compared runs in short turns, one after the other.
-"""
+"""Processes that a bench compares: each runs steps on request and waits otherwise."""
 
 import multiprocessing
 import os
@@ -13,16 +10,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from dev.bench.index import kilobytes
+from dev.bench import harness
 
-GRACE = 10.0  # seconds for a contender to end by itself
+GRACE = 10.0  # seconds for a contender to exit after its connection is closed
 
 
 class Contender:
-    """A process that was started for `target(connection, *arguments)`.
+    """A process that runs `target(connection, *arguments)`.
 
-    The target sends anything when it is ready; then it receives turns and answers each with the seconds of its steps,
-    until the connection ends. What it prints is shown where it fails.
+    The target sends any object when it is ready. Then it receives turns and answers each with the seconds of its steps,
+    until the connection is closed. Its output is shown if it fails.
     """
 
     def __init__(self, name: str, target: Callable[..., None], *arguments: Any):
@@ -30,13 +27,13 @@ class Contender:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.output = tempfile.NamedTemporaryFile()  # noqa: SIM115 - as long as this object
-        self.process = context.Process(target=_unheard, args=(self.output.name, target, theirs, *arguments))
+        self.process = context.Process(target=_run_quietly, args=(self.output.name, target, theirs, *arguments))
         self.process.start()
         theirs.close()
         self._receive()
 
     def turn(self, loop: str, steps: int) -> Any:
-        """What the target answers: seconds of `steps` steps of a loop."""
+        """Run `steps` steps of a loop and return the target's answer, usually their seconds."""
         self.connection.send((loop, steps))
         return self._receive()
 
@@ -45,22 +42,25 @@ class Contender:
             return self.connection.recv()
         except EOFError:
             printed = Path(self.output.name).read_text(errors="replace")
-            raise SystemExit(f"{printed}\n{self.name} ended before its turn") from None
+            raise SystemExit(f"{printed}\n{self.name} exited before its turn") from None
 
     def peak_memory(self) -> int:
-        """Most bytes that the process held at once."""
-        return kilobytes(Path(f"/proc/{self.process.pid}/status"), "VmHWM")
+        """Return the peak memory of the process in bytes."""
+        return harness.kilobytes(Path(f"/proc/{self.process.pid}/status"), "VmHWM")
 
-    def end(self) -> None:
-        """Ends the process."""
+    def __enter__(self) -> "Contender":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
         self.connection.close()
         self.process.join(GRACE)
         self.process.kill()
         self.process.join()
 
 
-def _unheard(output: str, target: Callable[..., None], *arguments: Any) -> None:
-    """Is the process: what it prints goes to a file."""
+def _run_quietly(output: str, target: Callable[..., None], *arguments: Any) -> None:
+    """Run the target in the new process, with its output going to a file."""
     with open(output, "ab") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
@@ -68,7 +68,7 @@ def _unheard(output: str, target: Callable[..., None], *arguments: Any) -> None:
 
 
 def timed(connection: Connection, loops: dict[str, Callable[[], None]]) -> None:
-    """Makes the steps that are asked for, and answers with their seconds, until the connection ends."""
+    """Run the requested steps and send their seconds, until the connection is closed."""
     connection.send("ready")
     while True:
         try:
@@ -84,30 +84,19 @@ def timed(connection: Connection, loops: dict[str, Callable[[], None]]) -> None:
 
 
 def in_turns(loops: Sequence[tuple[str, Contender, str]], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Lets all loops take turns; the first turn of each is not counted.
+    """Run all loops in turns; the first turn of each does not count.
 
     Args:
-        loops: Name, contender, and the contender's name of the loop.
-        rounds: Turns of each.
-        steps: Steps of a turn.
+        loops: Name in the result, contender, and name of the loop there.
+        rounds: Turns of each loop that count.
+        steps: Steps per turn.
 
     Returns:
-        By name, the median seconds of a step in each round.
+        By name, the median seconds per step of each round.
     """
-    found: dict[str, list[float]] = {name: [] for name, _, _ in loops}
-    for turn in range(rounds + 1):
-        for name, contender, loop in loops:
-            seconds = contender.turn(loop, steps)
-            if turn:
-                found[name].append(statistics.median(seconds))
-    return found
 
+    def turn(contender: Contender, loop: str) -> Callable[[], float]:
+        return lambda: statistics.median(contender.turn(loop, steps))
 
-def ratios(these: Sequence[float], those: Sequence[float]) -> list[float]:
-    """Round by round, what these take in relation to those."""
-    return [one / other for one, other in zip(these, those, strict=True)]
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    """The median, and the range."""
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+    measures = {name: turn(contender, loop) for name, contender, loop in loops}
+    return harness.alternate(measures, rounds, warm_up=1)

@@ -1,26 +1,20 @@
-"""Memory and time of converting a random Llama of Llama 3.2 1B's shape, bf16, to NeMo and back.
+"""Measure memory and time of converting a random Llama with the shape of Llama 3.2 1B, bf16, to NeMo and back.
 
     python3 -m dev.bench.convert_memory DIRECTORY
 
-DIRECTORY gets 8 GB, which stay there. The peak is that of the process (ru_maxrss): it counts what is read through
-mapped files too. The limit is the model in its type once, plus the largest file of the source.
+Writes 8 GB to DIRECTORY and keeps them. The peak is that of the process (ru_maxrss), which includes pages of mapped
+files. It is printed next to the expected limit: the model once in its data type, plus the largest file of the source.
 """
 
-import argparse
 import json
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
-
-from llama31.checkpoint.formats import architecture, hugging_face  # noqa: E402
+from dev.bench import harness
+from llama31.checkpoint.formats import architecture, hugging_face
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -51,7 +45,7 @@ PER_FILE = 40  # tensors
 
 
 def make(directory: Path) -> None:
-    """Writes the random model, in files of about half a GB."""
+    """Write a random model in files of about half a GB."""
     directory.mkdir()
     generator = torch.Generator().manual_seed(0)
     shapes = architecture.from_hugging_face(CONFIG, directory).shapes()
@@ -72,22 +66,9 @@ def make(directory: Path) -> None:
     (directory / hugging_face.CONFIG).write_text(json.dumps(CONFIG))
 
 
-def measure(*arguments: str) -> tuple[float, float]:
-    """Seconds and peak memory in bytes of one conversion."""
-    start = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "llama31", "convert", *arguments], cwd=REPOSITORY)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"convert {' '.join(arguments)} failed")
-    return time.monotonic() - start, usage.ru_maxrss * 1024
-
-
 def main() -> None:
-    """Makes the model, unless it is there, converts it and prints the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
-    directory = parser.parse_args().directory.absolute()
-    directory.mkdir(parents=True, exist_ok=True)
+    """Make the model unless it exists, convert it, and print the figures."""
+    directory = harness.parser(__doc__, directory=True).parse_args().directory
     source, nemo, back = directory / "source", directory / "nemo", directory / "back"
     if not source.exists():
         make(source)
@@ -96,7 +77,7 @@ def main() -> None:
         "to Hugging Face": ("--source", str(nemo), "--destination", str(back), "--to", "hf"),
     }.items():
         files = [file.stat().st_size for file in Path(arguments[1]).rglob("*") if file.is_file()]
-        seconds, peak = measure(*arguments)
+        seconds, peak = harness.measured([sys.executable, "-m", "llama31", "convert", *arguments])
         limit = sum(files) + max(files)
         print(f"{name}: {seconds:.0f} s, peak {peak / 1e9:.2f} GB; model and largest file {limit / 1e9:.2f} GB")
 

@@ -1,21 +1,21 @@
-"""Time and memory of a training step of Llama 3.1 8B's layers on one GPU: the product's model beside Hugging Face's.
+"""Measure a training step of Llama 3.1 8B's layers on one GPU: this project's model and Hugging Face's.
 
-    python3 -m dev.bench.gpu_step [--steps 10] [--layers N] [--only WORDS] [--device cpu] [NAME=value ...]
+    python3 -m dev.bench.gpu_step [--steps 10] [--layers N] [--only TEXT] [--device cpu] [NAME=value ...]
 
-Each case trains from random weights on random tokens, alone on the GPU, in a process of its own:
+Each case trains from random weights on random tokens in its own process; the cases run one after another:
 
     torch      Hugging Face's Llama with SDPA, fp32 weights under autocast, torch's fused AdamW; plain and compiled
-    megatron   the product's model, with Megatron's DDP and optimizer as the recipe has them, without Lightning: on
-               torch's layers, also without torch.compile, and on Transformer Engine's, in bf16 and fp8
+    megatron   this project's model with Megatron's DDP and optimizer as in the recipe, without Lightning: with torch's
+               layers, also without torch.compile, and with Transformer Engine's, in bf16 and fp8
 
-What is not installed is left out, with a line that says so; without NeMo, Megatron-Core takes the same values from
-dev/bench/megatron_alone.py. First the cases take as many layers as fit without
-recomputation by the product's estimate, and fewer where one runs out of memory; then all 32 layers with recomputation,
-and a quarter of the vocabulary, for with all of it the optimizer's state alone does not fit one GPU of 141 GB.
+Cases whose packages are missing are skipped with a message; without NeMo, dev/bench/megatron_alone.py configures
+Megatron-Core. The first cases use as many layers as fit without recomputation by this project's estimate, fewer if one
+runs out of memory. The others use all 32 layers with recomputation and a quarter of the vocabulary: with all of it the
+optimizer state would not fit a GPU of 141 GB.
 
-Prints for each the median over the steps. Model FLOPs are 6 N + 12 L d s for each token (llama31/estimates/speed.py),
-N with both embeddings, whatever is recomputed; MFU is their rate over the GPU's peak of dense bf16, also for fp8. The
-last column has the rate in relation to the first case's. With --device cpu the layers are small: a test of this file.
+Prints medians over the steps. Model FLOPs are 6 N + 12 L d s per token (llama31/estimates/speed.py), N including both
+embeddings, without recomputed ones; MFU is their rate over the GPU's dense bf16 peak, also for fp8. The last column is
+the rate relative to the first case. --device cpu uses small layers, to test the bench.
 """
 
 import argparse
@@ -23,12 +23,13 @@ import importlib.util
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dev.bench import harness
+from dev.bench.harness import Column
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.config import devices
@@ -36,26 +37,37 @@ from llama31.config.model_sizes import SIZES, Shape
 from llama31.config.recompute import instead
 from llama31.config.resolve import from_dict, resolve
 from llama31.estimates import memory, speed
-from llama31.estimates.gpus import GB, TERA, called
+from llama31.estimates.gpus import GB, TERA, by_device_name
 from llama31.launch import rank_command
 from llama31.plan import validate
 from llama31.settings import Device, Precision, RecomputeGranularity, Settings, to_dict
 
 SIZE = "bench"
-"""Name by which the product knows the shape in these processes."""
+"""Value of SIZE for the shape in these processes."""
 SMALL = replace(SIZES["demo"], layers=2)
 USUAL = {"cuda": ["GBS=1"], "cpu": ["GBS=1", "SEQ_LENGTH=64"]}
 VOCABULARY = {"cuda": rules.VOCABULARY_SIZE, "cpu": 1024}
 FEWER = 2
-"""Layers that are left out when the memory was not enough."""
+"""Layers to remove after running out of memory."""
+TABLE = harness.Table(
+    Column("case", 34, left=True),
+    Column("layers", 6),
+    Column("vocabulary", 10, "{:,}"),
+    Column("s/step", 9, "{:.3f}"),
+    Column("tokens/s", 10, "{:,.0f}"),
+    Column("TFLOP/s", 9, "{:.2f}"),
+    Column("MFU", 8, "{:.1%}"),
+    Column("GB", 7, "{:.1f}"),
+    Column("of first", 9, "{:.2f}"),
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """What one process trains."""
+    """The training of one process."""
 
     trainer: str
-    """A function of dev.bench.gpu_trainers."""
+    """Key of TRAINERS in dev.bench.gpu_trainers."""
     shape: Shape
     vocabulary: int
     settings: Settings
@@ -64,7 +76,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What tells it from the others, but for its number of layers."""
+        """Name of the case, unique except for the number of layers."""
         words = [self.trainer, "TE" if self.transformer_engine else "", "" if self.compiled else "not compiled"]
         recomputed = self.settings.recompute_granularity
         words += [self.settings.precision.name, "" if recomputed is RecomputeGranularity.none else recomputed.name]
@@ -72,15 +84,15 @@ class Case:
 
 
 def cases(settings: Settings, shape: Shape, vocabulary: int, layers: int) -> Iterator[Case]:
-    """All that are to be run, with so many layers and with all."""
+    """Yield all cases: with `layers` layers without recomputation, then with all layers."""
     megatron, nemo, te = (
         importlib.util.find_spec(name) is not None for name in ("megatron", "nemo", "transformer_engine")
     )
     engine = settings.device is Device.cuda and megatron and nemo and te
     if not megatron:
-        print("megatron: left out, for Megatron-Core is not installed here")
+        print("megatron: skipped: Megatron-Core is not installed")
     elif not engine:
-        print("Transformer Engine and fp8: left out, for that takes a GPU, NeMo and Transformer Engine")
+        print("Transformer Engine and fp8: skipped: they need a GPU, NeMo and Transformer Engine")
 
     def case(trainer: str, recomputed: RecomputeGranularity, **more: Any) -> Case:
         return Case(trainer, replace(shape, layers=layers), vocabulary, instead(settings, recomputed), **more)
@@ -101,7 +113,7 @@ def cases(settings: Settings, shape: Shape, vocabulary: int, layers: int) -> Ite
 
 
 def fitting_layers(settings: Settings, shape: Shape, vocabulary: int, there: int) -> int:
-    """Layers for which `there` bytes are enough, by the product's estimate."""
+    """Return the number of layers that fit `there` bytes by this project's estimate."""
     for layers in range(shape.layers, 1, -1):
         SIZES[SIZE] = replace(shape, layers=layers)
         if memory.per_gpu(settings, vocabulary).total <= there:
@@ -110,7 +122,7 @@ def fitting_layers(settings: Settings, shape: Shape, vocabulary: int, there: int
 
 
 def measured(case: Case, steps: int) -> dict[str, Any]:
-    """What a process of its own finds: seconds of each step, bytes of memory at the peak, the last loss."""
+    """Run a case in its own process; return seconds of each step, peak memory in bytes and the last loss."""
     environment = rank_command.environment(case.settings, os.environ)
     if not case.compiled:
         environment["TORCHDYNAMO_DISABLE"] = "1"
@@ -119,18 +131,16 @@ def measured(case: Case, steps: int) -> dict[str, Any]:
 
 
 def in_child(content: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """What `child` prints in a process of its own."""
-    command = [sys.executable, "-m", "dev.bench.gpu_step", "--child", content]
-    done = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
-    if done.returncode:
-        print(done.stderr, file=sys.stderr)
-        return {"failed": f"exit code {done.returncode}; see above"}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    """Return the JSON that `child` prints in its own process, or the reason why it failed."""
+    try:
+        return harness.json_of(["-m", "dev.bench.gpu_step", "--child", content], environment)
+    except harness.ChildFailed as error:
+        print(error.output, file=sys.stderr)
+        return {"failed": f"exit code {error.exit_code}; see above"}
 
 
 def given(device: str, assignments: Sequence[str]) -> Settings:
-    """Settings of all cases. Raises UserError where they are none, or do not go together."""
+    """Return the settings of all cases. Raises UserError if they are invalid."""
     settings = resolve([*USUAL[device], *assignments, f"SIZE={SIZE}", f"DEVICE={device}"], {}).settings
     if wrong := validate.lines(settings):
         raise UserError(wrong)
@@ -138,7 +148,7 @@ def given(device: str, assignments: Sequence[str]) -> Settings:
 
 
 def child(content: str) -> None:
-    """Trains a case, and prints what was found, as JSON."""
+    """Train a case and print the result as JSON."""
     from dev.bench import gpu_trainers
 
     if content == "device":
@@ -151,26 +161,26 @@ def child(content: str) -> None:
 
 
 def row(case: Case, found: dict[str, Any], peak: float | None, first: float | None) -> tuple[str, float | None]:
-    """The figures of a case, and its model FLOPs per second."""
-    begin = f"{case.name:<34} {case.shape.layers:>6} {case.vocabulary:>10,}"
+    """Return the table row of a case and its model FLOPs per second, None if it failed."""
+    begin = case.name, case.shape.layers, case.vocabulary
     if "failed" in found:
-        return f"{begin}  {found['failed']}", None
+        return f"{TABLE.row(*begin)}  {found['failed']}", None
     SIZES[SIZE] = case.shape
     second = statistics.median(found["seconds"])
     tokens = case.settings.gbs * case.settings.seq_length
     rate = speed.flops_per_step(case.settings, case.vocabulary) / second
-    mfu = f"{rate / peak:8.1%}" if peak else f"{'':>8}"
-    figures = f"{second:9.3f} {tokens / second:10,.0f} {rate / TERA:9.2f} {mfu} {found['memory'] / GB:7.1f}"
-    return f"{begin} {figures} {rate / (first or rate):9.2f}", rate
+    mfu = rate / peak if peak else None
+    figures = second, tokens / second, rate / TERA, mfu, found["memory"] / GB, rate / (first or rate)
+    return TABLE.row(*begin, *figures), rate
 
 
 def main() -> None:
-    """Measures, and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=10, help="timed steps of each case, after 3 that are not")
+    """Run the bench."""
+    parser = harness.parser(__doc__)
+    parser.add_argument("--steps", type=int, default=10, help="timed steps of each case, after 3 warm-up steps")
     parser.add_argument("--layers", type=int, help="layers of the cases without recomputation")
     parser.add_argument(
-        "--only", default="", metavar="WORDS", help="cases whose name has these words, such as 'TE fp8'"
+        "--only", default="", metavar="TEXT", help="run only cases whose name contains this, such as 'TE fp8'"
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("settings", nargs="*", metavar="NAME=value", help="MBS, GBS, SEQ_LENGTH, PRECISION")
@@ -187,9 +197,9 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> bool:
-    """Runs the cases one after the other, prints a line for each, and says whether none failed.
+    """Run the cases one after the other, print a line for each, and return whether none failed.
 
-    Raises UserError where it cannot begin.
+    Raises UserError if the settings are invalid or there is no GPU.
     """
     on_gpu = options.device == "cuda"
     shape, vocabulary = SIZES[rules.SIZE] if on_gpu else SMALL, VOCABULARY[options.device]
@@ -197,16 +207,15 @@ def measure(options: argparse.Namespace) -> bool:
     settings = given(options.device, options.settings)
     device = {} if on_gpu and devices.gpus() == 0 else in_child("device", os.environ)
     if on_gpu and not device.get("memory"):
-        raise UserError("torch finds no GPU here; --device cpu tries this out with small layers")
-    gpu = called(device["name"]) if on_gpu else None
+        raise UserError("torch finds no GPU; --device cpu tests the bench with small layers")
+    gpu = by_device_name(device["name"]) if on_gpu else None
     words = f"{settings.gbs} x {settings.seq_length} tokens a step, micro batches of {settings.mbs}"
     print(f"{device['name'] if on_gpu else 'CPU'}, torch {device['torch']}; {words}")
     layers = options.layers
     if not layers:
         layers = fitting_layers(settings, shape, vocabulary, device["memory"]) if on_gpu else shape.layers
     chosen = [case for case in cases(settings, shape, vocabulary, layers) if options.only in case.name]
-    titles = f"{'case':<34} {'layers':>6} {'vocabulary':>10} {'s/step':>9} {'tokens/s':>10} {'TFLOP/s':>9} {'MFU':>8}"
-    print(f"{titles} {'GB':>7} {'of first':>9}")
+    print(TABLE.head())
     first, sound = None, True
     for case in chosen:
         found = measured(case, options.steps)

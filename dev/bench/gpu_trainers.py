@@ -1,4 +1,4 @@
-"""What dev.bench.gpu_step trains, in a process for each case: Hugging Face's Llama, and the product's on Megatron."""
+"""Training loops of dev.bench.gpu_step: Hugging Face's Llama, and this project's model on Megatron."""
 
 import contextlib
 import importlib.util
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dev.bench.index import peak_memory
+from dev.bench.harness import peak_memory
 from llama31 import rules
 from llama31.checkpoint.formats import architecture
 from llama31.settings import Device, Precision, RecomputeGranularity, Settings
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from dev.bench.gpu_step import Case
 
 WARM_UP = 3
-"""Steps before those that are timed: they compile, allocate and choose kernels."""
+"""Steps that are not timed: they compile, allocate and choose kernels."""
 Step = Callable[[], torch.Tensor]
-"""Makes one optimizer step, and gives the loss of its last micro batch."""
+"""Run one optimizer step and return the loss of its last micro batch."""
 
 
 def device_found() -> dict[str, Any]:
-    """Name of the GPU, its memory in bytes, 0 if there is none, and torch's version."""
+    """Return name and memory in bytes of the GPU, empty and 0 without one, and torch's version."""
     there = torch.cuda.is_available()
     properties = torch.cuda.get_device_properties(0) if there else SimpleNamespace(name="", total_memory=0)
     return {"name": properties.name, "memory": properties.total_memory, "torch": torch.__version__}
 
 
 def train(case: "Case", steps: int) -> dict[str, Any]:
-    """Seconds of so many steps, bytes at the peak, and the last loss; or that the memory is not enough."""
+    """Train and return seconds of each step, peak memory in bytes and last loss, or {"failed": "out of memory"}."""
     on_gpu = case.settings.device is Device.cuda
     torch.manual_seed(1)
     try:
@@ -55,12 +55,12 @@ def train(case: "Case", steps: int) -> dict[str, Any]:
 
 
 def tokens(settings: Settings, vocabulary: int) -> torch.Tensor:
-    """A micro batch, [sequences, tokens]."""
+    """Return a random micro batch, [sequences, tokens]."""
     return torch.randint(vocabulary, (settings.mbs, settings.seq_length), device=settings.device.name)
 
 
 def hugging_face(case: "Case") -> Step:
-    """Hugging Face's Llama under autocast; clipped, as the product's."""
+    """Build a step of Hugging Face's Llama under autocast, with gradient clipping as in this project."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     settings = case.settings
@@ -97,14 +97,14 @@ def hugging_face(case: "Case") -> Step:
 
 
 def megatron(case: "Case") -> Step:
-    """The product's model, precision, data-parallel wrapper and optimizer, as `llama31.recipe` describes them."""
+    """Build a step of this project's model, precision, data-parallel wrapper and optimizer as in `llama31.recipe`."""
     from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
     from megatron.core.optimizer import get_megatron_optimizer
     from megatron.core.optimizer.distrib_optimizer import HAVE_APEX_OR_TE
     from megatron.core.transformer.module import Float16Module
 
     settings = case.settings
-    model, config, ddp, optimization = (_of_recipe if nemo_is_there() else _of_megatron_alone)(case)
+    model, config, ddp, optimization = (_of_recipe if nemo_is_there() else _of_megatron)(case)
     if settings.device is Device.cuda:
         model.cuda()
     if settings.precision is not Precision.fp32:
@@ -113,7 +113,7 @@ def megatron(case: "Case") -> Step:
     model.train()
     optimizer = get_megatron_optimizer(optimization, [model])
     for group in optimizer.param_groups:
-        group["lr"] = settings.max_lr  # else the scheduler's
+        group["lr"] = settings.max_lr  # the scheduler would set it
         if not HAVE_APEX_OR_TE:
             group["fused"] = True  # torch's optimizer
     positions = torch.arange(settings.seq_length, device=settings.device.name).expand(settings.mbs, -1)
@@ -135,12 +135,12 @@ def megatron(case: "Case") -> Step:
 
 
 def nemo_is_there() -> bool:
-    """Whether the recipe can be imported."""
+    """Return whether NeMo is installed, so that the recipe can be imported."""
     return importlib.util.find_spec("nemo") is not None
 
 
 def _of_recipe(case: "Case") -> tuple[Any, Any, Any, Any]:
-    """The model, and the configurations of it, its data-parallel wrapper and the optimizer."""
+    """Return the model, and the configurations of model, data-parallel wrapper and optimizer."""
     import fiddle
     from nemo.lightning.pytorch.plugins.mixed_precision import update_config_with_dtype_overrides
 
@@ -160,8 +160,8 @@ def _of_recipe(case: "Case") -> tuple[Any, Any, Any, Any]:
     return config.configure_model(SimpleNamespace(vocab_size=case.vocabulary)), config, ddp, optimizer
 
 
-def _of_megatron_alone(case: "Case") -> tuple[Any, Any, Any, Any]:
-    """The same where NeMo is not installed."""
+def _of_megatron(case: "Case") -> tuple[Any, Any, Any, Any]:
+    """Return the same without NeMo."""
     from dev.bench import megatron_alone
 
     config, ddp, optimizer = megatron_alone.configurations(case.settings)
@@ -173,7 +173,7 @@ TRAINERS = {"torch": hugging_face, "megatron": megatron}
 
 @contextlib.contextmanager
 def _only_rank(case: "Case") -> Iterator[None]:
-    """Within this context this process is Megatron's only rank."""
+    """Make this process Megatron's only rank within the context."""
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 

@@ -1,31 +1,32 @@
-"""Time, bytes and memory of the training index, beside stock Megatron's.
+"""Measure time, size and memory of the training index, compared with stock Megatron's.
 
     python3 -m dev.bench.index DIRECTORY [--documents 45000000] [--repeats 1]
 
-Makes a token file of so many documents, whose lengths are drawn (log-normal, of C4's mean) and whose .bin is a hole
-of the right size: an index needs no tokens. Then, in turns, each in a process of its own that times the building alone:
+Makes a token file with random document lengths (log-normal, with C4's mean) whose .bin is a sparse file of the right
+size: an index needs no tokens. Then builds these in turns, each in its own process, timing only the building:
 
     pass      Megatron's GPTDataset for one pass over the data
-    schedule  the same for the sequences of the whole schedule, as NeMo asks for them; left out if memory may be short
-    ours      what a run at the default batch size needs
-    again     ours, once more: checked and opened, as a second start does
+    schedule  the same for the sequences of the whole schedule, as NeMo requests them; skipped if memory may be short
+    ours      the index of a run at the default batch size
+    again     ours a second time: checked and opened, as by a second start
 
-Fewer documents than the benchmark's part 6 has take the same share of the sequences. Prints the figures of each and,
-of the medians, what ours take in relation to it. It also compares the sequences: ours are the first of pass.
+With fewer documents than the benchmark's part 6, the number of sequences is scaled down in proportion. Prints the
+medians of each, and ours relative to each (rel.). Also compares the sequences: ours must be the first ones of pass.
 """
 
 import argparse
 import json
 import shutil
 import statistics
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from dev.bench import harness
+from dev.bench.harness import Column
 from llama31 import rules
 from llama31.data import token_file
 from llama31.data.token_file import HEADER, MAGIC, VERSION, TokenType
@@ -35,12 +36,22 @@ USUAL = Settings()
 MEAN_TOKENS = rules.PART_6_TOKENS / rules.PART_6_DOCUMENTS
 SIGMA = 1.0  # of the lengths' logarithm
 SEED = 1234
-BYTES_PER_DOCUMENT = 3 * 8  # that Megatron holds at once for each pass: a grid of two int64, and one more of work
+BYTES_PER_DOCUMENT = 3 * 8  # peak of Megatron for each pass: a grid of two int64 and one of scratch space
 KINDS = ("pass", "schedule", "ours", "again")
+TABLE = harness.Table(
+    Column("index", 9, left=True),
+    Column("sequences", 12, "{:,.0f}"),
+    Column("time", 10, "{:.2f} s"),
+    Column("disk", 12, "{:.1f} MB"),
+    Column("memory", 10, "{:.2f} GB"),
+    Column("rel. time", 9, "{:.2f}"),
+    Column("rel. disk", 9, "{:.2f}"),
+    Column("rel. memory", 11, "{:.2f}"),
+)
 
 
 def write_data(prefix: Path, documents: int) -> None:
-    """A token file without tokens."""
+    """Write a token file without tokens."""
     random = np.random.default_rng(0)
     lengths = random.lognormal(np.log(MEAN_TOKENS) - SIGMA**2 / 2, SIGMA, documents).clip(1, 1e6).astype("<i4")
     itemsize = TokenType.int32.itemsize
@@ -55,18 +66,18 @@ def write_data(prefix: Path, documents: int) -> None:
 
 
 def share(samples: int, documents: int) -> int:
-    """The part of so many sequences that a smaller token file stands for."""
+    """Scale a number of sequences down to a smaller token file."""
     return round(samples * min(1, documents / rules.PART_6_DOCUMENTS))
 
 
 class NoTokenizer:
-    """Megatron's configuration wants one; an index needs none."""
+    """Megatron's configuration requires a tokenizer; an index does not use it."""
 
     unique_identifiers: ClassVar[dict[str, str]] = {}
 
 
 def stock(prefix: Path, samples: int | None, cache: Path) -> Any:
-    """Megatron's dataset, which builds its index."""
+    """Build Megatron's dataset, which builds its index."""
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
     from megatron.core.datasets.indexed_dataset import IndexedDataset
     from megatron.core.datasets.utils import Split
@@ -87,7 +98,7 @@ def stock(prefix: Path, samples: int | None, cache: Path) -> Any:
 
 
 def child(kind: str, prefix: Path, cache: Path) -> None:
-    """Builds or opens one index, and prints what that took, as JSON."""
+    """Build or open one index and print time, size and memory as JSON."""
     from megatron.core.datasets import helpers  # noqa: F401 - imports are not what is timed
 
     from llama31.data import index
@@ -104,21 +115,20 @@ def child(kind: str, prefix: Path, cache: Path) -> None:
         sequences = wanted.samples
     seconds = time.perf_counter() - began
     size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
-    print(json.dumps({"seconds": seconds, "bytes": size, "memory": peak_memory(), "sequences": sequences}))
+    print(json.dumps({"seconds": seconds, "bytes": size, "memory": harness.peak_memory(), "sequences": sequences}))
 
 
-def measured(kind: str, prefix: Path, cache: Path) -> dict[str, float]:
-    """What a process of its own takes for one index."""
-    command = [sys.executable, "-m", "dev.bench.index", str(prefix.parent), "--child", kind, "--cache", str(cache)]
-    done = subprocess.run(command, capture_output=True, check=False, text=True)
-    if done.returncode:
-        sys.exit(f"{kind}: exit code {done.returncode}\n{done.stderr}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def measured(kind: str, prefix: Path) -> dict[str, float]:
+    """Return what `child` measures for one index in its own process; `again` opens the index of `ours`."""
+    cache = prefix.parent / ("ours" if kind == "again" else kind)
+    if kind != "again":
+        shutil.rmtree(cache, ignore_errors=True)
+    command = ["-m", "dev.bench.index", str(prefix.parent), "--child", kind, "--cache", str(cache)]
+    return harness.json_of(command)
 
 
 def compare(prefix: Path, stock_cache: Path, our_cache: Path) -> int:
-    """Holds our sequences against the first of Megatron's pass, all of them; gives how many."""
+    """Compare all our sequences with the first ones of Megatron's pass; return their number. Raises AssertionError."""
     from llama31.data import order
 
     (directory,) = (path for path in our_cache.iterdir() if path.is_dir())
@@ -131,31 +141,15 @@ def compare(prefix: Path, stock_cache: Path, our_cache: Path) -> int:
     for number in range(len(ends) // 2):
         (begin, offset), (end, last) = ends[2 * number], ends[2 * number + 1]
         theirs_begin, theirs_end = cuts[shuffled[number]], cuts[shuffled[number] + 1]
-        assert (offset, last) == (theirs_begin[1], theirs_end[1]), f"sequence {number} has other offsets"
+        assert (offset, last) == (theirs_begin[1], theirs_end[1]), f"sequence {number}: offsets differ"
         theirs = documents[theirs_begin[0] : theirs_end[0] + 1]
-        assert np.array_equal(entries[begin : end + 1], theirs), f"sequence {number} has other documents"
+        assert np.array_equal(entries[begin : end + 1], theirs), f"sequence {number}: documents differ"
     return len(ends) // 2
 
 
-def peak_memory() -> int:
-    """Most bytes that this process held at once; getrusage would also tell of the one that started it."""
-    return kilobytes(Path("/proc/self/status"), "VmHWM")
-
-
-def available_memory() -> int:
-    """Bytes that can be had without swapping."""
-    return kilobytes(Path("/proc/meminfo"), "MemAvailable")
-
-
-def kilobytes(file: Path, name: str) -> int:
-    """A figure of the kernel's, in bytes."""
-    return 1024 * next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(f"{name}:"))
-
-
 def main() -> None:
-    """Measures, and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
+    """Run the bench."""
+    parser = harness.parser(__doc__, directory=True)
     parser.add_argument("--documents", type=int, default=45_000_000)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
@@ -165,35 +159,31 @@ def main() -> None:
     if options.child:
         child(options.child, prefix, options.cache)
         return
-    options.directory.mkdir(parents=True, exist_ok=True)
     if not token_file.idx_path(prefix).exists() or token_file.summary(prefix).documents != options.documents:
         write_data(prefix, options.documents)
     file = token_file.summary(prefix)
     passes = share(rules.MAX_STEPS * USUAL.gbs, file.documents) / file.sequences(USUAL.seq_length)
     kinds = list(KINDS)
-    if (needed := BYTES_PER_DOCUMENT * (passes + 1) * file.documents) > available_memory() / 2:
+    if (needed := BYTES_PER_DOCUMENT * (passes + 1) * file.documents) > harness.available_memory() / 2:
         kinds.remove("schedule")
-        print(f"schedule: left out: would need about {needed / 1e9:.0f} GB of memory; a tenth of --documents scales it")
-    print(f"{file.documents:,} documents, {file.tokens:,} tokens; schedule takes {passes:.1f} passes")
-    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
-    for repeat in range(options.repeats):
-        caches = {kind: options.directory / ("ours" if kind == "again" else kind) for kind in kinds}
-        for cache in caches.values():
-            shutil.rmtree(cache, ignore_errors=True)
-        for kind in kinds:
-            found[kind].append(measured(kind, prefix, caches[kind]))
-        if repeat == 0:
-            print(f"the {compare(prefix, caches['pass'], caches['ours']):,} sequences of ours are the first of pass")
+        print(f"schedule: skipped: needs about {needed / 1e9:.0f} GB of memory; try fewer --documents")
+    print(f"{file.documents:,} documents, {file.tokens:,} tokens; the schedule is {passes:.1f} passes")
+
+    def compare_once(number: int, _: object) -> None:
+        if number == 1:
+            same = compare(prefix, options.directory / "pass", options.directory / "ours")
+            print(f"the {same:,} sequences of ours are the first of pass")
+
+    measures = {kind: partial(measured, kind, prefix) for kind in kinds}
+    found = harness.alternate(measures, options.repeats, each_round=compare_once)
+    print(TABLE.head())
     ours = {}
     for kind in (*kinds[-2:], *kinds[:-2]):
         figures = {name: statistics.median(one[name] for one in found[kind]) for name in found[kind][0]}
         ours = ours or figures
-        print(
-            f"{kind:<9} {figures['sequences']:>12,.0f} sequences {figures['seconds']:8.2f} s "
-            f"{figures['bytes'] / 1e6:9.1f} MB {figures['memory'] / 1e9:6.2f} GB of memory; of it ours: "
-            f"time {ours['seconds'] / figures['seconds']:.2f}, bytes {ours['bytes'] / figures['bytes']:.2f}, "
-            f"memory {ours['memory'] / figures['memory']:.2f}"
-        )
+        shares = [ours[name] / figures[name] for name in ("seconds", "bytes", "memory")]
+        sizes = figures["bytes"] / 1e6, figures["memory"] / 1e9
+        print(TABLE.row(kind, figures["sequences"], figures["seconds"], *sizes, *shares))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The product's model and optimizer on Megatron-Core where NeMo is not installed: torch's layers, bf16 or fp32.
+"""Configure this project's model and optimizer on Megatron-Core without NeMo: torch's layers, bf16 or fp32.
 
-For a GPU machine without NeMo. tests/dev/test_gpu_step.py compares it with what `llama31.recipe` makes with NeMo: the
+For GPU machines without NeMo. tests/dev/test_gpu_step.py compares it with what `llama31.recipe` builds with NeMo: the
 same modules, and the same loss to the bit.
 """
 
@@ -19,7 +19,7 @@ from llama31.settings import Device, Precision, Settings
 
 
 def configurations(settings: Settings) -> tuple[TransformerConfig, DistributedDataParallelConfig, OptimizerConfig]:
-    """Of the model, its data-parallel wrapper and the optimizer, for one rank."""
+    """Return the configurations of model, data-parallel wrapper and optimizer for one rank."""
     shape, on_gpu = SIZES[settings.size], settings.device is Device.cuda
     mixed = settings.precision is not Precision.fp32
     model = TransformerConfig(
@@ -65,7 +65,7 @@ def configurations(settings: Settings) -> tuple[TransformerConfig, DistributedDa
 
 
 def model(config: TransformerConfig, settings: Settings, vocabulary: int) -> GPTModel:
-    """The model of such a configuration; the vocabulary must be a multiple of 128, as Megatron would pad it."""
+    """Build the model. The vocabulary must be a multiple of 128: Megatron would pad it."""
     layer = torch_layer_spec if settings.device is Device.cuda else cpu_layer_spec
     return GPTModel(
         config,

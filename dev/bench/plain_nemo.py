@@ -1,10 +1,10 @@
-"""A training script as NeMo's documentation has it, for dev.bench.start: a rank of torchrun.
+"""Train as the examples of NeMo's documentation do, as a rank of torchrun: the peer of dev.bench.start.
 
     torchrun --module dev.bench.plain_nemo DIRECTORY NAME=value ...
 
-Trains one step of the product's model by llm.pretrain, with NeMo's own data module, Megatron's own index, no log but
-NeMo's. Only what stock NeMo cannot do here is the product's: the CPU backend, and the model's configuration without
-Transformer Engine. Writes DIRECTORY/rank-N.log with the parts of its start.
+Trains this project's model for one step by llm.pretrain, with NeMo's data module, Megatron's index and NeMo's logger.
+From this project come only the parts that stock NeMo lacks here: the CPU backend and the model configuration without
+Transformer Engine. Writes DIRECTORY/rank-N.log with the times of its start.
 """
 
 import os
@@ -16,9 +16,9 @@ from llama31.run_dir import startup_log
 
 
 def main() -> None:
-    """Trains one step."""
+    """Train one step."""
     directory = Path(sys.argv[1])
-    log = open(directory / f"rank-{os.environ['RANK']}.log", "wb")  # noqa: SIM115 - until the process ends
+    log = open(directory / f"rank-{os.environ['RANK']}.log", "wb")  # noqa: SIM115 - open until exit
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     startup_log.reached(startup_log.RANK)
@@ -42,15 +42,15 @@ def main() -> None:
     startup_log.reached(startup_log.IMPORTED)
 
     class Data(llm.PreTrainingDataModule):
-        """NeMo's, telling how far it is."""
+        """NeMo's data module, which logs when the index is built."""
 
         def build(self, *arguments: object, **others: object) -> None:
             startup_log.reached(startup_log.JOINED)
             super().build(*arguments, **others)
             startup_log.reached(startup_log.INDEXED)
 
-    class Told(Callback):
-        """Tells how far the trainer is."""
+    class StartLog(Callback):
+        """Logs when training starts, and exits after one step."""
 
         def on_train_start(self, *_: object) -> None:
             startup_log.reached(startup_log.READY)
@@ -95,7 +95,7 @@ def main() -> None:
                     process_group_backend="gloo", ddp="megatron", ckpt_async_save=False, gradient_as_bucket_view=True
                 ),
                 plugins=nl.MegatronMixedPrecision(precision="32"),
-                callbacks=[Told()],
+                callbacks=[StartLog()],
             ),
             optim=MegatronOptimizerModule(_optimizer(settings.max_lr)),
             log=nl.NeMoLogger(log_dir=str(directory), ckpt=None),

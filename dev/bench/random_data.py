@@ -1,4 +1,4 @@
-"""Token files of random tokens, and a tokenizer with as many ids, for benches that look at no text."""
+"""Make token files of random tokens and a tokenizer with as many ids, for benches that need no text."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,17 @@ from llama31 import rules
 from llama31.corpus.token_writer import TokenWriter
 from llama31.data.token_file import TokenType
 
-DOCUMENT = 500  # tokens in each, about as many as in C4's
+DOCUMENT = 500  # tokens per document, about C4's mean
 VALIDATION_DOCUMENTS = 100
 
 
 def make(directory: Path, vocabulary: int, tokens: int) -> dict[str, str]:
-    """Writes them into an empty directory; gives the settings that name them.
+    """Write tokenizer and token files to an empty directory; return the settings that name them.
 
     Args:
         directory: Gets tokenizer/ and preprocessed/.
-        vocabulary: Ids of the tokenizer; all of them occur.
-        tokens: Of the one training part, about.
+        vocabulary: Number of ids of the tokenizer.
+        tokens: Approximate number of tokens in the training part.
     """
     tokenizer = Tokenizer(models.WordLevel({f"w{number}": number for number in range(vocabulary)}, unk_token="w0"))
     (directory / "tokenizer").mkdir(parents=True)
@@ -41,7 +41,7 @@ def make(directory: Path, vocabulary: int, tokens: int) -> dict[str, str]:
 
 
 def write(prefix: Path, vocabulary: int, documents: int) -> None:
-    """Writes a .bin/.idx pair."""
+    """Write a .bin/.idx pair."""
     token_type = TokenType.for_vocabulary(vocabulary)
     random = np.random.default_rng(0)
     with TokenWriter(prefix, token_type) as writer:

@@ -1,4 +1,4 @@
-"""Who takes part in the benches of a training step: the product's own run, and Hugging Face's model in a plain loop."""
+"""Contenders of the benches of a training step: a run of this project, and Hugging Face's model in a plain loop."""
 
 import math
 import os
@@ -22,22 +22,22 @@ from llama31.config.model_sizes import (
 from llama31.settings import Settings
 
 SIZE = "bench"
-"""Name by which the product knows the shape in these processes."""
+"""Value of SIZE for the shape in these processes."""
 
 
 def product(connection: Connection, run_dir: Path, shape: Shape, port: int) -> None:
-    """A run as a rank of it makes it, loops `run` and `bare`: through NeMo and Lightning, and over the same Megatron
-    model, optimizer and batches without them; `profile`, of the latter, gives what the operations take."""
+    """Train as a rank of a run does, with the loops `run` and `bare`: with NeMo and Lightning, and on the same Megatron
+    model, optimizer and batches without them. `profile` returns the time of the operations of `bare`."""
     SIZES[SIZE] = shape
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     from llama31 import train
     from llama31.training.benchmark_callback import BenchmarkCallback
 
     paced = _Paced(connection)
-    told = BenchmarkCallback.on_train_batch_end
+    original = BenchmarkCallback.on_train_batch_end
 
     def on_train_batch_end(self: BenchmarkCallback, trainer: Any, *arguments: Any) -> None:
-        told(self, trainer, *arguments)
+        original(self, trainer, *arguments)
         paced.step_ended(trainer)
         self._clock += paced.waited
 
@@ -46,7 +46,7 @@ def product(connection: Connection, run_dir: Path, shape: Shape, port: int) -> N
 
 
 class _Paced:
-    """Lets a run's loop go on for as many steps as it is told; makes bare steps in between."""
+    """Runs the training loop for the requested number of steps at a time, and bare steps in between."""
 
     def __init__(self, connection: Connection):
         self.connection = connection
@@ -69,7 +69,7 @@ class _Paced:
         self.clock = time.perf_counter()
 
     def _wait(self, trainer: Any) -> None:
-        """Makes bare steps until the run is to go on."""
+        """Run bare steps until the next request for steps of the run."""
         self.seconds = []
         while True:
             loop, steps = self.connection.recv()
@@ -89,7 +89,7 @@ class _Paced:
 
 
 def _bare(trainer: Any) -> Callable[[], None]:
-    """A training step over the model and the optimizer of a run, with a loop as in Megatron-LM's examples."""
+    """Return a training step on model and optimizer of a run, with a loop as in Megatron-LM's examples."""
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
     chunks = list(trainer.model)
@@ -134,7 +134,7 @@ def _bare(trainer: Any) -> Callable[[], None]:
 
 
 def _profile(step: Callable[[], None], steps: int) -> dict[str, float]:
-    """Seconds of a step in each of torch's operations, what it calls left out."""
+    """Return the seconds per step of each of torch's operations, without the operations that it calls."""
     import torch
 
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -144,7 +144,7 @@ def _profile(step: Callable[[], None], steps: int) -> dict[str, float]:
 
 
 def hugging_face(connection: Connection, settings: Settings, shape: Shape, vocabulary: int) -> None:
-    """Hugging Face's Llama with SDPA and torch's fused AdamW, loop `run`: random weights and tokens, clipped."""
+    """Train Hugging Face's Llama in the loop `run`: SDPA, fused AdamW, clipping, random weights and tokens."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

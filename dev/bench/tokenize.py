@@ -1,25 +1,23 @@
-"""Speed and memory of `python3 -m llama31 tokenize`, beside what Megatron-LM's tools/preprocess_data.py does.
+"""Measure speed and memory of `python3 -m llama31 tokenize`, compared with Megatron-LM's tools/preprocess_data.py.
 
     python3 -m dev.bench.tokenize DIRECTORY [--megabytes 787] [--repeats 1] [--large-megabytes 2000]
 
-Makes a corpus of json.gz from the docstrings of all installed packages, repeated to the size of one of C4's shards, and
-a tokenizer of Llama 3's kind with 128,000 entries learnt from them (both kept in DIRECTORY; about 2 minutes). Then, in
+Makes a json.gz corpus from the docstrings of all installed packages, repeated to the size of one of C4's shards, and
+trains a tokenizer like Llama 3's with 128,000 entries on it (both are kept in DIRECTORY; about 2 minutes). Then runs in
 turns on the same file:
 
-    peer   a pool of 2 worker processes; each takes lines of JSON, 32 at a time, and gives a text's ids by transformers'
-           tokenizer, one text at a time; the parent adds them to Megatron's own IndexedDatasetBuilder
-    ours   the command, as a user gives it, its start included
+    peer   a pool of 2 worker processes, which get 32 lines of JSON at a time and tokenize one text at a time with
+           transformers; the parent adds the ids to Megatron's IndexedDatasetBuilder
+    ours   the command as a user runs it, including its start
 
-Both must give the same bytes. Prints rates in MB/s of JSON, the medians' ratio, what share of our time each step takes
-on one thread, and peak memory and cost per document as the input grows to --large-megabytes of JSON.
+Both must write the same bytes. Prints rates in MB/s of JSON, the ratio of the medians, the share of each step of ours
+on one thread, and peak memory and time per document as the input grows to --large-megabytes of JSON.
 """
 
-import argparse
 import gzip
 import json
 import multiprocessing
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -32,6 +30,8 @@ import orjson
 from isal import igzip
 
 from dev import demo_corpus, demo_tokenizer
+from dev.bench import harness
+from dev.bench.harness import Column
 from llama31.common.files import atomic_writer
 from llama31.common.parallel import cores
 from llama31.corpus import documents, records
@@ -43,22 +43,21 @@ from llama31.data.token_file import TokenType, summary
 
 VOCABULARY = 128_000
 WORKERS = THREADS = 2
-CHUNK = 32  # lines that a worker is handed at a time
+CHUNK = 32  # lines per task of a worker
 WORST_BYTES = 50_000_000  # of one document
 ENDINGS = (".bin", ".idx")
-
-
-MEASURE = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], stderr=subprocess.DEVNULL, check=True)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""  # a process of its own, since a child's peak is never less than its parent's was
+GROWTH = harness.Table(
+    Column("MB of JSON", 10, "{:.0f}"),
+    Column("documents", 11, "{:,}"),
+    Column("us per document", 17, "{:.1f}"),
+    Column("peak MB", 9, "{:.0f}"),
+)
 
 T = TypeVar("T")
 
 
 def texts() -> Iterator[str]:
-    """Docstrings of all installed packages, each once."""
+    """Yield the distinct docstrings of all installed packages."""
     seen: set[str] = set()
     for package in sorted({distribution.metadata["Name"] for distribution in distributions()}):
         for _, path in demo_corpus.source_files(package):
@@ -69,7 +68,7 @@ def texts() -> Iterator[str]:
 
 
 def write_corpus(path: Path, megabytes: float) -> None:
-    """A json.gz of about so many MB of JSON; the texts are repeated where they do not suffice."""
+    """Write a json.gz with about this many MB of JSON, repeating the texts if necessary."""
     lines = [orjson.dumps({"text": text, "timestamp": "2019-04-25T12:57:54Z", "url": "u"}) + b"\n" for text in texts()]
     size = 0
     with atomic_writer(path) as file, igzip.IGzipFile(fileobj=file, mode="wb", compresslevel=2) as compressed:
@@ -82,7 +81,7 @@ def write_corpus(path: Path, megabytes: float) -> None:
 
 
 class Worker:
-    """What each process of the peer's pool holds."""
+    """State of each process of the peer's pool."""
 
     tokenizer: Any = None
 
@@ -95,13 +94,13 @@ class Worker:
 
     @classmethod
     def ids(cls, line: bytes) -> list[int]:
-        """The ids of a record's text, as NeMo's AutoTokenizer.text_to_ids gives them."""
+        """Return the ids of a record's text as NeMo's AutoTokenizer.text_to_ids does."""
         ids: list[int] = cls.tokenizer.convert_tokens_to_ids(cls.tokenizer.tokenize(json.loads(line)["text"]))
         return ids
 
 
 def peer(source: Path, prefix: Path, tokenizer_dir: Path) -> None:
-    """Tokenise as Megatron-LM's tool does."""
+    """Tokenize as Megatron-LM's tool does."""
     import torch
     from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 
@@ -115,24 +114,23 @@ def peer(source: Path, prefix: Path, tokenizer_dir: Path) -> None:
 
 
 def ours(source: Path, prefix: Path, tokenizer_dir: Path) -> float:
-    """Run the command; gives its peak memory in MB."""
+    """Run the command; return its peak memory in MB."""
     for ending in (*ENDINGS, ".manifest.json"):
         Path(f"{prefix}{ending}").unlink(missing_ok=True)
     command = [sys.executable, "-m", "llama31", "tokenize", f"--input={source}", f"--output-prefix={prefix}"]
     command += [f"--tokenizer={tokenizer_dir}", f"--threads={THREADS}"]
-    done = subprocess.run([sys.executable, "-c", MEASURE, *command], stdout=subprocess.PIPE, check=True)
-    return int(done.stdout) / 1e3
+    return harness.measured(command)[1] / 1e6
 
 
 def timed(work: Callable[..., T], *arguments: Any) -> tuple[float, T]:
-    """Seconds that it took, and what it gave."""
+    """Call `work`; return its seconds and its result."""
     began = time.perf_counter()
     result = work(*arguments)
     return time.perf_counter() - began, result
 
 
 def steps(source: Path, prefix: Path, tokenizer_dir: Path) -> dict[str, float]:
-    """Seconds of each step of ours, one after another on one thread."""
+    """Return the seconds of each step of ours, run on one thread."""
     exact = Exact(tokenizer_dir)
     fast = Fast(exact)
     token_type = TokenType.for_vocabulary(exact.vocabulary)
@@ -153,22 +151,26 @@ def steps(source: Path, prefix: Path, tokenizer_dir: Path) -> dict[str, float]:
 
 
 def compare(directory: Path, tokenizer_dir: Path, megabytes: float, repeats: int) -> None:
-    """Both, side by side."""
+    """Compare speed and output of both."""
     source = corpus(directory, megabytes)
     size = json_bytes(source) / 1e6
-    times: dict[str, list[float]] = {"peer": [], "ours": []}
-    for turn in range(repeats):
-        times["peer"].append(timed(peer, source, directory / "peer", tokenizer_dir)[0])
-        times["ours"].append(timed(ours, source, directory / "ours", tokenizer_dir)[0])
-        print(f"turn {turn + 1}: " + ", ".join(f"{name} {size / each[-1]:.1f} MB/s" for name, each in times.items()))
+    measures = {
+        "peer": lambda: timed(peer, source, directory / "peer", tokenizer_dir)[0],
+        "ours": lambda: timed(ours, source, directory / "ours", tokenizer_dir)[0],
+    }
+
+    def show(number: int, seconds: dict[str, float]) -> None:
+        print(f"round {number}: " + ", ".join(f"{name} {size / each:.1f} MB/s" for name, each in seconds.items()))
+
+    times = harness.alternate(measures, repeats, each_round=show)
     for ending in ENDINGS:
         if Path(f"{directory}/peer{ending}").read_bytes() != Path(f"{directory}/ours{ending}").read_bytes():
-            sys.exit(f"the {ending} files differ: both are in {directory}")
+            sys.exit(f"the {ending} files in {directory} differ")
     median = {name: statistics.median(each) for name, each in times.items()}
-    print(f"{size:.0f} MB of JSON; .bin and .idx are the same. Medians of {repeats}:")
+    print(f"{size:.0f} MB of JSON; .bin and .idx are equal. Medians of {repeats}:")
     print(f"  peer   {size / median['peer']:6.1f} MB/s   ({WORKERS} workers)")
     print(f"  ours   {size / median['ours']:6.1f} MB/s   ({THREADS} threads)")
-    print(f"  ratio  {median['peer'] / median['ours']:6.1f}")
+    print(f"  ratio  {harness.ratio_of_medians(times['peer'], times['ours']):6.1f}")
     seconds = steps(source, directory / "steps", tokenizer_dir)
     total = sum(seconds.values())
     print(f"Shares of our work, on one thread {size / total:.0f} MB/s: ", end="")
@@ -176,8 +178,8 @@ def compare(directory: Path, tokenizer_dir: Path, megabytes: float, repeats: int
 
 
 def grow(directory: Path, tokenizer_dir: Path, megabytes: float) -> None:
-    """Cost and memory of ours as the input grows, and with one enormous line."""
-    print("MB of JSON   documents   us per document   peak MB")
+    """Print time and memory of ours for growing inputs, and for one very long line."""
+    print(GROWTH.head())
     sources = [corpus(directory, megabytes * share) for share in (0.25, 0.5, 1)]
     worst = directory / "worst.json"
     text = next(texts())
@@ -185,11 +187,11 @@ def grow(directory: Path, tokenizer_dir: Path, megabytes: float) -> None:
     for source in (*sources, worst):
         seconds, peak = timed(ours, source, directory / "ours", tokenizer_dir)
         count = summary(directory / "ours").documents
-        print(f"{json_bytes(source) / 1e6:10.0f}   {count:9,}   {1e6 * seconds / count:15.1f}   {peak:7.0f}")
+        print(GROWTH.row(json_bytes(source) / 1e6, count, 1e6 * seconds / count, peak))
 
 
 def corpus(directory: Path, megabytes: float) -> Path:
-    """The corpus of about so many MB of JSON, made if need be."""
+    """Return the corpus with about this many MB of JSON, and make it unless it exists."""
     path = directory / f"{megabytes:.0f}-mb.json.gz"
     if not path.exists():
         print(f"making {path}", file=sys.stderr)
@@ -198,7 +200,7 @@ def corpus(directory: Path, megabytes: float) -> Path:
 
 
 def json_bytes(path: Path) -> int:
-    """Size of the JSON in a file."""
+    """Return the size of the JSON in a file."""
     if path.suffix != ".gz":
         return path.stat().st_size
     with igzip.open(path, "rb") as file:
@@ -206,15 +208,13 @@ def json_bytes(path: Path) -> int:
 
 
 def main() -> None:
-    """Runs the benchmark as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
+    """Run the bench."""
+    parser = harness.parser(__doc__, directory=True)
     parser.add_argument("--megabytes", type=float, default=787)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--large-megabytes", type=float, default=2000)
     arguments = parser.parse_args()
     directory: Path = arguments.directory
-    directory.mkdir(parents=True, exist_ok=True)
     use_threads(THREADS)
     tokenizer_dir = directory / "tokenizer"
     if not (tokenizer_dir / "tokenizer_config.json").exists():

@@ -1,28 +1,26 @@
-"""Time of a training step on the CPU: a run of ours, the bare Megatron loop within it, and Hugging Face's Llama.
+"""Measure a training step on the CPU: a run of this project, its bare Megatron loop, and Hugging Face's Llama.
 
     python3 -m dev.bench.train_step [--rounds 6] [--steps 4] [--profile] [NAME=value ...]
 
 The shape has 27.8 million parameters, the batch 4 sequences of 512 tokens, in fp32, on all cores:
 
     peer   Hugging Face's LlamaForCausalLM with SDPA and torch's fused AdamW, in a plain loop
-    ours   a run of the product: data, NeMo, Lightning, logs and metrics
-    bare   forward, backward and optimizer of the very model and optimizer that ours trains, without all that
+    ours   a run of this project: data, NeMo, Lightning, logs and metrics
+    bare   forward, backward and optimizer step on the same model and optimizer as ours, without these
 
-The three take turns of a few steps. Prints the median seconds of a step, and the median over the rounds of what it
-takes in relation to the peer's, and to the bare loop's, of the same round. With --profile, at the end, torch's
-operations that a bare step consists of. Settings can be given, as PRECISION=bf16.
+The three run in turns of a few steps. Prints the median seconds per step and the median ratio to the peer, and to the
+bare loop, of the same round. --profile also prints the time of torch's operations in a bare step. Settings can be given
+too, such as PRECISION=bf16.
 """
 
-import argparse
 import os
 import socket
 import statistics
-import tempfile
 from collections import Counter
 from pathlib import Path
 
-from dev.bench import random_data
-from dev.bench.contender import Contender, in_turns, ratios, spread
+from dev.bench import harness, random_data
+from dev.bench.contender import Contender, in_turns
 from dev.bench.step_contenders import SIZE, hugging_face, product
 from llama31.config.model_sizes import SIZES, Shape
 from llama31.launch import prepare, rank_command, run_directory
@@ -37,9 +35,9 @@ GROUPS = {
     "attention, forward": ("flash_attention_for_cpu",),
     "AdamW": ("_fused_adamw_",),
 }
-"""Of torch's operations, by words in their names; the first that fits."""
+"""Group -> parts of the names of torch's operations; the first match counts."""
 OTHER = "all else: elementwise, loss, Python"
-TOKENS = 2_000_000  # more than the steps take
+TOKENS = 2_000_000  # more than the steps consume
 GIVEN = {
     "SIZE": SIZE,
     "DEVICE": "cpu",
@@ -49,12 +47,12 @@ GIVEN = {
     "MBS": "4",
     "SEEDS": "1",
     "EVAL_SAMPLES": "16",
-    "EVAL_EVERY": "1000000",  # none of the steps counts an evaluation
+    "EVAL_EVERY": "1000000",  # so that no step includes an evaluation
 }
 
 
 def prepared(directory: Path, assignments: list[str], shape: Shape = SHAPE) -> tuple[Settings, Path]:
-    """Data and a run directory for one run of a model; gives its settings as well."""
+    """Make data and a run directory for one run; return its settings and the directory."""
     SIZES[SIZE] = shape
     given = GIVEN | random_data.make(directory, VOCABULARY, TOKENS) | {"JOB_DIR": str(directory / "runs")}
     resolved, data = prepare.checked([*(f"{name}={value}" for name, value in given.items()), *assignments], {})
@@ -64,7 +62,7 @@ def prepared(directory: Path, assignments: list[str], shape: Shape = SHAPE) -> t
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
+    """Return a free TCP port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -72,35 +70,33 @@ def free_port() -> int:
 
 
 def main() -> None:
-    """Measures, and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the bench."""
+    parser = harness.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("settings", nargs="*", metavar="NAME=value")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        settings, run_dir = prepared(Path(temporary), options.settings)
+    with harness.temporary_directory() as directory:
+        settings, run_dir = prepared(directory, options.settings)
         os.environ.update(rank_command.environment(settings, os.environ))
-        peer = Contender("Hugging Face's", hugging_face, settings, SHAPE, VOCABULARY)
-        ours = Contender("our run", product, run_dir, SHAPE, free_port())
-        try:
+        with (
+            Contender("Hugging Face's", hugging_face, settings, SHAPE, VOCABULARY) as peer,
+            Contender("our run", product, run_dir, SHAPE, free_port()) as ours,
+        ):
             loops = [("peer", peer, "run"), ("bare", ours, "bare"), ("ours", ours, "run")]
             seconds = in_turns(loops, options.rounds, options.steps)
             profile = ours.turn("profile", options.steps) if options.profile else {}
-        finally:
-            peer.end()
-            ours.end()
     print(
         f"{SHAPE.parameters(VOCABULARY) / 1e6:.1f} million parameters, {settings.gbs} x {settings.seq_length} tokens, "
         f"{settings.precision.value}, {os.environ['OMP_NUM_THREADS']} threads"
     )
     for name, medians in seconds.items():
-        of_peer = spread(ratios(medians, seconds["peer"]), ".3f")
-        print(f"{name}  {statistics.median(medians):.3f} s a step; {of_peer} of peer's")
+        of_peer = harness.spread(harness.ratios(medians, seconds["peer"]), ".3f")
+        print(f"{name}  {statistics.median(medians):.3f} s per step; ratio to peer {of_peer}")
     added = [1000 * (run - bare) for run, bare in zip(seconds["ours"], seconds["bare"], strict=True)]
     share = statistics.median(added) / 1000 / statistics.median(seconds["bare"])
-    print(f"data, NeMo, Lightning, logs and metrics add {spread(added, '.1f')} ms to bare, {share:.1%}")
+    print(f"data, NeMo, Lightning, logs and metrics add {harness.spread(added, '.1f')} ms to bare, {share:.1%}")
     shares: Counter[str] = Counter()
     for operation, taken in profile.items():
         shares[group(operation)] += taken
@@ -109,7 +105,7 @@ def main() -> None:
 
 
 def group(operation: str) -> str:
-    """What one of torch's operations belongs to."""
+    """Return the group of one of torch's operations."""
     return next((name for name, words in GROUPS.items() if any(word in operation for word in words)), OTHER)
 
 

@@ -1,7 +1,6 @@
-"""Runs of the product as a user starts them, and scripts beside them, watched from outside."""
+"""Run this project as a user does, or another command, and measure its processes from outside."""
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -13,61 +12,64 @@ from pathlib import Path
 
 import psutil
 
+from dev.support.runs import REPOSITORY, arguments, environment
 from llama31.config import paths
 from llama31.run_dir import startup_log
-from llama31.settings import names
 
-SAMPLES_PER_SECOND = 2  # of the memory
-SLOW_FIRST = 3  # steps: kernels are chosen, memory is allocated
+SAMPLES_PER_SECOND = 2  # measurements of the memory
+SLOW_FIRST = 3  # steps that choose kernels and allocate memory
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What was seen of one run."""
+    """Measurements of one run."""
 
     run_dir: Path
     parts: dict[str, float]
-    """Seconds from the command to the end of each part of the start, on the rank that was last there."""
+    """Seconds from the command to the end of each part of the start, on the slowest rank."""
     memory: int
-    """Bytes: the most that all its processes held at once, what they share counted once."""
+    """Peak memory in bytes of all its processes together, counting shared pages once."""
 
     def step_seconds(self) -> float:
-        """Median of the steps but for the first ones."""
+        """Return the median seconds of the steps, without the first ones."""
         lines = (self.run_dir / paths.METRICS).read_text(encoding="utf-8").splitlines()
         events = [event for event in map(json.loads, lines) if event["event"] == "step"]
         return statistics.median(event["seconds"] for event in events[SLOW_FIRST:])
 
 
-def run(settings: Mapping[str, object], wanted_exit_code: int = 3) -> Watched:
-    """Runs run_llama31.sh with these settings alone; ends this process where the run ends otherwise than wanted."""
+def run(settings: Mapping[str, object], expected_exit_code: int = 3) -> Watched:
+    """Run run_llama31.sh with only these settings. Exits with an error on another exit code."""
     command = [
         "bash",
-        str(paths.REPOSITORY / "run_llama31.sh"),
-        *(f"{name}={value}" for name, value in settings.items()),
+        str(REPOSITORY / "run_llama31.sh"),
+        *arguments(settings),
     ]
-    began, printed, memory = watch(command, wanted_exit_code)
+    began, printed, memory = watch(command, expected_exit_code)
     name, *_ = (line.partition(": ")[2] for line in printed.splitlines() if line.startswith("run directory: "))
     return Watched(Path(name), parts(Path(name) / paths.RANK_LOGS, began), memory)
 
 
-def watch(command: Sequence[str], wanted_exit_code: int = 0, **more: str) -> tuple[datetime, str, int]:
-    """Runs a command, with more variables; gives when it began, what it printed, and the memory it took."""
-    environment = {name: value for name, value in os.environ.items() if name not in names()}
-    environment |= {"LLAMA31_VENV": sys.prefix, **more}
+def watch(command: Sequence[str], expected_exit_code: int = 0, **more: str) -> tuple[datetime, str, int]:
+    """Run a command with further variables; return its start time, output and peak memory."""
     began = datetime.now(timezone.utc)
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**environment(), **more},
     )
     memory = _Memory(process.pid)
     printed, _ = process.communicate()
     peak = memory.ended()
-    if process.returncode != wanted_exit_code:
+    if process.returncode != expected_exit_code:
         sys.exit(f"{' '.join(command)}: exit code {process.returncode}\n{printed}")
     return began, printed, peak
 
 
 def parts(logs: Path, began: datetime) -> dict[str, float]:
-    """Seconds to the end of each part of the start, as the ranks' logs tell."""
+    """Read the seconds to the end of each part of the start from the ranks' logs."""
     found: dict[str, float] = {}
     for log in logs.glob("rank-*.log"):
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -79,7 +81,7 @@ def parts(logs: Path, began: datetime) -> dict[str, float]:
 
 
 class _Memory:
-    """Looks at the memory of a process and of all that it started, until it has ended."""
+    """Measures the memory of a process and its descendants until the process has ended."""
 
     def __init__(self, pid: int):
         self._process = psutil.Process(pid)
@@ -97,12 +99,12 @@ class _Memory:
         try:
             for process in (self._process, *self._process.children(recursive=True)):
                 held += process.memory_full_info().pss
-        except psutil.Error:  # one of them has ended meanwhile
+        except psutil.Error:  # one of them has just ended
             return 0
         return held
 
     def ended(self) -> int:
-        """The most bytes that were seen."""
+        """Stop measuring and return the peak in bytes."""
         self._over.set()
         self._thread.join()
         return self._peak

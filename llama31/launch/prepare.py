@@ -182,7 +182,7 @@ def prepare(
     if data is None:
         found = Found(settings, Start())
     else:
-        found = resume.find(settings, data, identity.names_allowed(allowed), thorough=thorough)
+        found = resume.find(settings, data, identity.parse_allowed(allowed), thorough=thorough)
     plan = Plan(replace(resolved, settings=found.settings), data, command, found.start)
     print_notes(found.notes)
     return Prepared(plan, found, found.outcome or _nothing_left(plan))

@@ -45,7 +45,7 @@ def describe(
         "device": devices.device(plan.settings).name,
         "data": _data(plan.settings, plan.data),
         "skipped_parts": list(inputs.skipped_lines(plan.settings, plan.data)) if plan.data else None,
-        "tokenizer": run_tokenizer.described(Path(plan.settings.tokenizer_path)) if plan.data else None,
+        "tokenizer": run_tokenizer.describe(Path(plan.settings.tokenizer_path)) if plan.data else None,
         "environment": read_by_libraries(environment),
     }
 
@@ -57,9 +57,9 @@ def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
     """
     run_dir = paths.latest_run(run_dir)
     settings, was = record.load_settings(run_dir), record.load_record(run_dir)
-    now = {**_code(), "data": _data(settings, inputs.look(settings)[0])}
+    now = {**_code(), "data": _data(settings, inputs.inspect(settings)[0])}
     if now["data"] and isinstance(recorded := was.get("data"), dict):
-        recorded["tokenizer"] = identity.current(recorded.get("tokenizer"), settings)
+        recorded["tokenizer"] = identity.current_tokenizer_hash(recorded.get("tokenizer"), settings)
     theirs, ours = (
         to_forward(of) for of in (was.get("environment", {}), rank_command.environment(settings, os.environ))
     )
@@ -110,6 +110,8 @@ def _data(settings: Settings, data: Data | None) -> dict[str, Any] | None:
 
 def _git(*arguments: str) -> str | None:
     """Return git's answer about this checkout, or None without git or outside a checkout."""
+    if not paths.is_checkout():  # git would answer for a repository that an installed package is in by chance
+        return None
     try:
         done = subprocess.run(
             ["git", "-C", str(paths.REPOSITORY), *arguments], capture_output=True, text=True, check=True, timeout=10

@@ -1,6 +1,7 @@
 """The plan of a run as text: all of it for `--dryrun`, a summary before every run."""
 
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -190,7 +191,7 @@ class Plan:
         needed = memory.per_gpu(settings, vocab_size)
         there = f" of {GPUS[settings.gpu].memory / GB:.0f}" if settings.gpu else ""
         unchecked = "" if settings.gpu else "; with GPU set, this is checked"
-        yield f"memory of a GPU: about {needed.total / GB:.1f}{there} GB: {memory.described(needed)}{unchecked}"
+        yield f"memory of a GPU: about {needed.total / GB:.1f}{there} GB: {memory.describe(needed)}{unchecked}"
         for granularity in RecomputeGranularity:
             if granularity is not settings.recompute_granularity:
                 other = memory.per_gpu(recompute.instead(settings, granularity), vocab_size)
@@ -229,7 +230,7 @@ class Plan:
         """Yield which file decides the tokenizer's ids, and what of its configuration is ignored."""
         source = Path(self.settings.tokenizer_path)
         yield f"{tokenizer.TOKENIZER_FILE} defines its ids; SHA-256 of that part: {tokenizer.fingerprint(source)}"
-        if left_out := run_tokenizer.left_out(source):
+        if left_out := run_tokenizer.ignored_entries(source):
             yield f"ignored in its configuration: {', '.join(left_out)}"
 
     def _division(self) -> Iterator[str]:
@@ -253,4 +254,6 @@ def user_command(settings: Settings, environment: Mapping[str, str] | None = Non
         for field in fields(Settings)
         if (value := getattr(settings, field.name)) != field.default or (environment or {}).get(field.name.upper())
     ]
-    return ["bash", str(paths.REPOSITORY / "run_llama31.sh"), *given]
+    if paths.is_checkout():
+        return ["bash", str(paths.REPOSITORY / "run_llama31.sh"), *given]
+    return [sys.executable, "-m", "llama31", "run", *given]

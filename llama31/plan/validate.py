@@ -34,7 +34,7 @@ def check(settings: Settings) -> Data:
 
 def look(settings: Settings) -> tuple[Data | None, list[str]]:
     """As `check`, but return the lines instead of raising; the data is None if files are missing or damaged."""
-    data, lines = inputs.look(settings)
+    data, lines = inputs.inspect(settings)
     found = list(problems(settings, data))
     return data, [*(_line(problem, found, settings, data) for problem in found), *lines]
 
@@ -225,8 +225,8 @@ def _memory(settings: Settings, vocab_size: int) -> Iterator[Problem]:
         yield Problem(
             "mbs",
             f"GPU={settings.gpu}: {there / GB:.0f} GB, but each would need about {needed.total / GB:.1f} GB: "
-            f"{memory.described(needed)}",
-            elsewhere=tuple(memory.smaller(settings, vocab_size, there)),
+            f"{memory.describe(needed)}",
+            elsewhere=tuple(memory.reductions(settings, vocab_size, there)),
         )
 
 

@@ -39,8 +39,8 @@ def _misplaced(settings: Settings) -> Iterator[Problem]:
     given = settings.continual_ckpt
     if not given:
         return
-    path = Path(given) if devices.is_through_ssh(settings) else locate.real(given)
-    if outer := locate.around(path):
+    path = Path(given) if devices.is_through_ssh(settings) else locate.resolve(given)
+    if outer := locate.enclosing_checkpoint(path):
         what = "is a checkpoint" if outer == Path(given) else f"is the checkpoint {outer}"
         what = what if outer == path else f"is inside the checkpoint {outer}"
         line = f"CONTINUAL_CKPT={given}: {what}; it must be the directory that holds checkpoints"

@@ -116,6 +116,9 @@ def _container(settings: Settings) -> Iterator[Problem]:
             if (value := getattr(settings, name)) != usual:
                 yield Problem(name, f"{assignment(name, value)}: needs IMAGE", (usual,))
         return
+    if not settings.code_path and not paths.is_checkout():
+        what = "CODE_PATH is empty: name a checkout that the container has; llama31 is installed here without one"
+        yield Problem("code_path", what)
     for path in [*mounts.directories(settings), Path(settings.code_path or paths.REPOSITORY)]:
         for sign, words in SEPARATORS.items():
             if sign in str(path):

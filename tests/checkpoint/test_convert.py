@@ -181,7 +181,7 @@ def test_another_configuration_is_another_model(
     shutil.copytree(models / "3.1", tmp_path / "source")
     llamas.edit_config(tmp_path / "source", **change)
     with one_rank():
-        theirs, ours = hugging_face.look(tmp_path / "source"), nemo.look(converted / "3.1")
+        theirs, ours = hugging_face.inspect(tmp_path / "source"), nemo.inspect(converted / "3.1")
         assert not logits_parity.compare(theirs, ours, lambda _: None).passes
 
 

@@ -166,6 +166,6 @@ def test_no_network(there: dict[str, bytes], tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line(endpoint: str, tmp_path: Path) -> None:
     (said,) = run(tmp_path, "org/open", endpoint, "--weight", expect=2).splitlines()
-    assert said == "download_hf_llama3.sh: unknown arguments: --weight; what works: --weights"
+    assert said == "download_hf_llama3.sh: unknown arguments: --weight; expected: --weights"
     (said,) = run(tmp_path, "org/open", endpoint, expect=2, TOKENIZER_PATH="").splitlines()
     assert said.endswith("TOKENIZER_PATH: set it to the directory to download to")

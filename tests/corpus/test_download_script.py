@@ -144,10 +144,10 @@ def test_raw_and_any_other_set(server: FileServer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "line"),
     [
-        (["everything"], {}, "download_data.sh: what to download? preprocessed, tokenizer [--weights], raw, or URL "),
-        (["preprocessed", "--weights"], {}, "download_data.sh: what to download? preprocessed, "),
+        (["everything"], {}, "download_data.sh: expected preprocessed, tokenizer [--weights], raw, or URL "),
+        (["preprocessed", "--weights"], {}, "download_data.sh: expected preprocessed, "),
         (["raw"], {}, "download_data.sh: C4_PATH: set it to the directory to download to"),
-        (["https://example.org/set.uri"], {}, "download_data.sh: https://example.org/set.uri: to which directory? "),
+        (["https://example.org/set.uri"], {}, "download_data.sh: https://example.org/set.uri: directory missing; "),
         (["https://example.org/set"], {"to": "d"}, "https://example.org/set: not the URL of a .uri file"),
         (
             ["raw"],

@@ -157,7 +157,7 @@ def test_a_killed_process_is_named(tmp_path: Path, corpus: Corpus, monkeypatch: 
         ({"BAD_LINE_LIMIT": "3"}, "--bad-line-limit=3: has an effect only with --on-bad-line=skip"),
         ({"PARTS": "x"}, 'PARTS="x": x is not one of the parts 0 to 7; example: PARTS="6 7"'),
         ({"TOKENIZER_PATH": "/data/none"}, "/data/none: no such tokenizer directory"),
-        ({"SLURM_ARRAY_JOB_ID": "1"}, "leave out --array: --nodes=N shares the files out among N nodes"),
+        ({"SLURM_ARRAY_JOB_ID": "1"}, "remove --array: --nodes=N divides the files among N nodes"),
         ({"CONT_IMAGE_URL": "x.sqsh"}, "CONT_IMAGE_URL=x.sqsh needs Slurm; within the container, unset it"),
     ],
 )
@@ -319,7 +319,7 @@ def test_interactive(command: tuple[str, ...], cluster: Cluster, corpus: Corpus,
 
 def test_a_node_of_unknown_size(corpus: Corpus) -> None:
     _, errors = corpus.run(expect=2, SLURM_JOB_ID="1", SLURM_JOB_NUM_NODES="2")
-    line = "neither SLURM_CPUS_ON_NODE nor SLURM_JOB_CPUS_PER_NODE says how many cores a node has"
+    line = "neither SLURM_CPUS_ON_NODE nor SLURM_JOB_CPUS_PER_NODE is set"
     assert errors == f"preprocess: {line}\n"
 
 

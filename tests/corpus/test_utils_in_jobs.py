@@ -50,7 +50,7 @@ def test_no_task_of_a_job_array_does_anything(name: str, cluster: Cluster, env: 
     for task in (1, 2):
         cluster.ended(f"{job}_{task}")
         (line,) = (tmp_path / f"{task}.log").read_text().splitlines()
-        assert ": leave out --array: " in line
+        assert ": remove --array: " in line
 
 
 def test_scripts_find_it_in_the_same_way() -> None:
@@ -58,6 +58,6 @@ def test_scripts_find_it_in_the_same_way() -> None:
 
     def lines(name: str) -> str:
         text = (REPOSITORY / "utils" / name).read_text()
-        return text[text.index("# Where this checkout is.") : text.index("# Until here.")]
+        return text[text.index("# Find this checkout.") : text.index("# End of the common lines.")]
 
     assert lines(SCRIPTS[0]) == lines(SCRIPTS[1])

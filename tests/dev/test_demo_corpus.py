@@ -89,7 +89,7 @@ def test_done_is_skipped(demo: Path, capfd: pytest.CaptureFixture[str]) -> None:
     prepare_demo.prepare(demo, VALIDATION_DOCUMENTS, PACKAGES)
     assert times(demo) == before
     output, errors = capfd.readouterr()
-    assert output.count(": is there\n") == 2  # c4 and tokenizer
+    assert output.count(": exists\n") == 2  # c4 and tokenizer
     assert "all 264 files are compressed" in output
     assert errors.count(": is there, ") == 3  # token files
 
@@ -123,14 +123,14 @@ def test_other_versions_data_is_made_anew(demo: Path) -> None:
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert "it is made anew" in done.stdout
+    assert "making it again" in done.stdout
     assert {name: contents(demo / name) for name in DIRECTORIES} == before
     assert stamp.read_text() == made_from
 
 
 def test_data_of_others_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "c4").mkdir()
-    with pytest.raises(UserError, match=r"holds data, and no made_from\.json tells how it was made"):
+    with pytest.raises(UserError, match=r"has data but no made_from\.json"):
         prepare_demo.prepare(tmp_path, VALIDATION_DOCUMENTS, PACKAGES)
     assert list(tmp_path.rglob("*")) == [tmp_path / "c4"]
 

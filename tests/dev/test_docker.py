@@ -19,7 +19,7 @@ from dev.image_requirements import Installed
 
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 ARGUMENTS = dict(re.findall(r'^ARG (\w+)="?([^"\n]+)"?$', DOCKERFILE, re.M))
-REQUIREMENTS = (REPOSITORY / "requirements.txt").read_text().splitlines()
+REQUIREMENTS = image_requirements.read(REPOSITORY / "requirements.txt")
 LOCK = (REPOSITORY / "requirements.lock").read_text().splitlines()
 
 BASE = {
@@ -211,8 +211,8 @@ def test_each_fault_is_a_line(tmp_path: Path) -> None:
     done = checked(tmp_path, "nemo_toolkit==1.0", "nosuch==2.0", HOME="/nonexistent")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"check_image: this image should have nemo_toolkit==1.0, but there is {ARGUMENTS['NEMO_VERSION']}",
-        "check_image: this image should have nosuch==2.0, but there is nothing",
+        f"check_image: this image needs nemo_toolkit==1.0; installed: {ARGUMENTS['NEMO_VERSION']}",
+        "check_image: this image needs nosuch==2.0; installed: nothing",
         "check_image: HOME=/nonexistent: cannot be written to; libraries keep caches there",
     ]
 
@@ -220,9 +220,7 @@ def test_each_fault_is_a_line(tmp_path: Path) -> None:
 def test_another_torch_than_the_images_is_a_fault(tmp_path: Path) -> None:
     requirement = Requirement(f"torch=={BASE['torch'].version}")
     (line,) = check_image.unmet([requirement], "this image")
-    assert (
-        line == f"this image should have torch=={BASE['torch'].version}, but there is {distribution('torch').version}"
-    )
+    assert line == f"this image needs torch=={BASE['torch'].version}; installed: {distribution('torch').version}"
     assert Version(BASE["torch"].version) != Version(distribution("torch").version)
 
 
@@ -244,8 +242,8 @@ def test_what_packages_ask_of_each_other_is_followed(tmp_path: Path, monkeypatch
         (information / "METADATA").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(tmp_path)
     assert sorted(check_image.conflicts([Requirement("first")])) == [
-        "third should have fifth==1.0, but there is nothing",
-        "third should have first<1.0, but there is 1.0",
+        "third needs fifth==1.0; installed: nothing",
+        "third needs first<1.0; installed: 1.0",
     ]
 
 
@@ -258,4 +256,4 @@ def test_modules_that_break_are_named(
     assert list(check_image.broken(["needs_driver", "json", "broken_module"])) == [
         "broken_module cannot be imported: RuntimeError: undefined symbol"
     ]
-    assert "needs_driver not looked at" in capsys.readouterr().out
+    assert "needs_driver not checked" in capsys.readouterr().out

@@ -190,7 +190,7 @@ def test_print_shows_the_command_and_does_nothing(run: Run, tmp_path: Path) -> N
         ({"DST_PATH": "/nonexistent/x"}, "DST_PATH=/nonexistent: no such directory"),
         ({"JOB_DIR": "/dev/null/runs"}, "/dev/null/runs: cannot be made: Not a directory"),
         ({"PREPROCESSED_PATH": "a\nb"}, "a name that cannot be printed; rename it"),
-        ({"PATH": "/nonexistent"}, "no docker found; install Docker"),
+        ({"PATH": "/nonexistent"}, "docker is not installed; install Docker"),
     ],
     ids=lambda value: "=".join(*value.items()) if isinstance(value, dict) else "",
 )
@@ -208,7 +208,7 @@ def test_what_cannot_be_is_refused(run: Run, tmp_path: Path, environment: dict[s
 def test_an_unknown_option_is_refused(run: Run) -> None:
     call = run("--help")
     assert (call.returncode, list(call.arguments)) == (2, [])
-    assert call.stderr.startswith("run_docker: --help: no such option; --print shows the command")
+    assert call.stderr.startswith("run_docker: --help: no such option; the only one is --print")
 
 
 def test_a_python_without_omegaconf_is_refused(run: Run, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_made_once_reused_extended_and_remade_when_stale(checkout: Checkout) -> 
     (checkout.venv / "leftover").touch()
     with (checkout.root / "requirements.lock").open("a") as lock:
         lock.write("other==2.0\n")
-    assert "stale; making it anew" in checkout.setup()
+    assert "stale; making it again" in checkout.setup()
     assert not (checkout.venv / "leftover").exists()
     assert not checkout.can_import("tool")
 
@@ -152,13 +152,13 @@ def test_failed_interrupted_or_killed_is_made_anew(checkout: Checkout) -> None:
     assert "Processing" in Path(f"{checkout.venv}.log").read_text()
 
     said = checkout.setup(expect=130, MISHAP="interrupt")
-    assert said.endswith("setup: interrupted; the next call starts anew\n")
+    assert said.endswith("setup: interrupted; the next call starts over\n")
 
     checkout.setup(expect=-signal.SIGKILL, MISHAP="kill")
     assert (checkout.venv / "bin" / "python").exists()
     assert not checkout.can_import("greeting")
 
-    assert "unfinished or stale; making it anew" in checkout.setup()
+    assert "incomplete or stale; making it again" in checkout.setup()
     assert checkout.can_import("greeting")
 
 
@@ -176,8 +176,7 @@ def test_what_it_did_not_make_is_left_alone(checkout: Checkout, kind: str) -> No
         path.symlink_to(mine)
     said = checkout.setup(expect=2, LLAMA31_VENV=str(path))
     assert said == (
-        f"setup: {mine} was not made by dev/setup.sh and is left alone;"
-        " move it away or set LLAMA31_VENV to another path\n"
+        f"setup: {mine} was not made by dev/setup.sh and is kept; move it or set LLAMA31_VENV to another path\n"
     )
     assert (mine if kind == "file" else mine / "pyvenv.cfg").read_text() == "mine"
 
@@ -212,7 +211,7 @@ def test_no_suitable_python(checkout: Checkout, tmp_path: Path) -> None:
     assert not checkout.venv.exists()
 
     said = checkout.setup(expect=2, LLAMA31_PYTHON="/no/such/python")
-    assert "/no/such/python: none works" in said
+    assert "/no/such/python: not found" in said
 
 
 def test_first_python_that_works_is_taken(checkout: Checkout, tmp_path: Path) -> None:
@@ -228,6 +227,4 @@ def test_first_python_that_works_is_taken(checkout: Checkout, tmp_path: Path) ->
 
 
 def test_unknown_argument(checkout: Checkout) -> None:
-    assert checkout.setup("--def", expect=2) == (
-        "setup: unknown arguments: --def; what works: bash dev/setup.sh [--dev]\n"
-    )
+    assert checkout.setup("--def", expect=2) == ("setup: unknown arguments: --def; usage: bash dev/setup.sh [--dev]\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from runs import arguments
 
-from llama31.doctor import run
+from llama31.doctor import doctor
 
 # --- HOST ---------------------------------------------------------------------------------------------------------
 
@@ -36,7 +36,7 @@ def from_laptop(usual: dict[str, str], capsys: pytest.CaptureFixture[str], **giv
     """Exit code and lines of the verb, for a run whose paths only the cluster knows."""
     host = {"PARTITION": "debug", "HOST": "login", "CODE_PATH": "/nowhere/code"}
     paths = {"PREPROCESSED_PATH": "/nowhere/data", "TOKENIZER_PATH": "/nowhere/tokenizer", "JOB_DIR": "/nowhere/runs"}
-    code = run.main(arguments({**usual, **host, **paths, **given}), verify=True, timeout=60)
+    code = doctor.doctor(arguments({**usual, **host, **paths, **given}), verify=True, timeout=60)
     return code, capsys.readouterr().out.splitlines()
 
 

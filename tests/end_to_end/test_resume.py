@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import oracle
 import pytest
 import weights_and_biases
@@ -12,6 +11,7 @@ from noting_samples import NAME
 from runs import SUPPORT, Run, run_forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dev.support.tensors import common, different, tensors
 from llama31.checkpoint import store
 from llama31.checkpoint.formats import nemo
 from llama31.config import paths
@@ -155,17 +155,17 @@ def test_three_jobs_equal_one(ranks: int, in_one_go: Chain, in_three_jobs: Chain
     for rank in range(ranks):
         assert len(in_one_go.samples(rank)) == STEPS * 8 // ranks
         assert in_three_jobs.samples(rank) == in_one_go.samples(rank)
-    differ = checkpoints.different(checkpoints.tensors(in_three_jobs.last), checkpoints.tensors(in_one_go.last))
+    differ = different(tensors(in_three_jobs.last), tensors(in_one_go.last))
     assert not differ, f"weights or moments that differ: {differ}"
 
 
 def test_three_jobs_leave_the_same_state(in_one_go: Chain, in_three_jobs: Chain) -> None:
     """The states of schedule, data and random generators after the last step."""
-    ours, theirs = checkpoints.common(in_three_jobs.last), checkpoints.common(in_one_go.last)
+    ours, theirs = common(in_three_jobs.last), common(in_one_go.last)
     for part in ("lr_schedulers", "callbacks.RandomStates", "BenchmarkData.consumed_samples", "global_step"):
         names = [name for name in theirs if name.startswith(part)]
         assert names, f"{part} is not in {sorted(theirs)}"
-        differ = [name for name in names if name in checkpoints.different(ours, theirs)]
+        differ = [name for name in names if name in different(ours, theirs)]
         assert not differ, differ
 
 
@@ -190,7 +190,7 @@ def test_checkpoints_and_what_they_hold(in_three_jobs: Chain) -> None:
 
 def test_three_jobs_write_one_log_that_holds(in_three_jobs: Chain, capsys: pytest.CaptureFixture) -> None:
     first, _, last = in_three_jobs.jobs
-    assert submission.run([last.run_dir], "6.1.0") == 0, capsys.readouterr().out
+    assert submission.check([last.run_dir], "6.1.0") == 0, capsys.readouterr().out
     events = oracle.mlperf_events(last.run_dir / paths.MLPERF_LOG)
     times = [event["time_ms"] for event in events]
     assert times == sorted(times)

@@ -15,6 +15,7 @@ import tiny
 import torch
 from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, prepared_run, run_forked, stopped_by
 
+from dev.support.tensors import common, different, tensors
 from llama31.checkpoint import store
 from llama31.checkpoint.formats import nemo
 from llama31.common.files import PARTIAL
@@ -85,7 +86,7 @@ def assert_saved_and_ended(run: Run, root: Path) -> None:
     assert run.outcome.reason == f"told to end at step {step}; the checkpoint of this step is saved"
     newest = store.listing(root)[0]
     assert (newest.job, newest.step) == (1, step)
-    assert store.damage_inside(newest.path, store.read_manifest(newest.path)) == ""
+    assert store.check_hashes(newest.path, store.read_manifest(newest.path)) == ""
     assert [event["step"] for event in run.events("step")] == list(range(1, step + 1))
     assert [event["step"] for event in run.events("evaluation")] == list(range(4, step + 1, 4))
     assert oracle.mlperf_events(run.run_dir / paths.MLPERF_LOG)[-1]["metadata"]["status"] == "aborted"
@@ -96,10 +97,14 @@ def test_killed_at_random_moments(settings: dict[str, Any], tmp_path: Path) -> N
     reference = run_forked({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path / "reference", "STOP_AT_STEP": 16})
     assert reference.exit_code == TARGET_NOT_REACHED, reference.printed + reference.logs()
     these = {name: value for name, value in settings.items() if name not in ("JOB_DIR", "SEEDS")}
-    command = [sys.executable, REPOSITORY / "dev" / "kill_saves.py", tmp_path, "--kills", "2", *arguments(these)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False)
+    command = [sys.executable, "-m", "dev.kill_saves", tmp_path, "--kills", "2", *arguments(these)]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].startswith("2 kills: weights and optimizer after step 16 are the reference's")
+    assert done.stdout.splitlines()[-1].startswith(
+        "2 kills: weights and optimizer state after step 16 equal the reference's"
+    )
 
 
 # Weights alone
@@ -135,7 +140,7 @@ def test_context_holds_the_tokenizer_and_nothing_beside_it(
 ) -> None:
     """NeMo finds its tokenizer in the checkpoint, wherever that is moved to."""
     checkpoint = checkpoints.copy(trained[1], tmp_path)
-    found = nemo.look(checkpoint)
+    found = nemo.inspect(checkpoint)
     assert found.tokenizer == checkpoint / nemo.CONTEXT / nemo.TOKENIZER
     names = {file.name for file in found.tokenizer.iterdir()}
     assert names == {"tokenizer.json", "tokenizer_config.json"}
@@ -175,11 +180,11 @@ def test_a_run_whose_norms_decay_resumes_exactly(settings: dict[str, Any], tmp_p
     (first / "notes.txt").write_text("the first one")
     run = run_forked({**these, "CONTINUAL_CKPT": resumed, "SAVE_EVERY": 1, "KEEP_LAST": 1, "STOP_AT_STEP": 3})
     assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
-    ours, theirs = (checkpoints.tensors(path) for path in (store.listing(resumed)[0].path, last))
-    assert checkpoints.different(ours, theirs) == []
+    ours, theirs = (tensors(path) for path in (store.listing(resumed)[0].path, last))
+    assert different(ours, theirs) == []
     assert [checkpoint.step for checkpoint in store.listing(resumed)] == [3, 1]
-    assert run.printed.count(f"\n{first}: not removed, it holds what no save wrote (notes.txt)") == 2
-    groups = {name: value for name, value in checkpoints.common(last).items() if name.endswith(".weight_decay")}
+    assert run.printed.count(f"\n{first}: not removed, it holds a file that no save wrote (notes.txt)") == 2
+    groups = {name: value for name, value in common(last).items() if name.endswith(".weight_decay")}
     assert list(groups.values()) == [0.1], groups
 
 

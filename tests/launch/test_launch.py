@@ -59,7 +59,7 @@ def test_script_works_from_anywhere_through_links_and_beside_another_llama31(
 def test_script_without_its_environment(tmp_path: Path) -> None:
     done = call("bash", SCRIPT, "--dryrun", LLAMA31_VENV="/no such")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "LLAMA31_VENV=/no such: holds no bin/python; bash dev/setup.sh makes it\n"
+    assert done.stderr == "LLAMA31_VENV=/no such has no bin/python; bash dev/setup.sh makes it\n"
 
     bare = tmp_path / "bin" / "python3"  # a python without packages, as a system's is
     bare.parent.mkdir()
@@ -71,7 +71,7 @@ def test_script_without_its_environment(tmp_path: Path) -> None:
     path = f"{bare.parent}:{os.environ['PATH']}"
     done = call("bash", copy / SCRIPT.name, "--dryrun", LLAMA31_VENV="", PATH=path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r".* lacks the packages; bash dev/setup.sh makes .*\n", done.stderr)
+    assert re.fullmatch(r".* lacks the packages; bash dev/setup.sh creates .*\n", done.stderr)
 
 
 def test_script_hands_on_exit_codes_and_prints_no_traceback(usual: dict[str, str]) -> None:
@@ -235,7 +235,7 @@ def stand_in(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def start(usual: dict[str, str], *given: str) -> tuple[int, Path]:
     """Exit code of a run in this process, and its directory."""
-    code = launch.main([*arguments(usual), *given])
+    code = launch.run([*arguments(usual), *given])
     return code, (Path(usual["JOB_DIR"]) / "latest").resolve()
 
 
@@ -298,7 +298,7 @@ def test_dry_run_of_experiments_shows_them_as_they_would_be(
         (["NEXP=2"], "", "experiments: 2; seeds: 2 drawn at submission"),
         (["SEEDS=5"], "5", "experiments: 1; seeds: 5"),
     ):
-        assert launch.main([*arguments(usual), *given, "PARTITION=p", "--dryrun"]) == 0
+        assert launch.run([*arguments(usual), *given, "PARTITION=p", "--dryrun"]) == 0
         printed = capsys.readouterr().out
         assert f"\nSubmission\n  {said}\n" in printed
         assert re.findall(r"^  SEEDS=('.*?'|\S*) +", printed, re.MULTILINE) == [seeds]
@@ -319,7 +319,7 @@ def test_experiments_that_fail(
         return begun[-1]
 
     monkeypatch.setattr(local, "run", run)
-    assert launch.main([*arguments(usual), "NEXP=3"]) == code
+    assert launch.run([*arguments(usual), "NEXP=3"]) == code
     assert len(begun) == started
 
 
@@ -343,7 +343,7 @@ def test_a_run_is_refused_where_the_gpus_are_missing(usual: dict[str, str], monk
     with pytest.raises(UserError, match=r"^DEVICE=cuda: this machine has no GPU; DEVICE=cpu works$"):
         start({**usual, "DEVICE": "cuda"})
     assert not Path(usual["JOB_DIR"]).exists()
-    assert launch.main([*arguments({**usual, "DEVICE": "cuda"}), "--dryrun"]) == 0
+    assert launch.run([*arguments({**usual, "DEVICE": "cuda"}), "--dryrun"]) == 0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda signum: signum.name)
@@ -353,7 +353,7 @@ def test_what_ends_the_launcher_interrupts_the_ranks(signum: signal.Signals, usu
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where these tests run in the background
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"local.command = lambda _, run_dir: [sys.executable, '-c', {RANKS!r}, str(run_dir), 'wait']\n"
-        "sys.exit(launch.main(sys.argv[1:]))\n"
+        "sys.exit(launch.run(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", program, *arguments(usual)]
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, text=True) as launcher:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import stand_in
 from cluster import Cluster
-from submitted import containers, submit
+from containers import containers
+
+from dev.support.submitted import submit
 
 pytestmark = pytest.mark.slurm
 

@@ -11,8 +11,8 @@ import pytest
 import stand_in
 from cluster import Cluster
 from hostile import HOSTILE, REACHES_THE_CLUSTER
-from submitted import Submitted, submit
 
+from dev.support.submitted import Submitted, submit
 from llama31.config import paths
 from llama31.launch import remote_shell
 from llama31.launch.slurm import job_states

@@ -10,12 +10,13 @@ from typing import Any
 import oracle
 import pytest
 from cluster import Cluster
+from containers import containers
 from cut_chain import SIGNAL_BEFORE_END, Chain
 from light_imports import imported_by, is_light
 from runs import REPOSITORY, Run, arguments, environment, run_llama31
-from submitted import containers, submit
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
+from dev.support.submitted import submit
 from llama31.config import paths
 from llama31.mlperf.check import submission
 from llama31.run_dir import job_chain, record
@@ -112,7 +113,7 @@ def test_jobs_that_are_cut_equal_one_that_is_not(chain: Chain, uncut: Run) -> No
 def test_one_log_of_all_jobs_that_the_official_check_accepts(
     chain: Chain, uncut: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert submission.run([chain.last.run_dir], "6.1.0") == 0, capsys.readouterr().out
+    assert submission.check([chain.last.run_dir], "6.1.0") == 0, capsys.readouterr().out
     logged = oracle.mlperf_events(chain.last.run_dir / paths.MLPERF_LOG)
     evaluated = [event["metadata"]["samples_count"] for event in logged if event["key"] == "eval_accuracy"]
     assert evaluated == [event["consumed_samples"] for event in uncut.events("evaluation")]
@@ -205,7 +206,7 @@ def test_tensor_parallel_over_two_nodes_in_a_container(
     job = run.ended(run.jobs[0])
     assert (cluster.state(run.jobs[0]), job.exit_code, expected.exit_code) == ("COMPLETED", 0, 0), job.printed
     assert events(job) == events(expected)
-    assert submission.run([job.run_dir], "6.1.0") == 0
+    assert submission.check([job.run_dir], "6.1.0") == 0
     assert (tmp_path / "bin" / "imported").read_text() == "a#b:1\n", "once for all steps of the job"
     assert not list((tmp_path / "bin").glob("pyxis_*")), "the container is removed"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import GOLDEN
+from golden import Golden
 
 from llama31.config import paths
 from llama31.config.environment import LIBRARIES
@@ -73,15 +73,11 @@ def preview(settings: Settings, *allowed: str) -> str:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_submitted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_submitted(name: str, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_DEBUG", "INFO with $spaces")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # of the machine it is submitted from
     assert list(problems(CASES[name])) == []
-    golden = GOLDEN / f"sbatch_{name}.txt"
-    text = preview(CASES[name], *(["GBS"] if name == "chain" else []))
-    if os.environ.get("REWRITE_GOLDEN"):
-        golden.write_text(text)
-    assert text == golden.read_text(), f"if this is right: REWRITE_GOLDEN=1 python3 -m pytest {__file__}"
+    golden.check(f"sbatch_{name}.txt", preview(CASES[name], *(["GBS"] if name == "chain" else [])))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -9,8 +9,8 @@ import pytest
 import stand_in
 from cluster import REPOSITORY, Cluster
 from runs import arguments, environment
-from submitted import submit
 
+from dev.support.submitted import submit
 from llama31.launch.slurm import partitions
 from llama31.run_dir.events import BAD_INPUT, FAILED
 

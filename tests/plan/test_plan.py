@@ -1,6 +1,5 @@
 """The plan: its text for the benchmark, and that every setting shows up in it, in a record, or is refused."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -10,8 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from checkout import GOLDEN
 from claimed import claim_benchmark_data
+from golden import Golden
 from runs import REPOSITORY, arguments, environment
 
 from llama31.config.departures import departures
@@ -23,8 +22,6 @@ from llama31.plan import validate
 from llama31.plan.plan import Plan
 from llama31.plan.validate_slurm import NEEDS_PARTITION
 from llama31.settings import Settings
-
-GOLDEN = GOLDEN / "plan_benchmark_1x8.txt"
 
 
 def without_machine(text: str, directory: Path) -> str:
@@ -44,8 +41,8 @@ def printed_by(*command: str | Path, **exported: str) -> str:
     return done.stdout
 
 
-def test_plan_of_the_benchmark_on_eight_gpus(tmp_path: Path) -> None:
-    """`run_llama31.sh --dryrun` and `python3 -m llama31 plan`, to the letter. To renew the file: REWRITE_GOLDEN=1."""
+def test_plan_of_the_benchmark_on_eight_gpus(golden: Golden, tmp_path: Path) -> None:
+    """`run_llama31.sh --dryrun` and `python3 -m llama31 plan`, to the letter."""
     given = [
         *arguments(claim_benchmark_data(tmp_path)),
         "DEVICE=cuda",
@@ -64,9 +61,7 @@ def test_plan_of_the_benchmark_on_eight_gpus(tmp_path: Path) -> None:
     )
     assert text == other
     assert not (tmp_path / "runs").exists(), "a plan makes nothing"
-    if os.environ.get("REWRITE_GOLDEN"):
-        GOLDEN.write_text(text)
-    assert text == GOLDEN.read_text()
+    golden.check("plan_benchmark_1x8.txt", text)
 
 
 def test_the_command_shown_gives_the_same_plan(usual: dict[str, str]) -> None:

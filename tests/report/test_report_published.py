@@ -108,7 +108,7 @@ def test_submitted_runs_are_one_system(tmp_path: Path) -> None:
 
 def test_a_score_covers_at_most_ten_runs(tmp_path: Path) -> None:
     page = page_of(tmp_path / "report.html", results(tmp_path / "many", 11, 10))
-    assert "no score: it covers at most 10 runs, and these are 11; give the 10 that count" in page.words
+    assert "no score: it covers at most 10 runs, these are 11; give the 10 that count" in page.words
 
 
 # --- GPUs and their peaks -----------------------------------------------------------------------------------------

@@ -264,7 +264,7 @@ def test_metrics_that_are_large_are_read_from_their_end(tmp_path: Path) -> None:
 def test_fifty_runs_take_no_second_and_nothing_heavy(trained: Run, tmp_path: Path) -> None:
     script = (
         "import sys, time; began = time.process_time()\n"
-        "from llama31 import cli\n"
+        "from llama31.cli import main as cli\n"
         "sys.argv = ['llama31', 'status', *sys.argv[1:]]\n"
         "try:\n    cli.main()\n"
         "finally:\n"

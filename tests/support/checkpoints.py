@@ -1,15 +1,11 @@
-"""Checkpoints for tests: a few bytes that stand for one, and the tensors of real ones, read by torch's own code."""
+"""Checkpoints for tests: of a few bytes, and copies of real ones."""
 
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from runs import arguments
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
-from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from llama31.checkpoint import identity, store
 from llama31.checkpoint.formats import nemo
@@ -50,44 +46,6 @@ def save(given: dict[str, str], root: Path, job: int, step: int, **of_manifest: 
     return path
 
 
-def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint whole, whatever ranks saved them: weights, and the optimizer's moments."""
-    state: dict[str, Any] = {}
-    reader = FileSystemReader(checkpoint / nemo.WEIGHTS)
-    _load_state_dict(state, storage_reader=reader, planner=_EmptyStateDictLoadPlanner(), no_dist=True)
-    found = {name: value for name, value in _flat(state).items() if isinstance(value, torch.Tensor)}
-    assert any(name.startswith("optimizer") for name in found), sorted(found)[:5]
-    return found
-
-
-def common(checkpoint: Path) -> dict[str, Any]:
-    """What is no sharded tensor: schedule, loops, data position, random states; by its path."""
-    return _flat(torch.load(checkpoint / nemo.WEIGHTS / "common.pt", weights_only=True))
-
-
-def different(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Names of what differs, to the bit."""
-    return [
-        name for name in sorted({*ours, *theirs}) if not _same(ours.get(name, "missing"), theirs.get(name, "missing"))
-    ]
-
-
 def copy(checkpoint: Path, directory: Path) -> Path:
     """A copy of a checkpoint in another directory, for tests that damage or go on from it."""
     return Path(shutil.copytree(checkpoint, directory / checkpoint.name))
-
-
-def _flat(state: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(state, dict):
-        parts = state.items()
-    elif isinstance(state, list | tuple):
-        parts = enumerate(state)
-    else:
-        return {prefix: state}
-    return {name: value for key, part in parts for name, value in _flat(part, f"{prefix}.{key}".lstrip(".")).items()}
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    return bool(one == other)

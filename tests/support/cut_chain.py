@@ -3,9 +3,8 @@
 import os
 import signal
 
-from runs import Run
-from submitted import Submitted
-
+from dev.support.runs import Run
+from dev.support.submitted import Submitted
 from llama31.run_dir.events import FAILED
 
 SIGNAL_BEFORE_END = 20  # seconds

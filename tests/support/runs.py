@@ -1,66 +1,20 @@
 """Starts runs for tests and reads what they left behind."""
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import forked_ranks
 from checkout import REPOSITORY, SUPPORT
 
-from llama31.config import paths
+from dev.support.runs import Run, arguments, environment
 from llama31.launch import local, prepare, rank_command, run_directory
 from llama31.plan.plan import Plan
-from llama31.run_dir import record
-from llama31.run_dir.events import Outcome
-from llama31.settings import names
 
 TIMEOUT = 300  # seconds; a run of these takes half a minute at most
-
-
-@dataclass
-class Run:
-    """A run that has ended."""
-
-    run_dir: Path
-    printed: str
-    exit_code: int
-
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        """Metrics of one kind: step, evaluation, outcome."""
-        lines = (self.run_dir / paths.METRICS).read_text().splitlines()
-        return [event for event in map(json.loads, lines) if event["event"] == kind]
-
-    def losses(self) -> list[float]:
-        """Training loss of each step."""
-        return [event["loss"] for event in self.events("step")]
-
-    @property
-    def outcome(self) -> Outcome:
-        """How it ended."""
-        outcome = record.load_outcome(self.run_dir)
-        assert outcome, f"no outcome in {self.run_dir}; its logs: {self.logs()}"
-        return outcome
-
-    def logs(self) -> str:
-        """The ends of the ranks' logs."""
-        files = sorted((self.run_dir / paths.RANK_LOGS).iterdir())
-        return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-3000:]}" for file in files)
-
-
-def arguments(settings: dict[str, Any]) -> list[str]:
-    """NAME=value for the command line."""
-    return [f"{name}={value}" for name, value in settings.items()]
-
-
-def environment() -> dict[str, str]:
-    """Our environment without settings that the caller may have sourced; run_llama31.sh takes our Python."""
-    ours = {name: value for name, value in os.environ.items() if name not in names()}
-    return {**ours, "LLAMA31_VENV": sys.prefix}
 
 
 def exports_after(script: str, directory: Path = REPOSITORY, **exported: str) -> dict[str, str]:

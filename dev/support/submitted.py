@@ -1,28 +1,25 @@
-"""Runs that run_llama31.sh submits to a real Slurm, and what becomes of their jobs."""
+"""Submit runs to a real Slurm and follow their jobs, for tests and for tools of dev/."""
 
 import contextlib
 import json
 import os
 import re
-import shutil
 import signal
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import ENDED, Cluster
-from runs import REPOSITORY, Run, arguments, environment
-
+from dev.support.runs import REPOSITORY, Run, arguments, environment
+from dev.support.slurm_cluster import ENDED, Cluster
 from llama31.config import paths
 from llama31.run_dir import job_chain, time_limit_warning
 
 
 @dataclass
 class Submitted:
-    """A run that was submitted, with all jobs of it."""
+    """A submitted run and its jobs."""
 
     cluster: Cluster
     run_dir: Path
@@ -30,35 +27,35 @@ class Submitted:
     printed: str
 
     def again(self, *options: str, env: Mapping[str, str] = os.environ) -> str:
-        """Submits the script once more, by hand; gives the job's id."""
+        """Submit the script again by sbatch and return the job's id."""
         script = self.run_dir / paths.SCRIPT
         self.jobs.append(self.cluster.ask("sbatch", "--parsable", *options, script, env=env).strip())
         return self.jobs[-1]
 
     def log(self, job: str) -> str:
-        """What a job printed."""
+        """Return the output of a job."""
         file = self.run_dir / paths.slurm_log(job)
         return file.read_text() if file.is_file() else ""
 
     def job_dir(self, job: str, restarts: int = 0) -> Path:
-        """Where a job works."""
+        """Return the directory of a job."""
         return self.run_dir / job_chain.job_dir_name(int(job), restarts)
 
     def ended(self, job: str, restarts: int = 0) -> Run:
-        """Waits for the end of a job."""
+        """Wait for the end of a job and return its run."""
         self.cluster.ended(job)
         code, _, signum = self.cluster.shown(job)["ExitCode"].partition(":")
         return Run(self.job_dir(job, restarts), self.log(job), int(code) or int(signum))
 
     def steps(self, job: str, restarts: int = 0) -> list[int]:
-        """Steps in a job's metrics, those of the jobs before it too."""
+        """Return the steps in a job's metrics, including those of earlier jobs."""
         file = self.job_dir(job, restarts) / paths.METRICS
         lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
         events = [json.loads(line) for line in lines if line.endswith("\n")]
         return [event["step"] for event in events if event["event"] == "step"]
 
     def after_a_step(self, job: str, restarts: int = 0) -> dict[int, int]:
-        """Waits for the first step of a job itself; gives the processes of its ranks, by rank."""
+        """Wait for the first step of this job and return the processes of its ranks, by rank."""
 
         def has_trained() -> bool:
             is_over = self.cluster.state(job) in ENDED
@@ -71,32 +68,32 @@ class Submitted:
         return self.ranks(job)
 
     def ranks(self, job: str) -> dict[int, int]:
-        """Processes of a job's ranks, by rank."""
+        """Return the processes of a job's ranks, by rank."""
         found = [self.cluster.processes(job, node) for node in ("n1", "n2")]
         return {rank: pid for processes in found for pid, rank in processes.items() if rank is not None}
 
     def command_of_rank_0(self, job: str) -> bytes:
-        """What rank 0 of a job executes; empty before it starts."""
+        """Return the command line of rank 0 of a job; empty before it starts."""
         with contextlib.suppress(KeyError, FileNotFoundError, ProcessLookupError):
             return Path(f"/proc/{self.ranks(job)[0]}/cmdline").read_bytes()
         return b""
 
     def seconds(self, job: str) -> int:
-        """Since the start of a job."""
+        """Return the seconds since the start of a job."""
         hours, minutes, seconds = map(int, self.cluster.shown(job)["RunTime"].split(":"))
         return (hours * 60 + minutes) * 60 + seconds
 
     def limit(self, job: str, seconds: int) -> None:
-        """Sets the time limit of a job that runs to the next one, in whole minutes, that leaves so many seconds.
+        """Set the time limit of a running job to the first whole minute that leaves `seconds`.
 
-        How long ranks take to start is the machine's affair, and so this is done when they have.
+        Called once the ranks have started, because how long that takes depends on the machine.
         """
         minutes = (self.seconds(job) + seconds) // 60 + 1
         self.cluster.ask("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
 
     @contextmanager
     def held(self, ranks: Iterable[int]) -> Iterator[None]:
-        """Holds the ranks still within this context, so that a quick job does not end before what it waits for."""
+        """Stop the ranks within this context, so that a quick job does not end too early."""
         _signal(ranks, signal.SIGSTOP)
         try:
             yield
@@ -104,7 +101,7 @@ class Submitted:
             _signal(ranks, signal.SIGCONT)
 
     def warned(self, job: str, restarts: int = 0) -> None:
-        """Waits until the time limit's warning has come."""
+        """Wait until the warning of the time limit has arrived."""
         file = self.job_dir(job, restarts) / time_limit_warning.FILE
         self.cluster.until(f"job {job} is warned", file.read_text)
 
@@ -112,7 +109,7 @@ class Submitted:
 def submit(
     cluster: Cluster, settings: Mapping[str, Any], *options: str, code: Path = REPOSITORY, **exported: str
 ) -> list[Submitted]:
-    """Submits as a user does; a Submitted for each experiment."""
+    """Submit as a user does; return a Submitted for each experiment."""
     command = ["bash", code / "run_llama31.sh", *options, *arguments(dict(settings))]
     printed = cluster.ask(*command, env={**environment(), "CUDA_VISIBLE_DEVICES": "", **exported})
     found = []
@@ -127,69 +124,3 @@ def _signal(processes: Iterable[int], signum: signal.Signals) -> None:
     for pid in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signum)
-
-
-# Containers, as far as the nodes notice them
-
-SRUN = r"""#!/usr/bin/env bash
-# srun with pyxis's options, without its container: what the image sets wins, unless --container-env names it. That
-# is forgotten for the command lines that hold NOT_NAMED_FOR. A container with a name stays, and is not imported again.
-set -euo pipefail
-kept= mounts= name= given=()
-for argument; do
-    case $argument in
-        --container-env=*) kept=",${argument#*=}," ;;
-        --container-mounts=*) mounts="${argument#*=}" ;;
-        --container-image=*) image="${argument#*=}" ;;
-        --container-name=*) name="${argument#*=}" ;;
-        --container-* | --no-container-*) ;;
-        *) given+=("$argument") ;;
-    esac
-done
-IFS=, read -ra mounts <<<"$mounts"
-for mount in "${mounts[@]}"; do [[ -e ${mount%%:*} ]] || { echo "pyxis: $mount: not there" >&2; exit 1; }; done
-if [[ -n ${image:-} && ! (-n $name && -e "@DIRECTORY@/pyxis_$name") ]]; then
-    echo "$image" >>"@DIRECTORY@/imported"
-    touch "@DIRECTORY@/pyxis_$name"
-fi
-if [[ -n ${NOT_NAMED_FOR:-} && " $* " == *" $NOT_NAMED_FOR "* ]]; then kept=; fi
-if [[ ${IMAGE_SETS:-} == *=* && $kept != *",${IMAGE_SETS%%=*},"* ]]; then export "$IMAGE_SETS"; fi
-exec @SRUN@ "${given[@]}"
-"""
-ENROOT = r"""#!/usr/bin/env bash
-# enroot remove
-[[ "$1 $2" == "remove --force" ]] && rm -f -- "@DIRECTORY@/$3"
-"""
-APPTAINER = r"""#!/usr/bin/env bash
-# apptainer exec, without its container: what the image sets wins.
-set -euo pipefail
-[[ $1 == exec ]]
-shift
-while [[ $1 == --* ]]; do
-    case $1 in
-        --no-home) shift ;;
-        --bind) shift 2 ;;
-        --pwd) cd -- "$2"; shift 2 ;;
-        *) echo "apptainer: $1" >&2; exit 1 ;;
-    esac
-done
-export "$IMAGE_SETS" APPTAINER_CONTAINER="$1"
-shift
-# Without setuid, a process beside the container mounts the image. Signals end it, and the container loses its files.
-( trap 'kill -BUS $$' USR1 TERM; tail --pid=$$ -f /dev/null & wait ) </dev/null >/dev/null 2>&1 &
-exec "$@"
-"""
-
-
-def containers(directory: Path) -> str:
-    """PATH with stand-ins for pyxis and Apptainer before all else, and the image's python3.
-
-    In the directory stand the images that pyxis imported, in `imported`, and its containers, as `pyxis_NAME`.
-    """
-    directory.mkdir(parents=True)
-    real = shutil.which("srun")
-    python = f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'
-    for name, text in (("srun", SRUN), ("enroot", ENROOT), ("apptainer", APPTAINER), ("python3", python)):
-        (directory / name).write_text(text.replace("@SRUN@", str(real)).replace("@DIRECTORY@", str(directory)))
-        (directory / name).chmod(0o755)
-    return f"{directory}:{os.environ['PATH']}"
