@@ -29,7 +29,7 @@ why="$(unpack "$@" 2>&1)" || {
     printf '%s: %s\\n' "$4" "$(printf '%s\\n' "$why" | sed '/^tar: E[rx]/d' | paste -sd ';' -)"
 }
 """
-"""Unpack the archive, whose last file is $3, as directory $2 by way of $1. If it fails, print `$4: reasons`, one line."""
+"""Unpack the archive, whose last file is $3, as directory $2 by way of $1. If it fails, print `$4: reasons`."""
 ADD = """
 cd -- "$1" || exit
 mkdir -- "$2" && tar -xof - -C "$2" && mv -- "$2/$3" "$3"
