@@ -1,7 +1,7 @@
-"""C4's .json files -> .json.gz in their place.
+"""Replace C4's .json files by .json.gz files.
 
-A source is removed only after its compressed file was read back whole from disk, held the same bytes and got its final
-name. So a run that is killed loses nothing, and the next one goes on with what is left.
+A source is removed only after its compressed file was read back from disk, decompressed to the same bytes and got its
+final name. So a killed run loses nothing, and the next run compresses the remaining files.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from llama31.common.parallel import run_all
 from llama31.common.progress import Progress
 from llama31.corpus.compressed_files import DAMAGED, Members, misnamed
 
-PATTERN = "c4-*.json"  # other .json files, such as a tokenizer's, are none of ours
-LEVEL = 2  # of isal: some 20 times as fast as gzip's default, the files 15% larger
+PATTERN = "c4-*.json"  # not other .json files, such as a tokenizer's
+LEVEL = 2  # of isal: about 20 times as fast as gzip's default, files 15% larger
 BLOCK_BYTES = 4 << 20
 
 Content = tuple[int, str]
@@ -28,9 +28,10 @@ Content = tuple[int, str]
 
 
 def compress(directory: Path, jobs: int) -> str:
-    """Compress all of DIRECTORY/c4-*.json, `jobs` at a time; gives a line that says what was done.
+    """Compress DIRECTORY/c4-*.json, `jobs` files at a time; return a summary line.
 
-    Raises UserError where there is nothing, or with a line for each file that failed; the others are done all the same.
+    A file that fails does not stop the others. Raises UserError with a line for each file that failed, and if there
+    are no files.
     """
     with only_run_in(directory):
         sources = sorted(directory.glob(PATTERN))
@@ -48,7 +49,7 @@ def _compress(source: Path, progress: Progress) -> None:
     target = source.with_name(source.name + ".gz")
     if problem := misnamed(source):
         raise UserError(f"{source}: {problem}")
-    if target.exists():  # an earlier run was killed before it removed the source, or somebody else made it
+    if target.exists():  # made by a run that was killed before it removed the source, or by the user
         if _gunzipped_content(target) != _content(_pieces(source, progress)):
             raise UserError(f"{target}: is there and holds other data than {source.name}; remove one of the two")
     else:
@@ -69,7 +70,7 @@ def _pieces(path: Path, progress: Progress) -> Iterator[bytes]:
 
 
 def _compressed_to(file: BinaryIO, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same pieces, each of which has been written to a gzip file."""
+    """Write pieces to a gzip file, and yield each one after it was written."""
     with igzip.IGzipFile(filename="", mode="wb", compresslevel=LEVEL, fileobj=file, mtime=0) as gzip:
         for data in pieces:
             gzip.write(data)
@@ -85,7 +86,7 @@ def _content(pieces: Iterable[bytes]) -> Content:
 
 
 def _gunzipped_content(path: Path) -> Content | None:
-    """What a gzip file holds; None where it is damaged."""
+    """Return size and hash of a gzip file's contents; None if it is damaged."""
     try:
         with failures_named(path), open(path, "rb") as file:
             gunzip = Members(file)
@@ -95,6 +96,6 @@ def _gunzipped_content(path: Path) -> Content | None:
 
 
 def _drop_from_memory(file: BinaryIO) -> None:
-    """Have the file on disk only, so that reading it back tells what the disk holds."""
+    """Flush a file and drop it from the page cache, so that reading it back reads the disk."""
     sync_open(file)
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,7 +1,7 @@
-"""C4's shards -> one file for each training part, and the customised validation set.
+"""Join C4's shards into one file for each training part, and write the customised validation set.
 
-Compressed shards are joined as they are: a gzip file may have several members, so nothing is compressed again. Each
-shard is read once: what is copied is decompressed on the way, to see that it is whole.
+Compressed shards are concatenated: a gzip file may have several members, so nothing is compressed again. Each shard is
+read once: it is decompressed while it is copied, to check that it is complete.
 """
 
 import re
@@ -28,14 +28,14 @@ PLAIN = "not compressed"
 COMPRESS = "utils/parallel_compress_json_to_gz.sh"
 
 Told = Callable[[int], object]
-"""Is told the bytes that were done."""
+"""Callback for progress: receives the number of bytes that were copied."""
 
 
 def consolidate(c4_dir: Path, merged_dir: Path, parts: Sequence[int], sample: int, jobs: int) -> str:
-    """Make the files of `parts`, of all validation shards and of their first `sample` documents, `jobs` at a time.
+    """Write the files of `parts`, of all validation shards and of their first `sample` documents, `jobs` at a time.
 
-    What is done already is left alone. Gives a line that says what was done. Raises UserError with a line for each
-    file that cannot be made, which lists all its missing and damaged shards; where one is missing, nothing is begun.
+    Files that are up to date are skipped. Returns a summary line. Raises UserError with a line for each file that
+    fails, which lists all its missing and damaged shards; if a shard is missing, nothing is written.
     """
     files = [(validation_shards(c4_dir), merged_dir / VALIDATION_FILE)]
     files += [(train_shards(c4_dir, part), _part_path(merged_dir, part)) for part in parts]
@@ -58,9 +58,9 @@ def consolidate(c4_dir: Path, merged_dir: Path, parts: Sequence[int], sample: in
 def merge_part(
     c4_dir: str | Path, merged_dir: str | Path, part: int, shards: Iterable[int] | None = None, told: Told = bool
 ) -> Path:
-    """Join a part's training shards, all 128 unless `shards` names fewer, as MERGED_DIR/c4-train.en_<part>.json.gz.
+    """Join a part's training shards, all 128 or those in `shards`; return MERGED_DIR/c4-train.en_<part>.json.gz.
 
-    Does nothing where that is done already. Raises UserError listing all shards that are missing or damaged.
+    Does nothing if the file is up to date. Raises UserError listing all shards that are missing or damaged.
     """
     return _join(
         train_shards(Path(c4_dir), part, shards), Path(merged_dir) / f"{rules.train_part_name(part)}.json.gz", told
@@ -72,8 +72,8 @@ def merge_validation(
 ) -> Path:
     """Join the 8 validation shards, and write their first `sample` documents as the customised validation set.
 
-    Returns MERGED_DIR/c4-validation-<sample>-samples.en.json.gz. Does nothing where that is done already. Raises
-    UserError listing all shards that are missing or damaged, or where they hold fewer documents.
+    Returns MERGED_DIR/c4-validation-<sample>-samples.en.json.gz. Does nothing if both files are up to date. Raises
+    UserError listing all shards that are missing or damaged, or if they have fewer than `sample` documents.
     """
     merged = _join(validation_shards(Path(c4_dir)), Path(merged_dir) / VALIDATION_FILE, told)
     target = Path(merged_dir) / f"{rules.validation_name(sample)}.json.gz"
@@ -83,12 +83,12 @@ def merge_validation(
 
 
 def train_shards(c4_dir: Path, part: int, shards: Iterable[int] | None = None) -> list[Path]:
-    """Files of a part's training shards, in order."""
+    """Return the files of a part's training shards, in order."""
     return [c4_dir / rules.train_shard_name(shard) for shard in (part_shards(part) if shards is None else shards)]
 
 
 def validation_shards(c4_dir: Path) -> list[Path]:
-    """Files of the validation shards, in order."""
+    """Return the files of the validation shards, in order."""
     return [c4_dir / rules.validation_shard_name(shard) for shard in range(rules.VALIDATION_SHARDS)]
 
 
@@ -97,9 +97,10 @@ def _part_path(merged_dir: Path, part: int) -> Path:
 
 
 def require_numbering(shards: Sequence[Path]) -> None:
-    """Raises UserError where the directory of shards holds only those of a corpus that has another number of them.
+    """Raise UserError if the directory has shards, but only of a corpus split into another number of shards.
 
-    C4's variants have, and C4 that other tools prepared; but parts and validation set are defined by these numbers.
+    C4's variants and copies of C4 made by other tools are split differently; the benchmark's parts and validation set
+    are defined by the numbers of the original's shards.
     """
     directory, wanted = shards[0].parent, shards[0].name
     kind, _, count = re.split(r"\.|-of-", wanted)[:3]  # c4-train, 00768, 01024
@@ -119,12 +120,12 @@ def _require(files: Iterable[Sequence[Path]]) -> None:
 
 
 def _absence(path: Path) -> str:
-    """Why a file cannot be there to be read; empty where it is there."""
+    """Return why a file is not available; empty if it exists."""
     try:
         if path.is_file():
             return ""
         return PLAIN if path.with_suffix("").is_file() else "missing"
-    except OSError as error:  # a directory that may not be searched
+    except OSError as error:  # no permission to search the directory
         return str(error.strerror)
 
 
@@ -148,11 +149,14 @@ def _is_joined(shards: Sequence[Path], target: Path) -> bool:
 
 
 class _Unreadable(Exception):
-    """A shard cannot be read; the message says why."""
+    """Raised if a shard cannot be read; the message is the reason."""
 
 
 class _Copied:
-    """A file that is copied as it is read. What fails of the source is _Unreadable, of the target an OSError."""
+    """A source file that is copied to a target as it is read.
+
+    `read` raises _Unreadable if the source fails, OSError if the target does.
+    """
 
     def __init__(self, source: BinaryIO, target: BinaryIO, told: Told):
         self._source = source
@@ -173,9 +177,9 @@ class _Copied:
 
 
 def _append(shard: Path, target: BinaryIO, told: Told) -> str:
-    """Copy a shard to the end of `target`; gives what is wrong with it, empty where it is whole."""
+    """Append a shard to `target`; return what is wrong with the shard, empty if it is complete."""
     try:
-        source = open(shard, "rb")  # noqa: SIM115 - its failure is told apart from those of the target
+        source = open(shard, "rb")  # noqa: SIM115 - so that only failures to open it are caught here
     except OSError as error:
         return str(error.strerror)
     end = b""
@@ -192,11 +196,11 @@ def _append(shard: Path, target: BinaryIO, told: Told) -> str:
             return str(error)
     if not end:
         return "empty"
-    return "" if end.endswith(b"\n") else "its last line has no end"  # the next shard would go on in that line
+    return "" if end.endswith(b"\n") else "its last line has no end"  # the next shard would extend it
 
 
 def _newer(target: Path, sources: Sequence[Path]) -> bool:
-    """Whether `target` is there and was written after all of `sources`."""
+    """Return whether `target` exists and is not older than any of `sources`."""
     with failures_named(target):
         return target.is_file() and all(target.stat().st_mtime_ns >= source.stat().st_mtime_ns for source in sources)
 

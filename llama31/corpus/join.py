@@ -1,6 +1,6 @@
-"""Token files of consecutive shards -> the token file of all of them, without tokenising anything again.
+"""Join the token files of consecutive shards into one, without tokenising again.
 
-Documents are encoded one by one, so this gives the bytes that tokenising the merged file gives.
+Documents are encoded one by one, so the result has the same bytes as tokenising the merged file.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,21 +22,21 @@ from llama31.data.token_manifest import TokenManifest, manifest_path
 BLOCK_BYTES = 16 << 20
 
 Told = Callable[[int], object]
-"""Is told the bytes that were joined."""
+"""Callback for progress: receives the number of bytes that were joined."""
 
 
 def join(job: TokenizeJob, pieces: Sequence[Path], told: Told = bool) -> None:
-    """Make the output of a job from `pieces`, the token files of its inputs, each of one input.
+    """Write a job's output from `pieces`, the token files of its inputs, one for each.
 
-    What is there already is left as it is. Raises UserError where a piece is not whole, or was made otherwise than the
-    job says; and what Job.finished raises.
+    Does nothing if the output exists. Raises UserError if a piece is incomplete or was made with other inputs or
+    options than the job's, and the errors of TokenizeJob.finished.
     """
     with exclusive(job.prefix):
         if not job.finished():
             files = [summary(piece) for piece in pieces]
             combined = _combined([_manifest(job, *each) for each in zip(job.inputs, pieces, strict=True)])
             job.require_bad_lines_within_limit(combined)
-            # Should this be ended on the way, the checkpoint tells the next run whose files lie there.
+            # If this run is killed, the checkpoint tells the next one which job the partial files belong to.
             tokenize_checkpoint.store(
                 job.prefix, TokenizeCheckpoint(job.identity, encoder=next(iter(combined.versions)))
             )
@@ -45,12 +45,12 @@ def join(job: TokenizeJob, pieces: Sequence[Path], told: Told = bool) -> None:
 
 
 def size(pieces: Sequence[Path]) -> int:
-    """Bytes that `join` reads of the pieces. Raises UserError where one is not whole."""
+    """Return the bytes that `join` reads from pieces. Raises UserError if one is incomplete."""
     return sum(_bin_bytes(file) + _lengths_bytes(file) for file in map(summary, pieces))
 
 
 def remove(pieces: Sequence[Path]) -> None:
-    """Remove the token files that were joined, where they are still there."""
+    """Remove the token files of pieces, if they exist."""
     for piece in pieces:
         for path in (manifest_path(piece), idx_path(piece), bin_path(piece)):
             with failures_named(path):
@@ -59,7 +59,7 @@ def remove(pieces: Sequence[Path]) -> None:
 
 def _write(files: Sequence[TokenFile], prefix: Path, combined: TokenManifest, told: Told) -> None:
     with failures_named(manifest_path(prefix)):
-        manifest_path(prefix).unlink(missing_ok=True)  # it must not describe other data, even for a moment
+        manifest_path(prefix).unlink(missing_ok=True)  # an old manifest must never be beside new data
     with TokenWriter(prefix, files[0].token_type) as writer:
 
         def ids(data: bytes) -> None:
@@ -95,7 +95,7 @@ def _copy(path: Path, start: int, count: int, write: Callable[[bytes], None]) ->
 
 
 def _manifest(job: TokenizeJob, source: Path, piece: Path) -> TokenManifest:
-    """What tells how a piece was made. Raises UserError where that is not how `source` is to be tokenised."""
+    """Return a piece's manifest. Raises UserError if the piece was not made from `source` by the options of `job`."""
     path = manifest_path(piece)
     found = token_manifest.read(piece)
     if found is None:
@@ -107,7 +107,7 @@ def _manifest(job: TokenizeJob, source: Path, piece: Path) -> TokenManifest:
 
 
 def _combined(manifests: Sequence[TokenManifest]) -> TokenManifest:
-    """The manifest of all, but for the hashes of the output."""
+    """Return the manifest of the joined file, except for the hashes of the output."""
     skipped = reduce(Skipped.plus, map(Skipped.of_manifest, manifests))
     return replace(
         manifests[0],

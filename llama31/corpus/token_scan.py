@@ -1,6 +1,6 @@
-"""A token file, read through once from beginning to end: what is wrong within it, its largest id, its hashes.
+"""Scan a token file once from beginning to end for errors, its largest id and its hashes.
 
-Memory stays the same whatever the size. Time is that of SHA-256 where hashes are wanted, else the disk's.
+Memory use does not depend on the size. SHA-256 determines the speed if hashes are computed, else the disk does.
 """
 
 import hashlib
@@ -25,20 +25,20 @@ Numbers: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found in a token file."""
+    """The result of scanning a token file."""
 
     doubts: list[str]
-    """A line for each kind of thing that is wrong, with the first place where it is."""
+    """A line for each kind of error, with its first occurrence."""
     largest_id: int
     idx_sha256: str
-    """SHA-256 of the .idx, in hexadecimal; of nothing where hashes are not wanted."""
+    """SHA-256 of the .idx, in hexadecimal; of no data if hashes are not computed."""
     bin_sha256: str
 
 
 def scan(file: TokenFile, largest_id: int, hashed: bool, progress: Progress) -> Scan:
-    """Read a .bin/.idx pair through; its ids should be 0 to `largest_id`.
+    """Scan a .bin/.idx pair, whose ids should be 0 to `largest_id`; compute its hashes if `hashed`.
 
-    Raises UserError where a file cannot be read, or becomes shorter meanwhile.
+    Raises UserError if a file cannot be read, or is truncated during the scan.
     """
     index, data = _Reading(idx_path(file.prefix), hashed, progress), _Reading(bin_path(file.prefix), hashed, progress)
     doubts = list(_index_doubts(index, file))
@@ -47,7 +47,7 @@ def scan(file: TokenFile, largest_id: int, hashed: bool, progress: Progress) -> 
     def ids() -> Iterator[tuple[Numbers, Numbers]]:
         nonlocal largest
         for block in data.following(f"<i{file.token_type.itemsize}", file.tokens):
-            unsigned = block.view(f"<u{file.token_type.itemsize}")  # in which negative ids are large ones
+            unsigned = block.view(f"<u{file.token_type.itemsize}")  # negative ids become large ones
             numbers = unsigned if file.token_type.typecode.isupper() else block
             largest = max(largest, int(numbers.max()))
             yield numbers, unsigned <= largest_id
@@ -58,7 +58,7 @@ def scan(file: TokenFile, largest_id: int, hashed: bool, progress: Progress) -> 
 
 
 class _Reading:
-    """A file that is read from its beginning to its end."""
+    """A file that is read sequentially."""
 
     def __init__(self, path: Path, hashed: bool, progress: Progress):
         self.path = path
@@ -68,7 +68,7 @@ class _Reading:
         self._position = 0
 
     def following(self, dtype: str, count: int) -> Iterator[Numbers]:
-        """The next `count` numbers in blocks; a thread reads ahead."""
+        """Yield the next `count` numbers in blocks; a thread reads ahead."""
         start, self._position = self._position, self._position + np.dtype(dtype).itemsize * count
         for block in prefetched(_numbers(self.path, dtype, start, count)):
             if self._hashed:
@@ -78,7 +78,7 @@ class _Reading:
 
 
 def _numbers(path: Path, dtype: str, start: int, count: int) -> Iterator[Numbers]:
-    """`count` numbers of a file from byte `start` on, in blocks."""
+    """Yield `count` numbers of a file from byte `start` on, in blocks."""
     with failures_named(path), open(path, "rb") as file:
         file.seek(start)
         for size in [BLOCK] * (count // BLOCK) + [count % BLOCK] * (count % BLOCK > 0):
@@ -90,7 +90,7 @@ def _numbers(path: Path, dtype: str, start: int, count: int) -> Iterator[Numbers
 
 
 def _index_doubts(index: _Reading, file: TokenFile) -> Iterator[str]:
-    """What is wrong in an index, part by part: lengths, pointers, documents."""
+    """Yield a line for each error in an index, section by section: lengths, pointers, documents."""
     (header,) = index.following(f"V{HEADER.size}", 1)
     *_, sequences, ends = HEADER.unpack(header.tobytes())
     lengths = index.following("<i4", sequences)
@@ -109,7 +109,7 @@ def _index_doubts(index: _Reading, file: TokenFile) -> Iterator[str]:
 
 
 def _rising(blocks: Iterable[Numbers], sequences: int, ends: int) -> Iterator[tuple[Numbers, Numbers]]:
-    """Which entries of a document index are right: from 0 each above the one before, to `sequences`."""
+    """Check that the entries of a document index rise strictly from 0 to `sequences`; yield (entries, is_right)."""
     before, place = -1, 0
     for block in blocks:
         is_right = (np.diff(block, prepend=before) > 0) & (block <= sequences)
@@ -120,7 +120,7 @@ def _rising(blocks: Iterable[Numbers], sequences: int, ends: int) -> Iterator[tu
 
 
 def _pointers(lengths: Iterable[Numbers], itemsize: int) -> Iterator[Numbers]:
-    """Byte at which each document begins."""
+    """Yield the byte offset of each document, from the documents' lengths."""
     end = 0
     for block in lengths:
         ends = end + np.cumsum(block, dtype=np.int64) * itemsize
@@ -129,7 +129,7 @@ def _pointers(lengths: Iterable[Numbers], itemsize: int) -> Iterator[Numbers]:
 
 
 def _first(blocks: Iterable[tuple[Numbers, Numbers]]) -> tuple[int, int] | None:
-    """Place and value of the first number that is not right, if any. Reads all, for the hash's sake."""
+    """Return index and value of the first wrong number, None if there is none. Reads all blocks, to hash them."""
     first, start = None, 0
     for block, is_right in blocks:
         if first is None and not is_right.all():

@@ -1,7 +1,7 @@
-"""JSON lines -> token file, byte for byte what NeMo's preprocess_data_for_megatron.py makes.
+"""Tokenise JSON lines to a token file, byte for byte the output of NeMo's preprocess_data_for_megatron.py.
 
-That is NeMo's AutoTokenizer.text_to_ids of each text, one document of one sequence each, in the order of the inputs;
-no BOS and no EOS, also where the tokenizer's post-processor would add one; an empty text gives no document.
+Each text becomes one document of one sequence, NeMo's AutoTokenizer.text_to_ids of the text, in the order of the
+inputs. No BOS or EOS is added, even if the tokenizer's post-processor would; an empty text gives no document.
 """
 
 import sys
@@ -30,9 +30,9 @@ from llama31.data import token_manifest
 from llama31.data.token_file import TokenFile, TokenType, summary
 from llama31.data.token_manifest import TokenManifest, manifest_path
 
-SAMPLE_TEXTS = 200  # first documents on which the fast encoder is compared before it is trusted
-SAMPLE_CHARACTERS = 5000  # of each
-CHECKPOINT_SECONDS = 20.0  # between two checkpoints: at most so much work is done again after a kill
+SAMPLE_TEXTS = 200  # first documents, on which the fast encoder is compared before it is used
+SAMPLE_CHARACTERS = 5000  # of each of these documents
+CHECKPOINT_SECONDS = 20.0  # between two checkpoints: the most work that a kill costs
 
 
 def tokenize(
@@ -44,15 +44,15 @@ def tokenize(
     bad_line_limit: int = 0,
     quiet: bool = False,
 ) -> TokenFile:
-    """Turn files of JSON lines, plain, .gz or .zst, into OUTPUT_PREFIX.bin, .idx and .manifest.json.
+    """Tokenise JSON lines files, plain, .gz or .zst, to OUTPUT_PREFIX.bin, .idx and .manifest.json.
 
     `append_eod` ends each document with the tokenizer's end-of-text token (the benchmark's data has none).
-    `bad_line_limit`: lines without a text that may be skipped; they are counted and listed in the manifest. Progress
-    goes to a terminal's stderr, and one line with the figures to stderr at the end; neither with `quiet`.
+    `bad_line_limit`: lines without a text that may be skipped; the manifest counts and lists them. Unless `quiet`,
+    shows a progress bar if stderr is a terminal, and prints a summary line to stderr.
 
-    What a killed run left is gone on with, and an output that was made from the same inputs in the same way is left as
-    it is. Raises UserError for a file, line or tokenizer that cannot be used, where the output cannot be written, and
-    where one is there that was made otherwise.
+    Resumes a killed run, and does nothing if the output exists, made from the same inputs with the same options. Raises
+    UserError for an unusable file, line or tokenizer, if the output cannot be written, and if an output exists that was
+    made from other inputs or with other options.
     """
     start = time.monotonic()
     files = [Path(path) for path in inputs]
@@ -81,7 +81,7 @@ def _say(line: str, quiet: bool = False) -> None:
 
 
 def _make(job: TokenizeJob, exact: Exact, quiet: bool) -> tuple[str, Skipped]:
-    """Make the output, from its checkpoint on; return the name of the library that made the ids, and the bad lines."""
+    """Write the output, resuming from its checkpoint; return the library that encoded it, and the bad lines."""
     start = tokenize_checkpoint.load(job.prefix)
     if start and (start.job != job.identity or start.skipped.count > job.bad_line_limit):
         _say(f"{job.prefix}: what was begun there is of other inputs or options; it is made anew", quiet)
@@ -95,12 +95,12 @@ def _make(job: TokenizeJob, exact: Exact, quiet: bool) -> tuple[str, Skipped]:
                 f"WARNING: {job.tokenizer_dir}: {Fast.name} is not exact for this tokenizer ({error}); "
                 f"all is encoded by {exact.name}, which takes some 20 times as long"
             )
-            start = None  # what was written may be wrong
+            start = None  # the partial output may be wrong
     return exact.name, _go_on(job, exact, exact, start or TokenizeCheckpoint(job.identity, exact.name), quiet)
 
 
 def _sample(job: TokenizeJob) -> list[str]:
-    """The beginning of the first texts."""
+    """Return the beginnings of the first texts."""
     block = next(documents.blocks(job.inputs[0]))
     sample = replace(block, lines=block.lines[:SAMPLE_TEXTS])
     texts, _ = records.texts(sample, job.json_key, lambda _: "", NOTHING_SKIPPED, job.bad_line_limit)
@@ -108,7 +108,7 @@ def _sample(job: TokenizeJob) -> list[str]:
 
 
 def _go_on(job: TokenizeJob, encoder: Encoder, exact: Exact, start: TokenizeCheckpoint, quiet: bool) -> Skipped:
-    """Make the output from a checkpoint on, or from nothing where what the checkpoint is of was changed since."""
+    """Write the output from a checkpoint on, or from scratch if the inputs or the partial output have changed since."""
     try:
         return _run(job, encoder, exact, start, quiet)
     except (Changed, DamagedExtent) as error:
@@ -117,13 +117,13 @@ def _go_on(job: TokenizeJob, encoder: Encoder, exact: Exact, start: TokenizeChec
 
 
 def _run(job: TokenizeJob, encoder: Encoder, exact: Exact, start: TokenizeCheckpoint, quiet: bool) -> Skipped:
-    """Make the output from a checkpoint on; return the bad lines. Raises Changed or Damaged where that cannot be."""
+    """Write the output from a checkpoint on; return the bad lines. Raises Changed or DamagedExtent if it cannot."""
     if start.is_begun:
-        token_writer.unpublish(job.prefix)  # a run may have been killed after it gave the files their names
+        token_writer.unpublish(job.prefix)  # for a run that was killed after it gave the files their final names
     else:
         tokenize_checkpoint.discard(job.prefix)
     with failures_named(manifest_path(job.prefix)):
-        manifest_path(job.prefix).unlink(missing_ok=True)  # of an output that was removed
+        manifest_path(job.prefix).unlink(missing_ok=True)  # of an output whose data was removed
     token_type = TokenType.for_vocabulary(exact.vocabulary)
     eod: int | None = job.identity["eod_id"]
     position, largest_id, skipped = start.position, start.largest_id, start.skipped
@@ -173,7 +173,7 @@ def _run(job: TokenizeJob, encoder: Encoder, exact: Exact, start: TokenizeCheckp
 
 
 def _documents(encoded: Encoded, eod: int | None) -> Encoded:
-    """Leave out texts without ids, and end the others with `eod`."""
+    """Drop texts without ids, and append `eod` to the others."""
     ids, lengths = encoded
     lengths = lengths[lengths > 0]
     if eod is None:
@@ -182,5 +182,5 @@ def _documents(encoded: Encoded, eod: int | None) -> Encoded:
 
 
 def as_bytes(numbers: npt.NDArray[Any], token_type: TokenType) -> memoryview:
-    """The numbers in a token file's type."""
+    """Return the bytes of numbers in a token file's type."""
     return numbers.astype(np.dtype(token_type.name).newbyteorder("<"), copy=False).data.cast("B")

@@ -1,4 +1,4 @@
-"""What a token file is to be made from, and how; and whether it is there already."""
+"""The inputs, options and output of one call of `tokenize`, and whether the output exists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from llama31.data.tokenizer import end_of_text, fingerprint, hashes
 
 @dataclass(frozen=True)
 class TokenizeJob:
-    """One call of `tokenize`. Raises UserError where an input or the tokenizer cannot be used."""
+    """One call of `tokenize`. Raises UserError if an input or the tokenizer is unusable."""
 
     inputs: Sequence[Path]
     prefix: Path
@@ -25,7 +25,7 @@ class TokenizeJob:
     append_eod: bool
     json_key: str
     bad_line_limit: int = 0
-    """Bad lines that may be skipped; the data is the same for each limit that suffices, so it is not of `identity`."""
+    """Bad lines that may be skipped. Not in `identity`: every sufficient limit gives the same data."""
 
     def __post_init__(self) -> None:
         documents.check_inputs(self.inputs)
@@ -35,7 +35,7 @@ class TokenizeJob:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Those fields of a Manifest that say what the output is made from, and how, but for the inputs' contents."""
+        """Fields of the manifest that identify the inputs (by name, not by contents) and the options of the output."""
         return {
             "inputs": [path.name for path in self.inputs],
             "tokenizer_sha256": fingerprint(self.tokenizer_dir),
@@ -54,13 +54,13 @@ class TokenizeJob:
 
     @property
     def input_bytes(self) -> list[int]:
-        """Size of each input, as it lies on disk."""
+        """Size of each input on disk."""
         return [path.stat().st_size for path in self.inputs]
 
     def finished(self) -> TokenFile | None:
-        """The output, where it is there; None where it is to be made.
+        """Return the output; None if it is not finished.
 
-        Raises UserError where one is there that was made otherwise, or is not whole.
+        Raises UserError if it was made from other inputs or with other options, or is incomplete.
         """
         identity = self.identity
         with failures_named(self.prefix):
@@ -87,7 +87,7 @@ class TokenizeJob:
         return found
 
     def require_bad_lines_within_limit(self, made: TokenManifest) -> None:
-        """Raises UserError where more bad lines were skipped for an output than may be."""
+        """Raise UserError if more bad lines were skipped for an output than the limit."""
         count = made.skipped_lines or 0
         if count > self.bad_line_limit:
             limit = f"--bad-line-limit={self.bad_line_limit}" if self.bad_line_limit else "--on-bad-line=stop"
@@ -95,7 +95,7 @@ class TokenizeJob:
             raise UserError(f"{manifest_path(self.prefix)}: {count:,} bad lines were skipped, now {limit}; {remedy}")
 
     def _require_unchanged(self, made: TokenManifest) -> None:
-        """Inputs that were written after the manifest are read, and must hold what they held."""
+        """Raise UserError if an input's contents changed; only inputs written after the manifest are read."""
         since = manifest_path(self.prefix).stat().st_mtime_ns
         for path, size, sha256 in zip(self.inputs, made.input_bytes, made.input_sha256, strict=True):
             status = path.stat()

@@ -1,4 +1,4 @@
-"""Whether token files are what they are said to be: by index, tokenizer, manifest, and the benchmark's known counts."""
+"""Verify token files: index, range of ids, manifest, and the benchmark's published counts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,45 +17,46 @@ from llama31.data.tokenizer import hashes, vocabulary_size
 
 SHOWN_BAD_LINES = 3
 ENDS = (".bin", ".idx", ".manifest.json")
-LEFT_OVER = (PARTIAL, ".checkpoint.json", ".pieces")  # by work that was cut short
+LEFT_OVER = (PARTIAL, ".checkpoint.json", ".pieces")  # suffixes of files that interrupted work leaves
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokenizer whose ids a token file should hold."""
+    """The tokenizer that a token file should have been made with."""
 
     size: int
     """Largest id + 1."""
     hashes: Sequence[str]
-    """That its data may have on record; see `tokenizer.hashes`."""
+    """Hashes by which manifests may name the tokenizer; see `tokenizer.hashes`."""
     source: str
-    """Where this is known from."""
+    """Origin of this information: the tokenizer directory, or the manifest."""
 
     @staticmethod
     def of(tokenizer_dir: Path) -> "Vocabulary":
-        """A tokenizer's. Raises UserError where the directory holds none."""
+        """Return the vocabulary of a tokenizer directory. Raises UserError if it has no tokenizer."""
         return Vocabulary(vocabulary_size(tokenizer_dir), hashes(tokenizer_dir), str(tokenizer_dir))
 
 
 @dataclass
 class TokenFileReport:
-    """What was found about one token file."""
+    """The result of verifying one token file."""
 
     prefix: Path
     file: TokenFile | None = None
-    """None where a first look shows that the pair is not whole."""
+    """None if headers and sizes show that the .bin/.idx pair is incomplete."""
     largest_id: int | None = None
-    """None where the data was not read to its end."""
+    """None if the data could not be read to its end."""
     checked: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
-    """What nothing is known to compare with."""
+    """Properties without a reference to compare with."""
     notes: list[str] = field(default_factory=list)
-    """What is right and should be known."""
+    """Information that is not an error."""
     doubts: list[str] = field(default_factory=list)
+    """Errors."""
 
 
 def token_files(path: Path) -> list[Path]:
-    """Prefixes of the token files in a directory, or `path` itself. Raises UserError where there are none."""
+    """Return the prefixes of the token files in a directory, or `path` itself. Raises UserError if there are none."""
     with failures_named(path):
         if not path.is_dir():
             require_prefix(path)
@@ -70,7 +71,7 @@ def token_files(path: Path) -> list[Path]:
 
 
 def left_over(path: Path) -> list[str]:
-    """A line for each file in a directory, or of a PREFIX, that was left by work that was cut short."""
+    """Return a line for each file in a directory, or of a prefix, that interrupted work left."""
     directory, start = (path, "") if path.is_dir() else (path.parent, f"{path.name}.")
     with failures_named(directory):
         names = sorted(file.name for file in directory.iterdir())
@@ -79,7 +80,7 @@ def left_over(path: Path) -> list[str]:
 
 
 def verify(prefixes: Sequence[Path], vocabulary: Vocabulary | None) -> tuple[list[TokenFileReport], str]:
-    """Judge token files, and tell how much was read in what time. `vocabulary`: of a tokenizer that is given."""
+    """Verify token files; return a report of each, and bytes read, time and rate. `vocabulary`: of --tokenizer."""
     verdicts = list(map(_first_look, prefixes))
     whole = [(verdict, verdict.file) for verdict in verdicts if verdict.file]
     sizes = [path(file.prefix).stat().st_size for _, file in whole for path in (bin_path, idx_path)]
@@ -100,7 +101,7 @@ def _first_look(prefix: Path) -> TokenFileReport:
 
 
 def _read_through(verdict: TokenFileReport, file: TokenFile, given: Vocabulary | None, progress: Progress) -> None:
-    """Complete a verdict. Raises UserError where the data cannot be read."""
+    """Scan a token file and complete its report. Raises UserError if the data cannot be read."""
     made = None
     try:
         made = token_manifest.read(file.prefix)
@@ -131,7 +132,7 @@ def _read_through(verdict: TokenFileReport, file: TokenFile, given: Vocabulary |
 
 
 def _skipped(skipped: Skipped) -> Iterator[str]:
-    """A line on the bad lines that the inputs had, if any."""
+    """Yield a line about the bad lines of the inputs, if any."""
     if skipped.count:
         lines = [f"{bad.file}:{bad.line} ({bad.reason})" for bad in skipped.listed[:SHOWN_BAD_LINES]]
         more = skipped.count - len(lines)
@@ -139,7 +140,7 @@ def _skipped(skipped: Skipped) -> Iterator[str]:
 
 
 def _differences(file: TokenFile, made: TokenManifest, found: Scan, vocabulary: Vocabulary | None) -> list[str]:
-    """Lines on where the manifest is of other data, or of another tokenizer than the one given."""
+    """Return a line for each field of the manifest that differs from the data or from the tokenizer."""
     facts: dict[str, object] = {
         "documents": file.documents,
         "tokens": file.tokens,
@@ -160,9 +161,9 @@ def _differences(file: TokenFile, made: TokenManifest, found: Scan, vocabulary: 
 
 
 def _compare_with_known(verdict: TokenFileReport, file: TokenFile, vocabulary: Vocabulary | None) -> None:
-    """Compare with MLCommons' data, where the name says that this is it.
+    """Compare a token file that has the name of an MLCommons file with the published counts.
 
-    Data of which nothing tells the tokenizer counts as MLCommons' where it has the type of its ids.
+    If the tokenizer is unknown, it is assumed to be Llama 3.1's if the type of the ids is that of its vocabulary.
     """
     known = rules.KNOWN_COUNTS.get(file.prefix.name)
     if known is None:

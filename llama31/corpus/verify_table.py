@@ -1,4 +1,4 @@
-"""What `verify` shows: first documents as text, and a table of what was found."""
+"""Output of `verify`: the first documents as text, and a table of the reports."""
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -18,10 +18,10 @@ NUMBERS = {"documents", "tokens", ".bin bytes", "largest id"}
 
 
 def run(path: Path, tokenizer_dir: Path | None, head: int) -> int:
-    """Judge the token file or those of the directory `path`, and print what was found.
+    """Verify a token file, or all of a directory, and print the reports; return the exit code, 1 on any error.
 
-    `head`: documents of each to show first. Gives the exit code, 1 on any doubt. Raises UserError where there is
-    nothing to judge, or no tokenizer that can be used.
+    `head`: number of documents of each file to print first. Raises UserError if there are no token files or the
+    tokenizer is unusable.
     """
     prefixes = token_files(path)
     vocabulary = Vocabulary.of(tokenizer_dir) if tokenizer_dir else None
@@ -43,7 +43,7 @@ def run(path: Path, tokenizer_dir: Path | None, head: int) -> int:
 
 
 def _first_documents(prefix: Path, count: int, tokenizer: Exact) -> Iterator[str]:
-    """The first documents of a token file; nothing where it is not whole, as the table will say."""
+    """Yield the first documents of a token file as text; nothing if it is incomplete, which the table reports."""
     try:
         file = summary(prefix)
         with failures_named(idx_path(prefix)):
@@ -56,18 +56,18 @@ def _first_documents(prefix: Path, count: int, tokenizer: Exact) -> Iterator[str
 
 
 def _lengths(file: TokenFile, count: int) -> list[int]:
-    """Tokens of each of the first documents; each takes the stored sequences up to where the next one begins."""
+    """Return the number of tokens of each of the first documents, the sum over its stored sequences."""
     path, ends = idx_path(file.prefix), HEADER.size + 12 * file.stored_sequences
     begins = np.fromfile(path, "<i8", min(count, file.documents) + 1, offset=ends)
     if (np.diff(begins) < 1).any() or not 0 <= begins[0] < begins[-1] <= file.stored_sequences:
-        return []  # damaged, as the table will say
+        return []  # damaged, which the table reports
     sequences = np.fromfile(path, "<i4", begins[-1], offset=HEADER.size).astype(np.int64)
     lengths: list[int] = np.add.reduceat(sequences, begins[:-1]).tolist()
     return lengths
 
 
 def _text(file: TokenFile, start: int, length: int, tokenizer: Exact) -> str:
-    """The text of a document, with what is not for the eye written as Python does; or why there is none."""
+    """Return the text of a document, with unprintable characters escaped; or in brackets why there is none."""
     path, dtype = bin_path(file.prefix), np.dtype(file.token_type.name).newbyteorder("<")
     if not 0 <= start <= start + length <= file.tokens:
         return "[not within the data]"
@@ -84,7 +84,7 @@ def _text(file: TokenFile, start: int, length: int, tokenizer: Exact) -> str:
 
 
 def _table(verdicts: Sequence[TokenFileReport]) -> Iterator[str]:
-    """A row for each token file, and below it lines on what was compared and what is in doubt."""
+    """Yield a row for each token file, and below it the checks, notes and errors."""
     rows = [TITLES, *map(_row, verdicts)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row, verdict in zip(rows, [None, *verdicts], strict=True):

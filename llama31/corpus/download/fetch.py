@@ -1,4 +1,4 @@
-"""Published files -> a directory, in pieces that are fetched in parallel and never twice."""
+"""Download published files to a directory, in pieces that are fetched in parallel and never twice."""
 
 import re
 import shutil
@@ -23,9 +23,9 @@ SHARD = re.compile(r"c4-(train|validation)\.\d{5}-of-\d{5}\.json")
 
 
 def download(remote: Remote, directory: Path, is_wanted: Callable[[RemoteFile], bool], jobs: int) -> str:
-    """Fetch the wanted files, `jobs` pieces at a time; returns a line to print.
+    """Fetch the wanted files, `jobs` pieces at a time; return a summary line.
 
-    Files that are there are checked and not fetched. Raises UserError with a line for each file that failed.
+    Files that exist are checked, not fetched. Raises UserError with a line for each file that failed.
     """
     stop = Event()
     files = [file for file in retried(remote.files, stop, _show) if is_wanted(file)]
@@ -48,18 +48,18 @@ def download(remote: Remote, directory: Path, is_wanted: Callable[[RemoteFile], 
 
 
 def _show(line: str) -> None:
-    """Say why it takes long before there is a progress bar."""
+    """Print why it takes long, before there is a progress bar."""
     if sys.stderr.isatty():
         print(line, file=sys.stderr)
 
 
 def _is_compressed_here(path: Path) -> bool:
-    """Whether C4's shard was compressed after its download, which removes the original."""
+    """Return whether a shard of C4 was compressed after its download, which removes the original."""
     return bool(SHARD.fullmatch(path.name)) and not path.exists() and path.with_name(f"{path.name}.gz").exists()
 
 
 def _targets(remote: Remote, directory: Path, files: Sequence[RemoteFile], jobs: int, stop: Event) -> list[Target]:
-    """Ask for the versions of all files. Raises UserError with a line for each that cannot be fetched."""
+    """Query the versions of all files; return their targets. Raises UserError with a line for each unusable file."""
     versions: dict[str, Version] = {}
 
     def ask(file: RemoteFile) -> None:
@@ -80,7 +80,7 @@ def _targets(remote: Remote, directory: Path, files: Sequence[RemoteFile], jobs:
 def _fetch(
     remote: Remote, directory: Path, targets: Sequence[Target], checked: VerifiedFiles, jobs: int, stop: Event
 ) -> str:
-    """Fetch what is missing of the targets, and check them; returns how much it was, in what time."""
+    """Fetch the missing bytes of the targets and check them; return bytes, time and rate."""
     missing = sum(target.missing for target in targets)
     to_hash = sum(target.to_hash for target in targets)
     free = shutil.disk_usage(directory).free
@@ -110,7 +110,7 @@ def _fetch(
 
 
 def _state(files: Sequence[RemoteFile], known: Sequence[RemoteFile], compressed: Sequence[RemoteFile]) -> str:
-    """What was checked."""
+    """Return which files were checked, for the summary line."""
     hashed = sum(bool(file.md5) for file in files) - len(compressed)
     state = "sizes and MD5s are right"
     if hashed < len(files) - len(compressed):

@@ -1,4 +1,4 @@
-"""The sets that MLCommons publishes: a file NAME.uri with the address of the files, and NAME.md5 with their list."""
+"""MLCommons' published sets of files: NAME.uri has the address of the files, NAME.md5 lists them."""
 
 import os
 import re
@@ -16,17 +16,17 @@ from llama31.corpus.download.remote import Interrupted, RemoteFile, Version, che
 from llama31.corpus.download.web import Web, checked_url
 
 MIRROR = "MLCOMMONS_MIRROR"
-"""Variable: address of a copy of MLCommons' storage."""
+"""Environment variable: address of a copy of MLCommons' storage."""
 LINE = re.compile(r"(\\?)([0-9a-fA-F]{32}| {32}) [ *](.+)")
-"""Of md5sum, and of rclone, which leaves the MD5 blank if it does not know it."""
+"""Output line of md5sum, or of rclone, which leaves an unknown MD5 blank."""
 LIST_BYTES = 64 << 20
-"""Of a list at most: one of 100,000 files has 10 MB."""
+"""Largest size of a list; 100,000 files take 10 MB."""
 READ_BYTES = 128 << 10
 TRAIN_SHARD = re.compile(r"c4-train\.(\d{5})-of-")
 
 
 def address(what: str, environment: Mapping[str, str] = os.environ) -> str:
-    """URL of the .uri file of a set of rules.PUBLISHED_SETS, or `what` itself. Raises UserError if it is neither."""
+    """Return the URL of a set's .uri file: of rules.PUBLISHED_SETS, or `what` itself. Raises UserError for others."""
     if name := rules.PUBLISHED_SETS.get(what):
         return _mirrored(f"{rules.DATA_SITE}/metadata/{name}.uri", environment)
     if "://" not in what:
@@ -37,7 +37,7 @@ def address(what: str, environment: Mapping[str, str] = os.environ) -> str:
 
 
 def _mirrored(url: str, environment: Mapping[str, str]) -> str:
-    """The same in the mirror, if there is one and `url` is on MLCommons' site."""
+    """Return the URL on the mirror, if one is set and `url` is on MLCommons' site; else `url`."""
     mirror = environment.get(MIRROR, "").rstrip("/")
     if not mirror or not url.startswith(f"{rules.DATA_SITE}/"):
         return url
@@ -46,7 +46,7 @@ def _mirrored(url: str, environment: Mapping[str, str]) -> str:
 
 
 def selection(what: str, parts: Sequence[int], weights: bool) -> Callable[[RemoteFile], bool]:
-    """Which files of a set are wanted."""
+    """Return a predicate that selects the wanted files of a set."""
     if what == "tokenizer":
         patterns = [*hugging_face_files.TOKENIZER, *(hugging_face_files.WEIGHTS if weights else ())]
         return lambda file: any(fnmatchcase(file.path, pattern) for pattern in patterns)
@@ -61,7 +61,7 @@ def _is_of_parts(file: RemoteFile, parts: Sequence[int]) -> bool:
 
 
 class PublishedSet:
-    """The files of a set (see `remote.Remote`)."""
+    """A published set as a `remote.Remote`."""
 
     def __init__(self, uri: str, environment: Mapping[str, str] = os.environ):
         """`uri`: URL of the .uri file."""
@@ -72,7 +72,7 @@ class PublishedSet:
         self._base = ""
 
     def files(self) -> list[RemoteFile]:
-        """Read the .uri and the .md5 file."""
+        """Read the .uri and the .md5 file; return the listed files."""
         base = self._text(self._uri).strip()
         checked_url(base)
         self._base = _mirrored(base.rstrip("/"), self._environment)
@@ -98,7 +98,7 @@ class PublishedSet:
         return f"{self._base}/{quote(file.path)}"
 
     def version(self, file: RemoteFile) -> Version:
-        """Ask for the first byte: the answer tells size and version, and whether there are ranges."""
+        """Request the first byte; its response has the size, the version, and whether ranges are supported."""
         url = self._url(file)
         with self._web.get(url, {"Range": "bytes=0-0"}) as response:
             size = _size(response)
@@ -107,7 +107,7 @@ class PublishedSet:
             return Version(size, _tag(response), response.status_code != requests.codes.ok)
 
     def read(self, file: RemoteFile, version: Version, offset: int, count: int) -> Iterator[bytes]:
-        """Yield bytes of this version. A server without ranges sends all; what comes before `offset` is dropped."""
+        """Yield bytes of this version. From a server without ranges, the bytes before `offset` are dropped."""
         url, headers = self._url(file), {}
         if version.has_ranges:
             headers["Range"] = f"bytes={offset}-{offset + count - 1}"
@@ -132,7 +132,7 @@ class PublishedSet:
 
 
 def parsed(source: str, text: str) -> Iterator[RemoteFile]:
-    """The lines of a list of MD5s. Raises UserError for one of another form."""
+    """Parse a list of MD5s and paths. Raises UserError for an invalid line."""
     for number, line in enumerate(text.split("\n"), 1):
         line = line.removesuffix("\r")
         if not line.strip():
@@ -147,23 +147,23 @@ def parsed(source: str, text: str) -> Iterator[RemoteFile]:
 
 
 def _size(response: requests.Response) -> int | None:
-    """Size of the whole file; None if the answer does not state it."""
+    """Return the size of the whole file; None if the response does not state it."""
     stated = response.headers.get("Content-Length", "")
     if response.status_code != requests.codes.ok:
         stated = response.headers.get("Content-Range", "").rpartition("/")[2]
     elif response.headers.get("Content-Encoding", "identity") != "identity":
-        stated = ""  # that of the compressed file
+        stated = ""  # the header has the size of the compressed file
     return int(stated) if stated.isdecimal() else None
 
 
 def _tag(response: requests.Response) -> str:
-    """What is compared, and sent as If-Range: a strong ETag, or else the date."""
+    """Return the version tag that If-Range takes: a strong ETag, else the modification date."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
 def _is_other(response: requests.Response, version: Version) -> bool:
-    """Whether an answer is of another version. With If-Range, a part need not repeat what identifies it."""
+    """Return whether a response is of another version. A partial response to If-Range may omit its tag."""
     is_beyond = response.status_code == requests.codes.requested_range_not_satisfiable
     if is_beyond or _size(response) not in (None, version.size):
         return True

@@ -1,7 +1,7 @@
-"""One file on its way to disk.
+"""The download of one file.
 
-While a file is fetched it is NAME.partial, with the journal of what is on disk beside it as NAME.pieces. It gets its
-name when it has the size and the MD5 that are published.
+During the download the file is NAME.partial, and NAME.pieces is the journal of its bytes on disk. It gets its final
+name once it has the published size and MD5.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ from llama31.corpus.download.retries import Attempts, GivenUp, Stopped
 from llama31.corpus.download.verified import VerifiedFiles
 
 PIECE_BYTES = 256 << 20
-"""Of one request."""
+"""Size of one request."""
 RECORD_BYTES = 32 << 20
-"""Of a piece that are lost at most when the process is killed."""
+"""Most bytes of a piece that a kill loses."""
 HASH_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
 class Transfers:
-    """What the transfers of one download share."""
+    """State shared by all transfers of a download."""
 
     remote: Remote
     stop: Event
@@ -35,7 +35,7 @@ class Transfers:
     _ending: Lock = field(default_factory=Lock)
 
     def end(self) -> bool:
-        """Stop all transfers; returns whether this call was the first to do so."""
+        """Stop all transfers; return whether this call was the first to do so."""
         with self._ending:
             is_first = not self.stop.is_set()
             self.stop.set()
@@ -43,10 +43,10 @@ class Transfers:
 
 
 class Target:
-    """A file to fetch, or to check if it is there."""
+    """A file to fetch, or to check if it exists."""
 
     def __init__(self, file: RemoteFile, version: Version, path: Path):
-        """Raises UserError if a file of another size has that name: it may be the user's own."""
+        """Raises UserError if a file of another size exists at `path`: it may be the user's own."""
         self.file = file
         self._version = version
         self._path = path
@@ -72,7 +72,7 @@ class Target:
         self._left = len(self.pieces)
 
     def _can_resume(self) -> bool:
-        """Whether the bytes that the journal names can be there."""
+        """Return whether the partial file is large enough for the journal's ranges."""
         size = self._partial.stat().st_size if self._partial.is_file() else 0
         return 0 < self._journal.end() <= size <= self._version.size
 
@@ -89,7 +89,7 @@ class Target:
         ]
 
     def prepare(self) -> None:
-        """Create the files that `fetch` writes to."""
+        """Create the files that `fetch` writes to, unless the download resumes."""
         if not self._is_there and not self._is_resumed:
             with failures_named(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,12 +97,12 @@ class Target:
                 self._journal.clear()
 
     def fetch(self, run: Transfers, piece: Range) -> None:
-        """Get a piece onto the disk. Raises UserError; what arrived is kept."""
+        """Write a piece to disk. On UserError, the bytes that arrived are kept."""
         with failures_named(self._path):
             try:
                 with _Writer(self._partial, self._journal, piece[0]) as writer:
                     self._receive(run, writer, piece[1])
-            except OSError:  # a full disk, most likely: the other transfers would fail as well
+            except OSError:  # most likely a full disk: the other transfers would fail too
                 run.stop.set()
                 raise
 
@@ -125,25 +125,26 @@ class Target:
                 self._wait(run, attempts, error, arrived_before)
 
     def _wait(self, run: Transfers, attempts: Attempts, error: Interrupted, arrived_before: int) -> None:
-        """Wait before another attempt. Raises UserError if there is none.
+        """Wait before another attempt. Raises UserError after the last one.
 
-        If nothing arrived of any file since the first of these attempts, the server or the network is gone: all ends.
+        If no file received any bytes since the first of these attempts, the server or the network is down, and the
+        whole download ends.
         """
         try:
             attempts.failed(error)
         except GivenUp as given_up:
             if run.fetched.done == arrived_before and not run.end():
-                raise Stopped from None  # another thread says so already
+                raise Stopped from None  # another thread reports it
             raise UserError(f"{self._path}: {given_up}; what arrived is kept, the same command resumes") from None
 
     def is_last_piece(self) -> bool:
-        """Count a piece as fetched; returns whether it was the last one."""
+        """Count a piece as fetched; return whether it was the last one."""
         with self._counting:
             self._left -= 1
             return self._left == 0
 
     def _hash_ahead(self, run: Transfers) -> None:
-        """Hash what is on disk from the beginning on, unless another thread does so already."""
+        """Hash the file up to its first gap, unless another thread is hashing it."""
         if self.file.md5 and self._hashing.acquire(blocking=False):
             try:
                 self._hash(self._partial, self._journal.prefix(), run)
@@ -151,7 +152,7 @@ class Target:
                 self._hashing.release()
 
     def _hash(self, path: Path, end: int, run: Transfers) -> None:
-        """Continue the MD5 up to `end`, or where the file ends. What was fetched just now is still in memory."""
+        """Continue the MD5 up to `end` or the end of the file. Recently fetched bytes are still in the page cache."""
         with open(path, "rb") as file:
             file.seek(self._hashed)
             while self._hashed < end and (data := file.read(min(HASH_BYTES, end - self._hashed))):
@@ -162,7 +163,7 @@ class Target:
                 run.hashed.add(len(data))
 
     def finish(self, run: Transfers, checked: VerifiedFiles) -> None:
-        """Check the file, and give it its name. Raises UserError if it is not what was published."""
+        """Check the file and give it its final name. Raises UserError if it differs from the published file."""
         path = self._path if self._is_there else self._partial
         with failures_named(path):
             if difference := self._difference(path, run):
@@ -179,7 +180,7 @@ class Target:
         checked.remember(self.file)
 
     def _difference(self, path: Path, run: Transfers) -> str:
-        """How the file differs from what was published; empty if it does not."""
+        """Return how the file differs from the published file; empty if it does not."""
         size = path.stat().st_size
         if size != self._version.size:
             return f"{size:,} bytes, published are {self._version.size:,}"
@@ -191,7 +192,7 @@ class Target:
 
 
 class _Writer:
-    """Writes a range of a partial file, and records in the journal how far it came."""
+    """Writer of a range of a partial file, which records its progress in the journal."""
 
     def __init__(self, path: Path, journal: Journal, start: int):
         self._file = open(path, "r+b", buffering=0)  # noqa: SIM115 - closed by __exit__
@@ -199,29 +200,29 @@ class _Writer:
         self._journal = journal
         self._recorded = start
         self.position = start
-        """Where the next byte goes."""
+        """Offset of the next byte."""
 
     def __enter__(self) -> "_Writer":
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Record what was written, however it ended."""
+        """Record the bytes written, also after an exception."""
         with self._file:
             self.record()
 
     def write(self, data: bytes) -> None:
-        """Append to the range."""
+        """Append data to the range."""
         left = memoryview(data)
         while left:
             left = left[self._file.write(left) :]
         self.position += len(data)
 
     def is_due(self) -> bool:
-        """Whether more is unrecorded than a kill may cost."""
+        """Return whether RECORD_BYTES or more are unrecorded."""
         return self.position - self._recorded >= RECORD_BYTES
 
     def record(self) -> None:
-        """Have what was written on disk, and then in the journal."""
+        """Flush the bytes written to disk, then record them in the journal."""
         if self.position > self._recorded:
             sync_open(self._file)
             self._journal.add(self._recorded, self.position)
