@@ -17,7 +17,7 @@ from llama31.common.files import atomic_writer, failures_named, sync_open
 from llama31.common.locks import only_run_in
 from llama31.common.parallel import run_all
 from llama31.common.progress import Progress
-from llama31.corpus.compressed_files import DAMAGED, Members, misnamed
+from llama31.corpus.compressed_files import DAMAGED, CompressedStream, suffix_problem
 
 PATTERN = "c4-*.json"  # not other .json files, such as a tokenizer's
 LEVEL = 2  # of isal: about 20 times as fast as gzip's default, files 15% larger
@@ -47,15 +47,15 @@ def compress(directory: Path, jobs: int) -> str:
 
 def _compress(source: Path, progress: Progress) -> None:
     target = source.with_name(source.name + ".gz")
-    if problem := misnamed(source):
+    if problem := suffix_problem(source):
         raise UserError(f"{source}: {problem}")
     if target.exists():  # made by a run that was killed before it removed the source, or by the user
         if _gunzipped_content(target) != _content(_pieces(source, progress)):
             raise UserError(f"{target}: is there and holds other data than {source.name}; remove one of the two")
     else:
         with atomic_writer(target) as file:
-            content = _content(_compressed_to(file, _pieces(source, progress)))
-            _drop_from_memory(file)
+            content = _content(_compress_to(file, _pieces(source, progress)))
+            _drop_from_cache(file)
             if _gunzipped_content(Path(file.name)) != content:
                 raise UserError(f"{target}: was written, but does not read back as {source.name}, which is kept")
     with failures_named(source):
@@ -69,7 +69,7 @@ def _pieces(path: Path, progress: Progress) -> Iterator[bytes]:
             progress.add(len(data))
 
 
-def _compressed_to(file: BinaryIO, pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _compress_to(file: BinaryIO, pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Write pieces to a gzip file, and yield each one after it was written."""
     with igzip.IGzipFile(filename="", mode="wb", compresslevel=LEVEL, fileobj=file, mtime=0) as gzip:
         for data in pieces:
@@ -89,13 +89,13 @@ def _gunzipped_content(path: Path) -> Content | None:
     """Return size and hash of a gzip file's contents; None if it is damaged."""
     try:
         with failures_named(path), open(path, "rb") as file:
-            gunzip = Members(file)
+            gunzip = CompressedStream(file)
             return _content(iter(lambda: gunzip.read(BLOCK_BYTES), b""))
     except (EOFError, *DAMAGED):
         return None
 
 
-def _drop_from_memory(file: BinaryIO) -> None:
+def _drop_from_cache(file: BinaryIO) -> None:
     """Flush a file and drop it from the page cache, so that reading it back reads the disk."""
     sync_open(file)
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -31,7 +31,7 @@ class Stream(Protocol):
     def read(self, limit: int) -> bytes:
         """Return the next bytes, at most `limit`; empty only at the end."""
 
-    def place(self, back: int) -> tuple[int, int]:
+    def locate(self, back: int) -> tuple[int, int]:
         """Locate the byte that is `back` bytes before the next one: (offset in the file, bytes to skip from there).
 
         `back` must not exceed the length of the data that the last `read` returned.
@@ -74,7 +74,7 @@ def format_of(path: Path) -> Format | None:
     return next((each for each in FORMATS if path.suffix == each.suffix), None)
 
 
-def misnamed(path: Path) -> str:
+def suffix_problem(path: Path) -> str:
     """Compare a file's first bytes with its suffix; return the problem, empty if they agree or the file is too short.
 
     Raises UserError if the file cannot be read.
@@ -91,13 +91,13 @@ def misnamed(path: Path) -> str:
     return f"is not {named.name} data: it begins with {head[:2]!r}; plain data must not be named {named.suffix}"
 
 
-def opened(path: Path, file: File) -> Stream:
+def decompressed(path: Path, file: File) -> Stream:
     """Return the contents of `file` from its current position, decompressed according to the suffix of `path`."""
     named = format_of(path)
-    return Members(file, named) if named else Plain(file)
+    return CompressedStream(file, named) if named else PlainStream(file)
 
 
-class Plain:
+class PlainStream:
     """The contents of a file that is not compressed."""
 
     def __init__(self, raw: File):
@@ -106,11 +106,11 @@ class Plain:
     def read(self, limit: int) -> bytes:
         return self._raw.read(limit)
 
-    def place(self, back: int) -> tuple[int, int]:
+    def locate(self, back: int) -> tuple[int, int]:
         return self._raw.tell() - back, 0
 
 
-class Members:
+class CompressedStream:
     """The contents of the gzip members or zstd frames from the current position of `raw`.
 
     `read` raises EOFError if a member is truncated or there is none, and one of DAMAGED if the data is damaged or of
@@ -154,5 +154,5 @@ class Members:
         self._data = self._raw.read(READ_BYTES)
         return bool(self._data)
 
-    def place(self, back: int) -> tuple[int, int]:
+    def locate(self, back: int) -> tuple[int, int]:
         return self._offset, self._inflated - back

@@ -19,7 +19,7 @@ from llama31.common.locks import only_run_in
 from llama31.common.parallel import run_all
 from llama31.common.progress import Progress
 from llama31.corpus import documents
-from llama31.corpus.compressed_files import DAMAGED, Members, misnamed
+from llama31.corpus.compressed_files import DAMAGED, CompressedStream, suffix_problem
 from llama31.corpus.parts import part_shards
 
 VALIDATION_FILE = "c4-validation.en.json.gz"  # all validation shards
@@ -27,7 +27,7 @@ BLOCK_BYTES = 4 << 20
 PLAIN = "not compressed"
 COMPRESS = "utils/parallel_compress_json_to_gz.sh"
 
-Told = Callable[[int], object]
+OnProgress = Callable[[int], object]
 """Callback for progress: receives the number of bytes that were copied."""
 
 
@@ -39,45 +39,47 @@ def consolidate(c4_dir: Path, merged_dir: Path, parts: Sequence[int], sample: in
     """
     files = [(validation_shards(c4_dir), merged_dir / VALIDATION_FILE)]
     files += [(train_shards(c4_dir, part), _part_path(merged_dir, part)) for part in parts]
-    _require(shards for shards, _ in files)
+    _require_shards(shards for shards, _ in files)
     with failures_named(merged_dir):
         merged_dir.mkdir(parents=True, exist_ok=True)
     total = sum(_size(shards) for shards, target in files if not _is_joined(shards, target))
     with only_run_in(merged_dir), Progress("consolidate", total) as progress:
 
-        def make(part: int | None) -> Path:
+        def write(part: int | None) -> Path:
             if part is None:
                 return merge_validation(c4_dir, merged_dir, sample, progress.add)
-            return merge_part(c4_dir, merged_dir, part, told=progress.add)
+            return merge_part(c4_dir, merged_dir, part, on_progress=progress.add)
 
-        run_all(make, [None, *parts], jobs)
-        made = "".join(f"part {part}, " for part in parts)
-        return f"{merged_dir}: {made}validation and its first {sample:,} documents; {progress.figures()}"
+        run_all(write, [None, *parts], jobs)
+        part_names = "".join(f"part {part}, " for part in parts)
+        return f"{merged_dir}: {part_names}validation and its first {sample:,} documents; {progress.figures()}"
 
 
 def merge_part(
-    c4_dir: str | Path, merged_dir: str | Path, part: int, shards: Iterable[int] | None = None, told: Told = bool
+    c4_dir: str | Path,
+    merged_dir: str | Path,
+    part: int,
+    shards: Iterable[int] | None = None,
+    on_progress: OnProgress = bool,
 ) -> Path:
     """Join a part's training shards, all 128 or those in `shards`; return MERGED_DIR/c4-train.en_<part>.json.gz.
 
     Does nothing if the file is up to date. Raises UserError listing all shards that are missing or damaged.
     """
-    return _join(
-        train_shards(Path(c4_dir), part, shards), Path(merged_dir) / f"{rules.train_part_name(part)}.json.gz", told
-    )
+    return _join(train_shards(Path(c4_dir), part, shards), _part_path(Path(merged_dir), part), on_progress)
 
 
 def merge_validation(
-    c4_dir: str | Path, merged_dir: str | Path, sample: int = rules.VALIDATION_DOCUMENTS, told: Told = bool
+    c4_dir: str | Path, merged_dir: str | Path, sample: int = rules.VALIDATION_DOCUMENTS, on_progress: OnProgress = bool
 ) -> Path:
     """Join the 8 validation shards, and write their first `sample` documents as the customised validation set.
 
     Returns MERGED_DIR/c4-validation-<sample>-samples.en.json.gz. Does nothing if both files are up to date. Raises
     UserError listing all shards that are missing or damaged, or if they have fewer than `sample` documents.
     """
-    merged = _join(validation_shards(Path(c4_dir)), Path(merged_dir) / VALIDATION_FILE, told)
+    merged = _join(validation_shards(Path(c4_dir)), Path(merged_dir) / VALIDATION_FILE, on_progress)
     target = Path(merged_dir) / f"{rules.validation_name(sample)}.json.gz"
-    if not _newer(target, [merged]):
+    if not _is_up_to_date(target, [merged]):
         _write_head(merged, target, sample)
     return target
 
@@ -109,17 +111,17 @@ def require_numbering(shards: Sequence[Path]) -> None:
         raise UserError(f"{directory}: holds shards of another numbering, such as {found[0]}; {wanted} is needed")
 
 
-def _require(files: Iterable[Sequence[Path]]) -> None:
+def _require_shards(files: Iterable[Sequence[Path]]) -> None:
     files = list(files)
     for shards in files:
         require_numbering(shards)
-    unusable = [f"{path} ({problem})" for several in files for path in several if (problem := _absence(path))]
+    unusable = [f"{path} ({problem})" for shards in files for path in shards if (problem := _missing_reason(path))]
     if unusable:
         advice = f"; {COMPRESS} makes .json.gz of .json" if any(PLAIN in line for line in unusable) else ""
         raise UserError(f"{len(unusable)} shards cannot be used: {', '.join(unusable)}{advice}")
 
 
-def _absence(path: Path) -> str:
+def _missing_reason(path: Path) -> str:
     """Return why a file is not available; empty if it exists."""
     try:
         if path.is_file():
@@ -129,12 +131,12 @@ def _absence(path: Path) -> str:
         return str(error.strerror)
 
 
-def _join(shards: Sequence[Path], target: Path, told: Told) -> Path:
-    _require([shards])
+def _join(shards: Sequence[Path], target: Path, on_progress: OnProgress) -> Path:
+    _require_shards([shards])
     if _is_joined(shards, target):
         return target
     with atomic_writer(target) as file:
-        damaged = [f"{shard} ({damage})" for shard in shards if (damage := _append(shard, file, told))]
+        damaged = [f"{shard} ({damage})" for shard in shards if (damage := _append(shard, file, on_progress))]
         if damaged:
             raise UserError(f"{target}: {len(damaged)} of {len(shards)} shards cannot be used: {', '.join(damaged)}")
     return target
@@ -145,23 +147,23 @@ def _size(shards: Iterable[Path]) -> int:
 
 
 def _is_joined(shards: Sequence[Path], target: Path) -> bool:
-    return _newer(target, shards) and target.stat().st_size == _size(shards)
+    return _is_up_to_date(target, shards) and target.stat().st_size == _size(shards)
 
 
 class _Unreadable(Exception):
     """Raised if a shard cannot be read; the message is the reason."""
 
 
-class _Copied:
+class _CopyingReader:
     """A source file that is copied to a target as it is read.
 
     `read` raises _Unreadable if the source fails, OSError if the target does.
     """
 
-    def __init__(self, source: BinaryIO, target: BinaryIO, told: Told):
+    def __init__(self, source: BinaryIO, target: BinaryIO, on_progress: OnProgress):
         self._source = source
         self._target = target
-        self._told = told
+        self._on_progress = on_progress
 
     def read(self, count: int) -> bytes:
         try:
@@ -169,37 +171,37 @@ class _Copied:
         except OSError as error:
             raise _Unreadable(error.strerror) from error
         self._target.write(data)
-        self._told(len(data))
+        self._on_progress(len(data))
         return data
 
     def tell(self) -> int:
         return self._source.tell()
 
 
-def _append(shard: Path, target: BinaryIO, told: Told) -> str:
+def _append(shard: Path, target: BinaryIO, on_progress: OnProgress) -> str:
     """Append a shard to `target`; return what is wrong with the shard, empty if it is complete."""
     try:
         source = open(shard, "rb")  # noqa: SIM115 - so that only failures to open it are caught here
     except OSError as error:
         return str(error.strerror)
-    end = b""
+    last_block = b""
     with source:
-        gunzip = Members(_Copied(source, target, told))
+        gunzip = CompressedStream(_CopyingReader(source, target, on_progress))
         try:
             while data := gunzip.read(BLOCK_BYTES):
-                end = data
+                last_block = data
         except EOFError:
             return "truncated" if source.tell() else "empty"
         except DAMAGED as error:
-            return misnamed(shard) or f"damaged: {error}"
+            return suffix_problem(shard) or f"damaged: {error}"
         except _Unreadable as error:
             return str(error)
-    if not end:
+    if not last_block:
         return "empty"
-    return "" if end.endswith(b"\n") else "its last line has no end"  # the next shard would extend it
+    return "" if last_block.endswith(b"\n") else "its last line has no end"  # the next shard would extend it
 
 
-def _newer(target: Path, sources: Sequence[Path]) -> bool:
+def _is_up_to_date(target: Path, sources: Sequence[Path]) -> bool:
     """Return whether `target` exists and is not older than any of `sources`."""
     with failures_named(target):
         return target.is_file() and all(target.stat().st_mtime_ns >= source.stat().st_mtime_ns for source in sources)

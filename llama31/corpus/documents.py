@@ -93,7 +93,7 @@ def check_inputs(paths: Sequence[Path]) -> None:
                     name = "given twice" if same == path else f"the same file as {same}"
                     problems.append(f"{path}: {name}; each document would count twice")
                 first[status.st_dev, status.st_ino] = path
-                if problem := compressed_files.misnamed(path):
+                if problem := compressed_files.suffix_problem(path):
                     problems.append(f"{path}: {problem}")
         except UserError as error:
             problems += error.lines
@@ -108,11 +108,11 @@ def check_inputs(paths: Sequence[Path]) -> None:
 def read(paths: Sequence[Path], start: Position = START) -> Iterator[tuple[LineBlock, Position]]:
     """Yield the blocks of several files from a position on, each with the position after it.
 
-    Raises the exceptions of `blocks`, and Changed if a file that was read before has changed.
+    Raises the exceptions of `blocks`, and InputChanged if a file that was read before has changed.
     """
     for path, sha256 in zip(paths, start.finished, strict=False):
         if sha256_of(path) != sha256:
-            raise Changed(f"{path}: changed since it was read")
+            raise InputChanged(f"{path}: changed since it was read")
     position = start
     for path in paths[len(start.finished) :]:
         for block in blocks(path, position.place):
@@ -122,11 +122,11 @@ def read(paths: Sequence[Path], start: Position = START) -> Iterator[tuple[LineB
         position = Position((*position.finished, end.sha256), position.finished_bytes + end.bytes_read, BEGINNING)
 
 
-class Changed(UserError):
+class InputChanged(UserError):
     """Raised if a file is not the one that a position was taken from."""
 
 
-class _Hashed:
+class _HashingReader:
     """A file that hashes the bytes read from it, each byte once."""
 
     def __init__(self, raw: BinaryIO):
@@ -160,7 +160,7 @@ def blocks(path: Path, start: LinePosition = BEGINNING, block_bytes: int = 0) ->
     costs reading the file up to it, and decompressing its gzip member up to it.
 
     Raises UserError if the file cannot be read, if its compressed data is damaged or truncated, or if a line is longer
-    than LINE_BYTES; Changed if it is not the file that `start` was taken from.
+    than LINE_BYTES; InputChanged if it is not the file that `start` was taken from.
     """
     line = start.line
     try:
@@ -176,40 +176,40 @@ def blocks(path: Path, start: LinePosition = BEGINNING, block_bytes: int = 0) ->
 
 
 def _blocks(path: Path, raw: BinaryIO, start: LinePosition, block_bytes: int) -> Iterator[LineBlock]:
-    file = _read_before(path, raw, start)
+    file = _verified_reader(path, raw, start)
     file.seek(start.offset)
-    stream, is_text = compressed_files.opened(path, file), compressed_files.format_of(path) is None
+    stream, is_text = compressed_files.decompressed(path, file), compressed_files.format_of(path) is None
     skip = start.skip
     while skip:
         skip -= len(stream.read(min(skip, block_bytes)))
 
     def block(first_line: int, lines: list[bytes], back: int) -> LineBlock:
-        place = LinePosition(first_line + len(lines), *stream.place(back), file.hashed, file.sha256)
+        place = LinePosition(first_line + len(lines), *stream.locate(back), file.hashed, file.sha256)
         return LineBlock(path, first_line, lines, place)
 
     line = start.line
-    pieces: list[bytes] = []  # of a line that is not complete yet
-    pending = 0  # bytes of these pieces
+    unfinished: list[bytes] = []  # pieces of a line that is not complete yet
+    pending = 0  # their bytes
     while data := stream.read(block_bytes):
-        cut = _whole_lines(data, is_text)
-        if cut:
-            lines = _split(b"".join([*pieces, data[:cut]]), is_text)
-            yield block(line, lines, len(data) - cut)
+        length = _length_of_whole_lines(data, is_text)
+        if length:
+            lines = _split(b"".join([*unfinished, data[:length]]), is_text)
+            yield block(line, lines, len(data) - length)
             line += len(lines)
-            pieces, pending = [], 0
-        pieces.append(data[cut:])
-        pending += len(data) - cut
+            unfinished, pending = [], 0
+        unfinished.append(data[length:])
+        pending += len(data) - length
         if pending > LINE_BYTES:
             raise UserError(f"{path}:{line}: a line of more than {LINE_BYTES >> 20} MiB, the longest that is read")
-    yield block(line, _split(b"".join(pieces), is_text), 0)
+    yield block(line, _split(b"".join(unfinished), is_text), 0)
 
 
-def _whole_lines(data: bytes, is_text: bool) -> int:
+def _length_of_whole_lines(data: bytes, is_text: bool) -> int:
     """Return the length of the complete lines at the beginning of `data`."""
-    cut = data.rfind(b"\n") + 1
+    length = data.rfind(b"\n") + 1
     if is_text:  # a carriage return as the last byte may be the first half of a line end
-        cut = max(cut, data.rfind(b"\r", cut, -1) + 1)
-    return cut
+        length = max(length, data.rfind(b"\r", length, -1) + 1)
+    return length
 
 
 def _split(data: bytes, is_text: bool) -> list[bytes]:
@@ -220,12 +220,12 @@ def _split(data: bytes, is_text: bool) -> list[bytes]:
     return lines if lines[-1] else lines[:-1]
 
 
-def _read_before(path: Path, raw: BinaryIO, place: LinePosition) -> _Hashed:
-    file = _Hashed(raw)
+def _verified_reader(path: Path, raw: BinaryIO, place: LinePosition) -> _HashingReader:
+    file = _HashingReader(raw)
     while file.hashed < place.bytes_read and file.read(min(BLOCK_BYTES, place.bytes_read - file.hashed)):
         pass
     if file.sha256 != place.sha256:
-        raise Changed(f"{path}: changed since it was read up to line {place.line}")
+        raise InputChanged(f"{path}: changed since it was read up to line {place.line}")
     return file
 
 

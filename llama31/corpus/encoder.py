@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from llama31.common.errors import UserError
-from llama31.corpus.exactness import unproven, unsettled
+from llama31.corpus.exactness import ambiguous_texts, unproven_reason
 from llama31.data.token_file import TokenType
 from llama31.data.tokenizer import contradictions, tokenizer_file, vocabulary_size
 
@@ -58,7 +58,7 @@ class Encoder(Protocol):
         """Return the ids of the texts."""
 
 
-class Exact:
+class ExactEncoder:
     """Encoder by Hugging Face's tokenizers library, with the properties of its tokenizer."""
 
     name = "tokenizers"
@@ -101,9 +101,9 @@ class Exact:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
-    def unproven(self) -> str:
+    def unproven_reason(self) -> str:
         """Return why another library may give other ids; empty if it is proven to give the same."""
-        return unproven(self._tokenizer)
+        return unproven_reason(self._tokenizer)
 
     def probes(self) -> list[str]:
         """Return PROBES and texts with each of the tokenizer's special tokens."""
@@ -111,7 +111,7 @@ class Exact:
         return [*PROBES, *(f"a{special} {special}\n{special}b" for special in specials)]
 
 
-class Fast:
+class FastEncoder:
     """Encoder by gigatoken, periodically compared with Hugging Face's library. Raises Inexact if it fails or differs.
 
     Texts with code points that the two may classify differently are encoded by Hugging Face's library.
@@ -119,9 +119,9 @@ class Fast:
 
     name = "gigatoken"
 
-    def __init__(self, exact: Exact, sample: Sequence[str] = ()):
+    def __init__(self, exact: ExactEncoder, sample: Sequence[str] = ()):
         """Compare the two libraries on `sample` and on the tokenizer's probes."""
-        if reason := exact.unproven():
+        if reason := exact.unproven_reason():
             raise Inexact(reason)
         self._exact = exact
         self._documents = 0
@@ -130,7 +130,7 @@ class Fast:
         self._compare(probes, self._encode(probes), range(len(probes)))
 
     def refusal(self, text: str) -> str:
-        return (refusal := self._exact.refusal(text)) and (refusal if unsettled([text]) else "")
+        return (refusal := self._exact.refusal(text)) and (refusal if ambiguous_texts([text]) else "")
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         if _resident_bytes() > self._base + CACHE_BYTES:
@@ -143,19 +143,19 @@ class Fast:
 
     def _load(self) -> None:
         self._tokenizer: Any = None  # frees its memory before the next one is loaded
-        with _failures_inexact():
+        with _failures_as_inexact():
             import gigatoken
 
             self._tokenizer = gigatoken.Tokenizer.from_json(self._exact.path.read_bytes())
         self._base = _resident_bytes()
 
     def _encode(self, texts: Sequence[str]) -> Encoded:
-        with _failures_inexact():
+        with _failures_as_inexact():
             import awkward
 
             rows = self._tokenizer.encode_batch(list(texts), parallel=True)
             encoded = np.asarray(awkward.flatten(rows, axis=1)), np.asarray(awkward.num(rows))
-        numbers = unsettled(texts)
+        numbers = ambiguous_texts(texts)
         return _replaced(encoded, numbers, self._exact.encode([texts[n] for n in numbers])) if numbers else encoded
 
     def _compare(self, texts: Sequence[str], encoded: Encoded, numbers: Sequence[int]) -> None:
@@ -165,9 +165,9 @@ class Fast:
         if not numbers:
             return
         ends = np.cumsum(lengths)
-        right, right_lengths = self._exact.encode([texts[number] for number in numbers])
+        expected, expected_lengths = self._exact.encode([texts[number] for number in numbers])
         found = np.concatenate([ids[ends[number] - lengths[number] : ends[number]] for number in numbers])
-        if not (np.array_equal(lengths[list(numbers)], right_lengths) and np.array_equal(found, right)):
+        if not (np.array_equal(lengths[list(numbers)], expected_lengths) and np.array_equal(found, expected)):
             raise Inexact("its ids differ on a sample")
 
 
@@ -183,7 +183,7 @@ def _replaced(encoded: Encoded, numbers: Sequence[int], others: Encoded) -> Enco
 
 
 @contextmanager
-def _failures_inexact() -> Iterator[None]:
+def _failures_as_inexact() -> Iterator[None]:
     """Turn any exception of gigatoken into Inexact; a panic in its Rust code is a BaseException, not an Exception."""
     try:
         yield

@@ -31,7 +31,7 @@ PROVEN: tuple[Any, ...] = (
 """Pre-tokenizers of tokenizer.json for which all code points were compared: GPT-2's and Llama 3's."""
 
 
-def unsettled(texts: Sequence[str]) -> list[int]:
+def ambiguous_texts(texts: Sequence[str]) -> list[int]:
     """Return the indices of texts with a code point that is unassigned in Python's version of Unicode.
 
     ASCII texts cost nothing, others a pass over their bytes.
@@ -43,7 +43,7 @@ def unsettled(texts: Sequence[str]) -> list[int]:
     return [number for number, text in enumerate(texts) if not unassigned.isdisjoint(text)]
 
 
-def unproven(tokenizer: Tokenizer) -> str:
+def unproven_reason(tokenizer: Tokenizer) -> str:
     """Return the part of a tokenizer that was not compared over all code points; empty if all of it was."""
     if tokenizer.normalizer is not None:
         return f"its normalizer, {type(tokenizer.normalizer).__name__}, depends on the version of Unicode"

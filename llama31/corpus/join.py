@@ -21,11 +21,11 @@ from llama31.data.token_manifest import TokenManifest, manifest_path
 
 BLOCK_BYTES = 16 << 20
 
-Told = Callable[[int], object]
+OnProgress = Callable[[int], object]
 """Callback for progress: receives the number of bytes that were joined."""
 
 
-def join(job: TokenizeJob, pieces: Sequence[Path], told: Told = bool) -> None:
+def join(job: TokenizeJob, pieces: Sequence[Path], on_progress: OnProgress = bool) -> None:
     """Write a job's output from `pieces`, the token files of its inputs, one for each.
 
     Does nothing if the output exists. Raises UserError if a piece is incomplete or was made with other inputs or
@@ -40,7 +40,7 @@ def join(job: TokenizeJob, pieces: Sequence[Path], told: Told = bool) -> None:
             tokenize_checkpoint.store(
                 job.prefix, TokenizeCheckpoint(job.identity, encoder=next(iter(combined.versions)))
             )
-            _write(files, job.prefix, combined, told)
+            _write(files, job.prefix, combined, on_progress)
         tokenize_checkpoint.discard(job.prefix)
 
 
@@ -57,18 +57,18 @@ def remove(pieces: Sequence[Path]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _write(files: Sequence[TokenFile], prefix: Path, combined: TokenManifest, told: Told) -> None:
+def _write(files: Sequence[TokenFile], prefix: Path, combined: TokenManifest, on_progress: OnProgress) -> None:
     with failures_named(manifest_path(prefix)):
         manifest_path(prefix).unlink(missing_ok=True)  # an old manifest must never be beside new data
     with TokenWriter(prefix, files[0].token_type) as writer:
 
         def ids(data: bytes) -> None:
             writer.write(data, b"")
-            told(len(data))
+            on_progress(len(data))
 
         def lengths(data: bytes) -> None:
             writer.write(b"", data)
-            told(len(data))
+            on_progress(len(data))
 
         for file in files:
             _copy(bin_path(file.prefix), 0, _bin_bytes(file), ids)

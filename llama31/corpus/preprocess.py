@@ -101,7 +101,7 @@ def share_of(tasks: Sequence[Task], share: str) -> Sequence[Task]:
     return tasks[int(index) :: int(count)]
 
 
-def jobs_here(tasks: Sequence[Task]) -> int:
+def default_jobs(tasks: Sequence[Task]) -> int:
     """Return how many files to tokenise at a time on this machine."""
     return max(1, min(len(tasks), cores() // CORES_PER_FILE))
 
@@ -114,7 +114,7 @@ def tokenize_all(tasks: Sequence[Task], tokenizer_dir: Path, jobs: int, threads:
     """
     tokenizer_file(tokenizer_dir)
     skipping = ["--on-bad-line=skip", f"--bad-line-limit={bad_line_limit}"] if bad_line_limit else []
-    with _ended_with_us() as processes:
+    with _terminated_on_sigterm() as processes:
 
         def run(task: Task) -> None:
             command = [sys.executable, "-m", "llama31", "tokenize", f"--input={task.source}"]
@@ -124,17 +124,17 @@ def tokenize_all(tasks: Sequence[Task], tokenizer_dir: Path, jobs: int, threads:
                 processes.add(process)
             processes.remove(process)
             if process.returncode:
-                raise UserError(f"{task.source}: FAILED ({_ending(process.returncode)})")
+                raise UserError(f"{task.source}: FAILED ({_exit_text(process.returncode)})")
 
         run_all(run, tasks, jobs)
 
 
-def _ending(returncode: int) -> str:
+def _exit_text(returncode: int) -> str:
     return f"exit code {returncode}" if returncode > 0 else f"killed by {signal.Signals(-returncode).name}"
 
 
 @contextmanager
-def _ended_with_us() -> Iterator[set["subprocess.Popen[bytes]"]]:
+def _terminated_on_sigterm() -> Iterator[set["subprocess.Popen[bytes]"]]:
     """Yield a set of processes to terminate when this one gets SIGTERM. (Ctrl-C reaches child processes anyway.)"""
     processes: set[subprocess.Popen[bytes]] = set()
 
@@ -155,9 +155,9 @@ def finish(work: Work, jobs: int) -> str:
 
     Raises UserError, before it joins anything, with a line for each file that has no complete token file.
     """
-    undone = [f"{task.source}: not done: {problem}" for task in work.tasks if (problem := _problem(task.prefix))]
-    if undone:
-        raise UserError(undone)
+    incomplete = [f"{task.source}: not done: {problem}" for task in work.tasks if (problem := _problem(task.prefix))]
+    if incomplete:
+        raise UserError(incomplete)
     with Progress("join", sum(size(part.pieces) for part in work.parts if not part.is_joined)) as progress:
         run_all(lambda part: _join(part, progress), work.parts, jobs)
     found = [summary(prefix) for prefix in work.prefixes]

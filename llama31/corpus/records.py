@@ -16,7 +16,7 @@ from llama31.corpus.compressed_files import format_of
 from llama31.corpus.documents import LineBlock
 from llama31.data.token_manifest import TokenManifest
 
-LISTED = 100  # bad lines that a manifest lists at most
+MAX_LISTED = 100  # bad lines that a manifest lists at most
 BAD_LINE_LIMIT = 100  # default of the bad lines that may be skipped in a token file
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -43,11 +43,11 @@ class Skipped:
 
     count: int = 0
     listed: tuple[BadLine, ...] = ()
-    """The first bad lines, at most LISTED."""
+    """The first bad lines, at most MAX_LISTED."""
 
     def plus(self, other: "Skipped") -> "Skipped":
         """Return these and the bad lines that follow them."""
-        return Skipped(self.count + other.count, (*self.listed, *other.listed)[:LISTED])
+        return Skipped(self.count + other.count, (*self.listed, *other.listed)[:MAX_LISTED])
 
     def in_manifest(self) -> dict[str, Any]:
         """Return these lines as fields of a TokenManifest."""
@@ -94,15 +94,15 @@ def texts(
             except NoText as error:
                 bad.append(BadLine(block.path.name, number, str(error)))
                 if skipped.count + len(bad) > limit:
-                    raise UserError(f"{block.path}:{number}: {error}{_beyond(limit)}") from None
+                    raise UserError(f"{block.path}:{number}: {error}{_limit_text(limit)}") from None
                 continue
         if problem := refusal(text):
             raise UserError(f"{block.path}:{number}: {problem}")
         found.append(text)
-    return found, skipped.plus(Skipped(len(bad), tuple(bad[:LISTED])))
+    return found, skipped.plus(Skipped(len(bad), tuple(bad[:MAX_LISTED])))
 
 
-def _beyond(limit: int) -> str:
+def _limit_text(limit: int) -> str:
     return f"; it is bad line {limit + 1:,}, and --bad-line-limit={limit} may be skipped" if limit else ""
 
 

@@ -27,7 +27,7 @@ Numbers: TypeAlias = npt.NDArray[Any]
 class Scan:
     """The result of scanning a token file."""
 
-    doubts: list[str]
+    problems: list[str]
     """A line for each kind of error, with its first occurrence."""
     largest_id: int
     idx_sha256: str
@@ -41,7 +41,7 @@ def scan(file: TokenFile, largest_id: int, hashed: bool, progress: Progress) -> 
     Raises UserError if a file cannot be read, or is truncated during the scan.
     """
     index, data = _Reading(idx_path(file.prefix), hashed, progress), _Reading(bin_path(file.prefix), hashed, progress)
-    doubts = list(_index_doubts(index, file))
+    problems = list(_index_problems(index, file))
     largest = -1
 
     def ids() -> Iterator[tuple[Numbers, Numbers]]:
@@ -52,9 +52,9 @@ def scan(file: TokenFile, largest_id: int, hashed: bool, progress: Progress) -> 
             largest = max(largest, int(numbers.max()))
             yield numbers, unsigned <= largest_id
 
-    if wrong := _first(ids()):
-        doubts.append(f"{data.path}: token {wrong[0]:,} is id {wrong[1]}, not one of 0 to {largest_id}")
-    return Scan(doubts, largest, index.sha256.hexdigest(), data.sha256.hexdigest())
+    if error := _first(ids()):
+        problems.append(f"{data.path}: token {error[0]:,} is id {error[1]}, not one of 0 to {largest_id}")
+    return Scan(problems, largest, index.sha256.hexdigest(), data.sha256.hexdigest())
 
 
 class _Reading:
@@ -89,21 +89,21 @@ def _numbers(path: Path, dtype: str, start: int, count: int) -> Iterator[Numbers
             yield np.frombuffer(data, dtype)
 
 
-def _index_doubts(index: _Reading, file: TokenFile) -> Iterator[str]:
+def _index_problems(index: _Reading, file: TokenFile) -> Iterator[str]:
     """Yield a line for each error in an index, section by section: lengths, pointers, documents."""
     (header,) = index.following(f"V{HEADER.size}", 1)
     *_, sequences, ends = HEADER.unpack(header.tobytes())
     lengths = index.following("<i4", sequences)
     name = "document" if sequences == ends - 1 else "stored sequence"
-    if wrong := _first((block, block > 0) for block in lengths):
-        yield f"{index.path}: {name} {wrong[0]:,} has {wrong[1]:,} tokens"
+    if error := _first((block, block > 0) for block in lengths):
+        yield f"{index.path}: {name} {error[0]:,} has {error[1]:,} tokens"
     expected = _pointers(_numbers(index.path, "<i4", HEADER.size, sequences), file.token_type.itemsize)
     found = index.following("<i8", sequences)
-    if wrong := _first((block, block == right) for block, right in zip(found, expected, strict=True)):
-        yield f"{index.path}: {name} {wrong[0]:,} begins at byte {wrong[1]:,}, not where the one before it ends"
-    if wrong := _first(_rising(index.following("<i8", ends), sequences, ends)):
+    if error := _first((block, block == right) for block, right in zip(found, expected, strict=True)):
+        yield f"{index.path}: {name} {error[0]:,} begins at byte {error[1]:,}, not where the one before it ends"
+    if error := _first(_rising(index.following("<i8", ends), sequences, ends)):
         yield (
-            f"{index.path}: entry {wrong[0]:,} of the document index is {wrong[1]:,}; "
+            f"{index.path}: entry {error[0]:,} of the document index is {error[1]:,}; "
             f"it must rise from 0 to {sequences:,}, the number of stored sequences"
         )
 

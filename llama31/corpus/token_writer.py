@@ -39,16 +39,16 @@ class DamagedExtent(Exception):
 
 
 class TokenWriter:
-    """Writer of PREFIX.bin and PREFIX.idx under temporary names, resumable from what `synced` returned.
+    """Writer of PREFIX.bin and PREFIX.idx under temporary names, resumable from what `sync` returned.
 
     A context manager. If the block ends without an exception, both files get their final names, .bin first, so that an
     .idx always describes a complete .bin. Otherwise existing final files stay, and the temporary files are kept if
-    `synced` was called, else removed. Raises UserError, naming the file, if one cannot be written (full disk, no
+    `sync` was called, else removed. Raises UserError, naming the file, if one cannot be written (full disk, no
     permission). No other process may write the same files at the same time: see `exclusive`.
     """
 
     def __init__(self, prefix: str | Path, token_type: TokenType, start: Extent = EMPTY):
-        """`start`: result of an earlier TokenWriter's `synced`; entering raises DamagedExtent if it is not on disk."""
+        """`start`: result of an earlier `sync`; entering raises DamagedExtent if it is not on disk."""
         self.prefix = Path(prefix)
         self.token_type = token_type
         self.documents = start.documents
@@ -76,28 +76,28 @@ class TokenWriter:
     def __enter__(self) -> "TokenWriter":
         with failures_named(self._bin_path):
             self.prefix.parent.mkdir(parents=True, exist_ok=True)
-            self._bin = _opened(partial(self._bin_path))
+            self._bin = _open_or_create(partial(self._bin_path))
         with failures_named(self._idx_path):
-            self._idx = _opened(partial(self._idx_path))
+            self._idx = _open_or_create(partial(self._idx_path))
         try:
-            self._go_to_start()
+            self._restore_start()
         except BaseException:
             self._close()
             raise
         return self
 
-    def _go_to_start(self) -> None:
+    def _restore_start(self) -> None:
         with failures_named(self._bin_path):
             for data in _blocks(self._bin, 0, self.bin_bytes):
                 self._bin_sha256.update(data)
             if self.bin_sha256 != self._start.bin_sha256:
                 raise DamagedExtent(f"{partial(self._bin_path)} is damaged")
-            _cut(self._bin, self.bin_bytes)
+            _resize(self._bin, self.bin_bytes)
         with failures_named(self._idx_path):
             end = HEADER.size + 4 * self.documents
             if self._resumable and os.fstat(self._idx.fileno()).st_size < end:
                 raise DamagedExtent(f"{partial(self._idx_path)} is truncated")
-            _cut(self._idx, end)
+            _resize(self._idx, end)
 
     def write(self, tokens: Buffer, lengths: Buffer) -> None:
         """Append documents: their ids, concatenated, in the file's type, and the number of ids of each (int32).
@@ -112,7 +112,7 @@ class TokenWriter:
         self.bin_bytes += memoryview(tokens).nbytes
         self.documents += memoryview(lengths).nbytes // 4
 
-    def synced(self) -> Extent:
+    def sync(self) -> Extent:
         """Flush everything written so far to disk; return the Extent to resume from after a crash."""
         with failures_named(self._bin_path):
             sync_open(self._bin)
@@ -202,18 +202,18 @@ def unpublish(prefix: Path) -> None:
                 path.rename(partial(path))
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open_or_create(path: Path) -> BinaryIO:
     """Open a file to read and write; create it if missing."""
     return open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
 
 
-def _cut(file: BinaryIO, size: int) -> None:
+def _resize(file: BinaryIO, size: int) -> None:
     """Truncate or zero-pad a file to `size` bytes, and seek to its end."""
-    there = os.fstat(file.fileno()).st_size
-    if there > size:
+    current = os.fstat(file.fileno()).st_size
+    if current > size:
         file.truncate(size)
-    file.seek(min(there, size))
-    file.write(bytes(max(0, size - there)))
+    file.seek(min(current, size))
+    file.write(bytes(max(0, size - current)))
 
 
 def _blocks(file: BinaryIO, start: int, size: int, block_bytes: int = READ_BYTES) -> Iterator[bytes]:

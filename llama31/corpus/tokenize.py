@@ -20,8 +20,8 @@ from llama31.common.files import failures_named
 from llama31.common.progress import Progress
 from llama31.common.units import size
 from llama31.corpus import documents, records, token_writer, tokenize_checkpoint
-from llama31.corpus.documents import Changed
-from llama31.corpus.encoder import Encoded, Encoder, Exact, Fast, Inexact
+from llama31.corpus.documents import InputChanged
+from llama31.corpus.encoder import Encoded, Encoder, ExactEncoder, FastEncoder, Inexact
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped
 from llama31.corpus.token_writer import DamagedExtent, TokenWriter
 from llama31.corpus.tokenize_checkpoint import TokenizeCheckpoint
@@ -60,14 +60,14 @@ def tokenize(
     with token_writer.exclusive(job.prefix):
         if found := job.finished():
             tokenize_checkpoint.discard(job.prefix)
-            _say(f"{job.prefix}: is there, {_counts(found)}, made from the same inputs", quiet)
+            _log(f"{job.prefix}: is there, {_counts(found)}, made from the same inputs", quiet)
             return found
-        encoder, skipped = _make(job, Exact(tokenizer_dir), quiet)
+        encoder, skipped = _write(job, ExactEncoder(tokenizer_dir), quiet)
         found = summary(job.prefix)
     seconds = time.monotonic() - start
     figures = f"{size(sum(job.input_bytes))} in {seconds:,.1f} s by {encoder}"
     bad = f"; bad lines skipped: {skipped.count:,}, see {manifest_path(job.prefix).name}" if skipped.count else ""
-    _say(f"{job.prefix}: {_counts(found)} from {figures}{bad}", quiet)
+    _log(f"{job.prefix}: {_counts(found)} from {figures}{bad}", quiet)
     return found
 
 
@@ -75,28 +75,28 @@ def _counts(found: TokenFile) -> str:
     return f"{found.documents:,} documents, {found.tokens:,} tokens ({found.token_type.name})"
 
 
-def _say(line: str, quiet: bool = False) -> None:
+def _log(line: str, quiet: bool = False) -> None:
     if not quiet:
         print(line, file=sys.stderr)
 
 
-def _make(job: TokenizeJob, exact: Exact, quiet: bool) -> tuple[str, Skipped]:
+def _write(job: TokenizeJob, exact: ExactEncoder, quiet: bool) -> tuple[str, Skipped]:
     """Write the output, resuming from its checkpoint; return the library that encoded it, and the bad lines."""
     start = tokenize_checkpoint.load(job.prefix)
     if start and (start.job != job.identity or start.skipped.count > job.bad_line_limit):
-        _say(f"{job.prefix}: what was begun there is of other inputs or options; it is made anew", quiet)
+        _log(f"{job.prefix}: what was begun there is of other inputs or options; it is made anew", quiet)
         start = None
     if start is None or start.encoder != exact.name:
         try:
-            fast = Fast(exact, _sample(job))
-            return fast.name, _go_on(job, fast, exact, start or TokenizeCheckpoint(job.identity, fast.name), quiet)
+            fast = FastEncoder(exact, _sample(job))
+            return fast.name, _resume_or_restart(job, fast, exact, start, quiet)
         except Inexact as error:
-            _say(
-                f"WARNING: {job.tokenizer_dir}: {Fast.name} is not exact for this tokenizer ({error}); "
+            _log(
+                f"WARNING: {job.tokenizer_dir}: {FastEncoder.name} is not exact for this tokenizer ({error}); "
                 f"all is encoded by {exact.name}, which takes some 20 times as long"
             )
             start = None  # the partial output may be wrong
-    return exact.name, _go_on(job, exact, exact, start or TokenizeCheckpoint(job.identity, exact.name), quiet)
+    return exact.name, _resume_or_restart(job, exact, exact, start, quiet)
 
 
 def _sample(job: TokenizeJob) -> list[str]:
@@ -107,18 +107,23 @@ def _sample(job: TokenizeJob) -> list[str]:
     return [text[:SAMPLE_CHARACTERS] for text in texts]
 
 
-def _go_on(job: TokenizeJob, encoder: Encoder, exact: Exact, start: TokenizeCheckpoint, quiet: bool) -> Skipped:
-    """Write the output from a checkpoint on, or from scratch if the inputs or the partial output have changed since."""
+def _resume_or_restart(
+    job: TokenizeJob, encoder: Encoder, exact: ExactEncoder, start: TokenizeCheckpoint | None, quiet: bool
+) -> Skipped:
+    """Write the output, resuming from a checkpoint unless the inputs or the partial output have changed since."""
+    from_scratch = TokenizeCheckpoint(job.identity, encoder.name)
     try:
-        return _run(job, encoder, exact, start, quiet)
-    except (Changed, DamagedExtent) as error:
-        _say(f"{job.prefix}: what was begun there cannot be gone on with ({error}); it is made anew", quiet)
-        return _run(job, encoder, exact, TokenizeCheckpoint(job.identity, encoder.name), quiet)
+        return _write_from(job, encoder, exact, start or from_scratch, quiet)
+    except (InputChanged, DamagedExtent) as error:
+        _log(f"{job.prefix}: what was begun there cannot be gone on with ({error}); it is made anew", quiet)
+        return _write_from(job, encoder, exact, from_scratch, quiet)
 
 
-def _run(job: TokenizeJob, encoder: Encoder, exact: Exact, start: TokenizeCheckpoint, quiet: bool) -> Skipped:
-    """Write the output from a checkpoint on; return the bad lines. Raises Changed or DamagedExtent if it cannot."""
-    if start.is_begun:
+def _write_from(
+    job: TokenizeJob, encoder: Encoder, exact: ExactEncoder, start: TokenizeCheckpoint, quiet: bool
+) -> Skipped:
+    """Write the output from a checkpoint on; return the bad lines. Raises InputChanged or DamagedExtent."""
+    if start.has_output:
         token_writer.unpublish(job.prefix)  # for a run that was killed after it gave the files their final names
     else:
         tokenize_checkpoint.discard(job.prefix)
@@ -134,7 +139,7 @@ def _run(job: TokenizeJob, encoder: Encoder, exact: Exact, start: TokenizeCheckp
     ):
 
         def save() -> None:
-            reached = TokenizeCheckpoint(job.identity, encoder.name, position, writer.synced(), largest_id, skipped)
+            reached = TokenizeCheckpoint(job.identity, encoder.name, position, writer.sync(), largest_id, skipped)
             tokenize_checkpoint.store(job.prefix, reached)
 
         for block, position in documents.prefetched(documents.read(job.inputs, start.position)):

@@ -27,7 +27,7 @@ class TokenizeCheckpoint:
     skipped: Skipped = NOTHING_SKIPPED
 
     @property
-    def is_begun(self) -> bool:
+    def has_output(self) -> bool:
         """Whether any output has been written."""
         return self.extent != EMPTY
 

@@ -64,40 +64,43 @@ class TokenizeJob:
         """
         identity = self.identity
         with failures_named(self.prefix):
-            there = [path for path in (bin_path(self.prefix), idx_path(self.prefix)) if path.exists()]
-        made = token_manifest.read(self.prefix)
-        if made is None:
-            begun = tokenize_checkpoint.load(self.prefix)  # of a run that was killed just before it wrote the manifest
-            if there and not (begun and begun.job == identity):
-                raise UserError(f"{there[0]}: is there, and nothing tells how it was made; remove it or name another")
+            existing = [path for path in (bin_path(self.prefix), idx_path(self.prefix)) if path.exists()]
+        manifest = token_manifest.read(self.prefix)
+        if manifest is None:
+            # A run may have been killed just before it wrote the manifest.
+            checkpoint = tokenize_checkpoint.load(self.prefix)
+            if existing and not (checkpoint and checkpoint.job == identity):
+                raise UserError(
+                    f"{existing[0]}: is there, and nothing tells how it was made; remove it or name another"
+                )
             return None
         for name, value in identity.items():
-            if getattr(made, name) not in (hashes(self.tokenizer_dir) if name == "tokenizer_sha256" else (value,)):
-                other = f"{name}={getattr(made, name)}, now {value}"
+            if getattr(manifest, name) not in (hashes(self.tokenizer_dir) if name == "tokenizer_sha256" else (value,)):
+                other = f"{name}={getattr(manifest, name)}, now {value}"
                 raise UserError(f"{manifest_path(self.prefix)}: made otherwise: {other}; remove it or name another")
-        self.require_bad_lines_within_limit(made)
-        if not there:
+        self.require_bad_lines_within_limit(manifest)
+        if not existing:
             return None
-        if len(there) == 1:
-            raise UserError(f"{there[0]}: its other half is gone; remove it, and both are made anew")
+        if len(existing) == 1:
+            raise UserError(f"{existing[0]}: its other half is gone; remove it, and both are made anew")
         found = summary(self.prefix)
-        if (found.documents, found.tokens) != (made.documents, made.tokens):
+        if (found.documents, found.tokens) != (manifest.documents, manifest.tokens):
             raise UserError(f"{manifest_path(self.prefix)}: is of another {bin_path(self.prefix).name}; remove both")
-        self._require_unchanged(made)
+        self._require_unchanged(manifest)
         return found
 
-    def require_bad_lines_within_limit(self, made: TokenManifest) -> None:
+    def require_bad_lines_within_limit(self, manifest: TokenManifest) -> None:
         """Raise UserError if more bad lines were skipped for an output than the limit."""
-        count = made.skipped_lines or 0
+        count = manifest.skipped_lines or 0
         if count > self.bad_line_limit:
             limit = f"--bad-line-limit={self.bad_line_limit}" if self.bad_line_limit else "--on-bad-line=stop"
             remedy = f"--on-bad-line=skip --bad-line-limit={count} accepts that"
             raise UserError(f"{manifest_path(self.prefix)}: {count:,} bad lines were skipped, now {limit}; {remedy}")
 
-    def _require_unchanged(self, made: TokenManifest) -> None:
+    def _require_unchanged(self, manifest: TokenManifest) -> None:
         """Raise UserError if an input's contents changed; only inputs written after the manifest are read."""
         since = manifest_path(self.prefix).stat().st_mtime_ns
-        for path, size, sha256 in zip(self.inputs, made.input_bytes, made.input_sha256, strict=True):
+        for path, size, sha256 in zip(self.inputs, manifest.input_bytes, manifest.input_sha256, strict=True):
             status = path.stat()
             if status.st_size != size or (
                 max(status.st_mtime_ns, status.st_ctime_ns) >= since and sha256_of(path) != sha256

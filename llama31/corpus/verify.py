@@ -17,7 +17,7 @@ from llama31.data.tokenizer import hashes, vocabulary_size
 
 SHOWN_BAD_LINES = 3
 ENDS = (".bin", ".idx", ".manifest.json")
-LEFT_OVER = (PARTIAL, ".checkpoint.json", ".pieces")  # suffixes of files that interrupted work leaves
+STALE_SUFFIXES = (PARTIAL, ".checkpoint.json", ".pieces")  # suffixes of files that interrupted work leaves
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class TokenFileReport:
     """Properties without a reference to compare with."""
     notes: list[str] = field(default_factory=list)
     """Information that is not an error."""
-    doubts: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     """Errors."""
 
 
@@ -70,65 +70,65 @@ def token_files(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def left_over(path: Path) -> list[str]:
+def stale_files(path: Path) -> list[str]:
     """Return a line for each file in a directory, or of a prefix, that interrupted work left."""
     directory, start = (path, "") if path.is_dir() else (path.parent, f"{path.name}.")
     with failures_named(directory):
         names = sorted(file.name for file in directory.iterdir())
-    found = [directory / name for name in names if name.startswith(start) and name.endswith(LEFT_OVER)]
+    found = [directory / name for name in names if name.startswith(start) and name.endswith(STALE_SUFFIXES)]
     return [f"{file}: left by work that was cut short; start that again, or remove this" for file in found]
 
 
 def verify(prefixes: Sequence[Path], vocabulary: Vocabulary | None) -> tuple[list[TokenFileReport], str]:
     """Verify token files; return a report of each, and bytes read, time and rate. `vocabulary`: of --tokenizer."""
-    verdicts = list(map(_first_look, prefixes))
-    whole = [(verdict, verdict.file) for verdict in verdicts if verdict.file]
+    reports = list(map(_check_headers, prefixes))
+    whole = [(report, report.file) for report in reports if report.file]
     sizes = [path(file.prefix).stat().st_size for _, file in whole for path in (bin_path, idx_path)]
     with Progress("verify", sum(sizes)) as progress:
-        for verdict, file in whole:
+        for report, file in whole:
             try:
-                _read_through(verdict, file, vocabulary, progress)
+                _check_contents(report, file, vocabulary, progress)
             except UserError as error:
-                verdict.doubts += error.lines
-        return verdicts, progress.figures()
+                report.problems += error.lines
+        return reports, progress.figures()
 
 
-def _first_look(prefix: Path) -> TokenFileReport:
+def _check_headers(prefix: Path) -> TokenFileReport:
     try:
         return TokenFileReport(prefix, summary(prefix))
     except UserError as error:
-        return TokenFileReport(prefix, doubts=error.lines)
+        return TokenFileReport(prefix, problems=error.lines)
 
 
-def _read_through(verdict: TokenFileReport, file: TokenFile, given: Vocabulary | None, progress: Progress) -> None:
+def _check_contents(report: TokenFileReport, file: TokenFile, given: Vocabulary | None, progress: Progress) -> None:
     """Scan a token file and complete its report. Raises UserError if the data cannot be read."""
-    made = None
+    manifest = None
     try:
-        made = token_manifest.read(file.prefix)
+        manifest = token_manifest.read(file.prefix)
     except UserError as error:
-        verdict.doubts += error.lines
+        report.problems += error.lines
     vocabulary = given
-    if made and not given:
-        vocabulary = Vocabulary(made.vocabulary_size, (made.tokenizer_sha256,), "manifest")
-    largest_right = min(vocabulary.size if vocabulary else file.token_type.limit, file.token_type.limit) - 1
-    found = scan(file, largest_right, made is not None, progress)
-    verdict.largest_id = found.largest_id
-    verdict.doubts += found.doubts
-    verdict.checked.append("index")
+    if manifest and not given:
+        vocabulary = Vocabulary(manifest.vocabulary_size, (manifest.tokenizer_sha256,), "manifest")
+    largest_allowed = min(vocabulary.size if vocabulary else file.token_type.limit, file.token_type.limit) - 1
+    found = scan(file, largest_allowed, manifest is not None, progress)
+    report.largest_id = found.largest_id
+    report.problems += found.problems
+    report.checked.append("index")
     if vocabulary:
-        verdict.checked.append(f"ids below {vocabulary.size:,} ({vocabulary.source})")
+        report.checked.append(f"ids below {vocabulary.size:,} ({vocabulary.source})")
         if vocabulary.size > file.token_type.limit:
             name = file.token_type.name
-            verdict.doubts.append(f"{idx_path(file.prefix)}: {name} cannot hold the ids of {vocabulary.source}")
+            report.problems.append(f"{idx_path(file.prefix)}: {name} cannot hold the ids of {vocabulary.source}")
     else:
-        verdict.unchecked.append("range of the ids (no manifest and no tokenizer to go by)")
-    if made:
-        verdict.checked.append("manifest")
-        verdict.notes += _skipped(Skipped.of_manifest(made))
-        verdict.doubts += _differences(file, made, found, vocabulary)
+        report.unchecked.append("range of the ids (no manifest and no tokenizer to go by)")
+    if manifest:
+        report.checked.append("manifest")
+        report.notes += _skipped(Skipped.of_manifest(manifest))
+        report.problems += _differences(file, manifest, found, vocabulary)
     else:
-        verdict.unchecked.append("hashes (no manifest to go by)")
-    _compare_with_known(verdict, file, vocabulary)
+        report.unchecked.append("hashes (no manifest to go by)")
+    _compare_with_known(report, file, vocabulary)
 
 
 def _skipped(skipped: Skipped) -> Iterator[str]:
@@ -139,7 +139,7 @@ def _skipped(skipped: Skipped) -> Iterator[str]:
         yield f"bad lines skipped: {skipped.count:,}: {', '.join(lines)}{f' and {more:,} more' if more else ''}"
 
 
-def _differences(file: TokenFile, made: TokenManifest, found: Scan, vocabulary: Vocabulary | None) -> list[str]:
+def _differences(file: TokenFile, manifest: TokenManifest, found: Scan, vocabulary: Vocabulary | None) -> list[str]:
     """Return a line for each field of the manifest that differs from the data or from the tokenizer."""
     facts: dict[str, object] = {
         "documents": file.documents,
@@ -151,16 +151,16 @@ def _differences(file: TokenFile, made: TokenManifest, found: Scan, vocabulary: 
     }
     path = manifest_path(file.prefix)
     lines = [
-        f"{path}: says {name}={getattr(made, name)}, but it is {fact}"
+        f"{path}: says {name}={getattr(manifest, name)}, but it is {fact}"
         for name, fact in facts.items()
-        if getattr(made, name) != fact
+        if getattr(manifest, name) != fact
     ]
-    if vocabulary and made.tokenizer_sha256 not in vocabulary.hashes:
+    if vocabulary and manifest.tokenizer_sha256 not in vocabulary.hashes:
         lines.append(f"{path}: the data was made with another tokenizer than {vocabulary.source}")
     return lines
 
 
-def _compare_with_known(verdict: TokenFileReport, file: TokenFile, vocabulary: Vocabulary | None) -> None:
+def _compare_with_known(report: TokenFileReport, file: TokenFile, vocabulary: Vocabulary | None) -> None:
     """Compare a token file that has the name of an MLCommons file with the published counts.
 
     If the tokenizer is unknown, it is assumed to be Llama 3.1's if the type of the ids is that of its vocabulary.
@@ -169,20 +169,20 @@ def _compare_with_known(verdict: TokenFileReport, file: TokenFile, vocabulary: V
     if known is None:
         return
     if vocabulary:
-        is_llamas = vocabulary.size == rules.VOCABULARY_SIZE
+        is_llama = vocabulary.size == rules.VOCABULARY_SIZE
     else:
-        is_llamas = file.token_type is TokenType.for_vocabulary(rules.VOCABULARY_SIZE)
+        is_llama = file.token_type is TokenType.for_vocabulary(rules.VOCABULARY_SIZE)
     counts = {}
-    if is_llamas or known.any_tokenizer:
+    if is_llama or known.any_tokenizer:
         counts["documents"] = (file.documents, known.documents)
-    if is_llamas:
+    if is_llama:
         counts["tokens"] = (file.tokens, known.tokens)
     else:
-        verdict.unchecked.append("MLCommons' counts (of Llama 3.1's tokenizer)")
+        report.unchecked.append("MLCommons' counts (of Llama 3.1's tokenizer)")
     if counts:
-        right = " and ".join(f"{right:,} {name}" for name, (_, right) in counts.items())
-        verdict.checked.append(f"MLCommons' {right}")
-    for name, (here, there) in counts.items():
-        if here != there:
+        counts_text = " and ".join(f"{published:,} {name}" for name, (_, published) in counts.items())
+        report.checked.append(f"MLCommons' {counts_text}")
+    for name, (actual, published) in counts.items():
+        if actual != published:
             remedy = "" if vocabulary else "; if another tokenizer made it, name that by --tokenizer"
-            verdict.doubts.append(f"{idx_path(file.prefix)}: {here:,} {name}, MLCommons' has {there:,}{remedy}")
+            report.problems.append(f"{idx_path(file.prefix)}: {actual:,} {name}, MLCommons' has {published:,}{remedy}")

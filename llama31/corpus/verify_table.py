@@ -8,8 +8,8 @@ import numpy as np
 
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
-from llama31.corpus.encoder import Exact
-from llama31.corpus.verify import TokenFileReport, Vocabulary, left_over, token_files, verify
+from llama31.corpus.encoder import ExactEncoder
+from llama31.corpus.verify import TokenFileReport, Vocabulary, stale_files, token_files, verify
 from llama31.data.token_file import HEADER, TokenFile, bin_path, idx_path, summary
 
 SHOWN_TOKENS = 1000  # of each document
@@ -28,21 +28,21 @@ def run(path: Path, tokenizer_dir: Path | None, head: int) -> int:
     if head and tokenizer_dir is None:
         raise UserError(f"--head={head}: needs the tokenizer; name its directory by --tokenizer or TOKENIZER_PATH")
     if head and tokenizer_dir:
-        tokenizer = Exact(tokenizer_dir)
+        tokenizer = ExactEncoder(tokenizer_dir)
         for prefix in prefixes:
             for line in _first_documents(prefix, head, tokenizer):
                 print(line, flush=True)
-    verdicts, figures = verify(prefixes, vocabulary)
-    left = left_over(path)
-    doubted = sum(bool(verdict.doubts) for verdict in verdicts)
-    print("\n".join(_table(verdicts)))
-    for line in left:
+    reports, figures = verify(prefixes, vocabulary)
+    stale = stale_files(path)
+    failed = sum(bool(report.problems) for report in reports)
+    print("\n".join(_table(reports)))
+    for line in stale:
         print(f"DOUBT: {line}")
-    print(f"{_total(verdicts)}; in doubt: {doubted}, left over: {len(left)}; read: {figures}")
-    return 1 if doubted or left else 0
+    print(f"{_total(reports)}; in doubt: {failed}, left over: {len(stale)}; read: {figures}")
+    return 1 if failed or stale else 0
 
 
-def _first_documents(prefix: Path, count: int, tokenizer: Exact) -> Iterator[str]:
+def _first_documents(prefix: Path, count: int, tokenizer: ExactEncoder) -> Iterator[str]:
     """Yield the first documents of a token file as text; nothing if it is incomplete, which the table reports."""
     try:
         file = summary(prefix)
@@ -66,16 +66,16 @@ def _lengths(file: TokenFile, count: int) -> list[int]:
     return lengths
 
 
-def _text(file: TokenFile, start: int, length: int, tokenizer: Exact) -> str:
+def _text(file: TokenFile, start: int, length: int, tokenizer: ExactEncoder) -> str:
     """Return the text of a document, with unprintable characters escaped; or in brackets why there is none."""
     path, dtype = bin_path(file.prefix), np.dtype(file.token_type.name).newbyteorder("<")
     if not 0 <= start <= start + length <= file.tokens:
         return "[not within the data]"
     with failures_named(path):
         ids = np.fromfile(path, dtype, min(length, SHOWN_TOKENS), offset=start * dtype.itemsize).tolist()
-    strange = [number for number in ids if not 0 <= number < tokenizer.ids]
-    if strange:
-        return f"[not decoded: id {strange[0]} is not the tokenizer's]"
+    unknown = [number for number in ids if not 0 <= number < tokenizer.ids]
+    if unknown:
+        return f"[not decoded: id {unknown[0]} is not the tokenizer's]"
     text = "".join(
         character if character.isprintable() or character in "\n\t" else repr(character)[1:-1]
         for character in tokenizer.decode(ids)
@@ -83,34 +83,34 @@ def _text(file: TokenFile, start: int, length: int, tokenizer: Exact) -> str:
     return f"{text}\n[and {length - len(ids):,} tokens more]" if length > len(ids) else text
 
 
-def _table(verdicts: Sequence[TokenFileReport]) -> Iterator[str]:
+def _table(reports: Sequence[TokenFileReport]) -> Iterator[str]:
     """Yield a row for each token file, and below it the checks, notes and errors."""
-    rows = [TITLES, *map(_row, verdicts)]
+    rows = [TITLES, *map(_row, reports)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row, verdict in zip(rows, [None, *verdicts], strict=True):
+    for row, report in zip(rows, [None, *reports], strict=True):
         cells = zip(TITLES, row, widths, strict=True)
         yield "  ".join(f"{cell:{'>' if title in NUMBERS else '<'}{width}}" for title, cell, width in cells).rstrip()
-        if verdict and verdict.checked:
-            yield f"    checked: {'; '.join(verdict.checked)}"
-        if verdict and verdict.unchecked:
-            yield f"    not checked: {'; '.join(verdict.unchecked)}"
-        for line in verdict.notes if verdict else ():
+        if report and report.checked:
+            yield f"    checked: {'; '.join(report.checked)}"
+        if report and report.unchecked:
+            yield f"    not checked: {'; '.join(report.unchecked)}"
+        for line in report.notes if report else ():
             yield f"    note: {line}"
-        for line in verdict.doubts if verdict else ():
+        for line in report.problems if report else ():
             yield f"    DOUBT: {line}"
 
 
-def _row(verdict: TokenFileReport) -> list[str]:
-    state = "DOUBTED" if verdict.doubts else "good"
-    if verdict.file is None:
-        return [verdict.prefix.name, *"-----", state]
-    file = verdict.file
-    largest = "-" if verdict.largest_id is None else f"{verdict.largest_id:,}"
+def _row(report: TokenFileReport) -> list[str]:
+    state = "DOUBTED" if report.problems else "good"
+    if report.file is None:
+        return [report.prefix.name, *"-----", state]
+    file = report.file
+    largest = "-" if report.largest_id is None else f"{report.largest_id:,}"
     numbers = [f"{file.documents:,}", f"{file.tokens:,}", file.token_type.name]
-    return [verdict.prefix.name, *numbers, f"{file.tokens * file.token_type.itemsize:,}", largest, state]
+    return [report.prefix.name, *numbers, f"{file.tokens * file.token_type.itemsize:,}", largest, state]
 
 
-def _total(verdicts: Sequence[TokenFileReport]) -> str:
-    files = [verdict.file for verdict in verdicts if verdict.file]
+def _total(reports: Sequence[TokenFileReport]) -> str:
+    files = [report.file for report in reports if report.file]
     documents, tokens = sum(file.documents for file in files), sum(file.tokens for file in files)
-    return f"token files: {len(verdicts):,}, documents: {documents:,}, tokens: {tokens:,}"
+    return f"token files: {len(reports):,}, documents: {documents:,}, tokens: {tokens:,}"

@@ -227,7 +227,7 @@ c781dc1a0eeb5a0322ad3b528e25027e  c4-train.en_6_text_document.bin
 e37a94e456d7fdf30d38ae8d805e4355  LICENSE.txt
 """
     token_files = {f"{name}.{end}" for name in rules.KNOWN_COUNTS for end in ("bin", "idx")}
-    assert {file.path for file in published.parsed("list", listed)} == {*token_files, "NOTICE.txt", "LICENSE.txt"}
+    assert {file.path for file in published.parse_list("list", listed)} == {*token_files, "NOTICE.txt", "LICENSE.txt"}
 
 
 MD5 = "0cc175b9c0f1b6a831c399e269772661"  # of "a"

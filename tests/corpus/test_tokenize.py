@@ -21,7 +21,7 @@ from dev import demo_tokenizer
 from llama31.common.errors import UserError
 from llama31.corpus import documents, encoder
 from llama31.corpus import tokenize as tokenize_module
-from llama31.corpus.encoder import Exact, Fast
+from llama31.corpus.encoder import ExactEncoder, FastEncoder
 from llama31.corpus.tokenize import tokenize
 from llama31.data import token_manifest
 from llama31.data.token_file import summary
@@ -81,8 +81,8 @@ def huggingface(tokenizer_dir: Path) -> Any:
 
 
 @cache
-def fast(tokenizer_dir: Path) -> Fast:
-    return Fast(Exact(tokenizer_dir))
+def fast(tokenizer_dir: Path) -> FastEncoder:
+    return FastEncoder(ExactEncoder(tokenizer_dir))
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:
@@ -345,7 +345,7 @@ def test_vocabulary_size(small: Path, large: Path) -> None:
     for directory in (small, large):
         assert (
             vocabulary_size(directory)
-            == Exact(directory).vocabulary
-            == Exact(directory).ids
+            == ExactEncoder(directory).vocabulary
+            == ExactEncoder(directory).ids
             == len(huggingface(directory))
         )

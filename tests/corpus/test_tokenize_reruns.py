@@ -12,7 +12,7 @@ from tokenized_texts import ENDINGS, TEXTS, content, run, text_to_ids, theirs, w
 from dev import demo_tokenizer, kill_tokenize
 from llama31.common.errors import UserError
 from llama31.corpus import documents, token_writer, tokenize_checkpoint
-from llama31.corpus.encoder import Exact
+from llama31.corpus.encoder import ExactEncoder
 from llama31.corpus.token_writer import exclusive
 from llama31.corpus.tokenize import tokenize
 from llama31.data import token_manifest
@@ -106,7 +106,7 @@ def test_end_of_text_token_that_changed(
             (tokenizer / file).write_text(json.dumps({**content_of, "eos_token": "<|eot_id|>"}))
     tokenize([source], prefix, tokenizer, append_eod=True)
     assert "is of other inputs or options; it is made anew" in capsys.readouterr().err
-    end = Exact(tokenizer).encode(["<|eot_id|>"])[0].tolist()
+    end = ExactEncoder(tokenizer).encode(["<|eot_id|>"])[0].tolist()
     theirs(tmp_path / "theirs", [text_to_ids(tokenizer, text) + end for text in texts])
     assert content(prefix) == content(tmp_path / "theirs")
     with pytest.raises(UserError, match="made otherwise: eod_id="):

@@ -15,7 +15,7 @@ from llama31.common.progress import Progress
 from llama31.common.units import size
 from llama31.corpus.download.journal import Range
 from llama31.corpus.download.remote import Remote, RemoteFile, Version
-from llama31.corpus.download.retries import retried
+from llama31.corpus.download.retries import retry
 from llama31.corpus.download.target import Target, Transfers
 from llama31.corpus.download.verified import VerifiedFiles
 
@@ -25,26 +25,26 @@ SHARD = re.compile(r"c4-(train|validation)\.\d{5}-of-\d{5}\.json")
 def download(remote: Remote, directory: Path, is_wanted: Callable[[RemoteFile], bool], jobs: int) -> str:
     """Fetch the wanted files, `jobs` pieces at a time; return a summary line.
 
-    Files that exist are checked, not fetched. Raises UserError with a line for each file that failed.
+    Files that exist are verified, not fetched. Raises UserError with a line for each file that failed.
     """
     stop = Event()
-    files = [file for file in retried(remote.files, stop, _show) if is_wanted(file)]
+    files = [file for file in retry(remote.files, stop, _show) if is_wanted(file)]
     with failures_named(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with only_run_in(directory):
-        checked = VerifiedFiles(directory)
+        verified = VerifiedFiles(directory)
         compressed = [file for file in files if _is_compressed_here(directory / file.path)]
-        known = [file for file in files if checked.holds(file)]
-        skipped = {*compressed, *known}
+        unchanged = [file for file in files if verified.is_verified(file)]
+        skipped = {*compressed, *unchanged}
         targets = _targets(remote, directory, [file for file in files if file not in skipped], jobs, stop)
         try:
-            figures = _fetch(remote, directory, targets, checked, jobs, stop)
+            figures = _fetch(remote, directory, targets, verified, jobs, stop)
         except KeyboardInterrupt:
             print(f"{directory}: interrupted; what arrived is kept, the same command resumes", file=sys.stderr)
             raise
         finally:
-            checked.save()
-    return f"{directory}: {len(files):,} files; fetched {figures}; {_state(files, known, compressed)}"
+            verified.save()
+    return f"{directory}: {len(files):,} files; fetched {figures}; {_state(files, unchanged, compressed)}"
 
 
 def _show(line: str) -> None:
@@ -62,10 +62,10 @@ def _targets(remote: Remote, directory: Path, files: Sequence[RemoteFile], jobs:
     """Query the versions of all files; return their targets. Raises UserError with a line for each unusable file."""
     versions: dict[str, Version] = {}
 
-    def ask(file: RemoteFile) -> None:
-        versions[file.path] = retried(lambda: remote.version(file), stop, _show)
+    def query(file: RemoteFile) -> None:
+        versions[file.path] = retry(lambda: remote.version(file), stop, _show)
 
-    run_all(ask, files, jobs, stop)
+    run_all(query, files, jobs, stop)
     targets, lines = [], []
     for file in files:
         try:
@@ -78,7 +78,7 @@ def _targets(remote: Remote, directory: Path, files: Sequence[RemoteFile], jobs:
 
 
 def _fetch(
-    remote: Remote, directory: Path, targets: Sequence[Target], checked: VerifiedFiles, jobs: int, stop: Event
+    remote: Remote, directory: Path, targets: Sequence[Target], verified: VerifiedFiles, jobs: int, stop: Event
 ) -> str:
     """Fetch the missing bytes of the targets and check them; return bytes, time and rate."""
     missing = sum(target.missing for target in targets)
@@ -99,8 +99,8 @@ def _fetch(
             target, piece = task
             if piece:
                 target.fetch(run, piece)
-            if not piece or target.is_last_piece():
-                target.finish(run, checked)
+            if not piece or target.finish_piece():
+                target.finish(run, verified)
 
         tasks: list[tuple[Target, Range | None]] = []
         for target in targets:
@@ -109,14 +109,14 @@ def _fetch(
         return fetched.figures()
 
 
-def _state(files: Sequence[RemoteFile], known: Sequence[RemoteFile], compressed: Sequence[RemoteFile]) -> str:
-    """Return which files were checked, for the summary line."""
+def _state(files: Sequence[RemoteFile], unchanged: Sequence[RemoteFile], compressed: Sequence[RemoteFile]) -> str:
+    """Return which files were verified, for the summary line."""
     hashed = sum(bool(file.md5) for file in files) - len(compressed)
     state = "sizes and MD5s are right"
     if hashed < len(files) - len(compressed):
         state = f"sizes are right, and MD5s of the {hashed:,} files that have a published one"
-    if known:
-        state += f"; {len(known):,} of them were checked before and are unchanged"
+    if unchanged:
+        state += f"; {len(unchanged):,} of them were checked before and are unchanged"
     if compressed:
         state += f"; not checked: {len(compressed):,} compressed here since"
     return state

@@ -13,7 +13,7 @@ PATHS = {"preprocessed": "PREPROCESSED_PATH", "tokenizer": "TOKENIZER_PATH", "ra
 """Set -> environment variable of its directory."""
 
 
-def lines(what: str, directory: Path, environment: Mapping[str, str]) -> list[str]:
+def check(what: str, directory: Path, environment: Mapping[str, str]) -> list[str]:
     """Check that a downloaded set is complete; return lines to print. Raises UserError if it is not."""
     if what not in PATHS:
         return []

@@ -12,8 +12,8 @@ import requests
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.corpus import hugging_face_files
-from llama31.corpus.download.remote import Interrupted, RemoteFile, Version, checked
-from llama31.corpus.download.web import Web, checked_url
+from llama31.corpus.download.remote import Interrupted, RemoteFile, Version, validated
+from llama31.corpus.download.web import Web, parse_url
 
 MIRROR = "MLCOMMONS_MIRROR"
 """Environment variable: address of a copy of MLCommons' storage."""
@@ -31,7 +31,7 @@ def address(what: str, environment: Mapping[str, str] = os.environ) -> str:
         return _mirrored(f"{rules.DATA_SITE}/metadata/{name}.uri", environment)
     if "://" not in what:
         raise UserError(f"{what!r}: what to download? {', '.join(rules.PUBLISHED_SETS)}, or the URL of a .uri file")
-    if not checked_url(what).path.endswith(".uri"):
+    if not parse_url(what).path.endswith(".uri"):
         raise UserError(f"{what}: not the URL of a .uri file")
     return _mirrored(what, environment)
 
@@ -41,7 +41,7 @@ def _mirrored(url: str, environment: Mapping[str, str]) -> str:
     mirror = environment.get(MIRROR, "").rstrip("/")
     if not mirror or not url.startswith(f"{rules.DATA_SITE}/"):
         return url
-    checked_url(mirror)
+    parse_url(mirror)
     return mirror + url.removeprefix(rules.DATA_SITE)
 
 
@@ -65,7 +65,7 @@ class PublishedSet:
 
     def __init__(self, uri: str, environment: Mapping[str, str] = os.environ):
         """`uri`: URL of the .uri file."""
-        checked_url(uri)
+        parse_url(uri)
         self._uri = uri
         self._environment = environment
         self._web = Web(uri, environment)
@@ -74,10 +74,10 @@ class PublishedSet:
     def files(self) -> list[RemoteFile]:
         """Read the .uri and the .md5 file; return the listed files."""
         base = self._text(self._uri).strip()
-        checked_url(base)
+        parse_url(base)
         self._base = _mirrored(base.rstrip("/"), self._environment)
         listed = self._uri.removesuffix(".uri") + ".md5"
-        return checked(listed, parsed(listed, self._text(listed)))
+        return validated(listed, parse_list(listed, self._text(listed)))
 
     def _text(self, url: str) -> str:
         with self._web.get(url) as response:
@@ -88,7 +88,7 @@ class PublishedSet:
                     raise UserError(f"{url}: longer than {LIST_BYTES:,} bytes: not a .uri or .md5 file")
             expected = _size(response) or 0
         if len(content) < expected:
-            raise Interrupted(f"{url}: {_ended(len(content), expected)}")
+            raise Interrupted(f"{url}: {_truncated(len(content), expected)}")
         try:
             return content.decode()
         except UnicodeDecodeError:
@@ -114,7 +114,7 @@ class PublishedSet:
             if version.tag:
                 headers["If-Range"] = version.tag
         with self._web.get(url, headers) as response:
-            if _is_other(response, version):
+            if _is_other_version(response, version):
                 raise UserError(f"{url}: changed while it was fetched; the same command starts it over")
             position = _first_byte(response)
             if position > offset:
@@ -128,10 +128,10 @@ class PublishedSet:
                     yield wanted
                 if not count:
                     return
-        raise Interrupted(f"{url}: {_ended(offset, offset + count)}")
+        raise Interrupted(f"{url}: {_truncated(offset, offset + count)}")
 
 
-def parsed(source: str, text: str) -> Iterator[RemoteFile]:
+def parse_list(source: str, text: str) -> Iterator[RemoteFile]:
     """Parse a list of MD5s and paths. Raises UserError for an invalid line."""
     for number, line in enumerate(text.split("\n"), 1):
         line = line.removesuffix("\r")
@@ -162,7 +162,7 @@ def _tag(response: requests.Response) -> str:
     return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
-def _is_other(response: requests.Response, version: Version) -> bool:
+def _is_other_version(response: requests.Response, version: Version) -> bool:
     """Return whether a response is of another version. A partial response to If-Range may omit its tag."""
     is_beyond = response.status_code == requests.codes.requested_range_not_satisfiable
     if is_beyond or _size(response) not in (None, version.size):
@@ -177,5 +177,5 @@ def _first_byte(response: requests.Response) -> int:
     return int(found[1]) if found and response.status_code == requests.codes.partial else 0
 
 
-def _ended(have: int, expected: int) -> str:
+def _truncated(have: int, expected: int) -> str:
     return f"the connection ended at byte {have:,} of {expected:,}"

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 
 from llama31.common.errors import UserError
-from llama31.corpus.download.remote import Interrupted, RemoteFile, Version, checked
+from llama31.corpus.download.remote import Interrupted, RemoteFile, Version, validated
 
 REMOTE = "mlc-training"  # the rclone remote's name in MLCommons' instructions
 VARIABLES = {
@@ -75,7 +75,7 @@ class RemoteDirectory:
             raise UserError(f"{self._directory}: holds no files; {ACCESS}")
         self._versions = {entry["Path"]: Version(entry["Size"]) for entry in entries}
         listed = (RemoteFile(entry["Path"], entry.get("Hashes", {}).get("md5", "")) for entry in entries)
-        return checked(self._directory, listed)
+        return validated(self._directory, listed)
 
     def version(self, file: RemoteFile) -> Version:
         """Return the version from the listing."""

@@ -58,7 +58,7 @@ class Remote(Protocol):
         """Yield `count` bytes from `offset` on. Raises UserError if the file is no longer this version."""
 
 
-def checked(source: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
+def validated(source: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
     """Return files sorted by path. Raises UserError if there are none, or if a path is unsafe, repeated or reserved."""
     found = {}
     for file in files:

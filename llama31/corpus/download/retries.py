@@ -65,7 +65,7 @@ class Attempts:
             raise Stopped
 
 
-def retried(work: Callable[[], T], stop: Event, note: Callable[[str], object]) -> T:
+def retry(work: Callable[[], T], stop: Event, note: Callable[[str], object]) -> T:
     """Call `work` until it does not raise Interrupted; return its result. Raises GivenUp, one line, or Stopped."""
     attempts = Attempts(stop, note)
     while True:

@@ -32,11 +32,11 @@ class Transfers:
     stop: Event
     fetched: Progress
     hashed: Progress
-    _ending: Lock = field(default_factory=Lock)
+    _stop_lock: Lock = field(default_factory=Lock)
 
-    def end(self) -> bool:
+    def stop_all(self) -> bool:
         """Stop all transfers; return whether this call was the first to do so."""
-        with self._ending:
+        with self._stop_lock:
             is_first = not self.stop.is_set()
             self.stop.set()
             return is_first
@@ -54,22 +54,22 @@ class Target:
         self._journal = Journal(
             path.with_name(path.name + PIECES), f"size={version.size} md5={file.md5} version={version.tag}"
         )
-        self._counting, self._hashing = Lock(), Lock()
+        self._count_lock, self._hash_lock = Lock(), Lock()
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._hashed = 0
         with failures_named(path):
-            self._is_there = path.is_file()
-            if path.exists() and (not self._is_there or path.stat().st_size != version.size):
-                have = f"{path.stat().st_size:,} bytes" if self._is_there else "a directory"
-                raise UserError(f"{path}: is {have}, published are {version.size:,} bytes; move or remove it")
-            self._is_resumed = not self._is_there and self._can_resume()
+            self._exists = path.is_file()
+            if path.exists() and (not self._exists or path.stat().st_size != version.size):
+                found = f"{path.stat().st_size:,} bytes" if self._exists else "a directory"
+                raise UserError(f"{path}: is {found}, published are {version.size:,} bytes; move or remove it")
+            self._is_resumed = not self._exists and self._can_resume()
         self.pieces = self._pieces()
         """Ranges to fetch."""
         self.missing = sum(end - start for start, end in self.pieces)
         """Bytes to fetch."""
         self.to_hash = version.size if file.md5 else 0
         """Bytes whose MD5 is computed."""
-        self._left = len(self.pieces)
+        self._pieces_left = len(self.pieces)
 
     def _can_resume(self) -> bool:
         """Return whether the partial file is large enough for the journal's ranges."""
@@ -77,7 +77,7 @@ class Target:
         return 0 < self._journal.end() <= size <= self._version.size
 
     def _pieces(self) -> list[Range]:
-        if self._is_there:
+        if self._exists:
             return []
         size = self._version.size
         gaps = self._journal.gaps(size) if self._is_resumed else [(0, size)] if size else []
@@ -90,7 +90,7 @@ class Target:
 
     def prepare(self) -> None:
         """Create the files that `fetch` writes to, unless the download resumes."""
-        if not self._is_there and not self._is_resumed:
+        if not self._exists and not self._is_resumed:
             with failures_named(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._partial.write_bytes(b"")
@@ -116,7 +116,7 @@ class Target:
                     run.fetched.add(len(data))
                     if run.stop.is_set():
                         raise Stopped
-                    if writer.is_due():
+                    if writer.is_record_due():
                         writer.record()
                         self._hash_ahead(run)
             except Interrupted as error:
@@ -133,23 +133,23 @@ class Target:
         try:
             attempts.failed(error)
         except GivenUp as given_up:
-            if run.fetched.done == arrived_before and not run.end():
+            if run.fetched.done == arrived_before and not run.stop_all():
                 raise Stopped from None  # another thread reports it
             raise UserError(f"{self._path}: {given_up}; what arrived is kept, the same command resumes") from None
 
-    def is_last_piece(self) -> bool:
+    def finish_piece(self) -> bool:
         """Count a piece as fetched; return whether it was the last one."""
-        with self._counting:
-            self._left -= 1
-            return self._left == 0
+        with self._count_lock:
+            self._pieces_left -= 1
+            return self._pieces_left == 0
 
     def _hash_ahead(self, run: Transfers) -> None:
         """Hash the file up to its first gap, unless another thread is hashing it."""
-        if self.file.md5 and self._hashing.acquire(blocking=False):
+        if self.file.md5 and self._hash_lock.acquire(blocking=False):
             try:
                 self._hash(self._partial, self._journal.prefix(), run)
             finally:
-                self._hashing.release()
+                self._hash_lock.release()
 
     def _hash(self, path: Path, end: int, run: Transfers) -> None:
         """Continue the MD5 up to `end` or the end of the file. Recently fetched bytes are still in the page cache."""
@@ -162,22 +162,22 @@ class Target:
                 self._hashed += len(data)
                 run.hashed.add(len(data))
 
-    def finish(self, run: Transfers, checked: VerifiedFiles) -> None:
+    def finish(self, run: Transfers, verified: VerifiedFiles) -> None:
         """Check the file and give it its final name. Raises UserError if it differs from the published file."""
-        path = self._path if self._is_there else self._partial
+        path = self._path if self._exists else self._partial
         with failures_named(path):
             if difference := self._difference(path, run):
-                if self._is_there:
+                if self._exists:
                     raise UserError(f"{path}: {difference}; move or remove it to have it fetched")
                 path.unlink()
                 self._journal.remove()
                 raise UserError(f"{self._path}: {difference}; removed, the same command fetches it again")
-            if self._is_there:
+            if self._exists:
                 self._partial.unlink(missing_ok=True)
             else:
                 publish(self._partial, self._path)
             self._journal.remove()
-        checked.remember(self.file)
+        verified.add(self.file)
 
     def _difference(self, path: Path, run: Transfers) -> str:
         """Return how the file differs from the published file; empty if it does not."""
@@ -217,7 +217,7 @@ class _Writer:
             left = left[self._file.write(left) :]
         self.position += len(data)
 
-    def is_due(self) -> bool:
+    def is_record_due(self) -> bool:
         """Return whether RECORD_BYTES or more are unrecorded."""
         return self.position - self._recorded >= RECORD_BYTES
 

@@ -21,11 +21,11 @@ class VerifiedFiles:
         with suppress(UserError):
             self._found = load_object(directory / CHECKED)
 
-    def holds(self, file: RemoteFile) -> bool:
+    def is_verified(self, file: RemoteFile) -> bool:
         """Return whether the file had this MD5 and was not modified since."""
         return bool(file.md5) and file.path in self._found and self._found[file.path] == self._state(file)
 
-    def remember(self, file: RemoteFile) -> None:
+    def add(self, file: RemoteFile) -> None:
         """Record that the file has its MD5."""
         with self._lock:
             self._found[file.path] = self._state(file)

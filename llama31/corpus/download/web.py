@@ -26,7 +26,7 @@ TRANSIENT = {408, 425, 429}
 """HTTP statuses below 500 after which a retry may succeed."""
 
 
-def checked_url(text: str) -> SplitResult:
+def parse_url(text: str) -> SplitResult:
     """Parse a URL. Raises UserError unless it is https, or http to this machine, without user, query and fragment."""
     try:
         url = urlsplit(text)
