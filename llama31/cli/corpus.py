@@ -19,7 +19,7 @@ def compress(
     directory: Annotated[Path, typer.Argument(help="Directory with C4's .json files.")],
     jobs: Jobs = None,
 ) -> None:
-    """Compress C4's .json files to .json.gz in their place."""
+    """Replace C4's .json files by .json.gz files."""
     from llama31.common.parallel import cores
     from llama31.corpus import compress
 
@@ -34,7 +34,7 @@ def consolidate(
     samples: Annotated[int, typer.Option(min=1, help="Documents of the validation set.")] = rules.VALIDATION_DOCUMENTS,
     jobs: Jobs = None,
 ) -> None:
-    """Join C4's shards to a file for each part, and make the customised validation set."""
+    """Join C4's shards to a file for each part, and write the customised validation set."""
     from llama31.common.parallel import cores
     from llama31.corpus import consolidate
     from llama31.corpus.parts import parse
@@ -51,13 +51,13 @@ def preprocess(
     samples: Annotated[int, typer.Option(min=1, help="Documents of the validation set.")] = rules.VALIDATION_DOCUMENTS,
     jobs: Annotated[int | None, typer.Option(min=1, help="Files at a time; one for 8 cores unless given.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for each file; the cores in equal parts.")] = None,
-    share: Annotated[str, typer.Option(help="I/N: of every N files the I-th alone, counted from 0.")] = "",
+    share: Annotated[str, typer.Option(help="I/N: only the I-th of every N files, counted from 0.")] = "",
     shards: Annotated[Path | None, typer.Option(help="Directory of C4's shards to make the parts from.")] = None,
     on_bad_line: OnBadLine = "stop",
     bad_line_limit: BadLineLimit = None,
-    finish: Annotated[bool, typer.Option(help="Tokenise nothing more: join shards, name what is missing.")] = False,
+    finish: Annotated[bool, typer.Option(help="Tokenise nothing: only join shards and list missing files.")] = False,
 ) -> None:
-    """Tokenise the benchmark's training parts and validation set, each file on its own."""
+    """Tokenise the benchmark's training parts and validation set."""
     from llama31.common.parallel import cores
     from llama31.corpus import preprocess
     from llama31.corpus.parts import parse
@@ -79,11 +79,11 @@ def preprocess(
 def verify(
     path: Annotated[Path, typer.Argument(metavar="PREFIX|DIR", help="A token file without its .bin, or a directory.")],
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Directory of the tokenizer; unless given, TOKENIZER_PATH, if that is there.")
+        Path | None, typer.Option(help="Directory of the tokenizer; default: TOKENIZER_PATH, if it exists.")
     ] = None,
-    head: Annotated[int, typer.Option(min=0, help="Show the first so many documents of each file, decoded.")] = 0,
+    head: Annotated[int, typer.Option(min=0, help="Documents of each file to show first, decoded.")] = 0,
 ) -> None:
-    """Check token files by all that is known of them; exit code 1 on any doubt."""
+    """Verify token files by index, ids, manifest and published counts; exit code 1 on any problem."""
     from llama31.corpus import verify_table
 
     named = os.environ.get("TOKENIZER_PATH", "")

@@ -38,7 +38,7 @@ def compress(directory: Path, jobs: int) -> str:
         if not sources:
             done = len(list(directory.glob(PATTERN + ".gz")))
             if not done:
-                raise UserError(f"{directory}: holds no {PATTERN} and no {PATTERN}.gz")
+                raise UserError(f"{directory}: no {PATTERN} and no {PATTERN}.gz in it")
             return f"{directory}: nothing to do, all {done:,} files are compressed"
         with Progress("compress", sum(source.stat().st_size for source in sources)) as progress:
             run_all(lambda source: _compress(source, progress), sources, jobs)
@@ -51,13 +51,13 @@ def _compress(source: Path, progress: Progress) -> None:
         raise UserError(f"{source}: {problem}")
     if target.exists():  # made by a run that was killed before it removed the source, or by the user
         if _gunzipped_content(target) != _content(_pieces(source, progress)):
-            raise UserError(f"{target}: is there and holds other data than {source.name}; remove one of the two")
+            raise UserError(f"{target}: exists, with other data than {source.name}; remove one of the two")
     else:
         with atomic_writer(target) as file:
             content = _content(_compress_to(file, _pieces(source, progress)))
             _drop_from_cache(file)
             if _gunzipped_content(Path(file.name)) != content:
-                raise UserError(f"{target}: was written, but does not read back as {source.name}, which is kept")
+                raise UserError(f"{target}: does not read back as {source.name}, which is kept")
     with failures_named(source):
         source.unlink()
 

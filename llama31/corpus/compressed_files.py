@@ -86,7 +86,7 @@ def suffix_problem(path: Path) -> str:
         return ""
     plain = path.name.removesuffix(named.suffix) if named else path.name
     if found:
-        return f"holds {found.name} data; rename it to {plain}{found.suffix}"
+        return f"contains {found.name} data; rename it to {plain}{found.suffix}"
     assert named is not None
     return f"is not {named.name} data: it begins with {head[:2]!r}; plain data must not be named {named.suffix}"
 

@@ -108,7 +108,7 @@ def require_numbering(shards: Sequence[Path]) -> None:
     kind, _, count = re.split(r"\.|-of-", wanted)[:3]  # c4-train, 00768, 01024
     found = sorted(path.name for path in directory.glob(f"{kind}.*-of-*.json*"))
     if found and not any(f"-of-{count}." in name for name in found):
-        raise UserError(f"{directory}: holds shards of another numbering, such as {found[0]}; {wanted} is needed")
+        raise UserError(f"{directory}: shards are numbered differently ({found[0]}); expected {wanted}")
 
 
 def _require_shards(files: Iterable[Sequence[Path]]) -> None:
@@ -117,7 +117,7 @@ def _require_shards(files: Iterable[Sequence[Path]]) -> None:
         require_numbering(shards)
     unusable = [f"{path} ({problem})" for shards in files for path in shards if (problem := _missing_reason(path))]
     if unusable:
-        advice = f"; {COMPRESS} makes .json.gz of .json" if any(PLAIN in line for line in unusable) else ""
+        advice = f"; compress .json files with {COMPRESS}" if any(PLAIN in line for line in unusable) else ""
         raise UserError(f"{len(unusable)} shards cannot be used: {', '.join(unusable)}{advice}")
 
 
@@ -198,7 +198,7 @@ def _append(shard: Path, target: BinaryIO, on_progress: OnProgress) -> str:
             return str(error)
     if not last_block:
         return "empty"
-    return "" if last_block.endswith(b"\n") else "its last line has no end"  # the next shard would extend it
+    return "" if last_block.endswith(b"\n") else "no line end after its last line"  # the next shard would extend it
 
 
 def _is_up_to_date(target: Path, sources: Sequence[Path]) -> bool:
@@ -217,4 +217,4 @@ def _write_head(source: Path, target: Path, count: int) -> None:
             compressed.write(line + b"\n")
             found += 1
         if found < count:
-            raise UserError(f"{source}: holds {found:,} documents, fewer than the {count:,} of {target.name}")
+            raise UserError(f"{source}: {found:,} documents, {target.name} needs {count:,}")

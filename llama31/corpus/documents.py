@@ -200,7 +200,7 @@ def _blocks(path: Path, raw: BinaryIO, start: LinePosition, block_bytes: int) ->
         unfinished.append(data[length:])
         pending += len(data) - length
         if pending > LINE_BYTES:
-            raise UserError(f"{path}:{line}: a line of more than {LINE_BYTES >> 20} MiB, the longest that is read")
+            raise UserError(f"{path}:{line}: a line of more than {LINE_BYTES >> 20} MiB, the limit")
     yield block(line, _split(b"".join(unfinished), is_text), 0)
 
 

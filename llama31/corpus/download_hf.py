@@ -51,7 +51,7 @@ def _wanted(repository: str, files: Sequence[RepoSibling], weights: bool) -> lis
     found = list(filter_repo_objects(files, allow_patterns=patterns, key=lambda file: file.rfilename))
     for pattern in (hugging_face_files.TOKENIZER[0], *(["model*.safetensors"] if weights else [])):
         if not list(filter_repo_objects(found, allow_patterns=pattern, key=lambda file: file.rfilename)):
-            raise UserError(f"{repository}: holds no {pattern}")
+            raise UserError(f"{repository}: has no {pattern}")
     return found
 
 
@@ -60,7 +60,7 @@ def _check(path: Path, size: int | None) -> None:
     with failures_named(path):
         found = path.stat().st_size
     if size is not None and found != size:
-        raise UserError(f"{path}: {found:,} bytes, the repository says {size:,}; remove it to have it fetched anew")
+        raise UserError(f"{path}: {found:,} bytes, the repository says {size:,}; remove it to fetch it again")
 
 
 @contextmanager
@@ -70,15 +70,11 @@ def _refusals_named(repository: str, directory: Path) -> Iterator[None]:
     try:
         yield
     except GatedRepoError:
-        raise UserError(
-            f"{repository}: access is granted to those who asked for it on {page}; then: hf auth login"
-        ) from None
+        raise UserError(f"{repository}: request access on {page}; then: hf auth login") from None
     except RepositoryNotFoundError:
-        raise UserError(
-            f"{repository}: no such repository, or it is not shown without a login: hf auth login; see {page}"
-        ) from None
+        raise UserError(f"{repository}: no such repository, or it needs a login: hf auth login; see {page}") from None
     except HFValidationError as error:
-        raise UserError(f"{repository}: not the name of a repository: {error}") from None
+        raise UserError(f"{repository}: invalid repository name: {error}") from None
     except HfHubHTTPError as error:
         raise UserError(f"{repository}: Hugging Face refused: {_first_line(error)}") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, RequestException) as error:

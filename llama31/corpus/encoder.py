@@ -87,7 +87,7 @@ class ExactEncoder:
     def refusal(self, text: str) -> str:
         if len(text) <= LONGEST_TEXT:
             return ""
-        limit = f"the library that it needs gets at most {LONGEST_TEXT:,}, to bound its memory"
+        limit = f"the tokenizers library takes at most {LONGEST_TEXT:,}, to bound its memory"
         return f"a text of {len(text):,} characters; {limit}"
 
     def check_id(self, number: int) -> None:
@@ -161,7 +161,7 @@ class FastEncoder:
     def _compare(self, texts: Sequence[str], encoded: Encoded, numbers: Sequence[int]) -> None:
         ids, lengths = encoded
         if len(lengths) != len(texts) or lengths.sum() != len(ids):
-            raise Inexact("it left out ids")
+            raise Inexact("it dropped ids")
         if not numbers:
             return
         ends = np.cumsum(lengths)

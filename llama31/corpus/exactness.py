@@ -51,7 +51,7 @@ def unproven_reason(tokenizer: Tokenizer) -> str:
         return "its pre-tokenizer was not compared over all of Unicode, as Llama 3's and GPT-2's were"
     for token in tokenizer.get_added_tokens_decoder().values():
         if token.lstrip or token.rstrip or token.single_word:
-            return f"its added token {token.content!r} takes in what stands around it"
+            return f"its added token {token.content!r} depends on the text around it"
     return ""
 
 

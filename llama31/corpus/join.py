@@ -91,7 +91,7 @@ def _copy(path: Path, start: int, count: int, write: Callable[[bytes], None]) ->
             write(data)
             count -= len(data)
     if count:
-        raise UserError(f"{path}: became shorter while it was read")
+        raise UserError(f"{path}: truncated while it was read")
 
 
 def _manifest(job: TokenizeJob, source: Path, piece: Path) -> TokenManifest:
@@ -99,10 +99,10 @@ def _manifest(job: TokenizeJob, source: Path, piece: Path) -> TokenManifest:
     path = manifest_path(piece)
     found = token_manifest.read(piece)
     if found is None:
-        raise UserError(f"{path}: no such file; it tells how {piece.name} was made")
+        raise UserError(f"{path}: no such file; it records how {piece.name} was made")
     for name, value in {**job.identity, "inputs": [source.name]}.items():
         if getattr(found, name) != value:
-            raise UserError(f"{path}: made otherwise: {name}={getattr(found, name)}, now {value}; remove {piece.name}")
+            raise UserError(f"{path}: made with {name}={getattr(found, name)}, now {value}; remove {piece.name}")
     return found
 
 

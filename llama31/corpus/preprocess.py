@@ -155,7 +155,9 @@ def finish(work: Work, jobs: int) -> str:
 
     Raises UserError, before it joins anything, with a line for each file that has no complete token file.
     """
-    incomplete = [f"{task.source}: not done: {problem}" for task in work.tasks if (problem := _problem(task.prefix))]
+    incomplete = [
+        f"{task.source}: not tokenised: {problem}" for task in work.tasks if (problem := _problem(task.prefix))
+    ]
     if incomplete:
         raise UserError(incomplete)
     with Progress("join", sum(size(part.pieces) for part in work.parts if not part.is_joined)) as progress:

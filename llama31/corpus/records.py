@@ -103,7 +103,7 @@ def texts(
 
 
 def _limit_text(limit: int) -> str:
-    return f"; it is bad line {limit + 1:,}, and --bad-line-limit={limit} may be skipped" if limit else ""
+    return f"; bad line {limit + 1:,} exceeds --bad-line-limit={limit}" if limit else ""
 
 
 class NoText(Exception):
@@ -120,7 +120,7 @@ def text_of(line: bytes, key: str, is_text: bool) -> str:
         record = json.loads(line.decode() if is_text else line, parse_int=float)
         text = record[key]
     except RecursionError:
-        raise NoText("not JSON that Python reads: nested too deeply") from None
+        raise NoText("JSON nested too deeply") from None
     except ValueError as error:
         raise NoText(f"not JSON: {error}{_remedy(line, is_text)}") from None
     except (KeyError, TypeError):
@@ -131,7 +131,7 @@ def text_of(line: bytes, key: str, is_text: bool) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        raise NoText(f'"{key}" holds a lone surrogate, U+{code:04X}, which no tokenizer takes') from None
+        raise NoText(f'"{key}" contains a lone surrogate, U+{code:04X}, which tokenizers reject') from None
     return text
 
 
@@ -140,5 +140,5 @@ def _remedy(line: bytes, is_text: bool) -> str:
     if is_text and line.startswith(BYTE_ORDER_MARK):
         return "; remove the byte order mark: NeMo's script accepts one in compressed files only"
     if not is_text and b"\r" in line.strip():
-        return "; a lone carriage return ends a line in plain files only, as for NeMo's script"
+        return "; a lone carriage return ends a line in plain files only, as in NeMo's script"
     return ""

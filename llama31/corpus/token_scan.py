@@ -85,7 +85,7 @@ def _numbers(path: Path, dtype: str, start: int, count: int) -> Iterator[Numbers
             size *= np.dtype(dtype).itemsize
             data = file.read(size)
             if len(data) < size:
-                raise UserError(f"{path}: became shorter while it was read")
+                raise UserError(f"{path}: truncated while it was read")
             yield np.frombuffer(data, dtype)
 
 

@@ -60,7 +60,7 @@ def tokenize(
     with token_writer.exclusive(job.prefix):
         if found := job.finished():
             tokenize_checkpoint.discard(job.prefix)
-            _log(f"{job.prefix}: is there, {_counts(found)}, made from the same inputs", quiet)
+            _log(f"{job.prefix}: exists, made from the same inputs: {_counts(found)}", quiet)
             return found
         encoder, skipped = _write(job, ExactEncoder(tokenizer_dir), quiet)
         found = summary(job.prefix)
@@ -84,7 +84,7 @@ def _write(job: TokenizeJob, exact: ExactEncoder, quiet: bool) -> tuple[str, Ski
     """Write the output, resuming from its checkpoint; return the library that encoded it, and the bad lines."""
     start = tokenize_checkpoint.load(job.prefix)
     if start and (start.job != job.identity or start.skipped.count > job.bad_line_limit):
-        _log(f"{job.prefix}: what was begun there is of other inputs or options; it is made anew", quiet)
+        _log(f"{job.prefix}: the partial output is of other inputs or options; starting over", quiet)
         start = None
     if start is None or start.encoder != exact.name:
         try:
@@ -93,7 +93,7 @@ def _write(job: TokenizeJob, exact: ExactEncoder, quiet: bool) -> tuple[str, Ski
         except Inexact as error:
             _log(
                 f"WARNING: {job.tokenizer_dir}: {FastEncoder.name} is not exact for this tokenizer ({error}); "
-                f"all is encoded by {exact.name}, which takes some 20 times as long"
+                f"encoding with {exact.name}, about 20 times slower"
             )
             start = None  # the partial output may be wrong
     return exact.name, _resume_or_restart(job, exact, exact, start, quiet)
@@ -115,7 +115,7 @@ def _resume_or_restart(
     try:
         return _write_from(job, encoder, exact, start or from_scratch, quiet)
     except (InputChanged, DamagedExtent) as error:
-        _log(f"{job.prefix}: what was begun there cannot be gone on with ({error}); it is made anew", quiet)
+        _log(f"{job.prefix}: cannot resume ({error}); starting over", quiet)
         return _write_from(job, encoder, exact, from_scratch, quiet)
 
 

@@ -30,7 +30,7 @@ class TokenizeJob:
     def __post_init__(self) -> None:
         documents.check_inputs(self.inputs)
         if self.prefix.name in ("", ".."):
-            raise UserError(f"{self.prefix}: names a directory; the output's files need a name in it")
+            raise UserError(f"{self.prefix}: a directory; add a name for the output's files")
         require_prefix(self.prefix)
 
     @cached_property
@@ -49,7 +49,7 @@ class TokenizeJob:
             return None
         found = end_of_text(self.tokenizer_dir)
         if found is None:
-            raise UserError(f"{self.tokenizer_dir}: names no end-of-text token (eos_token), which append_eod needs")
+            raise UserError(f"{self.tokenizer_dir}: no end-of-text token (eos_token), which append_eod needs")
         return found
 
     @property
@@ -70,22 +70,22 @@ class TokenizeJob:
             # A run may have been killed just before it wrote the manifest.
             checkpoint = tokenize_checkpoint.load(self.prefix)
             if existing and not (checkpoint and checkpoint.job == identity):
-                raise UserError(
-                    f"{existing[0]}: is there, and nothing tells how it was made; remove it or name another"
-                )
+                raise UserError(f"{existing[0]}: exists without a manifest; remove it or use another prefix")
             return None
         for name, value in identity.items():
             if getattr(manifest, name) not in (hashes(self.tokenizer_dir) if name == "tokenizer_sha256" else (value,)):
                 other = f"{name}={getattr(manifest, name)}, now {value}"
-                raise UserError(f"{manifest_path(self.prefix)}: made otherwise: {other}; remove it or name another")
+                raise UserError(f"{manifest_path(self.prefix)}: made with {other}; remove it or use another prefix")
         self.require_bad_lines_within_limit(manifest)
         if not existing:
             return None
         if len(existing) == 1:
-            raise UserError(f"{existing[0]}: its other half is gone; remove it, and both are made anew")
+            raise UserError(
+                f"{existing[0]}: the other file of the .bin/.idx pair is missing; remove this one to make both again"
+            )
         found = summary(self.prefix)
         if (found.documents, found.tokens) != (manifest.documents, manifest.tokens):
-            raise UserError(f"{manifest_path(self.prefix)}: is of another {bin_path(self.prefix).name}; remove both")
+            raise UserError(f"{manifest_path(self.prefix)}: does not match {bin_path(self.prefix).name}; remove both")
         self._require_unchanged(manifest)
         return found
 
@@ -105,4 +105,6 @@ class TokenizeJob:
             if status.st_size != size or (
                 max(status.st_mtime_ns, status.st_ctime_ns) >= since and sha256_of(path) != sha256
             ):
-                raise UserError(f"{path}: changed since {self.prefix} was made from it; remove that or name another")
+                raise UserError(
+                    f"{path}: changed since {self.prefix} was made from it; remove that or use another prefix"
+                )

@@ -66,7 +66,7 @@ def token_files(path: Path) -> list[Path]:
         names = [file.name for file in path.iterdir()]
     found = {path / name.removesuffix(end) for name in names for end in ENDS if name.endswith(end)}
     if not found:
-        raise UserError(f"{path}: holds no token files (.bin, .idx); python3 -m llama31 tokenize makes them")
+        raise UserError(f"{path}: no token files (.bin, .idx); python3 -m llama31 tokenize makes them")
     return sorted(found)
 
 
@@ -76,7 +76,7 @@ def stale_files(path: Path) -> list[str]:
     with failures_named(directory):
         names = sorted(file.name for file in directory.iterdir())
     found = [directory / name for name in names if name.startswith(start) and name.endswith(STALE_SUFFIXES)]
-    return [f"{file}: left by work that was cut short; start that again, or remove this" for file in found]
+    return [f"{file}: left by an interrupted command; run it again or remove this" for file in found]
 
 
 def verify(prefixes: Sequence[Path], vocabulary: Vocabulary | None) -> tuple[list[TokenFileReport], str]:
@@ -121,13 +121,13 @@ def _check_contents(report: TokenFileReport, file: TokenFile, given: Vocabulary 
             name = file.token_type.name
             report.problems.append(f"{idx_path(file.prefix)}: {name} cannot hold the ids of {vocabulary.source}")
     else:
-        report.unchecked.append("range of the ids (no manifest and no tokenizer to go by)")
+        report.unchecked.append("range of the ids (no manifest, no tokenizer)")
     if manifest:
         report.checked.append("manifest")
         report.notes += _skipped(Skipped.of_manifest(manifest))
         report.problems += _differences(file, manifest, found, vocabulary)
     else:
-        report.unchecked.append("hashes (no manifest to go by)")
+        report.unchecked.append("hashes (no manifest)")
     _compare_with_known(report, file, vocabulary)
 
 
@@ -151,7 +151,7 @@ def _differences(file: TokenFile, manifest: TokenManifest, found: Scan, vocabula
     }
     path = manifest_path(file.prefix)
     lines = [
-        f"{path}: says {name}={getattr(manifest, name)}, but it is {fact}"
+        f"{path}: {name}={getattr(manifest, name)}, the data has {fact}"
         for name, fact in facts.items()
         if getattr(manifest, name) != fact
     ]
@@ -184,5 +184,5 @@ def _compare_with_known(report: TokenFileReport, file: TokenFile, vocabulary: Vo
         report.checked.append(f"MLCommons' {counts_text}")
     for name, (actual, published) in counts.items():
         if actual != published:
-            remedy = "" if vocabulary else "; if another tokenizer made it, name that by --tokenizer"
+            remedy = "" if vocabulary else "; if another tokenizer made it, pass that as --tokenizer"
             report.problems.append(f"{idx_path(file.prefix)}: {actual:,} {name}, MLCommons' has {published:,}{remedy}")

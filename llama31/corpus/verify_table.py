@@ -26,7 +26,7 @@ def run(path: Path, tokenizer_dir: Path | None, head: int) -> int:
     prefixes = token_files(path)
     vocabulary = Vocabulary.of(tokenizer_dir) if tokenizer_dir else None
     if head and tokenizer_dir is None:
-        raise UserError(f"--head={head}: needs the tokenizer; name its directory by --tokenizer or TOKENIZER_PATH")
+        raise UserError(f"--head={head}: needs the tokenizer; pass its directory as --tokenizer or TOKENIZER_PATH")
     if head and tokenizer_dir:
         tokenizer = ExactEncoder(tokenizer_dir)
         for prefix in prefixes:
@@ -37,8 +37,8 @@ def run(path: Path, tokenizer_dir: Path | None, head: int) -> int:
     failed = sum(bool(report.problems) for report in reports)
     print("\n".join(_table(reports)))
     for line in stale:
-        print(f"DOUBT: {line}")
-    print(f"{_total(reports)}; in doubt: {failed}, left over: {len(stale)}; read: {figures}")
+        print(f"PROBLEM: {line}")
+    print(f"{_total(reports)}; bad: {failed}, stale files: {len(stale)}; read: {figures}")
     return 1 if failed or stale else 0
 
 
@@ -70,7 +70,7 @@ def _text(file: TokenFile, start: int, length: int, tokenizer: ExactEncoder) -> 
     """Return the text of a document, with unprintable characters escaped; or in brackets why there is none."""
     path, dtype = bin_path(file.prefix), np.dtype(file.token_type.name).newbyteorder("<")
     if not 0 <= start <= start + length <= file.tokens:
-        return "[not within the data]"
+        return "[outside the data]"
     with failures_named(path):
         ids = np.fromfile(path, dtype, min(length, SHOWN_TOKENS), offset=start * dtype.itemsize).tolist()
     unknown = [number for number in ids if not 0 <= number < tokenizer.ids]
@@ -80,7 +80,7 @@ def _text(file: TokenFile, start: int, length: int, tokenizer: ExactEncoder) -> 
         character if character.isprintable() or character in "\n\t" else repr(character)[1:-1]
         for character in tokenizer.decode(ids)
     )
-    return f"{text}\n[and {length - len(ids):,} tokens more]" if length > len(ids) else text
+    return f"{text}\n[and {length - len(ids):,} more tokens]" if length > len(ids) else text
 
 
 def _table(reports: Sequence[TokenFileReport]) -> Iterator[str]:
@@ -97,11 +97,11 @@ def _table(reports: Sequence[TokenFileReport]) -> Iterator[str]:
         for line in report.notes if report else ():
             yield f"    note: {line}"
         for line in report.problems if report else ():
-            yield f"    DOUBT: {line}"
+            yield f"    PROBLEM: {line}"
 
 
 def _row(report: TokenFileReport) -> list[str]:
-    state = "DOUBTED" if report.problems else "good"
+    state = "BAD" if report.problems else "good"
     if report.file is None:
         return [report.prefix.name, *"-----", state]
     file = report.file

@@ -73,11 +73,11 @@ def test_other_data(kind: Format) -> None:
 
 NAMES = {
     "a.json": (b'{"text":""}', ""),
-    "b.json": (gzip.compress(b""), "holds gzip data; rename it to b.json.gz"),
-    "c.json.zst": (gzip.compress(b""), "holds gzip data; rename it to c.json.gz"),
-    "d.jsonl.gz": (zstd.compress(b""), "holds zstd data; rename it to d.jsonl.zst"),
+    "b.json": (gzip.compress(b""), "contains gzip data; rename it to b.json.gz"),
+    "c.json.zst": (gzip.compress(b""), "contains gzip data; rename it to c.json.gz"),
+    "d.jsonl.gz": (zstd.compress(b""), "contains zstd data; rename it to d.jsonl.zst"),
     "e.json.gz": (b'{"text":""}', "is not gzip data: it begins with b'{\"'; plain data must not be named .gz"),
-    "f.json": (SKIPPABLE, "holds zstd data; rename it to f.json.zst"),
+    "f.json": (SKIPPABLE, "contains zstd data; rename it to f.json.zst"),
     "g.json.gz": (b"", ""),
     "h.json.gz": (b"\x1f", ""),  # cut short
 }

@@ -134,13 +134,13 @@ def test_a_token_opens_a_gated_repository(endpoint: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("repository", "env", "line"),
     [
-        ("org/gated", {}, "org/gated: access is granted to those who asked for it on https://huggingface.co/org/gated"),
-        ("org/gated", {"HF_TOKEN": "other"}, "org/gated: access is granted to those who asked for it on "),
-        ("org/none", {}, "org/none: no such repository, or it is not shown without a login: hf auth login; see "),
+        ("org/gated", {}, "org/gated: request access on https://huggingface.co/org/gated"),
+        ("org/gated", {"HF_TOKEN": "other"}, "org/gated: request access on "),
+        ("org/none", {}, "org/none: no such repository, or it needs a login: hf auth login; see "),
         ("org/broken", {}, "org/broken: Hugging Face "),
         ("org/partly", {}, "org/partly: Hugging Face refused: 403 "),
-        ("org/empty", {}, "org/empty: holds no tokenizer.json"),
-        ("no/such/name", {}, "no/such/name: not the name of a repository: "),
+        ("org/empty", {}, "org/empty: has no tokenizer.json"),
+        ("no/such/name", {}, "no/such/name: invalid repository name: "),
         ("org/open", {"HF_HUB_OFFLINE": "1"}, "org/open: Hugging Face cannot be reached: "),
     ],
 )

@@ -115,22 +115,22 @@ def refused(corpus: Corpus, *words: str) -> None:
 
 def test_downloaded_token_file_is_left_alone(corpus: Corpus) -> None:
     tiny.write_tokens(corpus.prefix, [[1, 2, 3]])
-    refused(corpus, f"{corpus.prefix}.bin: is there, and nothing tells how it was made; remove it")
+    refused(corpus, f"{corpus.prefix}.bin: exists without a manifest; remove it")
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda it: tokenize(it.inputs()[:2], it.prefix, it.tokenizer_dir, quiet=True), "made otherwise: inputs="),
+        (lambda it: tokenize(it.inputs()[:2], it.prefix, it.tokenizer_dir, quiet=True), "made with inputs="),
         (
             lambda it: tokenize(it.inputs(), it.prefix, it.tokenizer_dir, append_eod=True, quiet=True),
-            "made otherwise: append_eod=True, now False",
+            "made with append_eod=True, now False",
         ),
         (
             lambda it: tokenize(
                 it.inputs(), it.prefix, tiny.make_tokenizer(it.root / "other", vocabulary=400), quiet=True
             ),
-            "made otherwise: tokenizer_sha256=",
+            "made with tokenizer_sha256=",
         ),
     ],
     ids=["inputs", "end of text", "tokenizer"],
@@ -146,7 +146,7 @@ def test_token_file_that_came_meanwhile_is_left_alone(corpus: Corpus) -> None:
         tokenize([task.source], task.prefix, corpus.tokenizer_dir, quiet=True)
     tiny.write_tokens(corpus.prefix, [[1, 2, 3]])
     before = corpus.files()
-    with pytest.raises(UserError, match="is there, and nothing tells how it was made"):
+    with pytest.raises(UserError, match="exists without a manifest"):
         finish(work, jobs=1)
     assert corpus.files() == before
     assert len(corpus.pieces) == 3
@@ -156,7 +156,7 @@ def test_shard_made_otherwise(corpus: Corpus) -> None:
     work = corpus.work()
     for number, task in enumerate(work.tasks):
         tokenize([task.source], task.prefix, corpus.tokenizer_dir, append_eod=number == 2, quiet=True)
-    with pytest.raises(UserError, match=r"00769.*manifest\.json: made otherwise: append_eod=True, now False; remove"):
+    with pytest.raises(UserError, match=r"00769.*manifest\.json: made with append_eod=True, now False; remove"):
         finish(work, jobs=1)
     assert not corpus.files()
 
@@ -220,7 +220,7 @@ def test_bad_lines_of_all_shards_count_together(corpus: Corpus) -> None:
 def test_shards_of_another_numbering(corpus: Corpus) -> None:
     for shard in corpus.inputs():
         shard.rename(shard.with_name(shard.name.replace("of-01024", "of-00512")))
-    with pytest.raises(UserError, match=r"c4: holds shards of another numbering, such as c4-train\.00768-of-00512"):
+    with pytest.raises(UserError, match=r"c4: shards are numbered differently \(c4-train\.00768-of-00512"):
         corpus.work()
 
 

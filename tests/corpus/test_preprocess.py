@@ -278,7 +278,7 @@ def test_one_task_fails(cluster: Cluster, corpus: Corpus, made: Corpus) -> None:
     _, state, printed = submit(cluster, corpus, "--nodes=2")
     assert state == "FAILED"
     assert f"{corpus.merged(NAMES[2])}: FAILED (exit code 2)" in printed
-    assert f"{corpus.merged(NAMES[2])}: not done: " in printed
+    assert f"{corpus.merged(NAMES[2])}: not tokenised: " in printed
     assert len(corpus.files()) == 6
     before = corpus.inodes()
     corpus.merged(NAMES[2]).write_bytes(whole)

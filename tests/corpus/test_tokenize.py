@@ -210,14 +210,14 @@ GOOD = b'{"text":"fine"}\n'
 BAD_INPUT = {
     "not JSON": (GOOD + b'\n{"text": "cut\n' + GOOD, ".json", "{path}:3: not JSON"),
     "invalid UTF-8": (GOOD + b'{"text":"\xff"}\n', ".jsonl", "{path}:2: not JSON"),
-    "lone surrogate": (GOOD + b'{"text":"\\ud800"}\n', ".json", '{path}:2: "text" holds a lone surrogate, U+D800'),
+    "lone surrogate": (GOOD + b'{"text":"\\ud800"}\n', ".json", '{path}:2: "text" contains a lone surrogate, U+D800'),
     "no text": (GOOD + b'{"txt":"a"}\n', ".json", '{path}:2: not an object with a "text"'),
     "no object": (GOOD + b"[1]\n", ".json", '{path}:2: not an object with a "text"'),
     "not a string": (GOOD + b'{"text":3}\n', ".json", '{path}:2: "text" is not a string but a number'),
     "far down": (GOOD * 5000 + b"no\n", ".json.gz", "{path}:5001: not JSON"),
     "truncated gzip": (gzip.compress(GOOD * 5000)[:-20], ".raw.json.gz", "{path}:4694: truncated gzip"),
     "not gzip": (GOOD, ".raw.json.gz", "{path}: is not gzip data: it begins with b'{{\"'; plain data must not be"),
-    "gzip": (gzip.compress(GOOD), ".json", "{path}: holds gzip data; rename it to in.json.gz"),
+    "gzip": (gzip.compress(GOOD), ".json", "{path}: contains gzip data; rename it to in.json.gz"),
     "truncated zstd": (zstd.compress(GOOD * 5000)[:-1], ".json.zst", "{path}:1: truncated zstd file"),
     "damaged zstd": (zstd.compress(GOOD)[:8] + b"\x07" * 40, ".json.zst", "{path}:1: "),
     "damaged gzip": (gzip.compress(GOOD)[:12] + b"\x07" * 40, ".raw.json.gz", "{path}:1: "),
@@ -324,7 +324,7 @@ def test_no_end_of_text(tmp_path: Path, small: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes((small / "tokenizer.json").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text("{}")
     source = write_lines(tmp_path / "in.json", TEXTS)
-    with pytest.raises(UserError, match="names no end-of-text token"):
+    with pytest.raises(UserError, match="no end-of-text token"):
         tokenize([source], tmp_path / "out", tmp_path, append_eod=True, quiet=True)
 
 

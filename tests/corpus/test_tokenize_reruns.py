@@ -33,7 +33,7 @@ def test_done_once(tmp_path: Path, tokenizer_dir: Path) -> None:
     before, written = content(prefix, files), Path(f"{prefix}.bin").stat().st_mtime_ns
     again = run(*arguments)
     assert again.returncode == 0
-    assert "is there, 3 documents" in again.stderr
+    assert "exists, made from the same inputs: 3 documents" in again.stderr
     assert Path(f"{prefix}.bin").stat().st_mtime_ns == written
 
     def refused(line: str, *arguments: object) -> None:
@@ -50,14 +50,14 @@ def test_done_once(tmp_path: Path, tokenizer_dir: Path) -> None:
     refused("inputs=['in.json'], now ['second.json', 'in.json']", f"--input={second}", *arguments)
     other = tmp_path / "other tokenizer"
     demo_tokenizer.save(demo_tokenizer.train(TEXTS, vocabulary=290), other)
-    refused("made otherwise: tokenizer_sha256=", *arguments[:2], f"--tokenizer={other}")
+    refused("made with tokenizer_sha256=", *arguments[:2], f"--tokenizer={other}")
     changed = source.read_bytes().replace(b"first", b"worst")
     source.write_bytes(changed)
     refused(f"{source}: changed since {prefix} was made from it", *arguments)
     Path(f"{prefix}.manifest.json").unlink()
     files = ENDINGS
     before = content(prefix, files)
-    refused(f"{prefix}.bin: is there, and nothing tells how it was made; remove it", *arguments)
+    refused(f"{prefix}.bin: exists without a manifest; remove it", *arguments)
 
 
 def test_bad_line_is_mended(
@@ -109,7 +109,7 @@ def test_end_of_text_token_that_changed(
     end = ExactEncoder(tokenizer).encode(["<|eot_id|>"])[0].tolist()
     theirs(tmp_path / "theirs", [text_to_ids(tokenizer, text) + end for text in texts])
     assert content(prefix) == content(tmp_path / "theirs")
-    with pytest.raises(UserError, match="made otherwise: eod_id="):
+    with pytest.raises(UserError, match="made with eod_id="):
         tokenize([source], prefix, tokenizer_dir, append_eod=True)
 
 
@@ -121,7 +121,10 @@ def test_output_that_was_removed_without_its_manifest(
     tokenize([source], prefix, tokenizer_dir, quiet=True)
     right = content(prefix)
     Path(f"{prefix}.idx").unlink()
-    with pytest.raises(UserError, match=r"out\.bin: its other half is gone; remove it, and both are made anew"):
+    with pytest.raises(
+        UserError,
+        match=r"out\.bin: the other file of the .bin/.idx pair is missing; remove this one to make both again",
+    ):
         tokenize([source], prefix, tokenizer_dir, quiet=True)
     Path(f"{prefix}.bin").unlink()
     publish = token_writer.publish
@@ -188,7 +191,7 @@ def test_the_limit_of_bad_lines_counts_for_what_is_there(
     monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
     source, prefix = tmp_path / "in.json", tmp_path / "out"
     source.write_bytes(b'{"text":"a"}\nbad\nbad\n{"text":"b"}\nbad\n')
-    with pytest.raises(UserError, match=r"in\.json:5: not JSON: .*; it is bad line 3, and --bad-line-limit=2 may be"):
+    with pytest.raises(UserError, match=r"in\.json:5: not JSON: .*; bad line 3 exceeds --bad-line-limit=2"):
         tokenize([source], prefix, tokenizer_dir, bad_line_limit=2, quiet=True)
     reached = tokenize_checkpoint.load(prefix)
     assert reached and reached.skipped.count == 2
@@ -198,7 +201,7 @@ def test_the_limit_of_bad_lines_counts_for_what_is_there(
     tokenize([source], prefix, tokenizer_dir, bad_line_limit=3)
     assert "; bad lines skipped: 3, see out.manifest.json" in capsys.readouterr().err
     tokenize([source], prefix, tokenizer_dir, bad_line_limit=4)
-    assert "is there, 2 documents" in capsys.readouterr().err
+    assert "exists, made from the same inputs: 2 documents" in capsys.readouterr().err
     for limit, now in ((2, "--bad-line-limit=2"), (0, "--on-bad-line=stop")):
         with pytest.raises(UserError) as error:
             tokenize([source], prefix, tokenizer_dir, bad_line_limit=limit)

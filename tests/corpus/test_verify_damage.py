@@ -37,10 +37,10 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
     "document index low": (put(idx_path, ENDS, "<q", -1), ["data.idx: entry 0 of the document index is -1; it"]),
     "id negative": (put(bin_path, 4 * 10, "<i", -1), ["data.bin: token 10 is id -1, not one of 0 to 511"]),
     "id too large": (put(bin_path, 4 * 308, "<i", 512), ["data.bin: token 308 is id 512, not one of 0 to 511"]),
-    "download cut": (lambda prefix: prefix.with_name("b.bin.pieces").touch(), ["b.bin.pieces: left by work that was"]),
+    "download cut": (lambda prefix: prefix.with_name("b.bin.pieces").touch(), ["b.bin.pieces: left by an interrupted"]),
     "tokenize cut": (
         lambda prefix: [prefix.with_name(f"b.{end}").touch() for end in ("bin.partial", "checkpoint.json")],
-        ["b.bin.partial: left by work that was cut short", "b.checkpoint.json: left by work that was cut short"],
+        ["b.bin.partial: left by an interrupted command", "b.checkpoint.json: left by an interrupted command"],
     ),
     "manifest alone": (lambda prefix: prefix.with_name("b.manifest.json").touch(), ["b.idx: no such file"]),
 }
@@ -84,7 +84,7 @@ def test_left_over_of_a_prefix(data: Path, capsys: Output) -> None:
 
 def test_data_that_becomes_shorter(data: Path) -> None:
     file = summary(data)
-    with pytest.raises(UserError, match=r"data\.bin: became shorter while it was read"), Progress("", 0) as progress:
+    with pytest.raises(UserError, match=r"data\.bin: truncated while it was read"), Progress("", 0) as progress:
         token_scan.scan(replace(file, tokens=file.tokens + 1), 511, False, progress)
 
 
@@ -93,8 +93,8 @@ def test_data_that_becomes_shorter(data: Path) -> None:
     [
         (put(bin_path, 0, "<i", -3), "[not decoded: id -3 is not the tokenizer's]"),
         (put(bin_path, 0, "<i", 512), "[not decoded: id 512 is not the tokenizer's]"),
-        (put(idx_path, LENGTHS, "<i", -3), "[not within the data]"),
-        (put(idx_path, LENGTHS, "<i", 2**31 - 1), "[not within the data]"),
+        (put(idx_path, LENGTHS, "<i", -3), "[outside the data]"),
+        (put(idx_path, LENGTHS, "<i", 2**31 - 1), "[outside the data]"),
     ],
 )
 def test_head_of_damaged_data(data: Path, tokenizer: Path, capsys: Output, damage: Damage, text: str) -> None:

@@ -34,9 +34,9 @@ def doubts(output: Output, path: Path, tokenizer: Path | None = None) -> list[st
     """Lines on what is in doubt; the exit code and the last line must agree with them."""
     exit_code = verify_table.run(path, tokenizer, head=0)
     *lines, last = output.readouterr().out.splitlines()
-    found = [line.partition("DOUBT: ")[2] for line in lines if "DOUBT: " in line]
+    found = [line.partition("PROBLEM: ")[2] for line in lines if "PROBLEM: " in line]
     assert exit_code == bool(found)
-    assert ("in doubt: 0, left over: 0;" in last) == (not found)
+    assert ("bad: 0, stale files: 0;" in last) == (not found)
     return found
 
 

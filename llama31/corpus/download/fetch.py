@@ -40,7 +40,7 @@ def download(remote: Remote, directory: Path, is_wanted: Callable[[RemoteFile], 
         try:
             figures = _fetch(remote, directory, targets, verified, jobs, stop)
         except KeyboardInterrupt:
-            print(f"{directory}: interrupted; what arrived is kept, the same command resumes", file=sys.stderr)
+            print(f"{directory}: interrupted; run the same command to resume", file=sys.stderr)
             raise
         finally:
             verified.save()
@@ -85,7 +85,7 @@ def _fetch(
     to_hash = sum(target.to_hash for target in targets)
     free = shutil.disk_usage(directory).free
     if missing > free:
-        raise UserError(f"{directory}: {size(missing)} to fetch, and {size(free)} of disk are free")
+        raise UserError(f"{directory}: {size(missing)} to fetch, and {size(free)} of disk space are free")
     for target in targets:
         target.prepare()
 
@@ -112,9 +112,9 @@ def _fetch(
 def _state(files: Sequence[RemoteFile], unchanged: Sequence[RemoteFile], compressed: Sequence[RemoteFile]) -> str:
     """Return which files were verified, for the summary line."""
     hashed = sum(bool(file.md5) for file in files) - len(compressed)
-    state = "sizes and MD5s are right"
+    state = "sizes and MD5s match"
     if hashed < len(files) - len(compressed):
-        state = f"sizes are right, and MD5s of the {hashed:,} files that have a published one"
+        state = f"sizes match, and MD5s of the {hashed:,} files that have a published one"
     if unchanged:
         state += f"; {len(unchanged):,} of them were checked before and are unchanged"
     if compressed:

@@ -30,7 +30,7 @@ def address(what: str, environment: Mapping[str, str] = os.environ) -> str:
     if name := rules.PUBLISHED_SETS.get(what):
         return _mirrored(f"{rules.DATA_SITE}/metadata/{name}.uri", environment)
     if "://" not in what:
-        raise UserError(f"{what!r}: what to download? {', '.join(rules.PUBLISHED_SETS)}, or the URL of a .uri file")
+        raise UserError(f"{what!r}: unknown set; choose {', '.join(rules.PUBLISHED_SETS)}, or the URL of a .uri file")
     if not parse_url(what).path.endswith(".uri"):
         raise UserError(f"{what}: not the URL of a .uri file")
     return _mirrored(what, environment)
@@ -115,10 +115,10 @@ class PublishedSet:
                 headers["If-Range"] = version.tag
         with self._web.get(url, headers) as response:
             if _is_other_version(response, version):
-                raise UserError(f"{url}: changed while it was fetched; the same command starts it over")
+                raise UserError(f"{url}: changed during the download; run the same command to start over")
             position = _first_byte(response)
             if position > offset:
-                raise Interrupted(f"{url}: the answer starts at byte {position:,} instead of {offset:,}")
+                raise Interrupted(f"{url}: the response starts at byte {position:,} instead of {offset:,}")
             for data in response.iter_content(READ_BYTES):
                 wanted = data[max(0, offset - position) :][:count]
                 position += len(data)

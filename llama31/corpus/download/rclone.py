@@ -54,12 +54,12 @@ class RemoteDirectory:
                 self._environment[f"RCLONE_CONFIG_LLAMA31_{option}"] = value
             return "llama31"
         if len(missing) < len(VARIABLES):
-            raise UserError(f"{' and '.join(missing)}: not set, though others of {', '.join(VARIABLES)} are")
+            raise UserError(f"{' and '.join(missing)}: not set, but others of {', '.join(VARIABLES)} are")
         listed = subprocess.run(["rclone", "listremotes"], env=self._environment, capture_output=True, check=False)
         if f"{REMOTE}:" in listed.stdout.decode().split():
             return REMOTE
         raise UserError(
-            f"no access to the bucket: set {', '.join(VARIABLES)}, or make the rclone remote {REMOTE}; {ACCESS}"
+            f"no access to the bucket: set {', '.join(VARIABLES)}, or configure the rclone remote {REMOTE}; {ACCESS}"
         )
 
     def files(self) -> list[RemoteFile]:
@@ -72,7 +72,7 @@ class RemoteDirectory:
             raise UserError(f"{self._directory}: {_reason(done.stderr)}; {ACCESS}")
         entries = json.loads(done.stdout)
         if not entries:
-            raise UserError(f"{self._directory}: holds no files; {ACCESS}")
+            raise UserError(f"{self._directory}: no files; {ACCESS}")
         self._versions = {entry["Path"]: Version(entry["Size"]) for entry in entries}
         listed = (RemoteFile(entry["Path"], entry.get("Hashes", {}).get("md5", "")) for entry in entries)
         return validated(self._directory, listed)

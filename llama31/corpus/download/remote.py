@@ -64,9 +64,9 @@ def validated(source: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
     for file in files:
         path = PurePosixPath(file.path)
         if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in file.path:
-            raise UserError(f"{source}: {file.path!r} is outside of the directory to download to; nothing was written")
+            raise UserError(f"{source}: {file.path!r} is outside the download directory; nothing was written")
         if path.name.endswith((PARTIAL, PIECES)) or file.path == CHECKED:
-            raise UserError(f"{source}: {file.path!r}: a download keeps its own files under such names")
+            raise UserError(f"{source}: {file.path!r}: a name reserved for the download's own files")
         if str(path) in found:
             raise UserError(f"{source}: lists {file.path!r} twice")
         found[str(path)] = RemoteFile(str(path), file.md5)

@@ -61,7 +61,7 @@ class Target:
             self._exists = path.is_file()
             if path.exists() and (not self._exists or path.stat().st_size != version.size):
                 found = f"{path.stat().st_size:,} bytes" if self._exists else "a directory"
-                raise UserError(f"{path}: is {found}, published are {version.size:,} bytes; move or remove it")
+                raise UserError(f"{path}: {found}, the published file has {version.size:,} bytes; move or remove it")
             self._is_resumed = not self._exists and self._can_resume()
         self.pieces = self._pieces()
         """Ranges to fetch."""
@@ -135,7 +135,7 @@ class Target:
         except GivenUp as given_up:
             if run.fetched.done == arrived_before and not run.stop_all():
                 raise Stopped from None  # another thread reports it
-            raise UserError(f"{self._path}: {given_up}; what arrived is kept, the same command resumes") from None
+            raise UserError(f"{self._path}: {given_up}; run the same command to resume") from None
 
     def finish_piece(self) -> bool:
         """Count a piece as fetched; return whether it was the last one."""
@@ -168,10 +168,10 @@ class Target:
         with failures_named(path):
             if difference := self._difference(path, run):
                 if self._exists:
-                    raise UserError(f"{path}: {difference}; move or remove it to have it fetched")
+                    raise UserError(f"{path}: {difference}; move or remove it to fetch it")
                 path.unlink()
                 self._journal.remove()
-                raise UserError(f"{self._path}: {difference}; removed, the same command fetches it again")
+                raise UserError(f"{self._path}: {difference}; removed; run the same command to fetch it again")
             if self._exists:
                 self._partial.unlink(missing_ok=True)
             else:
@@ -183,11 +183,11 @@ class Target:
         """Return how the file differs from the published file; empty if it does not."""
         size = path.stat().st_size
         if size != self._version.size:
-            return f"{size:,} bytes, published are {self._version.size:,}"
+            return f"{size:,} bytes, the published file has {self._version.size:,}"
         if self.file.md5:
             self._hash(path, size, run)
             if self._md5.hexdigest() != self.file.md5:
-                return f"MD5 {self._md5.hexdigest()}, published is {self.file.md5}"
+                return f"MD5 {self._md5.hexdigest()}, the published file's is {self.file.md5}"
         return ""
 
 

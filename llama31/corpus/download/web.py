@@ -35,11 +35,11 @@ def parse_url(text: str) -> SplitResult:
     except ValueError as error:
         raise UserError(f"{text!r}: not a URL: {error}") from None
     if url.scheme not in ("http", "https") or not host or not text.isprintable() or " " in text:
-        raise UserError(f"{text[:200]!r}: not a URL; one that works starts with https://")
+        raise UserError(f"{text[:200]!r}: not a URL; expected https://...")
     if url.username is not None or url.query or url.fragment:
-        raise UserError(f"{url.scheme}://{host}{url.path}: a URL without user, ? and # is needed")
+        raise UserError(f"{url.scheme}://{host}{url.path}: user, ? and # are not allowed in the URL")
     if url.scheme == "http" and not _is_loopback(host):
-        raise UserError(f"{text}: not encrypted; https:// works (http:// only to this machine)")
+        raise UserError(f"{text}: not encrypted; use https:// (http:// only to this machine)")
     return url
 
 
@@ -70,9 +70,9 @@ class ServiceAccount:
             return None
         for name, value in values.items():
             if not value:
-                raise UserError(f"{name}: not set, although the other of {CLIENT_ID} and {CLIENT_SECRET} is")
+                raise UserError(f"{name}: not set, but the other of {CLIENT_ID} and {CLIENT_SECRET} is")
             if not _is_credential(value):
-                raise UserError(f"{name}: holds characters that no such value has; copy it again")
+                raise UserError(f"{name}: invalid characters; copy it again")
         return ServiceAccount(*values.values())
 
     def headers(self) -> dict[str, str]:
@@ -132,7 +132,7 @@ class Web:
 
     def _log_in(self, url: str, used: str, status: int) -> None:
         """Get a token, unless another thread got one since the request with the token `used`."""
-        site, found = _origin(url), f"{url}: asks for a login (HTTP {status})"
+        site, found = _origin(url), f"{url}: needs a login (HTTP {status})"
         if not self._account:
             raise UserError(
                 f"{found}: not public; set {CLIENT_ID} and {CLIENT_SECRET} to a service account that may read it"
@@ -144,11 +144,11 @@ class Web:
                 return
             with self._request(url, self._account.headers()) as response:
                 if _asks_for_login(response):
-                    raise UserError(f"{site}: refuses the service account of {CLIENT_ID} (HTTP {response.status_code})")
+                    raise UserError(f"{site}: rejects the service account of {CLIENT_ID} (HTTP {response.status_code})")
                 _check_status(url, response)
                 token = response.cookies.get("CF_Authorization") or ""
             if not _is_credential(token):  # requests would show it in the message of its exception
-                raise UserError(f"{site}: gave the service account no CF_Authorization cookie that can be sent")
+                raise UserError(f"{site}: returned no valid CF_Authorization cookie for the service account")
             self._token = token
 
     @contextmanager
@@ -198,10 +198,10 @@ def _check_status(url: str, response: requests.Response) -> None:
     if status in TRANSIENT or status >= 500:
         raise Interrupted(f"{url}: HTTP {status} {response.reason}", _retry_after(response))
     if _asks_for_login(response):
-        raise UserError(f"{url}: still asks for a login (HTTP {status}): the service account may not read it")
+        raise UserError(f"{url}: still needs a login (HTTP {status}): the service account may not read it")
     if response.is_redirect:
         target = urljoin(url, response.headers["Location"]).partition("?")[0]
-        raise UserError(f"{url}: redirects to {target}; if that is right, name that address")
+        raise UserError(f"{url}: redirects to {target}; if that is right, use that address")
     raise UserError(f"{url}: HTTP {status} {response.reason}")
 
 
