@@ -90,7 +90,7 @@ def test_sources_become_gz_and_a_second_call_does_nothing(tmp_path: Path) -> Non
 
 
 def test_kills_lose_nothing(tmp_path: Path) -> None:
-    """SIGKILL at points spread over the work; what is left is whole each time, and in the end all is compressed."""
+    """SIGKILL at points spread over the work; the files stay complete each time, and finally all are compressed."""
     directory = tmp_path / "c4"
     contents = make_files(directory, count=24)
     for goal in (1, 7, 15):  # compressed files to wait for before the kill

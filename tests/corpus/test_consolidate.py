@@ -210,7 +210,7 @@ def test_script_makes_what_is_asked_for_and_skips_what_is_done(whole_c4: Path, t
     assert {path: path.stat().st_ino for path in merged.iterdir()} == before
 
 
-def test_script_lists_all_that_is_missing_before_it_begins(whole_c4: Path, tmp_path: Path) -> None:
+def test_script_lists_missing_files_before_it_starts(whole_c4: Path, tmp_path: Path) -> None:
     (whole_c4 / rules.train_shard_name(700)).unlink()
     (whole_c4 / rules.validation_shard_name(3)).unlink()
     merged = tmp_path / "merged"
@@ -222,7 +222,7 @@ def test_script_lists_all_that_is_missing_before_it_begins(whole_c4: Path, tmp_p
     assert not merged.exists()
 
 
-def test_script_goes_on_after_a_damaged_part(whole_c4: Path, tmp_path: Path) -> None:
+def test_script_continues_after_a_damaged_part(whole_c4: Path, tmp_path: Path) -> None:
     for shard in (641, 766):
         path = whole_c4 / rules.train_shard_name(shard)
         path.write_bytes(path.read_bytes()[:-1])

@@ -305,7 +305,7 @@ def test_disk_fills_up(
     assert server.served < 4_000_000
 
 
-def test_own_file_of_that_name_is_left_alone(server: FileServer, waits: list[float], tmp_path: Path) -> None:
+def test_own_file_of_that_name_is_kept(server: FileServer, waits: list[float], tmp_path: Path) -> None:
     """It is found before anything is fetched."""
     uri = server.publish("set", FILES)
     (tmp_path / BIG).write_bytes(b"ours")

@@ -79,7 +79,7 @@ def test_private_set(server: FileServer, tmp_path: Path) -> None:
     assert {request.headers.get("cf-access-token") for request in others} == {"token-1"}
 
 
-def test_public_set_is_not_told_who_asks(server: FileServer, tmp_path: Path) -> None:
+def test_credentials_are_not_sent_for_a_public_set(server: FileServer, tmp_path: Path) -> None:
     download(server.publish("set", FILES), tmp_path, **ACCOUNT)
     assert not headers_of(server) & SECRET_HEADERS
 
@@ -139,7 +139,7 @@ def test_token_that_cannot_be_sent_is_not_shown(server: FileServer, tmp_path: Pa
 
 
 def test_surrounding_space_of_a_secret_does_not_matter(server: FileServer, tmp_path: Path) -> None:
-    """As from $(cat FILE) of a file with carriage returns."""
+    """Credentials read by $(cat FILE) from a file with carriage returns."""
     uri = server.publish("set", FILES)
     server.private = "token-1"
     download(uri, tmp_path, **{name: f" {value}\r\n" for name, value in ACCOUNT.items()})
@@ -181,7 +181,7 @@ def test_raw_takes_the_shards_of_parts(server: FileServer, tmp_path: Path) -> No
     assert names(tmp_path) == {f"{shards[2]}.gz", *shards[3:], "c4-validation.00000-of-00008.json"}
 
 
-def test_mirror_stands_in_for_the_storage_alone(server: FileServer, other: FileServer, tmp_path: Path) -> None:
+def test_mirror_replaces_only_the_storage(server: FileServer, other: FileServer, tmp_path: Path) -> None:
     """A plain copy of the storage names the original address in its .uri files."""
     server.publish("c4-full-dataset-unzipped", FILES, base=rules.DATA_SITE)
     download("raw", tmp_path / "mirror", MLCOMMONS_MIRROR=f"{server.url}/")
@@ -307,7 +307,7 @@ def test_proxy(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [request.path for request in server.requests] == ["training.mlcommons-storage.org:443"]
 
 
-def test_nobody_there(server: FileServer, tmp_path: Path) -> None:
+def test_unreachable_server(server: FileServer, tmp_path: Path) -> None:
     """Before anything was reached there are no further attempts."""
     line = refused("http://127.0.0.1:9/metadata/set.uri", tmp_path)
     assert line == "http://127.0.0.1:9: cannot be reached: Connection refused; behind a proxy, set https_proxy"
@@ -327,7 +327,7 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def own_certificate(path: Path) -> Path:
-    """Write a key, and a certificate for 127.0.0.1 that nobody else signed."""
+    """Write a key, and a certificate for 127.0.0.1 that is self-signed."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
     now = datetime.datetime.now(datetime.timezone.utc)

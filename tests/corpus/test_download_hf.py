@@ -109,7 +109,7 @@ def test_tokenizer_then_weights(endpoint: str, tmp_path: Path) -> None:
         assert (directory / name).read_bytes() == FILES[name]
 
 
-def test_what_is_there_is_kept_or_fetched_anew(endpoint: str, tmp_path: Path) -> None:
+def test_existing_files_are_kept_or_fetched_again(endpoint: str, tmp_path: Path) -> None:
     run(tmp_path, "org/open", endpoint)
     first = (tmp_path / "tokenizer.json").stat()
     run(tmp_path, "org/open", endpoint)
@@ -147,7 +147,7 @@ def test_a_token_opens_a_gated_repository(endpoint: str, tmp_path: Path) -> None
 def test_refusals_are_one_line(
     repository: str, env: dict[str, str], line: str, there: dict[str, bytes], endpoint: str, tmp_path: Path
 ) -> None:
-    """Also where a tokenizer is there already, which is then left as it is."""
+    """Also if a tokenizer exists, which is kept unchanged."""
     put(tmp_path, there)
     (said,) = run(tmp_path, repository, endpoint, expect=2, **env).splitlines()
     assert said.startswith(line)

@@ -201,7 +201,7 @@ def test_cut_connections_are_taken_up_again(bucket: Bucket, tmp_path: Path) -> N
     assert contents(tmp_path / "data") == FILES
 
 
-def test_killed_downloads_go_on_within_a_file(bucket: Bucket, tmp_path: Path) -> None:
+def test_killed_downloads_resume_within_a_file(bucket: Bucket, tmp_path: Path) -> None:
     big = "c4-train.en_6_text_document.bin"
     bucket.proxy.hold_at = 5 * PIECE_BYTES
     process = bucket.start(tmp_path / "data")
@@ -222,7 +222,7 @@ def test_killed_downloads_go_on_within_a_file(bucket: Bucket, tmp_path: Path) ->
     assert bucket.proxy.served < left - kept + 0.5 * PIECE_BYTES
 
 
-def test_changed_object_is_fetched_anew(bucket: Bucket, tmp_path: Path) -> None:
+def test_changed_object_is_fetched_again(bucket: Bucket, tmp_path: Path) -> None:
     """Pieces of another version are fetched again."""
     name = "c4-train.en_6_text_document.bin"
     directory = tmp_path / "data"

@@ -84,7 +84,7 @@ def test_every_other_code_point_is_left_to_the_exact_library() -> None:
 
 
 @pytest.mark.parametrize("kind", PROVEN)
-def test_letters_that_one_library_knows_alone(tmp_path: Path, kind: str) -> None:
+def test_letters_that_only_one_library_knows(tmp_path: Path, kind: str) -> None:
     """U+A7CE and U+A7CF came with Unicode 17, U+1C89 with 16; among texts that gigatoken encodes."""
     exact = ExactEncoder(probe(tmp_path, PROVEN[kind]()))
     fast = FastEncoder(exact)

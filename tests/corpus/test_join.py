@@ -1,4 +1,4 @@
-"""Parts made from their shards: FROM_SHARDS=1 of utils/preprocess.sh, what it leaves alone, and what a kill leaves."""
+"""Parts made from their shards: FROM_SHARDS=1 of utils/preprocess.sh, files that it keeps, resuming after a kill."""
 
 import fcntl
 import gzip
@@ -65,7 +65,7 @@ class Corpus:
         return finish(work, jobs=1)
 
     def files(self) -> dict[str, bytes]:
-        """The part's token file and all that lies beside it."""
+        """The part's token file and all files of its prefix."""
         return {path.name.removeprefix(NAME): path.read_bytes() for path in self.prefix.parent.glob(f"{NAME}*")}
 
     def inputs(self) -> list[Path]:
@@ -113,7 +113,7 @@ def refused(corpus: Corpus, *words: str) -> None:
     assert (corpus.files(), corpus.pieces) == (before, pieces)
 
 
-def test_downloaded_token_file_is_left_alone(corpus: Corpus) -> None:
+def test_downloaded_token_file_is_kept(corpus: Corpus) -> None:
     tiny.write_tokens(corpus.prefix, [[1, 2, 3]])
     refused(corpus, f"{corpus.prefix}.bin: exists without a manifest; remove it")
 
@@ -135,12 +135,12 @@ def test_downloaded_token_file_is_left_alone(corpus: Corpus) -> None:
     ],
     ids=["inputs", "end of text", "tokenizer"],
 )
-def test_token_file_made_otherwise_is_left_alone(make: Callable[[Corpus], object], words: str, corpus: Corpus) -> None:
+def test_token_file_of_other_options_is_kept(make: Callable[[Corpus], object], words: str, corpus: Corpus) -> None:
     make(corpus)
     refused(corpus, f"{corpus.prefix}.manifest.json: ", words, "remove it")
 
 
-def test_token_file_that_came_meanwhile_is_left_alone(corpus: Corpus) -> None:
+def test_token_file_written_by_another_run_is_kept(corpus: Corpus) -> None:
     work = corpus.work()
     for task in work.tasks:
         tokenize([task.source], task.prefix, corpus.tokenizer_dir, quiet=True)

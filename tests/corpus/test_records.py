@@ -19,7 +19,7 @@ SUFFIXES = (".json", ".json.gz", ".json.zst")
 
 
 def nemos(path: Path) -> list[str]:
-    """What NeMo's preprocess_data_for_megatron.py hands to its tokenizer, but for blank lines, on which it fails."""
+    """Texts that NeMo's preprocess_data_for_megatron.py tokenises, without blank lines, on which it fails."""
     with gzip.open(path, "r") if path.name.endswith(".gz") else open(path, encoding="utf-8") as lines:
         return [tokenizable(json.loads(line)["text"]) for line in lines if line.strip()]
 

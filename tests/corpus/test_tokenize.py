@@ -167,7 +167,7 @@ def test_any_text(small: Path, texts: list[str]) -> None:
 def test_slow_path_is_exact(
     tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
-    """Whatever is wrong with the fast library is noticed, and all is made by the other one."""
+    """Any failure of the fast library is detected, and the other library encodes everything."""
     right = gigatoken.Tokenizer.encode_batch
     texts = [f"text {number}" for number in range(3000)]
 
@@ -264,7 +264,7 @@ def test_full_disk(tmp_path: Path, small: Path, file: str) -> None:
     assert {path.name for path in out.iterdir()} == {"data.bin", "data.idx", "data.manifest.json"}
 
 
-def test_failure_leaves_what_was_there(tmp_path: Path, small: Path) -> None:
+def test_failure_keeps_existing_files(tmp_path: Path, small: Path) -> None:
     out = tmp_path / "out"
     tokenize([write_lines(tmp_path / "in.json", TEXTS)], out / "data", small, quiet=True)
     before = {path.name: path.read_bytes() for path in out.iterdir()}

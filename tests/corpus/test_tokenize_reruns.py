@@ -25,7 +25,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 
 
 def test_done_once(tmp_path: Path, tokenizer_dir: Path) -> None:
-    """What is there and right is left alone; what is there and otherwise made is never replaced."""
+    """An output of the same inputs and options is kept; one of others is never replaced."""
     prefix, source = tmp_path / "out", write(tmp_path / "in.json", TEXTS)
     arguments = [f"--input={source}", f"--output-prefix={prefix}", f"--tokenizer={tokenizer_dir}"]
     assert run(*arguments).returncode == 0
@@ -60,10 +60,10 @@ def test_done_once(tmp_path: Path, tokenizer_dir: Path) -> None:
     refused(f"{prefix}.bin: exists without a manifest; remove it", *arguments)
 
 
-def test_bad_line_is_mended(
+def test_bad_line_is_fixed(
     tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that failed is gone on with once the line is mended; all is made anew where what it had read is changed."""
+    """A failed run resumes once the line is fixed; it starts over if lines that it had read have changed."""
     monkeypatch.setattr(documents, "BLOCK_BYTES", 1000)
     monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
     source = tmp_path / "in.json"
@@ -79,7 +79,7 @@ def test_bad_line_is_mended(
         write(source, texts)
         capsys.readouterr()
         tokenize([source], prefix, tokenizer_dir)
-        assert ("is made anew" in capsys.readouterr().err) == (changed == "text 7")
+        assert ("; starting over" in capsys.readouterr().err) == (changed == "text 7")
         theirs(tmp_path / "theirs", [text_to_ids(tokenizer_dir, text) for text in texts])
         assert content(prefix) == content(tmp_path / "theirs")
         assert {path.name for path in tmp_path.glob(f"{number}.*")} == {
@@ -90,7 +90,7 @@ def test_bad_line_is_mended(
 def test_end_of_text_token_that_changed(
     tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which token ends a text is said beside tokenizer.json: neither unfinished nor finished output is taken then."""
+    """The end-of-text token is not in tokenizer.json: if it changes, no output is resumed or kept."""
     monkeypatch.setattr(documents, "BLOCK_BYTES", 1000)
     monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
     tokenizer, source, prefix = tmp_path / "tokenizer", tmp_path / "in.json", tmp_path / "out"
@@ -105,7 +105,7 @@ def test_end_of_text_token_that_changed(
             content_of = json.loads((tokenizer / file).read_text())
             (tokenizer / file).write_text(json.dumps({**content_of, "eos_token": "<|eot_id|>"}))
     tokenize([source], prefix, tokenizer, append_eod=True)
-    assert "is of other inputs or options; it is made anew" in capsys.readouterr().err
+    assert "is of other inputs or options; starting over" in capsys.readouterr().err
     end = ExactEncoder(tokenizer).encode(["<|eot_id|>"])[0].tolist()
     theirs(tmp_path / "theirs", [text_to_ids(tokenizer, text) + end for text in texts])
     assert content(prefix) == content(tmp_path / "theirs")
@@ -183,10 +183,10 @@ def test_bad_lines_are_skipped_and_counted_through_kills(
     assert content(tmp_path / "resumed", files) == content(tmp_path / "at once", files)
 
 
-def test_the_limit_of_bad_lines_counts_for_what_is_there(
+def test_the_limit_of_bad_lines_applies_to_existing_outputs(
     tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An output with more of them than may be skipped now is refused; what was begun so is started over."""
+    """An output with more skipped lines than the limit is refused; a partial one is started over."""
     monkeypatch.setattr(documents, "BLOCK_BYTES", 10)
     monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
     source, prefix = tmp_path / "in.json", tmp_path / "out"
@@ -197,7 +197,7 @@ def test_the_limit_of_bad_lines_counts_for_what_is_there(
     assert reached and reached.skipped.count == 2
     with pytest.raises(UserError, match=r"in\.json:2: not JSON: .* \(char 0\)$"):
         tokenize([source], prefix, tokenizer_dir)
-    assert "is of other inputs or options; it is made anew" in capsys.readouterr().err
+    assert "is of other inputs or options; starting over" in capsys.readouterr().err
     tokenize([source], prefix, tokenizer_dir, bad_line_limit=3)
     assert "; bad lines skipped: 3, see out.manifest.json" in capsys.readouterr().err
     tokenize([source], prefix, tokenizer_dir, bad_line_limit=4)
@@ -232,7 +232,7 @@ def test_unfinished_output_that_was_damaged(
     write(source, texts)
     capsys.readouterr()
     tokenize([source], prefix, tokenizer_dir)
-    assert "cannot be gone on with" in capsys.readouterr().err
+    assert "cannot resume (" in capsys.readouterr().err
     theirs(tmp_path / "theirs", [text_to_ids(tokenizer_dir, text) for text in texts])
     assert content(prefix) == content(tmp_path / "theirs")
 

@@ -114,7 +114,7 @@ def test_no_permission_to_read(tmp_path: Path, tokenizer_dir: Path) -> None:
 
 
 def test_progress_on_a_terminal(tmp_path: Path, tokenizer_dir: Path) -> None:
-    """A line with rate, time left, documents and tokens, wiped in the end; then the figures."""
+    """A line with rate, time left, documents and tokens, cleared at the end; then the figures."""
     source = write(tmp_path / "in.json", TEXTS * 60_000)
     ours, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))

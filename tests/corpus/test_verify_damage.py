@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from verified_files import DOCUMENTS, Damage, Output, doubts, put, resize
+from verified_files import DOCUMENTS, Damage, Output, problems, put, resize
 
 from llama31.common.errors import UserError
 from llama31.common.progress import Progress
@@ -42,7 +42,7 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
         lambda prefix: [prefix.with_name(f"b.{end}").touch() for end in ("bin.partial", "checkpoint.json")],
         ["b.bin.partial: left by an interrupted command", "b.checkpoint.json: left by an interrupted command"],
     ),
-    "manifest alone": (lambda prefix: prefix.with_name("b.manifest.json").touch(), ["b.idx: no such file"]),
+    "only a manifest": (lambda prefix: prefix.with_name("b.manifest.json").touch(), ["b.idx: no such file"]),
 }
 
 
@@ -53,9 +53,9 @@ def test_damage_is_noticed(
 ) -> None:
     damage, lines = DAMAGES[name]
     monkeypatch.setattr(token_scan, "BLOCK", block)
-    assert doubts(capsys, data.parent, tokenizer) == []
+    assert problems(capsys, data.parent, tokenizer) == []
     damage(data)
-    found = doubts(capsys, data.parent, tokenizer)
+    found = problems(capsys, data.parent, tokenizer)
     assert len(found) == len(lines), found
     for line, start in zip(found, lines, strict=True):
         assert line.startswith(f"{data.parent}/{start}")
@@ -63,23 +63,23 @@ def test_damage_is_noticed(
 
 def test_unknown_vocabulary(data: Path, capsys: Output) -> None:
     put(bin_path, 4 * 10, "<i", 1 << 30)(data)
-    assert doubts(capsys, data) == []
+    assert problems(capsys, data) == []
     put(bin_path, 4 * 10, "<i", -7)(data)
-    assert doubts(capsys, data) == [f"{bin_path(data)}: token 10 is id -7, not one of 0 to {2**31 - 1}"]
+    assert problems(capsys, data) == [f"{bin_path(data)}: token 10 is id -7, not one of 0 to {2**31 - 1}"]
 
 
 def test_no_byte_of_an_index_can_change(data: Path, capsys: Output) -> None:
     right = idx_path(data).read_bytes()
     for place in range(len(right)):
         idx_path(data).write_bytes(right[:place] + bytes([right[place] ^ 0xFF]) + right[place + 1 :])
-        assert doubts(capsys, data), f"byte {place}"
+        assert problems(capsys, data), f"byte {place}"
 
 
-def test_left_over_of_a_prefix(data: Path, capsys: Output) -> None:
+def test_stale_files_of_a_prefix(data: Path, capsys: Output) -> None:
     data.with_name("data2.bin.partial").touch()
-    assert doubts(capsys, data) == []
+    assert problems(capsys, data) == []
     data.with_name("data.bin.partial").touch()
-    assert len(doubts(capsys, data)) == 1
+    assert len(problems(capsys, data)) == 1
 
 
 def test_data_that_becomes_shorter(data: Path) -> None:

@@ -30,7 +30,7 @@ def built(prefix: Path, documents: Sequence[Sequence[int]] = DOCUMENTS, dtype: s
     return prefix
 
 
-def doubts(output: Output, path: Path, tokenizer: Path | None = None) -> list[str]:
+def problems(output: Output, path: Path, tokenizer: Path | None = None) -> list[str]:
     """Lines on what is in doubt; the exit code and the last line must agree with them."""
     exit_code = verify_table.run(path, tokenizer, head=0)
     *lines, last = output.readouterr().out.splitlines()
