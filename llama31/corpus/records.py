@@ -54,9 +54,9 @@ class Skipped:
         return {"skipped_lines": self.count, "skipped": [asdict(line) for line in self.listed]}
 
     @staticmethod
-    def of_manifest(made: TokenManifest) -> "Skipped":
+    def of_manifest(manifest: TokenManifest) -> "Skipped":
         """Read the skipped lines of a manifest; one without these fields is of a version that skipped nothing."""
-        return Skipped(made.skipped_lines or 0, tuple(BadLine(**line) for line in made.skipped or ()))
+        return Skipped(manifest.skipped_lines or 0, tuple(BadLine(**line) for line in manifest.skipped or ()))
 
 
 NOTHING_SKIPPED = Skipped()
