@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Runs every check of the repository: ruff, shellcheck, hadolint, mypy, pytest. CI runs this too.
 #
-#     bash dev/test.sh [ARGUMENTS OF PYTEST]      e.g. bash dev/test.sh -m 'not slow' -k settings
+#     bash dev/test.sh [--quick] [ARGUMENTS OF PYTEST]      e.g. bash dev/test.sh --quick -k settings
 #
+# --quick leaves out tests that are slow or need Slurm or a GPU: under 3 minutes on two cores.
 # All checks run even if one fails; the exit code is 1 if any failed. The last line names skipped checks.
 set -euo pipefail
 
@@ -11,6 +12,11 @@ venv="$(bash dev/setup.sh --dev)"
 python="$venv/bin/python"
 failed=()
 skipped=()
+quick=no
+if [[ ${1:-} == --quick ]]; then
+    quick=yes
+    shift
+fi
 
 check() { # NAME COMMAND...
     local name="$1" began=$SECONDS
@@ -57,14 +63,40 @@ run_hadolint() {
     "$venv/bin/hadolint" Dockerfile
 }
 
+count_skipped() { # RESULTS...: adds the number of skipped tests in files that pytest wrote
+    local tests=0 number
+    while read -r number; do
+        tests=$((tests + number))
+    done < <(sed -n 's/.*<testsuite [^>]* skipped="\([0-9]*\)".*/\1/p' "$@")
+    if ((tests == 1)); then skipped+=("1 test"); elif ((tests)); then skipped+=("$tests tests"); fi
+}
+
 run_pytest() { # ARGUMENTS OF PYTEST...
-    local results tests status=0
+    local results status=0
     results="$(mktemp)"
     "$python" -m pytest --durations=15 --junitxml="$results" "$@" || status=$?
-    tests="$(sed -n 's/.*<testsuite [^>]* skipped="\([1-9][0-9]*\)".*/\1/p' "$results")"
-    if [[ $tests == 1 ]]; then skipped+=("1 test"); elif [[ $tests ]]; then skipped+=("$tests tests"); fi
+    count_skipped "$results"
     rm "$results"
     return "$status"
+}
+
+run_quick_pytest() { # ARGUMENTS OF PYTEST...: two processes with half of the files each; shows their output in turn
+    local results half pids=() code codes=()
+    results="$(mktemp -d)"
+    for half in 1 2; do
+        "$python" -m pytest --shard="$half/2" -m 'not slow and not slurm and not gpu' --durations=5 \
+            --junitxml="$results/$half.xml" "$@" >"$results/$half.log" 2>&1 &
+        pids+=($!)
+    done
+    for half in 1 2; do
+        code=0
+        wait "${pids[half - 1]}" || code=$?
+        cat "$results/$half.log"
+        if ((code != 5)); then codes+=("$code"); fi # 5: -k or a path selects no test of this half
+    done
+    count_skipped "$results"/*.xml
+    rm -r "$results"
+    [[ ${#codes[@]} != 0 && ! "${codes[*]}" =~ [1-9] ]]
 }
 
 listed() { # WORDS...
@@ -76,7 +108,12 @@ check "ruff format" "$python" -m ruff format --check .
 check "shellcheck" run_shellcheck
 check "hadolint" run_hadolint
 check "mypy" "$python" -m mypy
-check "pytest" run_pytest "$@"
+if [[ $quick == yes ]]; then
+    check "pytest" run_quick_pytest "$@"
+    skipped+=("tests that are slow or need Slurm or a GPU")
+else
+    check "pytest" run_pytest "$@"
+fi
 
 if ((${#failed[@]})); then
     printf 'FAILED: %s\n' "$(listed "${failed[@]}")"

@@ -19,10 +19,22 @@ from tiny import as_downloaded, make_data
 from llama31.checkpoint import store
 from llama31.run_dir.events import TARGET_NOT_REACHED
 
-pytest_plugins = ["golden"]
+pytest_plugins = ["golden", "shards"]
+
+MARK_OF_FIXTURE = {"trained": "slow", "cluster": "slurm"}
+"""Fixtures that train or start Slurm -> mark of the tests that use them, directly or not."""
 
 # A shell that starts the tests in the background has them ignore SIGINT, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures that they use."""
+    for item in items:
+        for fixture, mark in MARK_OF_FIXTURE.items():
+            if fixture in getattr(item, "fixturenames", ()) and not item.get_closest_marker(mark):
+                item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")

@@ -34,18 +34,18 @@ def only_run_in(directory: Path) -> Iterator[None]:
 @contextmanager
 def temporary_lock(path: Path, refusal: str) -> Iterator[None]:
     """Hold the lock file `path` while the block runs, and remove it then; see `lock_file`."""
-    with lock_file(path, refusal):
+    with lock_file(path, refusal, removed_after=True):
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
-def lock_file(path: Path, refusal: str = "", *, patience: float = 0) -> TextIO:
+def lock_file(path: Path, refusal: str = "", *, patience: float = 0, removed_after: bool = False) -> TextIO:
     """Return the lock file `path`, created if missing, open for writing; closing it releases the lock.
 
     Raises UserError with the line `refusal` if another process holds the lock for more than `patience` seconds, and if
-    the file cannot be opened.
+    the file cannot be opened. With `removed_after` its holders remove the file in the end.
     """
     with failures_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def lock_file(path: Path, refusal: str = "", *, patience: float = 0) -> TextIO:
             if not _acquire(file.fileno(), patience):
                 file.close()
                 raise UserError(refusal)
-            if _is_at(path, file):
+            if not removed_after or _is_at(path, file):
                 return file
             file.close()  # its holder removed it meanwhile
 

@@ -24,7 +24,7 @@ from llama31.corpus import hugging_face_files
 from llama31.data.tokenizer import vocabulary_size
 
 
-def download(repository: str, directory: Path, weights: bool) -> str:
+def download_hf(repository: str, directory: Path, weights: bool) -> str:
     """Fetch a repository's tokenizer, with `weights` also its weights, to `directory`; return a summary line.
 
     Files that exist are not fetched again. The token is that of `hf auth login`, or HF_TOKEN. Raises UserError, one

@@ -79,7 +79,7 @@ def stale_files(path: Path) -> list[str]:
     return [f"{file}: left by an interrupted command; run it again or remove this" for file in found]
 
 
-def verify(prefixes: Sequence[Path], vocabulary: Vocabulary | None) -> tuple[list[TokenFileReport], str]:
+def verify_files(prefixes: Sequence[Path], vocabulary: Vocabulary | None) -> tuple[list[TokenFileReport], str]:
     """Verify token files; return a report of each, and bytes read, time and rate. `vocabulary`: of --tokenizer."""
     reports = list(map(_check_headers, prefixes))
     whole = [(report, report.file) for report in reports if report.file]

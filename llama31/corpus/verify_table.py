@@ -9,7 +9,7 @@ import numpy as np
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.corpus.encoder import ExactEncoder
-from llama31.corpus.verify import TokenFileReport, Vocabulary, stale_files, token_files, verify
+from llama31.corpus.verify import TokenFileReport, Vocabulary, stale_files, token_files, verify_files
 from llama31.data.token_file import HEADER, TokenFile, bin_path, idx_path, summary
 
 SHOWN_TOKENS = 1000  # of each document
@@ -17,7 +17,7 @@ TITLES = ["token file", "documents", "tokens", "type", ".bin bytes", "largest id
 NUMBERS = {"documents", "tokens", ".bin bytes", "largest id"}
 
 
-def run(path: Path, tokenizer_dir: Path | None, head: int) -> int:
+def verify(path: Path, tokenizer_dir: Path | None, head: int) -> int:
     """Verify a token file, or all of a directory, and print the reports; return the exit code, 1 on any error.
 
     `head`: number of documents of each file to print first. Raises UserError if there are no token files or the
@@ -32,7 +32,7 @@ def run(path: Path, tokenizer_dir: Path | None, head: int) -> int:
         for prefix in prefixes:
             for line in _first_documents(prefix, head, tokenizer):
                 print(line, flush=True)
-    reports, figures = verify(prefixes, vocabulary)
+    reports, figures = verify_files(prefixes, vocabulary)
     stale = stale_files(path)
     failed = sum(bool(report.problems) for report in reports)
     print("\n".join(_table(reports)))

@@ -44,7 +44,7 @@ def tokenizer(context: Context) -> Iterator[Finding]:
 
 def verified(context: Context) -> Iterator[Finding]:
     """Read all token files of the run to the end."""
-    from llama31.corpus.verify import Vocabulary, verify
+    from llama31.corpus.verify import Vocabulary, verify_files
 
     if context.data is None:
         if devices.is_through_ssh(context.settings):
@@ -52,7 +52,7 @@ def verified(context: Context) -> Iterator[Finding]:
         return
     settings = context.settings
     prefixes = [*paths.train_prefixes(settings), paths.validation_prefix(settings)]
-    reports, figures = verify(prefixes, Vocabulary.of(Path(settings.tokenizer_path)))
+    reports, figures = verify_files(prefixes, Vocabulary.of(Path(settings.tokenizer_path)))
     problems = [problem for report in reports for problem in report.problems]
     for problem in problems:
         yield troubles.SUSPECT_FILE.found(verify_doubts=problem)

@@ -4,13 +4,12 @@ import importlib.metadata
 import platform
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from llama31.config import devices
-from llama31.config.paths import REPOSITORY
+from llama31.config.paths import REPOSITORY, is_checkout
 from llama31.doctor import troubles
 from llama31.doctor.context import ON_HOST, Context
 from llama31.doctor.findings import Finding, ok
@@ -26,10 +25,10 @@ def check(context: Context) -> Iterator[Finding]:
         yield ok(ON_HOST)
         return
     yield from _python()
-    pins = dict(_pins(REPOSITORY / "requirements.txt"))
+    pins = dict(_pins("requirements.txt"))
     wrong = [finding for name, pin in pins.items() if (finding := _compared(name, pin))]
     yield from wrong
-    locked = {name: pin for name, pin in _pins(REPOSITORY / "requirements.lock") if name not in pins}
+    locked = {name: pin for name, pin in _pins("requirements.lock") if name not in pins}
     drifted = [f"{name} {here} ({pin})" for name, pin in locked.items() if (here := _installed(name)) and here != pin]
     if drifted:
         more = f" and {len(drifted) - SHOWN} more" if len(drifted) > SHOWN else ""
@@ -40,19 +39,34 @@ def check(context: Context) -> Iterator[Finding]:
 
 
 def _python() -> Iterator[Finding]:
-    project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-    wanted = re.findall(r'^requires-python = "(.+)"$', project, re.M)[0]
+    if is_checkout():
+        project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+        wanted = re.findall(r'^requires-python = "(.+)"$', project, re.M)[0]
+    else:
+        wanted = importlib.metadata.metadata("llama31")["Requires-Python"]
     if not SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
         yield troubles.WRONG_PYTHON.found(version=platform.python_version(), range=wanted)
 
 
-def _pins(file: Path) -> Iterator[tuple[str, str]]:
+def _pins(file: str) -> Iterator[tuple[str, str]]:
     """Yield package and version of each line that applies to this machine."""
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if text := line.partition("#")[0].strip():
-            requirement = Requirement(text)
-            if requirement.marker is None or requirement.marker.evaluate():
-                yield requirement.name, str(requirement.specifier).removeprefix("==")
+    for requirement in map(Requirement, _requirements(file)):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": "train"}):
+            yield requirement.name, str(requirement.specifier).removeprefix("==")
+
+
+def _requirements(file: str) -> Iterator[str]:
+    """Yield the lines of a file and of those it includes; of an installed wheel, the requirements in its metadata."""
+    if not is_checkout():
+        if file == "requirements.txt":
+            yield from importlib.metadata.requires("llama31") or ()
+        return
+    for line in (REPOSITORY / file).read_text(encoding="utf-8").splitlines():
+        text = line.partition("#")[0].strip()
+        if text.startswith("-r "):
+            yield from _requirements(text.removeprefix("-r ").strip())
+        elif text:
+            yield text
 
 
 def _compared(name: str, pin: str) -> Finding | None:

@@ -7,7 +7,7 @@ from typing import Literal
 from llama31.common.errors import UserError
 from llama31.config import transformer_engine
 from llama31.config.problem import assignment
-from llama31.estimates.gpus import GPUS, Gpu, called
+from llama31.estimates.gpus import GPUS, Gpu, by_device_name
 from llama31.settings import Device, Settings
 
 
@@ -47,7 +47,7 @@ def gpu(settings: Settings) -> Gpu | None:
 
     if settings.gpu or settings.device is Device.cpu or not torch.cuda.is_available():
         return GPUS.get(settings.gpu)
-    return called(torch.cuda.get_device_name())
+    return by_device_name(torch.cuda.get_device_name())
 
 
 def peak_memory() -> int:

@@ -43,7 +43,7 @@ class Row:
     """
 
 
-def show(directories: Iterable[Path], out: TextIO) -> None:
+def status(directories: Iterable[Path], out: TextIO) -> None:
     """Print the table, as wide as the terminal. Raises UserError if an argument is not a directory."""
     rows, notes = collect(directories)
     if not rows:

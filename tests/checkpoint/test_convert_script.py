@@ -40,9 +40,9 @@ def test_the_script_converts(models: Path, converted: Path, tmp_path: Path) -> N
     first, last = done.stdout.splitlines()
     assert first.startswith("logits of 256 tokens, fp32: largest difference ")
     assert last == f"{destination}: complete"
-    bytes_ = size(hugging_face.look(models / "3.1").bytes())
+    bytes_ = size(hugging_face.inspect(models / "3.1").bytes())
     assert done.stderr.splitlines() == [f"{models / '3.1'}: 39 tensors, {bytes_}; converting"]
-    ours, expected = nemo.look(destination), nemo.look(converted / "3.1")
+    ours, expected = nemo.inspect(destination), nemo.inspect(converted / "3.1")
     assert ours.architecture == expected.architecture
     for key in ours.tensors:
         assert torch.equal(ours.tensor(key, 1), expected.tensor(key, 1))

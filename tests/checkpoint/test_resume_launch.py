@@ -49,7 +49,7 @@ def test_a_lock_is_waited_for(root: Path) -> None:
         (["NEXP=2", "SEEDS=9"], "holds runs of the seeds 7; name the seeds of all 2 experiments"),
         (
             ["PARTITION=p", "HOST=login", "CONTINUAL_CKPT=/there", "SEEDS="],
-            "on login are not looked at here; SEEDS='1'",
+            "on login are not visible here; SEEDS='1'",
         ),
     ],
 )
@@ -96,15 +96,15 @@ def test_a_disk_that_is_too_small(saving: dict[str, str], root: Path, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=needs))
     disk_space.check(settings, data)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=needs - 1))
-    line = r"CONTINUAL_CKPT=.*: the next checkpoint takes about 5\.334 MB, .*5\.334 MB free"
+    line = r"CONTINUAL_CKPT=.*: the next checkpoint needs about 5\.334 MB, .*5\.334 MB free"
     with pytest.raises(UserError, match=line):
         disk_space.check(settings, data)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=2 * needs - 1))
     two = [*arguments(saving), "NEXP=2", "SEEDS=7 8"]
-    with pytest.raises(UserError, match=r"the next checkpoints of 2 experiments take about 10\.67 MB, "):
-        launch.main([*two, "--dryrun"])
+    with pytest.raises(UserError, match=r"the next checkpoints of 2 experiments need about 10\.67 MB, "):
+        launch.run([*two, "--dryrun"])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=2 * needs))
-    assert launch.main([*two, "--dryrun"]) == 0
+    assert launch.run([*two, "--dryrun"]) == 0
 
 
 def test_dry_run_of_several_experiments_of_which_one_has_ended(
@@ -112,13 +112,13 @@ def test_dry_run_of_several_experiments_of_which_one_has_ended(
 ) -> None:
     save(saving, root, 1, 50)
     several = ["NEXP=3", "SEEDS=7 8 9", "STOP_AT_STEP=50", "PARTITION=p"]
-    assert launch.main([*arguments(saving), *several, "--dryrun"]) == 0
+    assert launch.run([*arguments(saving), *several, "--dryrun"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("finished: ") == 1 and "checkpoint-seed-7-" in printed.splitlines()[0]
     assert "  experiments: 2; seeds: 8, 9\n" in printed
     assert "\nexport SEEDS=8\n" in printed, "the script of the first one to be submitted"
     assert "SEEDS='7 8 9' " in printed, "what a user types"
-    assert launch.main([*arguments(saving), "STOP_AT_STEP=50", "--dryrun"]) == TARGET_NOT_REACHED
+    assert launch.run([*arguments(saving), "STOP_AT_STEP=50", "--dryrun"]) == TARGET_NOT_REACHED
 
 
 def test_the_plan_says_where_it_starts(saving: dict[str, str], root: Path, capsys: pytest.CaptureFixture) -> None:
@@ -159,7 +159,7 @@ def test_allow_change(option: list[str], saving: dict[str, str], root: Path, cap
 @pytest.mark.parametrize(
     ("option", "line"),
     [
-        (["--allow-change"], "--allow-change: name the setting that may change, such as --allow-change GBS"),
+        (["--allow-change"], "--allow-change: name the setting that may change, for example --allow-change GBS"),
         (["--allow-change", "MBS"], "--allow-change MBS: not one of SEQ_LENGTH, GBS, "),
     ],
 )

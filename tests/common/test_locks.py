@@ -103,7 +103,7 @@ def test_a_lock_file_that_its_holder_removed_is_made_again(tmp_path: Path, monke
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
-    with locks.lock_file(path, "taken") as held:
+    with locks.lock_file(path, "taken", removed_after=True) as held:
         assert calls == 2
         assert os.path.samestat(os.fstat(held.fileno()), path.stat())
 

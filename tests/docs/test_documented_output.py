@@ -27,7 +27,7 @@ def test_verdicts_are_those_of_check(tmp_path: Path, capsys: pytest.CaptureFixtu
         write_log(tmp_path / "failed.log", outcome=Outcome(ABORTED, "x", TARGET_NOT_REACHED, 1, SETTINGS.gbs)): 1,
     }
     for (log, exit_code), row in zip(logs.items(), table(RESULTS, "Verdict begins with"), strict=True):
-        assert submission.run([log], rules.RULESETS[-1]) == exit_code == int(row["Exit code"])
+        assert submission.check([log], rules.RULESETS[-1]) == exit_code == int(row["Exit code"])
         assert f"\nverdict: {row['Verdict begins with']}" in capsys.readouterr().out
 
 
@@ -39,7 +39,7 @@ def test_verdicts_over_several_are_those_of_check(tmp_path: Path, capsys: pytest
     same = [write_run(tmp_path / f"same-{number}", seed=1, evaluations=15) for number in (1, 2)]
     rows = table(RESULTS, "Verdict over several begins with")
     for given, row in zip((runs, runs[:2], opened, same), rows, strict=True):
-        assert submission.run(given, rules.RULESETS[-1]) == int(row["Exit code"])
+        assert submission.check(given, rules.RULESETS[-1]) == int(row["Exit code"])
         assert f"\nverdict: {row['Verdict over several begins with']}" in capsys.readouterr().out
 
 

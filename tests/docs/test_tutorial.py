@@ -85,12 +85,12 @@ def test_the_summary_is_that_of_a_run(tmp_path: Path) -> None:
 def test_the_verdict_is_that_of_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An open log of a run that reached its target, with the metrics beside it."""
     run_dir = write_run(tmp_path / "run", seed=1234, departures=["SIZE=demo: the closed division has 8b"])
-    assert submission.run([run_dir], rules.RULESETS[-1]) == 0
+    assert submission.check([run_dir], rules.RULESETS[-1]) == 0
     printed = capsys.readouterr().out.replace(str(run_dir), "runs/latest")
     facts = ("log: ", "benchmark: ", "system: ", "length: ", "time: ", "loss: ")
-    verdicts = ("holds: ", "departs ", "rcp: ", "verdict: ")
+    verdicts = ("passes: ", "departs ", "rcp: ", "verdict: ")
     assert_printed(quoted(TUTORIAL, *verdicts), printed)
-    assert_printed(quoted(README, "holds: ", "verdict: "), printed)
+    assert_printed(quoted(README, "passes: ", "verdict: "), printed)
     titles = {line.partition(":")[0] for line in printed.splitlines()}
     assert {fact.removesuffix(": ") for fact in facts} <= titles
     assert len(quoted(TUTORIAL, *facts)) == len(facts)
@@ -98,7 +98,7 @@ def test_the_verdict_is_that_of_check(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_verify_prints_what_is_shown(tiny_data: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     preprocessed, tokenizer = Path(tiny_data["PREPROCESSED_PATH"]), Path(tiny_data["TOKENIZER_PATH"])
-    verify_table.run(preprocessed, tokenizer, 0)
+    verify_table.verify(preprocessed, tokenizer, 0)
     printed = capsys.readouterr().out.replace(str(tokenizer), "demo/tokenizer")
     assert_printed(quoted(TUTORIAL, "token file ", "token files: "), printed)
 

@@ -21,8 +21,8 @@ from llama31.run_dir import record, summary
 ENDED = """
 import sys
 from pathlib import Path
-from llama31 import record
-from llama31.events import Outcome
+from llama31.run_dir import record
+from llama31.run_dir.events import Outcome
 record.store_outcome(Path(sys.argv[1]), Outcome("success", "it did", 0, 5, 40))
 """
 
@@ -37,7 +37,7 @@ def run_dir(usual: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     data = shutil.copytree(usual["PREPROCESSED_PATH"], tmp_path / "own data")
     monkeypatch.setenv("NCCL_DEBUG", "WARN")
     given = {**usual, "PREPROCESSED_PATH": str(data), "GBS": "4", "TAG": "it's $HOME"}
-    assert launch.main(arguments(given)) == 0
+    assert launch.run(arguments(given)) == 0
     return (Path(usual["JOB_DIR"]) / "latest").resolve()
 
 

@@ -49,10 +49,10 @@ def test_the_report_reads_as_words(tmp_path: Path) -> None:
 def test_exit_codes_and_output(tmp_path: Path, lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "mlperf.log"
     log.write_text("".join(lines))
-    assert submission.run([tmp_path], NEWEST) == 0
+    assert submission.check([tmp_path], NEWEST) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: passes"), "the verdict is the last line"
     log.write_text("".join(line for line in lines if key(line) != "seed"))
-    assert submission.run([log], NEWEST) == 1
+    assert submission.check([log], NEWEST) == 1
     printed = capsys.readouterr().out.splitlines()
     assert "fails: seed: found none; wants exactly one line" in printed
     assert printed[-1] == "verdict: fails for 1 reason; the official checker accepts the log"

@@ -126,7 +126,7 @@ def test_validation_data_that_differs_within_a_run_is_named(
 ) -> None:
     write_metrics(three[1], SETTINGS, losses(), token_hash="f" * 16)
     wants = 'token_hash: found ["0000000000000000", "ffffffffffffffff"]; wants one, the same in all evaluations'
-    assert submission.run(three[1:2], NEWEST) == 1
+    assert submission.check(three[1:2], NEWEST) == 1
     assert f"fails: {wants}" in capsys.readouterr().out.splitlines()
     found = judge(three)
     assert found.failures == [f"{name(three[1])}: {wants}"], "once, and by itself"

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("rule_files_are_parsed_once")
 
 def test_ten_runs_hold_as_a_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = ten_runs(tmp_path)
-    assert submission.run(runs, NEWEST) == 0
+    assert submission.check(runs, NEWEST) == 0
     text = capsys.readouterr().out
     assert "rcp: accepted: 179,712 samples" in text
     assert "score: 29.250 minutes, mean without the fastest and the slowest\n" in text, "2 minutes an evaluation"

@@ -70,11 +70,11 @@ def test_outside_of_the_points(points: Points) -> None:
     [
         ([], [98_304], "too early to say: no run has reached the target yet; the longest is at 98,304 samples", True),
         ([], [245_760], "slower than the reference: no run has reached the target yet", True),
-        ([172_032], [], "too early to say: 172,032 samples, mean of 1 run that reached the target; that is less", True),
+        ([172_032], [], "too early to say: 172,032 samples, mean of 1 run that reached the target; less than", True),
         (
             [147_456],
             [],
-            "too early to say: 147,456 samples, mean of 1 run that reached the target; chance seldom",
+            "too early to say: 147,456 samples, mean of 1 run that reached the target; unlikely by",
             True,
         ),
         ([159_744, 159_744], [98_304] * 8, "converges faster than the reference's minimum: would be rejected", False),

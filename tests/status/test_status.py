@@ -140,7 +140,7 @@ def test_time_since_the_last_step_shows_a_hang(tmp_path: Path) -> None:
 CLAIMS = """
 import subprocess, sys, time
 from pathlib import Path
-from llama31 import record
+from llama31.run_dir import record
 with record.claim(Path(sys.argv[1])) as held:
     child = subprocess.Popen(["sleep", "600"], pass_fds=(held.fileno(),))
     print(child.pid, flush=True)
@@ -264,7 +264,7 @@ def test_metrics_that_are_large_are_read_from_their_end(tmp_path: Path) -> None:
 def test_fifty_runs_take_no_second_and_nothing_heavy(trained: Run, tmp_path: Path) -> None:
     script = (
         "import sys, time; began = time.process_time()\n"
-        "from llama31 import cli\n"
+        "from llama31.cli import main as cli\n"
         "sys.argv = ['llama31', 'status', *sys.argv[1:]]\n"
         "try:\n    cli.main()\n"
         "finally:\n"

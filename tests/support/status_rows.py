@@ -15,7 +15,7 @@ from llama31.status import status
 def printed(*directories: Path) -> list[str]:
     """Lines of the table."""
     out = io.StringIO()
-    status.show(directories, out)
+    status.status(directories, out)
     return out.getvalue().splitlines()
 
 

@@ -22,7 +22,7 @@ from llama31.model.llama import model_config
 from llama31.model.vocabulary import CheckRows
 from llama31.recipe import pretrain_recipe
 from llama31.settings import Device, Precision, Settings
-from llama31.training.seed import SeedWeights
+from llama31.training.rng_state import SeedWeights
 
 # The model
 

@@ -185,7 +185,7 @@ class SubmissionCheck:
         return mean if math.isfinite(mean) else None
 
 
-def run(runs: Sequence[Path], ruleset: str) -> int:
+def check(runs: Sequence[Path], ruleset: str) -> int:
     """Check logs, given as files or run directories, and print the report. Return 0 if they pass, else 1."""
     found = judge(runs, ruleset)
     print("\n".join(lines(found)))

@@ -70,10 +70,11 @@ def write(
     seeds: Sequence[int],
     commit: str,
     versions: Mapping[str, str],
+    checkout: Path = paths.REPOSITORY,
 ) -> None:
     """Write the implementation's directory: the code at a commit, scripts that run it, and a README."""
     destination.mkdir(parents=True)
-    _archive(commit, destination / "code")
+    _archive(checkout, commit, destination / "code")
     texts = {
         "setup.sh": SETUP,
         "init_datasets.sh": DATA,
@@ -98,31 +99,33 @@ def assignments(settings: Settings) -> list[str]:
     ]
 
 
-def commit_of(recorded: Sequence[str | None]) -> str:
+def commit_of(recorded: Sequence[str | None], checkout: Path = paths.REPOSITORY) -> str:
     """Return the commit that all runs ran.
 
     Runs in a container without git do not record a commit; then it is this checkout's. Raises UserError if they ran
     different commits, or one that is not in this checkout.
     """
+    if not paths.is_checkout(checkout):
+        raise UserError(f"{checkout}: not a checkout of this repository; name one that has the runs' code with --code")
     commits = set(recorded)
     if len(commits) > 1:
         raise UserError(f"the runs ran different code: commits {', '.join(sorted(map(str, commits)))}")
     commit = commits.pop() or "HEAD"
     try:
-        return _git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}").decode().strip()
+        return _git(checkout, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}").decode().strip()
     except (OSError, subprocess.SubprocessError):
-        raise UserError(f"{paths.REPOSITORY}: not a git checkout with the runs' commit {commit}; fetch it") from None
+        raise UserError(f"{checkout}: not a git checkout with the runs' commit {commit}; fetch it") from None
 
 
-def _archive(commit: str, destination: Path) -> None:
+def _archive(checkout: Path, commit: str, destination: Path) -> None:
     """Extract the files of a commit except hidden ones, which the repository checker rejects."""
     with tempfile.TemporaryFile() as file:
-        file.write(_git("archive", "--format=tar", commit))
+        file.write(_git(checkout, "archive", "--format=tar", commit))
         file.seek(0)
         with tarfile.open(fileobj=file) as archive:
             members = [m for m in archive.getmembers() if not any(part.startswith(".") for part in Path(m.name).parts)]
             archive.extractall(destination, members=members, filter="data")
 
 
-def _git(*arguments: str) -> bytes:
-    return subprocess.run(["git", "-C", paths.REPOSITORY, *arguments], capture_output=True, check=True).stdout
+def _git(checkout: Path, *arguments: str) -> bytes:
+    return subprocess.run(["git", "-C", checkout, *arguments], capture_output=True, check=True).stdout

@@ -52,7 +52,9 @@ class SubmittedRun:
         return int(self.report.log.value(constants.SEED))
 
 
-def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, ruleset: str) -> int:
+def package(
+    org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, ruleset: str, checkout: Path = paths.REPOSITORY
+) -> int:
     """Build the tree; return 0 if the official checkers accept it, else 1, and then no tree is left.
 
     Raises UserError, before anything is written, if the input cannot make a valid submission.
@@ -67,14 +69,14 @@ def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, rul
     runs = [_load(report) for report in found.reports]
     _raise_if_any(_run_problems(description, runs, found))
     runs.sort(key=lambda one: one.report.log.all(constants.RUN_START)[0].time_ms)
-    commit = code.commit_of([one.record.get("commit") for one in runs])
+    commit = code.commit_of([one.record.get("commit") for one in runs], checkout)
 
     output, name = output.absolute(), system_file.stem
     with failures_named(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{output.name}.", suffix=PARTIAL, dir=output.parent) as directory:
             tree = Path(directory) / output.name
-            _write(tree, org, system_file, runs, commit)
+            _write(tree, org, system_file, runs, commit, checkout)
             checked = official_checkers.check(tree, org, name, ruleset)
             # package_checker writes the scaling of the score here, and will again at MLCommons.
             (_results(tree, org, name) / "scaling.json").unlink(missing_ok=True)
@@ -152,7 +154,7 @@ def _run_problems(
             yield f"{one.directory}: {ran}; the system description has {nodes} x {per_node}"
 
 
-def _write(tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun], commit: str) -> None:
+def _write(tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun], commit: str, checkout: Path) -> None:
     """Write the tree with the runs in the order of their logs' numbers."""
     name = system_file.stem
     systems, results = tree / org / "systems", _results(tree, org, name)
@@ -163,7 +165,9 @@ def _write(tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun]
         shutil.copyfile(one.report.file, results / f"result_{number}.txt")
     implementation = tree / org / "benchmarks" / rules.BENCHMARK / "implementations" / name
     versions = {"Python": str(runs[0].record.get("python")), **runs[0].record.get("versions", {})}
-    code.write(implementation, f"{org}, {name}", runs[0].settings, [one.seed for one in runs], commit, versions)
+    code.write(
+        implementation, f"{org}, {name}", runs[0].settings, [one.seed for one in runs], commit, versions, checkout
+    )
 
 
 def _results(tree: Path, org: str, name: str) -> Path:

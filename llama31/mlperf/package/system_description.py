@@ -79,7 +79,7 @@ TEXTS = (
 """Fields at which system_desc_checker raises TypeError unless they are strings."""
 
 
-def run(resolved: Resolved, output: Path | None) -> int:
+def system(resolved: Resolved, output: Path | None) -> int:
     """Print a draft for this machine, or write it to a new file, and list the fields to fill in."""
     drafted = draft(resolved)
     text = json.dumps(drafted, indent=4) + "\n"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llama31.common import training_packages
 from llama31.common.errors import UserError
 from llama31.config import devices
 from llama31.config.resolve import resolve
@@ -51,7 +52,7 @@ def checks(context: Context, verify: bool) -> Iterator[Check]:
         yield Check("verify", data.verified, by="first", limit=VERIFY_LIMIT)
 
 
-def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
+def doctor(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
     """Check everything that a run with these arguments needs; return 1 if anything failed, else 0.
 
     Raises UserError for invalid settings. In a Slurm step the first task prints the findings of all.
@@ -68,6 +69,8 @@ def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
             return 2  # the first task prints the error
         raise
     context = Context(settings, timeout, here)
+    if not devices.is_through_ssh(settings):
+        training_packages.require("doctor")
     try:
         with Group(here, timeout) as group:
             return examine(context, group, list(checks(context, verify)))
