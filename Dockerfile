@@ -41,7 +41,7 @@ RUN unset PIP_CONSTRAINT \
 # --- requirements.txt ---------------------------------------------------------------------------------------------
 # The packages of requirements.lock, except those of the base image's torch and CUDA; Apex is kept.
 
-COPY requirements.txt requirements.lock ./
+COPY requirements.txt requirements-base.txt requirements-train.txt requirements.lock ./
 COPY dev/image_requirements.py dev/image_install.sh dev/
 RUN bash dev/image_install.sh /opt/llama31
 

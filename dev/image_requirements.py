@@ -42,6 +42,15 @@ class Installed:
         return cls(distribution.version, distribution.read_text("RECORD") is not None)
 
 
+def read(file: Path) -> list[str]:
+    """Return the lines of a requirements file, with those of included files (-r) in place."""
+    lines: list[str] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        included = re.match(r"-r (\S+)", line)
+        lines += read(file.parent / included[1]) if included else [line]
+    return lines
+
+
 def name_of(line: str) -> str:
     """Return the normalized package name of a line of requirements, empty if it has none."""
     match = re.match(r"[A-Za-z0-9][\w.-]*", line)
@@ -89,7 +98,7 @@ def constraints(frozen_versions: Mapping[str, str], lock: Iterable[str]) -> list
 
 def main(directory: Path) -> None:
     """Write the two files."""
-    requirements = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    requirements = read(REPOSITORY / "requirements.txt")
     lock = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8").splitlines()
     kept = frozen(installed(), requirements)
     for name, lines in (

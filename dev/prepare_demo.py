@@ -6,7 +6,6 @@ Makes DIRECTORY/{c4,merged,tokenizer,preprocessed}. Skips finished steps and res
 package versions or from another version of the code is replaced. About 20 s and 30 MB on two cores.
 """
 
-import hashlib
 import json
 import os
 import shlex
@@ -21,7 +20,7 @@ from pathlib import Path
 from dev import demo_corpus, demo_tokenizer
 from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named
+from llama31.common.files import atomic_writer, failures_named, sha256_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MADE_FROM = "made_from.json"  # in DIRECTORY: versions of the packages and the code that the data was made with
@@ -61,7 +60,7 @@ def claim(root: Path, packages: Sequence[str]) -> None:
     made_from = {
         "packages": demo_corpus.package_versions(packages),
         "tokenizers": version("tokenizers"),
-        **{Path(name).name: sha256(name) for name in (demo_corpus.__file__, demo_tokenizer.__file__)},
+        **{Path(name).name: sha256_of(Path(name)) for name in (demo_corpus.__file__, demo_tokenizer.__file__)},
     }
     stamp = (json.dumps(made_from, indent=2) + "\n").encode()
     path = root / MADE_FROM
@@ -76,11 +75,6 @@ def claim(root: Path, packages: Sequence[str]) -> None:
         raise UserError(f"{root}: has data but no {MADE_FROM}; remove it or choose another directory")
     with atomic_writer(path) as file:
         file.write(stamp)
-
-
-def sha256(path: str) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def make(directory: Path, build: Callable[[Path], None]) -> None:

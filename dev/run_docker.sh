@@ -20,7 +20,7 @@ python="${LLAMA31_VENV:-$root/.venv}/bin/python"
 }
 "$python" -c 'from importlib.util import find_spec; raise SystemExit(not find_spec("omegaconf"))' || {
     echo "$python lacks omegaconf; bash dev/setup.sh makes an environment with it, or:" \
-        "$python -m pip install $(grep -Eo '^omegaconf==[^ ]+' "$root/requirements.txt")" >&2
+        "$python -m pip install $(grep -Eo '^omegaconf==[^ ]+' "$root/requirements-base.txt")" >&2
     exit 2
 }
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"

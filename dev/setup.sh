@@ -41,7 +41,7 @@ version_of() { # COMMAND: prints MAJOR.MINOR, or nothing if the command fails
 
 wanted_stamp() { # PYTHON_VERSION WITH_DEV: everything that the installation depends on
     printf 'python %s\nat %s\nwith dev tools: %s\n' "$1" "$venv" "$2"
-    (cd "$root" && sha256sum requirements.txt requirements-dev.txt requirements.lock)
+    (cd "$root" && sha256sum requirements*.txt requirements.lock)
 }
 
 is_ready() { # WITH_DEV: is the requested environment complete?

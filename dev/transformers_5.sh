@@ -15,7 +15,7 @@ ours="$(bash dev/setup.sh)/bin/python"
 theirs="${1:-$work/venv/bin/python}"
 if (($# == 0)); then
     "$ours" -m venv -- "$work/venv"
-    "$theirs" -m pip install --quiet --disable-pip-version-check "$(grep -o '^torch==[0-9.]*' requirements.txt)" \
+    "$theirs" -m pip install --quiet --disable-pip-version-check "$(grep -o '^torch==[0-9.]*' requirements-train.txt)" \
         "transformers==$version"
 fi
 

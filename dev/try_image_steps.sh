@@ -34,7 +34,7 @@ torch_files() { # prints name and hash of all files of torch
 }
 
 unset PYTHONPATH PYTHONHOME PIP_CONSTRAINT
-torch="$(grep -Eo '^torch==[^ ;#]+' "$root/requirements.txt")"
+torch="$(grep -Eo '^torch==[^ ;#]+' "$root/requirements-train.txt")"
 say "making a base with $torch"
 logged "${LLAMA31_PYTHON:-python3}" -m venv -- "$directory/venv"
 export PATH="$directory/venv/bin:$PATH"

@@ -23,8 +23,7 @@ from llama31.settings import Precision, Settings
 from llama31.training import loggers
 from llama31.training.loggers import LoggedSteps
 from llama31.training.lr_schedule import ScheduleOfSettings
-from llama31.training.rng_state import RandomStates
-from llama31.training.seed import SeedWeights
+from llama31.training.rng_state import RandomStates, SeedWeights
 from llama31.training.strategy import ResumableStrategy
 
 

@@ -92,6 +92,11 @@ REFERENCE_POINTS = {
 INDEXED_PER_MEAN = 4  # default of SAMPLES_AVAILABLE, in multiples of the samples that the reference needs
 
 
+def reference_point(size: str, global_batch_size: int) -> ReferencePoint | None:
+    """Return what the reference needed with this batch size; None if that is unknown, or the model is another."""
+    return REFERENCE_POINTS.get(global_batch_size) if size == SIZE else None
+
+
 def reference_mean(global_batch_size: int) -> int:
     """Return the mean samples that the reference needs to converge, interpolated linearly between its points.
 

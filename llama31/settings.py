@@ -28,7 +28,7 @@ class Precision(Enum):
 
 
 class Device(Enum):
-    """Kind of device; `auto` takes CUDA where there is one."""
+    """Kind of device; `auto` selects CUDA if available."""
 
     auto = "auto"
     cuda = "cuda"
@@ -36,7 +36,7 @@ class Device(Enum):
 
 
 class RecomputeGranularity(Enum):
-    """What is computed anew in the backward pass; Megatron's names."""
+    """Activations to recompute in the backward pass, by Megatron's names."""
 
     none = "none"
     selective = "selective"
@@ -44,14 +44,14 @@ class RecomputeGranularity(Enum):
 
 
 class RecomputeMethod(Enum):
-    """Which layers full recomputation takes; Megatron's names."""
+    """Layers that full recomputation covers, by Megatron's names."""
 
     uniform = "uniform"
     block = "block"
 
 
 class Container(Enum):
-    """What runs a container in a Slurm job."""
+    """Container runtime of Slurm jobs."""
 
     pyxis = "pyxis"
     apptainer = "apptainer"
@@ -65,7 +65,7 @@ class Division(Enum):
 
 
 class Status(Enum):
-    """Availability category of a submission, in MLPerf's words."""
+    """Availability category of a submission, by MLPerf's names."""
 
     onprem = "onprem"
     cloud = "cloud"

@@ -18,7 +18,7 @@ from llama31.config.departures import departures
 from llama31.config.parallel_layout import Layout
 from llama31.data import run_tokenizer
 from llama31.data.inputs import Data
-from llama31.plan import validate
+from llama31.plan import rank_checks
 from llama31.run_dir import job_chain, record, start_point, startup_log, time_limit_warning
 from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Outcome
 from llama31.settings import Settings
@@ -115,7 +115,7 @@ class _Run:
         settings = record.load_settings(self.run_dir)
         self.saves = settings.save_ckpt
         self.start = start_point.load(self.run_dir / paths.START)
-        data = validate.check(settings)
+        data = rank_checks.check(self.run_dir, settings)
         departed = self.start.departures + departures(settings, data.validation.tokens)
         departed = list(dict.fromkeys(departed))  # each once, in their order
         if self.rank == 0:
@@ -208,12 +208,12 @@ class _Run:
         return saver
 
     def _open_log(self, settings: Settings, data: Data, departed: list[str]) -> None:
-        from llama31.mlperf.log.writer import MLPerfLog, continued
+        from llama31.mlperf.log.writer import MLPerfLog, copy_to_resume
 
         file = self.run_dir / paths.MLPERF_LOG
         if self.start.goes_on:
-            continued(Path(self.start.checkpoint) / paths.MLPERF_LOG, file, departed)
-            self.observers.append(MLPerfLog(file, goes_on=True))
+            copy_to_resume(Path(self.start.checkpoint) / paths.MLPERF_LOG, file, departed)
+            self.observers.append(MLPerfLog(file, resumed=True))
             return
         log = MLPerfLog(file)
         self.observers.append(log)

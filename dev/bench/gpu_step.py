@@ -37,7 +37,7 @@ from llama31.config.model_sizes import SIZES, Shape
 from llama31.config.recompute import instead
 from llama31.config.resolve import from_dict, resolve
 from llama31.estimates import memory, speed
-from llama31.estimates.gpus import GB, TERA, called
+from llama31.estimates.gpus import GB, TERA, by_device_name
 from llama31.launch import rank_command
 from llama31.plan import validate
 from llama31.settings import Device, Precision, RecomputeGranularity, Settings, to_dict
@@ -208,7 +208,7 @@ def measure(options: argparse.Namespace) -> bool:
     device = {} if on_gpu and devices.gpus() == 0 else in_child("device", os.environ)
     if on_gpu and not device.get("memory"):
         raise UserError("torch finds no GPU; --device cpu tests the bench with small layers")
-    gpu = called(device["name"]) if on_gpu else None
+    gpu = by_device_name(device["name"]) if on_gpu else None
     words = f"{settings.gbs} x {settings.seq_length} tokens a step, micro batches of {settings.mbs}"
     print(f"{device['name'] if on_gpu else 'CPU'}, torch {device['torch']}; {words}")
     layers = options.layers

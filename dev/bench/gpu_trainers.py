@@ -177,7 +177,7 @@ def _only_rank(case: "Case") -> Iterator[None]:
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
-    from llama31.model.one_rank import one_rank
+    from llama31.model.cpu_backend import one_rank
 
     if case.settings.device is Device.cpu:
         with one_rank():

@@ -113,7 +113,7 @@ def batches(module: Any, workers: int) -> Iterator[dict[str, Any]]:
 
 def contend(connection: Connection, make: Callable[[Settings], Any], settings: Settings, at_once: int) -> None:
     """Run a contender whose step reads `at_once` batches."""
-    from llama31.model.one_rank import one_rank
+    from llama31.model.cpu_backend import one_rank
 
     with one_rank():
         module = make(settings)
@@ -129,7 +129,7 @@ def skip(loop: Iterator[Any], count: int) -> None:
 
 def memory(connection: Connection, settings: Settings, workers: int, samples: int) -> None:
     """Send the private memory of this process and its workers after each tenth of the samples."""
-    from llama31.model.one_rank import one_rank
+    from llama31.model.cpu_backend import one_rank
 
     with one_rank():
         loop = batches(ours(settings), workers)

@@ -33,7 +33,7 @@ from dev import demo_corpus, demo_tokenizer
 from dev.bench import harness
 from dev.bench.harness import Column
 from llama31.common.files import atomic_writer
-from llama31.common.progress import cores
+from llama31.common.parallel import cores
 from llama31.corpus import documents, records
 from llama31.corpus.encoder import Exact, Fast, use_threads
 from llama31.corpus.records import NOTHING_SKIPPED

@@ -22,12 +22,9 @@ from pathlib import Path
 from dev.bench import harness, random_data
 from dev.bench.contender import Contender, in_turns
 from dev.bench.step_contenders import SIZE, hugging_face, product
-from llama31.config import paths
 from llama31.config.model_sizes import SIZES, Shape
-from llama31.config.resolve import resolve
-from llama31.launch import rank_command
-from llama31.plan import validate
-from llama31.run_dir import record, start_point
+from llama31.launch import prepare, rank_command, run_directory
+from llama31.plan.plan import Plan
 from llama31.settings import Settings
 
 SHAPE = Shape(layers=8, hidden_size=512, ffn_hidden_size=1408, attention_heads=8, key_value_heads=4)
@@ -58,14 +55,10 @@ def prepared(directory: Path, assignments: list[str], shape: Shape = SHAPE) -> t
     """Make data and a run directory for one run; return its settings and the directory."""
     SIZES[SIZE] = shape
     given = GIVEN | random_data.make(directory, VOCABULARY, TOKENS) | {"JOB_DIR": str(directory / "runs")}
-    settings = resolve([*(f"{name}={value}" for name, value in given.items()), *assignments], {}).settings
-    validate.check(settings)
-    run_dir = directory / "run"
-    (run_dir / paths.RANK_LOGS).mkdir(parents=True)
-    record.reserve_outcome(run_dir)
-    record.store_settings(run_dir, settings)
-    start_point.store(run_dir / paths.START, start_point.Start())
-    return settings, run_dir
+    resolved, data = prepare.checked([*(f"{name}={value}" for name, value in given.items()), *assignments], {})
+    run_dir = run_directory.make(resolved.settings)
+    run_directory.begin(run_dir, Plan(resolved, data, []), assignments, [], {})
+    return resolved.settings, run_dir
 
 
 def free_port() -> int:

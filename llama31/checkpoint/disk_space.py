@@ -1,11 +1,11 @@
-"""How much room a checkpoint takes, and whether the disk has it."""
+"""Disk space for checkpoints."""
 
-import os
 import shutil
 from pathlib import Path
 
 from llama31.common.errors import UserError
-from llama31.common.reading import size
+from llama31.common.files import is_writable_directory, nearest_existing
+from llama31.common.units import size
 from llama31.data.inputs import Data
 from llama31.estimates import disk
 from llama31.settings import Settings
@@ -14,24 +14,24 @@ FIXED_BYTES = 2_000_000  # headers of tensors, table of contents, `context`
 
 
 def estimate(settings: Settings, data: Data) -> int:
-    """Bytes of one checkpoint: its tensors, and a little more.
+    """Return the approximate size of one checkpoint, bytes.
 
-    Padding of the vocabulary is left out: it is at most 128 x TENSOR_PARALLEL_SIZE rows of each embedding.
+    The vocabulary's padding is not counted: at most 128 x TENSOR_PARALLEL_SIZE rows of each embedding.
     """
     return disk.checkpoint(settings, data.vocab_size) + FIXED_BYTES
 
 
 def check(settings: Settings, data: Data, runs: int = 1) -> None:
-    """Raises UserError if CONTINUAL_CKPT cannot be written to, or has not the room for the next save of each run."""
+    """Raise UserError if CONTINUAL_CKPT is not writable or lacks space for the next checkpoint of each run."""
     root = Path(settings.continual_ckpt)
     needs = runs * estimate(settings, data)
     try:
-        there = next(parent for parent in (root, *root.parents) if parent.exists())
-        free = shutil.disk_usage(there).free
+        existing = nearest_existing(root)
+        free = shutil.disk_usage(existing).free
     except OSError as error:
         raise UserError(f"CONTINUAL_CKPT={root}: {error.strerror}") from error
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"CONTINUAL_CKPT={root}: cannot be written to; name a directory that can")
+    if not is_writable_directory(existing):
+        raise UserError(f"CONTINUAL_CKPT={root}: not writable; choose another directory")
     if free < needs:
-        what = f"the next checkpoints of {runs} experiments take" if runs > 1 else "the next checkpoint takes"
-        raise UserError(f"CONTINUAL_CKPT={root}: {what} about {size(needs)}, the disk has {size(free)} free")
+        checkpoints = f"the next checkpoints of {runs} experiments need" if runs > 1 else "the next checkpoint needs"
+        raise UserError(f"CONTINUAL_CKPT={root}: {checkpoints} about {size(needs)}, the disk has {size(free)} free")

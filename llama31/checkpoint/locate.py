@@ -1,4 +1,4 @@
-"""Where checkpoints are: directories that are one, are in one, or hold some. Standard library and PyYAML."""
+"""Recognize checkpoint directories, directories inside one, and directories of checkpoints. Needs only PyYAML."""
 
 import os
 import re
@@ -16,49 +16,49 @@ _UNFINISHED = re.compile(rf"({re.escape(PARTIAL)})?({re.escape(store.DAMAGED)}(-
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Tell whether a directory is a checkpoint: by a name that saves give, complete or not, or by NeMo's contents.
+    """Return whether a directory is a checkpoint, by its name (also incomplete or damaged) or by NeMo's files in it.
 
-    Of a path that this machine does not see, only the name counts.
+    Never raises. For a path that this machine cannot see, only the name counts.
     """
     contents = os.path.isfile(path / nemo.WEIGHTS / BACKEND) and os.path.isdir(path / nemo.CONTEXT)  # noqa: PTH112, PTH113 - never raise
     return contents or Checkpoint.at(Path(_finished_name(path))) is not None
 
 
 def _finished_name(path: Path) -> str:
-    """Return a directory's name without what marks an incomplete or damaged checkpoint."""
+    """Return a directory's name without the suffixes of incomplete and damaged checkpoints."""
     return _UNFINISHED.sub("", path.name)
 
 
-def around(path: Path) -> Path | None:
-    """Return the outermost checkpoint that a path is or is in; None if there is none."""
+def enclosing_checkpoint(path: Path) -> Path | None:
+    """Return the outermost checkpoint among a path and its parents; None if there is none."""
     return next((outer for outer in reversed((path, *path.parents)) if is_checkpoint(outer)), None)
 
 
-def real(path: str | Path) -> Path:
-    """Return a path with all links followed, as far as they can be; never raises."""
+def resolve(path: str | Path) -> Path:
+    """Resolve symbolic links in a path, as far as possible; never raises."""
     return Path(os.path.realpath(path))
 
 
-def mistaken(path: Path, is_one: Callable[[Path], bool] = is_checkpoint, seed: int | None = None) -> str:
-    """Name the checkpoint meant by a directory that is none: the one around it, or one of those in it.
+def not_a_checkpoint(path: Path, is_wanted: Callable[[Path], bool] = is_checkpoint, seed: int | None = None) -> str:
+    """Explain that a directory is not a checkpoint but is inside one, or holds some.
 
     Args:
         path: A directory.
-        is_one: Whether a directory is a checkpoint of the kind that is asked for.
-        seed: Run whose newest checkpoint is named first.
+        is_wanted: Whether a directory is a checkpoint of the requested format.
+        seed: Seed of the run whose newest checkpoint is suggested first.
 
     Returns:
-        The end of a line, empty for a checkpoint and where there is none to name.
+        The end of a message; empty if `path` is a checkpoint, or is neither inside one nor holds one.
     """
-    if is_one(path):
+    if is_wanted(path):
         return ""
-    outer = around(real(path))
-    if outer and outer != real(path):
+    outer = enclosing_checkpoint(resolve(path))
+    if outer and outer != resolve(path):
         return f"is inside the checkpoint {outer}; name that"
     with failures_named(path):
         complete = [inner for inner in path.iterdir() if inner.is_dir() and inner.name == _finished_name(inner)]
-    saved = sorted(store.listing(path), key=lambda checkpoint: checkpoint.seed != seed)  # the newest first
-    found = [inner for inner in (*(checkpoint.path for checkpoint in saved), *sorted(complete)) if is_one(inner)]
+    saved = sorted(store.listing(path), key=lambda checkpoint: checkpoint.seed != seed)  # stable: newest first
+    found = [inner for inner in (*(checkpoint.path for checkpoint in saved), *sorted(complete)) if is_wanted(inner)]
     found = list(dict.fromkeys(found))
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""Removing checkpoints, never together with something that no save wrote."""
+"""Remove checkpoints, but never files in them that a save did not write."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, failures_named
 from llama31.config import paths
 
-_PICKLE = "-".join("?" * length for length in (8, 4, 4, 4, 12))  # NeMo names them by UUIDs
+_PICKLE = "-".join("?" * length for length in (8, 4, 4, 4, 12))  # a UUID, NeMo's name of a pickle
 _TOKENIZER = (*SMALL_FILES, GENERATION_CONFIG, CONFIG)
 _WRITTEN: dict[str, tuple[str, ...]] = {
     ".": (WEIGHTS, CONTEXT, TOKENIZER, MANIFEST, MANIFEST + PARTIAL, paths.MLPERF_LOG, paths.METRICS),
@@ -23,14 +23,14 @@ _WRITTEN: dict[str, tuple[str, ...]] = {
     f"{CONTEXT}/{TOKENIZER}": _TOKENIZER,
     TOKENIZER: _TOKENIZER,
 }
-"""Directory in a checkpoint -> what a save writes there."""
+"""Directory in a checkpoint -> patterns of the files that a save writes there."""
 
 
-def foreign(path: Path) -> str:
-    """Find something in a checkpoint that no save wrote; return its path in the checkpoint, empty if there is nothing.
+def foreign_file(path: Path) -> str:
+    """Return the first path in a checkpoint that a save did not write, relative to the checkpoint; empty if none.
 
-    A complete checkpoint holds what its manifest lists; one without, which a killed save left, what saves write. A link
-    is never a save's. Raises UserError for a directory that cannot be read.
+    Files are checked against the manifest, or if a killed save left none, against the patterns of a save's files.
+    Links are always foreign. Raises UserError if a directory cannot be read.
     """
     if path.is_symlink():
         return "a link"
@@ -49,7 +49,7 @@ def foreign(path: Path) -> str:
 
 
 def _walk(path: Path) -> Iterator[Path]:
-    """All files and directories below a directory, each before what is in it; links are not followed."""
+    """Yield everything below a directory, each directory before its contents; do not follow links."""
     for inner in sorted(path.iterdir()):
         yield inner
         if inner.is_dir() and not inner.is_symlink():
@@ -61,7 +61,7 @@ def _is_written(name: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Removes a checkpoint; if that is interrupted, what is left has the name of an incomplete one."""
+    """Remove a checkpoint; if interrupted, the rest is named as an incomplete one."""
     with failures_named(path):
         if not path.name.endswith(PARTIAL):
             path = path.rename(path.with_name(path.name + PARTIAL))
@@ -69,15 +69,15 @@ def _remove(path: Path) -> None:
 
 
 def clear(partial: Path) -> str:
-    """Remove what a killed save left, or rename it if it holds something that no save wrote; return a line about it."""
-    if found := foreign(partial):
-        return f"{partial}: holds what no save wrote ({found}): renamed {set_aside(partial).name}"
+    """Remove an incomplete checkpoint, or rename it if it holds a foreign file. Return a message."""
+    if foreign := foreign_file(partial):
+        return f"{partial}: holds a file that no save wrote ({foreign}): renamed {set_aside(partial).name}"
     _remove(partial)
-    return f"{partial}: removed, a save that was killed"
+    return f"{partial}: removed, an interrupted save"
 
 
 def set_aside(path: Path) -> Path:
-    """Gives a damaged checkpoint a name of its own that is none of a checkpoint; gives that."""
+    """Rename a damaged checkpoint to an unused name that is not a checkpoint's. Return the new path."""
     names = (path.name + store.DAMAGED, *(f"{path.name}{store.DAMAGED}-{number}" for number in range(2, 1000)))
     new = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
     with failures_named(path):
@@ -86,15 +86,15 @@ def set_aside(path: Path) -> Path:
 
 
 def prune(root: Path, seed: int, keep: int, newest: Path) -> list[str]:
-    """Remove the run's checkpoints but the `keep` newest (0: none), and never `newest`.
+    """Remove a run's checkpoints except the `keep` newest, which include `newest`. 0 keeps all.
 
-    Returns a line for each that stays because it holds something that no save wrote.
+    Returns a message for each checkpoint that was kept because it holds a foreign file.
     """
     older = [checkpoint.path for checkpoint in store.listing(root, seed) if checkpoint.path != newest]
-    stay = []
+    kept = []
     for path in older[keep - 1 :] if keep else ():
-        if found := foreign(path):
-            stay.append(f"{path}: not removed, it holds what no save wrote ({found}); move that away")
+        if foreign := foreign_file(path):
+            kept.append(f"{path}: not removed, it holds a file that no save wrote ({foreign}); move that away")
         else:
             _remove(path)
-    return stay
+    return kept

@@ -1,16 +1,15 @@
-"""Which checkpoint a job starts from, and what speaks against it."""
+"""Choose the checkpoint that a job starts from, and check that the job may resume it."""
 
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llama31.checkpoint import locate, removal, store, weights_only
-from llama31.checkpoint.identity import TOKENIZER, changes, current, identity
+from llama31.checkpoint.identity import TOKENIZER, changes, current_tokenizer_hash, identity
 from llama31.checkpoint.store import Checkpoint, CheckpointManifest, DamagedCheckpoint
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL
-from llama31.common.reading import Reading
+from llama31.common.progress import Progress
 from llama31.data.inputs import Data
 from llama31.run_dir.events import Outcome
 from llama31.run_dir.start_point import Start
@@ -19,94 +18,95 @@ from llama31.settings import Settings
 
 @dataclass(frozen=True)
 class Found:
-    """What a look for a checkpoint found."""
+    """Result of the search for a checkpoint."""
 
     settings: Settings
-    """The settings, with the run's seed where they left it open."""
+    """The settings; an empty SEEDS is filled in with the run's seed."""
     start: Start
     notes: Sequence[str] = ()
-    """What a person should know: a line for each checkpoint that was passed over."""
+    """A message for each checkpoint that was skipped."""
     damaged: Sequence[Path] = ()
-    """Checkpoints of this run that cannot be used."""
+    """Damaged checkpoints of this run."""
     incomplete: Sequence[Path] = ()
-    """What killed saves of this run left behind."""
+    """Checkpoints that killed saves of this run left incomplete."""
     outcome: Outcome | None = None
     """How the run ended, if it reached its target."""
 
     def clear(self) -> Iterator[str]:
-        """Removes what killed saves left behind, and takes their names from damaged checkpoints; says so.
+        """Remove incomplete checkpoints and rename damaged ones. Yield a message for each.
 
-        What no save wrote stays, under another name.
+        An incomplete checkpoint that holds foreign files is renamed too.
         """
         for path in self.incomplete:
             yield removal.clear(path)
         for path in self.damaged:
-            yield f"{path}: renamed {removal.set_aside(path).name}; remove it when you have looked at it"
+            yield f"{path}: renamed {removal.set_aside(path).name}; inspect it, then remove it"
 
 
 def find(settings: Settings, data: Data, allowed: Collection[str] = (), *, thorough: bool) -> Found:
-    """The newest complete checkpoint of the run that the settings describe, or what else it starts from.
+    """Find the newest intact checkpoint of the run that the settings describe, or else its start point.
 
-    With SAVE_CKPT the checkpoints in CONTINUAL_CKPT come first: they are of an earlier job of the run, whose first
-    one MODEL_CKPT may have started.
+    With SAVE_CKPT, checkpoints in CONTINUAL_CKPT take precedence over MODEL_CKPT, which may have started the run's
+    first job.
 
     Args:
         settings: Checked settings.
         data: The data they name.
         allowed: Fields in which the run may change.
-        thorough: Read a checkpoint to its end before it is chosen, with progress on a terminal; else look at sizes.
+        thorough: Hash all files of a checkpoint before choosing it, with progress on a terminal; else compare sizes.
 
     Raises:
-        UserError: With all that speaks against going on from what was found.
+        UserError: With every reason why the checkpoint found cannot be resumed.
     """
     if settings.save_ckpt:
         root = Path(settings.continual_ckpt)
         settings = replace(settings, seeds=_seed(settings, root))
         seed = int(settings.seeds) if settings.seeds else None
-        found = _in_chain(settings, data, allowed, store.listing(root, seed), thorough)
+        found = _from_saved(settings, data, allowed, store.listing(root, seed), thorough)
         incomplete = [leftover.path for leftover in store.listing(root, seed, PARTIAL)]
     else:
         found, incomplete = None, []
-    return replace(found or _first_job(settings, data, allowed, thorough), incomplete=incomplete)
+    return replace(found or _from_settings(settings, data, allowed, thorough), incomplete=incomplete)
 
 
-def _in_chain(
-    settings: Settings, data: Data, allowed: Collection[str], chain: Sequence[Checkpoint], thorough: bool
+def _from_saved(
+    settings: Settings, data: Data, allowed: Collection[str], saved: Sequence[Checkpoint], thorough: bool
 ) -> Found | None:
-    """The newest good one of the run's own checkpoints; None if it has none yet."""
+    """Start from the newest intact checkpoint; None if none exists. Raises UserError if all are damaged."""
     damaged, notes = [], []
-    for checkpoint in chain:
+    for checkpoint in saved:
         try:
             manifest = _read(checkpoint.path, thorough)
         except DamagedCheckpoint as error:
             damaged.append(checkpoint.path)
-            notes += [f"{line}; passed over" for line in error.lines]
+            notes += [f"{line}; skipped" for line in error.lines]
             continue
         _refuse_older(settings, checkpoint.path, damaged)
-        return replace(_going_on(settings, data, allowed, checkpoint.path, manifest), notes=notes, damaged=damaged)
+        return replace(_resume_from(settings, data, allowed, checkpoint.path, manifest), notes=notes, damaged=damaged)
     if damaged:
-        raise UserError([*notes, f"CONTINUAL_CKPT={settings.continual_ckpt}: no good checkpoint is left; name another"])
+        problem = "no intact checkpoint is left; choose another directory"
+        raise UserError([*notes, f"CONTINUAL_CKPT={settings.continual_ckpt}: {problem}"])
     return None
 
 
 def _refuse_older(settings: Settings, newest: Path, damaged: Sequence[Path]) -> None:
-    """Raises UserError if MODEL_CKPT names a good checkpoint of the run that is not its newest."""
+    """Raise UserError if MODEL_CKPT names an intact checkpoint of the run that is not its newest."""
     wanted = Path(settings.model_ckpt).resolve()
-    there = [path.resolve() for path in (newest, *damaged)]
-    if settings.use_ckpt and not settings.from_hf and wanted.parent == there[0].parent and wanted not in there:
+    latest = [path.resolve() for path in (newest, *damaged)]
+    if settings.use_ckpt and not settings.from_hf and wanted.parent == latest[0].parent and wanted not in latest:
         raise UserError(
-            f"MODEL_CKPT={settings.model_ckpt}: the run went on to {newest.name}, which comes first; "
-            "move that away, or name another CONTINUAL_CKPT"
+            f"MODEL_CKPT={settings.model_ckpt}: not the run's newest checkpoint, {newest.name}; "
+            "move that away, or choose another CONTINUAL_CKPT"
         )
 
 
-def _first_job(settings: Settings, data: Data, allowed: Collection[str], thorough: bool) -> Found:
-    """What the settings themselves say a run starts from."""
+def _from_settings(settings: Settings, data: Data, allowed: Collection[str], thorough: bool) -> Found:
+    """Return the start that the settings name: MODEL_CKPT, its weights only, or random initialization."""
     path = Path(settings.model_ckpt)
     if (settings.use_ckpt or settings.from_hf) and path.is_dir():
         seed = int(settings.seeds) if settings.seeds and settings.use_ckpt else None
-        if wrong := locate.mistaken(path, seed=seed):
-            raise UserError(f"MODEL_CKPT={path}: {wrong}")
+        if problem := locate.not_a_checkpoint(path, seed=seed):
+            raise UserError(f"MODEL_CKPT={path}: {problem}")
     if settings.from_hf:
         weights_only.check(settings, data)
         return Found(settings, Start(str(path), weights_only=True))
@@ -117,54 +117,58 @@ def _first_job(settings: Settings, data: Data, allowed: Collection[str], thoroug
     try:
         manifest = _read(path, thorough)
     except UserError as error:
-        raise UserError(f"MODEL_CKPT={error.lines[0]}; FROM_HF=1 takes the weights alone") from error
-    return _going_on(settings, data, allowed, path, manifest)
+        raise UserError(f"MODEL_CKPT={error.lines[0]}; FROM_HF=1 loads only the weights") from error
+    return _resume_from(settings, data, allowed, path, manifest)
 
 
 def _read(path: Path, thorough: bool) -> CheckpointManifest:
-    """The manifest of a checkpoint that is complete. Raises Damaged for any other."""
+    """Return the manifest of an intact checkpoint. Raises DamagedCheckpoint if it is incomplete or damaged."""
     manifest = store.read_manifest(path)
-    wrong = store.damage(path, manifest)
-    if not wrong and thorough:
-        with Reading(f"verifying {path.name}", sum(size for size, _ in manifest.files.values()), sys.stderr) as read:
-            wrong = store.damage_inside(path, manifest, read.add)
-    if wrong:
-        raise DamagedCheckpoint(f"{path}: damaged: {wrong}")
+    damage = store.check_sizes(path, manifest)
+    if not damage and thorough:
+        with Progress(f"verifying {path.name}", sum(size for size, _ in manifest.files.values())) as progress:
+            damage = store.check_hashes(path, manifest, progress.add)
+    if damage:
+        raise DamagedCheckpoint(f"{path}: damaged: {damage}")
     return manifest
 
 
-def _going_on(
+def _resume_from(
     settings: Settings, data: Data, allowed: Collection[str], path: Path, manifest: CheckpointManifest
 ) -> Found:
-    """Going on from a good checkpoint, if it is of the run that the settings describe."""
+    """Return the start from an intact checkpoint. Raises UserError if it is not of the run in the settings."""
     settings = replace(settings, seeds=settings.seeds or str(manifest.seed))
-    theirs = {**manifest.identity, TOKENIZER: current(manifest.identity.get(TOKENIZER), settings)}
-    granted, refused = changes(theirs, identity(settings, data), allowed)
+    tokenizer_hash = current_tokenizer_hash(manifest.identity.get(TOKENIZER), settings)
+    recorded = {**manifest.identity, TOKENIZER: tokenizer_hash}
+    accepted, refused = changes(recorded, identity(settings, data), allowed)
     if settings.start_steps not in (0, manifest.step):
         refused.append(f"START_STEPS={settings.start_steps}: the checkpoint is of step {manifest.step}")
     if refused:
         raise UserError([f"{line} ({path})" for line in refused])
-    if granted and manifest.outcome:
-        raise UserError(f"--allow-change: the run is finished, and cannot go on with other settings ({path})")
+    if accepted and manifest.outcome:
+        raise UserError(f"--allow-change: the run is finished and cannot be resumed with other settings ({path})")
     start = Start(
         checkpoint=str(path),
         job=manifest.job + 1,
         step=manifest.step,
         consumed_samples=manifest.consumed_samples,
         run=manifest.run,
-        departures=[*manifest.departures, *(f"{line} after step {manifest.step:,}" for line in granted)],
+        departures=[*manifest.departures, *(f"{line} after step {manifest.step:,}" for line in accepted)],
     )
     return Found(settings, start, outcome=Outcome(**manifest.outcome) if manifest.outcome else None)
 
 
 def _seed(settings: Settings, root: Path) -> str:
-    """The run's seed: the one given, else that of what it saved in CONTINUAL_CKPT; empty if it saved nothing yet."""
-    there = sorted({saved.seed for saved in (*store.listing(root), *store.listing(root, suffix=PARTIAL))})
-    if settings.seeds or not there:
+    """Return the run's seed: SEEDS, else the seed of the checkpoints in CONTINUAL_CKPT; empty if there are none.
+
+    Raises UserError if SEEDS is empty and there are checkpoints of several seeds.
+    """
+    seeds = sorted({saved.seed for saved in (*store.listing(root), *store.listing(root, suffix=PARTIAL))})
+    if settings.seeds or not seeds:
         return settings.seeds
-    if len(there) > 1:
-        some = ", ".join(map(str, there[:5]))
+    if len(seeds) > 1:
+        some = ", ".join(map(str, seeds[:5]))
         raise UserError(
-            f"SEEDS is empty, and CONTINUAL_CKPT={root} holds runs of the seeds {some}; SEEDS={there[0]} works"
+            f"SEEDS is empty, and CONTINUAL_CKPT={root} holds runs of the seeds {some}; SEEDS={seeds[0]} works"
         )
-    return str(there[0])
+    return str(seeds[0])

@@ -1,65 +1,61 @@
-"""Checkpoints on disk: their names, what makes one whole, and which are kept. Standard library alone.
+"""A run's checkpoints on disk: names, manifests and integrity. Standard library only.
 
-A checkpoint is a directory of NeMo's: `weights` (Megatron's torch_dist format: weights and the state of optimizer,
-schedule, loops and random generators) and `context` (NeMo's record of the trainer and the model). Beside them lie the
-run's MLPerf log and metrics up to that step, and `checkpoint.json`, the manifest: what run it is of, and size and
-SHA-256 of all files. It is written under a name that ends in .partial, and gets its own when all of it was read back.
+A checkpoint is a NeMo checkpoint: `weights` (Megatron's torch_dist format: weights and the state of optimizer,
+schedule, loops and random generators) and `context` (configuration of trainer and model). It also holds the run's
+MLPerf log and metrics up to that step, and the manifest, `checkpoint.json`: the run's identity, and size and SHA-256 of
+all files. It is written under a name that ends in .partial, and renamed once all of it has been read back.
 """
 
 import errno
-import fcntl
-import hashlib
-import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named
-from llama31.common.json_files import from_json
+from llama31.common.files import failures_named, size_and_sha256
+from llama31.common.json_files import DamagedJson, from_json, parse_json, write_json
+from llama31.common.locks import lock_file
 from llama31.run_dir.events import Outcome
 
 MANIFEST = "checkpoint.json"
-DAMAGED = ".damaged"  # appended to the name of a checkpoint that cannot be used
-CHUNK = 1 << 22  # bytes read at once
-PASSING = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
-"""Errors of reading that say nothing of the file: rights, and a file server that is away."""
+DAMAGED = ".damaged"  # suffix of the name of a checkpoint that cannot be used
+TRANSIENT = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
+"""Read errors that do not mean a damaged file: permissions, and an unreachable file server."""
 _NAME = re.compile(r"checkpoint-seed-(?P<seed>\d+)-par-(?P<job>\d+)-(?P<step>\d+)-steps")
 
 
 @dataclass(frozen=True)
 class CheckpointManifest:
-    """What a checkpoint is of."""
+    """Contents of checkpoint.json."""
 
     seed: int
     job: int
-    """Number of the job that saved it, in the chain of jobs that makes up the run; the first is 1."""
+    """Number of the job that saved it, counted from 1 along the run's chain of jobs."""
     step: int
     """Optimizer steps done."""
     consumed_samples: int
     """Training sequences seen."""
     identity: dict[str, Any]
-    """What the run is of; see `llama31.checkpoint.identity`."""
+    """Identity of the run; see `llama31.checkpoint.identity`."""
     departures: list[str]
-    """Departures from the closed division's rules of this job and all before it."""
+    """Departures from the closed division's rules, of this job and all earlier ones."""
     outcome: dict[str, Any] | None
-    """How the run ended, if it reached its target with this step (an `Outcome` as a dict)."""
+    """An `Outcome` as a dict, if the run reached its target at this step."""
     files: dict[str, tuple[int, str]]
     """Path within the checkpoint -> bytes, SHA-256."""
     run: str | None = None
-    """Name of the run, which all its jobs share. None: not known."""
+    """Name of the run, which all its jobs share. None: unknown."""
 
 
 @dataclass(frozen=True, order=True)
 class Checkpoint:
-    """A checkpoint's directory by what its name says; in the order of the chain of jobs."""
+    """A checkpoint directory, as its name describes it. Sorts by job, then by step."""
 
     job: int
     step: int
@@ -68,18 +64,18 @@ class Checkpoint:
 
     @classmethod
     def at(cls, path: Path, suffix: str = "") -> "Checkpoint | None":
-        """The checkpoint that a directory is by its name, which may end in `suffix`; None if it is none."""
+        """Parse the name of a directory, which must end in `suffix`; return None if it is not a checkpoint's."""
         match = _NAME.fullmatch(path.name.removesuffix(suffix)) if path.name.endswith(suffix) else None
         return cls(int(match["job"]), int(match["step"]), int(match["seed"]), path) if match else None
 
 
 def name(seed: int, job: int, step: int) -> str:
-    """Name of the checkpoint that a run of this seed saves in its `job`-th job after `step` optimizer steps."""
+    """Return the name of the checkpoint that job number `job` of a run saves after `step` optimizer steps."""
     return f"checkpoint-seed-{seed}-par-{job}-{step}-steps"
 
 
 def listing(root: Path, seed: int | None = None, suffix: str = "") -> list[Checkpoint]:
-    """Checkpoints in a directory by their names, of one seed or of all, the newest first; none if it is not there."""
+    """List the checkpoints in a directory by name, newest first, of all seeds or one; empty if it does not exist."""
     if not root.is_dir():
         return []
     with failures_named(root):
@@ -88,23 +84,25 @@ def listing(root: Path, seed: int | None = None, suffix: str = "") -> list[Check
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint is incomplete, or other than it was saved: the one before it is to be used."""
+    """A checkpoint is incomplete or differs from what was saved; fall back to the one before it."""
 
 
 def read_manifest(path: Path) -> CheckpointManifest:
-    """Manifest of the checkpoint in a directory.
+    """Return the manifest of the checkpoint `path`.
 
-    Raises Damaged where there is none that can be understood, UserError where it cannot be read.
+    Raises DamagedCheckpoint if it is missing or damaged, UserError if reading it failed for a transient reason.
     """
     file = path / MANIFEST
     try:
-        with _unreadable_named(file):
-            manifest = from_json(CheckpointManifest, json.loads(file.read_bytes()))
+        with _transient_named(file):
+            manifest = parse_json(CheckpointManifest, file.read_bytes(), file)
         sizes = [(int(size), str(digest)) for size, digest in manifest.files.values()]
         if manifest.outcome is not None:
             from_json(Outcome, manifest.outcome)
     except FileNotFoundError:
-        raise DamagedCheckpoint(f"{path}: incomplete, it has no {MANIFEST}") from None
+        raise DamagedCheckpoint(f"{path}: incomplete: it has no {MANIFEST}") from None
+    except DamagedJson as error:
+        raise DamagedCheckpoint(error.lines) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"{file}: cannot be read: {error!r}") from error
     assert len(sizes) == len(manifest.files)
@@ -112,67 +110,56 @@ def read_manifest(path: Path) -> CheckpointManifest:
 
 
 @contextmanager
-def _unreadable_named(path: Path) -> Iterator[None]:
-    """Turns what keeps a good file from being read into a UserError of one line; it may be gone tomorrow."""
+def _transient_named(path: Path) -> Iterator[None]:
+    """Turn transient read errors into a UserError of one line; others pass as OSError."""
     try:
         yield
     except OSError as error:
-        if error.errno in PASSING:
+        if error.errno in TRANSIENT:
             raise UserError(f"{error.filename or path}: {error.strerror}") from error
         raise
 
 
 def write_manifest(path: Path, manifest: CheckpointManifest) -> None:
-    """Writes the manifest of the checkpoint in a directory, which makes it complete."""
-    with atomic_writer(path / MANIFEST) as file:
-        file.write(json.dumps(asdict(manifest), indent=1).encode() + b"\n")
+    """Write the manifest of the checkpoint `path`, which makes it complete."""
+    write_json(path / MANIFEST, manifest)
 
 
 def files_of(path: Path) -> list[Path]:
-    """All files of the checkpoint in a directory but its manifest, in an order that is always the same."""
+    """Return all files of the checkpoint `path` except its manifest, sorted."""
     return sorted(file for file in path.rglob("*") if file.is_file() and file != path / MANIFEST)
 
 
-def digest(file: Path, told: Callable[[int], None] = lambda _: None) -> tuple[int, str]:
-    """Bytes and SHA-256 of a file, read from the disk where the system lets go of what it holds in memory.
+def check_sizes(path: Path, manifest: CheckpointManifest) -> str:
+    """Compare a checkpoint's file sizes with its manifest. Return the first problem; empty if none.
 
-    `told` gets the number of bytes of each chunk.
+    Raises UserError if a file cannot be read for a transient reason.
     """
-    sha, size = hashlib.sha256(), 0
-    with open(file, "rb", buffering=0) as source:
-        os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        while chunk := source.read(CHUNK):
-            sha.update(chunk)
-            size += len(chunk)
-            told(len(chunk))
-    return size, sha.hexdigest()
-
-
-def damage(path: Path, manifest: CheckpointManifest) -> str:
-    """What is wrong with a checkpoint as far as a look at its files' sizes tells; empty if nothing is."""
     for file, (size, _) in manifest.files.items():
         try:
-            with _unreadable_named(path / file):
-                there = (path / file).stat().st_size
+            with _transient_named(path / file):
+                found = (path / file).stat().st_size
         except OSError as error:
             return f"{file}: {error.strerror}"
-        if there != size:
-            return f"{file} has {there:,} bytes of {size:,}"
+        if found != size:
+            return f"{file} has {found:,} bytes of {size:,}"
     return ""
 
 
-def damage_inside(path: Path, manifest: CheckpointManifest, told: Callable[[int], None] = lambda _: None) -> str:
-    """As `damage`, by reading all of it: which files are not those that were saved; empty if none.
+def check_hashes(path: Path, manifest: CheckpointManifest, on_read: Callable[[int], None] = lambda _: None) -> str:
+    """Compare a checkpoint's files with its manifest by SHA-256. Return the problem; empty if none.
 
-    Both raise UserError where a file cannot be read for a reason that says nothing of it.
+    Calls `on_read` with the number of bytes of each chunk. Raises UserError if a file cannot be read for a transient
+    reason.
     """
-    if wrong := damage(path, manifest):
-        return wrong
+    if problem := check_sizes(path, manifest):
+        return problem
     names = sorted(manifest.files, key=lambda file: -manifest.files[file][0])
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
         try:
-            with _unreadable_named(path):
-                found = list(threads.map(partial(digest, told=told), (path / file for file in names)))
+            with _transient_named(path):
+                hashed = partial(size_and_sha256, on_read=on_read, from_disk=True)
+                found = list(threads.map(hashed, (path / file for file in names)))
         except OSError as error:
             return f"{error.filename}: {error.strerror}"
     changed = [file for file, now in zip(names, found, strict=True) if tuple(manifest.files[file]) != now]
@@ -180,25 +167,9 @@ def damage_inside(path: Path, manifest: CheckpointManifest, told: Callable[[int]
 
 
 def lock(root: Path, seed: int | str, patience: float = 0) -> TextIO:
-    """A file that keeps other jobs of the run from saving, while it is open. Makes the directory if need be.
+    """Lock the run's checkpoints against other jobs until the returned file is closed. Creates `root` if missing.
 
-    Raises UserError if another job has it for longer than `patience` seconds. File systems without locks are trusted to
-    have one job at a time.
+    Raises UserError if another job holds it for more than `patience` seconds.
     """
-    file = root / f".seed-{seed}.lock"
-    with failures_named(file):
-        root.mkdir(parents=True, exist_ok=True)
-        held = file.open("w", encoding="utf-8")
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < deadline:
-                time.sleep(1)
-                continue
-            held.close()
-            raise UserError(f"CONTINUAL_CKPT={root}: the run of seed {seed} goes on there, in another job") from None
-        except OSError:
-            pass
-        return held
+    refusal = f"CONTINUAL_CKPT={root}: the run of seed {seed} is in use by another job; wait until that ends"
+    return lock_file(root / f".seed-{seed}.lock", refusal, patience=patience)

@@ -1,4 +1,4 @@
-"""What speaks against starting from a checkpoint's weights alone (FROM_HF). Standard library and PyYAML alone."""
+"""Check a checkpoint before a run starts from its weights only (FROM_HF). Needs only PyYAML."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -13,21 +13,24 @@ from llama31.data import tokenizer
 from llama31.data.inputs import Data
 from llama31.settings import Settings
 
-# What weights do not depend on: Megatron computes RoPE for any length, and nothing is initialized.
-FREE = ("max_position_embeddings", "initializer_range")
+# Weights do not depend on these: Megatron computes RoPE for any length, and nothing is initialized.
+IGNORED = ("max_position_embeddings", "initializer_range")
 COMMON = f"{nemo.WEIGHTS}/common.pt"
 
 
 def check(settings: Settings, data: Data) -> None:
-    """Raises UserError, with a line for each thing wrong, unless MODEL_CKPT is whole and of the run's own model.
+    """Raise UserError, with a line for each problem, unless MODEL_CKPT is complete and matches the run's model.
 
-    It reads the configuration and the tables of contents, never the weights themselves.
+    Reads the configuration and the tables of contents, not the weights.
     """
     path = Path(settings.model_ckpt)
     try:
-        found = nemo.look(path)
+        found = nemo.inspect(path)
         ours = architecture.of_size(settings.size, data.vocab_size, settings.seq_length)
-        problems = [*_differences(found.architecture, ours, settings), *_others(path, found.tokenizer, settings)]
+        problems = [
+            *_differences(found.architecture, ours, settings),
+            *_missing_or_other_files(path, found.tokenizer, settings),
+        ]
         if problems:
             raise UserError(problems)
     except UserError as error:
@@ -36,14 +39,14 @@ def check(settings: Settings, data: Data) -> None:
 
 
 def _differences(theirs: Architecture, ours: Architecture, settings: Settings) -> Iterator[str]:
-    """A line for each number in which a checkpoint's model is not the run's.
+    """Yield a line for each number in which a checkpoint's model differs from the run's.
 
-    All ids of the tokenizer need their rows in the embeddings. More rows are right as far as Megatron pads the run's
-    own: no token has them, and Megatron loads embeddings of another padding.
+    The embeddings need a row for each id of the tokenizer. They may have as many more as Megatron's padding adds:
+    no token uses those, and Megatron loads embeddings with other padding.
     """
     found, wanted = _flat(asdict(theirs)), _flat(asdict(ours))
     for name in dict.fromkeys((*wanted, *found)):
-        if name not in (*FREE, "vocab_size") and found.get(name) != wanted.get(name):
+        if name not in (*IGNORED, "vocab_size") and found.get(name) != wanted.get(name):
             yield f"has {name} {found.get(name)}, SIZE={settings.size} has {wanted.get(name)}"
     padded = embedding_rows(ours.vocab_size, settings.tensor_parallel_size)
     if not ours.vocab_size <= theirs.vocab_size <= padded:
@@ -54,21 +57,25 @@ def _differences(theirs: Architecture, ours: Architecture, settings: Settings) -
 
 
 def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields, those within another one by both names."""
+    """Flatten nested fields to OUTER.INNER; drop those that are None."""
     flat: dict[str, Any] = {}
     for name, value in fields.items():
-        flat |= {f"{name}.{inner}": of for inner, of in value.items()} if isinstance(value, dict) else {name: value}
+        flat |= (
+            {f"{name}.{inner}": inner_value for inner, inner_value in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
     return {name: value for name, value in flat.items() if value is not None}
 
 
-def _others(path: Path, theirs: Path, settings: Settings) -> Iterator[str]:
-    """Lines on what belongs to the weights: Megatron's common file, and the tokenizer if the checkpoint has one."""
+def _missing_or_other_files(path: Path, their_tokenizer: Path, settings: Settings) -> Iterator[str]:
+    """Yield a line if Megatron's common file is missing, and one if the checkpoint has another tokenizer."""
     if not (path / COMMON).is_file():
-        yield f"{COMMON} is not there; Megatron loads no weights without it"
-    if (theirs / tokenizer.TOKENIZER_FILE).is_file():
-        here = tokenizer.fingerprint(settings.tokenizer_path)
-        if (its := tokenizer.fingerprint(theirs)) != here:
+        yield f"{COMMON} is missing; Megatron cannot load weights without it"
+    if (their_tokenizer / tokenizer.TOKENIZER_FILE).is_file():
+        ours = tokenizer.fingerprint(settings.tokenizer_path)
+        if (theirs := tokenizer.fingerprint(their_tokenizer)) != ours:
             yield (
-                f"has another tokenizer (SHA-256 of tokenizer.json {its[:12]}..., "
-                f"TOKENIZER_PATH={settings.tokenizer_path} {here[:12]}...); use the one in {theirs}"
+                f"has another tokenizer (SHA-256 of tokenizer.json {theirs[:12]}..., "
+                f"TOKENIZER_PATH={settings.tokenizer_path} {ours[:12]}...); use the one in {their_tokenizer}"
             )

@@ -1,1 +1,1 @@
-"""The verbs of python3 -m llama31."""
+"""Command line: python3 -m llama31, or llama31 where it is installed."""

@@ -1,4 +1,4 @@
-"""python3 -m llama31 index: the training index of a run's seeds, built before the run."""
+"""Build the training indices of a run before the run."""
 
 import logging
 import os
@@ -6,42 +6,45 @@ import time
 import warnings
 from collections.abc import Sequence
 
+from llama31.common import training_packages
 from llama31.common.errors import UserError
-from llama31.common.units import scaled
+from llama31.common.units import size
 from llama31.config import devices, paths
-from llama31.data import index, inputs
+from llama31.data import inputs
+from llama31.data.index import Index, ensure
 from llama31.launch import prepare
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Builds what is not there yet, and says how large it is and how long that took.
+def index(arguments: Sequence[str]) -> None:
+    """Build the missing index of each seed in SEEDS; print its size and the time taken.
 
-    Raises UserError for settings that cannot work, for want of seeds, and where the index cannot be built.
+    Raises UserError for invalid settings, for empty SEEDS, and if an index cannot be built.
     """
+    training_packages.require("index")
     resolved, data = prepare.checked(arguments, os.environ)
     settings = resolved.settings
     if devices.is_through_ssh(settings):
-        raise UserError(f"HOST={settings.host}: the index is built where the data is; leave HOST empty there")
+        raise UserError(f"HOST={settings.host}: the index is built where the data is; run this there, without HOST")
     if not settings.seeds:
-        raise UserError("SEEDS is empty: the order of the data is the seed's, such as SEEDS=1234")
+        raise UserError("SEEDS is empty: each seed has an index of its own; set it, for example SEEDS=1234")
     for line in inputs.skipped_lines(settings, data) if data else ():
         print(line, flush=True)
-    # What Megatron says, when it is imported, of parts that are not used here is nothing that a user can act on.
+    # Megatron warns at import about optional parts that are not used here.
     warnings.simplefilter("ignore")
     logging.getLogger("megatron").setLevel(logging.ERROR)
     for seed in map(int, settings.seeds.split()):
         began = time.monotonic()
-        wanted = index.Index.of(
+        wanted = Index.of(
             paths.index_root(settings),
             paths.train_prefixes(settings),
             settings.seq_length,
             seed,
             limit=settings.sample_limit,
         )
-        contents, built = index.ensure(wanted)
+        contents, built = ensure(wanted)
         print(
             f"{wanted.directory}: {wanted.samples:,} sequences in the order of seed {seed}, "
-            f"{scaled(contents.bytes, 'B')}, {'built' if built else 'found and checked'} in "
+            f"{size(contents.bytes)}, {'built' if built else 'found and checked'} in "
             f"{time.monotonic() - began:.1f} s",
             flush=True,
         )

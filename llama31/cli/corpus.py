@@ -1,4 +1,4 @@
-"""Verbs of python3 -m llama31 that prepare the corpus; utils/*.sh call them. Imports wait until a verb is called."""
+"""Verbs that prepare the corpus, called by utils/*.sh. Each imports its modules when it is called."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from llama31.cli.convert import BadLineLimit, OnBadLine
 from llama31.common.errors import UserError
 
 app = typer.Typer()
-Jobs = Annotated[int | None, typer.Option(min=1, help="Files at a time; all cores unless given.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Files at a time; default: all cores.")]
 
 
 @app.command()
@@ -19,8 +19,8 @@ def compress(
     directory: Annotated[Path, typer.Argument(help="Directory with C4's .json files.")],
     jobs: Jobs = None,
 ) -> None:
-    """Compress C4's .json files to .json.gz in their place."""
-    from llama31.common.progress import cores
+    """Compress C4's .json files to .json.gz in place."""
+    from llama31.common.parallel import cores
     from llama31.corpus import compress
 
     print(compress.compress(directory, jobs or cores()))
@@ -30,12 +30,12 @@ def compress(
 def consolidate(
     c4: Annotated[Path, typer.Argument(help="Directory with C4's .json.gz shards.")],
     merged: Annotated[Path, typer.Argument(help="Directory to write the merged files to.")],
-    parts: Annotated[str, typer.Option(help="Parts to merge, of 0 to 7, separated by spaces; may be empty.")],
+    parts: Annotated[str, typer.Option(help="Parts to merge, 0 to 7, separated by spaces; may be empty.")],
     samples: Annotated[int, typer.Option(min=1, help="Documents of the validation set.")] = rules.VALIDATION_DOCUMENTS,
     jobs: Jobs = None,
 ) -> None:
-    """Join C4's shards to a file for each part, and make the customised validation set."""
-    from llama31.common.progress import cores
+    """Merge C4's shards into one file per part. Also makes the customised validation set."""
+    from llama31.common.parallel import cores
     from llama31.corpus import consolidate
     from llama31.corpus.parts import parse
 
@@ -47,18 +47,20 @@ def preprocess(
     merged: Annotated[Path, typer.Argument(help="Directory with the merged .json.gz files.")],
     preprocessed: Annotated[Path, typer.Argument(help="Directory to write the token files to.")],
     tokenizer: Annotated[Path, typer.Option(help="Directory of the Hugging Face tokenizer.")],
-    parts: Annotated[str, typer.Option(help="Training parts, of 0 to 7, separated by spaces; may be empty.")],
+    parts: Annotated[str, typer.Option(help="Training parts, 0 to 7, separated by spaces; may be empty.")],
     samples: Annotated[int, typer.Option(min=1, help="Documents of the validation set.")] = rules.VALIDATION_DOCUMENTS,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Files at a time; one for 8 cores unless given.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads for each file; the cores in equal parts.")] = None,
-    share: Annotated[str, typer.Option(help="I/N: of every N files the I-th alone, counted from 0.")] = "",
-    shards: Annotated[Path | None, typer.Option(help="Directory of C4's shards to make the parts from.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Files at a time; default: one per 8 cores.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads per file; default: an equal share of the cores.")
+    ] = None,
+    share: Annotated[str, typer.Option(help="I/N: only the I-th of every N files, counted from 0.")] = "",
+    shards: Annotated[Path | None, typer.Option(help="Directory of C4's shards, to tokenise them directly.")] = None,
     on_bad_line: OnBadLine = "stop",
     bad_line_limit: BadLineLimit = None,
-    finish: Annotated[bool, typer.Option(help="Tokenise nothing more: join shards, name what is missing.")] = False,
+    finish: Annotated[bool, typer.Option(help="Tokenise nothing; join shards and list missing files.")] = False,
 ) -> None:
-    """Tokenise the benchmark's training parts and validation set, each file on its own."""
-    from llama31.common.progress import cores
+    """Tokenise the benchmark's training parts and validation set."""
+    from llama31.common.parallel import cores
     from llama31.corpus import preprocess
     from llama31.corpus.parts import parse
     from llama31.corpus.records import skip_limit
@@ -77,32 +79,34 @@ def preprocess(
 
 @app.command()
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="PREFIX|DIR", help="A token file without its .bin, or a directory.")],
+    path: Annotated[Path, typer.Argument(metavar="PREFIX|DIR", help="Token file without .bin, or a directory.")],
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Directory of the tokenizer; unless given, TOKENIZER_PATH, if that is there.")
+        Path | None, typer.Option(help="Tokenizer directory; default: TOKENIZER_PATH, if it exists.")
     ] = None,
-    head: Annotated[int, typer.Option(min=0, help="Show the first so many documents of each file, decoded.")] = 0,
+    head: Annotated[int, typer.Option(min=0, help="Decode and show the first documents of each file.")] = 0,
 ) -> None:
-    """Check token files by all that is known of them; exit code 1 on any doubt."""
+    """Check token files from start to end. The exit code is 1 on any doubt."""
     from llama31.corpus import verify_table
 
     named = os.environ.get("TOKENIZER_PATH", "")
     if tokenizer is None and named and (head or Path(named).is_dir()):
         tokenizer = Path(named)
-    raise typer.Exit(verify_table.run(path, tokenizer, head))
+    raise typer.Exit(verify_table.verify(path, tokenizer, head))
 
 
 @app.command()
 def download(
     what: Annotated[str, typer.Argument(help="preprocessed | tokenizer | raw | URL of a .uri file")],
     directory: Annotated[Path, typer.Argument(help="Directory to download to.")],
-    parts: Annotated[str | None, typer.Option(help="raw: parts whose training shards to download; else all.")] = None,
-    weights: Annotated[bool, typer.Option(help="tokenizer: the weights beside it too, 16 GB.")] = False,
-    rclone: Annotated[bool, typer.Option(help="From MLCommons' bucket, with rclone and keys.")] = False,
+    parts: Annotated[
+        str | None, typer.Option(help="raw: parts whose training shards to download; default: all.")
+    ] = None,
+    weights: Annotated[bool, typer.Option(help="tokenizer: also the weights, 16 GB.")] = False,
+    rclone: Annotated[bool, typer.Option(help="From MLCommons' bucket, with rclone and access keys.")] = False,
     path: Annotated[str, typer.Option(help="rclone: bucket and directory.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Transfers at a time.")] = 8,
 ) -> None:
-    """Download the benchmark's data, or another set that MLCommons publishes, and check it."""
+    """Download the benchmark's data and check it. Or another data set published by MLCommons."""
     from llama31.corpus.download import fetch, outcome, published
     from llama31.corpus.download.rclone import RemoteDirectory
     from llama31.corpus.download.remote import Remote
@@ -124,9 +128,9 @@ def download(
 def download_hf(
     directory: Annotated[Path, typer.Argument(help="Directory to download to.")],
     repository: Annotated[str, typer.Option(help="Repository at Hugging Face.")] = "meta-llama/Llama-3.1-8B",
-    weights: Annotated[bool, typer.Option(help="The weights too, 16 GB.")] = False,
+    weights: Annotated[bool, typer.Option(help="Also the weights, 16 GB.")] = False,
 ) -> None:
     """Download Llama 3.1 8B's tokenizer from Hugging Face."""
-    from llama31.corpus.download_hf import download
+    from llama31.corpus import download_hf as hugging_face
 
-    print(download(repository, directory, weights))
+    print(hugging_face.download_hf(repository, directory, weights))

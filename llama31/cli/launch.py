@@ -1,30 +1,34 @@
-"""run_llama31.sh: settings -> a run here, a submission to Slurm, or with --dryrun the plan of it."""
+"""Run on this machine, submit to Slurm, or show the plan: the verb `run`, which run_llama31.sh calls."""
 
 import os
+import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from llama31.common import training_packages
 from llama31.common.errors import UserError
+from llama31.config import paths
 from llama31.launch import local, prepare
 from llama31.launch.prepare import Prepared
 from llama31.launch.slurm import submit
 from llama31.run_dir.events import INTERRUPTED, worst
 from llama31.settings import Settings
 
-RUN_DIR = Path("RUN_DIR")  # stands in a plan for the directory that a run makes
+RUN_DIR = Path("RUN_DIR")  # placeholder in a plan, for a directory that only a run creates
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs, submits or shows what the environment and the arguments ask for; gives the exit code."""
-    options, assignments, allowed = _parted(arguments)
+def run(arguments: Sequence[str]) -> int:
+    """Run, submit or show the run that environment and arguments ask for; return the exit code."""
+    options, assignments, allowed = _parse(arguments)
     is_dry = "--dryrun" in options
     given = [argument for argument in arguments if argument != "--dryrun"]
     resolved, data = prepare.checked(assignments, os.environ)
     settings = resolved.settings
     if "--wait" in options and not settings.partition:
-        raise UserError("--wait: needs PARTITION; a run on this machine is waited for anyway")
+        raise UserError("--wait: only with PARTITION; a run on this machine always waits")
     if not is_dry:
+        if not settings.partition or paths.job_python(settings) == sys.executable:
+            training_packages.require("run")
         prepare.refuse_missing_gpus(settings)
     command = submit.command(settings, RUN_DIR) if settings.partition else local.command(settings, RUN_DIR)
     runs_here = not is_dry and not settings.partition
@@ -39,8 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     return worst(_run_here(experiments, given))
 
 
-def _parted(arguments: Sequence[str]) -> tuple[set[str], list[str], list[str]]:
-    """Options without a value, the arguments that are settings, and the names after --allow-change."""
+def _parse(arguments: Sequence[str]) -> tuple[set[str], list[str], list[str]]:
+    """Return the options without value, the arguments that are settings, and the names after --allow-change."""
     options, others, names = set(), [], []
     remaining = iter(arguments)
     for argument in remaining:
@@ -50,28 +54,28 @@ def _parted(arguments: Sequence[str]) -> tuple[set[str], list[str], list[str]]:
         elif option != "--allow-change":
             others.append(argument)
         elif not (name := name if equals else next(remaining, "")):
-            raise UserError("--allow-change: name the setting that may change, such as --allow-change GBS")
+            raise UserError("--allow-change: name the setting that may change, for example --allow-change GBS")
         else:
             names.append(name)
     return options, others, names
 
 
-def _show(asked: Settings, experiments: Sequence[Prepared], allowed: Sequence[str]) -> int:
-    """Prints the plan of the first experiment that has something left to do, and what would be submitted of all."""
+def _show(requested: Settings, experiments: Sequence[Prepared], allowed: Sequence[str]) -> int:
+    """Print the plan of the first unfinished experiment, and a preview of all submissions; return the exit code."""
     codes = [prepared.say_finished() for prepared in experiments if prepared.outcome]
-    left = [prepared.plan for prepared in experiments if not prepared.outcome]
-    if not left:
+    unfinished = [prepared.plan for prepared in experiments if not prepared.outcome]
+    if not unfinished:
         return worst(codes)
     prepare.check_space(experiments)
-    settings = replace(left[0].settings, nexp=asked.nexp, seeds=asked.seeds or left[0].settings.seeds)
-    print(replace(left[0], resolved=replace(left[0].resolved, settings=settings)).text(), end="")
-    if asked.partition:
-        print("\n" + submit.preview(left, RUN_DIR, allowed), end="")
+    plan = unfinished[0]
+    print(plan.with_settings(nexp=requested.nexp, seeds=requested.seeds or plan.settings.seeds).text(), end="")
+    if requested.partition:
+        print("\n" + submit.preview(unfinished, RUN_DIR, allowed), end="")
     return 0
 
 
 def _run_here(experiments: Sequence[Prepared], given: Sequence[str]) -> list[int]:
-    """Runs one experiment after the other; gives their exit codes. One that is interrupted is the last."""
+    """Run the experiments in order; return their exit codes. An interrupted one ends the series."""
     codes: list[int] = []
     for number, prepared in enumerate(experiments, 1):
         if prepared.outcome:
@@ -79,7 +83,7 @@ def _run_here(experiments: Sequence[Prepared], given: Sequence[str]) -> list[int
             continue
         if len(experiments) > 1:
             print(f"experiment {number} of {len(experiments)}: seed {prepared.plan.settings.seeds}", flush=True)
-        prepared.take_up()
+        prepared.make_room()
         codes.append(local.run(prepared.plan, given))
         if codes[-1] == INTERRUPTED:
             break

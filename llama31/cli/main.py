@@ -1,4 +1,4 @@
-"""python3 -m llama31: its verbs put together, and what becomes of a user's mistake."""
+"""Entry point: parse the command line, run the verb, and print user errors without a traceback."""
 
 import os
 import sys
@@ -6,11 +6,12 @@ import sys
 try:
     import typer
 except ModuleNotFoundError:  # most likely the system's python3
-    print(f"{sys.executable} lacks the packages; bash dev/setup.sh makes .venv/bin/python with them", file=sys.stderr)
+    print(f"{sys.executable} lacks the packages; bash dev/setup.sh creates .venv/bin/python with them", file=sys.stderr)
     sys.exit(2)
 
 from llama31.cli import convert, corpus, results, running
 from llama31.cli import package as submission
+from llama31.common import training_packages
 from llama31.common.errors import UserError
 
 app = typer.Typer(
@@ -24,13 +25,18 @@ for verbs in (running, convert, results, submission, corpus):
 
 
 def main() -> None:
-    """Runs the verb; a user's mistake is a line on standard error and exit code 2."""
+    """Run the verb. A user error is a line on standard error and exit code 2."""
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except UserError as error:
         print("\n".join(error.lines), file=sys.stderr)
         sys.exit(2)
-    except typer.TyperException as error:  # no such verb or option, one is missing, and so on
+    except ModuleNotFoundError as error:
+        if (name := (error.name or "").partition(".")[0]) not in training_packages.MODULES:
+            raise
+        print(*training_packages.lacking(sys.argv[1], [name]).lines, sep="\n", file=sys.stderr)
+        sys.exit(2)
+    except typer.TyperException as error:  # unknown verb, unknown or missing option
         print(" ".join(error.format_message().split()), file=sys.stderr)
         sys.exit(2)
     except typer.Abort:

@@ -1,4 +1,4 @@
-"""Verbs that run: train, plan, index, look whether it would work, watch."""
+"""Verbs that plan, prepare, start and watch runs."""
 
 import sys
 from pathlib import Path
@@ -7,27 +7,29 @@ from typing import Annotated
 import typer
 
 app = typer.Typer()
-# Settings are no options, and an option with a typing error is told of together with theirs.
+# Settings are not options; a misspelt option is reported together with invalid settings.
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 @app.command(context_settings=SETTINGS, options_metavar="[--dryrun] [--wait] [--allow-change NAME] [NAME=value ...]")
 def run(context: typer.Context) -> None:
-    """Train here, or on Slurm with PARTITION.
+    """Train on this machine, or on Slurm with PARTITION.
 
-    --dryrun shows the plan, --wait follows the jobs. Settings: NAME=value over the environment; config.sh lists them.
+    --dryrun shows the plan, --wait follows the jobs. NAME=value overrides a variable; config.sh lists all settings.
     """
     from llama31.cli import launch
 
-    raise typer.Exit(launch.main(context.args))
+    raise typer.Exit(launch.run(context.args))
 
 
 @app.command(context_settings=SETTINGS, options_metavar="[--replay RUN_DIR] [NAME=value ...]")
 def plan(
     context: typer.Context,
-    replay: Annotated[Path | None, typer.Option(help="Run directory: what repeats that run, and what differs.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Run directory: print the command that reproduces it, and what has changed.")
+    ] = None,
 ) -> None:
-    """Show the plan of a run, as run --dryrun does, or what repeats a run that was."""
+    """Show the plan of a run, like run --dryrun. With --replay: the command that reproduces an earlier run."""
     if replay:
         from llama31.launch import provenance
 
@@ -35,34 +37,36 @@ def plan(
         return
     from llama31.cli import launch
 
-    raise typer.Exit(launch.main(["--dryrun", *context.args]))
+    raise typer.Exit(launch.run(["--dryrun", *context.args]))
 
 
 @app.command(context_settings=SETTINGS, options_metavar="[NAME=value ...]")
 def index(context: typer.Context) -> None:
-    """Build the training index of SEEDS beforehand: needs no GPU; a run that finds it starts at once."""
+    """Build the training index of SEEDS before the run. Needs no GPU; the run then starts at once."""
     from llama31.cli import build_index
 
-    build_index.main(context.args)
+    build_index.index(context.args)
 
 
 @app.command(context_settings=SETTINGS, options_metavar="[--verify] [--timeout SECONDS] [NAME=value ...]")
 def doctor(
     context: typer.Context,
-    verify: Annotated[bool, typer.Option(help="Read the token files through.")] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that each check may take.")] = 120,
+    verify: Annotated[bool, typer.Option(help="Also read all token files.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Time limit of each check in seconds.")] = 120,
 ) -> None:
-    """Say whether a run with these settings would start: here, or under srun on all its nodes."""
-    from llama31.doctor import run as doctor_run
+    """Check whether a run with these settings would start. Works here, or under srun on all its nodes."""
+    from llama31.doctor import doctor as run_doctor
 
-    raise typer.Exit(doctor_run.main(context.args, verify=verify, timeout=timeout))
+    raise typer.Exit(run_doctor.doctor(context.args, verify=verify, timeout=timeout))
 
 
 @app.command()
 def status(
-    directories: Annotated[list[Path], typer.Argument(metavar="JOB_DIR...", help="Directories of runs, or runs.")],
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="JOB_DIR...", help="Directories of runs, or run directories.")
+    ],
 ) -> None:
-    """Show every run of a directory: jobs, state, steps, losses, speed, time left."""
+    """Show all runs in a directory. For each: job, state, steps, losses, speed, time left."""
     from llama31.status import status as run_status
 
-    run_status.show(directories, sys.stdout)
+    run_status.status(directories, sys.stdout)

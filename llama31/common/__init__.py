@@ -1,1 +1,1 @@
-"""Helpers that know nothing of the benchmark: errors, files, locks, JSON, progress, units."""
+"""Code that knows nothing of the benchmark: errors, files, locks, JSON, progress, units, processes."""

@@ -1,12 +1,12 @@
-"""What a user can put right, and what ends a run."""
+"""Exceptions that end a command or a run with a message instead of a traceback."""
 
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """One or more mistakes of the user, each in one line: what is wrong, its value, what would work.
+    """One or more mistakes of the user, a line each: what is wrong, its value, and what would work.
 
-    Entry points print the lines and leave with exit code 2, without a traceback (see `llama31.cli.main`).
+    Entry points print the lines and exit with code 2 (see `llama31.cli.main`).
     """
 
     def __init__(self, lines: str | Iterable[str]):
@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 class RunAborted(Exception):
-    """Training cannot go on; the message says why in one line, `exit_code` is the one to leave with."""
+    """Training cannot continue; the message gives the reason in one line, `exit_code` the code to exit with."""
 
     def __init__(self, reason: str, exit_code: int):
         super().__init__(reason)

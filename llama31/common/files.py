@@ -1,62 +1,124 @@
-"""Writing files so that nothing half-written ever bears its final name."""
+"""Writing files that appear under their final name only when complete; syncing, hashing and finding room for files."""
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from llama31.common.errors import UserError
 
-PARTIAL = ".partial"  # appended to a file's name while it is written
+PARTIAL = ".partial"  # suffix of a file that is being written
 HASH_BYTES = 4 << 20  # read at a time
 
 
 @contextmanager
 def failures_named(path: Path) -> Iterator[None]:
-    """Turn an OSError inside into a UserError of one line that names `path`: full disk, no permission, ..."""
+    """Turn an OSError into a one-line UserError that names `path`: disk full, permission denied, ..."""
     try:
         yield
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
 
 
+# --- Writing --------------------------------------------------------------------------------------------------------
+
+
 def publish(partial: Path, path: Path) -> None:
-    """Give the finished file `partial` its final name, for good: the directory is synchronised too."""
+    """Rename the finished file or directory `partial` to `path` and sync the parent directory."""
     partial.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync(path.parent)
 
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """Binary file that becomes `path` when the block ends without an exception, and vanishes otherwise.
+    """Open a binary file that becomes `path` when the block succeeds and is removed when it fails.
 
-    Raises UserError, naming `path`, where the file cannot be written.
+    Raises UserError, naming `path`, if the file cannot be written.
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: is no file that could be written anew; name another")  # a device would be replaced
+    if path.exists() and not path.is_file():  # a device would be replaced
+        raise UserError(f"{path}: not a regular file, so it cannot be overwritten; name another")
     partial = path.with_name(path.name + PARTIAL)
     with failures_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(partial, "wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
+                sync_open(file)
             publish(partial, path)
         finally:
             partial.unlink(missing_ok=True)
 
 
+def sync_open(file: BinaryIO) -> None:
+    """Flush an open file and fsync it."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Fsync a file, or the entries of a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(root: Path, *, directories_only: bool = False) -> None:
+    """Fsync a directory and everything below it."""
+    for path in (*root.rglob("*"), root):
+        if path.is_dir() or not directories_only:
+            sync(path)
+
+
+# --- Hashing --------------------------------------------------------------------------------------------------------
+
+
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal. Raises UserError, naming it, where it cannot be read."""
-    digest = hashlib.sha256()
-    with failures_named(path), open(path, "rb") as file:
-        while data := file.read(HASH_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
+    """Return the SHA-256 of a file in hexadecimal. Raises UserError, naming it, if it cannot be read."""
+    with failures_named(path):
+        return size_and_sha256(path)[1]
+
+
+def size_and_sha256(
+    path: Path, on_read: Callable[[int], None] = lambda _: None, *, from_disk: bool = False
+) -> tuple[int, str]:
+    """Return the bytes and the SHA-256 of a file. Raises OSError.
+
+    Args:
+        path: The file.
+        on_read: Called with the number of bytes of each chunk.
+        from_disk: Drop the file from the page cache first, to read what the disk holds.
+    """
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb", buffering=0) as file:
+        if from_disk:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while chunk := file.read(HASH_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+            on_read(len(chunk))
+    return size, digest.hexdigest()
+
+
+# --- Finding room ---------------------------------------------------------------------------------------------------
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return `path`, or its nearest parent that exists. Raises OSError if one cannot be examined."""
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+
+
+def is_writable_directory(path: Path) -> bool:
+    """Return whether this user may create files in `path`."""
+    return path.is_dir() and os.access(path, os.W_OK | os.X_OK)
+
+
+def can_be_created(directory: Path) -> bool:
+    """Return whether this user may write to a directory, creating it if it is missing."""
+    try:
+        return is_writable_directory(nearest_existing(directory))
+    except OSError:  # no permission to look, or the name is too long
+        return False

@@ -1,5 +1,6 @@
-"""Independent pieces of work, several at a time; one that fails does not keep the others from being done."""
+"""Run independent tasks in threads; a task that fails does not stop the others."""
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
@@ -10,10 +11,16 @@ from llama31.common.errors import UserError
 T = TypeVar("T")
 
 
-def run_all(work: Callable[[T], object], items: Iterable[T], jobs: int, stop: Event | None = None) -> None:
-    """Call `work` on each item, `jobs` at a time. Raises UserError with the lines of all that failed with one.
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
-    `stop` is set after Ctrl-C or a fault, for work that looks at it; nothing more is begun once it is set.
+
+def run_all(work: Callable[[T], object], items: Iterable[T], jobs: int, stop: Event | None = None) -> None:
+    """Call `work` on each item, on `jobs` items at a time.
+
+    Raises UserError with the lines of all calls that raised one. Any other exception sets `stop`, which `work` may
+    poll; once it is set, no further call starts.
     """
     lines: set[str] = set()
     stop = stop or Event()
@@ -33,6 +40,6 @@ def run_all(work: Callable[[T], object], items: Iterable[T], jobs: int, stop: Ev
         stop.set()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C or a fault nothing new is begun
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or a bug, no further call starts
     if lines:
         raise UserError(sorted(lines))

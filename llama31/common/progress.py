@@ -1,23 +1,19 @@
-"""Progress of work on files, shown to a terminal only, and how many cores there are for it."""
+"""Progress of work on files, shown on a terminal only."""
 
-import os
 import sys
 import threading
 import time
 
 from tqdm import tqdm
 
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+from llama31.common.units import size
 
 
 class Progress:
-    """A bar with bytes, rate and time left on a terminal's stderr; a context manager, to be used by several threads."""
+    """A bar on stderr with bytes, rate and time left; a context manager that several threads may update."""
 
     def __init__(self, label: str, total: int, done: int = 0, quiet: bool = False):
-        """`total`: bytes in all, of which an earlier run did the first `done`."""
+        """Start a bar of `total` bytes, of which an earlier run did the first `done`."""
         self._bar = tqdm(
             desc=label,
             total=total,
@@ -39,13 +35,13 @@ class Progress:
         self._bar.close()
 
     def add(self, count: int) -> None:
-        """`count` more bytes are done."""
+        """Add `count` bytes."""
         with self._lock:
             self.done += count
             self._bar.update(count)
 
     def reach(self, done: int, note: str) -> None:
-        """So many bytes are done in all; `note` is shown behind them."""
+        """Move the bar to `done` bytes and show `note` behind it."""
         self._bar.set_postfix_str(note, refresh=False)
         self.add(done - self.done)
 
@@ -55,6 +51,6 @@ class Progress:
             self._bar.set_postfix_str(text)
 
     def figures(self) -> str:
-        """Bytes so far, and in what time, for the line at the end."""
+        """Return bytes, time and rate so far, for the line at the end."""
         seconds = time.monotonic() - self._start
-        return f"{self.done / 1e6:,.0f} MB in {seconds:,.1f} s ({self.done / 1e6 / max(seconds, 1e-9):,.0f} MB/s)"
+        return f"{size(self.done)} in {seconds:,.1f} s ({size(self.done / max(seconds, 1e-9))}/s)"

@@ -1,9 +1,9 @@
-"""Spares every process the compilation that importing Megatron-Core 0.15 starts.
+"""Keep Megatron-Core 0.15 from compiling C++ code when it is imported.
 
-It is that of an allocator for Megatron's inference, which nothing here uses. It takes a compiler and up to half a
-minute; torch does it under a lock file in the home directory, on which all later processes wait for ever if one is
-killed meanwhile; and torch's CUDA build fails at it where there is no GPU. Megatron goes without the allocator where it
-cannot be had, and so it does with the module that stands here in the place of its own.
+It compiles an allocator for inference, which training does not use. That takes a compiler and up to half a minute.
+torch holds a lock file in the home directory meanwhile; if the process is killed, all later ones wait for it forever.
+And torch's CUDA build fails to compile it on a machine without a GPU. Megatron falls back if the allocator is missing;
+the stub module here makes it do so.
 """
 
 import sys
@@ -14,11 +14,11 @@ NAME = "megatron.core.inference.unified_memory"
 
 
 def _create_unified_mempool() -> NoReturn:
-    raise RuntimeError(f"{NAME} is left out (llama31.common.skip_megatron_compile)")
+    raise RuntimeError(f"{NAME} is disabled by llama31.common.skip_megatron_compile")
 
 
-def leave_out() -> None:
-    """Has `import megatron.core` compile nothing in this process."""
+def install_stub() -> None:
+    """Install the stub, so that `import megatron.core` compiles nothing in this process."""
     module = ModuleType(NAME, __doc__)
     vars(module).update(has_unified_memory=False, create_unified_mempool=_create_unified_mempool)
     sys.modules.setdefault(NAME, module)

@@ -1,7 +1,7 @@
 """Directories that a container must mount for a run: those that its settings name, and the targets of links in them.
 
-Each is mounted under its own path, so that a setting means the same inside and outside. Docker, Apptainer and pyxis
-take mounts in different syntax (`containers.py`, dev/run_docker.sh); the list is the same.
+Each is mounted under its own path, so that a setting means the same inside and outside. Docker (dev/run_docker.sh),
+Apptainer and pyxis get the same list.
 """
 
 import os
@@ -58,6 +58,25 @@ def outermost(directories: Iterable[Path]) -> list[Path]:
         if not any(_shows(outer, directory) for outer in found):
             found.append(directory)
     return found
+
+
+def pairs(settings: Settings) -> list[str]:
+    """Return SOURCE:TARGET for each mount of a job's container: the run's directories, under their own paths, and
+    MOUNTS."""
+    found = directories(settings)
+    if not settings.code_path:  # otherwise the image or MOUNTS provides it
+        found = outermost([*found, paths.REPOSITORY])
+    return [*(f"{path}:{path}" for path in found), *(_pair(mount) for mount in listed(settings))]
+
+
+def listed(settings: Settings) -> list[str]:
+    """Return the entries of MOUNTS."""
+    return [mount.strip() for mount in settings.mounts.split(",") if mount.strip()]
+
+
+def _pair(mount: str) -> str:
+    source, _, target = mount.partition(":")
+    return f"{source}:{target or source}"
 
 
 def _shows(outer: Path, directory: Path) -> bool:

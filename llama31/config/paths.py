@@ -28,6 +28,11 @@ SUBMISSION = "submission.json"
 SCRIPT = "job.sbatch"
 
 
+def is_checkout(directory: Path = REPOSITORY) -> bool:
+    """Return whether a directory is a checkout of this repository; an installed wheel has only packages."""
+    return (directory / "run_llama31.sh").is_file()
+
+
 def latest_run(directory: Path) -> Path:
     """Return `directory` if it is a run directory, else the newest run in it (JOB_DIR, or a chain of Slurm jobs).
 

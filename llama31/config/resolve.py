@@ -31,6 +31,10 @@ class Resolved:
     mistaken: frozenset[str] = frozenset()
     """Fields with an invalid value; `settings` has their defaults instead."""
 
+    def with_settings(self, **values: Any) -> "Resolved":
+        """Return these with other values of some fields."""
+        return replace(self, settings=replace(self.settings, **values))
+
     def touched(self, line: str) -> bool:
         """Return whether a line of another check is about an invalid field, and so is noise."""
         return any(re.search(rf"\b{name.upper()}\b", line) for name in self.mistaken)

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from isal import igzip
 
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named
+from llama31.common.files import atomic_writer, failures_named, sync_open
 from llama31.common.locks import only_run_in
 from llama31.common.parallel import run_all
 from llama31.common.progress import Progress
@@ -96,6 +96,5 @@ def _gunzipped_content(path: Path) -> Content | None:
 
 def _drop_from_memory(file: BinaryIO) -> None:
     """Have the file on disk only, so that reading it back tells what the disk holds."""
-    file.flush()
-    os.fsync(file.fileno())
+    sync_open(file)
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

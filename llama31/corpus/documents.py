@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 from llama31.common.errors import UserError
 from llama31.common.files import sha256_of
@@ -58,11 +58,6 @@ class Position:
     def bytes_read(self) -> int:
         """Bytes of all files, as they lie on disk, that have been read so far."""
         return self.finished_bytes + self.place.bytes_read
-
-    @staticmethod
-    def from_json(content: Any) -> "Position":
-        """The position that `asdict` took apart."""
-        return Position(tuple(content["finished"]), content["finished_bytes"], LinePosition(**content["place"]))
 
 
 START = Position((), 0, BEGINNING)

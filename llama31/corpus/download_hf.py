@@ -24,7 +24,7 @@ from llama31.corpus import hugging_face_files
 from llama31.data.tokenizer import vocabulary_size
 
 
-def download(repository: str, directory: Path, weights: bool) -> str:
+def download_hf(repository: str, directory: Path, weights: bool) -> str:
     """Fetch the tokenizer's files, with `weights` also the weights', to `directory`; gives a line to print.
 
     What is there is not fetched again. The token is that of `hf auth login`, or HF_TOKEN. Raises UserError, one line,

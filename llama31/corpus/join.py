@@ -12,10 +12,9 @@ from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.corpus import tokenize_checkpoint
 from llama31.corpus.records import Skipped
-from llama31.corpus.token_writer import TokenWriter
+from llama31.corpus.token_writer import TokenWriter, exclusive
 from llama31.corpus.tokenize_checkpoint import TokenizeCheckpoint
 from llama31.corpus.tokenize_job import TokenizeJob
-from llama31.corpus.writing import writing
 from llama31.data import token_manifest
 from llama31.data.token_file import HEADER, TokenFile, bin_path, idx_path, summary
 from llama31.data.token_manifest import TokenManifest, manifest_path
@@ -32,7 +31,7 @@ def join(job: TokenizeJob, pieces: Sequence[Path], told: Told = bool) -> None:
     What is there already is left as it is. Raises UserError where a piece is not whole, or was made otherwise than the
     job says; and what Job.finished raises.
     """
-    with writing(job.prefix):
+    with exclusive(job.prefix):
         if not job.finished():
             files = [summary(piece) for piece in pieces]
             combined = _combined([_manifest(job, *each) for each in zip(job.inputs, pieces, strict=True)])

@@ -16,8 +16,8 @@ from types import FrameType
 
 from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.common.parallel import run_all
-from llama31.common.progress import Progress, cores
+from llama31.common.parallel import cores, run_all
+from llama31.common.progress import Progress
 from llama31.corpus.consolidate import require_numbering, train_shards
 from llama31.corpus.join import join, remove, size
 from llama31.corpus.tokenize_job import TokenizeJob

@@ -49,11 +49,6 @@ class Skipped:
         """Add bad lines that come after these."""
         return Skipped(self.count + other.count, (*self.listed, *other.listed)[:LISTED])
 
-    @staticmethod
-    def from_json(content: Any) -> "Skipped":
-        """Return what `asdict` took apart."""
-        return Skipped(content["count"], tuple(BadLine(**line) for line in content["listed"]))
-
     def in_manifest(self) -> dict[str, Any]:
         """Return the fields of a Manifest."""
         return {"skipped_lines": self.count, "skipped": [asdict(line) for line in self.listed]}

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from llama31.common.files import PARTIAL, failures_named, publish
+from llama31.common.files import PARTIAL, failures_named, publish, sync_open
+from llama31.common.locks import temporary_lock
 from llama31.data.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
 
 BLOCK_DOCUMENTS = 1 << 20  # index entries made at a time
@@ -42,7 +44,7 @@ class TokenWriter:
     A context manager: both files get their final names when the block ends without an exception, .bin first, so that
     an .idx always describes a whole .bin. Otherwise what is on disk since `synced` stays under its temporary names;
     without any, both vanish; and what was there before stays. Raises UserError, naming the file, where one cannot be
-    written (full disk, no permission). No other process may write the same files meanwhile: see `writing`.
+    written (full disk, no permission). No other process may write the same files meanwhile: see `exclusive`.
     """
 
     def __init__(self, prefix: str | Path, token_type: TokenType, start: Extent = EMPTY):
@@ -113,9 +115,9 @@ class TokenWriter:
     def synced(self) -> Extent:
         """Have all that was written so far on disk, to go on from after a crash."""
         with failures_named(self._bin_path):
-            _sync(self._bin)
+            sync_open(self._bin)
         with failures_named(self._idx_path):
-            _sync(self._idx)
+            sync_open(self._idx)
         self._resumable = True
         return Extent(self.documents, self.bin_bytes, self.bin_sha256)
 
@@ -133,9 +135,9 @@ class TokenWriter:
     def _finish(self) -> None:
         with failures_named(self._idx_path):
             self._complete_index()
-            _sync(self._idx)
+            sync_open(self._idx)
         with failures_named(self._bin_path):
-            _sync(self._bin)
+            sync_open(self._bin)
             self._idx_path.unlink(missing_ok=True)  # an older index must not describe the new .bin, even for a moment
             publish(partial(self._bin_path), self._bin_path)
         with failures_named(self._idx_path):
@@ -179,6 +181,12 @@ def partial(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL)
 
 
+def exclusive(prefix: Path) -> AbstractContextManager[None]:
+    """Lock PREFIX, by the file PREFIX.lock. Raises UserError if another process has locked it."""
+    path = prefix.with_name(f"{prefix.name}.lock")
+    return temporary_lock(path, f"{prefix}: another process is writing it")
+
+
 def discard(prefix: Path) -> None:
     """Remove what an unfinished TokenWriter left."""
     for path in (bin_path(prefix), idx_path(prefix)):
@@ -212,8 +220,3 @@ def _blocks(file: BinaryIO, start: int, size: int, block_bytes: int = READ_BYTES
     """`size` bytes of the file from `start` on, without moving its position; fewer where it ends before."""
     for offset in range(start, start + size, block_bytes):
         yield os.pread(file.fileno(), min(block_bytes, start + size - offset), offset)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

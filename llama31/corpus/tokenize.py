@@ -18,6 +18,7 @@ import numpy.typing as npt
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.common.progress import Progress
+from llama31.common.units import size
 from llama31.corpus import documents, records, token_writer, tokenize_checkpoint
 from llama31.corpus.documents import Changed
 from llama31.corpus.encoder import Encoded, Encoder, Exact, Fast, Inexact
@@ -25,7 +26,6 @@ from llama31.corpus.records import NOTHING_SKIPPED, Skipped
 from llama31.corpus.token_writer import DamagedExtent, TokenWriter
 from llama31.corpus.tokenize_checkpoint import TokenizeCheckpoint
 from llama31.corpus.tokenize_job import TokenizeJob
-from llama31.corpus.writing import writing
 from llama31.data import token_manifest
 from llama31.data.token_file import TokenFile, TokenType, summary
 from llama31.data.token_manifest import TokenManifest, manifest_path
@@ -57,7 +57,7 @@ def tokenize(
     start = time.monotonic()
     files = [Path(path) for path in inputs]
     job = TokenizeJob(files, Path(output_prefix), Path(tokenizer_dir), append_eod, json_key, bad_line_limit)
-    with writing(job.prefix):
+    with token_writer.exclusive(job.prefix):
         if found := job.finished():
             tokenize_checkpoint.discard(job.prefix)
             _say(f"{job.prefix}: is there, {_counts(found)}, made from the same inputs", quiet)
@@ -65,7 +65,7 @@ def tokenize(
         encoder, skipped = _make(job, Exact(tokenizer_dir), quiet)
         found = summary(job.prefix)
     seconds = time.monotonic() - start
-    figures = f"{sum(job.input_bytes) / 1e6:,.1f} MB in {seconds:,.1f} s by {encoder}"
+    figures = f"{size(sum(job.input_bytes))} in {seconds:,.1f} s by {encoder}"
     bad = f"; bad lines skipped: {skipped.count:,}, see {manifest_path(job.prefix).name}" if skipped.count else ""
     _say(f"{job.prefix}: {_counts(found)} from {figures}{bad}", quiet)
     return found

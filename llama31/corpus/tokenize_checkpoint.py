@@ -1,11 +1,12 @@
 """How far the tokenising of a file has come, kept beside the unfinished output for when the run is killed."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama31.common.files import PARTIAL, atomic_writer, failures_named
+from llama31.common.errors import UserError
+from llama31.common.files import PARTIAL, failures_named
+from llama31.common.json_files import read_json, write_json
 from llama31.corpus.documents import START, Position
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped
 from llama31.corpus.token_writer import EMPTY, Extent
@@ -38,23 +39,14 @@ def checkpoint_path(prefix: Path) -> Path:
 
 def store(prefix: Path, checkpoint: TokenizeCheckpoint) -> None:
     """Write the checkpoint of PREFIX. Raises UserError where it cannot be written."""
-    with atomic_writer(checkpoint_path(prefix)) as file:
-        file.write(json.dumps(asdict(checkpoint)).encode())
+    write_json(checkpoint_path(prefix), checkpoint)
 
 
 def load(prefix: Path) -> TokenizeCheckpoint | None:
     """The checkpoint of PREFIX; None where there is none, or one that cannot be understood."""
     try:
-        content = json.loads(checkpoint_path(prefix).read_bytes())
-        return TokenizeCheckpoint(
-            job=content["job"],
-            encoder=content["encoder"],
-            position=Position.from_json(content["position"]),
-            extent=Extent(**content["extent"]),
-            largest_id=content["largest_id"],
-            skipped=Skipped.from_json(content["skipped"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(TokenizeCheckpoint, checkpoint_path(prefix))
+    except UserError:
         return None
 
 

@@ -78,7 +78,7 @@ def left_over(path: Path) -> list[str]:
     return [f"{file}: left by work that was cut short; start that again, or remove this" for file in found]
 
 
-def verify(prefixes: Sequence[Path], vocabulary: Vocabulary | None) -> tuple[list[TokenFileReport], str]:
+def verify_files(prefixes: Sequence[Path], vocabulary: Vocabulary | None) -> tuple[list[TokenFileReport], str]:
     """Judge token files, and tell how much was read in what time. `vocabulary`: of a tokenizer that is given."""
     verdicts = list(map(_first_look, prefixes))
     whole = [(verdict, verdict.file) for verdict in verdicts if verdict.file]

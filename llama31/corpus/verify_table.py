@@ -9,7 +9,7 @@ import numpy as np
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.corpus.encoder import Exact
-from llama31.corpus.verify import TokenFileReport, Vocabulary, left_over, token_files, verify
+from llama31.corpus.verify import TokenFileReport, Vocabulary, left_over, token_files, verify_files
 from llama31.data.token_file import HEADER, TokenFile, bin_path, idx_path, summary
 
 SHOWN_TOKENS = 1000  # of each document
@@ -17,7 +17,7 @@ TITLES = ["token file", "documents", "tokens", "type", ".bin bytes", "largest id
 NUMBERS = {"documents", "tokens", ".bin bytes", "largest id"}
 
 
-def run(path: Path, tokenizer_dir: Path | None, head: int) -> int:
+def verify(path: Path, tokenizer_dir: Path | None, head: int) -> int:
     """Judge the token file or those of the directory `path`, and print what was found.
 
     `head`: documents of each to show first. Gives the exit code, 1 on any doubt. Raises UserError where there is
@@ -32,7 +32,7 @@ def run(path: Path, tokenizer_dir: Path | None, head: int) -> int:
         for prefix in prefixes:
             for line in _first_documents(prefix, head, tokenizer):
                 print(line, flush=True)
-    verdicts, figures = verify(prefixes, vocabulary)
+    verdicts, figures = verify_files(prefixes, vocabulary)
     left = left_over(path)
     doubted = sum(bool(verdict.doubts) for verdict in verdicts)
     print("\n".join(_table(verdicts)))

@@ -1,8 +1,8 @@
-"""The benchmark's data order over Megatron's datasets.
+"""Training and validation datasets in the benchmark's data order.
 
-Training: Megatron's GPTDataset and BlendedDataset, documents and sequences shuffled with the run's seed, read from an
-index of ours. Validation: the first sequences of the validation file, in its own order, the same for every seed, batch
-size and layout.
+Training: Megatron's GPTDataset and BlendedDataset, documents and sequences shuffled with the run's seed, but read from
+our own index. Validation: the first sequences of the validation file in file order, the same for every seed, batch size
+and layout.
 """
 
 import hashlib
@@ -24,17 +24,16 @@ NO_ID = -1
 
 
 def fingerprint(tokens: np.ndarray) -> int:
-    """Fingerprint of one sequence's token ids: the first 8 bytes of SHA-256 over them as little-endian int64.
+    """Return the fingerprint of a sequence: the first 8 bytes of SHA-256 over its ids as little-endian int64.
 
-    Fingerprints are added modulo 2^64: the sum over an evaluation says which sequences it saw and how often, in
-    whatever order and on whichever ranks.
+    The sum of fingerprints modulo 2^64 identifies the sequences of an evaluation, independent of order and ranks.
     """
     digest = hashlib.sha256(tokens.astype("<i8").tobytes()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
 
 
 def check_ids(tokens: np.ndarray, vocab_size: int, source: str | Path) -> None:
-    """Raises UserError when `tokens` holds an id that the tokenizer does not have."""
+    """Raise UserError if `tokens` holds an id that the tokenizer does not have."""
     if len(tokens) and not 0 <= tokens.min() <= tokens.max() < vocab_size:
         found = tokens.min() if tokens.min() < 0 else tokens.max()
         raise UserError(
@@ -44,14 +43,14 @@ def check_ids(tokens: np.ndarray, vocab_size: int, source: str | Path) -> None:
 
 
 class TrainingSequences(GPTDataset):
-    """Megatron's training set over an index of ours; it never hands on an id that the model has no row for.
+    """Megatron's training set over our own index. Raises UserError for an id outside the vocabulary.
 
-    Every id of a sequence is trained on: the data has no padding, so the tokenizer's id for it may be one of a text.
+    Every id is trained on: the data has no padding, so the tokenizer's padding id may be part of a text.
     """
 
     def __init__(self, *arguments: Any, **keywords: Any):
         super().__init__(*arguments, **keywords)
-        # Megatron takes no loss at this id and replaces it by 0; it takes the tokenizer's pad token where there is one.
+        # Megatron masks the loss of this id and replaces it by 0; by default it is the tokenizer's pad token.
         self._pad_token_id = NO_ID
 
     def __len__(self) -> int:
@@ -61,22 +60,22 @@ class TrainingSequences(GPTDataset):
         directory = Path(self.config.path_to_cache)
         documents = np.load(directory / order.documents_file(self.dataset_path), mmap_mode="r")
         ends = np.load(directory / order.ends_file(self.dataset_path), mmap_mode="r")
-        # Of a sequence, Megatron reads the row that the third says and the one after it.
+        # For a sequence, Megatron reads the row that the third array gives and the next one.
         return documents, ends, range(0, len(ends), 2)
 
     def _query_document_sample_shuffle_indices(self, idx: int) -> tuple[np.ndarray, np.ndarray]:
-        # Megatron's own reading of a sequence, all seq_length + 1 ids, before it takes some of them for padding.
+        # Returns all seq_length + 1 ids of a sequence, before Megatron masks padding.
         text, documents = super()._query_document_sample_shuffle_indices(idx)
         check_ids(text, self._vocab_size, self.dataset_path)
         return text, documents
 
     @cached_property
     def _vocab_size(self) -> int:
-        return self.config.tokenizer.vocab_size  # which Hugging Face's counts anew each time: Llama 3.1's in 30 ms
+        return self.config.tokenizer.vocab_size  # cached: Hugging Face counts it on each access, 30 ms for Llama 3.1
 
 
 class TrainingBlend(BlendedDataset):
-    """Megatron's blend of training sets over an index of ours."""
+    """Megatron's blend of training sets over our own index."""
 
     def _build_indices(self) -> tuple[np.ndarray, np.ndarray]:
         directory = Path(self.config.path_to_cache)
@@ -87,9 +86,9 @@ class TrainingBlend(BlendedDataset):
 
 
 def training_set(prefixes: list[str], config: GPTDatasetConfig) -> TrainingSequences | TrainingBlend:
-    """The training sequences of these parts, by the index in `config.path_to_cache`."""
+    """Return the training set of these parts, by the index in `config.path_to_cache`."""
     parts = [
-        # Which documents to take says the index, so none are named here.
+        # The index selects the documents, so none are given here.
         TrainingSequences(
             GPTDataset.build_low_level_dataset(prefix, config), prefix, np.arange(0), None, Split.train, config
         )
@@ -99,17 +98,16 @@ def training_set(prefixes: list[str], config: GPTDatasetConfig) -> TrainingSeque
 
 
 class FirstSequences(Dataset):
-    """The first `samples` sequences of a token file, unshuffled, padded by ignored ones to `length`.
+    """The first `samples` sequences of a token file, unshuffled, padded with ignored items to `length`.
 
-    Sequence i is tokens i * seq_length to (i + 1) * seq_length of the file, the last one as a label alone, as
-    Megatron cuts an unshuffled file. Items beyond `samples` fill the last batch: their loss mask is 0 and their
-    fingerprint is 0, so they count nowhere.
+    Sequence i is tokens i * seq_length to (i + 1) * seq_length of the file, the last one only as a label, as in
+    Megatron's unshuffled datasets. Items beyond `samples` fill the last batch; their loss mask and fingerprint are 0.
 
     Args:
         prefix: Path of the .bin and .idx files, without extension.
         seq_length: Tokens in a sequence.
-        samples: Sequences that count.
-        length: Items in all, at least `samples`.
+        samples: Sequences to evaluate.
+        length: Number of items, at least `samples`.
         vocab_size: Ids of the tokenizer.
     """
 
@@ -126,22 +124,22 @@ class FirstSequences(Dataset):
         self.samples = samples
         self.length = length
         self.vocab_size = vocab_size
-        # Documents lie in the file one after another.
+        # Documents are stored contiguously.
         self._tokens = np.memmap(token_file.bin_path(file.prefix), dtype=file.token_type.name, mode="r")
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        counts = index < self.samples
-        start = index * self.seq_length if counts else 0
+        is_sample = index < self.samples
+        start = index * self.seq_length if is_sample else 0
         text = self._tokens[start : start + self.seq_length + 1].astype(np.int64)
         check_ids(text, self.vocab_size, self.prefix)
         ids = torch.from_numpy(text)
         return {
             "tokens": ids[:-1].contiguous(),
             "labels": ids[1:].contiguous(),
-            "loss_mask": torch.full((self.seq_length,), float(counts)),
+            "loss_mask": torch.full((self.seq_length,), float(is_sample)),
             "position_ids": torch.arange(self.seq_length),
-            "fingerprint": torch.tensor(fingerprint(text) if counts else 0),
+            "fingerprint": torch.tensor(fingerprint(text) if is_sample else 0),
         }

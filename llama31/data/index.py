@@ -1,10 +1,9 @@
-"""The training index: the order of a run's sequences, built once and kept for all runs that share it.
+"""Training index: the order of a run's sequences, built once and cached for all runs that share it.
 
-It lies in a directory whose name stands for all that it is made of: the data by its content, the sequence length, the
-seed and the number of sequences. It is built in a directory of its own, which gets that name when all is written and
-on disk; so what bears the name is whole, a builder that is killed leaves nothing that a run would read, and of several
-that build the same index at once the first to end wins. index.json holds size and SHA-256 of each file, and a probe of
-the data; both are held against what is there before a run takes the index.
+The name of its directory is a hash of its inputs: content of the data, sequence length, seed and number of sequences.
+An index is built in a temporary directory, which is renamed once everything is on disk: an index with its final name is
+complete, a killed builder leaves nothing that a run would read, and of concurrent builders the first one wins.
+index.json records size and SHA-256 of each file and a probe of the data; both are checked before a run uses the index.
 """
 
 import hashlib
@@ -21,119 +20,117 @@ from pathlib import Path
 from typing import Any
 
 from llama31.common.errors import UserError
-from llama31.common.files import PARTIAL, failures_named, publish, sha256_of
-from llama31.common.json_files import from_json
+from llama31.common.files import PARTIAL, failures_named, publish, sha256_of, sync_tree
+from llama31.common.json_files import DamagedJson, parse_json, read_json, write_json
 from llama31.data import token_file, token_manifest
 
 CONTENTS = "index.json"
-FORMAT = 1  # of the files; another one is another index
-DAMAGED = ".damaged"  # appended to the name of an index whose files are not what was written
-ABANDONED = 3600  # seconds after which nobody works on a half-built index any more
-DEADLINE = 120.0  # seconds until what one node wrote must be seen on all others
-LOOKS_PER_SECOND = 10
-PROBES, PROBE_BYTES = 64, 65_536  # pieces of a file that are looked at, spread evenly; a smaller file is read whole
+FORMAT = 1  # version of the file format, part of the hash
+DAMAGED = ".damaged"  # suffix of the name of a damaged index
+ABANDONED = 3600  # seconds after which a half-built index is deleted
+DEADLINE = 120.0  # seconds for an index to become visible on all nodes
+POLLS_PER_SECOND = 10
+PROBES, PROBE_BYTES = 64, 65_536  # pieces of a file that are hashed, evenly spaced
 
 
 @dataclass(frozen=True)
 class Index:
-    """What an index is made of."""
+    """Inputs of an index."""
 
     root: str
-    """Directory for indices."""
+    """Directory of all indices."""
     prefixes: tuple[str, ...]
-    """Token files of the training parts that hold a whole sequence, without extension."""
+    """Token files of the training parts with at least one whole sequence, without extension."""
     seq_length: int
     seed: int
     samples: int
-    """Sequences, from the first one of training on."""
+    """Number of sequences, from the start of training."""
 
     @staticmethod
     def of(root: str | Path, prefixes: Iterable[str | Path], seq_length: int, seed: int, *, limit: int) -> "Index":
-        """Return the index of `limit` sequences, or of all where the data has fewer.
+        """Return the index of `limit` sequences, or of all if the data has fewer.
 
-        Parts shorter than a sequence are skipped: the index is the one of the other parts. Raises UserError for damaged
-        data, and if no part holds a sequence.
+        Parts shorter than a sequence are skipped. Raises UserError for damaged data, and if no part holds a sequence.
         """
-        held = {str(prefix): token_file.summary(prefix).sequences(seq_length) for prefix in prefixes}
-        parts = tuple(prefix for prefix, sequences in held.items() if sequences)
+        sizes = {str(prefix): token_file.summary(prefix).sequences(seq_length) for prefix in prefixes}
+        parts = tuple(prefix for prefix, sequences in sizes.items() if sequences)
         if not parts:
-            raise UserError(f"SEQ_LENGTH={seq_length}: no part holds a sequence of that length: {', '.join(held)}")
-        return Index(str(root), parts, seq_length, seed, min(limit, sum(held.values())))
+            raise UserError(f"SEQ_LENGTH={seq_length}: no part holds a sequence of that length: {', '.join(sizes)}")
+        return Index(str(root), parts, seq_length, seed, min(limit, sum(sizes.values())))
 
     @cached_property
     def directory(self) -> Path:
-        """Where it lies."""
-        parts = [_content(prefix) for prefix in self.prefixes]
+        """The directory of this index."""
+        parts = [_content_key(prefix) for prefix in self.prefixes]
         key = json.dumps([FORMAT, parts, self.seq_length, self.seed, self.samples])
         return Path(self.root) / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class IndexContents:
-    """index.json."""
+    """Contents of index.json."""
 
     files: dict[str, list[Any]]
-    """Bytes and SHA-256 of each file, by its name."""
+    """Bytes and SHA-256 of each file, by name."""
     probes: dict[str, str]
-    """Probe of each token file, by its name."""
+    """Probe of each token file, by name."""
     of: dict[str, Any]
-    """What the index is made of, for a person to read."""
+    """The `Index`, for information only."""
 
     @property
     def bytes(self) -> int:
-        """Size of the index."""
+        """Size of the index, bytes."""
         return sum(size for size, _ in self.files.values())
 
 
 def ensure(index: Index) -> tuple[IndexContents, bool]:
-    """The index, built where it is not there or damaged, and whether it was built now.
+    """Build the index if it is missing or damaged. Return its contents and whether it was built.
 
-    Raises UserError where it was built from other data than what is there now, or cannot be written.
+    Raises UserError if the data has changed since the index was built, or if it cannot be written.
     """
     directory = index.directory
     with failures_named(directory):
         if (contents := _read(directory)) is not None:
             if damage := _damage(directory, contents):
-                aside = directory.with_name(f"{directory.name}{DAMAGED}-{secrets.token_hex(4)}")
-                print(f"{directory}: {damage}: set aside as {aside.name}, and built anew", flush=True)
+                renamed = directory.with_name(f"{directory.name}{DAMAGED}-{secrets.token_hex(4)}")
+                print(f"{directory}: {damage}: renamed {renamed.name}; building it again", flush=True)
                 with suppress(FileNotFoundError):  # another process was first
-                    directory.rename(aside)
+                    directory.rename(renamed)
             else:
                 _refuse_other_data(index, contents)
                 return contents, False
-        elif directory.exists() and _read(directory) is None:  # else another process was done in between
-            raise UserError(f"{directory}: holds no {CONTENTS}, so it is no index; remove it")
+        elif directory.exists() and _read(directory) is None:  # else another process has just built it
+            raise UserError(f"{directory}: not an index: {CONTENTS} is missing; remove it")
     with building(directory) as partial:
         contents = fill(partial, index)
     return contents, True
 
 
 def fill(directory: Path, index: Index) -> IndexContents:
-    """Writes the index into an empty directory, and what it wrote into index.json.
+    """Write the index and index.json into an empty directory.
 
-    Raises UserError where the .idx of a part, which is what the index is made from, is not its manifest's.
+    Raises UserError if the .idx of a part, which the index is computed from, does not match its manifest.
     """
     from llama31.data import order  # imports Megatron
 
     for prefix in map(Path, index.prefixes):
-        path, made = token_file.idx_path(prefix), token_manifest.read(prefix)
-        if made and sha256_of(path) != made.idx_sha256:
+        path, manifest = token_file.idx_path(prefix), token_manifest.read(prefix)
+        if manifest and sha256_of(path) != manifest.idx_sha256:
             raise UserError(
                 f"{path}: not what {token_manifest.manifest_path(prefix).name} describes; python3 -m llama31 verify "
-                "shows what differs; the manifest of data that was not made here can be removed"
+                "shows the differences; remove the manifest if the data was not made here"
             )
     probes = {name: _probe(path) for name, path in _token_files(index.prefixes)}
     order.write(directory, index.prefixes, index.seq_length, index.seed, index.samples)
     files = {path.name: [path.stat().st_size, sha256_of(path)] for path in sorted(directory.iterdir())}
-    contents = IndexContents(files, probes, json.loads(json.dumps(asdict(index))))
-    (directory / CONTENTS).write_text(json.dumps(asdict(contents), indent=2) + "\n", encoding="utf-8")
-    return contents
+    write_json(directory / CONTENTS, IndexContents(files, probes, asdict(index)))
+    return read_json(IndexContents, directory / CONTENTS)
 
 
 def wait_for(directory: Path, deadline: float = DEADLINE) -> IndexContents:
-    """Waits until an index that was published is seen here, whole; gives its contents.
+    """Wait until a published index is completely visible on this node. Return its contents.
 
-    Raises UserError where that takes longer than `deadline` seconds.
+    Raises UserError after `deadline` seconds.
     """
     end = time.monotonic() + deadline
     while True:
@@ -142,27 +139,24 @@ def wait_for(directory: Path, deadline: float = DEADLINE) -> IndexContents:
                 return contents
         if time.monotonic() > end:
             raise UserError(
-                f"{directory}: the training index is not seen on {os.uname().nodename} {deadline:g} s after it was "
-                "written; TMP_NPY_INDEX must name a directory that all nodes see"
+                f"{directory}: the training index is not visible on {os.uname().nodename} {deadline:g} s after it was "
+                "written; TMP_NPY_INDEX must be a directory that all nodes share"
             )
-        time.sleep(1 / LOOKS_PER_SECOND)
+        time.sleep(1 / POLLS_PER_SECOND)
 
 
 @contextmanager
 def building(directory: Path) -> Iterator[Path]:
-    """A directory to build the index in, which becomes `directory` when the block ends without an exception.
+    """Yield a temporary directory that is renamed to `directory` if the block succeeds and removed if it fails.
 
-    Otherwise it vanishes. If another process was first, its equal index stays. Raises UserError where nothing can be
-    written.
+    If another process was first, its index, which is equal, is kept. Raises UserError if nothing can be written.
     """
     partial = directory.with_name(f"{directory.name}{PARTIAL}-{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)
         _remove_abandoned(directory)
         yield partial
-        for path in partial.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+        sync_tree(partial)
         try:
             publish(partial, directory)
         except OSError:
@@ -171,41 +165,41 @@ def building(directory: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(
             f"{directory.parent}: the training index cannot be written: {error.strerror or error}; "
-            "TMP_NPY_INDEX names another directory"
+            "set TMP_NPY_INDEX to another directory"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _remove_abandoned(directory: Path) -> None:
-    """Removes what builders of this index left that were killed."""
+    """Remove the temporary directories of killed builders of this index."""
     for left in directory.parent.glob(f"{directory.name}{PARTIAL}-*"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > ABANDONED:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _content(prefix: str) -> list[str]:
-    """A token file by name and content, as its manifest has it; without one by path, sizes and times of change."""
-    if made := token_manifest.read(prefix):
-        return [Path(prefix).name, made.bin_sha256, made.idx_sha256]
-    found = [prefix]
+def _content_key(prefix: str) -> list[str]:
+    """Return name and hashes of a token file by its manifest; without one, its path, sizes and modification times."""
+    if manifest := token_manifest.read(prefix):
+        return [Path(prefix).name, manifest.bin_sha256, manifest.idx_sha256]
+    key = [prefix]
     for path in (token_file.bin_path(Path(prefix)), token_file.idx_path(Path(prefix))):
         with failures_named(path):
             status = path.stat()
-        found.append(f"{status.st_size} {status.st_mtime_ns}")
-    return found
+        key.append(f"{status.st_size} {status.st_mtime_ns}")
+    return key
 
 
 def _token_files(prefixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
-    """Names and paths of the .bin and .idx of all parts."""
+    """Yield name and path of the .bin and .idx of all parts."""
     for prefix in map(Path, prefixes):
         for path in (token_file.bin_path(prefix), token_file.idx_path(prefix)):
             yield path.name, path
 
 
 def _probe(path: Path) -> str:
-    """SHA-256 of a file's size and of pieces of it."""
+    """Return SHA-256 of a file's size and evenly spaced pieces; a small file is hashed completely."""
     with failures_named(path), open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         digest = hashlib.sha256(f"{size}\n".encode())
@@ -216,33 +210,37 @@ def _probe(path: Path) -> str:
 
 
 def _read(directory: Path) -> IndexContents | None:
-    """What index.json says; None where there is none. A damaged one names no file as it is."""
+    """Return index.json; None if it is missing. If it is damaged, return contents that never match.
+
+    Raises OSError if it cannot be read.
+    """
+    file = directory / CONTENTS
     try:
-        return from_json(IndexContents, json.loads((directory / CONTENTS).read_bytes()))
+        return parse_json(IndexContents, file.read_bytes(), file)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError):
+    except DamagedJson:
         return IndexContents({CONTENTS: [-1, ""]}, {}, {})
 
 
 def _missing(directory: Path, contents: IndexContents) -> list[str]:
-    """Files of an index that are not there, or not of their size."""
+    """Return the files of an index that are missing or of another size."""
     sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
     return [name for name, (size, _) in contents.files.items() if sizes.get(name) != size]
 
 
 def _damage(directory: Path, contents: IndexContents) -> str:
-    """What is wrong with an index's files; empty where they are what was written."""
+    """Return what is wrong with an index's files; empty if they are intact."""
     damaged = _missing(directory, contents)
     damaged = damaged or [name for name, (_, sha256) in contents.files.items() if sha256_of(directory / name) != sha256]
     return f"{', '.join(damaged)}: not as written" if damaged else ""
 
 
 def _refuse_other_data(index: Index, contents: IndexContents) -> None:
-    """Raises UserError where the data is not what the index was built from, though its name says so."""
+    """Raise UserError if the data has changed since the index was built, although the key has not."""
     for name, path in _token_files(index.prefixes):
         if contents.probes.get(name) != _probe(path):
             raise UserError(
-                f"{path}: was written anew after {index.directory} was built from it, and its manifest or time of "
-                "change stayed; python3 -m llama31 verify tells whether the data is right; if so, remove that directory"
+                f"{path}: changed after {index.directory} was built from it, but its manifest or modification "
+                "time did not; check it with python3 -m llama31 verify; if it is right, remove that directory"
             )

@@ -1,4 +1,4 @@
-"""NeMo's pre-training data module with the benchmark's order of the data."""
+"""NeMo's pre-training data module with the benchmark's data order."""
 
 import math
 from typing import Any
@@ -12,15 +12,15 @@ from llama31.run_dir import startup_log
 
 
 class BenchmarkData(PreTrainingDataModule):
-    """Training parts blended and shuffled by seed, the beginning of one pass over them; validation as `FirstSequences`.
+    """Training parts blended and shuffled by seed, for up to one pass; validation as `FirstSequences`.
 
     Args:
         train_prefixes: Token files of the training parts, without extension.
         validation_prefix: Token file of the validation set, without extension.
         eval_samples: Sequences of one evaluation.
         index_root: Directory for training indices; see `llama31.data.index`.
-        sample_limit: Training sequences to index, if the data has them.
-        kwargs: As for NeMo's PreTrainingDataModule.
+        sample_limit: Most training sequences to index.
+        kwargs: Arguments of NeMo's PreTrainingDataModule.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class BenchmarkData(PreTrainingDataModule):
     ):
         paths = {"train": train_prefixes, "validation": [validation_prefix], "test": [validation_prefix]}
         super().__init__(paths=paths, split=None, dataset_cls=TrainingSequences, **kwargs)
-        # The blend holds the training parts alone: Megatron would shuffle a validation set as well.
+        # Only the training parts are blended: Megatron would shuffle a validation set too.
         self.build_kwargs["blend_per_split"][1:] = [None, None]
-        # NeMo creates masks where Transformer Engine is missing; no attention of ours takes one.
+        # Without Transformer Engine NeMo would create masks, which our attention does not use.
         self.create_attention_mask = False
         self.index_root = index_root
         self.sample_limit = sample_limit
@@ -45,12 +45,12 @@ class BenchmarkData(PreTrainingDataModule):
         self.eval_samples = eval_samples
 
     def build(self, *_: Any, **__: Any) -> None:
-        """Builds both datasets; collective over the ranks, of which the first builds the training index if it must.
+        """Build both datasets; collective. Rank 0 builds the training index if necessary.
 
-        Raises UserError where that cannot be built, is of other data, or is not seen on all nodes.
+        Raises UserError if the index cannot be built, is of other data, or is not visible on all nodes.
         """
         startup_log.reached(startup_log.JOINED)
-        # The first rank says where the index is, and of which parts: another node may see the files with other times.
+        # Rank 0 decides: other nodes may see other modification times, which can be part of the key.
         agreed: list[Any] = [None]
         if torch.distributed.get_rank() == 0:
             wanted = index.Index.of(

@@ -1,20 +1,19 @@
-"""Which tokens each training sequence takes, for the beginning of Megatron's own order of one pass over the data.
+"""Data order: the tokens of each training sequence, in Megatron's order for one pass over the data.
 
-Megatron's GPTDataset shuffles the documents of a part (by which it means the stored sequences of its .idx, of which a
-document of other tools may have several), cuts what follows of each other into sequences, and shuffles
-these. That is done here too, by the same draws and its own function for the cuts; but only the sequences that a run
-can need are written down, in the order in which training takes them. So a sequence's place depends on the data, the
-seed and the sequence length alone, whatever the number of sequences.
+Megatron's GPTDataset shuffles the documents of a part (by documents it means the stored sequences of the .idx; other
+tools may write several per document), cuts their concatenation into sequences and shuffles those. This module repeats
+that with the same random draws and Megatron's function for the cuts, but stores only the sequences that a run can need,
+in training order. The order depends only on the data, the seed and the sequence length, not on the number of sequences.
 
-Of each part, named by its token file:
+For each part, named after its token file:
 
-    ....documents.npy   int32 [entries]: the documents of the first sequence, then those of the second, ...
-    ....ends.npy        int32 or int64 [2 x sequences, 2]: where a sequence begins, and where it ends, each as a place
-                        in documents and an offset in that document [tokens]
+    ....documents.npy   int32 [entries]: the documents of the first sequence, then of the second, ...
+    ....ends.npy        int32 or int64 [2 x sequences, 2]: start and end of each sequence, both as a position in
+                        documents and an offset in that document [tokens]
 
-Of a blend of several parts (megatron.core.datasets.blended_dataset), for each sequence of the run:
+For a blend of several parts (megatron.core.datasets.blended_dataset), for each sequence of the run:
 
-    dataset_index.npy, dataset_sample_index.npy   int16, int64 [sequences]: its part, and its number there
+    dataset_index.npy, dataset_sample_index.npy   int16, int64 [sequences]: its part, and its number in that part
 """
 
 from collections.abc import Sequence
@@ -29,23 +28,23 @@ from llama31.common.progress import Progress
 from llama31.data import token_file
 
 DATASET_INDEX, DATASET_SAMPLE_INDEX = "dataset_index.npy", "dataset_sample_index.npy"
-AT_ONCE = 65_536  # sequences whose documents are looked up at a time
+AT_ONCE = 65_536  # sequences whose documents are written at a time
 
 
 def documents_file(prefix: str | Path) -> str:
-    """Name of the file with the documents of a part."""
+    """Return the file name of a part's documents."""
     return f"{Path(prefix).name}.documents.npy"
 
 
 def ends_file(prefix: str | Path) -> str:
-    """Name of the file with the sequences' ends of a part."""
+    """Return the file name of the starts and ends of a part's sequences."""
     return f"{Path(prefix).name}.ends.npy"
 
 
 def write(directory: Path, prefixes: Sequence[str], seq_length: int, seed: int, samples: int) -> None:
-    """Writes the index of the first `samples` sequences of these parts into an empty directory.
+    """Write the index of the first `samples` sequences of these parts into an empty directory.
 
-    Each part holds a whole sequence: Megatron's helper writes outside its arrays when it blends an empty one.
+    Each part must hold a whole sequence: Megatron's blending helper writes out of bounds for an empty part.
     """
     files = [token_file.summary(prefix) for prefix in prefixes]
     assert all(file.sequences(seq_length) for file in files), f"a part without a sequence of {seq_length}: {prefixes}"
@@ -58,7 +57,7 @@ def write(directory: Path, prefixes: Sequence[str], seq_length: int, seed: int, 
 
 
 def _write_blend(directory: Path, sizes: Sequence[int], samples: int) -> list[int]:
-    """Writes which part each sequence is of; gives how many each part is asked for, at least 1: no file is empty."""
+    """Write the part of each sequence. Return the sequences to write for each part, at least 1: no file is empty."""
     part, number = np.zeros(sum(sizes), dtype=np.int16), np.zeros(sum(sizes), dtype=np.int64)
     helpers.build_exhaustive_blending_indices(part, number, list(sizes), len(sizes))
     np.save(directory / DATASET_INDEX, part[:samples])
@@ -67,13 +66,13 @@ def _write_blend(directory: Path, sizes: Sequence[int], samples: int) -> list[in
 
 
 def _lengths(prefix: str) -> np.ndarray:
-    """Tokens of each document, int32 [documents]."""
-    file = IndexedDataset(prefix)  # what it gives is unmapped when it goes
+    """Return the tokens of each document, int32 [documents]."""
+    file = IndexedDataset(prefix)  # its arrays are unmapped when it is deleted
     return file.sequence_lengths.copy()
 
 
 def _write_part(directory: Path, prefix: str, seq_length: int, seed: int, count: int, progress: Progress) -> None:
-    """Writes the first `count` sequences of a part."""
+    """Write the first `count` sequences of a part."""
     lengths = _lengths(prefix)
     progress.add(lengths.nbytes)
     random = np.random.RandomState(seed)
@@ -85,17 +84,17 @@ def _write_part(directory: Path, prefix: str, seq_length: int, seed: int, count:
     random.shuffle(chosen)
     chosen = chosen[:count]
     begins, ends = cuts[chosen].astype(np.int64), cuts[chosen + 1].astype(np.int64)
-    counts = ends[:, 0] - begins[:, 0] + 1  # of documents, the first and the last one perhaps in part
-    places = np.concatenate([[0], np.cumsum(counts)])
-    kind = np.int32 if places[-1] <= np.iinfo(np.int32).max else np.int64
-    rows = np.empty((2 * count, 2), dtype=kind)
-    rows[0::2, 0], rows[0::2, 1] = places[:-1], begins[:, 1]
-    rows[1::2, 0], rows[1::2, 1] = places[1:] - 1, ends[:, 1]
+    counts = ends[:, 0] - begins[:, 0] + 1  # of documents, including those cut at either end
+    positions = np.concatenate([[0], np.cumsum(counts)])
+    dtype = np.int32 if positions[-1] <= np.iinfo(np.int32).max else np.int64
+    rows = np.empty((2 * count, 2), dtype=dtype)
+    rows[0::2, 0], rows[0::2, 1] = positions[:-1], begins[:, 1]
+    rows[1::2, 0], rows[1::2, 1] = positions[1:] - 1, ends[:, 1]
     np.save(directory / ends_file(prefix), rows)
     with open(directory / documents_file(prefix), "wb") as out:
-        npy.write_array_header_1_0(out, {"descr": "<i4", "fortran_order": False, "shape": (int(places[-1]),)})
+        npy.write_array_header_1_0(out, {"descr": "<i4", "fortran_order": False, "shape": (int(positions[-1]),)})
         for first in range(0, count, AT_ONCE):
             here = slice(first, first + AT_ONCE)
-            shifts = np.repeat(begins[here, 0] - places[:-1][here], counts[here])
-            documents[shifts + np.arange(places[first], places[first] + len(shifts))].tofile(out)
+            shifts = np.repeat(begins[here, 0] - positions[:-1][here], counts[here])
+            documents[shifts + np.arange(positions[first], positions[first] + len(shifts))].tofile(out)
     progress.add(lengths.nbytes)

@@ -1,11 +1,10 @@
-"""The tokenizer as the ranks of a run get it: tokenizer.json, and a configuration that adds nothing to its ids.
+"""A run's copy of the tokenizer: tokenizer.json with a configuration that does not change its ids.
 
-What transformers makes of a directory depends on the class, the special tokens and the code that its configuration
-names, and on transformers' version. So no rank loads TOKENIZER_PATH itself: each run directory holds a copy of
-tokenizer.json under a configuration of ours. Standard library and orjson alone, but for `check`'s argument.
+What transformers loads from a directory depends on the class, special tokens and code that its configuration names, and
+on transformers' version. So ranks do not load TOKENIZER_PATH: each run directory has a copy of tokenizer.json with our
+own configuration. Needs only orjson.
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,52 +14,53 @@ from typing import Any
 
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
+from llama31.common.json_files import write_json
 from llama31.config import paths
 from llama31.data import tokenizer
 
-CLASS = "PreTrainedTokenizerFast"  # which takes any tokenizer.json as it is, and has no special tokens of its own
+CLASS = "PreTrainedTokenizerFast"  # accepts any tokenizer.json and adds no special tokens
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 KEPT = {"model_max_length": int, "clean_up_tokenization_spaces": bool, "chat_template": str}
-"""What else of a configuration is kept, where it is of this type: it concerns exports, and no ids."""
+"""Other entries that are kept if they have this type: they concern exports, not ids."""
 FILES = ("*.jinja", "generation_config.json")
-"""What is copied beside tokenizer.json, for exports too."""
-SHOWN_LENGTH = 40  # of a value that is left out
+"""Files copied with tokenizer.json, also for exports."""
+SHOWN_LENGTH = 40  # longest value in a message
 
 
 def ensure(source: Path, run_dir: Path) -> Path:
-    """RUN_DIR/tokenizer; writes it where it is not there, which several ranks may do at a time.
+    """Write RUN_DIR/tokenizer if it is missing, safely for concurrent ranks. Return its path.
 
-    Raises UserError where `source` holds no tokenizer, or the directory cannot be written.
+    Raises UserError if `source` holds no tokenizer, or if the directory cannot be written.
     """
     directory = run_dir / paths.TOKENIZER
     if directory.is_dir():
         return directory
-    with failures_named(directory), tempfile.TemporaryDirectory(dir=run_dir, prefix=".") as place:
-        whole = Path(place) / paths.TOKENIZER
-        write(source, whole)
+    with failures_named(directory), tempfile.TemporaryDirectory(dir=run_dir, prefix=".") as temporary:
+        complete = Path(temporary) / paths.TOKENIZER
+        write(source, complete)
         try:
-            whole.rename(directory)
+            complete.rename(directory)
         except OSError:
-            if not directory.is_dir():  # it is there where another rank was quicker
+            if not directory.is_dir():  # otherwise another rank was first
                 raise
     return directory
 
 
 def write(source: Path, directory: Path) -> None:
-    """Writes the tokenizer in `source` into a new directory. Raises UserError as `ensure`."""
+    """Write the tokenizer in `source` into a new directory. Raises UserError as `ensure`."""
     files = [tokenizer.tokenizer_file(source), *(file for name in FILES for file in sorted(source.glob(name)))]
     written = configuration(source)
     with failures_named(directory):
         directory.mkdir(parents=True)
         for file in files:
             shutil.copyfile(file, directory / file.name)
-        (directory / tokenizer.CONFIG_FILE).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        write_json(directory / tokenizer.CONFIG_FILE, written)
 
 
 def configuration(source: Path) -> dict[str, Any]:
-    """The tokenizer_config.json of a run: special tokens that tokenizer.json has, and what concerns no ids.
+    """Return a run's tokenizer_config.json: special tokens that tokenizer.json has, and entries that do not affect ids.
 
-    Raises UserError where `source` holds no tokenizer, or its configuration is damaged.
+    Raises UserError if `source` holds no tokenizer, or if its configuration is damaged.
     """
     given, named, added = (
         tokenizer.configuration(source),
@@ -68,44 +68,44 @@ def configuration(source: Path) -> dict[str, Any]:
         tokenizer.added_tokens(source),
     )
     kept = {name: given[name] for name, kind in KEPT.items() if type(given.get(name)) is kind}
-    # transformers takes the name of a padding token from tokenizer.json itself where this file has no such entry.
+    # Without this entry transformers takes the padding token from tokenizer.json.
     special: dict[str, str | None] = {"pad_token": None}
     special |= {name: named[name] for name in NAMES if named.get(name) in added}
-    if end := named.get("eos_token", named.get("sep_token")):  # without which NeMo loads no tokenizer
+    if end := named.get("eos_token", named.get("sep_token")):  # NeMo requires it
         special["eos_token"] = end
     space = tokenizer.add_prefix_space(source)
     return {
         "tokenizer_class": CLASS,
-        **({} if space is None else {"add_prefix_space": space}),  # else transformers sets it to false
+        **({} if space is None else {"add_prefix_space": space}),  # transformers' default is false
         **special,
         **kept,
     }
 
 
-def left_out(source: Path) -> list[str]:
-    """What of a tokenizer's configuration a run does not use, NAME or NAME=value. Raises UserError as `configuration`.
+def ignored_entries(source: Path) -> list[str]:
+    """Return entries of a tokenizer's configuration that a run does not use, as NAME or NAME=value.
 
-    What repeats tokenizer.json is not listed.
+    Entries that repeat tokenizer.json are not listed. Raises UserError as `configuration`.
     """
     ours, added = configuration(source), tokenizer.added_tokens(source)
     named = tokenizer.named_tokens(source)
     repeated = {*named, *tokenizer.LISTS, tokenizer.NUMBERED}
     others = {name: value for name, value in tokenizer.configuration(source).items() if name not in repeated}
-    said: dict[str, Any] = {**others, **{name: token for name, token in named.items() if token not in added}}
+    entries: dict[str, Any] = {**others, **{name: token for name, token in named.items() if token not in added}}
     return [
         f"{name}={value}" if isinstance(value, str | int) and len(str(value)) <= SHOWN_LENGTH else name
-        for name, value in sorted(said.items())
+        for name, value in sorted(entries.items())
         if value is not None and ours.get(name) != value
     ]
 
 
-def described(source: Path) -> dict[str, Any]:
-    """What a run's record says of its tokenizer. Raises UserError as `configuration`."""
+def describe(source: Path) -> dict[str, Any]:
+    """Return what a run records about its tokenizer. Raises UserError as `configuration`."""
     return {
         "file": str(tokenizer.tokenizer_file(source)),
         "ids": tokenizer.vocabulary_size(source),
         "ids_sha256": tokenizer.fingerprint(source),
-        "left_out": left_out(source),
+        "left_out": ignored_entries(source),
     }
 
 
@@ -115,7 +115,7 @@ def loading(source: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the tokenizers library raises plain Exception
-        reason = str(error).rpartition("Exception: ")[2].partition("\n")[0]  # which NeMo puts before it
+        reason = str(error).rpartition("Exception: ")[2].partition("\n")[0]  # NeMo adds a prefix
         raise UserError(
             f"{tokenizer.tokenizer_file(source)}: cannot be loaded: {reason}; save it with the pinned transformers, or "
             "get it again"
@@ -123,11 +123,11 @@ def loading(source: Path) -> Iterator[None]:
 
 
 def check(loaded: Any, source: Path) -> None:
-    """Raises UserError unless transformers made of a run's directory just the ids in `source`.
+    """Raise UserError unless transformers loaded exactly the ids in `source` from a run's copy.
 
     Args:
-        loaded: What transformers' AutoTokenizer gave for the directory that `ensure` or `write` made.
-        source: The tokenizer's own directory.
+        loaded: Result of transformers' AutoTokenizer for the directory that `ensure` or `write` wrote.
+        source: The original directory of the tokenizer.
     """
     ours, theirs = tokenizer.vocabulary(source), loaded.get_vocab()
     if theirs == ours and len(loaded) == len(ours):

@@ -1,14 +1,14 @@
-"""Megatron token files: PREFIX.bin holds the token ids of all documents, PREFIX.idx where each document lies.
+"""Megatron token files: PREFIX.bin holds the token ids of all documents, PREFIX.idx their positions.
 
-Format: megatron.core.datasets.indexed_dataset. All numbers little-endian. The data made here has one sequence per
-document; other tools may write several, such as one for each sentence.
+Format: megatron.core.datasets.indexed_dataset. All numbers are little-endian. `tokenize` writes one sequence
+per document; other tools may write several, such as one per sentence.
 
     .idx  "MMIDIDX\\0\\0", uint64 version 1, uint8 dtype code, uint64 sequences, uint64 documents + 1,
           int32 length of each sequence [tokens], int64 offset of each sequence in the .bin [bytes],
           int64 index of each document's first sequence, and the number of sequences at the end
     .bin  the ids, in the type that the dtype code names
 
-Standard library only, and `summary` reads a few bytes whatever the size, so that a plan can be shown at once.
+Standard library only. `summary` reads only a few bytes, so that planning is fast for any size.
 """
 
 import struct
@@ -24,7 +24,7 @@ from llama31.common.files import failures_named
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
-UINT16_BELOW = 65_500  # vocabulary size from which ids are int32: DType.optimal_dtype
+UINT16_BELOW = 65_500  # from this vocabulary size on, ids are int32: DType.optimal_dtype
 
 
 class TokenType(Enum):
@@ -40,12 +40,12 @@ class TokenType(Enum):
 
     @property
     def limit(self) -> int:
-        """Smallest id that is too large."""
+        """Smallest id that does not fit."""
         return 1 << 16 if self is TokenType.uint16 else 1 << 31
 
     @staticmethod
     def for_vocabulary(size: int) -> "TokenType":
-        """The type that Megatron's preprocessing takes for a vocabulary of `size` entries."""
+        """Return the type that Megatron's preprocessing uses for a vocabulary of `size` entries."""
         return TokenType.uint16 if size < UINT16_BELOW else TokenType.int32
 
 
@@ -53,43 +53,43 @@ TYPES = {token_type.code: token_type for token_type in TokenType}
 
 
 def bin_path(prefix: Path) -> Path:
-    """PREFIX.bin."""
+    """Return PREFIX.bin."""
     return prefix.with_name(prefix.name + ".bin")
 
 
 def idx_path(prefix: Path) -> Path:
-    """PREFIX.idx."""
+    """Return PREFIX.idx."""
     return prefix.with_name(prefix.name + ".idx")
 
 
 def require_prefix(prefix: Path) -> None:
-    """Raises UserError where a prefix ends as the files that it stands for do."""
+    """Raise UserError if a prefix ends in .bin or .idx."""
     for path_of in (bin_path, idx_path):
         if path_of(without := prefix.with_suffix("")) == prefix:
-            raise UserError(f"{prefix}: names a file; the prefix of a token file is without that ending: {without}")
+            raise UserError(f"{prefix}: not the prefix of a token file; omit the extension: {without}")
 
 
 @dataclass(frozen=True)
 class TokenFile:
-    """What a .bin/.idx pair holds."""
+    """Sizes of a .bin/.idx pair."""
 
     prefix: Path
     documents: int
     stored_sequences: int
-    """Entries of the index: each is of one document, which has one or several."""
+    """Entries of the index, one or more per document."""
     tokens: int
     token_type: TokenType
 
     def sequences(self, seq_length: int) -> int:
-        """Whole training sequences: each takes `seq_length` tokens, and the token after them as last label."""
+        """Return the number of whole training sequences: `seq_length` tokens each, and the next token as last label."""
         return (self.tokens - 1) // seq_length
 
     def first_tokens(self, count: int) -> "array[int]":
-        """The first `count` ids, fewer where the file has fewer."""
+        """Return the first `count` ids, fewer if the file has fewer."""
         return self._read(0, min(count, self.tokens))
 
     def last_tokens(self, count: int) -> "array[int]":
-        """The last `count` ids, fewer where the file has fewer."""
+        """Return the last `count` ids, fewer if the file has fewer."""
         count = min(count, self.tokens)
         return self._read(self.tokens - count, count)
 
@@ -103,10 +103,10 @@ class TokenFile:
 
 
 def summary(prefix: str | Path) -> TokenFile:
-    """Look at PREFIX.idx and PREFIX.bin without reading them through.
+    """Check PREFIX.idx and PREFIX.bin without reading them completely. Return their sizes.
 
-    Raises UserError, one line, where one is missing, unreadable, empty, truncated or longer than it should be, where
-    the index is of another format, or where the pair holds no documents.
+    Raises UserError, one line, if a file is missing, unreadable, empty, truncated or too long, if the index has another
+    format, or if the pair holds no documents.
     """
     prefix = Path(prefix)
     index, data = idx_path(prefix), bin_path(prefix)
@@ -119,7 +119,7 @@ def summary(prefix: str | Path) -> TokenFile:
             raise UserError(f"{index}: not a Megatron index: starts with {header[: len(MAGIC)]!r} instead of {MAGIC!r}")
         _, version, code, sequences, ends = HEADER.unpack(header)
         if version != VERSION:
-            raise UserError(f"{index}: index version {version}, known is version {VERSION}")
+            raise UserError(f"{index}: index version {version}; supported: {VERSION}")
         if code not in TYPES:
             known = ", ".join(f"{token_type.code} ({token_type.name})" for token_type in TokenType)
             raise UserError(f"{index}: dtype code {code} is not one for token ids: {known}")
@@ -147,7 +147,7 @@ def summary(prefix: str | Path) -> TokenFile:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file that must be there and hold something."""
+    """Return the size of a file, bytes. Raises UserError if it is missing or empty."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:

@@ -1,35 +1,32 @@
-"""PREFIX.manifest.json beside a token file: what it was made from, and how. Standard library only."""
+"""Manifests of token files, PREFIX.manifest.json: inputs, tokenizer, sizes and hashes. Standard library only."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer
-from llama31.common.json_files import from_json
+from llama31.common.json_files import read_json_if_present, write_json
 
 
 @dataclass(frozen=True)
 class TokenManifest:
-    """The facts of one token file."""
+    """Contents of PREFIX.manifest.json."""
 
     inputs: list[str]
-    """Names of the input files, without directory, in the order read."""
+    """Names of the input files without directory, in input order."""
     input_bytes: list[int]
-    """Their sizes."""
+    """Their sizes, bytes."""
     input_sha256: list[str]
-    """SHA-256 of each, in hexadecimal, as all hashes here."""
+    """SHA-256 of each in hexadecimal, like all hashes here."""
     json_key: str
-    """Key of the text in an input's record."""
+    """Key of the text in the input records."""
     tokenizer_sha256: str
-    """Hash of the tokenizer, by what decides its ids; see `tokenizer.hashes`."""
+    """Hash of the tokenizer; see `tokenizer.hashes`."""
     vocabulary_size: int
     """Largest id of that tokenizer + 1."""
     append_eod: bool
     """Whether each document ends with the end-of-text token."""
     eod_id: int | None
-    """Id of that token; none without."""
+    """Id of that token; None without `append_eod`."""
     dtype: str
     """Type of the ids in the .bin: int32 | uint16."""
     documents: int
@@ -39,36 +36,24 @@ class TokenManifest:
     bin_sha256: str
     idx_sha256: str
     versions: dict[str, str]
-    """Versions of the libraries that made the ids, first the one that encoded."""
+    """Versions of the libraries used, the encoder first."""
     skipped_lines: int | None = None
-    """Lines of the inputs without a text that were skipped; None in a manifest of an earlier version."""
+    """Skipped input lines, which have no text; None in manifests of older versions."""
     skipped: list[dict[str, Any]] | None = None
     """File, line and reason of the first of them."""
 
 
 def manifest_path(prefix: str | Path) -> Path:
-    """PREFIX.manifest.json."""
+    """Return PREFIX.manifest.json."""
     prefix = Path(prefix)
     return prefix.with_name(prefix.name + ".manifest.json")
 
 
 def write(prefix: str | Path, manifest: TokenManifest) -> None:
-    """Write the manifest of PREFIX. Raises UserError where it cannot be written."""
-    with atomic_writer(manifest_path(prefix)) as file:
-        file.write(json.dumps(asdict(manifest), indent=2).encode() + b"\n")
+    """Write the manifest of PREFIX. Raises UserError if it cannot be written."""
+    write_json(manifest_path(prefix), manifest)
 
 
 def read(prefix: str | Path) -> TokenManifest | None:
-    """Manifest of PREFIX; None where it has none, as token files that others made.
-
-    Raises UserError where it is not a manifest.
-    """
-    path = manifest_path(prefix)
-    try:
-        return from_json(TokenManifest, json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a manifest of a token file ({error!r})") from error
+    """Return the manifest of PREFIX; None if it has none. Raises UserError if it is unreadable or damaged."""
+    return read_json_if_present(TokenManifest, manifest_path(prefix))

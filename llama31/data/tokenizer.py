@@ -1,7 +1,7 @@
-"""What a plan must know of a Hugging Face tokenizer, without loading it: standard library and orjson only.
+"""Read a Hugging Face tokenizer directory without loading the tokenizer. Needs only orjson.
 
-The ids are those of tokenizer.json. The other files of the directory name special tokens among them, for generation and
-for exports; the ranks get it in a form that adds nothing (`llama31.data.run_tokenizer`).
+tokenizer.json defines the ids. The other files name special tokens among them, for generation and exports; ranks load
+a copy with our own configuration (`llama31.data.run_tokenizer`).
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import orjson
 
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named, sha256_of
-from llama31.data.tokenizer_ids import deciding, unknown
+from llama31.data.tokenizer_ids import id_parts, unknown
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -23,35 +23,35 @@ SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 ADDED_TOKENS_FILE = "added_tokens.json"
 NUMBERED = "added_tokens_decoder"  # entry that repeats tokenizer.json's added_tokens
 LISTS = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")
-"""Entries that name several special tokens, in a list or by names: of transformers 4, of both, of transformers 5."""
+"""Entries that name several special tokens, as a list or by name: of transformers 4, of both, of transformers 5."""
 
 
 def tokenizer_file(tokenizer_dir: str | Path) -> Path:
-    """DIR/tokenizer.json. Raises UserError where the directory or the file is missing."""
+    """Return DIR/tokenizer.json. Raises UserError if the directory or the file is missing."""
     directory = Path(tokenizer_dir)
     if not directory.is_dir():
         raise UserError(f"{directory}: no such tokenizer directory")
     path = directory / TOKENIZER_FILE
     if not path.is_file():
-        raise UserError(f"{directory}: holds no {TOKENIZER_FILE}; a Hugging Face tokenizer directory has one")
+        raise UserError(f"{directory}: holds no {TOKENIZER_FILE}; not a Hugging Face tokenizer directory")
     return path
 
 
 def vocabulary_size(tokenizer_dir: str | Path) -> int:
-    """Largest id + 1 over the model's vocabulary and the added tokens.
+    """Return the largest id of the model's vocabulary and the added tokens, + 1.
 
-    Raises UserError where the directory or its tokenizer.json is missing, or the file is of an unknown format.
+    Raises UserError if the directory or its tokenizer.json is missing, or if the file has an unknown format.
     """
     return 1 + max(vocabulary(tokenizer_dir).values())
 
 
 def vocabulary(tokenizer_dir: str | Path) -> dict[str, int]:
-    """All tokens with their ids: the model's and the added ones. Raises UserError as `vocabulary_size`."""
+    """Return the id of each token, including added tokens. Raises UserError as `vocabulary_size`."""
     path = tokenizer_file(tokenizer_dir)
     with _format_named(path):
         content = _content(path)
         entries = content["model"]["vocab"]
-        if not isinstance(entries, dict):  # of Unigram models: [token, score], whose positions are the ids
+        if not isinstance(entries, dict):  # Unigram: [token, score], and positions are ids
             entries = {token: number for number, (token, _) in enumerate(entries)}
         found = {**entries, **{token["content"]: token["id"] for token in content["added_tokens"]}}
         if not found or not all(isinstance(number, int) for number in found.values()):
@@ -61,7 +61,7 @@ def vocabulary(tokenizer_dir: str | Path) -> dict[str, int]:
 
 @contextmanager
 def _format_named(path: Path) -> Iterator[None]:
-    """Turn what follows from JSON of another shape into a UserError of one line that names `path`."""
+    """Turn errors from JSON of another shape into a UserError of one line that names `path`."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -78,35 +78,34 @@ def _content(path: Path) -> Any:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    """Time of the last change, and size: a file is read again where they are others."""
+    """Return modification time and size, the cache key of a file."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=4)
 def _parsed(path: Path, _mtime: int, _size: int) -> Any:
-    """A tokenizer's JSON, which takes 0.2 s to read; there are four files of a tokenizer."""
+    """Parse a JSON file of a tokenizer. Cached: it takes 0.2 s, and a tokenizer has four files."""
     return orjson.loads(path.read_bytes())
 
 
 @lru_cache(maxsize=2)
 def _hashed(path: Path, _mtime: int, _size: int) -> str:
-    """SHA-256 of what decides ids, which takes 0.1 s."""
-    return hashlib.sha256(orjson.dumps(deciding(_content(path)), option=orjson.OPT_SORT_KEYS)).hexdigest()
+    """Return SHA-256 of the parts that determine ids. Cached: it takes 0.1 s."""
+    return hashlib.sha256(orjson.dumps(id_parts(_content(path)), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def named_tokens(tokenizer_dir: str | Path) -> dict[str, str]:
-    """What tokenizer_config.json, or else special_tokens_map.json, calls eos_token, bos_token and so on.
+    """Return special tokens by name (eos_token, ...) from tokenizer_config.json, else special_tokens_map.json.
 
-    Those of LISTS are called by the list's name and their number. Empty where neither
-    file is there. Raises UserError where one is not what it should be.
+    Tokens of LISTS are named LIST[KEY]. Empty if neither file exists. Raises UserError if a file has another format.
     """
     directory = Path(tokenizer_dir)
     return {**_named_in(directory / SPECIAL_TOKENS_FILE), **_named_in(directory / CONFIG_FILE)}
 
 
 def _named_in(path: Path) -> dict[str, str]:
-    """What one file calls its special tokens; nothing where it is not there."""
+    """Return the special tokens in one file by name; empty if it does not exist."""
     names: dict[str, str] = {}
     if path.is_file():
         with _format_named(path):
@@ -116,15 +115,15 @@ def _named_in(path: Path) -> dict[str, str]:
 
 
 def _named(name: str, value: Any) -> dict[str, str]:
-    """The tokens of one entry; none where it is not about special tokens."""
+    """Return the special tokens of one entry by name; empty for other entries."""
     if name in LISTS:
-        several = value.items() if isinstance(value, dict) else enumerate(value or ())
-        return {f"{name}[{key}]": _token(token) for key, token in several}
+        entries = value.items() if isinstance(value, dict) else enumerate(value or ())
+        return {f"{name}[{key}]": _token(token) for key, token in entries}
     return {name: _token(value)} if name.endswith("_token") and isinstance(value, str | dict) else {}
 
 
 def _token(value: Any) -> str:
-    """A token that is given as itself, or with how it is to be used."""
+    """Return the text of a token, given as a string or as an object with options."""
     content = value["content"] if isinstance(value, dict) else value
     if not isinstance(content, str):
         raise TypeError(f"{content!r} is not a token")
@@ -132,20 +131,20 @@ def _token(value: Any) -> str:
 
 
 def end_of_text(tokenizer_dir: str | Path) -> int | None:
-    """Id of the token that NeMo's AutoTokenizer takes as the end of a text; None where the tokenizer names none."""
+    """Return the id of NeMo's end-of-text token; None if the tokenizer names none."""
     named = named_tokens(tokenizer_dir)
     return added_tokens(tokenizer_dir).get(named.get("eos_token", named.get("sep_token", "")), {}).get("id")
 
 
 def added_tokens(tokenizer_dir: str | Path) -> dict[str, dict[str, Any]]:
-    """The added_tokens of tokenizer.json, each by its text. Raises UserError as `vocabulary_size`."""
+    """Return the added_tokens of tokenizer.json by text. Raises UserError as `vocabulary_size`."""
     path = tokenizer_file(tokenizer_dir)
     with _format_named(path):
         return {token["content"]: token for token in _content(path)["added_tokens"]}
 
 
 def configuration(tokenizer_dir: str | Path) -> dict[str, Any]:
-    """What tokenizer_config.json holds; empty where it is not there. Raises UserError where it is no JSON object."""
+    """Return tokenizer_config.json; empty if it is missing. Raises UserError if it is not a JSON object."""
     path = Path(tokenizer_dir) / CONFIG_FILE
     if not path.is_file():
         return {}
@@ -154,7 +153,7 @@ def configuration(tokenizer_dir: str | Path) -> dict[str, Any]:
 
 
 def problems(tokenizer_dir: str | Path) -> list[str]:
-    """Lines on what no run could make right: unknown parts, ids with gaps, tokens that have no id.
+    """Return problems that make a tokenizer unusable: unknown parts, gaps in the ids, special tokens without an id.
 
     Raises UserError as `vocabulary_size` and `named_tokens`.
     """
@@ -172,12 +171,12 @@ def problems(tokenizer_dir: str | Path) -> list[str]:
         if ids.get(token) != number:
             found.append(f"{path}: token {number} {token!r} is not as in {TOKENIZER_FILE}'s added_tokens")
     for token in sorted(set(named_tokens(tokenizer_dir).values()) - ids.keys()):
-        found.append(_not_added(tokenizer_dir, token))  # transformers would give it an id at the vocabulary's end
+        found.append(_not_added(tokenizer_dir, token))  # transformers would append an id for it
     return found
 
 
 def _numbered(directory: Path) -> Iterator[tuple[Path, str, int]]:
-    """Each token that another file than tokenizer.json gives an id: that file, the token, the id."""
+    """Yield each id given in another file than tokenizer.json: the file, the token, the id."""
     config = directory / CONFIG_FILE
     with _format_named(config):
         for number, token in configuration(directory).get(NUMBERED, {}).items():
@@ -189,9 +188,9 @@ def _numbered(directory: Path) -> Iterator[tuple[Path, str, int]]:
 
 
 def contradictions(tokenizer_dir: str | Path) -> list[str]:
-    """Lines on where transformers, by the configuration, would not make of a text what tokenizer.json says.
+    """Return problems, and entries of the configuration that make transformers encode text unlike tokenizer.json.
 
-    A run reads ids, so that to it `problems` alone matter.
+    The latter matter only when text is encoded; a run reads ids.
     """
     found, path, config = problems(tokenizer_dir), Path(tokenizer_dir) / CONFIG_FILE, configuration(tokenizer_dir)
     if found:
@@ -205,7 +204,7 @@ def contradictions(tokenizer_dir: str | Path) -> list[str]:
     for number, token in config.get(NUMBERED, {}).items():
         if {**token, "id": int(number)} != known.get(token["content"]):
             found.append(f"{path}: token {number} {token['content']!r} is not as in {TOKENIZER_FILE}'s added_tokens")
-    # transformers would cut it out of texts where it is an ordinary entry
+    # transformers would split an ordinary entry out of texts as a special token
     ordinary = sorted(set(named_tokens(tokenizer_dir).values()) - known.keys())
     return [*found, *(_not_added(tokenizer_dir, token) for token in ordinary)]
 
@@ -221,7 +220,7 @@ def _not_added(tokenizer_dir: str | Path, token: str) -> str:
 
 
 def add_prefix_space(tokenizer_dir: str | Path) -> bool | None:
-    """What tokenizer.json says of a space before a text; None where it does not, and transformers cannot change it."""
+    """Return add_prefix_space of tokenizer.json; None if it has none, so that transformers cannot change it."""
     path = tokenizer_file(tokenizer_dir)
     with _format_named(path):
         found = (_content(path).get("pre_tokenizer") or {}).get("add_prefix_space")
@@ -229,7 +228,7 @@ def add_prefix_space(tokenizer_dir: str | Path) -> bool | None:
 
 
 def fingerprint(tokenizer_dir: str | Path) -> str:
-    """SHA-256, in hexadecimal, of what in tokenizer.json decides ids: the same where it was only saved again.
+    """Return SHA-256 of the parts of tokenizer.json that determine ids; saving the file again does not change it.
 
     Raises UserError as `vocabulary_size`.
     """
@@ -239,8 +238,8 @@ def fingerprint(tokenizer_dir: str | Path) -> str:
 
 
 def hashes(tokenizer_dir: str | Path) -> tuple[str, str]:
-    """What this tokenizer may have on record: its `fingerprint`, or SHA-256 of tokenizer.json, as once recorded.
+    """Return all hashes that may be recorded for this tokenizer: its `fingerprint`, and SHA-256 of tokenizer.json.
 
-    Raises UserError as `vocabulary_size`.
+    Older versions recorded the latter. Raises UserError as `vocabulary_size`.
     """
     return fingerprint(tokenizer_dir), sha256_of(tokenizer_file(tokenizer_dir))

@@ -1,4 +1,4 @@
-"""What of a tokenizer.json decides the ids of a text, however the file was written. Standard library alone."""
+"""The parts of a tokenizer.json that determine the ids of a text, in normal form. Standard library only."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,23 +19,23 @@ PARTS = {
         "WordPiece",
     ),
 }  # fmt: skip
-"""Types that each part of a tokenizer.json may be of, or be put together from, by the pinned tokenizers library."""
+"""Types of each part of a tokenizer.json, and of nested parts, that the pinned tokenizers library supports."""
 LATER_FIELDS: dict[str, dict[str, Any]] = {
     "ByteLevel": {"use_regex": True},
     "Metaspace": {"split": True, "prepend_scheme": "always"},
     "Punctuation": {"behavior": "Isolated"},
 }
-"""Fields that the tokenizers library writes since some version, with what it takes where an older file has none."""
+"""Fields that older versions of the tokenizers library did not write, with their defaults."""
 
 
 def unknown(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each part of a tokenizer.json that the pinned tokenizers library cannot read, and its type."""
+    """Yield each part of a tokenizer.json that the pinned tokenizers library does not support, and its type."""
     for part, known in PARTS.items():
         yield from ((part, kind) for kind in _types(content.get(part)) if kind not in known)
 
 
 def _types(part: Any) -> Iterator[str]:
-    """The type of a part, and those of what it is put together from."""
+    """Yield the types of a part and of its nested parts."""
     if isinstance(part, dict):
         if isinstance(kind := part.get("type"), str):
             yield kind
@@ -44,23 +44,23 @@ def _types(part: Any) -> Iterator[str]:
                 yield from (kind for each in inner if isinstance(each, dict) for kind in _types(each))
 
 
-def deciding(content: dict[str, Any]) -> dict[str, Any]:
-    """The parts that turn a text into ids, each in one form: equal for a file that was only saved again.
+def id_parts(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts that determine ids, in a normal form that saving the file again does not change.
 
-    Left out is what nothing here uses: decoder, template of special tokens around a text, truncation, padding, and
-    whether an added token is skipped when ids are decoded.
+    Omits what is not used here: decoder, template of special tokens around a text, truncation, padding, and whether
+    decoding skips an added token.
     """
     added = [{name: value for name, value in token.items() if name != "special"} for token in content["added_tokens"]]
     return {
         "added_tokens": sorted(added, key=lambda token: token["id"]),
-        "normalizer": _completed(content.get("normalizer")),
-        "pre_tokenizer": _completed(content.get("pre_tokenizer")),
+        "normalizer": _with_defaults(content.get("normalizer")),
+        "pre_tokenizer": _with_defaults(content.get("pre_tokenizer")),
         "model": _model(content["model"]),
     }
 
 
 def _model(model: dict[str, Any]) -> dict[str, Any]:
-    """A model without the options that are off, which older files leave out; merges in one form."""
+    """Return a model without disabled options, which older files omit, and with merges as strings."""
     options = {name: value for name, value in model.items() if value is not None and value is not False}
     if "merges" in model:
         options["type"] = model.get("type", "BPE")
@@ -70,13 +70,13 @@ def _model(model: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _completed(part: Any) -> Any:
-    """A normalizer or pre-tokenizer, and those within it, as the library writes them now."""
+def _with_defaults(part: Any) -> Any:
+    """Return a normalizer or pre-tokenizer, with nested ones, as the library writes it now."""
     if isinstance(part, list):
-        return [_completed(inner) for inner in part]
+        return [_with_defaults(inner) for inner in part]
     if not isinstance(part, dict):
         return part
-    fields = {name: _completed(value) for name, value in part.items()}
-    if fields.get("type") == "Metaspace":  # an older file has these beside, or instead of, prepend_scheme
+    fields = {name: _with_defaults(value) for name, value in part.items()}
+    if fields.get("type") == "Metaspace":  # older files have these, with or without prepend_scheme
         fields = {name: value for name, value in fields.items() if name not in ("add_prefix_space", "str_rep")}
     return {**LATER_FIELDS.get(str(fields.get("type")), {}), **fields}

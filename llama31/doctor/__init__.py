@@ -1,1 +1,1 @@
-"""Whether a run as the settings say would start on this machine, or on all nodes of a Slurm step."""
+"""Check whether a run with the given settings would start: on this machine, or on all nodes of a Slurm step."""

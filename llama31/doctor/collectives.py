@@ -1,53 +1,53 @@
-"""The all-reduce between the ranks, each in a process of its own: what hangs there can be ended."""
+"""Test the all-reduce between the ranks, in separate processes, so that a hanging one can be killed."""
 
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
 
-from llama31.common.reading import size
+from llama31.common.units import size
 from llama31.config import devices
 from llama31.doctor import limits, troubles
-from llama31.doctor.context import ELSEWHERE, Context
+from llama31.doctor.context import ON_NODES, Context
 from llama31.doctor.findings import Finding, ok
 from llama31.launch import rank_command
 from llama31.settings import Device
 
 PROGRAM = "llama31.doctor.all_reduce"
-GIVES_UP = 0.5  # share of the time after which torch, once it is imported, gives up by itself and says where
+TORCH_SHARE = 0.5  # share of the limit after which torch itself times out, and says where
 
 
 def check(context: Context) -> Iterator[Finding]:
-    """NCCL between GPUs, gloo between CPU processes, with the bus bandwidth (`all_reduce.bus_bandwidth`)."""
+    """Test NCCL between GPUs, or gloo between CPU processes, and measure the bus bandwidth (see `all_reduce`)."""
     if devices.is_elsewhere(context.settings):
-        yield ok(ELSEWHERE)
+        yield ok(ON_NODES)
         return
     backend = "gloo" if devices.device(context.settings) is Device.cpu else "nccl"
-    command = [*_starter(context), PROGRAM, backend, str(GIVES_UP * context.patience)]
-    done = limits.output(command, context.patience, _environment(context))
-    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"rank"')]
-    if not told:
-        rank = context.place.rank if context.place else 0
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        told = [{"rank": rank, "error": said[-1]}]
-    wrong = [rank for rank in told if "error" in rank]
-    for rank in wrong:
-        yield troubles.UNREDUCED.found(backend=backend, **rank)
-    if wrong:
+    command = [*_starter(context), PROGRAM, backend, str(TORCH_SHARE * context.command_timeout)]
+    done = limits.output(command, context.command_timeout, _environment(context))
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"rank"')]
+    if not answers:
+        rank = context.task.rank if context.task else 0
+        errors = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        answers = [{"rank": rank, "error": errors[-1]}]
+    failed = [answer for answer in answers if "error" in answer]
+    for answer in failed:
+        yield troubles.ALL_REDUCE_FAILED.found(backend=backend, **answer)
+    if failed:
         return
-    if not all(rank["right"] for rank in told):
-        yield troubles.REDUCED_WRONG.found(backend=backend)
-    world_size = context.place.size if context.place else context.settings.gpus_per_node
+    if not all(answer["right"] for answer in answers):
+        yield troubles.ALL_REDUCE_WRONG.found(backend=backend)
+    world_size = context.task.size if context.task else context.settings.gpus_per_node
     if world_size == 1:
-        yield ok(f"{backend} starts; one rank has no other to sum with")
+        yield ok(f"{backend} starts; one rank has no others to sum with")
         return
-    slowest = min(rank["bandwidth"] for rank in told)
-    yield ok(f"{backend}, {world_size} ranks, {size(told[0]['bytes'])}: bus bandwidth", slowest)
+    slowest = min(answer["bandwidth"] for answer in answers)
+    yield ok(f"{backend}, {world_size} ranks, {size(answers[0]['bytes'])}: bus bandwidth", slowest)
 
 
 def _starter(context: Context) -> list[str]:
-    """torchrun here; under srun each task is a rank itself."""
-    if context.place:
+    """Return the start of the command: torchrun, but under srun each task is a rank."""
+    if context.task:
         return [sys.executable, "-m"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return [*torchrun, f"--nproc-per-node={context.settings.gpus_per_node}", "-m"]
@@ -55,7 +55,7 @@ def _starter(context: Context) -> list[str]:
 
 def _environment(context: Context) -> Mapping[str, str]:
     environment = rank_command.environment(context.settings, os.environ)
-    if place := context.place:
-        environment |= {"RANK": str(place.rank), "LOCAL_RANK": str(place.local_rank), "WORLD_SIZE": str(place.size)}
-        environment |= {"MASTER_ADDR": place.address, "MASTER_PORT": str(place.port + 1)}
+    if task := context.task:
+        environment |= {"RANK": str(task.rank), "LOCAL_RANK": str(task.local_rank), "WORLD_SIZE": str(task.size)}
+        environment |= {"MASTER_ADDR": task.address, "MASTER_PORT": str(task.port + 1)}
     return environment

@@ -1,4 +1,4 @@
-"""What every check is given."""
+"""Input of every check."""
 
 from dataclasses import dataclass
 
@@ -6,24 +6,24 @@ from llama31.data.inputs import Data
 from llama31.doctor.group import StepTask
 from llama31.settings import Settings
 
-ELSEWHERE = "not looked at here: the run takes place on the nodes of PARTITION, where srun can start the doctor"
-AFAR = "not looked at here: paths are those of HOST"
-GRACE = 10  # seconds between the end of what a check starts and the end of the check
+ON_NODES = "not checked here: the run is on the nodes of PARTITION, where srun can start the doctor"
+ON_HOST = "not checked here: the paths are on HOST"
+GRACE = 10  # seconds between the time limits of a check's commands and of the check
 
 
 @dataclass
 class Context:
-    """The run that is asked about, and where this process stands."""
+    """Settings of the run to check, and this process's task."""
 
     settings: Settings
     timeout: float
-    """Seconds that a check may take."""
-    place: StepTask | None = None
+    """Time limit of a check in seconds."""
+    task: StepTask | None = None
     """None on one machine without Slurm."""
     data: Data | None = None
-    """What the check of the data found, for those after it."""
+    """Set by the check of the inputs, for those after it."""
 
     @property
-    def patience(self) -> float:
-        """Seconds to give to a command, so that its end is noticed before the check itself must end."""
+    def command_timeout(self) -> float:
+        """Time limit of a command in seconds, shorter than the check's, so that its end is noticed first."""
         return max(self.timeout - GRACE, self.timeout / 2)

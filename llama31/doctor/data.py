@@ -1,4 +1,4 @@
-"""The settings, the token files and the tokenizer: what a run itself would refuse, and more where it is asked for."""
+"""Check the settings, the token files and the tokenizer, as a run does, and on request the files' contents."""
 
 import tempfile
 from collections.abc import Iterator
@@ -7,19 +7,19 @@ from pathlib import Path
 from llama31.config import devices, paths
 from llama31.data import inputs, run_tokenizer
 from llama31.doctor import troubles
-from llama31.doctor.context import AFAR, Context
+from llama31.doctor.context import ON_HOST, Context
 from llama31.doctor.findings import Finding, failed, ok
 from llama31.launch import prepare
 
 SAMPLE = "The quick brown fox jumps over 13 lazy dogs."
 
 
-def look(context: Context) -> Iterator[Finding]:
-    """On each node: what `run` looks at before it starts anything."""
+def inputs_of_run(context: Context) -> Iterator[Finding]:
+    """On each node: check the inputs as `run` does before it starts."""
     context.data, lines = prepare.look(context.settings)
     yield from map(failed, lines)
     if devices.is_through_ssh(context.settings) and not context.data:
-        yield ok(f"{AFAR}; each job looks at the data before it starts")
+        yield ok(f"{ON_HOST}; each job checks the data before it starts")
     if context.data and not lines:
         parts, validation = context.data.train, context.data.validation
         tokens = sum(part.tokens for part in parts)
@@ -28,10 +28,10 @@ def look(context: Context) -> Iterator[Finding]:
 
 
 def tokenizer(context: Context) -> Iterator[Finding]:
-    """On each node: that it can be loaded as the ranks load it, and turns text into ids."""
-    from transformers import AutoTokenizer  # here, so that a missing package is a failure of this check alone
+    """On each node: load the tokenizer as the ranks do, and encode a text."""
+    from transformers import AutoTokenizer  # here, so that only this check fails if it is missing
 
-    if context.data:  # else a line says already what is wrong
+    if context.data:  # else another check has already failed
         source = Path(context.settings.tokenizer_path)
         with tempfile.TemporaryDirectory() as directory:
             copy = run_tokenizer.ensure(source, Path(directory))
@@ -39,22 +39,22 @@ def tokenizer(context: Context) -> Iterator[Finding]:
                 loaded = AutoTokenizer.from_pretrained(copy)
         run_tokenizer.check(loaded, source)
         ids = loaded.encode(SAMPLE, add_special_tokens=False)
-        yield ok(f"{source}: loads; {len(loaded):,} ids, {len(ids)} for {len(SAMPLE)} letters")
+        yield ok(f"{source}: loads; {len(loaded):,} ids, {len(ids)} for {len(SAMPLE)} characters")
 
 
 def verified(context: Context) -> Iterator[Finding]:
-    """Reads the token files of the run to their ends."""
-    from llama31.corpus.verify import Vocabulary, verify
+    """Read all token files of the run to the end."""
+    from llama31.corpus.verify import Vocabulary, verify_files
 
     if context.data is None:
         if devices.is_through_ssh(context.settings):
-            yield ok(f"{AFAR}, where `python3 -m llama31 verify` reads the token files")
+            yield ok(f"{ON_HOST}, where `python3 -m llama31 verify` reads the token files")
         return
     settings = context.settings
     prefixes = [*paths.train_prefixes(settings), paths.validation_prefix(settings)]
-    verdicts, figures = verify(prefixes, Vocabulary.of(Path(settings.tokenizer_path)))
+    verdicts, figures = verify_files(prefixes, Vocabulary.of(Path(settings.tokenizer_path)))
     doubts = [doubt for verdict in verdicts for doubt in verdict.doubts]
     for doubt in doubts:
-        yield troubles.DOUBTED.found(verify_doubts=doubt)
+        yield troubles.SUSPECT_FILE.found(verify_doubts=doubt)
     if not doubts:
-        yield ok(f"{len(verdicts)} token files read, nothing in doubt: {figures}")
+        yield ok(f"{len(verdicts)} token files read, no problems: {figures}")

@@ -1,4 +1,4 @@
-"""The directories of a run: whether all nodes see them, their free space, and how fast they are written."""
+"""Check the directories of a run: visible on all nodes, free space, write speed."""
 
 import os
 import shutil
@@ -10,39 +10,39 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama31.checkpoint import disk_space, store
-from llama31.common.reading import size
-from llama31.common.units import scaled
+from llama31.common.files import nearest_existing, sync_open
+from llama31.common.units import scaled, size
 from llama31.config import devices, paths
 from llama31.data.inputs import Data
 from llama31.doctor import troubles
-from llama31.doctor.context import AFAR, Context
+from llama31.doctor.context import ON_HOST, Context
 from llama31.doctor.findings import Finding, ok
 from llama31.estimates import disk
 from llama31.settings import Settings
 
-PROBE_BYTES = 128 << 20  # written at most, to measure
-PROBE_SECONDS = 2.0  # spent on that at most, but for the end, when the file server must have it all
+PROBE_BYTES = 128 << 20  # written at most
+PROBE_SECONDS = 2.0  # of writing at most; the sync may take longer
 BLOCK = 4 << 20  # bytes written at a time
-SLOW = 20e6  # bytes per second, below which even logs hold a run up
+SLOW = 20e6  # bytes per second, below which even logs delay a run
 APPEARS = 3.0  # seconds that a file server may take to show a file of another node
 
 
 @dataclass(frozen=True)
 class Directory:
-    """One that a setting names."""
+    """A directory that a setting names."""
 
     setting: str
     path: Path
     written: bool = True
 
     @property
-    def there(self) -> Path:
-        """The directory, or while it is not made the nearest one above it. Raises OSError where none can be seen."""
-        return next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
+    def nearest(self) -> Path:
+        """The directory, or its nearest existing parent. Raises OSError if none is accessible."""
+        return nearest_existing(self.path)
 
 
 def directories(settings: Settings) -> list[Directory]:
-    """Those that settings name; the data's are looked at by `llama31.doctor.data`."""
+    """Return the directories that settings name, except the data's (see `llama31.doctor.data`)."""
     found = [Directory("JOB_DIR", Path(settings.job_dir)), Directory("TMP_NPY_INDEX", paths.index_root(settings))]
     if settings.continual_ckpt:
         found.append(Directory("CONTINUAL_CKPT", Path(settings.continual_ckpt)))
@@ -59,36 +59,36 @@ def _written(context: Context) -> list[Directory]:
 
 
 def mark(context: Context) -> Iterator[Finding]:
-    """On the first node: leaves a file in each directory that is written, for the other nodes to find."""
+    """On the first node: create a file in each written directory, for the other nodes to find."""
     for directory in _written(context):
-        with suppress(OSError):  # `speed` tells
+        with suppress(OSError):  # reported by `speed`
             _mark(context, directory).touch()
     return iter(())
 
 
 def unmark(context: Context) -> None:
-    """Removes what `mark` left."""
+    """Remove the files of `mark`."""
     for directory in _written(context):
         with suppress(OSError):
             _mark(context, directory).unlink()
 
 
 def visible(context: Context) -> Iterator[Finding]:
-    """On each node: whether it sees these files."""
+    """On each node: check that these files are visible."""
     unseen = _written(context)
     end = time.monotonic() + APPEARS
     while (unseen := [directory for directory in unseen if not _shows(context, directory)]) and time.monotonic() < end:
         time.sleep(0.2)
     for directory in unseen:
-        yield troubles.UNSEEN.found(setting=directory.setting, path=directory.path)
+        yield troubles.NOT_SHARED.found(setting=directory.setting, path=directory.path)
     if not unseen:
         names = ", ".join(directory.setting for directory in _written(context))
-        yield ok(f"what the first node writes is seen in {names}")
+        yield ok(f"files of the first node are visible in {names}")
 
 
 def _mark(context: Context, directory: Directory) -> Path:
-    assert context.place
-    return directory.there / f".llama31-doctor-{context.place.step}-{directory.setting}"
+    assert context.task
+    return directory.nearest / f".llama31-doctor-{context.task.step}-{directory.setting}"
 
 
 def _shows(context: Context, directory: Directory) -> bool:
@@ -106,49 +106,51 @@ class Room:
     """Bytes that a run needs in a directory."""
 
     least: int = 0
-    """Without these it does not start."""
+    """With less it does not start."""
     most: int = 0
-    """With these it does not stop for want of room."""
+    """With less it may run out of space."""
 
     def __add__(self, other: "Room") -> "Room":
         return Room(self.least + other.least, self.most + other.most)
 
 
 def needs(settings: Settings, data: Data | None) -> dict[str, Room]:
-    """Setting -> what goes there: an index for each experiment, and checkpoints until the first ones are removed."""
+    """Return setting -> bytes needed: an index for each experiment, and checkpoints until the first ones are pruned."""
     if data is None:
         return {}
     index = disk.training_index(settings, data) * settings.nexp
     found = {"TMP_NPY_INDEX": Room(index, index)}
     if settings.continual_ckpt:
-        one, there = disk_space.estimate(settings, data), len(store.listing(Path(settings.continual_ckpt)))
-        # While one is saved there is one more than KEEP_LAST, which 0 leaves unbounded.
+        one, existing = disk_space.estimate(settings, data), len(store.listing(Path(settings.continual_ckpt)))
+        # While a checkpoint is saved there is one more than KEEP_LAST; 0 is no limit.
         kept = (settings.keep_last or 1) * settings.nexp + 1
-        found["CONTINUAL_CKPT"] = Room(one, one * max(1, kept - there))
+        found["CONTINUAL_CKPT"] = Room(one, one * max(1, kept - existing))
     return found
 
 
 def room(context: Context) -> Iterator[Finding]:
-    """On each node: whether the directories can be used, and what is free there against what a run needs."""
+    """On each node: check that the directories are usable, and compare free space with what a run needs."""
     if devices.is_through_ssh(context.settings):
-        yield ok(AFAR)
+        yield ok(ON_HOST)
         return
     settings, needed = context.settings, needs(context.settings, context.data)
-    places: list[tuple[Directory, int]] = []
+    usable: list[tuple[Directory, int]] = []
     on_device: dict[int, Room] = {}  # several directories may share a file system
     for directory in directories(settings):
         try:
-            device = directory.there.stat().st_dev
+            device = directory.nearest.stat().st_dev
             if not directory.written:
                 os.scandir(directory.path).close()
         except OSError as error:
-            yield troubles.NO_PLACE.found(setting=directory.setting, path=directory.path, error=error.strerror)
+            yield troubles.UNUSABLE_DIRECTORY.found(
+                setting=directory.setting, path=directory.path, error=error.strerror
+            )
             continue
-        places.append((directory, device))
+        usable.append((directory, device))
         on_device[device] = on_device.get(device, Room()) + needed.get(directory.setting, Room())
-    for directory, device in places:
+    for directory, device in usable:
         if directory.written:
-            yield _compared(directory, shutil.disk_usage(directory.there).free, on_device[device])
+            yield _compared(directory, shutil.disk_usage(directory.nearest).free, on_device[device])
 
 
 def _compared(directory: Directory, free: int, room: Room) -> Finding:
@@ -161,13 +163,13 @@ def _compared(directory: Directory, free: int, room: Room) -> Finding:
 
 
 def speed(context: Context) -> Iterator[Finding]:
-    """On each node, all at the same time: how fast this user can write there."""
+    """On each node, simultaneously: measure how fast this user can write."""
     for directory in [] if devices.is_through_ssh(context.settings) else _written(context):
         named = {"setting": directory.setting, "path": directory.path}
         try:
-            rate = write_rate(directory.there)
+            rate = write_rate(directory.nearest)
         except OSError as error:
-            yield troubles.NO_PLACE.found(**named, error=error.strerror)
+            yield troubles.UNUSABLE_DIRECTORY.found(**named, error=error.strerror)
             continue
         if rate < SLOW:
             yield troubles.SLOW.found(**named, rate=scaled(rate, "B/s"))
@@ -176,14 +178,17 @@ def speed(context: Context) -> Iterator[Finding]:
 
 
 def write_rate(directory: Path) -> float:
-    """Bytes per second to a file of at most half of what is free, until the file server has them. Raises OSError."""
+    """Return the measured bytes per second of writing and syncing a file, at most half of the free space.
+
+    Raises OSError.
+    """
     probe = directory / f".llama31-doctor-{socket.gethostname()}-{os.getpid()}"
     most = min(PROBE_BYTES, max(shutil.disk_usage(directory).free // 2, 1))
-    block = os.urandom(min(BLOCK, most))  # which nothing on the way can compress
+    block = os.urandom(min(BLOCK, most))  # incompressible
     written, start = 0, time.monotonic()
     with open(probe, "xb", buffering=0) as file:
-        probe.unlink()  # so that nothing stays behind, whatever ends this
+        probe.unlink()  # so that no file is left if this process is killed
         while written < most and time.monotonic() - start < PROBE_SECONDS:
             written += file.write(block)
-        os.fsync(file.fileno())
+        sync_open(file)
         return written / max(time.monotonic() - start, 1e-9)

@@ -1,4 +1,4 @@
-"""What a check finds, and how the findings of several nodes become lines."""
+"""Findings of the checks, and how those of several nodes are combined into lines."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ SHOWN_NODES = 3  # named in a line
 
 
 class Severity(Enum):
-    """How bad it is: a run starts with warnings, and does not with failures."""
+    """Whether a run would start: with warnings it does, with failures it does not."""
 
     ok = "ok"
     warning = "warning"
@@ -21,39 +21,39 @@ class Severity(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found on one node."""
+    """One result of a check on one node."""
 
     severity: Severity
     says: str
-    """What is there, or what is wrong with its value."""
+    """What was found, or what is wrong: its value."""
     remedy: str = ""
-    """What to do about it."""
+    """How to fix it."""
     rate: float | None = None
-    """Bytes per second that were measured; of several nodes the slowest is shown."""
+    """Measured bytes per second; of several nodes the slowest is shown."""
 
 
 def ok(says: str, rate: float | None = None) -> Finding:
-    """A finding without fault."""
+    """Return a finding without a problem."""
     return Finding(Severity.ok, says, rate=rate)
 
 
 def failed(line: str) -> Finding:
-    """A failure whose line says what would work, as those of UserError do."""
+    """Return a failure whose line contains its remedy, like those of UserError."""
     return Finding(Severity.failed, line)
 
 
 def to_json(findings: Sequence[Finding]) -> list[list[Any]]:
-    """Findings as plain values."""
+    """Return findings as JSON values."""
     return [[finding.severity.name, finding.says, finding.remedy, finding.rate] for finding in findings]
 
 
 def from_json(values: Sequence[Sequence[Any]]) -> list[Finding]:
-    """Findings that `to_json` gave."""
+    """Return findings from the values of `to_json`."""
     return [Finding(Severity[name], says, remedy, rate) for name, says, remedy, rate in values]
 
 
 def lines(check: str, found: Mapping[str, Sequence[Finding]]) -> Iterator[str]:
-    """A line for each different finding; one that is not everywhere names its nodes. `found`: node -> its findings."""
+    """Yield a line for each distinct finding, with node names unless all nodes have it. `found`: node -> findings."""
     same: dict[Finding, dict[str, float]] = {}
     for node, findings in found.items():
         for finding in findings:

@@ -1,7 +1,7 @@
-"""The tasks of a Slurm step in which the doctor runs, and how they tell each other what they found.
+"""Communication between the tasks of a Slurm step that runs the doctor.
 
-JSON lines over sockets to the first task, from the standard library alone: where torch is missing or a collective
-hangs, this still says on which node.
+JSON lines over sockets to the first task, using only the standard library: if torch is missing or a collective hangs,
+this can still report on which node.
 """
 
 import json
@@ -13,48 +13,48 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PORTS = range(20_000, 30_000, 2)  # below those that Linux gives to outgoing connections
+PORTS = range(20_000, 30_000, 2)  # below Linux's ephemeral ports
 LAST_STEP = 0xFFFFFFF0
-"""Of srun; numbers above it are those of a batch script or an interactive shell (slurm.h, SLURM_MAX_NORMAL_STEP_ID)."""
-GREETING = 5  # seconds in which a task that connected says who it is
+"""Highest step id of srun; higher ones are batch scripts and interactive shells (slurm.h, SLURM_MAX_NORMAL_STEP_ID)."""
+GREETING = 5  # seconds for a connected task to send its rank
 
 
 @dataclass(frozen=True)
 class StepTask:
-    """Where this process stands among the tasks of its step."""
+    """This process among the tasks of its Slurm step."""
 
     rank: int
     size: int
-    """Tasks of the step."""
+    """Number of tasks in the step."""
     local_rank: int
-    """Number of this task on its node."""
+    """Index of this task on its node."""
     node: str
     node_names: tuple[str, ...]
-    """Of the step, in Slurm's order."""
+    """Nodes of the step, in Slurm's order."""
     step: str
-    """job.step, the same for all tasks and no other."""
+    """job.step, unique to this step."""
     port: int
-    """For the doctor on the first node; the next one is for torch there."""
+    """Port of the doctor on the first node; torch uses the next one."""
 
     @property
     def address(self) -> str:
-        """The first node, where the first task runs."""
+        """The first node, which runs the first task."""
         return self.node_names[0]
 
     @property
     def nodes(self) -> int:
-        """Nodes of the step."""
+        """Number of nodes in the step."""
         return len(self.node_names)
 
 
 def is_task(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether srun started this process, alone or among others; the batch script of a job is none."""
+    """Return whether srun started this process; a job's batch script does not count."""
     step = environment.get("SLURM_STEP_ID", "")
     return "SLURM_PROCID" in environment and step.isdecimal() and int(step) <= LAST_STEP
 
 
-def place(environment: Mapping[str, str] = os.environ) -> StepTask | None:
-    """Where srun put this process among others; None where it is alone, which torchrun can give company."""
+def step_task(environment: Mapping[str, str] = os.environ) -> StepTask | None:
+    """Return this process's task; None outside of srun or if it is the only task, which torchrun can multiply."""
     size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     if size == 1 or not is_task(environment):
         return None
@@ -71,7 +71,7 @@ def place(environment: Mapping[str, str] = os.environ) -> StepTask | None:
 
 
 def expanded(nodes: str) -> Iterator[str]:
-    """The names in a list as Slurm writes it: n[03-04,20],m1 -> n03 n04 n20 m1. Containers have no scontrol to ask."""
+    """Expand Slurm's node list, n[03-04,20],m1 -> n03 n04 n20 m1, without scontrol, which containers lack."""
     for name in re.split(r",(?![^[]*\])", nodes):
         before, bracket, rest = name.partition("[")
         if not bracket:
@@ -84,51 +84,52 @@ def expanded(nodes: str) -> Iterator[str]:
                 yield from expanded(f"{before}{number:0{len(first)}}{after}")
 
 
-class Apart(Exception):
-    """The tasks of the step cannot talk to each other; the message says why."""
+class Disconnected(Exception):
+    """The tasks of the step cannot communicate; the message says why."""
 
 
 class Group:
-    """All tasks of the step, or this process alone; `exchange` is to be called by all, in the same order."""
+    """All tasks of the step, or a single process; all must call `exchange` in the same order."""
 
-    def __init__(self, place: StepTask | None, patience: float):
-        """Connects to all others within `patience` seconds; who is not there by then is never heard of.
+    def __init__(self, task: StepTask | None, timeout: float):
+        """Connect to the other tasks within `timeout` seconds; later ones are ignored.
 
-        Raises Apart where the first task cannot be reached, or its port is taken.
+        Raises Disconnected if the first task cannot be reached, or its port is in use.
         """
-        self.place = place
+        self.task = task
         self._peers: dict[int, _Peer] = {}
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         try:
-            if place and place.rank:
-                self._peers[0] = _connected(place, deadline)
-            elif place:
-                self._accept(place, deadline)
+            if task and task.rank:
+                self._peers[0] = _connected(task, deadline)
+            elif task:
+                self._accept(task, deadline)
         except OSError as error:
-            raise Apart(str(error)) from error
+            raise Disconnected(str(error)) from error
 
     @property
     def leads(self) -> bool:
-        """Whether this process speaks for all."""
-        return self.place is None or self.place.rank == 0
+        """Whether this is the first task, which prints."""
+        return self.task is None or self.task.rank == 0
 
     @property
     def leads_node(self) -> bool:
-        """Whether this process looks at what the tasks of a node share."""
-        return self.place is None or self.place.local_rank == 0
+        """Whether this task runs the checks of its node."""
+        return self.task is None or self.task.local_rank == 0
 
-    def exchange(self, value: Any, patience: float) -> dict[int, Any]:
-        """The first task gets the values of all ranks that answer within `patience` seconds, the others its value.
+    def exchange(self, value: Any, timeout: float) -> dict[int, Any]:
+        """Return the values of all ranks to the first task, and the first task's value to the others.
 
-        Raises Apart where the first task is not heard of any more.
+        The first task waits `timeout` seconds for each value, and drops ranks that do not answer. Raises Disconnected
+        if the first task does not answer.
         """
         if not self.leads:
             try:
                 self._peers[0].send(value)
-                return {0: self._peers[0].receive(time.monotonic() + 2 * patience)}  # it may wait for another task
+                return {0: self._peers[0].receive(time.monotonic() + 2 * timeout)}  # it may wait for others
             except (OSError, ValueError) as error:
-                raise Apart(str(error)) from error
-        deadline = time.monotonic() + patience
+                raise Disconnected(str(error)) from error
+        deadline = time.monotonic() + timeout
         found = {0: value}
         for rank, peer in sorted(self._peers.items()):
             try:
@@ -145,25 +146,25 @@ class Group:
         for peer in self._peers.values():
             peer.close()
 
-    def _accept(self, place: StepTask, deadline: float) -> None:
-        with socket.create_server(("", place.port), backlog=place.size) as server:
-            while len(self._peers) < place.size - 1 and (left := deadline - time.monotonic()) > 0:
+    def _accept(self, task: StepTask, deadline: float) -> None:
+        with socket.create_server(("", task.port), backlog=task.size) as server:
+            while len(self._peers) < task.size - 1 and (left := deadline - time.monotonic()) > 0:
                 server.settimeout(left)
                 try:
                     peer = _Peer(server.accept()[0])
                     rank, step = peer.receive(time.monotonic() + GREETING)
-                except (OSError, ValueError, TypeError):  # too late, or somebody who tries ports
+                except (OSError, ValueError, TypeError):  # too late, or a port scan
                     continue
-                if step == place.step:
+                if step == task.step:
                     self._peers[rank] = peer
 
 
-def _connected(place: StepTask, deadline: float) -> "_Peer":
-    """A connection to the first task, which may start later than this one."""
+def _connected(task: StepTask, deadline: float) -> "_Peer":
+    """Connect to the first task, which may start later than this one."""
     while True:
         try:
-            peer = _Peer(socket.create_connection((place.address, place.port), timeout=1))
-            peer.send([place.rank, place.step])
+            peer = _Peer(socket.create_connection((task.address, task.port), timeout=1))
+            peer.send([task.rank, task.step])
             return peer
         except OSError:
             if time.monotonic() > deadline:
@@ -172,7 +173,7 @@ def _connected(place: StepTask, deadline: float) -> "_Peer":
 
 
 class _Peer:
-    """Another task, to which and from which values go as lines."""
+    """Connection to another task, with a JSON value on each line."""
 
     def __init__(self, connection: socket.socket):
         self._connection = connection
@@ -183,7 +184,7 @@ class _Peer:
         self._connection.sendall(json.dumps(value).encode() + b"\n")
 
     def receive(self, deadline: float) -> Any:
-        """The next value. Raises OSError where none comes in time, ValueError where it is none."""
+        """Return the next value. Raises OSError if none arrives in time, ValueError if it is not JSON."""
         while b"\n" not in self._received:
             self._connection.settimeout(max(deadline - time.monotonic(), 0.001))
             more = self._connection.recv(1 << 16)

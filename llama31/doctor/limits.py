@@ -1,4 +1,4 @@
-"""Work that ends in time: a hanging file server or network must become a line, not a hang."""
+"""Time limits: a hanging file server or network must produce a line, not a hang."""
 
 import atexit
 import os
@@ -12,19 +12,19 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _running: set[int] = set()
-"""Ids of the commands that run; each leads a process group of its own."""
+"""Ids of running commands, each the leader of its own process group."""
 
 
 @atexit.register
 def _end_all() -> None:
-    """Ends what was started when this process ends before it, as by Ctrl-C."""
+    """Kill running commands when this process exits early, as on Ctrl-C."""
     for pid in _running:
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
 
 
 class TookTooLong(Exception):
-    """There is no answer after so many `seconds`."""
+    """No answer within `seconds`."""
 
     def __init__(self, seconds: float):
         super().__init__(f"no answer within {seconds:g} s")
@@ -32,15 +32,18 @@ class TookTooLong(Exception):
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """What the work gives. Raises TookTooLong, and leaves the work to itself: who waits for a dead server cannot be
-    ended, but does not keep this process either."""
+    """Return the result of `work`.
+
+    Raises TookTooLong, and abandons `work`: a thread that waits for a dead server cannot be ended, but as a daemon it
+    does not keep this process alive.
+    """
     found: list[T] = []
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
             found.append(work())
-        except BaseException as error:  # noqa: BLE001 - raised below, where it is waited for
+        except BaseException as error:  # noqa: BLE001 - re-raised below, in the waiting thread
             raised.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -56,7 +59,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 def output(
     command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """What a command prints. Raises TookTooLong, after it ended the command and all that it started."""
+    """Run a command and capture its output. Raises TookTooLong after killing the command's process group."""
     pipe: Any = subprocess.PIPE
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True

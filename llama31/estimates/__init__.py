@@ -1,1 +1,1 @@
-"""What a run will take: memory, disk and time, by arithmetic alone. Standard library, so that a plan is quick."""
+"""Estimates of a run's memory, disk space and time. Standard library only, so that planning is fast."""

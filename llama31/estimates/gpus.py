@@ -1,4 +1,4 @@
-"""The GPUs that the setting GPU can name."""
+"""The GPUs that the setting GPU can name, with their memory and peak FLOP/s."""
 
 import re
 from dataclasses import dataclass
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """One accelerator, as its maker's data sheet has it. Peaks are dense matrix products, operations per second."""
+    """Data sheet values of a GPU. Peaks are of dense matrix products, FLOP/s."""
 
     memory: int
-    """Bytes of its memory; data sheets count in units of 10^9."""
+    """Bytes; data sheets count in units of 10^9."""
     bf16_flops: float
-    """Peak in bf16. Sheets that give it with sparsity give twice that."""
+    """Peak in bf16; data sheets with sparsity give twice that."""
     fp8_flops: float
     """Peak in fp8."""
     fp4_flops: float | None = None
-    """Peak in the 4-bit format of its maker (NVFP4, MXFP4); None if it has none."""
+    """Peak in the vendor's 4-bit format (NVFP4, MXFP4); None if unsupported."""
 
     def peak(self, precision: object) -> tuple[str, float | None]:
-        """Name and peak of the arithmetic that a log's `lowest_numerical_precision_in_linear` names.
+        """Return name and peak of the precision in a log's `lowest_numerical_precision_in_linear`.
 
-        bf16 for one that is no narrower. The peak is None for a precision that the GPU lacks, or that no log states.
+        bf16 for any precision but fp8 and fp4. The peak is None if the GPU does not support the precision, or for None.
         """
         if precision is None:
             return "", None
@@ -48,19 +48,19 @@ GPUS = {
     "MI350X": Gpu(288 * GB, 2300 * TERA, 4600 * TERA, 9200 * TERA),
     "MI355X": Gpu(288 * GB, 2500 * TERA, 5000 * TERA, 10_000 * TERA),
 }
-"""By the value of GPU. Sources: NVIDIA's data sheets of H100 SXM, H200 SXM and NVL, GH200 (with 96 GB of HBM3), HGX
-B200 and B300, GB200 and GB300 NVL72, RTX PRO 6000 Blackwell Server Edition; AMD's of the Instinct MI300X, MI325X,
+"""By value of the setting GPU. Sources: NVIDIA's data sheets of H100 SXM, H200 SXM and NVL, GH200 (with 96 GB of HBM3),
+HGX B200 and B300, GB200 and GB300 NVL72, RTX PRO 6000 Blackwell Server Edition; AMD's of the Instinct MI300X, MI325X,
 MI350X and MI355X."""
 
 BLACKWELL = ("B200", "GB200", "B300", "GB300")
-"""Data-centre GPUs of NVIDIA's generation after Hopper."""
+"""NVIDIA's data-centre GPUs of the generation after Hopper."""
 
 
 def key_of(name: str) -> str | None:
-    """The key of `GPUS` for a GPU as a driver, a log or a person names it; None for one that the table lacks.
+    """Return the key in `GPUS` of a GPU's name in a driver, a log or a setting; None if it is not in the table.
 
-    Examples: NVIDIA H200 NVL, AMD Instinct MI325X, RTX PRO 6000 Blackwell. Boards with less of everything, such as
-    NVIDIA H100 PCIe or H100 NVL, are not in the table.
+    Examples: NVIDIA H200 NVL, AMD Instinct MI325X, RTX PRO 6000 Blackwell. Slower boards, such as NVIDIA H100 PCIe or
+    H100 NVL, are not in the table.
     """
     words = re.split(r"[\s_-]+", name.upper())
     found = [key for key in GPUS if set(key.split("-")) <= set(words)]
@@ -70,7 +70,7 @@ def key_of(name: str) -> str | None:
     return None if "NVL" in words and "NVL" not in key else key
 
 
-def called(device_name: str) -> Gpu | None:
-    """The GPU that a driver names so; None if it is not in the table."""
+def by_device_name(device_name: str) -> Gpu | None:
+    """Return the GPU with this name in its driver; None if it is not in the table."""
     key = key_of(device_name)
     return GPUS[key] if key else None

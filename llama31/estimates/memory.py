@@ -1,14 +1,14 @@
-"""Memory of one GPU, by what it holds.
+"""Estimated memory of one GPU, by use.
 
 Weights, gradients and optimizer state are those of Megatron's distributed optimizer ("Distributed optimizer" in
 Megatron-Core's documentation) as `llama31.recipe` sets it: gradients in fp32, and the fp32 master weights and Adam's
-two moments spread over the data-parallel and context-parallel ranks. tests/end_to_end/test_parallel.py compares them
-with what is allocated, and tests/estimates/test_estimates.py the activations with what Megatron keeps.
+two moments sharded over the data-parallel and context-parallel ranks. tests/end_to_end/test_parallel.py compares them
+with allocated memory, and tests/estimates/test_estimates.py the activations with those that Megatron keeps.
 
 Activations follow Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", sections
-4 and 5, which count what the backward pass needs of each operation. Their layer is that of GPT-3; `_layer_activations`
-counts Llama's. Scalars for each token or head, such as the statistics of norms and of the softmax, are left out: less
-than 1% together. Where they are recomputed, what is kept follows Megatron's TransformerBlock and TransformerLayer.
+4 and 5, which count what each operation saves for the backward pass. Their layer is GPT-3's; `_layer_activations` is
+for Llama's. Scalars per token or head, such as statistics of norms and softmax, are not counted: together less than 1%.
+With recomputation, the count follows Megatron's TransformerBlock and TransformerLayer.
 """
 
 import math
@@ -23,12 +23,12 @@ from llama31.settings import Precision, RecomputeGranularity, RecomputeMethod, S
 
 FP32 = 4  # bytes
 ALLOWANCE = 5 * GB
-"""For what is not counted: CUDA's context, buffers of NCCL, workspaces, gaps between allocations. Not measured."""
+"""For everything else: CUDA context, NCCL buffers, workspaces, fragmentation. Not measured."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU at the end of a forward pass, which is the peak."""
+    """Bytes on one GPU at the peak, the end of a forward pass."""
 
     weights: int
     gradients: int
@@ -39,27 +39,27 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All together."""
+        """Sum of all parts."""
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
-        """Bytes by what they are for."""
+        """Return the bytes of each part by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def described(memory: Memory) -> str:
-    """The parts in a person's words."""
+def describe(memory: Memory) -> str:
+    """Return the parts as text, GB."""
     return ", ".join(f"{name} {size / GB:.1f}" for name, size in memory.parts().items())
 
 
 def per_gpu(settings: Settings, vocab_size: int) -> Memory:
-    """The fullest GPU of a run with checked settings and a tokenizer of `vocab_size` ids."""
+    """Return the memory of the GPU that needs most, for checked settings and a tokenizer of `vocab_size` ids."""
     stages = range(settings.pipeline_parallel_size)
     return max((of_stage(settings, vocab_size, stage) for stage in stages), key=lambda memory: memory.total)
 
 
 def parameters(settings: Settings, vocab_size: int, stage: int) -> int:
-    """Parameters that a rank of a pipeline stage (0: the first) holds.
+    """Return the number of parameters on a rank of a pipeline stage, counted from 0.
 
     Matrices and embeddings are divided by the tensor-parallel size, norms are not. The first stage has the input
     embedding, the last one the output embedding and the final norm.
@@ -72,42 +72,42 @@ def parameters(settings: Settings, vocab_size: int, stage: int) -> int:
 
 
 def of_stage(settings: Settings, vocab_size: int, stage: int) -> Memory:
-    """Memory of a rank of one pipeline stage.
+    """Return the memory of a rank of one pipeline stage.
 
-    bf16: 2 bytes a weight, 4 a gradient, and 12 for the optimizer (fp32 master weight and two moments) divided by its
-    ranks. fp32: 4, 4 and 8, for the weights are their own masters. fp8 counts as bf16: Transformer Engine keeps a
-    weight in fp8 twice, as it is and transposed, and of activations less than a sixth is smaller in fp8.
+    Bytes per parameter in bf16: 2 for the weight, 4 for the gradient, and 12 for the optimizer (fp32 master weight and
+    two moments), sharded. In fp32: 4, 4 and 8, since the weights are the master weights. fp8 counts as bf16:
+    Transformer Engine stores each fp8 weight also transposed, and less than a sixth of the activations shrinks.
     """
-    held = parameters(settings, vocab_size, stage)
+    count = parameters(settings, vocab_size, stage)
     number = FP32 if settings.precision is Precision.fp32 else 2  # bytes
     optimizer_ranks = Layout.of(settings).data_parallel_size * settings.context_parallel_size
     states = 2 if settings.precision is Precision.fp32 else 3
     tokens = settings.mbs * settings.seq_length // settings.context_parallel_size
     is_last = stage == settings.pipeline_parallel_size - 1
     return Memory(
-        weights=held * number,
-        gradients=held * FP32,
-        optimizer=math.ceil(held * FP32 * states / optimizer_ranks),
+        weights=count * number,
+        gradients=count * FP32,
+        optimizer=math.ceil(count * FP32 * states / optimizer_ranks),
         activations=tokens * number * _activations(settings, _layers_in_flight(settings, stage)),
         logits=tokens * _logits(settings, vocab_size, number) if is_last else 0,
     )
 
 
 def _norm_ranks(settings: Settings) -> int:
-    """Ranks that divide norms, and what passes between layers, among them."""
+    """Return the number of ranks that share the activations of norms and between layers."""
     return settings.tensor_parallel_size if settings.sequence_parallel else 1
 
 
 def _layer_activations(settings: Settings) -> int:
-    """Numbers that one layer keeps for each token until its backward pass, where nothing is recomputed.
+    """Return the numbers that one layer saves per token for its backward pass, without recomputation.
 
     Korthikanti et al. count 34 bytes x hidden size and 5 x heads x sequence for attention scores. Here:
 
-    - Both norms: inputs and outputs, 4 x hidden; divided among the tensor-parallel ranks with sequence parallelism.
-    - Attention, divided by tensor parallelism: the joint projection of queries, keys and values, of which the values
-      are used where they lie; queries and keys once more, rotated; the output. With grouped queries, keys and values
-      are narrower than queries. Flash attention keeps no scores, and no dropout means no masks.
-    - SwiGLU, likewise divided: the first product is twice the FFN's size; the gated result goes into the second.
+    - Both norms: inputs and outputs, 4 x hidden; divided by the tensor-parallel size with sequence parallelism.
+    - Attention, divided by the tensor-parallel size: the joint projection of queries, keys and values; rotated queries
+      and keys; the output. With grouped queries, keys and values are narrower than queries. Flash attention saves no
+      scores, and without dropout there are no masks.
+    - SwiGLU, also divided: the first product is twice the FFN's size; the gated result is the input of the second.
     """
     shape = SIZES[settings.size]
     h, kv, f = shape.hidden_size, shape.key_value_size, shape.ffn_hidden_size
@@ -116,11 +116,11 @@ def _layer_activations(settings: Settings) -> int:
 
 
 def _activations(settings: Settings, layers: int) -> int:
-    """Numbers that so many layers in flight keep for each token.
+    """Return the numbers saved per token for `layers` layers in flight.
 
-    What is recomputed is there again, once, while the backward pass of its layer, or of its unit of layers, runs. Of
-    the method block that pass comes when the chunk's other layers have let theirs go. Transformer Engine has the norm
-    before the FFN within that; that selective recomputation then saves the norm's output, too, is not counted.
+    Recomputed activations exist once, during the backward pass of their layer or group of layers. With the method block
+    that pass runs after the chunk's other layers have freed theirs. Transformer Engine fuses the norm into the FFN;
+    that selective recomputation then also frees the norm's output is not counted.
     """
     layer = _layer_activations(settings)
     layer_input = SIZES[settings.size].hidden_size // _norm_ranks(settings)
@@ -137,7 +137,7 @@ def _activations(settings: Settings, layers: int) -> int:
 
 
 def _layers_in_flight(settings: Settings, stage: int) -> int:
-    """Layers, counted once for each micro batch, whose activations a pipeline stage holds at a time.
+    """Return the layers whose activations a pipeline stage holds at once, counted once per micro batch.
 
     Stage i of p runs p - i - 1 micro batches forward before its first backward pass; interleaved in v chunks,
     2 (p - i - 1) + (v - 1) p chunks (get_pp_rank_microbatches of Megatron's pipeline_parallel.schedules). One more is
@@ -150,20 +150,20 @@ def _layers_in_flight(settings: Settings, stage: int) -> int:
 
 
 def _logits(settings: Settings, vocab_size: int, number: int) -> int:
-    """Bytes for each token from the last layer's output to the loss (Korthikanti et al., section 4.3).
+    """Return the bytes per token from the last layer's output to the loss (Korthikanti et al., section 4.3).
 
-    Input and output of the final norm; the softmax in fp32, in whose place the logits were; and where these are not
-    fp32 themselves, the logits beside it.
+    Input and output of the final norm; the softmax in fp32, computed in place of fp32 logits; and logits of another
+    precision.
     """
     tensor = settings.tensor_parallel_size
     norm = 2 * number * SIZES[settings.size].hidden_size // _norm_ranks(settings)
     return norm + embedding_rows(vocab_size, tensor) // tensor * (FP32 + (number if number < FP32 else 0))
 
 
-def smaller(settings: Settings, vocab_size: int, there: int) -> list[dict[str, Any]]:
-    """Changes of settings that lower the memory, values by field: one setting first, then two.
+def reductions(settings: Settings, vocab_size: int, available: int) -> list[dict[str, Any]]:
+    """Return changes of settings that need less memory, as values by field; first of one setting, then of two.
 
-    Recomputation comes first, but only as much of it as `there` bytes ask for.
+    Starts with the least recomputation that fits in `available` bytes, if any does.
     """
     shape, mbs = SIZES[settings.size], settings.mbs
     batches = [{"mbs": n} for n in range(mbs - 1, 0, -1) if mbs % n == 0]
@@ -174,11 +174,19 @@ def smaller(settings: Settings, vocab_size: int, there: int) -> list[dict[str, A
         ("pipeline_parallel_size", shape.layers),
     ):
         now = getattr(settings, name)
-        layouts += [{name: n} for n in range(2 * now, divided + 1, now) if divided % n == 0]
+        layouts += [_with_ranks(settings, {name: n}) for n in range(2 * now, divided + 1, now) if divided % n == 0]
     recomputed = fuller(settings)
-    enough = [change for change in recomputed if per_gpu(replace(settings, **change), vocab_size).total <= there]
+    enough = [change for change in recomputed if per_gpu(replace(settings, **change), vocab_size).total <= available]
     pairs = [
         *({**batch, **change} for batch in batches for change in recomputed[-1:]),
         *({**less, **layout} for less in (*batches[-1:], *recomputed[-1:]) for layout in layouts),
     ]
     return [*enough[:1], *batches, *layouts, *pairs]
+
+
+def _with_ranks(settings: Settings, change: dict[str, Any]) -> dict[str, Any]:
+    """Add GPUS_PER_NODE to a change of the parallel sizes if it needs another number of ranks."""
+    layout, ranks = Layout.of(replace(settings, **change)), settings.gpus_per_node
+    if layout.world_size % layout.model_parallel_size == 0:
+        return change
+    return {**change, "gpus_per_node": math.ceil(ranks / layout.model_parallel_size) * layout.model_parallel_size}

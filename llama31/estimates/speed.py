@@ -1,4 +1,4 @@
-"""Floating-point operations of a run, and the time they take at an assumed utilisation."""
+"""Floating-point operations (FLOPs) of a run, and its time at an assumed utilisation."""
 
 import math
 
@@ -8,22 +8,22 @@ from llama31.estimates.gpus import Gpu
 from llama31.settings import Precision, RecomputeGranularity, RecomputeMethod, Settings
 
 FORWARD = 1 / 3
-"""Share of a training step's operations that its forward pass has, which is all that an evaluation does."""
+"""The forward pass's share of a training step's FLOPs; an evaluation does only that."""
 
 UTILISATION = {Precision.bf16: 0.40, Precision.fp8: 0.60}
-"""Model FLOPs utilisation, of the dense bf16 peak, that the times assume; not measured here.
+"""Assumed model FLOPs utilisation, relative to the dense bf16 peak; not measured here.
 
-Recomputed operations take time at the same rate, but are no model FLOPs, in the figures of a run either.
+Recomputation takes time at the same rate but does not count as model FLOPs, nor does it in the figures of a run.
 bf16: the Llama 3 paper, table 4, reports 38% to 43% for its largest model on H100. fp8: of the 26 submissions in FP8 to
-MLPerf Training v5.1's llama31_8b, three quarters had 58% or more. fp32: no peak of it is known here.
+MLPerf Training v5.1's llama31_8b, three quarters had 58% or more. fp32: `gpus` has no peak.
 """
 
 
 def flops_per_token(settings: Settings, vocab_size: int) -> int:
-    """Operations of training on one token: 6 N + 12 L d s, with N parameters, L layers, hidden size d, sequence s.
+    """Return the model FLOPs per training token: 6 N + 12 L d s for N parameters, L layers, hidden size d, sequence s.
 
-    Each parameter is multiplied and added once forward and twice backward; attention scores and their use, counted
-    without the causal mask, add 12 d s for each layer (PaLM paper, appendix B; Llama 3's paper counts likewise).
+    Each parameter is in one multiply-add of the forward pass and two of the backward pass. Attention, without the
+    causal mask, adds 12 d s per layer (PaLM paper, appendix B; the Llama 3 paper counts the same way).
     """
     shape = SIZES[settings.size]
     attention = 12 * shape.layers * shape.hidden_size * settings.seq_length
@@ -31,14 +31,14 @@ def flops_per_token(settings: Settings, vocab_size: int) -> int:
 
 
 def flops_per_step(settings: Settings, vocab_size: int) -> int:
-    """Operations of one optimizer step over all GPUs."""
+    """Return the model FLOPs of one optimizer step over all GPUs."""
     return settings.gbs * settings.seq_length * flops_per_token(settings, vocab_size)
 
 
 def recomputed_per_token(settings: Settings) -> int:
-    """Operations that are carried out a second time for one token; they are no model FLOPs.
+    """Return the recomputed FLOPs per training token, which are not model FLOPs.
 
-    The forward pass of a layer takes 2 for each number in its matrices, and 4 d s for attention.
+    The forward pass of a layer takes 2 per weight of its matrices, and 4 d s for attention.
     """
     shape = SIZES[settings.size]
     if settings.recompute_granularity is RecomputeGranularity.none:
@@ -52,12 +52,12 @@ def recomputed_per_token(settings: Settings) -> int:
 
 
 def recomputed_per_step(settings: Settings) -> int:
-    """The same of one optimizer step over all GPUs."""
+    """Return the recomputed FLOPs of one optimizer step over all GPUs."""
     return settings.gbs * settings.seq_length * recomputed_per_token(settings)
 
 
 def flops_to(samples: int, settings: Settings, vocab_size: int) -> float:
-    """Operations until `samples` sequences were trained on, with evaluations and what is recomputed."""
+    """Return the FLOPs of training on `samples` sequences, with evaluations and recomputation."""
     steps = math.ceil(samples / settings.gbs)
     evaluations = steps // Layout.of(settings).eval_interval
     evaluated = evaluations * settings.eval_samples * settings.seq_length
@@ -66,5 +66,5 @@ def flops_to(samples: int, settings: Settings, vocab_size: int) -> float:
 
 
 def seconds(flops: float, settings: Settings, gpu: Gpu) -> float:
-    """Time of so many operations over all GPUs of the run. The precision must be one of UTILISATION."""
+    """Return the time of `flops` on all GPUs of the run. The precision must be in UTILISATION."""
     return flops / (Layout.of(settings).world_size * gpu.bf16_flops * UTILISATION[settings.precision])

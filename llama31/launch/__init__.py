@@ -1,1 +1,1 @@
-"""From settings to running ranks, here or in a Slurm job."""
+"""Start the ranks of a run, on this machine or in a Slurm job."""

@@ -1,9 +1,8 @@
-"""A run on this machine: the ranks are started by torchrun, and what is to end it is handed on to them."""
+"""Run on this machine: start the ranks with torchrun, forward signals to them, report the outcome."""
 
 import os
 import subprocess
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from llama31.common.files import failures_named
@@ -15,19 +14,19 @@ from llama31.settings import Settings
 
 
 def command(settings: Settings, directory: Path) -> list[str]:
-    """torchrun with one process for each rank of this machine."""
+    """Return the torchrun command with one process for each rank."""
     python, *rank = rank_command.command(directory)
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={settings.gpus_per_node}"]
     return [python, *torchrun, *rank]
 
 
 def run(plan: Plan, arguments: Sequence[str]) -> int:
-    """Makes the run directory, starts the ranks, waits for them and says how it ended; gives the exit code.
+    """Make the run directory, start the ranks, wait for them and print the outcome. Returns the exit code.
 
-    `arguments` are the user's, for the record.
+    `arguments` are the user's, for run.json.
     """
-    settings = replace(plan.settings, seeds=plan.settings.seeds.strip() or prepare.draw_seed())
-    plan = replace(plan, resolved=replace(plan.resolved, settings=settings))
+    plan = plan.with_settings(seeds=plan.settings.seeds.strip() or prepare.draw_seed())
+    settings = plan.settings
     directory = run_directory.make(settings)
     started, environment = command(settings, directory), rank_command.environment(settings, os.environ)
     with failures_named(directory):

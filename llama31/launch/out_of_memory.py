@@ -1,4 +1,4 @@
-"""Whether Slurm or the kernel reports that it ended a process of a run because memory ran out. Standard library."""
+"""Find reports of Slurm or the kernel that a process of a run was killed for lack of memory. Standard library."""
 
 import re
 from pathlib import Path
@@ -9,33 +9,33 @@ _SLURM = re.compile(
     rb"^(?:\[\S+\]|slurmstepd\S*:|srun:) error: (.*(?:out of memory|oom[-_ ]kill|exceeded memory limit).*)$",
     re.IGNORECASE | re.MULTILINE,
 )
-"""What slurmstepd and srun print of it, from 22.05 to 26.05; tests/slurm_outputs has lines of each."""
+"""Messages of slurmstepd and srun from 22.05 to 26.05; tests/slurm_outputs has examples of each."""
 _KILLED = re.compile(rb"^ *exitcode *: -9 ", re.MULTILINE)
-"""What torchrun prints of a rank that SIGKILL ended."""
+"""torchrun's message about a rank that SIGKILL ended."""
 
 
 def slurm_report(log: Path, since: str) -> str:
-    """What Slurm says of it in a job's log, after the last line `since`; empty if it says nothing of the kind."""
+    """Return Slurm's report in a job's log after the last line `since`, or "" if there is none."""
     _, _, printed = _end(log).rpartition(since.encode())
     found = _SLURM.search(printed)
     return found[1].decode(errors="replace") if found else ""
 
 
 def kernel_kills() -> int:
-    """Processes of this machine that the kernel has killed because memory ran out, in cgroups too, since it started."""
+    """Return how many processes the kernel has killed for lack of memory since boot, in cgroups too; 0 if unknown."""
     try:
         counts = dict(line.split(" ", 1) for line in VMSTAT.read_text(encoding="ascii").splitlines())
         return int(counts.get("oom_kill", 0))
-    except (OSError, ValueError):  # not known
+    except (OSError, ValueError):  # no such counter
         return 0
 
 
 def kernel_report(torchrun_log: Path, kills_before: int) -> str:
-    """What the kernel says of it, where SIGKILL ended a rank; empty if it says nothing of the kind."""
+    """Return the kernel's report if SIGKILL ended a rank, or "" if the kernel has killed nothing since."""
     kills = kernel_kills() - kills_before
     if kills <= 0 or not _KILLED.search(_end(torchrun_log)):
         return ""
-    return f"the kernel killed {kills} {'process' if kills == 1 else 'processes'} of this machine meanwhile"
+    return f"the kernel killed {kills} {'process' if kills == 1 else 'processes'} on this machine during the run"
 
 
 def _end(log: Path) -> bytes:
@@ -43,5 +43,5 @@ def _end(log: Path) -> bytes:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LOG_END))
             return file.read()
-    except OSError:  # it is not seen here
+    except OSError:  # not visible on this node
         return b""

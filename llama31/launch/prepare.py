@@ -1,4 +1,4 @@
-"""From what a user gives to the plan of a run: refuses what cannot work, and finds out where the run starts."""
+"""Turn a user's settings into the plan of a run: reject what cannot work, and find where the run starts."""
 
 import os
 import random
@@ -23,20 +23,20 @@ from llama31.settings import Settings
 
 PATH_SETTINGS = (*mounts.READ, *mounts.WRITTEN, "code_path", "config_filename")
 
-IMAGE_FILES = (".sqsh", ".sif")  # of pyxis and Apptainer
+IMAGE_FILES = (".sqsh", ".sif")  # for pyxis and Apptainer
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that could start."""
+    """A run that is ready to start."""
 
     plan: Plan
     found: Found
     outcome: Outcome | None
-    """How the run ended, where nothing is left to do."""
+    """How the run ended, if nothing is left to do."""
 
     def say_finished(self) -> int:
-        """Says that nothing is left to do, and how the run ended; gives its exit code."""
+        """Print how the finished run ended. Returns its exit code."""
         assert self.outcome
         print(
             f"finished: {self.outcome.reason}, at step {self.outcome.step:,}; "
@@ -44,21 +44,24 @@ class Prepared:
         )
         return self.outcome.exit_code
 
-    def take_up(self, patience: float = 0) -> None:
-        """Makes room for the run where it starts: removes what killed saves left.
+    def make_room(self, patience: float = 0) -> None:
+        """Remove the partial checkpoints of killed saves, then check the disk space.
 
-        Raises UserError if another job goes on with it, and does not end within `patience` seconds.
+        Raises UserError if another job works on the run and does not end within `patience` seconds, or if the
+        checkpoints will not fit.
         """
         settings = self.found.settings
         if settings.save_ckpt and settings.seeds:
             store.lock(Path(settings.continual_ckpt), settings.seeds, patience).close()
-            tell(self.found.clear())
+            print_notes(self.found.clear())
         check_space([self])
 
 
 def check_space(experiments: Iterable[Prepared]) -> None:
-    """Raises UserError where the checkpoints of all that have something left to do will not fit on the disk, as far as
-    this machine sees it."""
+    """Check that the checkpoints of all unfinished experiments fit on the disk, if this machine sees it.
+
+    Raises UserError if they do not.
+    """
     left = [prepared.plan for prepared in experiments if not prepared.outcome]
     for plan in left[:1]:  # they differ in their seeds
         if plan.settings.save_ckpt and plan.data and not devices.is_through_ssh(plan.settings):
@@ -66,9 +69,9 @@ def check_space(experiments: Iterable[Prepared]) -> None:
 
 
 def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple[Resolved, Data | None]:
-    """The settings, with absolute paths, and the data they name; None for data that only the cluster has.
+    """Return the settings, with absolute paths, and their data; None for data that only the cluster has.
 
-    Raises UserError with all that is wrong.
+    Raises UserError with a line for each problem.
     """
     given = read(assignments, environment)
     resolved = with_absolute_paths(given)
@@ -80,29 +83,29 @@ def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple
 
 
 def look(settings: Settings) -> tuple[Data | None, list[str]]:
-    """As `checks.look`, where paths may also be those of HOST; the data is None, too, where only the cluster has it."""
+    """As `validate.look`, but paths may be those of HOST; the data is also None if only the cluster has it."""
     if devices.is_through_ssh(settings):
-        data, lines = _look_from_afar(settings)
+        data, lines = _look_on_host(settings)
         return data, [*_relative(settings), *lines]
     data, lines = validate.look(settings)
     return data, [*lines, *cluster_needs.lacking(settings)] if devices.is_elsewhere(settings) else lines
 
 
 def _relative(settings: Settings) -> Iterator[str]:
-    """A line for each path that only this machine can know."""
+    """Yield a line for each relative path, which HOST cannot resolve."""
     for name in _paths(settings):
         value = getattr(settings, name)
         if name != "config_filename" and value and not value.startswith("/"):
-            yield f"{name.upper()}={value}: with HOST, write the path from / on, as {settings.host} knows it"
+            yield f"{name.upper()}={value}: with HOST, write the absolute path on {settings.host}"
 
 
 def _paths(settings: Settings) -> tuple[str, ...]:
-    """Settings that name files and directories of a run; other images are names in a registry."""
+    """Return the settings that name files and directories; an IMAGE without such a suffix is a registry's name."""
     return (*PATH_SETTINGS, "image") if settings.image.endswith(IMAGE_FILES) else PATH_SETTINGS
 
 
-def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
-    """As `checks.look`, where paths are those of HOST: the data may be seen here too, as inside a container."""
+def _look_on_host(settings: Settings) -> tuple[Data | None, list[str]]:
+    """As `validate.look` for paths of HOST. The data may be visible here too, as inside a container."""
     if os.path.isdir(settings.preprocessed_path):  # noqa: PTH112 - unlike Path's, this never raises
         return validate.look(settings)
     unset = [name.upper() for name in ("preprocessed_path", "tokenizer_path") if not getattr(settings, name)]
@@ -111,21 +114,21 @@ def _look_from_afar(settings: Settings) -> tuple[Data | None, list[str]]:
 
 
 def with_absolute_paths(resolved: Resolved) -> Resolved:
-    """Paths as they are seen from anywhere; empty ones stay empty, and those of HOST as they were given."""
+    """Make paths absolute; leave empty ones and those of HOST as they are."""
     absolute: dict[str, Any] = {}
     is_afar = devices.is_through_ssh(resolved.settings)
     for name in ["config_filename"] if is_afar else _paths(resolved.settings):
         if path := getattr(resolved.settings, name):
-            # Not every shell replaces the ~ in NAME=~/directory.
+            # Not every shell expands the ~ in NAME=~/directory.
             absolute[name] = str((Path.home() / path[2:] if path.startswith("~/") else Path(path)).absolute())
-    return replace(resolved, settings=replace(resolved.settings, **absolute))
+    return resolved.with_settings(**absolute)
 
 
 def experiments(resolved: Resolved, *, draws: bool = True) -> list[Resolved]:
-    """The settings of each experiment, which has one seed; seeds that are not given are drawn where there are several.
+    """Return the settings of each experiment. Each has one seed; of several experiments, missing seeds are drawn.
 
-    A single experiment without a seed keeps it open: the run that its checkpoints are of may have one. So do all that
-    are only shown, without `draws`.
+    A single experiment without a seed keeps it open, since the run to resume may have one. Without `draws`, as for
+    --dryrun, no seed is drawn.
     """
     settings = resolved.settings
     seeds = settings.seeds.split()
@@ -134,18 +137,18 @@ def experiments(resolved: Resolved, *, draws: bool = True) -> list[Resolved]:
         drawn = draw_seed() if draws and settings.nexp > 1 else ""
         if not drawn or drawn not in seeds:
             seeds.append(drawn)
-    return [replace(resolved, settings=replace(settings, seeds=seed, nexp=1)) for seed in seeds]
+    return [resolved.with_settings(seeds=seed, nexp=1) for seed in seeds]
 
 
 def _refuse_open_seeds(settings: Settings, seeds: Sequence[str]) -> None:
-    """Raises UserError where a run that has checkpoints could be meant, and another one would be begun."""
+    """Raise UserError if drawing a seed could start a new run although one with checkpoints was meant."""
     if not settings.save_ckpt or len(seeds) == settings.nexp:
         return
     if devices.is_through_ssh(settings) and not os.path.isdir(settings.continual_ckpt):  # noqa: PTH112 - never raises
         works = " ".join(map(str, range(1, settings.nexp + 1)))
         raise UserError(
-            f"SEEDS={settings.seeds}: name the seed of each experiment, for the checkpoints that CONTINUAL_CKPT may "
-            f"hold on {settings.host} are not looked at here; SEEDS='{works}' works"
+            f"SEEDS={settings.seeds}: name the seed of each experiment, since the checkpoints that CONTINUAL_CKPT may "
+            f"hold on {settings.host} are not visible here; SEEDS='{works}' works"
         )
     there = sorted({saved.seed for saved in store.listing(Path(settings.continual_ckpt))})
     if settings.nexp > 1 and there:
@@ -156,49 +159,49 @@ def _refuse_open_seeds(settings: Settings, seeds: Sequence[str]) -> None:
 
 
 def draw_seed() -> str:
-    """A random seed."""
+    """Return a random seed."""
     return str(random.SystemRandom().randrange(2**31))
 
 
 def prepare(
     resolved: Resolved, data: Data | None, allowed: Collection[str], command: Sequence[str], *, thorough: bool
 ) -> Prepared:
-    """Plans an experiment.
+    """Plan an experiment.
 
     Args:
         resolved: Checked settings of one experiment.
-        data: Its data, None where it was not looked at.
-        allowed: Settings in which the run may change, as users name them.
-        command: What the run executes, for the plan.
-        thorough: Read a checkpoint to its end before it is chosen.
+        data: Its data, or None if only the cluster has it.
+        allowed: Settings that a resumed run may change, as users name them.
+        command: Command that the run executes, for the plan.
+        thorough: Read a checkpoint completely before choosing it.
 
     Raises:
-        UserError: With what speaks against the checkpoint to go on from.
+        UserError: The run cannot resume from its checkpoint.
     """
     settings = resolved.settings
     if data is None:
         found = Found(settings, Start())
     else:
-        found = resume.find(settings, data, identity.names_allowed(allowed), thorough=thorough)
+        found = resume.find(settings, data, identity.parse_allowed(allowed), thorough=thorough)
     plan = Plan(replace(resolved, settings=found.settings), data, command, found.start)
-    tell(found.notes)
+    print_notes(found.notes)
     return Prepared(plan, found, found.outcome or _nothing_left(plan))
 
 
 def refuse_missing_gpus(settings: Settings) -> None:
-    """Raises UserError where this machine is to run it and lacks GPUs."""
+    """Raise UserError if the run takes place on this machine and needs more GPUs than it has."""
     if missing := devices.missing_gpus(settings):
         raise UserError(missing)
 
 
-def tell(lines: Iterable[str]) -> None:
-    """Prints lines that are no part of a plan."""
+def print_notes(lines: Iterable[str]) -> None:
+    """Print notes that are not part of a plan, on standard error."""
     for line in lines:
         print(line, file=sys.stderr, flush=True)
 
 
 def _nothing_left(plan: Plan) -> Outcome | None:
-    """The outcome of a job whose steps were all done by jobs before it, None if there is something left to do."""
+    """Return the outcome if earlier jobs have done all steps, None if steps are left."""
     if not plan.start.goes_on or plan.data is None:
         return None
     last, reason = plan.start.last_step(plan.settings, plan.data.available_samples(plan.settings.seq_length))

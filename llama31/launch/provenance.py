@@ -1,7 +1,5 @@
-"""What a run was made of, for its record; and what repeats it, and what has changed since."""
+"""Describe a run for run.json; print the command that replays it, and what has changed since."""
 
-import contextlib
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -13,28 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from llama31.checkpoint import identity
-from llama31.config import paths
+from llama31.config import devices, paths
 from llama31.config.environment import read_by_libraries, to_forward
 from llama31.data import inputs, run_tokenizer
 from llama31.data.inputs import Data
 from llama31.launch import rank_command
+from llama31.plan import rank_checks
 from llama31.plan.plan import Plan, user_command
 from llama31.run_dir import record, start_point
 from llama31.settings import Settings
-
-PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "lightning", "transformer_engine", "numpy", "mlperf-logging")
 
 
 def describe(
     plan: Plan, arguments: Sequence[str], ranks_command: Sequence[str], environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What runs, for the record: commands, where each setting came from, code, data, environment and machine.
+    """Return the content of run.json: commands, origin of each setting, code, data, environment and machine.
 
     Args:
-        plan: Of the run.
-        arguments: The user's.
-        ranks_command: What starts the ranks.
-        environment: Of the ranks; what libraries read of it is recorded.
+        plan: Plan of the run.
+        arguments: The user's arguments.
+        ranks_command: Command that starts the ranks.
+        environment: Environment of the ranks; the variables that libraries read are recorded.
     """
     return {
         "arguments": list(arguments),
@@ -45,23 +42,24 @@ def describe(
         "directory": str(Path.cwd()),
         "host": socket.gethostname(),
         **_code(),
+        "device": devices.device(plan.settings).name,
         "data": _data(plan.settings, plan.data),
         "skipped_parts": list(inputs.skipped_lines(plan.settings, plan.data)) if plan.data else None,
-        "tokenizer": run_tokenizer.described(Path(plan.settings.tokenizer_path)) if plan.data else None,
+        "tokenizer": run_tokenizer.describe(Path(plan.settings.tokenizer_path)) if plan.data else None,
         "environment": read_by_libraries(environment),
     }
 
 
 def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
-    """The command that repeats a run, with `more` settings, and a line for each thing that is not as it was.
+    """Yield the command that replays a run, with `more` settings, then a line for each difference from then.
 
-    Raises UserError where the directory says nothing of a run.
+    Raises UserError if the directory is not a run directory.
     """
     run_dir = paths.latest_run(run_dir)
     settings, was = record.load_settings(run_dir), record.load_record(run_dir)
-    now = {**_code(), "data": _data(settings, inputs.look(settings)[0])}
+    now = {**_code(), "data": _data(settings, inputs.inspect(settings)[0])}
     if now["data"] and isinstance(recorded := was.get("data"), dict):
-        recorded["tokenizer"] = identity.current(recorded.get("tokenizer"), settings)
+        recorded["tokenizer"] = identity.current_tokenizer_hash(recorded.get("tokenizer"), settings)
     theirs, ours = (
         to_forward(of) for of in (was.get("environment", {}), rank_command.environment(settings, os.environ))
     )
@@ -75,11 +73,11 @@ def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
         yield from _differences(name, was.get(name), value)
     begun = start_point.load(run_dir / paths.START)
     if begun.goes_on:
-        yield f"it went on from {begun.checkpoint}: the same course from the start takes all jobs of its chain"
+        yield f"it resumed from {begun.checkpoint}: to reproduce the run from its start, replay all jobs of its chain"
 
 
 def _differences(name: str, was: Any, now: Any) -> Iterator[str]:
-    """A line for each part of a fact that differs."""
+    """Yield a line for each part of a fact that differs."""
     if isinstance(was, dict) and isinstance(now, dict):
         for part in sorted({*was, *now}):
             yield from _differences(f"{name} {part}", was.get(part), now.get(part))
@@ -94,31 +92,26 @@ def _words(value: Any) -> str:
 
 
 def _code() -> dict[str, Any]:
-    """Commit, Python, packages and system of this process."""
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+    """Return commit, Python, packages and system of this process."""
     changes = _git("status", "--porcelain")
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": None if changes is None else bool(changes),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": rank_checks.versions(),
     }
 
 
 def _data(settings: Settings, data: Data | None) -> dict[str, Any] | None:
-    """Tokenizer and token files by their fingerprints; None where they are not at hand."""
-    if data is None:
-        return None
-    found = identity.identity(settings, data)
-    return {"tokenizer": found[identity.TOKENIZER], **found[identity.DATA]}
+    """Return the fingerprints of tokenizer and token files, or None without data."""
+    return rank_checks.fingerprint(settings, data) if data else None
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of this checkout; None without git or outside of one."""
+    """Return git's answer about this checkout, or None without git or outside a checkout."""
+    if not paths.is_checkout():  # git would answer for a repository that an installed package is in by chance
+        return None
     try:
         done = subprocess.run(
             ["git", "-C", str(paths.REPOSITORY), *arguments], capture_output=True, text=True, check=True, timeout=10

@@ -1,4 +1,4 @@
-"""What the ranks of a run execute, and the environment that they need, whatever starts them."""
+"""Command and environment of the ranks of a run, for torchrun and srun."""
 
 import os
 import sys
@@ -11,14 +11,14 @@ from llama31.settings import Device, Settings
 
 
 def command(run_dir: Path) -> list[str]:
-    """What each rank executes."""
+    """Return the command that each rank executes."""
     return [sys.executable, str(paths.REPOSITORY / "pretrain_llama31.py"), str(run_dir)]
 
 
 def environment(settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
-    """Environment of the ranks: the given one, with the threads of this machine's cores shared out among CPU ranks.
+    """Return the environment of the ranks: the given one, with this machine's cores divided among CPU ranks.
 
-    Slurm's variables are left out: Lightning would go by them, and it is told the ranks otherwise.
+    Slurm's variables are left out: Lightning would use them, but it gets the ranks from torch's variables.
     """
     ours = {name: value for name, value in given.items() if not name.startswith("SLURM_")}
     ours["PYTHONPATH"] = os.pathsep.join(filter(None, (str(paths.REPOSITORY), ours.get("PYTHONPATH"))))
@@ -30,7 +30,7 @@ def environment(settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
         if settings.gpus_per_node > 1:
             ours.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: each rank would take all cores
         if settings.tensor_parallel_size > 1 or settings.context_parallel_size > 1:
-            # What NeMo asks for, so that communication starts before the product beside it takes the whole GPU.
+            # NeMo requires it, so that communication starts before the concurrent matrix product fills the GPU.
             ours.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32" if settings.gpu in BLACKWELL else "1")
     if settings.wandb:
         ours.setdefault("WANDB_PROJECT", "llama31")

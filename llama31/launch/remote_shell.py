@@ -1,6 +1,4 @@
-"""Slurm's tools, those of this machine or, through ssh, those of another, without variables that change what they do.
-
-Standard library."""
+"""Run commands such as Slurm's, here or through ssh, without variables that change what they do. Standard library."""
 
 import shlex
 import shutil
@@ -11,38 +9,44 @@ from pathlib import Path
 
 from llama31.common.errors import UserError
 
-PATIENCE = 60.0  # seconds; a Slurm controller that is busy answers late
-SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")  # no question, and no minutes for a host that is down
+PATIENCE = 60.0  # seconds; a busy Slurm controller answers late
+SSH = (
+    "ssh",
+    "-o",
+    "BatchMode=yes",
+    "-o",
+    "ConnectTimeout=10",
+)  # no prompt, no minutes of waiting
 SSH_FAILED = 255  # ssh's exit code for a failure of its own
-NOT_FOUND = 127  # a shell's exit code for a command that it does not find
+NOT_FOUND = 127  # a shell's exit code for an unknown command
 ENVIRONMENT = Path(__file__).with_name("environment.sh")
 FIRST_FROM_INPUT = 'IFS= read -rd "" before; eval "$before"'
-"""Shell that runs what comes before a zero byte on its standard input. The rest is left to the commands. So ssh carries
-a single line without special characters, which any login shell can pass on to bash."""
+"""Shell that runs the commands before the first zero byte of its standard input, with the rest as their input. So ssh
+carries one short line, which any login shell can pass to bash."""
 START = "llama31-starts-here"
-"""Line that separates what a shell prints on its own, as its profile makes it, from what a command prints."""
+"""Line between what a shell's profile prints and what the command prints."""
 
 
 class Unreachable(UserError):
-    """HOST cannot be asked, or not for this; Slurm has no part in it."""
+    """HOST cannot be reached, or lacks the command; not an error of Slurm's."""
 
 
 def command(destination: str, argv: Sequence[str]) -> list[str]:
-    """`argv` as it is run here, or through ssh at `destination`.
+    """Return the command that runs `argv` here, or through ssh at `destination`.
 
-    There a login shell runs it, for many sites put Slurm on the PATH in /etc/profile.d or by modules.
+    There a login shell runs it, since many sites add Slurm to PATH in /etc/profile.d or by modules.
     """
     return _through_ssh(destination, ["bash", "-lc", shlex.join(argv)]) if destination else list(argv)
 
 
 def _through_ssh(destination: str, argv: Sequence[str]) -> list[str]:
-    """ssh that runs `argv` at `destination`, whose shell splits what ssh sends it."""
+    """Return the ssh command for `argv`, quoted for the shell at `destination`."""
     return [*SSH, destination, shlex.join(argv)]
 
 
 @cache
 def environment() -> str:
-    """Shell functions that unset variables which Slurm's commands take for options, to be part of other scripts."""
+    """Return shell functions that unset the variables which Slurm's commands read as options, for use in scripts."""
     _, _, functions = ENVIRONMENT.read_text(encoding="utf-8").partition("\n")
     return functions
 
@@ -50,24 +54,23 @@ def environment() -> str:
 def output(
     destination: str,
     argv: Sequence[str],
-    stdin: str = "",
+    stdin: str | bytes = "",
     timeout: float = PATIENCE,
     kept: Sequence[str] = (),
 ) -> str:
-    """Standard output of `argv`, as it is, run at `destination` with `stdin` on standard input.
+    """Run `argv` at `destination` with `stdin` on standard input. Returns its standard output unchanged.
 
-    Variables that Slurm's commands take for options are unset, but for those named in `kept`: with them sbatch would do
-    something else than the settings say, and hand them to the job, and squeue would hide jobs.
-    Raises UserError, in one line, where it cannot be run, fails, or takes more than `timeout` seconds.
+    Variables that Slurm's commands read as options are unset, except those in `kept`: they would override the settings
+    in sbatch, be passed to the job, and hide jobs from squeue. Raises UserError, in one line, if the command cannot be
+    run, fails, or takes more than `timeout` seconds.
     """
     tool = f"{argv[0]} on {destination}" if destination else argv[0]
-    before = f'{environment()}\nunset_slurm_options {shlex.join(kept)}\necho {START}\nexec "$@"\0'
-    shell = [FIRST_FROM_INPUT, "bash", *argv]
-    local = [shutil.which("bash") or "/bin/bash", "-c", *shell]
+    before = f"{environment()}\nunset_slurm_options {shlex.join(kept)}\necho {START}\nexec {shlex.join(argv)}\0"
+    local = [shutil.which("bash") or "/bin/bash", "-c", FIRST_FROM_INPUT]
     try:
         done = subprocess.run(
-            _through_ssh(destination, ["bash", "-lc", *shell]) if destination else local,
-            input=(before + stdin).encode(),
+            _through_ssh(destination, ["bash", "-lc", FIRST_FROM_INPUT]) if destination else local,
+            input=before.encode() + (stdin.encode() if isinstance(stdin, str) else stdin),
             capture_output=True,
             timeout=timeout,
             check=False,
@@ -88,7 +91,7 @@ def output(
     if destination and done.returncode == SSH_FAILED:
         raise Unreachable(
             f"HOST: ssh {destination} fails: {said.removeprefix('ssh: ').rstrip('.')}; `ssh {destination}` must work "
-            "without a question: accept the host's key once, and use a key without a password, or an agent"
+            "without a prompt: accept the host's key once, and use a key without a password, or an agent"
         )
     if done.returncode == NOT_FOUND:
         if destination:
@@ -98,7 +101,7 @@ def output(
 
 
 def _reason(tool: str, said: str) -> str:
-    """What a tool says of its failure, in one line: all that it marks as an error, else its last line of its own."""
+    """Return a tool's error message in one line: all lines marked as errors, otherwise its last line."""
     lines = [line.strip() for line in said.strip().splitlines()]
     marks = (f"{tool}: error: ", f"{tool}: fatal: ")
     errors = [line.split(": ", 2)[2] for line in lines if line.startswith(marks)]

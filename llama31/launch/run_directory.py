@@ -1,4 +1,4 @@
-"""Run directories: their names, and what is written into one before the ranks start."""
+"""Run directories: their names, what is written before the ranks start, and how a run ends."""
 
 import contextlib
 import os
@@ -18,14 +18,14 @@ from llama31.settings import Settings
 
 
 def names(settings: Settings) -> list[str]:
-    """Names for a new run directory, by tag, size, batch size, seed and time; the first that is free is the one."""
+    """Return names for a new run directory, from tag, size, batch size, seed and time; the first free one is used."""
     name = f"{settings.size}-gbs{settings.gbs}-seed{settings.seeds}-{time.strftime('%Y%m%d-%H%M%S')}"
     name = f"{settings.tag}-{name}" if settings.tag else name
     return [name, *(f"{name}-{attempt}" for attempt in range(1, 1000))]
 
 
 def make(settings: Settings) -> Path:
-    """Makes a new directory under JOB_DIR."""
+    """Make a new directory under JOB_DIR. Raises UserError if it cannot be made."""
     for name in names(settings):
         run_dir = Path(settings.job_dir) / name
         try:
@@ -33,7 +33,7 @@ def make(settings: Settings) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise UserError(f"JOB_DIR={settings.job_dir}: {run_dir} cannot be made: {error.strerror}") from error
+            raise UserError(f"JOB_DIR={settings.job_dir}: {run_dir} cannot be created: {error.strerror}") from error
         return run_dir
     raise UserError(f"JOB_DIR={settings.job_dir}: {run_dir} and a thousand like it exist; use another JOB_DIR")
 
@@ -41,14 +41,14 @@ def make(settings: Settings) -> Path:
 def begin(
     run_dir: Path, plan: Plan, arguments: Sequence[str], ranks: Sequence[str], environment: Mapping[str, str]
 ) -> None:
-    """Writes all that a run directory holds before the ranks start.
+    """Write everything that a run directory holds before the ranks start.
 
     Args:
         run_dir: An empty directory.
-        plan: Of the run; its settings have a seed.
-        arguments: The user's.
+        plan: Plan of the run; its settings have a seed.
+        arguments: The user's arguments.
         ranks: Command that starts the ranks.
-        environment: Of the ranks.
+        environment: Environment of the ranks.
     """
     (run_dir / paths.RANK_LOGS).mkdir(exist_ok=True)
     record.reserve_outcome(run_dir)
@@ -62,15 +62,15 @@ def begin(
 def end(
     run_dir: Path, settings: Settings, returncode: int, launcher: str, *, log: Path, out_of_memory: str = ""
 ) -> int:
-    """Says how a run ended whose ranks are gone, and gives its exit code.
+    """Print the outcome of a run whose ranks have exited. Returns its exit code.
 
     Args:
-        run_dir: Its directory.
-        settings: Its settings.
-        returncode: Exit code of what launched the ranks.
-        launcher: Its name.
-        log: Where its own messages are.
-        out_of_memory: A report that memory ran out, which explains a failure better than what ranks saw of it.
+        run_dir: Directory of the run.
+        settings: Settings of the run.
+        returncode: Exit code of the launcher of the ranks.
+        launcher: Name of that launcher.
+        log: Its log.
+        out_of_memory: A report that memory ran out; it explains a failure better than the ranks' own errors.
     """
     outcome = record.load_outcome(run_dir) or _killed(run_dir, returncode, launcher, log)
     if out_of_memory and outcome.exit_code == FAILED:
@@ -81,7 +81,7 @@ def end(
 
 
 def name_latest(run_dir: Path) -> None:
-    """Makes `latest`, beside a run directory, a link to it, where the file system has links."""
+    """Point the link `latest`, beside a run directory, to it. Does nothing on a file system without links."""
     link = run_dir.with_name(paths.LATEST)
     partial = link.with_name(f".{paths.LATEST}.{os.getpid()}")
     with contextlib.suppress(OSError):
@@ -90,9 +90,11 @@ def name_latest(run_dir: Path) -> None:
 
 
 def _killed(run_dir: Path, returncode: int, launcher: str, log: Path) -> Outcome:
-    """Outcome of a run whose ranks ended before they could say anything."""
+    """Store and return the outcome of a run whose ranks exited without recording one."""
     of_ranks = run_dir / paths.RANK_LOGS
     has_printed = any(file.stat().st_size for file in of_ranks.iterdir())
     see = of_ranks if has_printed else log if log.exists() else None
-    reason = f"the ranks ended without a word ({launcher}'s exit code {returncode})" + (f"; see {see}" if see else "")
+    reason = f"all ranks exited without recording an outcome ({launcher}'s exit code {returncode})" + (
+        f"; see {see}" if see else ""
+    )
     return record.store_outcome(run_dir, Outcome(ABORTED, reason, FAILED, 0, 0))

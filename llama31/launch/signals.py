@@ -1,4 +1,4 @@
-"""Signals to the launcher, handed on to the ranks."""
+"""Forward the launcher's signals to the ranks."""
 
 import contextlib
 import os
@@ -11,15 +11,15 @@ from llama31.run_dir import record
 
 
 def wait(ranks: subprocess.Popen, run_dir: Path) -> int:
-    """Waits for the ranks and gives torchrun's exit code.
+    """Wait for the ranks. Returns torchrun's exit code.
 
-    What is to end this process is handed to them, so that they can close their logs.
-    They get SIGINT, for SIGTERM is what torchrun sends to the ranks that are left when one has failed. But where they
-    save checkpoints, a warning that time runs out, SIGTERM or SIGUSR1, has them save one: a rank gets SIGUSR1, past
-    torchrun, which would give it 30 seconds.
+    Signals that would end this process are forwarded, so that the ranks can close their logs. They get SIGINT, because
+    torchrun sends SIGTERM to the remaining ranks when one has failed. If the run saves checkpoints, SIGTERM and SIGUSR1
+    mean that time runs out: a rank gets SIGUSR1 and saves one. It gets it directly, since torchrun would allow only
+    30 seconds.
     """
 
-    def hand_on(signum: int, _: FrameType | None) -> None:
+    def forward(signum: int, _: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
             saver = record.load_saver(run_dir) if signum in (signal.SIGTERM, signal.SIGUSR1) else None
             if saver and ranks.poll() is None:
@@ -27,10 +27,11 @@ def wait(ranks: subprocess.Popen, run_dir: Path) -> int:
             else:
                 ranks.send_signal(signal.SIGINT)
 
-    # SIGHUP: the terminal was closed; under nohup it is ignored, and stays so.
+    # SIGHUP: the terminal was closed. Under nohup it is ignored, which must stay so.
     ends = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-    heard = [signum for signum in ends if signal.getsignal(signum) is not signal.SIG_IGN]
-    former = {signum: signal.signal(signum, hand_on) for signum in heard}
+    former = {
+        signum: signal.signal(signum, forward) for signum in ends if signal.getsignal(signum) is not signal.SIG_IGN
+    }
     try:
         return ranks.wait()
     finally:

@@ -115,3 +115,18 @@ def cpu_backend() -> Iterator[None]:
             setattr(owner, name, replacement)
         stack.enter_context(_CudaMeansCpu())
         yield
+
+
+@contextlib.contextmanager
+def one_rank() -> Iterator[None]:
+    """Make this process Megatron's only rank, on the CPU, within this context."""
+    from megatron.core import parallel_state
+
+    with cpu_backend():
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        try:
+            parallel_state.initialize_model_parallel()
+            yield
+        finally:
+            parallel_state.destroy_model_parallel()
+            torch.distributed.destroy_process_group()

@@ -1,13 +1,14 @@
 """The device of a run and what is installed for it, by torch. `config/devices.py` guesses it without torch."""
 
-import importlib.util
 import resource
 from dataclasses import dataclass
 from typing import Literal
 
 from llama31.common.errors import UserError
-from llama31.estimates.gpus import GPUS, Gpu, called
-from llama31.settings import Device, Precision, Settings
+from llama31.config import transformer_engine
+from llama31.config.problem import assignment
+from llama31.estimates.gpus import GPUS, Gpu, by_device_name
+from llama31.settings import Device, Settings
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ def detect(settings: Settings) -> Backend:
         raise UserError("DEVICE=cuda: torch finds no CUDA device here; DEVICE=cpu works on every machine")
     if settings.device is Device.cpu or not has_cuda:
         return require(settings, Backend("cpu", transformer_engine=False))
-    has_engine = importlib.util.find_spec("transformer_engine") is not None
-    return require(settings, Backend("gpu", transformer_engine=has_engine))
+    return require(settings, Backend("gpu", transformer_engine=transformer_engine.is_installed()))
 
 
 def gpu(settings: Settings) -> Gpu | None:
@@ -47,7 +47,7 @@ def gpu(settings: Settings) -> Gpu | None:
 
     if settings.gpu or settings.device is Device.cpu or not torch.cuda.is_available():
         return GPUS.get(settings.gpu)
-    return called(torch.cuda.get_device_name())
+    return by_device_name(torch.cuda.get_device_name())
 
 
 def peak_memory() -> int:
@@ -63,15 +63,10 @@ def require(settings: Settings, backend: Backend) -> Backend:
     """Return `backend`. Raises UserError for each setting that needs a Transformer Engine that it does not have."""
     if backend.transformer_engine:
         return backend
-    problems = []
-    if settings.precision is Precision.fp8:
-        problems.append("PRECISION=fp8: needs CUDA and Transformer Engine; PRECISION=bf16 works here")
-    if settings.context_parallel_size > 1:
-        problems.append(
-            f"CONTEXT_PARALLEL_SIZE={settings.context_parallel_size}: needs CUDA and Transformer Engine; 1 works here"
-        )
-    if settings.sequence_parallel:
-        problems.append("SEQUENCE_PARALLEL=1: needs CUDA and Transformer Engine; 0 works here")
+    reason = transformer_engine.ON_CPU if backend.accelerator == "cpu" else transformer_engine.NOT_INSTALLED
+    problems = list(transformer_engine.problems_without(settings, reason))
     if problems:
-        raise UserError(problems)
+        raise UserError(
+            f"{problem.what}; {assignment(problem.name, problem.candidates[0])} works" for problem in problems
+        )
     return backend

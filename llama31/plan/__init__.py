@@ -1,1 +1,1 @@
-"""What a run will do, and whether it can."""
+"""Validate the settings of a run and show its plan."""

@@ -1,14 +1,15 @@
-"""The plan of a run in a person's words: what `--dryrun` prints, and what is shown before every run."""
+"""The plan of a run as text: all of it for `--dryrun`, a summary before every run."""
 
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from llama31 import rules
 from llama31.checkpoint import disk_space
-from llama31.common.reading import size
-from llama31.common.units import scaled
+from llama31.common.units import scaled, size
 from llama31.config import devices, mlperf_names, overlap, paths, recompute
 from llama31.config.departures import departures
 from llama31.config.model_sizes import SIZES
@@ -23,33 +24,37 @@ from llama31.estimates.gpus import GB, GPUS
 from llama31.run_dir.start_point import Start
 from llama31.settings import Device, RecomputeGranularity, Settings, shown, to_dict
 
-NOT_LOOKED_AT = "the data is not on this machine; each job looks at it before it starts"
+NOT_VALIDATED = "the data is not on this machine; each job validates it before it starts"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is known about a run before it starts."""
+    """Everything known about a run before it starts."""
 
     resolved: Resolved
     data: Data | None
-    """The run's data; None where only the machines of its jobs have it."""
+    """The run's data; None if only the machines of its jobs have it."""
     command: Sequence[str]
-    """What the run executes; RUN_DIR stands for the run directory that it makes."""
+    """Command that the run executes, with RUN_DIR in place of the run directory."""
     start: Start = field(default_factory=Start)
-    """Where the job starts."""
+    """Where training starts."""
 
     @property
     def settings(self) -> Settings:
-        """The settings of the run."""
+        """Settings of the run."""
         return self.resolved.settings
+
+    def with_settings(self, **values: Any) -> "Plan":
+        """Return this plan with other values of some settings."""
+        return replace(self, resolved=self.resolved.with_settings(**values))
 
     @property
     def vocab_size(self) -> int | None:
-        """Ids of the tokenizer, as far as they are known."""
+        """Number of the tokenizer's ids, None if unknown."""
         return inputs.vocab_size(self.settings, self.data)
 
     def text(self) -> str:
-        """The whole plan."""
+        """Return the whole plan."""
         sections = {
             "Settings": self._settings(),
             "Model": self._model(),
@@ -64,7 +69,7 @@ class Plan:
         return "\n".join(f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in sections.items())
 
     def summary(self) -> str:
-        """The plan in a few lines, for the start of a run."""
+        """Return the plan in a few lines, for the start of a run."""
         lines = [*self._model(), *self._layout(), *self._schedule(), *self._estimates(), *self._checkpoints()]
         lines += inputs.skipped_lines(self.settings, self.data) if self.data else ()
         lines += self._division()
@@ -72,7 +77,7 @@ class Plan:
 
     def _settings(self) -> Iterator[str]:
         settings, overlapped = self.settings, overlap.planned(self.settings)
-        # What an empty value comes to, and how.
+        # Values computed for empty settings, and how.
         computed = {
             "tmp_npy_index": (paths.index_root(settings), "JOB_DIR/index"),
             "min_lr": (settings.end_lr, f"{rules.END_LR_FRACTION} x MAX_LR"),
@@ -155,18 +160,18 @@ class Plan:
             yield f"ends without the target {end}{early}"
         if settings.step_time_atol:
             yield f"ends at a step that takes longer than {settings.step_time_atol:,} ms"
-        if point := self._reference_point():
+        if point := rules.reference_point(settings.size, settings.gbs):
             yield f"the reference needs {point.mean:,} sequences on average at this batch size"
 
     def _estimates(self) -> Iterator[str]:
         settings, vocab_size = self.settings, self.vocab_size
         if not vocab_size:
-            yield f"not known: {NOT_LOOKED_AT}"
+            yield f"not known: {NOT_VALIDATED}"
             return
         if devices.device(settings) is not Device.cpu:
             yield from self._memory(vocab_size)
-        index = f"{scaled(disk.training_index(settings, self.data), 'B')} for the training index; " if self.data else ""
-        yield f"disk: {index}a checkpoint takes {scaled(disk.checkpoint(settings, vocab_size), 'B')}"
+        index = f"{size(disk.training_index(settings, self.data))} for the training index; " if self.data else ""
+        yield f"disk: {index}a checkpoint takes {size(disk.checkpoint(settings, vocab_size))}"
         flops = speed.flops_per_step(settings, vocab_size)
         again = speed.recomputed_per_step(settings)
         line = f"{scaled(flops, 'FLOP')} a step, {scaled(speed.flops_per_token(settings, vocab_size), 'FLOP')} a token"
@@ -176,7 +181,7 @@ class Plan:
             gpu, share = GPUS[settings.gpu], speed.UTILISATION[settings.precision]
             line += f"; at {share:.0%} of {scaled(gpu.bf16_flops, 'FLOP/s')} a GPU, which is assumed: "
             line += f"{speed.seconds(flops + again, settings, gpu):.2f} s a step"
-            if point := self._reference_point():
+            if point := rules.reference_point(settings.size, settings.gbs):
                 hours = speed.seconds(speed.flops_to(point.mean, settings, vocab_size), settings, gpu) / 3600
                 line += f", {hours:.1f} h to the reference's sample count"
         yield line
@@ -186,7 +191,7 @@ class Plan:
         needed = memory.per_gpu(settings, vocab_size)
         there = f" of {GPUS[settings.gpu].memory / GB:.0f}" if settings.gpu else ""
         unchecked = "" if settings.gpu else "; with GPU set, this is checked"
-        yield f"memory of a GPU: about {needed.total / GB:.1f}{there} GB: {memory.described(needed)}{unchecked}"
+        yield f"memory of a GPU: about {needed.total / GB:.1f}{there} GB: {memory.describe(needed)}{unchecked}"
         for granularity in RecomputeGranularity:
             if granularity is not settings.recompute_granularity:
                 other = memory.per_gpu(recompute.instead(settings, granularity), vocab_size)
@@ -195,15 +200,9 @@ class Plan:
                     f"of which activations {other.activations / GB:.1f}"
                 )
 
-    def _reference_point(self) -> rules.ReferencePoint | None:
-        """What the reference needed with this batch size; None where it says nothing of this run."""
-        return rules.REFERENCE_POINTS.get(self.settings.gbs) if self.settings.size == rules.SIZE else None
-
     def _checkpoints(self) -> Iterator[str]:
         settings = self.settings
-        yield (
-            self.start.words() if self.data else "starts where the newest checkpoint of this run ends, if there is one"
-        )
+        yield (self.start.words() if self.data else "resumes from the newest checkpoint of this run, if there is one")
         if not settings.save_ckpt:
             yield "no checkpoint is saved"
             return
@@ -218,7 +217,7 @@ class Plan:
 
     def _data(self) -> Iterator[str]:
         if not self.data:
-            yield f"{self.settings.preprocessed_path}: not looked at: {NOT_LOOKED_AT}"
+            yield f"{self.settings.preprocessed_path}: not validated: {NOT_VALIDATED}"
             return
         for file in (*self.data.train, self.data.validation):
             yield f"{bin_path(file.prefix)}: {file.documents:,} documents, {file.tokens:,} tokens"
@@ -228,11 +227,11 @@ class Plan:
         yield f"{paths.index_root(self.settings)}: training index"
 
     def _tokenizer(self) -> Iterator[str]:
-        """What of the tokenizer's directory decides, and what does not."""
+        """Yield which file decides the tokenizer's ids, and what of its configuration is ignored."""
         source = Path(self.settings.tokenizer_path)
-        yield f"{tokenizer.TOKENIZER_FILE} alone decides its ids; SHA-256 of what does: {tokenizer.fingerprint(source)}"
-        if left_out := run_tokenizer.left_out(source):
-            yield f"of its configuration is left out: {', '.join(left_out)}"
+        yield f"{tokenizer.TOKENIZER_FILE} defines its ids; SHA-256 of that part: {tokenizer.fingerprint(source)}"
+        if left_out := run_tokenizer.ignored_entries(source):
+            yield f"ignored in its configuration: {', '.join(left_out)}"
 
     def _division(self) -> Iterator[str]:
         found = list(
@@ -249,10 +248,12 @@ class Plan:
 
 
 def user_command(settings: Settings, environment: Mapping[str, str] | None = None) -> list[str]:
-    """What a user types for this run, where none but the settings of `environment` are in the environment."""
+    """Return the command that a user types for this run if only the settings in `environment` are exported."""
     given = [
         assignment(field.name, value)
         for field in fields(Settings)
         if (value := getattr(settings, field.name)) != field.default or (environment or {}).get(field.name.upper())
     ]
-    return ["bash", str(paths.REPOSITORY / "run_llama31.sh"), *given]
+    if paths.is_checkout():
+        return ["bash", str(paths.REPOSITORY / "run_llama31.sh"), *given]
+    return [sys.executable, "-m", "llama31", "run", *given]

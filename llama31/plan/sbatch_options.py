@@ -1,4 +1,4 @@
-"""SBATCH_ARGS as sbatch reads it, and the options in it that the submission itself depends on."""
+"""Parse SBATCH_ARGS as sbatch does, and reject options that the submission depends on."""
 
 import shlex
 from collections.abc import Collection, Iterator, Sequence
@@ -12,22 +12,22 @@ OTHER_SETTINGS = {
     ("-N", "--nodes"): "NNODES says how many nodes",
     ("-n", "--ntasks", "--ntasks-per-node"): "GPUS_PER_NODE says how many ranks a node has",
     ("-a", "--array"): "NEXP submits several experiments",
-    ("-o", "--output", "-e", "--error", "-D", "--chdir"): "the log is looked for in the run directory",
+    ("-o", "--output", "-e", "--error", "-D", "--chdir"): "the log must be in the run directory",
     ("-G", "--gpus", "--gpus-per-socket"): "EXCLUSIVE=0 asks for GPUS_PER_NODE GPUs on each node",
-    ("--signal",): "SIGNAL_BEFORE_END says when a job is warned, and its script must be the one that hears it",
+    ("--signal",): "SIGNAL_BEFORE_END says when a job is warned, and its script must get the signal",
     ("-W", "--wait"): "run_llama31.sh --wait follows the jobs",
-    ("-m", "--distribution"): "ranks fill one node after the other, which the parallel layout counts on",
+    ("-m", "--distribution"): "the parallel layout needs ranks that fill one node after the other",
     ("--gpus-per-task", "--ntasks-per-gpu", "--tres-per-task"): (
         "a node has a rank for each of its GPUS_PER_NODE GPUs; EXCLUSIVE=0 asks for no more of them"
     ),
-    ("--gpu-bind", "--tres-bind"): "each rank sees all GPUs of its node, and takes the one of its own number",
+    ("--gpu-bind", "--tres-bind"): "each rank must see all GPUs of its node",
 }
-"""Options of sbatch that other settings of ours say, with a word on which."""
+"""Options of sbatch that a setting controls, with the reason to leave them out."""
 MEMORY = ("--mem-per-cpu", "--mem-per-gpu")
 GRES = ("--gres",)
 ACCOUNT, TIME = ("-A", "--account"), ("-t", "--time")
 WHOLE = ("--mem", "--gpus")
-"""Names that are whole, although others begin with them."""
+"""Complete names that are also prefixes of other options."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Option:
 
     name: str
     value: str
-    """Empty where it has none."""
+    """Empty if it has none."""
     words: tuple[str, ...]
-    """As it is written."""
+    """The words of SBATCH_ARGS that form it."""
 
     def is_one_of(self, names: Collection[str]) -> bool:
-        """Whether it is an option of these names. Sbatch takes any beginning of a long name that no other has."""
+        """Whether it is one of these options. sbatch accepts any unambiguous prefix of a long name."""
         is_part = self.name.startswith("--") and self.name not in WHOLE
         return self.name in names or (is_part and any(name.startswith(self.name) for name in names))
 
 
 def parsed(sbatch_args: str) -> list[Option]:
-    """The options, in their order. Raises ValueError for quotes that are not closed."""
+    """Return the options in their order. Raises ValueError for an unclosed quote."""
     options: list[Option] = []
     for word in shlex.split(sbatch_args):
         if word.startswith("--"):
@@ -62,12 +62,12 @@ def parsed(sbatch_args: str) -> list[Option]:
 
 
 def last(options: Sequence[Option], names: Collection[str]) -> Option | None:
-    """The option of these names that counts, of several the last one; None if there is none."""
+    """Return the last option with one of these names, which is the one that sbatch uses; None if there is none."""
     return next((option for option in reversed(options) if option.is_one_of(names)), None)
 
 
 def problems(settings: Settings) -> Iterator[Problem]:
-    """Options that contradict what the submission asks for. Raises ValueError as `parsed` does."""
+    """Yield options that contradict the submission's own. Raises ValueError as `parsed` does."""
     options = parsed(settings.sbatch_args)
     if options and not options[0].name.startswith("-"):
         what = f"SBATCH_ARGS={settings.sbatch_args}: not an option of sbatch, such as --qos=high"
@@ -79,14 +79,16 @@ def problems(settings: Settings) -> Iterator[Problem]:
         if settings.exclusive and option.is_one_of(MEMORY):
             yield _instead(settings, options, option, "EXCLUSIVE=1 asks for all memory of the nodes", exclusive=False)
         if not settings.exclusive and devices.device(settings) is not Device.cpu and _gpus(option):
-            instead = "EXCLUSIVE=0 asks for GPUS_PER_NODE GPUs on each node, and sbatch takes these in one way only"
+            instead = (
+                "EXCLUSIVE=0 asks for GPUS_PER_NODE GPUs on each node, and sbatch accepts only one option for them"
+            )
             yield _instead(settings, options, option, instead, by=_by_type(settings, option))
 
 
 def _instead(
     settings: Settings, options: Sequence[Option], option: Option, instead: str, by: Sequence[str] = (), **others: bool
 ) -> Problem:
-    """An option that is to be left out, or replaced by the words `by`; `others` are settings with which it works."""
+    """Return the problem of an option to leave out or replace by the words `by`; with `others` set it may stay."""
     replaced = [word for other in options for word in (by if other is option else other.words)]
     without = [word for other in options if other is not option for word in other.words]
     return Problem(
@@ -98,7 +100,7 @@ def _instead(
 
 
 def _gpus(option: Option) -> list[str]:
-    """What --gres says of GPUs, such as gpu, gpu:8 and gpu:h100:8; newer versions also take gres/gpu:8."""
+    """Return the GPU entries of --gres, such as gpu, gpu:8 and gpu:h100:8; newer versions also accept gres/gpu:8."""
     entries = option.value.split(",") if option.is_one_of(GRES) else []
     return [entry for entry in entries if _is_gpu(entry)]
 
@@ -108,7 +110,7 @@ def _is_gpu(entry: str) -> bool:
 
 
 def _by_type(settings: Settings, option: Option) -> list[str]:
-    """Words that ask for GPUs of the same type, and for the other things that the option asks for."""
+    """Return options that request GPUs of the same type, and the option's other resources."""
     types = [part for entry in _gpus(option) for part in entry.split(":")[1:-1] if part != "gpu"]
     others = [entry for entry in option.value.split(",") if not _is_gpu(entry)]
     words = [f"--gpus-per-node={types[0]}:{settings.gpus_per_node}"] if types else []

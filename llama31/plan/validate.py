@@ -1,14 +1,14 @@
-"""What cannot work, found before anything heavy is imported: one line for each problem, all at once."""
+"""Find settings and data that cannot work, before anything heavy is imported: all problems, a line for each."""
 
-import importlib.util
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.config import devices, mlperf_names, overlap, recompute
+from llama31.config import devices, mlperf_names, overlap, recompute, transformer_engine
 from llama31.config.model_sizes import SIZES
 from llama31.config.parallel_layout import Layout
 from llama31.config.problem import Problem, assignment
@@ -19,34 +19,34 @@ from llama31.estimates import memory
 from llama31.estimates.gpus import GB, GPUS
 from llama31.plan import validate_checkpoints as checkpoint_problems
 from llama31.plan import validate_slurm as slurm_problems
-from llama31.settings import Device, Precision, Settings
+from llama31.settings import Device, Settings
 
-SHOWN_REMEDIES = 2  # in a line
+SHOWN_REMEDIES = 2  # for each problem
 
 
 def check(settings: Settings) -> Data:
-    """All that a run needs is there and fits together. Raises UserError with every problem found."""
-    data, wrong = look(settings)
-    if wrong or data is None:
-        raise UserError(wrong)
+    """Validate settings and data, and return the data. Raises UserError with all problems."""
+    data, lines = look(settings)
+    if lines or data is None:
+        raise UserError(lines)
     return data
 
 
 def look(settings: Settings) -> tuple[Data | None, list[str]]:
-    """As `check`, but gives the lines; the data is None where files are missing or damaged."""
-    data, wrong = inputs.look(settings)
+    """As `check`, but return the lines instead of raising; the data is None if files are missing or damaged."""
+    data, lines = inputs.inspect(settings)
     found = list(problems(settings, data))
-    return data, [*(_line(problem, found, settings, data) for problem in found), *wrong]
+    return data, [*(_line(problem, found, settings, data) for problem in found), *lines]
 
 
 def lines(settings: Settings) -> list[str]:
-    """As `look`, without the data: a line for each problem of the settings among themselves."""
+    """Return a line for each problem of the settings, without looking at data."""
     found = list(problems(settings))
     return [_line(problem, found, settings, None) for problem in found]
 
 
 def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
-    """Settings that no run of this version can have together; with data, also those that the data cannot serve."""
+    """Yield settings that cannot be combined and, with `data`, those that the data is too small for."""
     yield from slurm_problems.problems(settings)
     yield from mlperf_names.problems(settings)
     yield from _experiments(settings)
@@ -61,36 +61,26 @@ def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
         misfits += _data(settings, data)
     yield from misfits
     vocab_size = inputs.vocab_size(settings, data)
-    if vocab_size and settings.gpu and not misfits:  # else there is no layout to estimate
+    if vocab_size and settings.gpu and not misfits:  # otherwise there is no valid layout to estimate
         yield from _memory(settings, vocab_size)
 
 
 def _line(problem: Problem, found: list[Problem], settings: Settings, data: Data | None) -> str:
-    """The problem in one line, with values that mend it and break nothing else."""
+    """Return the problem in one line, with values that solve it and cause no other problem."""
     others = {other.name for other in found} - {problem.name}
 
-    def left(changed: Settings) -> list[Problem]:
-        return [other for other in problems(changed, data) if other.name not in others]
+    def works(change: Mapping[str, Any]) -> bool:
+        return all(left.name in others for left in problems(replace(settings, **change), data))
 
-    works: list[Mapping[str, Any]] = []
-    widened: list[Mapping[str, Any]] = []  # by what another setting then needs
-    for change in problem.remedies:
-        changed = replace(settings, **change)
-        follows = left(changed)
-        if not follows:
-            works.append(change)
-        for more in follows[0].remedies if len(follows) == 1 else ():
-            if not left(replace(changed, **more)):
-                widened.append({**change, **more})
-    mends = [
+    remedies = [
         " with ".join(assignment(name, value) for name, value in change.items())
-        for change in (works or widened)[:SHOWN_REMEDIES]
+        for change in islice(filter(works, problem.remedies), SHOWN_REMEDIES)
     ]
-    return f"{problem.what}; {' or '.join(mends)} works" if mends else problem.what
+    return f"{problem.what}; {' or '.join(remedies)} works" if remedies else problem.what
 
 
 def _experiments(settings: Settings) -> Iterator[Problem]:
-    """Seeds that no experiment would use, or that two would."""
+    """Yield unused and repeated seeds."""
     seeds = settings.seeds.split()
     if len(seeds) > settings.nexp:
         fewer = " ".join(seeds[: settings.nexp])
@@ -101,7 +91,7 @@ def _experiments(settings: Settings) -> Iterator[Problem]:
 
 
 def _layout(settings: Settings) -> Iterator[Problem]:
-    """Ranks, batches and sequences that cannot be divided."""
+    """Yield ranks, batches and sequences that are not divisible."""
     layout = Layout.of(settings)
     model, pipeline, virtual = (
         layout.model_parallel_size,
@@ -136,7 +126,7 @@ def _layout(settings: Settings) -> Iterator[Problem]:
             f"to be a multiple of PIPELINE_PARALLEL_SIZE={pipeline}",
             (1,),
         )
-    # Context parallelism gives each rank two pieces, one early and one late, as causal attention has more to do late.
+    # Context parallelism gives each rank an early and a late piece, since causal attention computes more for late ones.
     pieces = 2 * settings.context_parallel_size if settings.context_parallel_size > 1 else 1
     if settings.sequence_parallel:
         pieces *= settings.tensor_parallel_size
@@ -150,7 +140,7 @@ def _layout(settings: Settings) -> Iterator[Problem]:
 
 
 def _schedule(settings: Settings) -> Iterator[Problem]:
-    """Steps and learning rates in an order that cannot be."""
+    """Yield inconsistent steps and learning rates."""
     if settings.warmup >= settings.max_steps:
         yield Problem(
             "warmup_steps",
@@ -179,7 +169,7 @@ def _schedule(settings: Settings) -> Iterator[Problem]:
 
 
 def _model(settings: Settings) -> Iterator[Problem]:
-    """Parallel sizes that do not divide the model."""
+    """Yield parallel sizes that do not divide the model."""
     shape = SIZES[settings.size]
     tensor, pipeline = settings.tensor_parallel_size, settings.pipeline_parallel_size
     shared = {
@@ -211,27 +201,17 @@ def _model(settings: Settings) -> Iterator[Problem]:
 
 
 def _engine(settings: Settings) -> Iterator[Problem]:
-    """What needs Transformer Engine, where there is none; `llama31.model.device` has the last word."""
+    """Yield settings that need Transformer Engine if it is missing. The final check is in `llama31.model.device`."""
     if devices.device(settings) is Device.cpu:
-        why = "this runs on the CPU"
+        yield from transformer_engine.problems_without(settings, transformer_engine.ON_CPU)
     elif devices.is_elsewhere(settings) or devices.gpus() == 0:  # a plan for another machine
         return
-    elif importlib.util.find_spec("transformer_engine") is None:
-        why = "which is not installed here"
-    else:
-        return
-    for name, wanted, works in (
-        ("precision", settings.precision is Precision.fp8, Precision.bf16),
-        ("context_parallel_size", settings.context_parallel_size > 1, 1),
-        ("sequence_parallel", settings.sequence_parallel, False),
-    ):
-        if wanted:
-            given = assignment(name, getattr(settings, name))
-            yield Problem(name, f"{given}: needs CUDA and Transformer Engine, {why}", (works,))
+    elif not transformer_engine.is_installed():
+        yield from transformer_engine.problems_without(settings, transformer_engine.NOT_INSTALLED)
 
 
 def _gpu(settings: Settings) -> Iterator[Problem]:
-    """A GPU that is not known, or not used."""
+    """Yield a GPU that is unknown or unused."""
     if settings.gpu and settings.gpu not in GPUS:
         yield Problem("gpu", f"GPU={settings.gpu}: not one of {', '.join(GPUS)}", ("",))
     elif settings.gpu and devices.device(settings) is Device.cpu:
@@ -239,19 +219,19 @@ def _gpu(settings: Settings) -> Iterator[Problem]:
 
 
 def _memory(settings: Settings, vocab_size: int) -> Iterator[Problem]:
-    """More than the GPU's memory."""
+    """Yield a problem if a rank needs more than the GPU's memory."""
     needed, there = memory.per_gpu(settings, vocab_size), GPUS[settings.gpu].memory
     if needed.total > there:
         yield Problem(
             "mbs",
             f"GPU={settings.gpu}: {there / GB:.0f} GB, but each would need about {needed.total / GB:.1f} GB: "
-            f"{memory.described(needed)}",
-            elsewhere=tuple(memory.smaller(settings, vocab_size, there)),
+            f"{memory.describe(needed)}",
+            elsewhere=tuple(memory.reductions(settings, vocab_size, there)),
         )
 
 
 def _data(settings: Settings, data: Data) -> Iterator[Problem]:
-    """More sequences than the data holds."""
+    """Yield settings that need more sequences than the data has."""
     length = settings.seq_length
     held, available = data.validation.sequences(length), data.available_samples(length)
     if not held or not available:
@@ -283,12 +263,12 @@ def _data(settings: Settings, data: Data) -> Iterator[Problem]:
 
 
 def _common_divisors(*values: int, below: int) -> tuple[int, ...]:
-    """Numbers less than `below` that divide all values, the largest first."""
+    """Return the common divisors of the values that are less than `below`, the largest first."""
     common = math.gcd(*values)
     return tuple(n for n in range(min(common, below - 1), 0, -1) if common % n == 0)
 
 
 def _multiples(value: int, unit: int) -> tuple[int, ...]:
-    """The multiples of `unit` next to `value`, from 1 x unit on."""
+    """Return the positive multiples of `unit` next to `value`."""
     below = value // unit * unit
     return (below, below + unit) if below else (unit,)

@@ -1,4 +1,4 @@
-"""Settings of checkpoints that cannot work."""
+"""Validate the settings of checkpoints."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from llama31.settings import Settings
 
 
 def problems(settings: Settings) -> Iterator[Problem]:
-    """Yield settings of checkpoints without those that they need, and a directory to save to that is a checkpoint."""
+    """Yield settings without those that they need, and a CONTINUAL_CKPT that is a checkpoint."""
     if settings.save_ckpt and not settings.continual_ckpt:
         yield Problem("save_ckpt", "SAVE_CKPT=1: needs CONTINUAL_CKPT, a directory for checkpoints", (False,))
     if settings.continual_ckpt and not settings.save_ckpt:
@@ -35,12 +35,12 @@ def problems(settings: Settings) -> Iterator[Problem]:
 
 
 def _misplaced(settings: Settings) -> Iterator[Problem]:
-    """Yield CONTINUAL_CKPT if saves would go into a checkpoint."""
+    """Yield CONTINUAL_CKPT if it is, or is inside, a checkpoint."""
     given = settings.continual_ckpt
     if not given:
         return
-    path = Path(given) if devices.is_through_ssh(settings) else locate.real(given)
-    if outer := locate.around(path):
+    path = Path(given) if devices.is_through_ssh(settings) else locate.resolve(given)
+    if outer := locate.enclosing_checkpoint(path):
         what = "is a checkpoint" if outer == Path(given) else f"is the checkpoint {outer}"
         what = what if outer == path else f"is inside the checkpoint {outer}"
         line = f"CONTINUAL_CKPT={given}: {what}; it must be the directory that holds checkpoints"

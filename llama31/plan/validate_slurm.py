@@ -1,4 +1,4 @@
-"""Settings of Slurm and of containers that cannot work."""
+"""Validate the settings of Slurm and of containers."""
 
 import re
 import shlex
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from llama31.config import containers, mounts, paths
+from llama31.config import mounts, paths
 from llama31.config.problem import Problem, assignment
 from llama31.plan import sbatch_options
 from llama31.settings import Container, Settings
@@ -16,18 +16,18 @@ NEEDS_PARTITION = (
     "ssh_user", "code_path", "image", "container", "mounts", "nnodes",
 )  # fmt: skip
 SEPARATORS = {",": "a comma", ":": "a colon"}
-"""What separates mounts on the command lines of pyxis and Apptainer, so no path to mount may hold it."""
+"""Separators of mounts on the command lines of pyxis and Apptainer, not allowed in a path to mount."""
 UNLIMITED = ("0", "INFINITE", "UNLIMITED")
 _DEPENDENCY = re.compile(r"(after|afterany|afterok|afternotok|aftercorr|afterburstbuffer|singleton)\b[\w:+,?]*")
 
 
 def problems(settings: Settings) -> Iterator[Problem]:
-    """What speaks against a submission; without PARTITION, settings that only a submission uses."""
+    """Yield problems of a submission; without PARTITION, settings that only a submission uses."""
     usual = {field.name: field.default for field in fields(Settings)}
     if not settings.partition:
         for name in NEEDS_PARTITION:
             if (value := getattr(settings, name)) != usual[name]:
-                what = f"{assignment(name, value)}: needs PARTITION, and so Slurm"
+                what = f"{assignment(name, value)}: needs PARTITION, for Slurm"
                 yield Problem(name, what, (usual[name],))
         return
     yield from _job(settings)
@@ -44,7 +44,7 @@ def _job(settings: Settings) -> Iterator[Problem]:
         yield Problem("sbatch_args", f"SBATCH_ARGS={settings.sbatch_args}: {error}", ("",))
         return
     if settings.time and not is_unlimited(settings.time) and seconds(settings.time) is None:
-        what = f"TIME={settings.time}: not a time limit as Slurm takes it, such as 4:00:00 or 1-12:00:00"
+        what = f"TIME={settings.time}: not a time limit in Slurm's format, such as 4:00:00 or 1-12:00:00"
         yield Problem("time", what, ("",))
         return
     limit = seconds(named.value if named else settings.time)
@@ -58,12 +58,12 @@ def _job(settings: Settings) -> Iterator[Problem]:
 
 
 def is_unlimited(limit: str) -> bool:
-    """Whether Slurm takes this for no time limit."""
+    """Whether this means no time limit to Slurm."""
     return limit.upper() in UNLIMITED
 
 
 def seconds(limit: str) -> int | None:
-    """Seconds of a time limit in the formats that sbatch's manual lists; None if it is none."""
+    """Return the seconds of a time limit in one of the formats of sbatch's manual; None for another text."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
     if not match:
         return None
@@ -82,20 +82,20 @@ def _chain(settings: Settings) -> Iterator[Problem]:
     if settings.npar > 1 and not settings.save_ckpt:
         yield Problem(
             "npar",
-            f"NPAR={settings.npar}: a job goes on where the one before ended only with SAVE_CKPT=1 and CONTINUAL_CKPT",
+            f"NPAR={settings.npar}: a job resumes from the one before only with SAVE_CKPT=1 and CONTINUAL_CKPT",
             (1,),
         )
     if settings.dependencies and not dependency(settings.dependencies):
         yield Problem(
             "dependencies",
-            f"DEPENDENCIES={settings.dependencies}: neither job ids nor a dependency as sbatch takes it, such as "
+            f"DEPENDENCIES={settings.dependencies}: neither job ids nor a dependency in sbatch's format, such as "
             "afterok:1234",
             ("",),
         )
 
 
 def dependency(given: str) -> str:
-    """DEPENDENCIES as an argument of sbatch's --dependency; job ids alone must have ended in whatever way."""
+    """Return DEPENDENCIES as sbatch's --dependency, "" if invalid. Plain job ids mean afterany."""
     if re.fullmatch(r"[\s,:]*\d[\d\s,:]*", given):
         return ":".join(["afterany", *re.findall(r"\d+", given)])
     return given if _DEPENDENCY.fullmatch(given) else ""
@@ -106,8 +106,8 @@ def _ssh(settings: Settings) -> Iterator[Problem]:
         yield Problem("ssh_user", f"SSH_USER={settings.ssh_user}: needs HOST", ("",))
     for name in ("host", "ssh_user"):
         value = getattr(settings, name)
-        if value.startswith("-") or re.search(r"\s", value):  # ssh would take it for something else
-            yield Problem(name, f"{name.upper()}={value}: not a name that ssh takes", ("",))
+        if value.startswith("-") or re.search(r"\s", value):  # ssh would read it as an option or a command
+            yield Problem(name, f"{name.upper()}={value}: not a name that ssh accepts", ("",))
 
 
 def _container(settings: Settings) -> Iterator[Problem]:
@@ -116,12 +116,15 @@ def _container(settings: Settings) -> Iterator[Problem]:
             if (value := getattr(settings, name)) != usual:
                 yield Problem(name, f"{assignment(name, value)}: needs IMAGE", (usual,))
         return
+    if not settings.code_path and not paths.is_checkout():
+        what = "CODE_PATH is empty: name a checkout that the container has; llama31 is installed here without one"
+        yield Problem("code_path", what)
     for path in [*mounts.directories(settings), Path(settings.code_path or paths.REPOSITORY)]:
         for sign, words in SEPARATORS.items():
             if sign in str(path):
-                what = f"{path}: holds {words}, which separates mounts; rename it, or leave IMAGE empty"
+                what = f"{path}: contains {words}, which separates mounts; rename it, or leave IMAGE empty"
                 yield Problem("image", what, ("",))
-    for mount in containers.further(settings):
+    for mount in mounts.listed(settings):
         if not all(path.startswith("/") for path in mount.split(":", 1)):
-            what = f"MOUNTS={settings.mounts}: {mount} is not PATH or PATH:PATH_INSIDE, from / on"
+            what = f"MOUNTS={settings.mounts}: {mount} is not PATH or PATH:PATH_INSIDE with absolute paths"
             yield Problem("mounts", what, ("",))

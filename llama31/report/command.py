@@ -1,29 +1,28 @@
-"""`python3 -m llama31 report`: run directories and logs to one page."""
+"""`python3 -m llama31 report`: write a page on run directories and logs."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named
+from llama31.common.files import atomic_writer, failures_named, is_writable_directory, nearest_existing
 from llama31.estimates.gpus import GPUS, key_of
 from llama31.report import find_logs
 
 
 def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -> None:
-    """Writes the report on these runs to `output`. Raises UserError where something cannot be read or written."""
+    """Write the report on these runs to `output`. Raises UserError if something cannot be read or written."""
     known = key_of(gpu)
     if gpu and not known:
         raise UserError(f"--gpu {gpu}: not one of {', '.join(GPUS)}")
     with failures_named(output):
         if output.is_dir():
             raise UserError(f"-o {output}: is a directory; name a file in it, such as {output / 'report.html'}")
-        if output.exists() and not output.is_file():  # such as /dev/null, which the page would replace
-            raise UserError(f"-o {output}: is no regular file; name another")
-        page_file = output.resolve()  # a link stays one
-        place = next(parent for parent in page_file.parents if parent.exists())  # those that are not there are made
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"-o {output}: {place} is no directory that can be written to")
+        if output.exists() and not output.is_file():  # /dev/null, say, which the page would replace
+            raise UserError(f"-o {output}: not a regular file; name another")
+        page_file = output.resolve()  # so that a link is kept
+        parent = nearest_existing(page_file.parent)  # missing ones are created
+    if not is_writable_directory(parent):
+        raise UserError(f"-o {output}: {parent} is not a writable directory")
     logs = find_logs.find(given)
     if page_file in {log.resolve() for log in logs}:
         raise UserError(f"-o {output}: is one of the logs to read; name another file")

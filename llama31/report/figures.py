@@ -1,6 +1,6 @@
-"""The figures of a run, from what its log and metrics say and nothing else. None: they do not say.
+"""Compute the figures of a run, only from its log and metrics. None: unknown.
 
-Times are seconds, losses nats per token, samples training sequences.
+Times are in seconds, losses in nats per token, samples in training sequences.
 """
 
 import math
@@ -28,7 +28,7 @@ MODEL_PARALLEL = (constants.TENSOR_PARALLELISM, constants.PIPELINE_PARALLELISM, 
 
 @dataclass(frozen=True)
 class Given:
-    """What the user says of runs whose files do not."""
+    """Values from the user for runs whose files lack them."""
 
     devices: int | None = None
     gpu: str = ""
@@ -43,7 +43,7 @@ class EvaluationFigures:
 
 
 class Figures:
-    """The figures of one run."""
+    """Figures of one run."""
 
     def __init__(self, run: ReportedRun, given: Given | None = None):
         self.run = run
@@ -64,7 +64,7 @@ class Figures:
 
     @cached_property
     def devices(self) -> int | None:
-        """Devices: as settings say, or the log's batch and layout give, GBS / (MBS x accumulation) x TP x PP x CP."""
+        """Devices: from the settings, or from the log as GBS / (MBS x accumulation) x TP x PP x CP."""
         if self.run.settings:
             return Layout.of(self.run.settings).world_size
         micro, accumulation = (self.log.whole(key) for key in (constants.MICRO_BATCH_SIZE, ACCUMULATION))
@@ -75,13 +75,13 @@ class Figures:
 
     @property
     def gpu(self) -> str:
-        """Name of the GPU, one of `GPUS`; empty where nobody says."""
+        """Name of the GPU, one of `GPUS`; empty if unknown."""
         name = self.run.settings.gpu if self.run.settings else ""
         return name or self.given.gpu
 
     @cached_property
     def flops_per_token(self) -> int | None:
-        """Operations of training on one token (`llama31.estimates.speed`), of the benchmark's model alone."""
+        """FLOPs of training on one token (`llama31.estimates.speed`); None for other models than 8b."""
         departures = self.log.declared or []
         is_8b = self.log.value(constants.SUBMISSION_BENCHMARK) == rules.BENCHMARK and not any(
             departure.startswith("SIZE=") for departure in departures
@@ -94,7 +94,7 @@ class Figures:
 
     @cached_property
     def evaluations(self) -> list[EvaluationFigures]:
-        """All evaluations, with the samples that their eval_accuracy lines give, as MLCommons' tools count."""
+        """All evaluations, with the samples of their eval_accuracy lines, as MLCommons' tools count them."""
         return [
             EvaluationFigures(int(record.samples), float(record.value))
             for record in self.log.all(constants.EVAL_ACCURACY)
@@ -103,7 +103,7 @@ class Figures:
 
     @property
     def unusable(self) -> list[str]:
-        """The eval_accuracy lines that give no evaluation, and what they say."""
+        """The eval_accuracy lines without a loss or a sample count, described."""
         return [
             f"{constants.EVAL_ACCURACY} in line {record.number}: {shown(record.value)}"
             f" at {constants.SAMPLES_COUNT} {shown(record.samples)}"
@@ -125,24 +125,24 @@ class Figures:
 
     @cached_property
     def time_to_train(self) -> float | None:
-        """From run_start to run_stop; None while the run goes on, and where the log has several of either."""
+        """From run_start to run_stop; None during the run, or if the log has several of either."""
         return self._between(constants.RUN_START, constants.RUN_STOP)
 
     @cached_property
     def initialisation(self) -> float | None:
-        """From the first init_start to init_stop, before the clock runs."""
-        return self._between(constants.INIT_START, constants.INIT_STOP, several=True)
+        """From the first init_start to the last init_stop."""
+        return self._between(constants.INIT_START, constants.INIT_STOP, repeatable=True)
 
     @property
     def status(self) -> str | None:
-        """How the run ended, in the log's word."""
+        """Status of the run's end in the log."""
         stop = self.log.last(constants.RUN_STOP)
         status = stop.metadata.get(constants.STATUS) if stop else None
         return status if isinstance(status, str) else None
 
     @property
     def reason(self) -> str:
-        """Why the run did not succeed, in the log's words."""
+        """Reason for a failure in the log."""
         stop = self.log.last(constants.RUN_STOP)
         return str(stop.metadata.get("reason", "")) if stop else ""
 
@@ -151,28 +151,28 @@ class Figures:
         """Why there is no time to train although the log has a start and an end."""
         counts = {key: len(self.log.all(key)) for key in (constants.RUN_START, constants.RUN_STOP)}
         if all(counts.values()) and self.time_to_train is None:
-            several = [f"{count} {key} lines" for key, count in counts.items() if count > 1]
-            return several or [f"its {constants.RUN_STOP} before its {constants.RUN_START}"]
+            repeated = [f"{count} {key} lines" for key, count in counts.items() if count > 1]
+            return repeated or [f"its {constants.RUN_STOP} before its {constants.RUN_START}"]
         return []
 
     @property
     def is_success(self) -> bool:
-        """The run reached its target and says so: its time counts."""
+        """Whether the run reached its target and its status is success: its time counts."""
         return self.status == constants.SUCCESS and self.samples_to_target is not None
 
     @cached_property
     def blocks(self) -> list[Block]:
-        """Stretches of training that came to their end."""
+        """Finished training blocks."""
         return list(timeline.blocks(self.log, self.run.metrics))
 
     @cached_property
     def restarts(self) -> list[Restart]:
-        """Jobs that went on with the run."""
+        """Jobs that resumed the run."""
         return list(timeline.restarts(self.log.records, self.run.metrics))
 
     @cached_property
     def evaluating(self) -> float:
-        """All evaluations, from eval_start to eval_stop."""
+        """Time of all evaluations, from eval_start to eval_stop."""
         return sum(seconds for _, seconds in intervals(self.log, constants.EVAL_START, constants.EVAL_STOP))
 
     @cached_property
@@ -182,12 +182,12 @@ class Figures:
 
     @cached_property
     def training(self) -> float:
-        """All stretches of training that came to their end, but for what restarts took of them."""
+        """Time of all finished training blocks, without restarts."""
         return sum(block.training for block in self.blocks)
 
     @property
     def parts(self) -> dict[str, float]:
-        """What the time to train went into; `other` is what no line of the log explains."""
+        """How the time to train was spent; `other` is what the log does not account for."""
         known = {"training": self.training, "evaluation": self.evaluating, "restarts": self.restarting}
         return {**known, "other": (self.time_to_train or 0.0) - sum(known.values())}
 
@@ -200,35 +200,35 @@ class Figures:
 
     @cached_property
     def sequences_per_second(self) -> float | None:
-        """Over all stretches of training whose samples and time are known, but for those with a restart."""
+        """Over all training blocks with known samples and time, except those with a restart."""
         blocks = [block for block in self.blocks if block.rate]
         seconds = sum(block.seconds for block in blocks)
         return sum(block.sequences or 0 for block in blocks) / seconds if seconds else None
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Sequences per second, in tokens."""
+        """Tokens per second of all devices."""
         return _product(self.sequences_per_second, self.sequence_length)
 
     @property
     def tokens_per_second_per_device(self) -> float | None:
-        """Tokens per second, by the number of devices."""
+        """Tokens per second of one device."""
         return _product(self.tokens_per_second, 1 / self.devices if self.devices else None)
 
     @property
     def mfu(self) -> float | None:
-        """Model FLOPs utilisation: tokens/s of a device x operations of a token / its dense bf16 peak."""
+        """Model FLOPs utilisation: tokens/s of a device x FLOPs per token / dense bf16 peak of the device."""
         return self._utilisation(GPUS[self.gpu].bf16_flops if self.gpu in GPUS else None)
 
     @property
     def own_peak(self) -> tuple[str, float | None]:
-        """Name and dense peak, in operations per second, of the precision that the log states for linear layers."""
+        """Name and dense peak, in FLOP/s, of the precision that the log states for linear layers."""
         stated = self.log.value(constants.LOWEST_NUMERICAL_PRECISION_IN_LINEAR)
         return GPUS[self.gpu].peak(stated) if self.gpu in GPUS else ("", None)
 
     @property
     def utilisation(self) -> float | None:
-        """As `mfu`, of the peak of the precision that the log states."""
+        """Like `mfu`, relative to the peak of the precision in the log."""
         return self._utilisation(self.own_peak[1])
 
     def _utilisation(self, peak: float | None) -> float | None:
@@ -236,7 +236,7 @@ class Figures:
 
     @property
     def is_benchmark(self) -> bool:
-        """Whether its times compare with published ones: the benchmark's model, sequence length and target."""
+        """Whether its times are comparable with published ones: same model, sequence length and target."""
         return (
             self.flops_per_token is not None
             and self.sequence_length == rules.SEQUENCE_LENGTH
@@ -245,7 +245,7 @@ class Figures:
 
     @cached_property
     def step_times(self) -> StepTimes | None:
-        """Step times; means are the batch size by the rates of `blocks`."""
+        """Step times; if only means are known, the batch size divided by the rates of `blocks`."""
         means = [self.batch / block.rate for block in self.blocks if block.rate and self.batch]
         return step_times.of_run(self.run.mlperf, self.run.metrics, means)
 
@@ -254,9 +254,9 @@ class Figures:
         """Median of the step times."""
         return self.step_times.percentile(50) if self.step_times else None
 
-    def _between(self, start: str, stop: str, *, several: bool = False) -> float | None:
+    def _between(self, start: str, stop: str, *, repeatable: bool = False) -> float | None:
         starts, stops = self.log.all(start), self.log.all(stop)
-        if not starts or not stops or (not several and (len(starts), len(stops)) != (1, 1)):
+        if not starts or not stops or (not repeatable and (len(starts), len(stops)) != (1, 1)):
             return None
         return seconds_between(starts[0], stops[-1])
 

@@ -1,4 +1,4 @@
-"""Which logs a user means. Standard library alone, so that a mistake is told at once."""
+"""Find the logs that the user names. Imports only the standard library, so that user errors come at once."""
 
 import os
 import re
@@ -14,9 +14,9 @@ RESULTS = "result_*.txt"
 
 
 def find(given: Iterable[Path]) -> list[Path]:
-    """MLPerf logs of run directories, of directories of a submission's results, and logs themselves; each once.
+    """Return MLPerf logs, once each, given logs, run directories and directories of a submission's results.
 
-    Raises UserError where there is none.
+    Raises UserError if one of these has no log.
     """
     found: dict[Path, Path] = {}
     for path in given:
@@ -31,7 +31,7 @@ def _logs_at(path: Path) -> list[Path]:
         if not path.exists():
             raise UserError(f"{path}: no such file; give a run directory or an MLPerf log")
         if not path.is_file():
-            raise UserError(f"{path}: no file; give a run directory or an MLPerf log")
+            raise UserError(f"{path}: not a regular file; give a run directory or an MLPerf log")
         return [path]
     directory = paths.latest_run(path)
     if (directory / paths.MLPERF_LOG).is_file():
@@ -42,16 +42,16 @@ def _logs_at(path: Path) -> list[Path]:
 
 
 def _number(result: Path) -> tuple[int, str]:
-    """result_10.txt comes after result_9.txt."""
+    """Sort result_10.txt after result_9.txt."""
     number = re.search(r"\d+", result.name)
     return (int(number[0]) if number else 0, result.name)
 
 
 def names(logs: Sequence[Path]) -> list[str]:
-    """Short names: the paths below the directory that all have in common, without what all of them end in."""
-    places = [log.parent if log.name == paths.MLPERF_LOG else log.with_suffix("") for log in map(Path.resolve, logs)]
-    if len(places) == 1:
-        return [places[0].name]
-    common = os.path.commonpath([place.parent for place in places])
-    shown = [place.relative_to(common).as_posix() for place in places]
-    return shown if len(set(shown)) == len(shown) else [log.relative_to(common).as_posix() for log in logs]
+    """Return short, unique names: paths below the common directory, without a suffix that they share."""
+    stems = [log.parent if log.name == paths.MLPERF_LOG else log.with_suffix("") for log in map(Path.resolve, logs)]
+    if len(stems) == 1:
+        return [stems[0].name]
+    common = os.path.commonpath([stem.parent for stem in stems])
+    short = [stem.relative_to(common).as_posix() for stem in stems]
+    return short if len(set(short)) == len(short) else [log.relative_to(common).as_posix() for log in logs]

@@ -1,6 +1,6 @@
-"""What a run left behind, read once from end to end: its MLPerf log, of this project or another, and its metrics.
+"""Read the MLPerf log of a run, of this project or another, and its metrics, in one pass.
 
-Memory follows what is said, and not the size of the files: statistics of each step go into arrays.
+Memory use does not grow with the file size: per-step statistics are stored in arrays.
 """
 
 import math
@@ -13,23 +13,23 @@ from typing import Any
 from mlperf_logging.mllog import constants
 
 from llama31.common.errors import UserError
-from llama31.mlperf.log.reader import BLOCK, parsed, scan, why
+from llama31.mlperf.log.reader import BLOCK, parse_json, reason_of, scan
 from llama31.mlperf.log.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number, is_whole
 
 STEP_TIME, TRAINING_LOSS = "train_step_time", "reduced_train_loss"
-"""Tracked statistics of NVIDIA's logs: seconds of a step, or of the mean step of a block; training loss of a step."""
+"""Statistics in NVIDIA's logs: seconds of a step, or of a block's mean step; training loss of a step."""
 
 
 @dataclass
 class Series:
-    """One statistic over a run; all of a length. What a line does not say is nan."""
+    """One statistic over a run, as arrays of equal length. nan: not in the line."""
 
     samples: array = field(default_factory=lambda: array("d"))
     step: array = field(default_factory=lambda: array("d"))
     value: array = field(default_factory=lambda: array("d"))
 
     def add(self, value: Any, samples: Any, step: Any) -> None:
-        """One more value, where that is a number."""
+        """Append a value if it is a number."""
         if is_number(value):
             self.value.append(value)
             self.samples.append(samples if is_number(samples) else math.nan)
@@ -38,12 +38,12 @@ class Series:
 
 @dataclass
 class LogData:
-    """What an MLPerf log says."""
+    """Content of an MLPerf log."""
 
     log: Log
-    """All records but the tracked statistics."""
+    """All records except tracked statistics."""
     statistics: dict[str, Series]
-    """Tracked statistics by name, such as train_step_time."""
+    """Tracked statistics by name, for example train_step_time."""
     damages: Damages
 
 
@@ -56,16 +56,16 @@ class Metrics:
     loss: Series = field(default_factory=Series)
     """Training loss of each step."""
     checkpoints: Series = field(default_factory=Series)
-    """Time of each save."""
+    """Time of each checkpoint save."""
     damages: Damages = field(default_factory=Damages)
 
 
 def read_log(path: Path, progress: Callable[[int], None]) -> LogData:
-    """Reads an MLPerf log, which may be compressed by gzip.
+    """Read an MLPerf log, which may be gzipped.
 
     Args:
         path: The log.
-        progress: Called with each number of bytes that were read of the file.
+        progress: Called with the number of bytes of each read.
 
     Raises:
         UserError: The log has no `:::MLLOG` line.
@@ -89,12 +89,12 @@ def read_log(path: Path, progress: Callable[[int], None]) -> LogData:
 
 
 class _Tracked:
-    """Tracked statistics by name.
+    """Collects tracked statistics by name.
 
     NVIDIA's logs of v5.1 name the step of a statistic. Those of v6.0 name its samples instead: a line with a training
-    loss is about one step, after so many samples; a line with a step time alone is the mean of a block, and its
-    samples are the block's length. The first line after an evaluation was written before another step ended: its loss
-    counts, its time is no step's.
+    loss is about one step, after that many samples; a line with only a step time is the mean of a block, and its
+    samples are the block's length. The first line after an evaluation is written before another step has ended: its
+    loss is valid, its step time is not.
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class _Tracked:
         self._evaluated = 0.0  # samples at the last evaluation
 
     def event(self, record: Record) -> None:
-        """Note what later statistics are read by."""
+        """Remember the values that later statistics depend on."""
         if record.key == constants.GLOBAL_BATCH_SIZE:
             self._batch = record.value
         elif record.key == constants.EVAL_START and is_number(record.samples):
@@ -122,19 +122,19 @@ class _Tracked:
 
 
 def read_metrics(path: Path, progress: Callable[[int], None]) -> Metrics:
-    """Reads a run's metrics. Raises OSError where the file cannot be read."""
+    """Read a run's metrics. Raises OSError if the file cannot be read."""
     metrics = Metrics()
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(BLOCK), b""), start=1):
             progress(len(line))
             try:
-                event = parsed(line)
-                place = (event.get("consumed_samples"), event.get("step"))
+                event = parse_json(line)
+                position = (event.get("consumed_samples"), event.get("step"))
                 if event["event"] == "step":
-                    metrics.seconds.add(event["seconds"], *place)
-                    metrics.loss.add(event["loss"], *place)
+                    metrics.seconds.add(event["seconds"], *position)
+                    metrics.loss.add(event["loss"], *position)
                 elif event["event"] == "checkpoint":
-                    metrics.checkpoints.add(event["seconds"], *place)
+                    metrics.checkpoints.add(event["seconds"], *position)
             except (ValueError, KeyError, AttributeError, RecursionError) as error:
-                metrics.damages.add(Damage(number, why(error)))
+                metrics.damages.add(Damage(number, reason_of(error)))
     return metrics

@@ -1,4 +1,4 @@
-"""The report as one HTML page: plots, and beside them all figures as text."""
+"""Render the report as one HTML page: plots, and all their figures as tables."""
 
 import base64
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from mlperf_logging.mllog import constants
 from plotly.offline import get_plotlyjs
 
 from llama31 import rules
-from llama31.common.words import minutes, number, percent, plural
 from llama31.report import plots, tables
 from llama31.report.figures import Figures
+from llama31.report.formatting import minutes, number, percent, plural
 from llama31.report.published import published
-from llama31.report.systems import System, grouped, kept_apart
+from llama31.report.systems import System, grouped, same_description
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
 @dataclass(frozen=True)
 class Card:
-    """A figure that stands out."""
+    """A highlighted figure."""
 
     title: str
     value: str
@@ -30,7 +30,7 @@ class Card:
 
 
 def render(runs: Sequence[Figures]) -> str:
-    """The page, which needs nothing else to be shown."""
+    """Return the page, which loads no other files."""
     systems = grouped(runs)
     drawn = plots.lines(systems)
     table = published()
@@ -41,7 +41,7 @@ def render(runs: Sequence[Figures]) -> str:
         runs=runs,
         systems=systems,
         cards=_cards(systems[0]) if len(systems) == 1 else [],
-        notes=[*kept_apart(systems), *(note for system in systems for note in _notes(system))],
+        notes=[*same_description(systems), *(note for system in systems for note in _notes(system))],
         damages=[(run.run.name, run.run.damages) for run in runs if run.run.damages],
         plots={
             "validation": plots.validation_loss(drawn),
@@ -49,7 +49,7 @@ def render(runs: Sequence[Figures]) -> str:
             "throughput": plots.throughput(drawn),
             "steps": plots.step_times(drawn),
             "time": plots.time_parts(runs),
-            "published": plots.beside_published(systems, table),
+            "published": plots.compared_with_published(systems, table),
         },
         references=plots.references(runs),
         published=tables.of_published(table, systems),
@@ -61,11 +61,11 @@ def render(runs: Sequence[Figures]) -> str:
 
 
 def _cards(system: System) -> list[Card]:
-    """The figures of one system at a glance: of its run, or over its runs."""
-    run, several = system.runs[0], len(system.runs) > 1
-    median = "median" if several else ""
+    """Return the key figures of one system: of its run, or over its runs."""
+    run, is_repeated = system.runs[0], len(system.runs) > 1
+    median = "median" if is_repeated else ""
     time = Card("Time to train", minutes(system.median("time_to_train")), median)
-    if several:
+    if is_repeated:
         note = f"mean of {len(system.scored)} of {len(system.runs)} runs, without fastest and slowest"
         time = Card("Score", minutes(system.score), note) if system.score else time
     loss = min((one.evaluations[-1].loss for one in system.runs if one.evaluations), default=None)
@@ -73,8 +73,8 @@ def _cards(system: System) -> list[Card]:
     return [
         time,
         Card("Samples to target", number(system.mean_samples) if system.mean_samples else "not reached",
-             f"target {run.log.target:g}" if not several else "mean of the same runs" if system.score else "mean"),
-        Card("Last validation loss", number(loss, digits=4), "lowest of all runs" if several else ""),
+             f"target {run.log.target:g}" if not is_repeated else "mean of the same runs" if system.score else "mean"),
+        Card("Last validation loss", number(loss, digits=4), "lowest of all runs" if is_repeated else ""),
         Card("Tokens per second", number(system.median("tokens_per_second")), devices),
         Card("MFU", percent(system.median("mfu")), _peaks(system)),
         Card("Evaluation", percent(system.median("evaluation_share")), "of the time to train"),
@@ -82,21 +82,21 @@ def _cards(system: System) -> list[Card]:
 
 
 def _notes(system: System) -> list[str]:
-    """What a reader must know to read the figures right."""
+    """Return what the reader must know to interpret the figures."""
     departures = dict.fromkeys(departure for run in system.runs for departure in run.log.declared or ())
     notes = [f"{system.name}: outside the closed division: {departure}" for departure in departures]
     for run in system.runs:
         name = run.run.name
-        notes += [f"{name}: the log has {what}; no time to train is given" for what in run.untimed]
-        notes += [f"{name}: {what}; it is in no figure" for what in run.unusable]
+        notes += [f"{name}: the log has {what}; no time to train" for what in run.untimed]
+        notes += [f"{name}: {what}; not used" for what in run.unusable]
         if run.status is None:
-            notes.append(f"{name}: the log has no run_stop with a status: the run goes on, or was killed")
+            notes.append(f"{name}: the log has no run_stop with a status: the run is still running, or was killed")
         elif run.status == constants.SUCCESS and not run.is_success:
             notes.append(f"{name}: says {run.status}, but no evaluation reached {run.log.target:g}")
         elif not run.is_success:
             notes.append(f"{name}: ended as {run.status}" + (f": {run.reason}" if run.reason else ""))
     if system.repeated_seeds:
-        notes.append(f"{system.name}: seeds that several runs have: {', '.join(system.repeated_seeds)}")
+        notes.append(f"{system.name}: seeds used by several runs: {', '.join(system.repeated_seeds)}")
     if system.no_score:
         notes.append(f"{system.name}: {system.no_score}")
     if (mfu := system.median("mfu")) and mfu > 1:
@@ -109,7 +109,7 @@ def _notes(system: System) -> list[str]:
 
 
 def _peaks(system: System) -> str:
-    """The peak that MFU is a share of, and the share of the peak of the precision used where that is another one."""
+    """Name the peak that MFU refers to, and the utilisation of the used precision's peak if that is another one."""
     run = system.runs[0]
     if not run.gpu:
         return "GPU not in the log"
@@ -120,5 +120,5 @@ def _peaks(system: System) -> str:
 
 
 def _plot(figure: go.Figure) -> str:
-    """A figure for the page's script; base64, so that nothing in a name can end the script."""
+    """Encode a figure for the page's script; in base64 no name can end the script element."""
     return base64.b64encode(figure.to_json().encode()).decode()

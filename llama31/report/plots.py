@@ -1,6 +1,6 @@
-"""The plots of a report, as plotly's figures in JSON; the page has plotly's JavaScript draw them.
+"""Plots of the report, as plotly figures; plotly's JavaScript draws them in the page.
 
-Colours are legible on white and on near black; those of text, axes and grid are the page's (see its script).
+Colours are legible on white and on near black; the page's script sets those of text, axes and grid.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,9 +11,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from llama31 import rules
-from llama31.common.words import plural
 from llama31.mlperf.check.convergence import Points, Reference
 from llama31.report.figures import Figures
+from llama31.report.formatting import plural
 from llama31.report.published import ROUNDS, Published
 from llama31.report.systems import System
 
@@ -21,8 +21,8 @@ COLOURS = ("#3b82f6", "#d9730d", "#2f9e44", "#a05ce0", "#d6498f", "#0f93a0", "#a
 GREY = "#7d8590"
 BAND = "rgba(125, 133, 144, 0.22)"
 PARTS = {"training": "#3b82f6", "evaluation": "#d9730d", "restarts": "#e0484d", "other": GREY}
-SINGLY = 6  # runs of one system that get a colour each
-POINTS = 800  # of a run's training loss: more than a screen shows
+FEW_RUNS = 6  # runs of one system that get their own colours
+POINTS = 800  # of a run's training loss: more than a screen can show
 BINS = 40
 MARKS = ("circle", "square")  # of the published rounds
 VISIBLE = 1e-3  # share of a bar that can be seen
@@ -31,16 +31,16 @@ HEIGHT, ROW = 400, 26  # pixels: of a plot, of a bar in it
 
 @dataclass(frozen=True)
 class Line:
-    """How one run is drawn."""
+    """How to draw one run."""
 
     run: Figures
     colour: str
     legend: str
     is_first: bool
-    """The first run of its legend, which stands for all of them."""
+    """Whether this is the first run of its legend entry, which stands for all of them."""
 
     def style(self, **more: Any) -> dict[str, Any]:
-        """What all traces of the run have in common."""
+        """Return the properties that all traces of the run share."""
         return {
             "name": self.legend,
             "legendgroup": self.legend,
@@ -51,8 +51,8 @@ class Line:
 
 
 def lines(systems: Sequence[System]) -> list[Line]:
-    """A colour for each run of a few of one system, else for each system."""
-    if len(systems) == 1 and len(systems[0].runs) <= SINGLY:
+    """Assign a colour to each run if there are few and of one system, else to each system."""
+    if len(systems) == 1 and len(systems[0].runs) <= FEW_RUNS:
         return [Line(run, _colour(number), run.run.name, True) for number, run in enumerate(systems[0].runs)]
     return [
         Line(run, _colour(number), f"{system.name} ({plural(len(system.runs), 'run')})", run is system.runs[0])
@@ -66,7 +66,7 @@ def _colour(number: int) -> str:
 
 
 def validation_loss(drawn: Sequence[Line]) -> go.Figure:
-    """Validation loss over samples, with the target, and the reference's points of these batch sizes."""
+    """Plot validation loss over samples, with the target and the reference points of these batch sizes."""
     figure = _figure("Training sequences", "Validation loss, nats per token")
     for line in drawn:
         evaluations = line.run.evaluations
@@ -100,17 +100,17 @@ def validation_loss(drawn: Sequence[Line]) -> go.Figure:
 
 
 def references(runs: Iterable[Figures]) -> dict[int, Reference]:
-    """What `check` compares benchmark runs with, by global batch size: a point of the reference, or between two."""
+    """Return the reference that `check` compares benchmark runs with, by global batch size."""
     batches = {run.batch for run in runs if run.batch and run.is_benchmark}
     points = Points(rules.RULESETS[-1])
     return {batch: found for batch in sorted(batches) if (found := points.reference(batch))}
 
 
 def training_loss(drawn: Sequence[Line]) -> go.Figure | None:
-    """Training loss over samples, means of neighbouring steps where there are many; None where no log has it."""
+    """Plot training loss over samples, averaged if there are many steps; None if no log has it."""
     figure = _figure("Training sequences", "Training loss, nats per token")
     for line in drawn:
-        samples, losses = thinned(np.array(line.run.training_loss.samples), np.array(line.run.training_loss.value))
+        samples, losses = averaged(np.array(line.run.training_loss.samples), np.array(line.run.training_loss.value))
         if len(losses):
             figure.add_scatter(
                 x=samples,
@@ -123,8 +123,8 @@ def training_loss(drawn: Sequence[Line]) -> go.Figure | None:
     return figure if figure.data else None
 
 
-def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over as many neighbours as it takes for at most `POINTS` points."""
+def averaged(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average neighbouring points, as many as necessary to keep at most `POINTS`."""
     width = -(-len(y) // POINTS) or 1
     starts = np.arange(0, len(y), width)
     counts = np.diff(np.append(starts, len(y)))
@@ -134,7 +134,7 @@ def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def throughput(drawn: Sequence[Line]) -> go.Figure:
-    """Tokens per second of each stretch of training, per device where all runs' number of them is known."""
+    """Plot tokens per second of each training block, per device if all runs' device counts are known."""
     by_device = all(line.run.devices for line in drawn)
     figure = _figure("Training sequences", "Tokens per second" + (" and device" if by_device else ""))
     for line in drawn:
@@ -154,7 +154,7 @@ def throughput(drawn: Sequence[Line]) -> go.Figure:
 
 
 def step_times(drawn: Sequence[Line]) -> go.Figure | None:
-    """How step times are distributed, up to the outliers, which the page names."""
+    """Plot the distribution of step times without outliers, which the page lists."""
     times = [(line, line.run.step_times) for line in drawn]
     known = [(line, steps) for line, steps in times if steps]
     if not known:
@@ -181,7 +181,7 @@ def step_times(drawn: Sequence[Line]) -> go.Figure | None:
 
 
 def time_parts(runs: Sequence[Figures]) -> go.Figure | None:
-    """What the time to train went into, run by run; None where no run came to its end."""
+    """Plot how each run's time to train was spent; None if no run has ended."""
     ended = [run for run in reversed(runs) if run.time_to_train is not None]
     if not ended:
         return None
@@ -203,11 +203,11 @@ def time_parts(runs: Sequence[Figures]) -> go.Figure | None:
     return figure
 
 
-def beside_published(systems: Sequence[System], table: Sequence[Published]) -> go.Figure:
-    """Score over the number of accelerators, of the published systems and of those here that have both.
+def compared_with_published(systems: Sequence[System], table: Sequence[Published]) -> go.Figure:
+    """Plot score over number of accelerators, for published systems and those of this report.
 
-    A round has a mark of its own, hollow where the score is derived from one run. Runs of another model, sequence
-    length or target are left out: their times do not compare.
+    Each round has its own marker, hollow if the score is derived from one run. Runs with another model, sequence length
+    or target are left out: their times are not comparable.
     """
     figure = _figure("Accelerators", "Time to train, minutes")
     for name, mark in zip(ROUNDS, MARKS, strict=True):
@@ -245,7 +245,7 @@ def beside_published(systems: Sequence[System], table: Sequence[Published]) -> g
 
 
 def _figure(x: str, y: str) -> go.Figure:
-    """An empty figure; without plotly's own template, whose colours are for white paper alone."""
+    """Return an empty figure, without plotly's default template, whose colours only suit a white page."""
     return go.Figure(
         layout={
             "template": "none",

@@ -1,4 +1,4 @@
-"""The systems of the published rounds of MLPerf Training that ran this benchmark: a table for each round."""
+"""Systems of published MLPerf Training rounds that ran this benchmark, one table for each round."""
 
 import csv
 from collections.abc import Callable
@@ -8,14 +8,17 @@ from typing import TypeVar
 
 ROUNDS = ("v5.1", "v6.0")
 PUBLISHED = "published"
-"""Basis of a score that MLCommons gave; others were computed from the logs: `measured` over all runs, or `derived`."""
+"""Basis of a score that MLCommons published.
+
+Other scores were computed from the logs: `measured` over all runs, or `derived` from one.
+"""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Published:
-    """One system of a published round, all figures as its row in the table has them. None: an empty cell."""
+    """One system of a published round: a row of its table. None: an empty cell."""
 
     round: str
     org: str
@@ -26,7 +29,7 @@ class Published:
     precision: str
     score_minutes: float | None
     basis: str
-    """How the score was got: published | measured | derived | none (see the table's first lines)."""
+    """Where the score comes from: published | measured | derived | none (see the table's first lines)."""
     mean_samples: float | None
     """Mean over all runs of the system."""
     tokens_per_second_per_accelerator: float | None
@@ -35,12 +38,12 @@ class Published:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the score stands on all runs of the system."""
+        """Whether the score is based on all runs of the system."""
         return self.basis != "derived"
 
 
 def published() -> list[Published]:
-    """All systems of all rounds, each round fastest first."""
+    """Return all systems of all rounds, each round fastest first."""
     return [system for name in ROUNDS for system in _round(name)]
 
 

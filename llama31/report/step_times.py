@@ -17,18 +17,18 @@ class StepTimes:
     """Seconds per step."""
 
     kind: str
-    """What the values are, in words."""
+    """What the values are, for the table."""
     seconds: np.ndarray
     steps: np.ndarray
-    """Number of each step, nan where the log has none."""
+    """Step number of each value; nan if unknown."""
 
     def percentile(self, percent: float) -> float:
-        """With linear interpolation between values."""
+        """Return a percentile, with linear interpolation between values."""
         return float(np.percentile(self.seconds, percent))
 
     @cached_property
     def limit(self) -> float:
-        """Beyond it a step is an outlier: upper quartile + 3 interquartile ranges."""
+        """Upper quartile + 3 interquartile ranges; a longer step is an outlier."""
         lower, upper = self.percentile(25), self.percentile(75)
         return upper + FAR_OUT * (upper - lower)
 
@@ -40,20 +40,20 @@ class StepTimes:
 
 
 def of_run(mlperf: LogData, metrics: Metrics, means: Sequence[float]) -> StepTimes | None:
-    """Each step's time where metrics have it, else of the steps that the log names, else means between evaluations."""
+    """Return the time of each step from the metrics, else of the steps in the log, else means between evaluations."""
     for kind, series in (
         ("each step", metrics.seconds),
-        ("steps that the log names", named_steps(mlperf, STEP_TIME)),
+        ("steps in the log", named_steps(mlperf, STEP_TIME)),
     ):
         if series.value:
             return StepTimes(kind, np.array(series.value), np.array(series.step))
     if not means:
         return None
-    return StepTimes("mean of each stretch between evaluations", np.array(means), np.full(len(means), math.nan))
+    return StepTimes("mean of each block between evaluations", np.array(means), np.full(len(means), math.nan))
 
 
 def named_steps(mlperf: LogData, name: str) -> Series:
-    """A statistic's values that name their step; others are means."""
+    """Return the values of a statistic that name their step; the others are means."""
     series = mlperf.statistics.get(name, Series())
     named = Series()
     for row in zip(series.value, series.samples, series.step, strict=True):

@@ -1,4 +1,4 @@
-"""Runs that repeat one another, as a submission's ten do, and their score."""
+"""Group repeated runs into systems, as the ten of a submission, and compute their scores."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from llama31 import rules
 from llama31.config import paths
 from llama31.report.figures import Figures
 
-LEAST_RUNS = 3  # below that nothing is left between the fastest and the slowest
-ALIKE = (
+LEAST_RUNS = 3  # one more than the fastest and the slowest
+SAME_KEYS = (
     constants.SUBMISSION_BENCHMARK,
     constants.SUBMISSION_DIVISION,
     constants.SUBMISSION_ORG,
@@ -23,7 +23,7 @@ ALIKE = (
     constants.OPT_BASE_LR,
     constants.OPT_LR_WARMUP_STEPS,
 )
-"""Log keys that runs must have in common to be runs of one system."""
+"""Log keys in which the runs of one system must agree."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,8 @@ class System:
     def scored(self) -> list[tuple[float, Figures]]:
         """Seconds to train, and the run, of those that the score covers: all but the fastest and the slowest.
 
-        Empty without a score.
-
-        As in MLPerf's training rules: a run without success is the slowest, and with two of them there is no score.
-        More runs than a submission has give no score either, for nothing says which of them count.
+        As in MLPerf's training rules, a failed run is the slowest, and two failed runs mean no score. So do more runs
+        than a submission has, since nothing says which of them count. Empty without a score.
         """
         number = len(self.runs)
         if not LEAST_RUNS <= number <= rules.RUNS_PER_SUBMISSION or number - len(self._successful) > 1:
@@ -70,60 +68,60 @@ class System:
             return ""
         if len(self.runs) > rules.RUNS_PER_SUBMISSION:
             most, found = rules.RUNS_PER_SUBMISSION, len(self.runs)
-            return f"no score: it covers at most {most} runs, and these are {found}; give the {most} that count"
-        return f"no score: it takes {LEAST_RUNS} runs, of which all but one reach the target"
+            return f"no score: it covers at most {most} runs, these are {found}; give the {most} that count"
+        return f"no score: it needs {LEAST_RUNS} runs, and all but one must reach the target"
 
     @property
     def time(self) -> float | None:
-        """The score, else the time to train of the runs that reached the target, their median."""
+        """The score, else the median time to train of the runs that reached the target."""
         return self.score or (float(np.median(self.times)) if self.times else None)
 
     @property
     def mean_samples(self) -> float | None:
-        """Mean of the samples to target, of the runs that the score covers, else of all that reached the target."""
+        """Mean samples to target of the runs that the score covers, else of all that reached the target."""
         runs = [run for _, run in self.scored] or self.runs
         found = [run.samples_to_target for run in runs if run.samples_to_target is not None]
         return float(np.mean(found)) if found else None
 
     @property
     def repeated_seeds(self) -> list[str]:
-        """Seeds of more than one run: those of a submission all differ."""
+        """Seeds of more than one run; those of a submission all differ."""
         seeds = Counter(str(run.log.value(constants.SEED)) for run in self.runs if run.log.first(constants.SEED))
         return [seed for seed, count in seeds.items() if count > 1]
 
     def median(self, figure: str) -> float | None:
-        """Median of a figure over the runs that have it."""
+        """Return the median of a figure over the runs that have it, or None."""
         found = [value for run in self.runs if (value := getattr(run, figure)) is not None]
         return float(np.median(found)) if found else None
 
 
 def grouped(runs: Sequence[Figures]) -> list[System]:
-    """The systems of these runs, in their order: runs whose logs agree in `ALIKE` and are in one directory.
+    """Return the systems of these runs, in order: runs that agree in `SAME_KEYS` and are in one directory.
 
-    Organisation and platform alone do not tell systems apart: many logs have placeholders there, or another
-    submitter's words.
+    Organisation and platform do not suffice to tell systems apart: many logs have placeholders there, or another
+    submitter's names.
     """
     found: dict[tuple[str, ...], list[Figures]] = {}
     for run in runs:
-        found.setdefault((*_words(run), str(_directory(run))), []).append(run)
-    places: dict[str, set[Path]] = {}
+        found.setdefault((*_key(run), str(_directory(run))), []).append(run)
+    directories: dict[str, set[Path]] = {}
     for first, *_ in found.values():
-        places.setdefault(_name(first), set()).add(_directory(first))
+        directories.setdefault(_name(first), set()).add(_directory(first))
     systems: list[System] = []
     for group in found.values():
         name = _name(group[0])
-        if len(places[name]) > 1:
+        if len(directories[name]) > 1:
             name += f", {_directory(group[0]).name}"
         same = sum(system.name == name or system.name.startswith(f"{name}, ") for system in systems)
         systems.append(System(f"{name}, {same + 1}" if same else name, group))
     return systems
 
 
-def kept_apart(systems: Sequence[System]) -> list[str]:
-    """A line for each group of systems whose logs use the same words, and which only their directories tell apart."""
+def same_description(systems: Sequence[System]) -> list[str]:
+    """Return a line for each group of systems that only their directories tell apart."""
     found: dict[tuple[str, ...], list[System]] = {}
     for system in systems:
-        found.setdefault(_words(system.runs[0]), []).append(system)
+        found.setdefault(_key(system.runs[0]), []).append(system)
     return [
         f"{'; '.join(system.name for system in group)}: their logs describe one system, but are in "
         f"{len(group)} directories, so each has a score of its own"
@@ -132,14 +130,14 @@ def kept_apart(systems: Sequence[System]) -> list[str]:
     ]
 
 
-def _words(run: Figures) -> tuple[str, ...]:
-    return (*(str(run.log.value(key)) for key in ALIKE), str(run.devices), run.gpu)
+def _key(run: Figures) -> tuple[str, ...]:
+    return (*(str(run.log.value(key)) for key in SAME_KEYS), str(run.devices), run.gpu)
 
 
 def _directory(run: Figures) -> Path:
-    """Find the directory of a run's log, or of its run directory: results of one system are side by side.
+    """Return the directory of a run's log, or of its run directory: results of one system are siblings.
 
-    The jobs of a run that was submitted to Slurm have directories of their own in the run directory.
+    The jobs of a run that was submitted to Slurm have subdirectories in the run directory.
     """
     log = run.run.path.resolve()
     if log.name != paths.MLPERF_LOG:
@@ -149,7 +147,7 @@ def _directory(run: Figures) -> Path:
 
 
 def _name(run: Figures) -> str:
-    """Organisation and platform as the log has them, or else its directory, and the batch size."""
+    """Name a system by organisation and platform, or else by directory, and by batch size."""
     stated = [run.log.value(key) for key in (constants.SUBMISSION_ORG, constants.SUBMISSION_PLATFORM)]
-    words = [str(word) for word in stated if word and word != "unset" and "PLACEHOLDER" not in str(word)]
-    return f"{', '.join(words) or run.run.path.resolve().parent.name}, GBS {run.batch or 'unknown'}"
+    names = [str(name) for name in stated if name and name != "unset" and "PLACEHOLDER" not in str(name)]
+    return f"{', '.join(names) or run.run.path.resolve().parent.name}, GBS {run.batch or 'unknown'}"

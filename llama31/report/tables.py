@@ -1,4 +1,4 @@
-"""The tables of a report: each figure of the plots and more, as text."""
+"""Tables of the report: all figures of the plots and more, as text."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
-from llama31.common.words import NOT_SAID, milliseconds, minutes, number, percent, said
 from llama31.estimates import memory
 from llama31.estimates.gpus import GB, GPUS
 from llama31.mlperf.log.records import TARGET_ACCURACY
 from llama31.report.figures import Figures
+from llama31.report.formatting import NOT_SAID, milliseconds, minutes, number, percent, said
 from llama31.report.published import Published
 from llama31.report.systems import System
 from llama31.settings import Device, to_dict
@@ -20,12 +20,12 @@ from llama31.settings import shown as setting_shown
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text below titles; the first column names the row."""
+    """Rows of text with column titles; the first column names the row."""
 
     titles: Sequence[str]
     rows: Sequence[Sequence[str]]
     marked: frozenset[int] = frozenset()
-    """Rows to make stand out."""
+    """Indices of the rows to highlight."""
 
 
 UNKNOWN = "unknown"  # in the table of a published round
@@ -52,11 +52,11 @@ DESCRIBED = {
     "Sequences of an evaluation": constants.EVAL_SAMPLES,
     "Target": TARGET_ACCURACY,
 }
-"""What a log says of a run, by the name that the report gives it."""
+"""Row title -> log key, for the description of a system."""
 
 
 def of_systems(systems: Sequence[System]) -> Table:
-    """One row for each system: its score, the mean of its samples, and medians over its runs."""
+    """Return a row for each system: score, mean samples, and medians over its runs."""
     titles = ["System", "Runs", "At target", "Score", "Time to train", "Samples to target", "Tokens/s", "MFU", "Step"]
     rows = [
         [
@@ -76,7 +76,7 @@ def of_systems(systems: Sequence[System]) -> Table:
 
 
 def of_runs(runs: Sequence[Figures]) -> Table:
-    """One row for each run."""
+    """Return a row for each run."""
     titles = ["Run", "Seed", "Ended", "Validation loss", "Samples to target", "Time to train", "Tokens/s", "Evaluation"]
     rows = [
         [
@@ -95,7 +95,7 @@ def of_runs(runs: Sequence[Figures]) -> Table:
 
 
 def of_steps(runs: Sequence[Figures]) -> Table:
-    """Percentiles of the step time, and its outliers."""
+    """Return percentiles and outliers of each run's step time."""
     titles = ["Run", "Values", "Median", "90%", "99%", "Longest", "Outliers", "Outlier beyond"]
     rows = []
     for run in runs:
@@ -107,19 +107,19 @@ def of_steps(runs: Sequence[Figures]) -> Table:
 
 
 def of_outliers(runs: Sequence[Figures], most: int = 5) -> Table:
-    """The longest outliers of each run."""
+    """Return the longest outliers of each run."""
     rows = []
     for run in runs:
         if steps := run.step_times:
-            for place in steps.outliers[:most]:
-                step = steps.steps[place]
-                name = f"step {step:,.0f}" if step == step else f"stretch {place + 1}"
-                rows.append([run.run.name, name, milliseconds(float(steps.seconds[place]))])
+            for index in steps.outliers[:most]:
+                step = steps.steps[index]
+                name = f"step {step:,.0f}" if step == step else f"block {index + 1}"
+                rows.append([run.run.name, name, milliseconds(float(steps.seconds[index]))])
     return Table(["Run", "Where", "Time"], rows)
 
 
 def of_utilisation(systems: Sequence[System]) -> Table:
-    """MFU with all that goes into it: of the bf16 peak, and of the peak of the precision that the log states."""
+    """Return MFU and all its factors, relative to the bf16 peak and to the peak of the precision in the log."""
     titles = ["System", "Devices", "GPU", "Tokens/s per device", "Operations per token", "Peak, dense bf16", "MFU"]
     titles += ["Peak of the precision used", "Utilisation of it"]
     rows = []
@@ -144,7 +144,7 @@ def of_utilisation(systems: Sequence[System]) -> Table:
 
 
 def of_time(runs: Sequence[Figures]) -> Table:
-    """What the time to train went into, and the initialisation before it."""
+    """Return how each run's time to train was spent, and the initialisation before it."""
     titles = ["Run", "Training", "Evaluation", "Restarts", "Other", "Time to train", "Initialisation before"]
     rows = []
     for run in runs:
@@ -155,7 +155,7 @@ def of_time(runs: Sequence[Figures]) -> Table:
 
 
 def of_restarts(runs: Sequence[Figures]) -> Table:
-    """Each restart, and the time it cost."""
+    """Return each restart and the time that it cost."""
     rows = [
         [
             run.run.name,
@@ -165,11 +165,11 @@ def of_restarts(runs: Sequence[Figures]) -> Table:
         for run in runs
         for restart in run.restarts
     ]
-    return Table(["Run", "Went on after", "Time lost"], rows)
+    return Table(["Run", "Resumed after", "Time lost"], rows)
 
 
 def of_memory(runs: Sequence[Figures]) -> Table:
-    """Memory as logged, where a statistic is named so, beside the plan's estimate; runs with neither are left out."""
+    """Return logged memory statistics and the plan's estimate, for runs that have either."""
     rows = []
     for run in runs:
         logged = [
@@ -186,7 +186,7 @@ def of_memory(runs: Sequence[Figures]) -> Table:
 
 
 def _estimate(run: Figures) -> float | None:
-    """GB for each GPU, of the benchmark's model alone: the vocabulary of others is in no log."""
+    """Return GB for each GPU; None unless the model is the benchmark's: no log has other vocabulary sizes."""
     settings = run.run.settings
     if not settings or settings.size != rules.SIZE or settings.device is Device.cpu:
         return None
@@ -194,8 +194,10 @@ def _estimate(run: Figures) -> float | None:
 
 
 def of_published(table: Sequence[Published], systems: Sequence[System]) -> Table:
-    """The published systems and those here that have a time and compare with them, fastest first, then those without
-    a score."""
+    """Return published systems and comparable ones of this report, fastest first.
+
+    Systems of this report need a time; published ones without a score are last.
+    """
     titles = ["System", "Round", "Accelerators", "GBS", "Precision", "Minutes", "Basis", "Mean samples"]
     titles += ["Tokens/s each", "MFU"]
     rows = [
@@ -238,12 +240,12 @@ def of_published(table: Sequence[Published], systems: Sequence[System]) -> Table
                 )
             )
     ordered = sorted([*rows, *ours], key=lambda row: row[0])
-    marked = frozenset(place for place, row in enumerate(ordered) if row in ours)
+    marked = frozenset(index for index, row in enumerate(ordered) if row in ours)
     return Table(titles, [row for _, row in ordered], marked)
 
 
 def of_description(system: System) -> Table:
-    """What ran: the log's lines, and where there is a run directory its record."""
+    """Return what ran: from the log, and from run.json if there is a run directory."""
     rows = [[name, _common(system, key)] for name, key in DESCRIBED.items()]
     rows += [["Devices", number(system.runs[0].devices)], ["GPU", system.runs[0].gpu or NOT_SAID]]
     return Table(["What", "Value"], [*rows, *map(list, _recorded(system.runs[0]))])
@@ -267,7 +269,7 @@ def _recorded(run: Figures) -> Iterator[tuple[str, str]]:
 
 
 def of_settings(run: Figures) -> Table | None:
-    """All settings of a run directory."""
+    """Return all settings of a run directory; None without one."""
     if run.run.settings is None:
         return None
     rows = [[name.upper(), setting_shown(value) or "(empty)"] for name, value in to_dict(run.run.settings).items()]

@@ -1,14 +1,13 @@
 """The chain of Slurm jobs of a run (submission.json), and their job directories. Standard library only."""
 
-import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named
-from llama31.common.json_files import read_json
+from llama31.common.files import failures_named
+from llama31.common.json_files import read_json_if_present, write_json
 from llama31.config import paths
 
 JOB_DIR_NAME = re.compile(r"job-(\d+)(?:-(\d+))?")
@@ -29,22 +28,14 @@ class Submission:
 
 def store(run_dir: Path, submission: Submission) -> None:
     """Write or overwrite submission.json. Raises UserError if it cannot be written."""
-    with atomic_writer(run_dir / paths.SUBMISSION) as file:
-        file.write(text(submission).encode())
-
-
-def text(submission: Submission) -> str:
-    """What `store` writes."""
-    return json.dumps(asdict(submission), indent=2) + "\n"
+    write_json(run_dir / paths.SUBMISSION, submission)
 
 
 def load(run_dir: Path) -> Submission | None:
     """Read submission.json; None for a run that was not submitted. Raises UserError if it is damaged."""
     file = run_dir / paths.SUBMISSION
-    if not file.exists():
-        return None
-    submission = read_json(Submission, file)
-    if not all(isinstance(job, int) for job in submission.jobs):
+    submission = read_json_if_present(Submission, file)
+    if submission and not all(isinstance(job, int) for job in submission.jobs):
         raise UserError(f"{file}: damaged (jobs={submission.jobs})")
     return submission
 

@@ -1,11 +1,8 @@
 """Settings, record (run.json), outcome and lock of a run directory. Standard library and OmegaConf only."""
 
-import fcntl
-import json
+import math
 import os
 import socket
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,7 +11,8 @@ from omegaconf import OmegaConf
 
 from llama31.common.errors import UserError
 from llama31.common.files import atomic_writer, failures_named
-from llama31.common.json_files import read_json
+from llama31.common.json_files import load_object, read_json_if_present, to_json, write_json
+from llama31.common.locks import is_locked, lock_file
 from llama31.config import paths
 from llama31.config.resolve import from_dict
 from llama31.run_dir.events import Outcome
@@ -28,7 +26,8 @@ RESERVED_BYTES = 8192  # an outcome, and the entries of two names for it
 
 def store_settings(run_dir: Path, settings: Settings) -> None:
     """Write settings.yaml."""
-    _write(run_dir / paths.SETTINGS, settings_text(settings))
+    with atomic_writer(run_dir / paths.SETTINGS) as file:
+        file.write(settings_text(settings).encode())
 
 
 def settings_text(settings: Settings) -> str:
@@ -55,30 +54,16 @@ def load_settings(run_dir: Path) -> Settings:
 
 def store_record(run_dir: Path, record: dict[str, Any]) -> None:
     """Write run.json: versions, command, commit and so on."""
-    _write(run_dir / paths.RECORD, record_text(record))
+    write_json(run_dir / paths.RECORD, record)
 
 
 def load_record(run_dir: Path) -> dict[str, Any]:
     """Read run.json. Raises UserError if it is missing or damaged."""
     file = run_dir / paths.RECORD
-    try:
-        with failures_named(file):
-            content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{file}: damaged: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("environment", {}), dict):
-        raise UserError(f"{file}: damaged: no record of a run")
+    content = load_object(file)
+    if not isinstance(content.get("environment", {}), dict):
+        raise UserError(f"{file}: damaged (environment={content['environment']!r})")
     return content
-
-
-def record_text(record: dict[str, Any]) -> str:
-    """What `store_record` writes."""
-    return json.dumps(record, indent=2) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_writer(path) as file:
-        file.write(text.encode())
 
 
 def reserve_outcome(run_dir: Path) -> None:
@@ -106,7 +91,7 @@ def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:
     (run_dir / RESERVE).unlink(missing_ok=True)
     temporary = run_dir / f".{paths.OUTCOME}.{os.getpid()}"
     try:
-        temporary.write_text(_outcome_text(outcome), encoding="utf-8")
+        temporary.write_text(to_json(outcome), encoding="utf-8")
         os.link(temporary, run_dir / paths.OUTCOME)
     except FileExistsError:
         return load_outcome(run_dir) or outcome
@@ -115,13 +100,9 @@ def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _outcome_text(outcome: Outcome) -> str:
-    return json.dumps(asdict(outcome), indent=2) + "\n"
-
-
 def replace_outcome(run_dir: Path, outcome: Outcome) -> None:
     """Overwrite outcome.json: the launcher may know more than the ranks."""
-    _write(run_dir / paths.OUTCOME, _outcome_text(outcome))
+    write_json(run_dir / paths.OUTCOME, outcome)
 
 
 def load_outcome(run_dir: Path) -> Outcome | None:
@@ -129,15 +110,13 @@ def load_outcome(run_dir: Path) -> Outcome | None:
 
     Raises UserError if the file is damaged.
     """
-    file = run_dir / paths.OUTCOME
-    return read_json(Outcome, file) if file.is_file() else None
+    return read_json_if_present(Outcome, run_dir / paths.OUTCOME)
 
 
 def claim(run_dir: Path) -> TextIO:
     """Lock the run directory; the run counts as running while the returned file is open in any process."""
-    held = (run_dir / CLAIM).open("w", encoding="utf-8")
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(held, fcntl.LOCK_EX)
+    held = lock_file(run_dir / CLAIM, patience=math.inf)
+    held.truncate()
     held.write(socket.gethostname())
     held.flush()
     return held
@@ -148,11 +127,10 @@ def is_claimed(run_dir: Path) -> bool | None:
 
     Some file systems do not show locks of other machines.
     """
+    file = run_dir / CLAIM
+    if (locked := is_locked(file)) is not False:
+        return locked
     try:
-        with (run_dir / CLAIM).open(encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False if file.read() == socket.gethostname() else None
-    except BlockingIOError:
-        return True
+        return False if file.read_text(encoding="utf-8") == socket.gethostname() else None
     except OSError:
         return None

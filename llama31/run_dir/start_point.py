@@ -1,11 +1,9 @@
 """Starting point of a job: random weights, converted weights, or a checkpoint of its own run."""
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from llama31.common.files import atomic_writer
-from llama31.common.json_files import read_json
+from llama31.common.json_files import read_json_if_present, write_json
 from llama31.settings import Settings
 
 
@@ -65,10 +63,9 @@ class Start:
 
 def store(file: Path, start: Start) -> None:
     """Write start.json, for the ranks of a job."""
-    with atomic_writer(file) as written:
-        written.write(json.dumps(asdict(start), indent=2).encode() + b"\n")
+    write_json(file, start)
 
 
 def load(file: Path) -> Start:
     """Read start.json; random weights if it is missing. Raises UserError if it is damaged."""
-    return read_json(Start, file) if file.is_file() else Start()
+    return read_json_if_present(Start, file) or Start()

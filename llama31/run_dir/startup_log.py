@@ -3,7 +3,7 @@
 from datetime import datetime, timezone
 
 RANK = "the rank runs"
-CHECKED = "settings and data are checked"
+CHECKED = "data and packages are checked"
 IMPORTED = "NeMo and Megatron-Core are imported"
 JOINED = "the ranks have joined"
 INDEXED = "the training index is there"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llama31.common.errors import UserError
-from llama31.common.reading import size
+from llama31.common.units import size
 from llama31.config import paths
 from llama31.run_dir.events import Outcome
 from llama31.settings import Settings

@@ -1,1 +1,1 @@
-"""Where runs stand."""
+"""Show the progress of runs."""

@@ -1,4 +1,4 @@
-"""Where a run stands, from the end of its metrics file. Standard library alone."""
+"""Read a run's progress from the end of its metrics file. Imports only the standard library."""
 
 import json
 import os
@@ -14,15 +14,15 @@ from llama31.common.files import failures_named
 from llama31.common.json_files import from_json
 from llama31.run_dir.events import Evaluation, Step
 
-TAIL = 512 << 10  # bytes that are read: some 3,000 steps, several times what lies between two evaluations
-STEPS = 20  # over which the step time is taken
+TAIL = 512 << 10  # bytes to read: about 3,000 steps, several times as many as between two evaluations
+STEPS = 20  # to average the step time over
 
 T = TypeVar("T", Step, Evaluation)
 
 
 @dataclass(frozen=True)
 class Recent:
-    """Where a run stands; None for what the last lines of its metrics do not tell."""
+    """Progress of a run; None: not in the last lines of its metrics."""
 
     step: int
     consumed_samples: int
@@ -30,7 +30,7 @@ class Recent:
     loss: float
     """Training loss of the last step, nats per token."""
     step_seconds: float
-    """Mean wall time of the last steps, evaluations left out."""
+    """Mean wall time of the last steps, without evaluations."""
     validation_loss: float | None
     """Of the last evaluation, nats per token."""
     evaluation_seconds: float | None
@@ -39,9 +39,9 @@ class Recent:
 
 
 def read(file: Path) -> Recent | None:
-    """What the file's last lines say, None before the first step. A last line that is half-written does not count.
+    """Return a run's progress; None before the first step. An incomplete last line is ignored.
 
-    Raises UserError where the file cannot be read or ends in what is no event.
+    Raises UserError if the file cannot be read or a line is not an event.
     """
     if not file.is_file():
         return None
@@ -56,7 +56,7 @@ def read(file: Path) -> Recent | None:
         if newline:
             json.loads(lines[-1])["event"]
     except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise UserError(f"{file}: damaged, a line is no event ({error!r})") from error
+        raise UserError(f"{file}: damaged: a line is not an event ({error!r})") from error
     if not steps:
         return None
     return Recent(
@@ -71,6 +71,6 @@ def read(file: Path) -> Recent | None:
 
 
 def _newest(lines: Sequence[bytes], event: str, kind: type[T]) -> Iterator[T]:
-    """Events of one kind, the newest first."""
+    """Yield events of one kind, newest first."""
     marker = f'"event": "{event}"'.encode()
     return (from_json(kind, json.loads(line)) for line in reversed(lines) if marker in line)

@@ -1,4 +1,4 @@
-"""Every run of a directory in a table: its job, its state, how far it came, and how long it still takes."""
+"""`python3 -m llama31 status`: a table of the runs in a directory: job, state, progress and time left."""
 
 import json
 import math
@@ -6,13 +6,13 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
+from llama31.common.units import duration
 from llama31.config import paths
 from llama31.launch.slurm import job_states
 from llama31.run_dir import job_chain, record, start_point
@@ -23,33 +23,36 @@ from llama31.status.latest_step import Recent
 from llama31.status.run_state import ChainJob
 
 RUN_FILES = (paths.SETTINGS, paths.SUBMISSION, paths.SCRIPT, paths.RANK_LOGS)
-"""A run directory has one of them, or more, from its first moments on."""
-LOG_HEAD = 64 << 10  # bytes of an MLPerf log in which the run is described
+"""A run directory contains at least one of these from its creation on."""
+LOG_HEAD = 64 << 10  # bytes of an MLPerf log that contain the description of the run
 INDENT = "    "
 HEADER = ("step", "sequences", "loss", "validation", "tokens / s", "time left")
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says of one run."""
+    """Text of one run in the table."""
 
-    words: str
-    """Its name, the job that runs, is the next one, or was the last one, and its state."""
+    text: str
+    """Its name, its current job, and its state."""
     figures: Sequence[str] = ()
-    """As HEADER names them: the step of the last possible one, training sequences so far, training and validation
-    loss in nats per token, tokens per second over the last steps, and the time left."""
+    """The columns of HEADER.
+
+    Step of the last possible one, training sequences so far, training and validation loss in nats per token, tokens per
+    second over the last steps, and the time left.
+    """
 
 
-def show(directories: Iterable[Path], out: TextIO) -> None:
-    """Prints the table, as wide as the terminal. Raises UserError for a directory that is none."""
-    rows, notes = look(directories)
+def status(directories: Iterable[Path], out: TextIO) -> None:
+    """Print the table, as wide as the terminal. Raises UserError if an argument is not a directory."""
+    rows, notes = collect(directories)
     if not rows:
         notes.append("no runs yet")
     width = shutil.get_terminal_size().columns if out.isatty() else None
     table = [Row("", HEADER), *rows] if rows else []
     widths = [max(map(len, column)) for column in zip(*(row.figures for row in table if row.figures), strict=True)]
     for row in table:
-        _print(row.words, out, width)
+        _print(row.text, out, width)
         cells = (figure.rjust(wide) for figure, wide in zip(row.figures, widths, strict=False))
         _print(INDENT + "  ".join(cells), out, None)
     for note in notes:
@@ -57,7 +60,7 @@ def show(directories: Iterable[Path], out: TextIO) -> None:
 
 
 def _print(text: str, out: TextIO, width: int | None) -> None:
-    """Prints what is not blank in lines of at most `width` columns. Names and paths stay whole, to be copied."""
+    """Print a text unless it is blank, in lines of `width` columns. Paths are kept whole for copying."""
     lines = [text.rstrip()]
     if width is not None:
         lines = textwrap.wrap(text, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
@@ -65,9 +68,9 @@ def _print(text: str, out: TextIO, width: int | None) -> None:
         print(line, file=out)
 
 
-def look(directories: Iterable[Path]) -> tuple[list[Row], list[str]]:
-    """A row for each run in the directories, the newest last, and a line for each Slurm that could not be asked."""
-    run_dirs = sorted({run for directory in directories for run in run_dirs_of(directory)}, key=_begun)
+def collect(directories: Iterable[Path]) -> tuple[list[Row], list[str]]:
+    """Return a row for each run in the directories, the newest last, and a note for each Slurm that does not answer."""
+    run_dirs = sorted({run for directory in directories for run in run_dirs_of(directory)}, key=_created)
     submissions: dict[Path, Submission | UserError | None] = {}
     for run_dir in run_dirs:
         try:
@@ -80,7 +83,7 @@ def look(directories: Iterable[Path]) -> tuple[list[Row], list[str]]:
 
 
 def run_dirs_of(directory: Path) -> list[Path]:
-    """The directory itself if it is a run's, else the run directories in it. Raises UserError if it is none at all."""
+    """Return the directory if it is a run's, else the run directories in it. Raises UserError if it is no directory."""
     with failures_named(directory):
         if not directory.is_dir():
             raise UserError(f"{directory}: no such directory; name a JOB_DIR or a run directory")
@@ -94,14 +97,14 @@ def _is_run(directory: Path) -> bool:
     return any((directory / name).exists() for name in RUN_FILES)
 
 
-def _begun(run_dir: Path) -> tuple[float, str]:
-    """When the run was begun: its settings are written once."""
+def _created(run_dir: Path) -> tuple[float, str]:
+    """Return the time of creation, that of the settings, which are written once, and the name."""
     file = run_dir / paths.SETTINGS
     return (file if file.exists() else run_dir).stat().st_mtime, run_dir.name
 
 
 def _chains(submissions: dict[Path, Submission]) -> tuple[dict[Path, list[ChainJob]], list[str]]:
-    """The jobs of each run, asked for at once at each place that took them; and why a place could not be asked."""
+    """Query each Slurm once for the jobs of all its runs; return them by run, and why a Slurm did not answer."""
     chains: dict[Path, list[ChainJob]] = {}
     notes: list[str] = []
     for destination in sorted({one.destination for one in submissions.values()}):
@@ -120,21 +123,23 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
         if isinstance(submitted, UserError):
             raise submitted
         settings = record.load_settings(run_dir)
-        places = job_chain.begun_dirs(run_dir) if submitted else [run_dir]
-        stands = [(place, found) for place in reversed(places) if (found := latest_step.read(place / paths.METRICS))]
-        place, now = stands[0] if stands else (run_dir, None)
-        has_steps = now is not None and place == places[-1]
+        job_dirs = job_chain.begun_dirs(run_dir) if submitted else [run_dir]
+        progress = [
+            (job_dir, found) for job_dir in reversed(job_dirs) if (found := latest_step.read(job_dir / paths.METRICS))
+        ]
+        job_dir, now = progress[0] if progress else (run_dir, None)
+        has_steps = now is not None and job_dir == job_dirs[-1]
         if submitted:
-            state = run_state.of_chain(run_dir, chain, places, has_steps=has_steps)
+            state = run_state.of_chain(run_dir, chain, job_dirs, has_steps=has_steps)
         else:
             state = run_state.of_local(run_dir, has_steps=has_steps)
-        words = [run_dir.name, *([run_state.job_words(chain)] if chain else []), state]
+        texts = [run_dir.name, *([run_state.job_text(chain)] if chain else []), state]
         is_running = state == run_state.RUNNING
         if now is None:
-            return Row("  ".join(words))
+            return Row("  ".join(texts))
         if is_running:
-            words[-1] += f", last step {_time(now.age)} ago"
-        last = _last_step(settings, place)
+            texts[-1] += f", last step {duration(now.age)} ago"
+        last = _last_step(settings, job_dir)
     except UserError as error:
         return Row(f"{run_dir.name}  damaged: {'; '.join(error.lines)}")
     figures = (
@@ -145,19 +150,19 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
         f"{settings.gbs * settings.seq_length / now.step_seconds:,.0f}",
         _left(settings, now, last) if is_running else "",
     )
-    return Row("  ".join(words), figures)
+    return Row("  ".join(texts), figures)
 
 
-def _last_step(settings: Settings, place: Path) -> int | None:
-    """Last optimizer step that the run can take, from the directory of one of its jobs."""
-    available = _train_samples(place / paths.MLPERF_LOG)
+def _last_step(settings: Settings, run_dir: Path) -> int | None:
+    """Return the last optimizer step that the run can take; `run_dir` is that of one of its jobs."""
+    available = _train_samples(run_dir / paths.MLPERF_LOG)
     if available is None:
         return None
-    return start_point.load(place / paths.START).last_step(settings, available)[0]
+    return start_point.load(run_dir / paths.START).last_step(settings, available)[0]
 
 
 def _train_samples(log: Path) -> int | None:
-    """Training sequences that the data holds, as the run's log says near its begin: the data may be out of sight."""
+    """Return the training sequences in the data, from the head of the run's log: the data may not be visible here."""
     if not log.is_file():
         return None
     with failures_named(log), log.open("rb") as file:
@@ -167,13 +172,13 @@ def _train_samples(log: Path) -> int | None:
             try:
                 return int(json.loads(line[line.index(b"{") :])["value"])
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{log}: damaged, it does not say train_samples as a number") from error
+                raise UserError(f"{log}: damaged: train_samples is not a number") from error
     return None
 
 
 def _left(settings: Settings, now: Recent, last: int | None) -> str:
-    """Time to the end, or to the samples that the reference needed with this batch size, whichever comes first."""
-    point = rules.REFERENCE_POINTS.get(settings.gbs) if settings.size == rules.SIZE else None
+    """Return the time to the end, or to the samples that the reference needs with this batch size, if that is less."""
+    point = rules.reference_point(settings.size, settings.gbs)
     reference = math.ceil(point.mean / settings.gbs) if point else 0
     ends = [(step, what) for step, what in ((last or 0, "end"), (reference, "reference")) if step > now.step]
     if not ends:
@@ -182,9 +187,4 @@ def _left(settings: Settings, now: Recent, last: int | None) -> str:
     interval = rules.steps_between_evaluations(settings.eval_every, settings.gbs)
     evaluations = step // interval - now.step // interval
     seconds = (step - now.step) * now.step_seconds + evaluations * (now.evaluation_seconds or 0)
-    return f"{_time(seconds)} to {what}"
-
-
-def _time(seconds: float) -> str:
-    """h:mm:ss, with days before it where there are some."""
-    return str(timedelta(seconds=round(seconds)))
+    return f"{duration(seconds)} to {what}"

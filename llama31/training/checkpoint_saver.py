@@ -24,7 +24,7 @@ from llama31.checkpoint.formats import nemo
 from llama31.checkpoint.formats.safe_unpickle import read_table
 from llama31.checkpoint.store import CheckpointManifest
 from llama31.common.errors import UserError
-from llama31.common.files import PARTIAL, publish
+from llama31.common.files import PARTIAL, publish, size_and_sha256, sync, sync_tree
 from llama31.config import paths
 from llama31.run_dir.events import Outcome, Saved
 from llama31.settings import Settings
@@ -185,25 +185,15 @@ def _read_back(partial: Path) -> dict[str, tuple[int, str]]:
     found = {}
     for name in (listed[0] or [])[rank::world]:
         file = partial / name
-        _to_disk(file)
-        found[name] = store.digest(file)
+        sync(file)
+        found[name] = size_and_sha256(file, from_disk=True)
         for info in stored.get(file.name, ()) if file.parent.name == nemo.WEIGHTS else ():
             _check_blob(file, info.offset, info.length)
     ranks: list[Any] = [None] * world
     torch.distributed.all_gather_object(ranks, found)
     if rank == 0:
-        for directory in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
-            _to_disk(directory)
+        sync_tree(partial, directories_only=True)
     return {name: entry for files in ranks for name, entry in files.items()}
-
-
-def _to_disk(path: Path) -> None:
-    """Has the system write a file, or a directory's names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_blob(file: Path, offset: int, length: int) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from llama31 import rules
-from llama31.common.reading import size
-from llama31.common.units import scaled
+from llama31.common.units import duration, scaled, size
 from llama31.config.parallel_layout import Layout
 from llama31.estimates import speed
 from llama31.estimates.gpus import Gpu
@@ -122,7 +121,7 @@ class ConsoleProgress(Observer):
 
     def _end(self, step: Step) -> str:
         """Return the time to the reference's sample count if it is ahead, else to the last step."""
-        point = rules.REFERENCE_POINTS.get(self.settings.gbs) if self.settings.size == rules.SIZE else None
+        point = rules.reference_point(self.settings.size, self.settings.gbs)
         steps = -(-(point.mean - step.consumed_samples) // self.settings.gbs) if point else 0
         if point and 0 < steps < self.last_step - step.step:
             return f"the reference's {point.mean:,} samples in {self._eta(step.step, steps)}"
@@ -131,8 +130,7 @@ class ConsoleProgress(Observer):
     def _eta(self, step: int, steps: int) -> str:
         """Return the time for `steps` steps after `step`, including evaluations between them, as h:mm:ss."""
         evaluations = (step + steps - 1) // self._interval - step // self._interval if steps else 0
-        seconds = round(steps * (self._step_seconds or 0) + evaluations * self._evaluation_seconds)
-        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        return duration(steps * (self._step_seconds or 0) + evaluations * self._evaluation_seconds)
 
     def _line(self, text: str, *, stands_out: bool = False) -> None:
         if self._live:

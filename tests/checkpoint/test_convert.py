@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llama31.checkpoint.convert import convert, logits_parity, reference_config
 from llama31.checkpoint.formats import architecture, dcp_metadata, hugging_face, nemo, parameter_mapping, rope
-from llama31.model.one_rank import one_rank
+from llama31.model.cpu_backend import one_rank
 
 BY_TRANSFORMERS_5 = FIXTURES / "config_by_transformers_5.24.0.json"  # of the kind "3.1"
 RUN_TIME = {
@@ -181,7 +181,7 @@ def test_another_configuration_is_another_model(
     shutil.copytree(models / "3.1", tmp_path / "source")
     llamas.edit_config(tmp_path / "source", **change)
     with one_rank():
-        theirs, ours = hugging_face.look(tmp_path / "source"), nemo.look(converted / "3.1")
+        theirs, ours = hugging_face.inspect(tmp_path / "source"), nemo.inspect(converted / "3.1")
         assert not logits_parity.compare(theirs, ours, lambda _: None).passes
 
 

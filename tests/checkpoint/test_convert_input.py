@@ -68,13 +68,13 @@ def config_is_not_json(source: Path) -> str:
 
 def missing_shard(source: Path) -> str:
     (source / SHARD).unlink()
-    return f"{source / hugging_face.INDEX}: names {SHARD}, which is not there; get it again"
+    return f"{source / hugging_face.INDEX}: names {SHARD}, which is missing; download it again"
 
 
 def index_names_another_file(source: Path) -> str:
     index = source / hugging_face.INDEX
     index.write_text(index.read_text().replace(SHARD, "model-00007-of-00006.safetensors"))
-    return f"{index}: names model-00007-of-00006.safetensors, which is not there"
+    return f"{index}: names model-00007-of-00006.safetensors, which is missing"
 
 
 def index_leaves_the_directory(source: Path) -> str:
@@ -92,30 +92,31 @@ def pickled_weights(source: Path) -> str:
     for file in source.glob("*.safetensors*"):
         file.unlink()
     (source / "pytorch_model.bin").write_bytes(b"")
-    return f"{source}: holds no model.safetensors and no {hugging_face.INDEX}; get the whole checkpoint, as safetensors"
+    missing = f"holds no model.safetensors and no {hugging_face.INDEX}"
+    return f"{source}: {missing}; download the complete checkpoint as safetensors"
 
 
 def truncated(source: Path) -> str:
     content = (source / SHARD).read_bytes()
     (source / SHARD).write_bytes(content[:-1])
-    return f"{source / SHARD}: truncated: {len(content) - 1:,} bytes of {len(content):,}; get it again"
+    return f"{source / SHARD}: truncated: {len(content) - 1:,} bytes of {len(content):,}; download it again"
 
 
 def truncated_in_the_header(source: Path) -> str:
     (source / SHARD).write_bytes((source / SHARD).read_bytes()[:20])
-    return f"{source / SHARD}: truncated, or no safetensors file: 20 bytes do not hold its header"
+    return f"{source / SHARD}: truncated or not a safetensors file: 20 bytes are too few for its header"
 
 
 def empty(source: Path) -> str:
     (source / SHARD).write_bytes(b"")
-    return f"{source / SHARD}: truncated, or no safetensors file: 0 bytes"
+    return f"{source / SHARD}: truncated or not a safetensors file: 0 bytes"
 
 
 def header_is_no_json(source: Path) -> str:
     content = bytearray((source / SHARD).read_bytes())
     content[8:10] = b"[["
     (source / SHARD).write_bytes(content)
-    return f"{source / SHARD}: no safetensors file: its header cannot be read"
+    return f"{source / SHARD}: not a safetensors file: its header cannot be read"
 
 
 def header_with_another_size(source: Path) -> str:
@@ -126,7 +127,7 @@ def header_with_another_size(source: Path) -> str:
     first["data_offsets"][0] = 2
     text = json.dumps(header, separators=(",", ":")).encode().ljust(length)
     (source / SHARD).write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
-    return f"{source / SHARD}: no safetensors file: its header cannot be read"
+    return f"{source / SHARD}: not a safetensors file: its header cannot be read"
 
 
 def other_shape(source: Path) -> str:
@@ -136,7 +137,7 @@ def other_shape(source: Path) -> str:
 def other_type(source: Path) -> str:
     change(source, "model.norm.weight", torch.ones(64, dtype=torch.float64), "")
     (file,) = (file for file in source.glob("*.safetensors") if "model.norm.weight" in load_file(file))
-    return f"{file}: model.norm.weight of type F64; what can be converted: BF16, F16, F32"
+    return f"{file}: model.norm.weight of type F64; supported: BF16, F16, F32"
 
 
 def mixed_types(source: Path) -> str:
@@ -161,7 +162,7 @@ def tensor_in_another_file(source: Path) -> str:
     index = json.loads((source / hugging_face.INDEX).read_text())
     index["weight_map"]["model.norm.weight"] = SHARD
     (source / hugging_face.INDEX).write_text(json.dumps(index))
-    return f"{source / hugging_face.INDEX}: says that {SHARD} holds model.norm.weight; it does not"
+    return f"{source / hugging_face.INDEX}: lists model.norm.weight, which {SHARD} does not hold"
 
 
 def change(source: Path, name: str, tensor: torch.Tensor, says: str) -> str:
@@ -250,7 +251,7 @@ def test_files_that_are_not_whole(spoil: Callable[[Path], str], source: Path, tm
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_repeats_the_rest_is_left_out(dtype: torch.dtype, source: Path) -> None:
     """Frequencies as in Llama 2's own files, and an output layer that is the tied embedding."""
-    expected = hugging_face.look(source).tensors.keys() - {"lm_head.weight"}
+    expected = hugging_face.inspect(source).tensors.keys() - {"lm_head.weight"}
     rope = {name: llamas.COMMON[name] for name in ("rope_theta", "rope_scaling")}
     repeated = {INV_FREQ.format(layer): llamas.frequencies(16, rope).to(dtype) for layer in range(4)}
     (embedding,) = (
@@ -261,7 +262,7 @@ def test_what_repeats_the_rest_is_left_out(dtype: torch.dtype, source: Path) -> 
     change(source, "lm_head.weight", embedding, "")
     llamas.add_tensors(source, repeated)
     llamas.edit_config(source, tie_word_embeddings=True)
-    assert hugging_face.look(source).tensors.keys() == expected
+    assert hugging_face.inspect(source).tensors.keys() == expected
 
 
 def test_all_missing_files_are_named(source: Path, tmp_path: Path) -> None:
@@ -285,7 +286,7 @@ def test_destination_exists(kind: str, model: Path, tmp_path: Path) -> None:
     destination = tmp_path / "out"
     {"directory": destination.mkdir, "file": destination.touch}.get(kind, lambda: destination.symlink_to("nothing"))()
     (line,) = refusal(model, destination)
-    assert line == f"{destination}: exists; name a --destination that does not, or remove it"
+    assert line == f"{destination}: exists; remove it or choose another --destination"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -293,7 +294,7 @@ def test_what_is_not_ours_is_not_overwritten(model: Path, tmp_path: Path) -> Non
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "thesis.tex").touch()
     (line,) = refusal(model, tmp_path / "out")
-    assert line == f"{tmp_path / 'out.partial'}: is in the way, and was not made by a conversion; remove it"
+    assert line == f"{tmp_path / 'out.partial'}: exists, but not from a conversion; remove it"
 
 
 def test_no_room(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +302,7 @@ def test_no_room(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=300_000))
     with pytest.raises(UserError) as error:
         convert.convert(model, tmp_path / "new" / "out", "nemo")
-    assert error.value.lines == [f"{tmp_path / 'new' / 'out'}: needs 0.5 MB more, and 0.3 MB are free on its disk"]
+    assert error.value.lines == [f"{tmp_path / 'new' / 'out'}: needs 476.3 kB more, and 300 kB are free on its disk"]
     assert not (tmp_path / "new").exists()
 
 

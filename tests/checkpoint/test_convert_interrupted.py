@@ -22,10 +22,10 @@ pytestmark = pytest.mark.slow
 
 KILLED = """
 import os, signal, sys
-from llama31 import cli
-from llama31.corpus.progress import Progress
-from llama31.errors import UserError
-from llama31.model.one_rank import one_rank
+from llama31.cli import main as cli
+from llama31.common.progress import Progress
+from llama31.common.errors import UserError
+from llama31.model.cpu_backend import one_rank
 left, add = int(sys.argv.pop(1)), Progress.add
 def killed(self, count):
     global left
@@ -52,7 +52,7 @@ def test_a_killed_conversion_goes_on(models: Path, tmp_path: Path, capsys: pytes
     begun = inodes(tmp_path / "out.partial" / "weights")
     assert begun
     assert convert.convert(models / "3.1", destination, "nemo") == 0
-    assert "going on" in capsys.readouterr().err
+    assert "resuming" in capsys.readouterr().err
     finished = inodes(destination / "weights")
     assert len(finished) > len(begun)
     assert begun.items() <= finished.items(), "written again"
@@ -101,8 +101,8 @@ def test_another_source_starts_anew(
         interrupt_at(12, inner)
         convert.convert(models / "3.1", tmp_path / "out", "nemo")
     assert convert.convert(models / "3.2 tied, wide heads", tmp_path / "out", "nemo") == 0
-    assert "going on" not in capsys.readouterr().err
-    assert nemo.look(tmp_path / "out").architecture.vocab_size == 501
+    assert "resuming" not in capsys.readouterr().err
+    assert nemo.inspect(tmp_path / "out").architecture.vocab_size == 501
 
 
 def test_a_full_disk_is_named_and_the_work_goes_on(
@@ -123,7 +123,7 @@ def test_one_conversion_at_a_time(models: Path, tmp_path: Path, monkeypatch: pyt
     def meanwhile(*_: Any) -> None:
         convert.convert(models / "3.1", tmp_path / "out", "nemo")
 
-    monkeypatch.setattr(convert, "_work", meanwhile)
+    monkeypatch.setattr(convert, "_write_and_compare", meanwhile)
     with pytest.raises(UserError) as error:
         convert.convert(models / "3.1", tmp_path / "out", "nemo")
-    assert error.value.lines == [f"{tmp_path / 'out.partial'}: another run is at work there; wait for its end"]
+    assert error.value.lines == [f"{tmp_path / 'out.partial'}: another run is using it; wait until that ends"]

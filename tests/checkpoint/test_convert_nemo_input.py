@@ -27,7 +27,7 @@ def no_context(source: Path) -> str:
 def other_format(source: Path) -> str:
     file = source / "weights" / nemo.BACKEND
     file.write_text(file.read_text().replace("torch_dist", "zarr"))
-    return f"{file}: not of the format torch_dist, which alone can be read"
+    return f"{file}: not in the format torch_dist, the only supported one"
 
 
 def no_table(source: Path) -> str:
@@ -43,7 +43,7 @@ def truncated_table(source: Path) -> str:
 
 def missing_file(source: Path) -> str:
     (source / "weights" / "__0_2.distcp").unlink()
-    return f"{source / 'weights' / dcp_metadata.FILE}: names __0_2.distcp, which is not there"
+    return f"{source / 'weights' / dcp_metadata.FILE}: names __0_2.distcp, which is missing"
 
 
 def truncated_file(source: Path) -> str:
@@ -60,7 +60,7 @@ def a_part_left_out(source: Path) -> str:
     key = "module.decoder.layers.mlp.linear_fc2.weight"
     table.state_dict_metadata[key].chunks.pop()
     (source / "weights" / dcp_metadata.FILE).write_bytes(pickle.dumps(table))
-    return f"{source / 'weights'}: {key} is not whole: the table leaves out a part of it"
+    return f"{source / 'weights'}: {key} is incomplete: the table lacks a part of it"
 
 
 def another_model(source: Path) -> str:
@@ -74,7 +74,7 @@ def other_layers(source: Path) -> str:
 
 def tied(source: Path) -> str:
     edit_model(source, "share_embeddings_and_output_weights: false", "share_embeddings_and_output_weights: true", "")
-    return f"{source / 'weights'}: holds module.output_layer.weight, which a Llama of this model.yaml has not"
+    return f"{source / 'weights'}: holds module.output_layer.weight, which a Llama with this model.yaml does not have"
 
 
 def edit_model(source: Path, old: str, new: str, says: str, *more: str) -> str:

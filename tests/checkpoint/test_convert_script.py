@@ -10,7 +10,8 @@ import torch
 from checkout import REPOSITORY
 from conversions import TIMEOUT
 
-from llama31.checkpoint.formats import nemo
+from llama31.checkpoint.formats import hugging_face, nemo
+from llama31.common.units import size
 
 pytestmark = pytest.mark.slow
 
@@ -39,8 +40,9 @@ def test_the_script_converts(models: Path, converted: Path, tmp_path: Path) -> N
     first, last = done.stdout.splitlines()
     assert first.startswith("logits of 256 tokens, fp32: largest difference ")
     assert last == f"{destination}: complete"
-    assert done.stderr.splitlines() == [f"{models / '3.1'}: 39 tensors, 0.5 MB; converting"]
-    ours, expected = nemo.look(destination), nemo.look(converted / "3.1")
+    bytes_ = size(hugging_face.inspect(models / "3.1").bytes())
+    assert done.stderr.splitlines() == [f"{models / '3.1'}: 39 tensors, {bytes_}; converting"]
+    ours, expected = nemo.inspect(destination), nemo.inspect(converted / "3.1")
     assert ours.architecture == expected.architecture
     for key in ours.tensors:
         assert torch.equal(ours.tensor(key, 1), expected.tensor(key, 1))

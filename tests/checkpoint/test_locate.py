@@ -59,7 +59,7 @@ def test_it_is_refused_before_anything_is_made(saving: dict[str, str], root: Pat
     before = everything(root)
     for more in ([], ["--dryrun"], ["PARTITION=p"]):
         with pytest.raises(UserError, match=r"^CONTINUAL_CKPT=.*: is a checkpoint; .*CONTINUAL_CKPT=.* works$"):
-            launch.main([*arguments(saving), f"CONTINUAL_CKPT={path}", *more])
+            launch.run([*arguments(saving), f"CONTINUAL_CKPT={path}", *more])
     assert everything(root) == before and not Path(saving["JOB_DIR"]).exists()
 
 
@@ -134,9 +134,9 @@ def test_a_directory_within_a_checkpoint(how: str, below: str, usual: dict[str, 
 def test_a_long_list_is_cut(root: Path) -> None:
     for number in range(7):
         converted(root / f"llama-{number}")
-    assert locate.mistaken(root).startswith("is not a checkpoint, it holds llama-0, llama-1, ")
-    assert "llama-4 and 2 more; name one of them" in locate.mistaken(root)
-    assert locate.mistaken(root / "llama-0") == locate.mistaken(Path("/")) == ""
+    assert locate.not_a_checkpoint(root).startswith("is not a checkpoint, it holds llama-0, llama-1, ")
+    assert "llama-4 and 2 more; name one of them" in locate.not_a_checkpoint(root)
+    assert locate.not_a_checkpoint(root / "llama-0") == locate.not_a_checkpoint(Path("/")) == ""
 
 
 # convert
@@ -156,7 +156,9 @@ def test_what_convert_takes_for_a_source(usual: dict[str, str], root: Path, tmp_
         with pytest.raises(UserError) as error:
             convert.convert(source, tmp_path / "new", target)
         assert error.value.lines == [f"{source}: {end}"]
-    with pytest.raises(UserError, match=rf"^{path}/new: is inside the checkpoint {path}; name a --destination outside"):
+    with pytest.raises(
+        UserError, match=rf"^{path}/new: is inside the checkpoint {path}; choose a --destination outside"
+    ):
         convert._prepare(None, path / "new", path / f"new{PARTIAL}")  # type: ignore[arg-type]
 
 
@@ -199,7 +201,7 @@ def test_pruning_leaves_what_no_save_wrote(add: object, saving: dict[str, str], 
     before = everything(older)
     for _ in range(2):
         (line,) = removal.prune(root, SEED, 1, newest)
-        assert line == f"{older}: not removed, it holds what no save wrote ({FOREIGN[add]}); move that away"
+        assert line == f"{older}: not removed, it holds a file that no save wrote ({FOREIGN[add]}); move that away"
     assert everything(older) == before and newest.is_dir() and not oldest.exists()
 
 
@@ -214,7 +216,7 @@ def test_a_killed_save_that_holds_more_is_renamed(add: object, saving: dict[str,
     settings = settings_of(saving)
     found = resume.find(settings, validate.check(settings), thorough=True)
     renamed = left.with_name(left.name + store.DAMAGED)
-    assert list(found.clear()) == [f"{left}: holds what no save wrote ({FOREIGN[add]}): renamed {renamed.name}"]
+    assert list(found.clear()) == [f"{left}: holds a file that no save wrote ({FOREIGN[add]}): renamed {renamed.name}"]
     assert everything(renamed) == before and not left.exists()
     assert resume.find(settings, validate.check(settings), thorough=True).incomplete == []
 
@@ -231,9 +233,9 @@ def test_a_link_to_a_checkpoint_stays(saving: dict[str, str], root: Path, tmp_pa
 def test_saves_write_what_may_be_removed(trained: tuple[Run, Path], tmp_path: Path) -> None:
     """Of a real checkpoint, each file may be there or not when a save was killed."""
     path = Path(shutil.copytree(trained[1], tmp_path / f"{trained[1].name}{PARTIAL}"))
-    assert removal.foreign(path) == "", "as its manifest lists it"
+    assert removal.foreign_file(path) == "", "as its manifest lists it"
     (path / store.MANIFEST).rename(path / f"{store.MANIFEST}{PARTIAL}")
     (path / nemo.WEIGHTS / ".metadata.tmp").touch()
     shutil.copytree(path / nemo.CONTEXT / "tokenizer", path / "tokenizer")
-    assert removal.foreign(path) == ""
-    assert removal.clear(path).endswith(": removed, a save that was killed") and not os.path.lexists(path)
+    assert removal.foreign_file(path) == ""
+    assert removal.clear(path).endswith(": removed, an interrupted save") and not os.path.lexists(path)

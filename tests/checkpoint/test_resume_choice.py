@@ -103,9 +103,9 @@ def test_another_setting_than_the_runs(change: str, saving: dict[str, str], root
     name = change.partition("=")[0]
     lines = refused(given, change)
     line = next(line for line in lines if line.startswith(f"{name}="))
-    assert f"the run has {name}=" in line and f"--allow-change {name} goes on all the same" in line
+    assert f"the run has {name}=" in line and f"--allow-change {name} resumes it anyway" in line
     allowed = {name, "PREPROCESSED_PATH"} if name == "TRAIN_PARTS" else {name}  # other files, too
-    found = find(given, change, allowed=tuple(identity.names_allowed(allowed)))
+    found = find(given, change, allowed=tuple(identity.parse_allowed(allowed)))
     assert found.start.step == 10
     assert f"changed by --allow-change {name} after step 10" in found.start.departures[0]
 
@@ -125,7 +125,7 @@ def test_another_model_cannot_be_allowed(change: str, saving: dict[str, str], ro
     name = change.partition("=")[0]
     assert refused(saving, change)[0].startswith(f"{change}: the run has {name}=")
     with pytest.raises(UserError, match=f"--allow-change {name}: not one of "):
-        identity.names_allowed([name])
+        identity.parse_allowed([name])
 
 
 def test_a_checkpoint_that_does_not_say_whether_norms_decay(saving: dict[str, str], root: Path) -> None:
@@ -146,7 +146,7 @@ def test_another_tokenizer(saving: dict[str, str], root: Path, tmp_path: Path) -
     assert find(saving, f"TOKENIZER_PATH={save_again(other)}").start.step == 10, "the same ids"
     change_ids(other)
     (line,) = refused(saving, f"TOKENIZER_PATH={other}")
-    assert line.startswith("TOKENIZER_PATH: not the tokenizer that the run began with")
+    assert line.startswith("TOKENIZER_PATH: not the tokenizer that the run started with")
 
 
 def test_a_checkpoint_with_the_hash_of_the_tokenizers_file(saving: dict[str, str], root: Path) -> None:
@@ -165,7 +165,7 @@ def test_other_data(saving: dict[str, str], root: Path, tmp_path: Path) -> None:
     for extension in (".bin", ".idx"):
         shutil.copy(next(other.glob(f"*en_6*{extension}")), next(other.glob(f"*en_7*{extension}")))
     (line,) = refused(saving, f"PREPROCESSED_PATH={other}")
-    assert line.startswith("PREPROCESSED_PATH: c4-train.en_7_text_document: not the data that the run began with")
+    assert line.startswith("PREPROCESSED_PATH: c4-train.en_7_text_document: not the data that the run started with")
 
 
 def test_start_steps_must_be_the_checkpoints(saving: dict[str, str], root: Path) -> None:
@@ -191,4 +191,4 @@ def test_the_second_job_of_a_run_from_weights(saving: dict[str, str], root: Path
 
 def test_a_converted_checkpoint_has_no_run_to_go_on_with(usual: dict[str, str], tmp_path: Path) -> None:
     (line,) = refused(usual, f"MODEL_CKPT={tmp_path}", "USE_CKPT=1")
-    assert line.startswith(f"MODEL_CKPT={tmp_path}: ") and "FROM_HF=1 takes the weights alone" in line
+    assert line.startswith(f"MODEL_CKPT={tmp_path}: ") and "FROM_HF=1 loads only the weights" in line

@@ -52,7 +52,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     found = find(saving)
     assert found.start.checkpoint == str(good)
     (note,) = found.notes
-    assert str(damaged) in note and note.endswith("passed over")
+    assert str(damaged) in note and note.endswith("skipped")
     (said,) = found.clear()
     assert str(damaged) in said and damaged.with_name(damaged.name + store.DAMAGED).is_dir()
     assert find(saving).notes == []
@@ -95,7 +95,7 @@ def test_checkpoint_that_may_not_be_read(saving: dict[str, str], root: Path, mon
     def forbidden(*_: Any, **__: Any) -> Any:
         raise PermissionError(errno.EACCES, "Permission denied", "the file")
 
-    monkeypatch.setattr(store, "digest", forbidden)
+    monkeypatch.setattr(store, "size_and_sha256", forbidden)
     assert refused(saving) == ["the file: Permission denied"]
 
 
@@ -103,7 +103,7 @@ def test_checkpoint_that_may_not_be_read(saving: dict[str, str], root: Path, mon
 def test_no_good_checkpoint_is_no_fresh_start(harm: Callable[[Path], None], saving: dict[str, str], root: Path) -> None:
     harm(save(saving, root, 1, 10))
     *_, line = refused(saving)
-    assert line == f"CONTINUAL_CKPT={root}: no good checkpoint is left; name another"
+    assert line == f"CONTINUAL_CKPT={root}: no intact checkpoint is left; choose another directory"
 
 
 @pytest.mark.parametrize("harm", DAMAGES)
@@ -120,7 +120,7 @@ def test_what_a_killed_save_left_is_named_and_removed(saving: dict[str, str], ro
     others = shutil.copytree(good, good.with_name(store.name(8, 1, 20) + PARTIAL))
     found = find(saving)
     assert found.start.checkpoint == str(good)
-    assert list(found.clear()) == [f"{left}: removed, a save that was killed"]
+    assert list(found.clear()) == [f"{left}: removed, an interrupted save"]
     assert not left.exists() and others.exists(), "another run's save may be going on"
 
 

@@ -1,6 +1,5 @@
 """Jobs that resume, as the launcher starts them: locks, which checkpoints are kept, room on the disk, the plan."""
 
-import io
 import re
 import shutil
 import threading
@@ -14,7 +13,6 @@ from runs import arguments
 
 from llama31.checkpoint import disk_space, removal, store
 from llama31.cli import launch
-from llama31.common import reading
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL
 from llama31.config import paths
@@ -51,7 +49,7 @@ def test_a_lock_is_waited_for(root: Path) -> None:
         (["NEXP=2", "SEEDS=9"], "holds runs of the seeds 7; name the seeds of all 2 experiments"),
         (
             ["PARTITION=p", "HOST=login", "CONTINUAL_CKPT=/there", "SEEDS="],
-            "on login are not looked at here; SEEDS='1'",
+            "on login are not visible here; SEEDS='1'",
         ),
     ],
 )
@@ -98,14 +96,15 @@ def test_a_disk_that_is_too_small(saving: dict[str, str], root: Path, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=needs))
     disk_space.check(settings, data)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=needs - 1))
-    with pytest.raises(UserError, match=r"CONTINUAL_CKPT=.*: the next checkpoint takes about 5\.3 MB, .*5\.3 MB free"):
+    line = r"CONTINUAL_CKPT=.*: the next checkpoint needs about 5\.334 MB, .*5\.334 MB free"
+    with pytest.raises(UserError, match=line):
         disk_space.check(settings, data)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=2 * needs - 1))
     two = [*arguments(saving), "NEXP=2", "SEEDS=7 8"]
-    with pytest.raises(UserError, match=r"the next checkpoints of 2 experiments take about 10\.7 MB, "):
-        launch.main([*two, "--dryrun"])
+    with pytest.raises(UserError, match=r"the next checkpoints of 2 experiments need about 10\.67 MB, "):
+        launch.run([*two, "--dryrun"])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: total._replace(free=2 * needs))
-    assert launch.main([*two, "--dryrun"]) == 0
+    assert launch.run([*two, "--dryrun"]) == 0
 
 
 def test_dry_run_of_several_experiments_of_which_one_has_ended(
@@ -113,13 +112,13 @@ def test_dry_run_of_several_experiments_of_which_one_has_ended(
 ) -> None:
     save(saving, root, 1, 50)
     several = ["NEXP=3", "SEEDS=7 8 9", "STOP_AT_STEP=50", "PARTITION=p"]
-    assert launch.main([*arguments(saving), *several, "--dryrun"]) == 0
+    assert launch.run([*arguments(saving), *several, "--dryrun"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("finished: ") == 1 and "checkpoint-seed-7-" in printed.splitlines()[0]
     assert "  experiments: 2; seeds: 8, 9\n" in printed
     assert "\nexport SEEDS=8\n" in printed, "the script of the first one to be submitted"
     assert "SEEDS='7 8 9' " in printed, "what a user types"
-    assert launch.main([*arguments(saving), "STOP_AT_STEP=50", "--dryrun"]) == TARGET_NOT_REACHED
+    assert launch.run([*arguments(saving), "STOP_AT_STEP=50", "--dryrun"]) == TARGET_NOT_REACHED
 
 
 def test_the_plan_says_where_it_starts(saving: dict[str, str], root: Path, capsys: pytest.CaptureFixture) -> None:
@@ -128,7 +127,7 @@ def test_the_plan_says_where_it_starts(saving: dict[str, str], root: Path, capsy
     assert launched(saving, "--dryrun", "SAVE_EVERY=5") == 0
     text = capsys.readouterr().out
     assert f"goes on after step 10 (80 sequences), from {path}" in text
-    assert f"saves every 5 steps, at the end of the job, on SIGTERM and on SIGUSR1, to {root}: about 5.3 MB" in text
+    assert f"saves every 5 steps, at the end of the job, on SIGTERM and on SIGUSR1, to {root}: about 5.334 MB" in text
     assert left.exists(), "a dry run changes nothing"
 
 
@@ -160,7 +159,7 @@ def test_allow_change(option: list[str], saving: dict[str, str], root: Path, cap
 @pytest.mark.parametrize(
     ("option", "line"),
     [
-        (["--allow-change"], "--allow-change: name the setting that may change, such as --allow-change GBS"),
+        (["--allow-change"], "--allow-change: name the setting that may change, for example --allow-change GBS"),
         (["--allow-change", "MBS"], "--allow-change MBS: not one of SEQ_LENGTH, GBS, "),
     ],
 )
@@ -175,23 +174,3 @@ def test_start_is_stored_for_the_ranks(tmp_path: Path) -> None:
     start_point.store(tmp_path / paths.START, resumed)
     assert start_point.load(tmp_path / paths.START) == resumed
     assert start_point.load(tmp_path / "nothing") == start_point.Start()
-
-
-class Terminal(io.StringIO):
-    """A terminal to write to."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_of_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter((0.0, 2.0, 2.1, 3.0, 3.1))
-    monkeypatch.setattr(reading.time, "monotonic", lambda: next(clock))
-    with reading.Reading("verifying x", 4_000_000_000, terminal := Terminal()) as read:
-        read.add(1_000_000_000)
-        read.add(1)  # too soon for another line
-    shown, end = terminal.getvalue().split("\r\x1b[K")[1:]
-    assert (shown, end) == ("verifying x: 1.0 GB of 4.0 GB, 500.0 MB/s, 0:06 left", "")
-    with reading.Reading("verifying x", 4, quiet := io.StringIO()) as read:
-        read.add(4)
-    assert quiet.getvalue() == ""

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 WITHOUT_TORCH = """
 import sys
 sys.modules.update(dict.fromkeys(("megatron", "nemo", "safetensors", "torch", "transformers")))
-from llama31 import cli
+from llama31.cli import main as cli
 cli.main()
 """
 WEIGHTS_FILE = f"{nemo.WEIGHTS}/__0_2.distcp"
@@ -58,7 +58,7 @@ def converted(made: Path, tmp_path: Path) -> Path:
 def refused(given: dict[str, Any], path: Path, *more: str) -> list[str]:
     """What a dry run says of MODEL_CKPT=path."""
     with pytest.raises(UserError) as error:
-        launch.main([*arguments(given), f"MODEL_CKPT={path}", "FROM_HF=1", "--dryrun", *more])
+        launch.run([*arguments(given), f"MODEL_CKPT={path}", "FROM_HF=1", "--dryrun", *more])
     begin = f"MODEL_CKPT={path}: "
     assert all(line.startswith(begin) and "\n" not in line for line in error.value.lines)
     return [line.removeprefix(begin) for line in error.value.lines]
@@ -73,7 +73,7 @@ def edit_model(path: Path, **changes: Any) -> None:
 
 
 def test_the_runs_own_model_starts(usual: dict[str, str], converted: Path, capsys: pytest.CaptureFixture) -> None:
-    assert launch.main([*arguments(usual), f"MODEL_CKPT={converted}", "FROM_HF=1", "--dryrun"]) == 0
+    assert launch.run([*arguments(usual), f"MODEL_CKPT={converted}", "FROM_HF=1", "--dryrun"]) == 0
     assert f"starts from the weights in {converted}" in " ".join(capsys.readouterr().out.split())
 
 
@@ -147,7 +147,7 @@ def truncate(path: Path) -> str:
 
 def remove_weights(path: Path) -> str:
     (path / WEIGHTS_FILE).unlink()
-    return f"{TABLE}: names {Path(WEIGHTS_FILE).name}, which is not there"
+    return f"{TABLE}: names {Path(WEIGHTS_FILE).name}, which is missing"
 
 
 def remove_table(path: Path) -> str:
@@ -157,7 +157,7 @@ def remove_table(path: Path) -> str:
 
 def remove_common(path: Path) -> str:
     (path / weights_only.COMMON).unlink()
-    return f"{weights_only.COMMON} is not there; Megatron loads no weights without it"
+    return f"{weights_only.COMMON} is missing; Megatron cannot load weights without it"
 
 
 def remove_weights_directory(path: Path) -> str:

@@ -56,7 +56,7 @@ def test_it_is_within_the_rules_at_a_reference_point(settings: Settings) -> None
 def test_nothing_speaks_against_it(settings: Settings) -> None:
     """But that several nodes take Slurm."""
     _, lines = validate.look(settings)
-    needs_slurm = [f"NNODES={settings.nnodes}: needs PARTITION, and so Slurm; NNODES=1 works"]
+    needs_slurm = [f"NNODES={settings.nnodes}: needs PARTITION, for Slurm; NNODES=1 works"]
     assert lines == (needs_slurm if settings.nnodes > 1 else [])
     assert validate.look(replace(settings, partition="p"))[1] == []
 

@@ -130,3 +130,9 @@ def test_numbers_are_in_rules_alone() -> None:
     scripts = [REPOSITORY / "run_llama31.sh", *REPOSITORY.glob("utils/**/*.sh"), *REPOSITORY.glob("dev/**/*.sh")]
     for script in scripts:
         assert not {int(number) for number in re.findall(r"\d+", script.read_text())} & NUMBERS, script
+
+
+def test_only_the_benchmarks_model_has_a_reference_point() -> None:
+    assert rules.reference_point(rules.SIZE, 32) is rules.REFERENCE_POINTS[32]
+    assert rules.reference_point(rules.SIZE, 33) is None
+    assert rules.reference_point("demo", 32) is None

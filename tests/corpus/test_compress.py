@@ -172,7 +172,7 @@ def test_two_runs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     try:
         assert at_work.wait(60)
         _, errors = run(directory, expect=2)
-        assert errors == f"{directory}: another run is at work there; wait for its end\n"
+        assert errors == f"{directory}: another run is using it; wait until that ends\n"
     finally:
         go_on.set()
         first.join()

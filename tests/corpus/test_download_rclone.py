@@ -28,6 +28,7 @@ from checkout import REPOSITORY
 
 from llama31.common.errors import UserError
 from llama31.common.locks import only_run_in
+from llama31.common.units import size
 from llama31.corpus.download import fetch, remote
 from llama31.corpus.download.rclone import RemoteDirectory
 
@@ -185,11 +186,11 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def test_all_files_come_and_are_not_fetched_again(bucket: Bucket, tmp_path: Path) -> None:
     out = bucket.download(tmp_path / "a $HOME of data")
-    assert out.startswith(f"{tmp_path}/a $HOME of data: 4 files; fetched 6 MB in ")
+    assert out.startswith(f"{tmp_path}/a $HOME of data: 4 files; fetched {size(sum(map(len, FILES.values())))} in ")
     assert out.endswith("; sizes and MD5s are right\n")
     assert contents(tmp_path / "a $HOME of data") == FILES
     bucket.proxy.served = 0
-    assert "4 files; fetched 0 MB" in bucket.download(tmp_path / "a $HOME of data")
+    assert "4 files; fetched 0 B in" in bucket.download(tmp_path / "a $HOME of data")
     assert bucket.proxy.served < 20_000, "only the listing"
 
 
@@ -280,7 +281,7 @@ def test_size_alone_is_known(there: int, bucket: Bucket, tmp_path: Path) -> None
 
 
 def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with only_run_in(tmp_path), pytest.raises(UserError, match="another run is at work there"), only_run_in(tmp_path):
+    with only_run_in(tmp_path), pytest.raises(UserError, match="another run is using it"), only_run_in(tmp_path):
         pass
 
     def no_locks(*_: object) -> None:
@@ -353,7 +354,8 @@ def test_full_disk(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5_000_000))
         with pytest.raises(UserError) as error:
             fetch.download(source, tmp_path / "data", lambda _: True, 2)
-    assert error.value.lines == [f"{tmp_path}/data: 6 MB to fetch, and 5 MB of disk are free"]
+    missing = size(sum(map(len, FILES.values())))
+    assert error.value.lines == [f"{tmp_path}/data: {missing} to fetch, and 5 MB of disk are free"]
     assert not contents(tmp_path / "data")
 
 

@@ -13,8 +13,8 @@ from dev import demo_tokenizer, kill_tokenize
 from llama31.common.errors import UserError
 from llama31.corpus import documents, token_writer, tokenize_checkpoint
 from llama31.corpus.encoder import Exact
+from llama31.corpus.token_writer import exclusive
 from llama31.corpus.tokenize import tokenize
-from llama31.corpus.writing import writing
 from llama31.data import token_manifest
 
 
@@ -236,7 +236,7 @@ def test_unfinished_output_that_was_damaged(
 
 def test_two_at_once(tmp_path: Path, tokenizer_dir: Path) -> None:
     source, prefix = write(tmp_path / "in.json", TEXTS), tmp_path / "out"
-    with writing(prefix), pytest.raises(UserError, match=f"{prefix}: another process is writing it"):
+    with exclusive(prefix), pytest.raises(UserError, match=f"{prefix}: another process is writing it"):
         tokenize([source], prefix, tokenizer_dir, quiet=True)
     tokenize([source], prefix, tokenizer_dir, quiet=True)
     assert not prefix.with_name("out.lock").exists()

@@ -96,7 +96,7 @@ def test_prefix_with_the_ending_of_its_files(tmp_path: Path, tokenizer_dir: Path
     source, prefix = write(tmp_path / "in.json", TEXTS), tmp_path / "c4.en"
     with pytest.raises(UserError) as error:
         tokenize([source], f"{prefix}{ending}", tokenizer_dir, quiet=True)
-    line = f"{prefix}{ending}: names a file; the prefix of a token file is without that ending: {prefix}"
+    line = f"{prefix}{ending}: not the prefix of a token file; omit the extension: {prefix}"
     assert error.value.lines == [line]
 
 

@@ -93,7 +93,7 @@ def test_command(made: Path, tokenizer: Path) -> None:
         (["{root}/data/data", "--head=1"], "--head=1: needs the tokenizer"),
         (
             ["{root}/data/data.bin"],
-            "{root}/data/data.bin: names a file; the prefix of a token file is without that ending",
+            "{root}/data/data.bin: not the prefix of a token file; omit the extension",
         ),
     ],
 )
@@ -144,7 +144,7 @@ def test_several_sequences_in_a_document(
     put(idx_path, ends + 16, "<q", 1)(prefix)
     (line,) = doubts(capsys, prefix)
     assert line.startswith(f"{idx_path(prefix)}: entry 2 of the document index is 1; it must rise from 0 to 105, ")
-    assert verify_table.run(prefix, tokenizer, head=2) == 1
+    assert verify_table.verify(prefix, tokenizer, head=2) == 1
 
 
 def test_head_shows_whole_documents(tmp_path: Path, tokenizer: Path, capsys: Output) -> None:
@@ -153,7 +153,7 @@ def test_head_shows_whole_documents(tmp_path: Path, tokenizer: Path, capsys: Out
     in_sentences(tmp_path / "several")
     shown = []
     for prefix in (tmp_path / "one" / "data", tmp_path / "several"):
-        verify_table.run(prefix, tokenizer, head=9)
+        verify_table.verify(prefix, tokenizer, head=9)
         shown.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("--- ")])
     assert [line.partition(", ")[2] for line in shown[0]] == [line.partition(", ")[2] for line in shown[1]]
     assert len(shown[0]) == len(DOCUMENTS)
@@ -188,14 +188,14 @@ def test_manifest(made: Path, tokenizer: Path, llamas: Path, capsys: Output) -> 
     assert f"{manifest_path(made)}: the data was made with another tokenizer than {llamas}" in found
     manifest_path(made).write_text("{}")
     (line,) = doubts(capsys, made)
-    assert line.startswith(f"{manifest_path(made)}: not a manifest of a token file")
+    assert line.startswith(f"{manifest_path(made)}: damaged (")
 
 
 def test_skipped_lines_are_shown(tmp_path: Path, tokenizer: Path, capsys: Output) -> None:
     source = tmp_path / "in.json"
     source.write_text('{"text":"good"}\n' + "bad\n" * 5)
     tokenize([source], tmp_path / "made", tokenizer, bad_line_limit=5, quiet=True)
-    assert verify_table.run(tmp_path / "made", None, head=0) == 0
+    assert verify_table.verify(tmp_path / "made", None, head=0) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "note: " in line]
     assert line.startswith("    note: bad lines skipped: 5: in.json:2 (not JSON: Expecting value: ")
     assert line.endswith(" and 2 more")
@@ -222,7 +222,7 @@ def test_the_benchmarks_validation_set(tmp_path: Path, llamas: Path, tokenizer: 
 
     write(lengths)
     for path in (None, llamas, tokenizer):
-        assert verify_table.run(prefix, path, head=0) == 0
+        assert verify_table.verify(prefix, path, head=0) == 0
         assert "MLCommons' 91,205 documents" + " and 47,186,855 tokens" * (path != tokenizer) in capsys.readouterr().out
     write([*lengths[:-1], lengths[-1] + 1])
     start = f"{idx_path(prefix)}: 47,186,856 tokens, MLCommons' has 47,186,855"
@@ -243,7 +243,7 @@ def test_part_6(tmp_path: Path, llamas: Path, tokenizer: Path, capsys: Output) -
     assert len(doubts(capsys, prefix)) == 2
     built(prefix, dtype="uint16")
     assert doubts(capsys, prefix) == []
-    assert verify_table.run(prefix, tokenizer, head=0) == 0
+    assert verify_table.verify(prefix, tokenizer, head=0) == 0
     assert "not checked: hashes (no manifest to go by); MLCommons' counts (of" in capsys.readouterr().out
 
 

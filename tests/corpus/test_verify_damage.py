@@ -99,5 +99,5 @@ def test_data_that_becomes_shorter(data: Path) -> None:
 )
 def test_head_of_damaged_data(data: Path, tokenizer: Path, capsys: Output, damage: Damage, text: str) -> None:
     damage(data)
-    assert verify_table.run(data, tokenizer, head=1) == 1
+    assert verify_table.verify(data, tokenizer, head=1) == 1
     assert capsys.readouterr().out.splitlines()[1] == text

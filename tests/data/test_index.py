@@ -123,7 +123,7 @@ def test_what_is_published_late_is_waited_for(settings: Settings, builder: Build
 
 def test_the_wait_is_bounded(settings: Settings) -> None:
     wanted = index_of(settings)
-    message = r"/index/\w{16}: the training index is not seen on .* 0\.2 s after .*; TMP_NPY_INDEX must name"
+    message = r"/index/\w{16}: the training index is not visible on .* 0\.2 s after .*; TMP_NPY_INDEX must be"
     with pytest.raises(UserError, match=message):
         index.wait_for(wanted.directory, deadline=0.2)
     index.ensure(wanted)
@@ -155,9 +155,7 @@ def test_a_damaged_index_is_set_aside_and_built_anew(
     else:
         file.write_bytes(content[:-1] if damage == "cut short" else content[:-1] + bytes([content[-1] ^ 1]))
     assert np.array_equal(trained_on(settings), before)
-    assert (
-        f"{directory}: {file.name}: not as written: set aside as {directory.name}.damaged-" in capsys.readouterr().out
-    )
+    assert f"{directory}: {file.name}: not as written: renamed {directory.name}.damaged-" in capsys.readouterr().out
     assert file.read_bytes() == content
     assert index.ensure(index_of(settings))[1] is False
 
@@ -176,7 +174,7 @@ def test_data_written_anew_under_its_index_is_refused(settings: Settings, tmp_pa
     trained_on(settings)
     path = rewrite(settings)
     directory = index_of(settings).directory
-    with pytest.raises(UserError, match=rf"{path}: was written anew after {directory} was .*; if so, remove that"):
+    with pytest.raises(UserError, match=rf"{path}: changed after {directory} was .*; if it is right, remove that"):
         built(settings)
     shutil.rmtree(directory)
     assert len(trained_on(settings))
@@ -200,7 +198,7 @@ def test_data_with_a_manifest_is_known_by_its_content(settings: Settings, tmp_pa
     assert np.array_equal(trained_on(elsewhere), before)
     path = rewrite(elsewhere)
     os.utime(path)
-    with pytest.raises(UserError, match=rf"{path}: was written anew after"):
+    with pytest.raises(UserError, match=rf"{path}: changed after"):
         built(elsewhere)
     assert np.array_equal(trained_on(settings), before)
     file = token_file.idx_path(paths.train_prefixes(settings)[1])
@@ -278,7 +276,7 @@ def test_a_skipped_part_is_in_plan_index_and_record(
 ) -> None:
     settings = with_a_short_part
     given = {**usual, "SEQ_LENGTH": SEQ_LENGTH, "SEEDS": 1, "PREPROCESSED_PATH": settings.preprocessed_path}
-    build_index.main(arguments(given))
+    build_index.index(arguments(given))
     skipped = f"{token_file.bin_path(paths.train_prefixes(settings)[1])}: skipped: a sequence of SEQ_LENGTH=48 takes 49"
     first, _ = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{skipped} tokens, it has 48; the order of the other parts is the same as without it")
@@ -294,7 +292,7 @@ def test_no_part_with_a_sequence_is_one_line(usual: dict[str, str], with_a_short
     with pytest.raises(
         UserError, match=r"^SEQ_LENGTH=48: the training data holds no .*; SEQ_LENGTH=47 with GBS=1 works$"
     ):
-        build_index.main(arguments({**given, "TRAIN_PARTS": 7}))
+        build_index.index(arguments({**given, "TRAIN_PARTS": 7}))
     with pytest.raises(UserError, match=r"^SEQ_LENGTH=48: no part holds a sequence of that length: .*en_7_text_docum"):
         index_of(settings)
 
@@ -327,7 +325,9 @@ def test_the_index_is_built_beforehand(usual: dict[str, str], settings: Settings
     shutil.rmtree(wanted[0].directory)
     assert np.array_equal(trained_on(settings), before), "a run builds the same"
 
-    script = "import sys; from llama31.cli import build_index as b; b.main(sys.argv[1:]); print('torch' in sys.modules)"
+    script = (
+        "import sys; from llama31.cli import build_index as b; b.index(sys.argv[1:]); print('torch' in sys.modules)"
+    )
     command = [sys.executable, "-c", script, *given]
     again = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=True)
     *lines, heavy = again.stdout.splitlines()
@@ -336,10 +336,10 @@ def test_the_index_is_built_beforehand(usual: dict[str, str], settings: Settings
 
 
 def test_without_a_seed_there_is_no_order(usual: dict[str, str]) -> None:
-    with pytest.raises(UserError, match=r"^SEEDS is empty: .* such as SEEDS=1234$"):
-        build_index.main(arguments(usual))
+    with pytest.raises(UserError, match=r"^SEEDS is empty: .* for example SEEDS=1234$"):
+        build_index.index(arguments(usual))
     with pytest.raises(UserError, match=r"^SAMPLES_AVAILABLE=7: less than a step of GBS=8 takes; SAMPLES_AVAILABLE=64"):
-        build_index.main(arguments({**usual, "SAMPLES_AVAILABLE": "7"}))
+        build_index.index(arguments({**usual, "SAMPLES_AVAILABLE": "7"}))
 
 
 FOUR_BUILDERS = """
@@ -347,7 +347,7 @@ import multiprocessing, sys
 from llama31.cli import build_index
 from llama31.data import order  # imports Megatron once for all of them
 context = multiprocessing.get_context("fork")
-builders = [context.Process(target=build_index.main, args=(sys.argv[1:],)) for _ in range(4)]
+builders = [context.Process(target=build_index.index, args=(sys.argv[1:],)) for _ in range(4)]
 for builder in builders:
     builder.start()
 for builder in builders:
@@ -365,6 +365,6 @@ def test_eight_processes_on_two_nodes_build_one_index(
     printed = cluster.ask(*step, *given, env=environment())
     wanted = index_of(settings)
     start = f"{wanted.directory}: {wanted.samples:,} sequences in the order of seed 1, "
-    assert printed.count(start) == 8 and "set aside" not in printed, "all have it, and none took it for damaged"
+    assert printed.count(start) == 8 and ": renamed " not in printed, "all have it, and none took it for damaged"
     assert list(paths.index_root(settings).iterdir()) == [wanted.directory]
     assert index.ensure(wanted)[1] is False

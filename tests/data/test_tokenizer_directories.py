@@ -98,7 +98,7 @@ def test_what_a_configuration_cannot_change(edited: str, prefix: bool, original:
     assert tokenizer.problems(directory) == []
     used = {"eos_token", "add_prefix_space"} if prefix else {"eos_token"}
     changed = [name for name, value in EDITS[edited].items() if value is not None and name not in used]
-    assert {line.partition("=")[0] for line in run_tokenizer.left_out(directory)} >= set(changed)
+    assert {line.partition("=")[0] for line in run_tokenizer.ignored_entries(directory)} >= set(changed)
 
 
 PADDING = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0}
@@ -208,9 +208,9 @@ def test_saved_again_it_is_the_same(original: Path, tmp_path: Path, capsys: pyte
             original / "tokenizer.json"
         ).read_bytes() or change is not save_again
         assert tokenizer.fingerprint(copy) == tokenizer.fingerprint(original)
-        assert verify_table.run(prefix, copy, head=0) == 0, capsys.readouterr().out
+        assert verify_table.verify(prefix, copy, head=0) == 0, capsys.readouterr().out
         tokenize([source], prefix, copy, quiet=True)
-    assert verify_table.run(prefix, change_ids(copy), head=0) == 1
+    assert verify_table.verify(prefix, change_ids(copy), head=0) == 1
     assert "made with another tokenizer" in capsys.readouterr().out
 
 
@@ -224,7 +224,7 @@ def test_manifests_with_the_hash_of_the_file(
     content = json.loads(token_manifest.manifest_path(tmp_path / "data").read_text())
     content["tokenizer_sha256"] = hashlib.sha256((original / "tokenizer.json").read_bytes()).hexdigest()
     token_manifest.manifest_path(tmp_path / "data").write_text(json.dumps(content))
-    assert verify_table.run(tmp_path / "data", original, head=0) == 0, capsys.readouterr().out
+    assert verify_table.verify(tmp_path / "data", original, head=0) == 0, capsys.readouterr().out
     tokenize([source], tmp_path / "data", original, quiet=True)
 
 
@@ -281,11 +281,11 @@ def comma(tiny_data: dict[str, str], tmp_path: Path) -> str:
 
 
 def test_the_plan_says_what_is_used(usual: dict[str, str], comma: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch.main(["--dryrun", *arguments({**usual, "TOKENIZER_PATH": comma})]) == 0
+    assert launch.run(["--dryrun", *arguments({**usual, "TOKENIZER_PATH": comma})]) == 0
     printed = capsys.readouterr().out
     assert f"{comma}: tokenizer, 512 ids\n" in printed
     assert f"SHA-256 of what does: {tokenizer.fingerprint(comma)}\n" in printed
-    assert "of its configuration is left out: pad_token=,, tokenizer_class=GPT2Tokenizer\n" in printed
+    assert "ignored in its configuration: pad_token=,, tokenizer_class=GPT2Tokenizer\n" in printed
 
 
 def test_doctor_says_what_the_launcher_does(usual: dict[str, str], comma: str) -> None:
@@ -295,11 +295,11 @@ def test_doctor_says_what_the_launcher_does(usual: dict[str, str], comma: str) -
         return prepare.with_absolute_paths(resolve(arguments({**usual, "TOKENIZER_PATH": comma}), {})).settings
 
     context = Context(settings(), timeout=60)
-    assert [finding.severity.name for finding in doctor_data.look(context)] == ["ok"]
+    assert [finding.severity.name for finding in doctor_data.inputs_of_run(context)] == ["ok"]
     (finding,) = doctor_data.tokenizer(context)
     assert finding.says.startswith(f"{comma}: loads; 512 ids, ")
     edit(Path(comma), pad_token="[PAD]")
-    (finding,) = doctor_data.look(context)
+    (finding,) = doctor_data.inputs_of_run(context)
     _, lines = validate.look(settings())
     assert [finding.says] == lines
     assert lines[0].startswith(f"TOKENIZER_PATH={comma}: {CONFIG}: names '[PAD]' as a special token")

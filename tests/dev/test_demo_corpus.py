@@ -155,7 +155,7 @@ def test_token_files_are_the_benchmarks_names(demo: Path) -> None:
 
 
 def test_documented_commands_make_the_same_files(demo: Path, tmp_path: Path) -> None:
-    """Those blocks of docs/data.md that need no network and no Slurm, one after another, with other directories."""
+    """Run the blocks of docs/data.md that need neither network nor Slurm, in order, with other directories."""
     text = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```$", text, re.M | re.S)
     script = "".join(block for block in blocks if STEPS.match(block))

@@ -19,7 +19,7 @@ from dev.image_requirements import Installed
 
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 ARGUMENTS = dict(re.findall(r'^ARG (\w+)="?([^"\n]+)"?$', DOCKERFILE, re.M))
-REQUIREMENTS = (REPOSITORY / "requirements.txt").read_text().splitlines()
+REQUIREMENTS = image_requirements.read(REPOSITORY / "requirements.txt")
 LOCK = (REPOSITORY / "requirements.lock").read_text().splitlines()
 
 BASE = {

@@ -23,7 +23,9 @@ from llama31.settings import Device, names
 
 PLACEHOLDERS = {"HOST", "JOB", "NAME", "RUN_DIR"}  # upper-case words of commands that a reader replaces
 OF_LIBRARIES = {"SBATCH_ACCOUNT", "SBATCH_TIMELIMIT", "WANDB_MODE"}
-OVERVIEW = "architecture"  # names rooms, and need not name a setting or a command
+PACKAGE = REPOSITORY / "llama31"
+OVERVIEW = "architecture"
+"""The page on the package: its paths start there, and it need not name a setting or a command."""
 WITHOUT_RUNS = {OVERVIEW, "benchmark", "container", "data", "results", "settings", "troubleshooting"}
 """Pages whose commands start no run."""
 

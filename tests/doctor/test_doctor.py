@@ -19,11 +19,11 @@ from runs import arguments, environment
 from llama31.config import devices
 from llama31.config.resolve import resolve
 from llama31.data.token_manifest import manifest_path
-from llama31.doctor import collectives, data, filesystems, gpus, run, tools, troubles, versions
+from llama31.doctor import collectives, data, doctor, filesystems, gpus, tools, troubles, versions
 from llama31.doctor.context import Context
+from llama31.doctor.doctor import Check
 from llama31.doctor.findings import Finding, Severity, lines, ok
 from llama31.doctor.group import Group, expanded
-from llama31.doctor.run import Check
 
 # --- The verb -----------------------------------------------------------------------------------------------------
 
@@ -36,8 +36,8 @@ def test_all_is_well(usual: dict[str, str], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.splitlines()
     assert all(line.startswith(("ok ", "warning ")) for line in said), done.stdout
-    assert re.search(r"gloo, 2 ranks, 16\.8 MB: bus bandwidth [\d.]+ [MG]B/s$", done.stdout, re.M), done.stdout
-    assert "3 token files read, nothing in doubt" in said[-1]
+    assert re.search(r"gloo, 2 ranks, 16\.78 MB: bus bandwidth [\d.]+ [MG]B/s$", done.stdout, re.M), done.stdout
+    assert "3 token files read, no problems" in said[-1]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -61,7 +61,7 @@ def test_documentation_lists_all_troubles() -> None:
 
 def test_nothing_heavy_is_imported_to_start() -> None:
     program = (
-        "import llama31.doctor.run, sys; print({'torch', 'numpy', 'transformers', 'tokenizers'} & set(sys.modules))"
+        "import llama31.doctor.doctor, sys; print({'torch', 'numpy', 'transformers', 'tokenizers'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
@@ -78,7 +78,7 @@ def test_a_check_that_raises_or_hangs_does_not_end_the_others(capsys: pytest.Cap
 
     wanted = [Check("one", raises), Check("two", hangs, limit=0.2), Check("three", lambda _: iter([ok("well")]))]
     with Group(None, 1) as group:
-        assert run.examine(Context(resolve([], {}).settings, 30), group, wanted) == 1
+        assert doctor.examine(Context(resolve([], {}).settings, 30), group, wanted) == 1
     said = capsys.readouterr().out.splitlines()
     assert [re.split(r" +|;", line, maxsplit=2)[:2] for line in said] == [
         ["ok", "one:"], ["failed", "one:"], ["ok", "two:"], ["failed", "two:"], ["ok", "three:"],
@@ -96,11 +96,11 @@ def test_a_file_that_never_answers(usual: dict[str, str], tmp_path: Path, capsys
     start = time.monotonic()
     with Group(None, 1) as group:
         here = Context(resolve(arguments(given), {}).settings, 0.5)
-        wanted = [Check("inputs", data.look), Check("directories", filesystems.room)]
-        assert run.examine(here, group, wanted) == 1
+        wanted = [Check("inputs", data.inputs_of_run), Check("directories", filesystems.room)]
+        assert doctor.examine(here, group, wanted) == 1
     assert time.monotonic() - start < 10
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("failed   inputs:       no answer within 0.5 s; see what hangs there")
+    assert said[0].startswith("failed   inputs:       no answer within 0.5 s; find out what hangs")
     assert said[1].startswith("ok       directories:")
 
 
@@ -128,10 +128,10 @@ def test_other_versions(usual: dict[str, str], installed: Callable[[str, str], N
     for name, version in (("transformers", "4.50.0"), ("torch", "2.9.0a0"), ("aiohttp", "3.0"), ("zarr", "2.18.7+own")):
         installed(name, version)
     assert texts(versions.check(context(usual))) == [
-        "transformers 4.50.0 is installed, 4.57.6 is pinned; bash dev/setup.sh makes .venv with the pins"
+        "transformers 4.50.0 is installed, 4.57.6 is pinned; bash dev/setup.sh creates .venv with the pinned versions"
     ]
-    drifted, torch = sorted(texts(versions.check(context(usual)), Severity.warning))
-    assert drifted.startswith("not as in requirements.lock: aiohttp 3.0 (")
+    torch, drifted = sorted(texts(versions.check(context(usual)), Severity.warning))
+    assert drifted.startswith("versions differ from requirements.lock: aiohttp 3.0 (")
     assert torch.startswith("torch 2.9.0a0 is installed, ")
 
 
@@ -181,7 +181,7 @@ def test_gpus(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
         line.startswith(f"{count} x {torch.cuda.get_device_name(0)}") for line in texts(iter(found), Severity.ok)
     )
     more = context(usual, DEVICE="cuda", GPUS_PER_NODE=str(count + 1))
-    assert f"{count} GPUs are here, the settings ask for {count + 1}" in texts(gpus.check(more))[0]
+    assert f"{count} GPUs found, the settings ask for {count + 1}" in texts(gpus.check(more))[0]
     assert texts(collectives.check(here)) == []
 
 
@@ -192,11 +192,11 @@ def test_a_disk_that_is_too_small(usual: dict[str, str], small_disk: Path) -> No
     """One checkpoint takes 5.3 MB: of 7 MB there is room for one, but not for the two that are kept and a third."""
     here = context(usual, SAVE_CKPT="1", CONTINUAL_CKPT=str(small_disk / "checkpoints"))
     (line,) = texts(filesystems.room(here), Severity.warning)
-    assert re.search(r"checkpoints: 7\.\d MB are free, 16\.\d MB are enough for all checkpoints", line), line
+    assert re.search(r"checkpoints: 7\.\d+ MB free, all kept checkpoints need 16 MB;", line), line
     assert texts(filesystems.speed(here)) == []
     (small_disk / "filler").write_bytes(bytes(3 << 20))
     (line,) = texts(filesystems.room(here))
-    assert re.search(r"checkpoints: 4\.\d MB are free, a run needs 5\.\d MB; make room there", line), line
+    assert re.search(r"checkpoints: 4\.\d+ MB free, a run needs 5\.\d+ MB; free some space", line), line
     assert texts(filesystems.speed(here)) == []
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
 
@@ -218,7 +218,7 @@ def test_a_checkpoint_that_is_not_there(usual: dict[str, str]) -> None:
 
 def test_inputs_that_run_would_refuse(usual: dict[str, str]) -> None:
     here = context(usual, TOKENIZER_PATH="/data/none", TENSOR_PARALLEL_SIZE="3")
-    wrong = texts(data.look(here))
+    wrong = texts(data.inputs_of_run(here))
     assert any("TENSOR_PARALLEL_SIZE" in line for line in wrong)
     assert any(line.startswith("TOKENIZER_PATH=/data/none: no such directory") for line in wrong)
     assert list(data.tokenizer(here)) == []
@@ -236,7 +236,7 @@ def test_a_damaged_token_file_is_found_by_verify(usual: dict[str, str], tmp_path
     largest.write_bytes(content)
     (line,) = texts(data.verified(here))
     assert largest.name in line
-    assert line.endswith("download or make that token file again, and verify it")
+    assert line.endswith("download or tokenize that file again, and verify it")
 
 
 # --- Slurm --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from doctor_checks import context, texts
 from runs import arguments, environment
 
 from llama31.doctor import all_reduce, collectives, limits
-from llama31.doctor.group import Apart, Group, StepTask, is_task, place
+from llama31.doctor.group import Disconnected, Group, StepTask, is_task, step_task
 
 
 def free_port() -> int:
@@ -29,10 +29,10 @@ def two_tasks(rank: int, port: int) -> StepTask:
 
 def test_a_peer_that_never_comes(usual: dict[str, str]) -> None:
     """The first of two ranks waits for the second, and is ended: by itself, or before it has imported torch."""
-    here = context(usual, timeout=2, place=two_tasks(0, free_port()))
+    here = context(usual, timeout=2, task=two_tasks(0, free_port()))
     with pytest.raises(limits.TookTooLong, match="no answer within 1 s"):
         list(collectives.check(here))
-    patient = context(usual, timeout=20, place=two_tasks(0, free_port()))
+    patient = context(usual, timeout=20, task=two_tasks(0, free_port()))
     try:
         (line,) = texts(collectives.check(patient))
     except limits.TookTooLong as late:  # a machine that takes half the time to import torch
@@ -44,7 +44,7 @@ def test_ranks_that_cannot_meet(usual: dict[str, str]) -> None:
     """Somebody else has their port."""
     with socket.create_server(("", 0)) as taken:
         port = int(taken.getsockname()[1])
-        (line,) = texts(collectives.check(context(usual, place=two_tasks(0, port - 1))))
+        (line,) = texts(collectives.check(context(usual, task=two_tasks(0, port - 1))))
     assert re.match(r"gloo failed on rank 0: Dist\w*Error: .*address already in use", line, re.I), line
 
 
@@ -63,7 +63,7 @@ ALONE = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_
 def test_alone_without_a_step_of_several_tasks() -> None:
     batch = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
     for given in ({}, ALONE, batch, {**batch, "SLURM_STEP_ID": str(0xFFFFFFFB), "SLURM_STEP_NUM_TASKS": "8"}):
-        assert place(given) is None
+        assert step_task(given) is None
         assert is_task(given) is (given is ALONE)
 
 
@@ -101,7 +101,7 @@ def test_tasks_talk_though_others_knock() -> None:
         other.join()
         assert answers == [{0: "one"}]
         assert group.exchange("still", 20) == {0: "still"}
-    with pytest.raises(Apart, match="refused"):
+    with pytest.raises(Disconnected, match="refused"):
         Group(two_tasks(1, port), 0)
 
 

@@ -32,7 +32,7 @@ def test_two_nodes(cluster: Cluster, usual: dict[str, str], tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.splitlines()
     assert all(line.startswith("ok ") for line in said), done.stdout
-    assert re.search(r"gloo, 2 ranks, 16\.8 MB: bus bandwidth [\d.]+ [MG]B/s on n[12], the slowest$", said[-1])
+    assert re.search(r"gloo, 2 ranks, 16\.78 MB: bus bandwidth [\d.]+ [MG]B/s on n[12], the slowest$", said[-1])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -47,7 +47,7 @@ def test_a_node_that_sees_another_directory(cluster: Cluster, usual: dict[str, s
     failures = [line.split(maxsplit=2)[2] for line in done.stdout.splitlines() if line.startswith("failed")]
     for start in (
         f"n2: {tokenizer}: holds no tokenizer.json",
-        f"n2: JOB_DIR={runs}: does not show what the first node",
+        f"n2: JOB_DIR={runs}: lacks the file that the first node",
     ):
         assert any(line.startswith(start) for line in failures), done.stdout
     assert all(line.startswith("n2: ") for line in failures), done.stdout
@@ -57,13 +57,13 @@ def test_a_node_that_never_answers(cluster: Cluster, usual: dict[str, str]) -> N
     script = f'[ "$SLURM_PROCID" = 1 ] || {DOCTOR}'
     done = doctor(cluster, script, usual, "--timeout=4")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert done.stdout.startswith("failed   nodes:        n2: not heard of (rank 1); srun's output says if they ended")
+    assert done.stdout.startswith("failed   nodes:        n2: no answer (rank 1); see srun's output if they exited")
     assert re.search(r"^failed   all-reduce: +(no answer within|gloo failed on rank 0)", done.stdout, re.M), done.stdout
 
 
 def test_what_is_a_task(cluster: Cluster, tmp_path: Path) -> None:
     """As Slurm itself tells: the only task of a step is one, also within a job, and a job's script is none."""
-    ask = f"{shlex.quote(sys.executable)} -c 'from llama31.doctor.group import *; print(is_task(), place())'"
+    ask = f"{shlex.quote(sys.executable)} -c 'from llama31.doctor.group import *; print(is_task(), step_task())'"
     assert cluster.ask("srun", "--ntasks=1", "bash", "-c", ask) == "True None\n"
     said = tmp_path / "said"
     wrapped = f"{ask}; srun --nodes=1 --ntasks=1 bash -c {shlex.quote(ask)}"

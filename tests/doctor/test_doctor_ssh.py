@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from runs import arguments
 
-from llama31.doctor import run
+from llama31.doctor import doctor
 
 # --- HOST ---------------------------------------------------------------------------------------------------------
 
@@ -36,7 +36,7 @@ def from_laptop(usual: dict[str, str], capsys: pytest.CaptureFixture[str], **giv
     """Exit code and lines of the verb, for a run whose paths only the cluster knows."""
     host = {"PARTITION": "debug", "HOST": "login", "CODE_PATH": "/nowhere/code"}
     paths = {"PREPROCESSED_PATH": "/nowhere/data", "TOKENIZER_PATH": "/nowhere/tokenizer", "JOB_DIR": "/nowhere/runs"}
-    code = run.main(arguments({**usual, **host, **paths, **given}), verify=True, timeout=60)
+    code = doctor.doctor(arguments({**usual, **host, **paths, **given}), verify=True, timeout=60)
     return code, capsys.readouterr().out.splitlines()
 
 
@@ -48,28 +48,28 @@ def test_host_is_asked_for_what_lies_there(
     assert [line for line in said if not line.startswith("ok ")] == [
         f"failed   tools:        {line}"
         for line in (
-            "PREPROCESSED_PATH=/nowhere/data: not on login; name the directory as it is called there",
-            "TOKENIZER_PATH=/nowhere/tokenizer: not on login; name the directory as it is called there",
+            "PREPROCESSED_PATH=/nowhere/data: not on login; name the directory on that machine",
+            "TOKENIZER_PATH=/nowhere/tokenizer: not on login; name the directory on that machine",
             "CODE_PATH=/nowhere/code: not on login; name the directory of this repository there",
         )
     ]
     for title in ("versions", "inputs", "directories", "verify"):
         lines = [line for line in said if f" {title}: " in line]
-        assert len(lines) == 1 and "not looked at here: paths are those of HOST" in lines[0], said
+        assert len(lines) == 1 and "not checked here: the paths are on HOST" in lines[0], said
 
 
 def test_relative_paths_mean_nothing_to_host(
     laptop: Path, usual: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, said = from_laptop(usual, capsys, JOB_DIR="runs")
-    assert "failed   inputs:       JOB_DIR=runs: with HOST, write the path from / on, as login knows it" in said
+    assert "failed   inputs:       JOB_DIR=runs: with HOST, write the absolute path on login" in said
 
 
 @pytest.mark.parametrize(
     ("script", "remedy"),
     [
         (None, "this machine has no ssh; install it"),
-        ("echo 'ssh: Could not resolve hostname login' >&2; exit 255", "`ssh login` must work without a question"),
+        ("echo 'ssh: Could not resolve hostname login' >&2; exit 255", "`ssh login` must work without a prompt"),
         ("exit 127", "sinfo on login is not found; name a machine that has it"),
     ],
 )

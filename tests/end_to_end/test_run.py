@@ -78,7 +78,7 @@ def test_target_reached(settings: dict[str, Any], tmp_path: Path, monkeypatch: p
     assert run.outcome.status == "success"
     assert run.outcome.consumed_samples == 3 * 8
     assert logged(run)[-1] == ("run_stop", "success")
-    assert submission.run([run.run_dir], "6.1.0") == 0
+    assert submission.check([run.run_dir], "6.1.0") == 0
     assert_memory_is_in_the_report(run, Path(settings["JOB_DIR"]) / "report.html")
     stored = record.load_settings(run.run_dir)
     assert (stored.target, stored.size, stored.seeds) == (6.5, "tiny", "1")

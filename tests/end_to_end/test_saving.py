@@ -13,17 +13,14 @@ import oracle
 import pytest
 import tiny
 import torch
-from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, run_forked, stopped_by
+from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, prepared_run, run_forked, stopped_by
 
 from dev.support.tensors import common, different, tensors
 from llama31.checkpoint import store
 from llama31.checkpoint.formats import nemo
 from llama31.common.files import PARTIAL
 from llama31.config import paths
-from llama31.config.resolve import resolve
 from llama31.data import tokenizer
-from llama31.launch import prepare, rank_command, run_directory
-from llama31.run_dir import record
 from llama31.run_dir.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_REACHED
 
 pytestmark = pytest.mark.slow
@@ -50,16 +47,14 @@ def test_a_warning_saves_within_a_step(settings: dict[str, Any], tmp_path: Path)
 def test_slurms_warning_to_all_processes_of_a_rank(settings: dict[str, Any], tmp_path: Path) -> None:
     """A rank that srun starts, with SIGTERM to what it started too, such as Megatron's writers of checkpoints."""
     saving = {**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path, "SAVE_EVERY": 1}
-    resolved = prepare.with_absolute_paths(resolve(arguments(saving), {})).settings
-    run_dir = run_directory.make(resolved)
-    record.store_settings(run_dir, resolved)
+    run_dir, _, of_ranks = prepared_run(saving)
     single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     rank = subprocess.Popen(
         [sys.executable, REPOSITORY / "pretrain_llama31.py", run_dir],
         stdout=subprocess.PIPE,
         text=True,
-        env={**rank_command.environment(resolved, os.environ), **single, **meeting},
+        env={**of_ranks, **single, **meeting},
         start_new_session=True,
     )
     try:
@@ -91,7 +86,7 @@ def assert_saved_and_ended(run: Run, root: Path) -> None:
     assert run.outcome.reason == f"told to end at step {step}; the checkpoint of this step is saved"
     newest = store.listing(root)[0]
     assert (newest.job, newest.step) == (1, step)
-    assert store.damage_inside(newest.path, store.read_manifest(newest.path)) == ""
+    assert store.check_hashes(newest.path, store.read_manifest(newest.path)) == ""
     assert [event["step"] for event in run.events("step")] == list(range(1, step + 1))
     assert [event["step"] for event in run.events("evaluation")] == list(range(4, step + 1, 4))
     assert oracle.mlperf_events(run.run_dir / paths.MLPERF_LOG)[-1]["metadata"]["status"] == "aborted"
@@ -145,7 +140,7 @@ def test_context_holds_the_tokenizer_and_nothing_beside_it(
 ) -> None:
     """NeMo finds its tokenizer in the checkpoint, wherever that is moved to."""
     checkpoint = checkpoints.copy(trained[1], tmp_path)
-    found = nemo.look(checkpoint)
+    found = nemo.inspect(checkpoint)
     assert found.tokenizer == checkpoint / nemo.CONTEXT / nemo.TOKENIZER
     names = {file.name for file in found.tokenizer.iterdir()}
     assert names == {"tokenizer.json", "tokenizer_config.json"}
@@ -188,7 +183,7 @@ def test_a_run_whose_norms_decay_resumes_exactly(settings: dict[str, Any], tmp_p
     ours, theirs = (tensors(path) for path in (store.listing(resumed)[0].path, last))
     assert different(ours, theirs) == []
     assert [checkpoint.step for checkpoint in store.listing(resumed)] == [3, 1]
-    assert run.printed.count(f"\n{first}: not removed, it holds what no save wrote (notes.txt)") == 2
+    assert run.printed.count(f"\n{first}: not removed, it holds a file that no save wrote (notes.txt)") == 2
     groups = {name: value for name, value in common(last).items() if name.endswith(".weight_decay")}
     assert list(groups.values()) == [0.1], groups
 

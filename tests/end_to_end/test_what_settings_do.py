@@ -109,7 +109,7 @@ def launched(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable
 
     def start(**settings: Any) -> Path:
         given = {**usual, **settings}
-        launch.main(arguments(given))
+        launch.run(arguments(given))
         return (Path(given["JOB_DIR"]) / "latest").resolve()
 
     return start

@@ -123,7 +123,7 @@ def test_image_that_is_a_file(tiny_data: dict[str, str], tmp_path: Path, monkeyp
     Path("image.sqsh").touch()
     assert image("image.sqsh") == f"{tmp_path}/image.sqsh"
     assert image("team/image:1") == "team/image:1"
-    with pytest.raises(UserError, match=r"^IMAGE=image\.sqsh: with HOST, write the path from / on"):
+    with pytest.raises(UserError, match=r"^IMAGE=image\.sqsh: with HOST, write the absolute path on"):
         image("image.sqsh", HOST="login", JOB_DIR="/runs")
 
 

@@ -71,7 +71,7 @@ def test_script_without_its_environment(tmp_path: Path) -> None:
     path = f"{bare.parent}:{os.environ['PATH']}"
     done = call("bash", copy / SCRIPT.name, "--dryrun", LLAMA31_VENV="", PATH=path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r".* lacks the packages; bash dev/setup.sh makes .*\n", done.stderr)
+    assert re.fullmatch(r".* lacks the packages; bash dev/setup.sh creates .*\n", done.stderr)
 
 
 def test_script_hands_on_exit_codes_and_prints_no_traceback(usual: dict[str, str]) -> None:
@@ -151,7 +151,7 @@ def test_run_directories_do_not_collide(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("job_dir", ["/dev/null", "/proc/nowhere", "/" + "x" * 300])
 def test_run_directory_that_cannot_be_made(job_dir: str) -> None:
-    with pytest.raises(UserError, match=f"^JOB_DIR={job_dir}: .* cannot be made: ") as error:
+    with pytest.raises(UserError, match=f"^JOB_DIR={job_dir}: .* cannot be created: ") as error:
         run_directory.make(replace(Settings(), job_dir=job_dir, seeds="7"))
     assert len(error.value.lines) == 1
 
@@ -212,8 +212,8 @@ def test_gpus_get_the_connections_that_overlap_needs(settings: Settings, connect
 RANKS = """
 import signal, sys, time
 from pathlib import Path
-from llama31 import record
-from llama31.events import Outcome
+from llama31.run_dir import record
+from llama31.run_dir.events import Outcome
 run_dir, way = Path(sys.argv[1]), sys.argv[2]
 def end(signum, frame):
     record.store_outcome(run_dir, Outcome("aborted", signal.Signals(signum).name, 130, 3, 24))
@@ -235,7 +235,7 @@ def stand_in(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def start(usual: dict[str, str], *given: str) -> tuple[int, Path]:
     """Exit code of a run in this process, and its directory."""
-    code = launch.main([*arguments(usual), *given])
+    code = launch.run([*arguments(usual), *given])
     return code, (Path(usual["JOB_DIR"]) / "latest").resolve()
 
 
@@ -298,7 +298,7 @@ def test_dry_run_of_experiments_shows_them_as_they_would_be(
         (["NEXP=2"], "", "experiments: 2; seeds: 2 drawn at submission"),
         (["SEEDS=5"], "5", "experiments: 1; seeds: 5"),
     ):
-        assert launch.main([*arguments(usual), *given, "PARTITION=p", "--dryrun"]) == 0
+        assert launch.run([*arguments(usual), *given, "PARTITION=p", "--dryrun"]) == 0
         printed = capsys.readouterr().out
         assert f"\nSubmission\n  {said}\n" in printed
         assert re.findall(r"^  SEEDS=('.*?'|\S*) +", printed, re.MULTILINE) == [seeds]
@@ -319,7 +319,7 @@ def test_experiments_that_fail(
         return begun[-1]
 
     monkeypatch.setattr(local, "run", run)
-    assert launch.main([*arguments(usual), "NEXP=3"]) == code
+    assert launch.run([*arguments(usual), "NEXP=3"]) == code
     assert len(begun) == started
 
 
@@ -331,7 +331,10 @@ def test_ranks_that_end_without_a_word(
     code, run_dir = start(usual)
     outcome = record.load_outcome(run_dir)
     assert code == FAILED and outcome and outcome.status == "aborted"
-    assert f"aborted: the ranks ended without a word (torchrun's exit code 1); see {run_dir}" in capsys.readouterr().out
+    assert (
+        f"aborted: all ranks exited without recording an outcome (torchrun's exit code 1); see {run_dir}"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.usefixtures("clean")
@@ -340,17 +343,17 @@ def test_a_run_is_refused_where_the_gpus_are_missing(usual: dict[str, str], monk
     with pytest.raises(UserError, match=r"^DEVICE=cuda: this machine has no GPU; DEVICE=cpu works$"):
         start({**usual, "DEVICE": "cuda"})
     assert not Path(usual["JOB_DIR"]).exists()
-    assert launch.main([*arguments({**usual, "DEVICE": "cuda"}), "--dryrun"]) == 0
+    assert launch.run([*arguments({**usual, "DEVICE": "cuda"}), "--dryrun"]) == 0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda signum: signum.name)
 def test_what_ends_the_launcher_interrupts_the_ranks(signum: signal.Signals, usual: dict[str, str]) -> None:
     program = (
-        "import signal, sys\nfrom llama31 import launch, local\n"
+        "import signal, sys\nfrom llama31.cli import launch\nfrom llama31.launch import local\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where these tests run in the background
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"local.command = lambda _, run_dir: [sys.executable, '-c', {RANKS!r}, str(run_dir), 'wait']\n"
-        "sys.exit(launch.main(sys.argv[1:]))\n"
+        "sys.exit(launch.run(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", program, *arguments(usual)]
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, text=True) as launcher:

@@ -76,7 +76,7 @@ def test_a_report_explains_a_failure(
     code = run_directory.end(tmp_path, Settings(), 137, "srun", log=tmp_path / "none", out_of_memory="StepId=1.0")
     outcome = record.load_outcome(tmp_path)
     assert outcome and code == outcome.exit_code == FAILED
-    saw = former.reason if former else "the ranks ended without a word (srun's exit code 137)"
+    saw = former.reason if former else "all ranks exited without recording an outcome (srun's exit code 137)"
     assert outcome.reason == f"out of memory: StepId=1.0; {saw}"
     assert f"aborted: {outcome.reason}\n" in capsys.readouterr().out
 

@@ -21,8 +21,8 @@ from llama31.run_dir import record, summary
 ENDED = """
 import sys
 from pathlib import Path
-from llama31 import record
-from llama31.events import Outcome
+from llama31.run_dir import record
+from llama31.run_dir.events import Outcome
 record.store_outcome(Path(sys.argv[1]), Outcome("success", "it did", 0, 5, 40))
 """
 
@@ -37,7 +37,7 @@ def run_dir(usual: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     data = shutil.copytree(usual["PREPROCESSED_PATH"], tmp_path / "own data")
     monkeypatch.setenv("NCCL_DEBUG", "WARN")
     given = {**usual, "PREPROCESSED_PATH": str(data), "GBS": "4", "TAG": "it's $HOME"}
-    assert launch.main(arguments(given)) == 0
+    assert launch.run(arguments(given)) == 0
     return (Path(usual["JOB_DIR"]) / "latest").resolve()
 
 
@@ -100,7 +100,7 @@ def test_no_run_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", "{", '{"environment": []}', "\udc80"])
 def test_a_damaged_record_is_a_line(run_dir: Path, content: str) -> None:
     (run_dir / paths.RECORD).write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(UserError, match=r"run\.json: damaged: "):
+    with pytest.raises(UserError, match=r"run\.json: (not JSON: |not a JSON object$|damaged \()"):
         list(provenance.replay(run_dir))
 
 

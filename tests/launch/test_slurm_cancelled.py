@@ -23,7 +23,7 @@ def patient() -> Iterator[Cluster]:
 
 END = "llama31.launch.slurm.job on n1 with no GPUs"
 """What the stand-in for `end` prints."""
-NO_STEP = "job {job} is being ended; how far it came: python3 -m llama31 status {run_dir}"
+NO_STEP = "job {job} is being cancelled; for its state: python3 -m llama31 status {run_dir}"
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_jobs_that_are_cut_equal_one_that_is_not(chain: Chain, uncut: Run) -> No
 def test_one_log_of_all_jobs_that_the_official_check_accepts(
     chain: Chain, uncut: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert submission.run([chain.last.run_dir], "6.1.0") == 0, capsys.readouterr().out
+    assert submission.check([chain.last.run_dir], "6.1.0") == 0, capsys.readouterr().out
     logged = oracle.mlperf_events(chain.last.run_dir / paths.MLPERF_LOG)
     evaluated = [event["metadata"]["samples_count"] for event in logged if event["key"] == "eval_accuracy"]
     assert evaluated == [event["consumed_samples"] for event in uncut.events("evaluation")]
@@ -206,7 +206,7 @@ def test_tensor_parallel_over_two_nodes_in_a_container(
     job = run.ended(run.jobs[0])
     assert (cluster.state(run.jobs[0]), job.exit_code, expected.exit_code) == ("COMPLETED", 0, 0), job.printed
     assert events(job) == events(expected)
-    assert submission.run([job.run_dir], "6.1.0") == 0
+    assert submission.check([job.run_dir], "6.1.0") == 0
     assert (tmp_path / "bin" / "imported").read_text() == "a#b:1\n", "once for all steps of the job"
     assert not list((tmp_path / "bin").glob("pyxis_*")), "the container is removed"
 
@@ -271,7 +271,7 @@ def test_settings_that_arrive_otherwise(
     assert "llama31.launch.slurm.env_check" in imported and is_light(imported)
     said = [line for line in job.printed.splitlines() if "MAX_LR" in line]
     assert len(said) == 1, "one line, for all ranks"
-    wanted = r"(?:aborted: )?MAX_LR: '5' arrived on (\S+), but the job asked for '0.001'; look at what sets it .*"
+    wanted = r"(?:aborted: )?MAX_LR: is '5' on (\S+), but the job exported '0.001'; check what sets it .*"
     found = re.fullmatch(wanted, said[0])
     assert found and found[1] in hosts, said
 
@@ -281,7 +281,7 @@ def test_settings_that_arrive_otherwise(
 
 FAILS = """
 import os
-from llama31.mlperf.callback import BenchmarkCallback
+from llama31.training.benchmark_callback import BenchmarkCallback
 def fail(self, *_):
     if self.step == 3:
         raise RuntimeError("CUDA error: an illegal memory access\\nmore of it")

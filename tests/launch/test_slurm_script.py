@@ -134,7 +134,7 @@ def test_a_shell_gets_the_settings_as_they_are(tmp_path: Path) -> None:
     """Whatever the values hold; the lines from the exports on, up to the first that needs Slurm."""
     odd = replace(JOB, tag='it\'s "$HOME" `x` \\ *', submission_org="a  b")
     text = script.render(odd, RUN_DIR, [], {"NCCL_X": "two\nlines $(x)", "NCCL_BAD NAME": "x", "PATH": "/x"})
-    exports = text[text.index("export ") : text.index("# Where the ranks meet")]
+    exports = text[text.index("export ") : text.index("# Rendezvous of the ranks")]
     done = subprocess.run(
         ["env", "-i", shutil.which("bash") or "bash", "-euc", f"{exports}\n{shutil.which('env')} -0"],
         capture_output=True, text=True, check=True,

@@ -20,7 +20,7 @@ from sshd import SSHD, Laptop, LoginNode
 from llama31.common.errors import UserError
 from llama31.config import paths
 from llama31.launch import prepare
-from llama31.plan.plan import NOT_LOOKED_AT, Plan
+from llama31.plan.plan import NOT_VALIDATED, Plan
 from llama31.run_dir import job_chain, record
 
 USER = getpass.getuser()
@@ -125,7 +125,7 @@ def test_run_from_a_laptop(
 def test_plan_on_a_laptop(laptop: Laptop, settings: dict[str, str], hidden: tuple[Path, Path]) -> None:
     done = laptop.submit(settings, "--dryrun", hidden=hidden)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{settings['PREPROCESSED_PATH']}: not looked at: {NOT_LOOKED_AT}" in done.stdout
+    assert f"{settings['PREPROCESSED_PATH']}: not validated: {NOT_VALIDATED}" in done.stdout
     assert f"ssh -o BatchMode=yes -o ConnectTimeout=10 {USER}@login " in done.stdout
     assert "#SBATCH --partition=debug" in done.stdout
     assert laptop.calls.read_text() == ""
@@ -146,9 +146,9 @@ def test_relative_and_missing_paths(laptop: Laptop, settings: dict[str, str], hi
     done = laptop.submit({**settings, **wrong}, hidden=hidden)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "PREPROCESSED_PATH=~/data: with HOST, write the path from / on, as login knows it",
-        "JOB_DIR=runs: with HOST, write the path from / on, as login knows it",
-        "CODE_PATH=../code: with HOST, write the path from / on, as login knows it",
+        "PREPROCESSED_PATH=~/data: with HOST, write the absolute path on login",
+        "JOB_DIR=runs: with HOST, write the absolute path on login",
+        "CODE_PATH=../code: with HOST, write the absolute path on login",
         "TOKENIZER_PATH is empty; set it to the directory on login",
     ]
     assert laptop.calls.read_text() == ""
@@ -182,6 +182,30 @@ def test_failure_is_one_line_and_leaves_nothing(
     assert cluster.ask("squeue", "--noheader") == ""
 
 
+@pytest.mark.parametrize(
+    ("options", "said"), [("nr_inodes=4", "No space left on device"), ("size=4k", "No space left"), ("ro", "Read-only")]
+)
+def test_disk_that_takes_no_run_directory(
+    options: str, said: str, laptop: Laptop, settings: dict[str, str], cluster: Cluster, tmp_path: Path
+) -> None:
+    """Full at the second file or within the first, or one that nobody may write to."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", options, "none", disk]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        lacking.skip("only root can mount a small file system to fill up")
+    try:
+        done = laptop.submit({**settings, "JOB_DIR": str(disk)})
+        left = list(disk.rglob("*"))
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"JOB_DIR={disk} on {USER}@login: ") and said in line
+    assert left == []
+    assert cluster.ask("squeue", "--noheader") == ""
+
+
 def test_laptop_without_ssh(laptop: Laptop, settings: dict[str, str]) -> None:
     (laptop.bin / "ssh").unlink()
     done = laptop.submit(settings)
@@ -202,7 +226,7 @@ def test_connection_lost_within_a_chain(
     assert done.returncode == 2
     failure, queued = done.stderr.splitlines()
     assert failure.startswith(f"HOST: ssh {USER}@login fails: exit code 255; ")
-    assert queued == f"{run_dir}: job {submitted.jobs[0]} queued all the same; scancel takes them back"
+    assert queued == f"{run_dir}: job {submitted.jobs[0]} already queued; scancel cancels them"
 
 
 def test_inside_a_container(laptop: Laptop, settings: dict[str, str], there: Path, cluster: Cluster) -> None:

@@ -47,7 +47,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         offset = begin - fields(log, "run_start")["time_ms"] - number * 10_000_000
         log.write_text("".join(later(line, offset) for line in log.read_text().splitlines(keepends=True)))
     with rule_files_parsed_once():
-        assert package.run(ORG, describe(directory), runs, directory / "out", NEWEST) == 0
+        assert package.package(ORG, describe(directory), runs, directory / "out", NEWEST) == 0
     return directory
 
 

@@ -93,7 +93,7 @@ def test_a_second_line_with_another_value_is_named(tmp_path: Path, lines: list[s
 
 def test_a_second_line_with_the_same_value_is_a_note(tmp_path: Path, lines: list[str]) -> None:
     report = verdict(tmp_path, edited(lines, "opt_name", lambda line: line * 2))
-    assert report.holds, "the official checker only warns of it"
+    assert report.passes, "the official checker only warns of it"
     assert report.notes == ["opt_name: found 2 lines; wants exactly one line"]
 
 
@@ -101,7 +101,7 @@ def test_a_second_line_with_the_same_value_is_a_note(tmp_path: Path, lines: list
 def test_a_damaged_line_is_named_by_its_number(tmp_path: Path, lines: list[str], name: str) -> None:
     place = index(lines, name)
     damaged = [*lines[:place], lines[place][:40] + "\n", *lines[place + 1 :]]
-    assert_named(verdict(tmp_path, damaged), f"1 that cannot be read, line {place + 1}")
+    assert_named(verdict(tmp_path, damaged), f"1 unreadable, line {place + 1}")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_damaged_line_is_named_by_its_number(tmp_path: Path, lines: list[str],
 def test_json_that_is_no_record_is_damage(tmp_path: Path, lines: list[str], damage: str) -> None:
     log = tmp_path / "log"
     log.write_text("".join([TOKEN + damage + "\n", *lines]))
-    assert_named(check(log, NEWEST), "1 that cannot be read, line 1")
+    assert_named(check(log, NEWEST), "1 unreadable, line 1")
 
 
 @pytest.mark.parametrize("half", [True, False], ids=["half", "whole"])
@@ -120,29 +120,29 @@ def test_a_line_that_another_begins_within_is_damage(tmp_path: Path, lines: list
     line = lines[place].rstrip("\n")
     glued = "0: step 3 " + line[: len(line) // 2 if half else None]
     report = verdict(tmp_path, [*lines[:place], glued + lines[place + 1], *lines[place + 2 :]])
-    assert_named(report, f"1 that cannot be read, line {place + 1} (another line begins within it)", name)
+    assert_named(report, f"1 unreadable, line {place + 1} (another line begins within it)", name)
     assert key(lines[place + 1]) not in {finding.key for finding in report.failures}, "the line behind it counts"
 
 
 def test_statistics_that_are_no_object_are_damage(tmp_path: Path, lines: list[str]) -> None:
     place = index(lines, "tracked_stats")
     lines[place] = changed(lines[place], value=3)
-    assert_named(verdict(tmp_path, lines), f"1 that cannot be read, line {place + 1}")
+    assert_named(verdict(tmp_path, lines), f"1 unreadable, line {place + 1}")
 
 
 def test_a_compressed_log_is_judged(tmp_path: Path, lines: list[str]) -> None:
     log, packed = write_log(tmp_path / "mlperf.log"), tmp_path / "result_0.txt.gz"
     packed.write_bytes(gzip.compress(log.read_bytes()))
     plain, found = check(log, NEWEST), check(packed, NEWEST)
-    assert found.holds and found.checks == plain.checks
+    assert found.passes and found.checks == plain.checks
     packed.write_bytes(packed.read_bytes()[:-300])
-    assert_named(check(packed, NEWEST), "2 that cannot be read, line ", "(no JSON; the compressed file ends too early")
+    assert_named(check(packed, NEWEST), "2 unreadable, line ", "(not JSON; the compressed file is truncated or damaged")
 
 
 def test_a_log_of_damage_alone_is_judged(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text((TOKEN + "{\n") * 22)
-    assert_named(check(log, NEWEST), "22 that cannot be read, line 1, 2, 3, ", "19, 20, ... (no JSON)", "run_stop")
+    assert_named(check(log, NEWEST), "22 unreadable, line 1, 2, 3, ", "19, 20, ... (not JSON)", "run_stop")
 
 
 HUGE = 10**400  # JSON may hold it; no float can
@@ -163,10 +163,10 @@ def test_a_sample_count_that_no_float_can_hold_is_named(tmp_path: Path, lines: l
 def test_a_time_that_no_float_can_hold_is_damage(tmp_path: Path, lines: list[str]) -> None:
     log = tmp_path / "log"
     log.write_text("".join(edited(lines, "run_stop", lambda line: changed(line, time_ms=HUGE))))
-    assert_named(check(log, NEWEST), "1 that cannot be read", "run_stop: found none")
+    assert_named(check(log, NEWEST), "1 unreadable", "run_stop: found none")
 
 
 def test_half_a_surrogate_pair_is_damage(tmp_path: Path, lines: list[str]) -> None:
     log = tmp_path / "log"
     log.write_text("".join(edited(lines, "submission_org", lambda line: changed(line, value="\ud800"))))
-    assert_named(check(log, NEWEST), "1 that cannot be read", "submission_org: found none")
+    assert_named(check(log, NEWEST), "1 unreadable", "submission_org: found none")

@@ -44,13 +44,11 @@ def small_log(tmp_path: Path, settings: Settings = SMALL, **more: Any) -> Path:
 @pytest.mark.parametrize("ruleset", rules.RULESETS)
 def test_a_run_outside_the_rules_lists_its_departures_and_holds(tmp_path: Path, ruleset: str) -> None:
     report = check(small_log(tmp_path), ruleset)
-    assert (report.failures, report.holds, report.is_closed) == ([], True, False)
+    assert (report.failures, report.passes, report.is_closed) == ([], True, False)
     assert report.departures == departures_of(SMALL), "list the declared departures and no other"
     printed = list(module.lines(report))
     assert "departs from the closed division: SEQ_LENGTH=512: the closed division has 8192" in printed
-    assert (
-        printed[-1] == "verdict: holds outside the closed division, from which it departs as said and in nothing else"
-    )
+    assert printed[-1] == "verdict: passes outside the closed division, with no departures but those above"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +103,7 @@ def test_an_aborted_run_outside_the_rules_does_not_hold(tmp_path: Path) -> None:
 
 def test_open_by_choice_holds_without_departures(tmp_path: Path) -> None:
     report = check(write_log(tmp_path / "log", replace(SETTINGS, submission_division=Division.open)), NEWEST)
-    assert report.holds and not report.departures
+    assert report.passes and not report.departures
     assert report.notes == ["submission_division: open by choice; the log declares no departure"]
 
 
@@ -120,7 +118,7 @@ def test_departures_of_other_projects_logs_are_found(tmp_path: Path) -> None:
     lines = edited(lines, "submission_division", lambda line: changed(line, metadata={"departures": None}))
     lines = edited(lines, "opt_name", lambda line: changed(line, value="muon"))
     report = verdict(tmp_path, lines)
-    assert report.holds, f"values alone differ from the closed division: {report.failures}"
+    assert report.passes, f"values alone differ from the closed division: {report.failures}"
     assert {departure.partition(":")[0] for departure in report.departures} == {
         "max_sequence_length", "eval_samples", "max_steps", "opt_learning_rate_decay_steps", "opt_end_learning_rate",
         "target_accuracy", "eval_accuracy", "opt_name",
@@ -134,5 +132,5 @@ def test_a_sparser_cadence_in_other_projects_logs_is_a_departure(tmp_path: Path)
     lines = edited(lines, "submission_division", lambda line: changed(line, value="open", metadata=silent))
     lines = edited(lines, "eval_samples", lambda line: changed(line, metadata=silent))
     report = verdict(tmp_path, lines)
-    assert report.holds and len(report.departures) == 1, report
+    assert report.passes and len(report.departures) == 1, report
     assert report.departures[0].startswith("eval_start: found none between 0 and 24,576 training sequences")

@@ -70,11 +70,11 @@ def test_outside_of_the_points(points: Points) -> None:
     [
         ([], [98_304], "too early to say: no run has reached the target yet; the longest is at 98,304 samples", True),
         ([], [245_760], "slower than the reference: no run has reached the target yet", True),
-        ([172_032], [], "too early to say: 172,032 samples, mean of 1 run that reached the target; that is less", True),
+        ([172_032], [], "too early to say: 172,032 samples, mean of 1 run that reached the target; less than", True),
         (
             [147_456],
             [],
-            "too early to say: 147,456 samples, mean of 1 run that reached the target; chance seldom",
+            "too early to say: 147,456 samples, mean of 1 run that reached the target; unlikely by",
             True,
         ),
         ([159_744, 159_744], [98_304] * 8, "converges faster than the reference's minimum: would be rejected", False),
@@ -84,8 +84,8 @@ def test_outside_of_the_points(points: Points) -> None:
             "too early to say: 172,032 samples, mean of 2 runs that reached the target and 2 runs as far without it",
             True,
         ),
-        ([184_320], [12_288], "on course: 184,320 samples, mean of 1 run that", True),
-        ([172_032, 184_320], [], "on course: 178,176 samples, mean of 2 runs that", True),
+        ([184_320], [12_288], "on track: 184,320 samples, mean of 1 run that", True),
+        ([172_032, 184_320], [], "on track: 178,176 samples, mean of 2 runs that", True),
         ([172_032, 172_032], [], "too early to say: 172,032 samples, mean of 2 runs", True),
         ([159_744, 159_744], [], "converges faster than the reference's minimum: would be rejected: 159,744", False),
         ([172_032] * 9, [], "converges faster than the reference's minimum: would be rejected: 172,032", False),
@@ -96,13 +96,13 @@ def test_early_verdicts(
     points: Points, converged: Sequence[int], others: Sequence[int], words: str, holds: bool
 ) -> None:
     verdict = points.early(32, converged, others)
-    assert verdict.words.startswith(words) and verdict.holds == holds, verdict
+    assert verdict.text.startswith(words) and verdict.passes == holds, verdict
     assert verdict.scaling is None, "the score is not scaled before the official verdict"
 
 
 def test_an_early_verdict_where_there_is_no_point(points: Points) -> None:
     verdict = points.early(256, [400_000], [])
-    assert not verdict.holds and "no point for a batch as large as 256" in verdict.words
+    assert not verdict.passes and "no point for a batch as large as 256" in verdict.text
 
 
 def test_early_verdicts_reject_the_reference_as_often_as_the_official_test(points: Points) -> None:
@@ -110,7 +110,7 @@ def test_early_verdicts_reject_the_reference_as_often_as_the_official_test(point
     record = points._checker._find_rcp(128, convergence.PASS)
     runs = record["Epochs to converge"]
     pairs = [(a, b) for number, a in enumerate(runs) for b in runs[number + 1 :]]
-    rejected = sum(not points.early(128, pair, []).holds for pair in pairs)
+    rejected = sum(not points.early(128, pair, []).passes for pair in pairs)
     assert 0 < rejected / len(pairs) < 0.1, f"{rejected} of {len(pairs)} pairs"
 
 
@@ -122,7 +122,7 @@ def test_runs_side_by_side_are_not_rejected_for_the_fastest_of_them(points: Poin
         ten = chance.sample(runs, 10)
         for now in sorted({*ten})[:-1]:
             others = [now for samples in ten if samples > now]
-            if not points.early(32, [samples for samples in ten if samples <= now], others).holds:
+            if not points.early(32, [samples for samples in ten if samples <= now], others).passes:
                 rejected += 1
                 break
     assert rejected < 0.1 * campaigns, f"{rejected} of {campaigns} look too fast before their end"
@@ -175,7 +175,7 @@ def test_official_verdicts(
 ) -> None:
     found = logs(tmp_path, evaluations, batch)
     verdict = official(found, points)
-    assert f"{verdict.words}#".startswith(words) and verdict.holds == holds, verdict
+    assert f"{verdict.text}#".startswith(words) and verdict.passes == holds, verdict
     for number, log in enumerate(found):
         log.rename(tmp_path / f"result_{number}.txt")
     passed, _, scaling = rcp_checker.check_directory(
@@ -187,22 +187,22 @@ def test_official_verdicts(
         rcp_pass=convergence.PASS,
         set_scaling=True,
     )
-    assert (verdict.holds, verdict.scaling or scaling) == (passed, scaling), "the verdict is rcp_checker's own"
+    assert (verdict.passes, verdict.scaling or scaling) == (passed, scaling), "the verdict is rcp_checker's own"
 
 
 def test_one_run_may_miss_the_target_and_two_may_not(tmp_path: Path, points: Points) -> None:
     found = logs(tmp_path, [15] * 10)
     missed(found[3], seed=3)
-    assert official(found, points).words.startswith("accepted: 184,320 samples")
+    assert official(found, points).text.startswith("accepted: 184,320 samples")
     missed(found[4], seed=4)
-    assert official(found, points).words == "rejected: more than one run did not converge"
+    assert official(found, points).text == "rejected: more than one run did not converge"
 
 
 def test_logs_without_a_batch_size_are_rejected(tmp_path: Path, points: Points) -> None:
     found = logs(tmp_path, [15] * 10)
     for log in found:
         edit(log, "global_batch_size", lambda _: None)
-    assert official(found, points).words == "rejected: the logs do not say one global batch size"
+    assert official(found, points).text == "rejected: the logs have no common global batch size"
 
 
 @pytest.mark.parametrize("metadata", [{}, {"samples_count": "many"}, {"samples_count": None}])
@@ -210,7 +210,7 @@ def test_logs_that_end_the_official_checker_are_no_traceback(tmp_path: Path, poi
     found = logs(tmp_path, [15] * 10)
     edit(found[2], "eval_accuracy", lambda line: line | {"metadata": metadata})
     verdict = official(found, points)
-    assert not verdict.holds and verdict.words.startswith("not judged: rcp_checker breaks off"), verdict
+    assert not verdict.passes and verdict.text.startswith("not judged: rcp_checker fails on"), verdict
 
 
 def test_logging_is_left_as_it_was(tmp_path: Path, points: Points) -> None:
@@ -231,7 +231,7 @@ def test_logging_is_left_as_it_was(tmp_path: Path, points: Points) -> None:
 def test_published_verdicts_and_scores_are_mlcommons(directory: Path) -> None:
     """Scaling as the scaling.json that MLCommons published; score as in its table of results."""
     found = submission.judge(sorted(directory.glob("result_*.txt")), "5.1.0")
-    assert found.holds and found.convergence and found.convergence.scaling and found.minutes
+    assert found.passes and found.convergence and found.convergence.scaling and found.minutes
     scaling = directory / "scaling.json"
     expected = json.loads(scaling.read_text())["scaling_factor"] if scaling.exists() else 1.0
     assert found.convergence.scaling == pytest.approx(expected, rel=1e-9)

@@ -123,7 +123,7 @@ def test_ten_equal_seeds_are_noticed_by_the_official_checker(fresh: Path) -> Non
         (
             lambda tree: (tree / RESULTS / "result_3.txt").unlink(),
             "package_checker",
-            "there are 9 logs, and a submission has 10",
+            "found 9 logs; a submission has 10",
         ),
         (
             lambda tree: [edit(tree / RESULTS / f"result_{n}.txt", "opt_name", lambda _: None) for n in (1, 2)],
@@ -152,17 +152,17 @@ def test_ten_equal_seeds_are_noticed_by_the_official_checker(fresh: Path) -> Non
         (
             lambda tree: (tree / ORG / "systems" / f"{SYSTEM}.json").unlink(),
             "package_checker",
-            "it broke off: FileNotFoundError",
+            "it crashed: FileNotFoundError",
         ),
         (
             lambda tree: edit_json(tree / ORG / "systems" / f"{SYSTEM}.json", cooling=None),
             "system_desc_checker",
-            "the system description lacks something: ['Missing field cooling']",
+            "incomplete system description: ['Missing field cooling']",
         ),
         (
             lambda tree: (tree / RESULTS / "a name.txt").write_text(""),
             "repo_checker",
-            f"names with a space, or a dot in front: {RESULTS}/a name.txt",
+            f"names with a space or a leading dot: {RESULTS}/a name.txt",
         ),
         (
             lambda tree: os.truncate(tree / RESULTS / "result_0.txt", 60 << 20),
@@ -198,7 +198,7 @@ def test_what_the_checkers_do_not_accept_is_not_published(
     assert sorted(fresh.iterdir()) == before, "no tree, whole or half, is left"
     printed = capsys.readouterr().out
     assert "repo_checker: does not accept the tree" in printed
-    assert printed.endswith("new: not written, for the checkers do not accept it\n")
+    assert printed.endswith("new: not written: the checkers do not accept it\n")
 
 
 def test_an_interruption_leaves_nothing(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,9 +24,7 @@ pytestmark = pytest.mark.usefixtures("rule_files_are_parsed_once")
 
 
 def test_what_exists_is_not_touched(fresh: Path) -> None:
-    assert refusals(fresh, output=fresh / "out") == [
-        f"-o {fresh / 'out'}: exists, and is not touched; name a directory that does not"
-    ]
+    assert refusals(fresh, output=fresh / "out") == [f"-o {fresh / 'out'}: already exists; name a new directory"]
 
 
 def test_the_number_of_runs(fresh: Path) -> None:
@@ -41,12 +39,12 @@ def test_a_run_given_twice(fresh: Path) -> None:
 def test_a_log_alone_is_no_run(fresh: Path) -> None:
     runs = runs_in(fresh)
     (line,) = refusals(fresh, run_dirs=[*runs[:9], runs[9] / paths.MLPERF_LOG])
-    assert "no run directory, which has settings.yaml, run.json and mlperf.log" in line
+    assert "not a run directory, which has settings.yaml, run.json and mlperf.log" in line
 
 
 @pytest.mark.parametrize("org", ["", "two words", "../up", ".hidden"])
 def test_an_organisation_that_names_no_directory(fresh: Path, org: str) -> None:
-    assert refusals(fresh, org=org)[0].startswith(f"--org {org}: names a directory")
+    assert refusals(fresh, org=org)[0].startswith(f"--org {org}: not a valid directory name")
 
 
 def test_a_description_with_blanks(fresh: Path) -> None:
@@ -75,7 +73,7 @@ def test_an_organisation_with_spaces_is_packed(fresh: Path, capsys: pytest.Captu
     assert line.endswith("--org Acme_Corp works")
     assert pack(fresh, org="Acme_Corp") == 0
     assert (fresh / "new" / "Acme_Corp" / "results" / SYSTEM / rules.BENCHMARK / "result_9.txt").is_file()
-    assert "note: " not in re.sub("note: the runs do not say.*", "", capsys.readouterr().out)
+    assert "note: " not in re.sub("note: the runs did not record.*", "", capsys.readouterr().out)
 
 
 def test_an_organisation_may_have_another_directory(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,11 +81,11 @@ def test_an_organisation_may_have_another_directory(fresh: Path, capsys: pytest.
     edit_json(fresh / f"{SYSTEM}.json", submitter="International Machines")
     assert pack(fresh, org="IM") == 0
     printed = capsys.readouterr().out
-    assert "note: submission_org is International Machines in the logs, which are packed below IM\n" in printed
+    assert "note: submission_org is International Machines in the logs, but IM in the tree\n" in printed
     edit_json(fresh / f"{SYSTEM}.json", submitter="Else")
     shutil.rmtree(fresh / "new")
     (line,) = refusals(fresh, org="IM")
-    assert line.endswith("submitter is Else; here IM or International Machines")
+    assert line.endswith("submitter is Else; must be IM or International Machines")
 
 
 def test_platform_and_status_are_compared(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,13 +116,13 @@ def test_a_log_that_does_not_hold(fresh: Path) -> None:
 def test_equal_seeds(fresh: Path) -> None:
     edit(fresh / "run-3" / paths.MLPERF_LOG, "seed", lambda line: line | {"value": 100})
     (line,) = refusals(fresh)
-    assert line.startswith("seed: found 100 in ") and line.endswith("wants another seed in each log")
+    assert line.startswith("seed: found 100 in ") and line.endswith("wants a different seed in each log")
 
 
 def test_two_runs_that_missed_the_target(fresh: Path) -> None:
     for number in (1, 2):
         missed(fresh / f"run-{number}" / paths.MLPERF_LOG, seed=100 + number)
-    assert refusals(fresh)[0].startswith("2 runs missed the target, and one may: ")
+    assert refusals(fresh)[0].startswith("2 runs missed the target, only one may: ")
 
 
 def test_one_run_that_missed_the_target_is_packed(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +134,7 @@ def test_one_run_that_missed_the_target_is_packed(fresh: Path, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert "rcp: accepted" in printed
     assert f"note: run-1/{paths.MLPERF_LOG}: missed the target; one run of a submission may" in printed
-    assert f"note: {fresh / 'run-2'}: ran with uncommitted changes, which the packed commit does not have" in printed
+    assert f"note: {fresh / 'run-2'}: ran with uncommitted changes, which are not in the packed commit" in printed
 
 
 def test_runs_that_converge_too_fast(tmp_path: Path) -> None:
@@ -150,9 +148,7 @@ def test_runs_of_the_open_division(tmp_path: Path) -> None:
     ten_runs(tmp_path, replace(SETTINGS, submission_division=Division.open))
     describe(tmp_path)
     lines = refusals(tmp_path)
-    assert len(lines) == 10 and lines[0].endswith(
-        "a log of the open division; package makes submissions of the closed one"
-    )
+    assert len(lines) == 10 and lines[0].endswith("a log of the open division; package only makes closed submissions")
 
 
 def test_runs_of_different_code(fresh: Path) -> None:
@@ -165,12 +161,12 @@ def test_runs_of_code_that_is_not_here(fresh: Path) -> None:
     for run in runs_in(fresh):
         record.store_record(run, {"commit": "a" * 40})
     (line,) = refusals(fresh)
-    assert f"no git checkout that has the runs' commit {'a' * 40}; fetch it" in line
+    assert f"not a git checkout with the runs' commit {'a' * 40}; fetch it" in line
 
 
 def test_the_verb(fresh: Path) -> None:
     command = [sys.executable, "-m", "llama31", "package", "--org", ORG, "--system", fresh / f"{SYSTEM}.json", "-o"]
     done = subprocess.run([*command, fresh / "out", *runs_in(fresh)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"-o {fresh / 'out'}: exists, and is not touched; name a directory that does not\n"
+    assert done.stderr == f"-o {fresh / 'out'}: already exists; name a new directory\n"
     assert departures.departures(SETTINGS) == [], "the runs of these tests are the closed division's"

@@ -14,6 +14,7 @@ from mlperf_logging.system_desc_checker import system_desc_checker
 
 from llama31 import rules
 from llama31.common.errors import UserError
+from llama31.common.json_files import load_object
 from llama31.config.resolve import resolve
 from llama31.mlperf.package import machine, system_description
 
@@ -187,21 +188,21 @@ def test_networks_are_those_of_sysfs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_tools_that_say_nothing_leave_blanks(tools: Path, output: str) -> None:
     for name in ("lscpu", "lsblk", "nvidia-smi"):
         put(tools, name, output)
-    found = machine.look()
+    found = machine.describe()
     assert not {field for field in found if field.startswith(("host_processor", "host_storage", "accelerator"))}
 
 
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"submitter": "Other"}, "submitter is Other; here Acme"),
-        ({"division": "open"}, 'division is "open"; here closed'),
+        ({"submitter": "Other"}, "submitter is Other; must be Acme"),
+        ({"division": "open"}, 'division is "open"; must be closed'),
         (
             {"status": "onprem"},
-            'status is "onprem"; here Available on-premise or Available cloud or Preview',
+            'status is "onprem"; must be Available on-premise or Available cloud or Preview',
         ),
-        ({"accelerators_per_node": 8}, "accelerators_per_node is 8; the checkers want text, in quotation marks"),
-        ({"framework": None}, "framework is null; the checkers want text, in quotation marks"),
+        ({"accelerators_per_node": 8}, "accelerators_per_node is 8; the checkers require a string"),
+        ({"framework": None}, "framework is null; the checkers require a string"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, drafted: dict[str, str], change: dict[str, Any], line: str) -> None:
@@ -217,8 +218,14 @@ def test_mistakes_are_named(tmp_path: Path, drafted: dict[str, str], change: dic
             "empty, which MLCommons accepts: host_processor_caches, cooling",
         ),
         ({"cooling": None}, "empty, which MLCommons accepts: cooling"),
-        ({"accelerators_per_node": "eight"}, 'accelerators_per_node is "eight", and not compared with the runs'),
-        ({"number_of_nodes": "2 to 4"}, 'number_of_nodes is "2 to 4", and not compared with the runs'),
+        (
+            {"accelerators_per_node": "eight"},
+            'accelerators_per_node is "eight", not a whole number such as 8: not compared with the runs',
+        ),
+        (
+            {"number_of_nodes": "2 to 4"},
+            'number_of_nodes is "2 to 4", not a whole number such as 8: not compared with the runs',
+        ),
     ],
 )
 def test_what_mlcommons_accepts_is_a_note(
@@ -257,8 +264,8 @@ def test_software_by_name_is_as_good(tmp_path: Path, drafted: dict[str, str]) ->
 def test_what_is_no_description_is_one_line(tmp_path: Path, text: str) -> None:
     file = tmp_path / "system.json"
     file.write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match=r"system\.json: no JSON object") as error:
-        system_description.read(file)
+    with pytest.raises(UserError, match=r"system\.json: not (JSON: .*|a JSON object)$") as error:
+        load_object(file)
     assert len(error.value.lines) == 1
 
 
@@ -269,7 +276,7 @@ def test_the_verb_writes_a_new_file_only(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout == f"{file}: written\n", done.stderr
     assert json.loads(file.read_text())["submitter"] == "Acme"
-    assert re.fullmatch(r"to be filled in, \d+ of 33 fields: .*\bcooling\n", done.stderr), done.stderr
+    assert re.fullmatch(r"to fill in, \d+ of 33 fields: .*\bcooling\n", done.stderr), done.stderr
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stderr) == (2, f"{file}: exists; name another file for the draft\n")
     printed = subprocess.run(command[:-2], env=environment, capture_output=True, text=True, check=True)

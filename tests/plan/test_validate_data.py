@@ -168,7 +168,7 @@ def test_manifest_of_other_data(own_data: dict[str, str]) -> None:
     for content in ("{}", path.read_text().replace('"tokens": 1', '"tokens": "1"')):
         path.write_text(content)
         (line,) = lines_of(own_data)
-        assert line.startswith(f"{path}: not a manifest")
+        assert line.startswith(f"{path}: damaged (")
 
 
 def test_negative_ids(own_data: dict[str, str]) -> None:
@@ -181,10 +181,10 @@ def test_negative_ids(own_data: dict[str, str]) -> None:
 @pytest.mark.parametrize("value", ["/dev/null", "/dev/null/deeper", "/" + "x" * 300])
 def test_directories_that_cannot_be_written(name: str, value: str, usual: dict[str, str]) -> None:
     (line,) = lines_of(usual, f"{name}={value}", f"TMP_NPY_INDEX={usual['JOB_DIR']}" if name == "JOB_DIR" else "GBS=8")
-    assert line == f"{name}={value}: cannot be written to; name a directory that can"
+    assert line == f"{name}={value}: not writable; choose another directory"
 
 
 def test_directory_without_permission(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs.os, "access", lambda *_: False)  # root may write anywhere
     (line, _) = lines_of(usual)
-    assert line == f"JOB_DIR={usual['JOB_DIR']}: cannot be written to; name a directory that can"
+    assert line == f"JOB_DIR={usual['JOB_DIR']}: not writable; choose another directory"

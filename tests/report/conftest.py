@@ -16,9 +16,9 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ten_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of ten logs, of runs that are not all as long, the fifth without success."""
-    directory = tmp_path_factory.mktemp("several")
+    directory = tmp_path_factory.mktemp("ten_logs")
     for number in range(10):
         aborted = Outcome("aborted", "the data ended", 3, 5376, SAMPLES)
         how: dict[str, Any] = {"validation_losses": losses(evaluations=EVALUATIONS - number % 4)}

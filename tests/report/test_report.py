@@ -44,8 +44,8 @@ def test_a_run_directory(run_directory: Path, tmp_path: Path) -> None:
 
     own = assert_run(page, name, log, lost=lost)
     assert_steps(page, name, [event["seconds"] for event in steps])
-    restart = page.table("Went on after", "Time lost")[name]
-    assert figure(restart["Went on after"]) == 2880 * 32
+    restart = page.table("Resumed after", "Time lost")[name]
+    assert figure(restart["Resumed after"]) == 2880 * 32
     assert lost == figure(restart["Time lost"]) and "at most" not in restart["Time lost"]
 
     row = next(iter(page.table("Peak, dense bf16").values()))
@@ -124,9 +124,9 @@ def test_a_batch_size_without_a_reference_point(batch: int, mean: float | None, 
     assert ("(interpolated from " in page.words) == (mean is not None)
 
 
-def test_several_runs_and_their_score(several: Path, tmp_path: Path) -> None:
-    page = page_of(tmp_path / "report.html", several)
-    logs = {log.stem: log for log in sorted(several.iterdir())}
+def test_several_runs_and_their_score(ten_logs: Path, tmp_path: Path) -> None:
+    page = page_of(tmp_path / "report.html", ten_logs)
+    logs = {log.stem: log for log in sorted(ten_logs.iterdir())}
     own = {name: assert_run(page, name, log) for name, log in logs.items()}
     times = sorted(run.time_to_train for run in own.values() if run.samples_to_target)
     assert len(times) == 9, "one run failed"
@@ -138,14 +138,14 @@ def test_several_runs_and_their_score(several: Path, tmp_path: Path) -> None:
     assert f"Samples to target {samples:,.0f} mean of the same runs" in page.words
 
 
-def test_two_runs_without_success_have_no_score(several: Path, tmp_path: Path) -> None:
-    logs = [Path(shutil.copy(several / f"result_{number}.txt", tmp_path)) for number in (0, 1, 4)]
+def test_two_runs_without_success_have_no_score(ten_logs: Path, tmp_path: Path) -> None:
+    logs = [Path(shutil.copy(ten_logs / f"result_{number}.txt", tmp_path)) for number in (0, 1, 4)]
     slower = max(Recomputed(log).time_to_train for log in logs[:2])
     assert f"Score {slower / 60:.2f} min" in page_of(tmp_path / "a.html", *logs).words, "between the two others"
-    again = Path(shutil.copy(several / "result_4.txt", tmp_path / "again.txt"))
+    again = Path(shutil.copy(ten_logs / "result_4.txt", tmp_path / "again.txt"))
     page = page_of(tmp_path / "b.html", *logs, again)
-    assert "no score: it takes 3 runs, of which all but one reach the target" in page.words
-    assert "seeds that several runs have: 1004" in page.words
+    assert "no score: it needs 3 runs, and all but one must reach the target" in page.words
+    assert "seeds used by several runs: 1004" in page.words
 
 
 def test_what_a_log_does_not_say_is_not_guessed(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_what_a_log_does_not_say_is_not_guessed(tmp_path: Path) -> None:
     row = next(iter(page.table("Peak, dense bf16").values()))
     assert {row[name] for name in ("Devices", "GPU", "Tokens/s per device", "MFU")} == {"not in the log"}
     assert "The training loss is not in the log." in page.words and "Memory is not in the log." in page.words
-    assert "the run goes on, or was killed" in page.words
+    assert "the run is still running, or was killed" in page.words
 
     page = page_of(tmp_path / "told.html", log, devices=16, gpu="B200")
     row = next(iter(page.table("Peak, dense bf16").values()))
@@ -194,7 +194,7 @@ def test_a_restart_without_metrics_is_a_bound(run_directory: Path, tmp_path: Pat
     own = Recomputed(log)
     places = [line["key"] for line in own.lines].index("run_resumed")
     gap = (own.lines[places]["time_ms"] - own.lines[places - 1]["time_ms"]) / 1000
-    row = page_of(tmp_path / "report.html", log).table("Went on after", "Time lost")["alone"]
+    row = page_of(tmp_path / "report.html", log).table("Resumed after", "Time lost")["alone"]
     assert row["Time lost"].startswith("at most ") and gap == figure(row["Time lost"])
 
 

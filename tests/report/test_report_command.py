@@ -37,25 +37,25 @@ def test_memory_does_not_grow_with_chatter(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_line(
-    tmp_path: Path, several: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, ten_logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty, words, fifo = tmp_path / "empty.log", tmp_path / "words.log", tmp_path / "pipe"
     empty.touch()
     words.write_text("no log\n")
     os.mkfifo(fifo)
-    log = several / "result_0.txt"
+    log = ten_logs / "result_0.txt"
     for given, named in (
         ([tmp_path / "none.log"], "none.log: no such file"),
         ([empty], "empty.log: has no :::MLLOG line"),
         ([log, words], "words.log: has no :::MLLOG line"),
         ([tmp_path], "has no mlperf.log and no result_*.txt"),
-        ([fifo], "pipe: no file"),
+        ([fifo], "pipe: not a regular file; give"),
         ([log, "--gpu", "H20"], "--gpu H20: not one of"),
         ([log, "--devices", "0"], "--devices"),
         ([log, "-o", tmp_path], "is a directory"),
         ([log, "-o", log], "is one of the logs to read"),
-        ([log, "-o", fifo], "pipe: is no regular file"),
-        ([words, "-o", log / "none" / "report.html"], "result_0.txt is no directory that can be written to"),
+        ([log, "-o", fifo], "pipe: not a regular file"),
+        ([words, "-o", log / "none" / "report.html"], "result_0.txt is not a writable directory"),
         ([], "Missing argument 'runs'"),
     ):
         monkeypatch.setattr(sys, "argv", ["llama31", "report", *map(str, given)])
@@ -80,23 +80,23 @@ def test_a_path_that_cannot_be_looked_at_is_a_mistake() -> None:
             look(path)
 
 
-def test_where_the_page_goes(several: Path, tmp_path: Path) -> None:
+def test_where_the_page_goes(ten_logs: Path, tmp_path: Path) -> None:
     done = call(
-        sys.executable, "-m", "llama31", "report", several / "result_0.txt", cwd=tmp_path, PYTHONPATH=str(REPOSITORY)
+        sys.executable, "-m", "llama31", "report", ten_logs / "result_0.txt", cwd=tmp_path, PYTHONPATH=str(REPOSITORY)
     )
     assert (done.returncode, done.stdout) == (0, "report: report.html\n"), done.stderr
     assert Page(tmp_path / "report.html").table("Seed", "Validation loss")["result_0"]["Seed"] == "1000"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"], "nothing else is left"
 
 
-def test_a_link_to_a_page_stays_one(several: Path, tmp_path: Path) -> None:
+def test_a_link_to_a_page_stays_one(ten_logs: Path, tmp_path: Path) -> None:
     link, page = tmp_path / "link.html", tmp_path / "page.html"
     link.symlink_to(page)
-    command.report([several / "result_0.txt"], link, None, "")
+    command.report([ten_logs / "result_0.txt"], link, None, "")
     assert link.is_symlink() and page.is_file()
 
 
-def test_which_logs(tmp_path: Path, several: Path) -> None:
+def test_which_logs(tmp_path: Path, ten_logs: Path) -> None:
     job = tmp_path / "submission" / "job-7"
     job.mkdir(parents=True)
     a_log(job / paths.MLPERF_LOG)
@@ -104,11 +104,11 @@ def test_which_logs(tmp_path: Path, several: Path) -> None:
     assert [log.resolve() for log in find_logs.find([tmp_path / "submission"])] == [job / paths.MLPERF_LOG]
     both = find_logs.find([tmp_path / "submission", job, job / paths.MLPERF_LOG])
     assert len(both) == 1, "a run that is given twice counts once"
-    found = find_logs.find([several])
+    found = find_logs.find([ten_logs])
     assert [log.name for log in found] == [f"result_{number}.txt" for number in range(10)]
-    (several / "result_10.txt").symlink_to(several / "result_0.txt")
-    assert len(find_logs.find([several])) == 10
-    (several / "result_10.txt").unlink()
+    (ten_logs / "result_10.txt").symlink_to(ten_logs / "result_0.txt")
+    assert len(find_logs.find([ten_logs])) == 10
+    (ten_logs / "result_10.txt").unlink()
     assert len(set(find_logs.names([*found, job / paths.MLPERF_LOG]))) == 11
 
 

@@ -53,18 +53,18 @@ def test_a_compressed_log(tmp_path: Path) -> None:
     assert page_of(tmp_path / "packed.html", log).tables == plain.tables
     log.write_bytes(compressed[: len(compressed) * 2 // 3])
     page = page_of(tmp_path / "cut.html", log)
-    assert "the compressed file ends too early" in page.words
+    assert "the compressed file is truncated or damaged" in page.words
     assert page.table("Seed", "Validation loss")["a"]["Ended"] == "no end in the log"
 
 
 DAMAGE = {
-    "{not json": "no JSON",
-    "": "nothing behind the token",
+    "{not json": "not JSON",
+    "": "nothing after the token",
     '{"time_ms": 1, "key": "seed", "value": 7}': "no metadata",
     '{"time_ms": true, "key": "seed", "value": 7, "metadata": {}}': "time_ms is true",
     '{"time_ms": NaN, "key": "seed", "value": 7, "metadata": {}}': "time_ms is NaN",
     '{"time_ms": "x", "key": "seed", "value": 7, "metadata": {}}': "could not convert",
-    '{"time_ms": 1, "key": "tracked_stats", "value": 3, "metadata": {}}': "the value of tracked_stats is no object",
+    '{"time_ms": 1, "key": "tracked_stats", "value": 3, "metadata": {}}': "the value of tracked_stats is not an object",
     '{"time_ms": 1, "key": "submission_org", "value": "\\ud800", "metadata": {}}': "codec can't encode character",
     '{"time_ms": 1' + "0" * 400 + ', "key": "seed", "value": 7, "metadata": {}}': "too large",
     "[" * 100_000: "recursion",
@@ -130,7 +130,7 @@ def test_damaged_metrics(run_directory: Path, tmp_path: Path) -> None:
     lines = metrics.read_text().splitlines()
     metrics.write_text("\n".join([*lines[:100], '{"event": "step"}', '"a"', *lines[100:], lines[-3][:40]]))
     page = page_of(tmp_path / "report.html", directory)
-    for said in ("metrics.jsonl: 3 damaged lines", "line 101: no seconds", f"line {len(lines) + 3}: no JSON"):
+    for said in ("metrics.jsonl: 3 damaged lines", "line 101: no seconds", f"line {len(lines) + 3}: not JSON"):
         assert said in page.words, said
     steps = [event["seconds"] for event in map(json.loads, lines) if event["event"] == "step"]
     assert_steps(page, "run", steps)
@@ -181,10 +181,10 @@ def test_an_evaluation_without_a_number_is_named(tmp_path: Path) -> None:
     log.write_text("\n".join(lines) + "\n")
     page = page_of(tmp_path / "report.html", log)
     for number, said in ((first, "NaN at samples_count 12288"), (second, '3.9 at samples_count "many"')):
-        assert f"a: eval_accuracy in line {number + 1}: {said}; it is in no figure" in page.words
+        assert f"a: eval_accuracy in line {number + 1}: {said}; not used" in page.words
     (drawn,) = traces(page, "Validation loss")
     assert list(array(drawn["x"])) == [36_864, 49_152]
-    assert "in no figure" not in page_of(tmp_path / "whole.html", a_log(tmp_path / "whole.log")).words
+    assert "not used" not in page_of(tmp_path / "whole.html", a_log(tmp_path / "whole.log")).words
 
 
 def test_a_success_that_no_evaluation_bears_out_is_named(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_run_that_ends_before_it_starts_has_no_time(tmp_path: Path) -> None:
     *lines, last = log.read_text().splitlines(keepends=True)
     log.write_text("".join([*lines, re.sub(r'"time_ms": \d+', '"time_ms": 5', last)]))
     page = page_of(tmp_path / "report.html", log)
-    assert "the log has its run_stop before its run_start; no time to train is given" in page.words
+    assert "the log has its run_stop before its run_start; no time to train" in page.words
     assert page.table("Seed", "Validation loss")["a"]["Time to train"] == "not in the log"
 
 
@@ -217,7 +217,7 @@ def test_a_log_of_two_runs_says_so(tmp_path: Path) -> None:
     log = a_log(tmp_path / "a.log")
     log.write_text(log.read_text() * 2)
     page = page_of(tmp_path / "report.html", log)
-    assert "2 run_start lines; no time to train is given" in page.words
+    assert "2 run_start lines; no time to train" in page.words
     assert page.table("Seed", "Validation loss")["a"]["Time to train"] == "not in the log"
 
 

@@ -64,19 +64,19 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     logs += [a_log(directory / f"a rather long name of a log, number {number}.log", number, other) for number in (7, 8)]
     with logs[0].open("a") as file:
         file.write(":::MLLOG {damaged\n")
-    command.report(logs, directory / "several.html", None, "")
-    return {name: directory / f"{name}.html" for name in ("one", "several")}
+    command.report(logs, directory / "six.html", None, "")
+    return {name: directory / f"{name}.html" for name in ("one", "six")}
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
-@pytest.mark.parametrize("name", ["one", "several"])
+@pytest.mark.parametrize("name", ["one", "six"])
 def test_the_page_shows_its_plots(page: Page, reports: dict[str, Path], name: str, width: int, dark: bool) -> None:
     page.errors.clear()
     page.requests.clear()
     page.open(reports[name], width=width, height=900, dark=dark)
     drawn = page.evaluate(DRAWN)
-    assert len(drawn) == {"one": 6, "several": 5}[name], [plot["label"] for plot in drawn]
+    assert len(drawn) == {"one": 6, "six": 5}[name], [plot["label"] for plot in drawn]
     for plot in drawn:
         assert plot["marks"] > 0, f"{plot['label']}: nothing is drawn"
         assert 0.7 * min(width, 600) < plot["width"] <= width and plot["height"] > 150, plot
@@ -106,7 +106,7 @@ def test_a_change_of_colours_or_width_redraws(page: Page, reports: dict[str, Pat
 
 
 def test_paper_gets_plots_of_its_colours_and_width(page: Page, reports: dict[str, Path]) -> None:
-    page.open(reports["several"], width=1400, height=900, dark=True)
+    page.open(reports["six"], width=1400, height=900, dark=True)
     page.evaluate(f"addEventListener('beforeprint', () => window.printed = [{CONTRAST}, {DRAWN}])")
     page.call("Page.printToPDF")
     contrast, drawn = page.evaluate("window.printed")

@@ -108,7 +108,7 @@ def test_submitted_runs_are_one_system(tmp_path: Path) -> None:
 
 def test_a_score_covers_at_most_ten_runs(tmp_path: Path) -> None:
     page = page_of(tmp_path / "report.html", results(tmp_path / "many", 11, 10))
-    assert "no score: it covers at most 10 runs, and these are 11; give the 10 that count" in page.words
+    assert "no score: it covers at most 10 runs, these are 11; give the 10 that count" in page.words
 
 
 # --- GPUs and their peaks -----------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_statistics_that_name_samples(tmp_path: Path) -> None:
     assert "The training loss is not in the log" not in page.words
     blocks = len(page.plot("Validation loss")["data"][0]["x"])
     (row,) = page.table("Median", "99%").values()
-    assert row["Values"] == f"{blocks * 11:,}: steps that the log names"
+    assert row["Values"] == f"{blocks * 11:,}: steps in the log"
     assert row["Outliers"] == "0", "neither block means nor a line before its step are steps"
     (loss,) = traces(page, "Training loss")
     assert len(array(loss["x"])) == blocks * 12, "each line's loss, that of the first after an evaluation too"

@@ -64,4 +64,4 @@ def test_a_warning_before_training_ends_the_job(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "llama31.launch.slurm.job", "begin", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=paths.REPOSITORY, check=False)
     assert done.returncode == INTERRUPTED, done.stderr
-    assert done.stderr == "the time limit came before training began; a longer TIME works\n"
+    assert done.stderr == "the time limit was reached before training started; a longer TIME works\n"

@@ -116,7 +116,7 @@ def test_the_table_that_the_documentation_shows(tmp_path: Path) -> None:
     with record.claim(write_run(tmp_path / name, evaluations=2)):
         header, words, figures = printed(tmp_path)
     states_of_jobs = (JobState("TIMEOUT"), JobState("RUNNING", nodes="n[1-4]"), JobState("PENDING"))
-    jobs = run_state.job_words([ChainJob(12 + number, state) for number, state in enumerate(states_of_jobs)])
+    jobs = run_state.job_text([ChainJob(12 + number, state) for number, state in enumerate(states_of_jobs)])
     shown = words.replace(name, f"{name}  {jobs}").partition("0:00:0")[0]
     text = (REPOSITORY / "docs" / "running.md").read_text()
     for line in (header, shown, figures):
@@ -140,7 +140,7 @@ def test_time_since_the_last_step_shows_a_hang(tmp_path: Path) -> None:
 CLAIMS = """
 import subprocess, sys, time
 from pathlib import Path
-from llama31 import record
+from llama31.run_dir import record
 with record.claim(Path(sys.argv[1])) as held:
     child = subprocess.Popen(["sleep", "600"], pass_fds=(held.fileno(),))
     print(child.pid, flush=True)
@@ -232,8 +232,8 @@ def test_newest_is_last_and_each_run_is_there_once(tmp_path: Path) -> None:
     (tmp_path / "latest").symlink_to("a")
     (tmp_path / "index").mkdir()
     (tmp_path / "notes.txt").touch()
-    rows, notes = status.look([tmp_path, tmp_path / "latest", tmp_path / "c"])
-    assert [one.words.split()[0] for one in rows] == ["b", "c", "a"]
+    rows, notes = status.collect([tmp_path, tmp_path / "latest", tmp_path / "c"])
+    assert [one.text.split()[0] for one in rows] == ["b", "c", "a"]
     assert notes == []
     assert row((tmp_path / "latest").resolve()) == row(tmp_path / "a")
 
@@ -241,7 +241,7 @@ def test_newest_is_last_and_each_run_is_there_once(tmp_path: Path) -> None:
 def test_directory_without_runs(tmp_path: Path) -> None:
     assert printed(tmp_path) == ["no runs yet"]
     with pytest.raises(UserError, match="JOB_DIR"):
-        status.look([tmp_path / "nowhere"])
+        status.collect([tmp_path / "nowhere"])
 
 
 def test_metrics_that_are_large_are_read_from_their_end(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_metrics_that_are_large_are_read_from_their_end(tmp_path: Path) -> None:
 def test_fifty_runs_take_no_second_and_nothing_heavy(trained: Run, tmp_path: Path) -> None:
     script = (
         "import sys, time; began = time.process_time()\n"
-        "from llama31 import cli\n"
+        "from llama31.cli import main as cli\n"
         "sys.argv = ['llama31', 'status', *sys.argv[1:]]\n"
         "try:\n    cli.main()\n"
         "finally:\n"

@@ -79,7 +79,7 @@ def test_chain_from_submission_to_its_end(cluster: Cluster, submit: Callable[...
     wait_until_it_is("CANCELLED", first)
     words, figures = row(run_dir)
     assert words.startswith(f"job {second} PENDING (")
-    assert words.endswith(", 2 of 3  waiting for the next job; the last one: interrupted: saved")
+    assert words.endswith(", 2 of 3  waiting for the next job; last one: interrupted: saved")
     assert figures[0].startswith("384/")
 
     cluster.ask("scontrol", "release", str(second))
@@ -135,10 +135,10 @@ def test_chains_that_were_killed(cluster: Cluster, submit: Callable[..., int], t
     for job in (before, midway):
         wait_until_it_is("CANCELLED", job)
     wait_until_it_is("FAILED", mistaken)
-    assert row(never)[0] == f"job {before} CANCELLED  never began: CANCELLED"
-    assert row(refused)[0] == f"job {mistaken} FAILED  never began: FAILED", "Slurm could not even begin a log"
+    assert row(never)[0] == f"job {before} CANCELLED  never started: CANCELLED"
+    assert row(refused)[0] == f"job {mistaken} FAILED  never started: FAILED", "Slurm could not even begin a log"
     (refused / paths.slurm_log(mistaken)).touch()
-    assert row(refused)[0] == f"job {mistaken} FAILED  never began: FAILED; see slurm-{mistaken}.log"
+    assert row(refused)[0] == f"job {mistaken} FAILED  never started: FAILED; see slurm-{mistaken}.log"
     assert row(killed)[0] == f"job {midway} CANCELLED  killed: CANCELLED"
     assert row(forgotten)[0] == "job 999999 UNKNOWN  killed"
 

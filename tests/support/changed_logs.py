@@ -9,7 +9,7 @@ from typing import Any
 from submissions import NEWEST, TOKEN, officially_packaged
 
 from llama31.mlperf.check import submission
-from llama31.mlperf.check.submission import Several
+from llama31.mlperf.check.submission import SubmissionCheck
 from llama31.mlperf.log import reader
 
 Record = dict[str, Any]
@@ -38,7 +38,7 @@ class Logs:
             records = [json.loads(line.removeprefix(TOKEN)) for line in self.files[number].read_text().splitlines()]
             self.files[number].write_text("".join(TOKEN + json.dumps(record) + "\n" for record in change(records)))
 
-    def judge(self, *, accepted: bool, ruleset: str = NEWEST) -> tuple[Several, str]:
+    def judge(self, *, accepted: bool, ruleset: str = NEWEST) -> tuple[SubmissionCheck, str]:
         """The verdict, and what is printed; first the logs get their form, and MLCommons' checker must agree."""
         for file in self.files:
             file.write_bytes(FORMS[self.form](file.read_bytes()))

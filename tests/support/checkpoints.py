@@ -9,6 +9,7 @@ from runs import arguments
 
 from llama31.checkpoint import identity, store
 from llama31.checkpoint.formats import nemo
+from llama31.common.files import size_and_sha256
 from llama31.config.resolve import resolve
 from llama31.launch import prepare
 from llama31.plan import validate
@@ -39,7 +40,7 @@ def save(given: dict[str, str], root: Path, job: int, step: int, **of_manifest: 
         identity=identity.identity(settings, validate.check(settings)),
         departures=[],
         outcome=None,
-        files={str(file.relative_to(path)): store.digest(file) for file in store.files_of(path)},
+        files={str(file.relative_to(path)): size_and_sha256(file) for file in store.files_of(path)},
     )
     store.write_manifest(path, replace(manifest, **of_manifest))
     return path

@@ -12,11 +12,11 @@ from llama31.doctor.findings import Finding, Severity
 from llama31.doctor.group import StepTask
 
 
-def context(settings: dict[str, str], timeout: float = 60, place: StepTask | None = None, **given: Any) -> Context:
+def context(settings: dict[str, str], timeout: float = 60, task: StepTask | None = None, **given: Any) -> Context:
     """What checks are given for these settings, after those of the data."""
     resolved = resolve(arguments({**settings, **given}), {}).settings
-    found = Context(resolved, timeout, place)
-    list(data.look(found))
+    found = Context(resolved, timeout, task)
+    list(data.inputs_of_run(found))
     return found
 
 

@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from checkout import REPOSITORY
 
 from llama31.settings import names
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 README = REPOSITORY / "README.md"
 PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
 DOCUMENTS = (README, *PAGES)

@@ -71,11 +71,11 @@ def officially_accepted(log: Path, ruleset: str) -> bool:
 
 
 def assert_named(report: Report, *names: str) -> None:
-    """The log does not hold, and the failures name these things."""
+    """The log fails, and the failures name these things."""
     text = "\n".join(map(str, report.failures))
     for name in names:
         assert name in text, f"a failure must name {name!r}; check says:\n" + "\n".join(module.lines(report))
-    assert not report.holds
+    assert not report.passes
 
 
 KEYS = (

@@ -7,7 +7,7 @@ from submissions import NEWEST
 
 from llama31.config import paths
 from llama31.mlperf.check import submission
-from llama31.mlperf.check.submission import Several
+from llama31.mlperf.check.submission import SubmissionCheck
 
 judge = partial(submission.judge, ruleset=NEWEST)
 
@@ -21,5 +21,5 @@ def name(run: Path) -> str:
     return f"{run.name}/{paths.MLPERF_LOG}"
 
 
-def printed(found: Several) -> str:
+def printed(found: SubmissionCheck) -> str:
     return "\n".join(submission.lines(found))

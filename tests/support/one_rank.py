@@ -5,12 +5,12 @@ from contextlib import contextmanager
 
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
-from llama31.model import one_rank as product
+from llama31.model import cpu_backend
 
 
 @contextmanager
 def one_rank() -> Iterator[None]:
     """Within this context this process is the only rank; afterwards there are no groups."""
-    with product.one_rank():
+    with cpu_backend.one_rank():
         model_parallel_cuda_manual_seed(1234)
         yield

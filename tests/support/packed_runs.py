@@ -40,7 +40,7 @@ def pack(directory: Path, **changes: object) -> int:
         "org": ORG, "system_file": directory / f"{SYSTEM}.json", "run_dirs": runs_in(directory),
         "output": directory / "new", "ruleset": NEWEST,
     }  # fmt: skip
-    return package.run(**{**given, **changes})  # type: ignore[arg-type]
+    return package.package(**{**given, **changes})  # type: ignore[arg-type]
 
 
 def refusals(directory: Path, **changes: object) -> list[str]:

@@ -10,7 +10,7 @@ TIMEOUT = 60  # seconds; a refusal takes less than one
 WITHOUT_TORCH = """
 import sys
 sys.modules.update(dict.fromkeys(("megatron", "nemo", "safetensors", "torch", "transformers")))
-from llama31 import cli
+from llama31.cli import main as cli
 cli.main()
 """
 

@@ -11,7 +11,7 @@ from benchmark_run import SAMPLES, SETTINGS, interval, losses, open_log, train, 
 from pages import Page
 
 from llama31.config import paths
-from llama31.mlperf.log.writer import MLPerfLog, continued
+from llama31.mlperf.log.writer import MLPerfLog, copy_to_resume
 from llama31.report import command
 from llama31.run_dir import record
 from llama31.run_dir.events import Evaluation, Outcome, Saved, Step
@@ -79,9 +79,9 @@ def a_run_directory(directory: Path) -> Path:
             metrics.checkpoint_saved(Saved(step, step * settings.gbs, "/data/checkpoint", 10**9, 5.0))
     log.close()
     path = directory / paths.MLPERF_LOG
-    continued(first, path, ())
+    copy_to_resume(first, path, ())
     first.unlink()
-    log = MLPerfLog(path, goes_on=True)
+    log = MLPerfLog(path, resumed=True)
     log.run_started(2880 * settings.gbs)
     for step in range(2881, end + interval(settings) + 1):
         metrics.step_ended(Step(step, step * settings.gbs, 4.0, settings.max_lr, 0.5))

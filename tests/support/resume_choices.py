@@ -26,4 +26,4 @@ def refused(given: dict[str, str], *more: str, allowed: tuple[str, ...] = ()) ->
 
 
 def launched(given: dict[str, str], *more: str) -> int:
-    return launch.main([*arguments(given), *more])
+    return launch.run([*arguments(given), *more])

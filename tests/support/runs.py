@@ -11,10 +11,8 @@ import forked_ranks
 from checkout import REPOSITORY, SUPPORT
 
 from dev.support.runs import Run, arguments, environment
-from llama31.config.resolve import resolve
 from llama31.launch import local, prepare, rank_command, run_directory
-from llama31.plan import validate
-from llama31.run_dir import record
+from llama31.plan.plan import Plan
 
 TIMEOUT = 300  # seconds; a run of these takes half a minute at most
 
@@ -73,13 +71,19 @@ def run_forked(settings: dict[str, Any], *options: str, script: Path = REPOSITOR
     return finished(done.stdout + done.stderr, done.returncode)
 
 
+def prepared_run(settings: dict[str, Any]) -> tuple[Path, list[str], dict[str, str]]:
+    """A run directory as its ranks find it, their command and their environment."""
+    resolved, data = prepare.checked(arguments(settings), {})
+    run_dir = run_directory.make(resolved.settings)
+    command = local.command(resolved.settings, run_dir)
+    of_ranks = rank_command.environment(resolved.settings, os.environ)
+    run_directory.begin(run_dir, Plan(resolved, data, command), [], command, of_ranks)
+    return run_dir, command, of_ranks
+
+
 def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
     """Trains from the weights in a directory; makes that directory, of its own initial weights, if it is not there."""
-    resolved = prepare.with_absolute_paths(resolve(arguments(settings), {})).settings
-    validate.check(resolved)
-    run_dir = run_directory.make(resolved)
-    record.store_settings(run_dir, resolved)
-    command = local.command(resolved, run_dir)
+    run_dir, command, of_ranks = prepared_run(settings)
     script = command.index(str(REPOSITORY / "pretrain_llama31.py"))
     command = [*command[:script], str(SUPPORT / "ranks_from_weights.py"), str(run_dir), str(weights)]
     command = forked_ranks.instead_of_torchrun(command, forked_ranks.server())
@@ -88,7 +92,7 @@ def train_from_weights(settings: dict[str, Any], weights: Path) -> Run:
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
-        env=rank_command.environment(resolved, os.environ),
+        env=of_ranks,
         check=False,
     )
     run = Run(run_dir, done.stdout + done.stderr, done.returncode)

@@ -15,15 +15,15 @@ from llama31.status import status
 def printed(*directories: Path) -> list[str]:
     """Lines of the table."""
     out = io.StringIO()
-    status.show(directories, out)
+    status.status(directories, out)
     return out.getvalue().splitlines()
 
 
 def row(run_dir: Path) -> tuple[str, list[str]]:
     """What the table says of one run: the words after its name, and its figures, word by word."""
-    found, _ = status.look([run_dir])
-    assert [one.words.startswith(run_dir.name) for one in found] == [True], found
-    return found[0].words.removeprefix(run_dir.name).strip(), list(found[0].figures)
+    found, _ = status.collect([run_dir])
+    assert [one.text.startswith(run_dir.name) for one in found] == [True], found
+    return found[0].text.removeprefix(run_dir.name).strip(), list(found[0].figures)
 
 
 def write_run(run_dir: Path, evaluations: int, settings: Any = benchmark_run.SETTINGS) -> Path:

@@ -32,7 +32,7 @@ def built(prefix: Path, documents: Sequence[Sequence[int]] = DOCUMENTS, dtype: s
 
 def doubts(output: Output, path: Path, tokenizer: Path | None = None) -> list[str]:
     """Lines on what is in doubt; the exit code and the last line must agree with them."""
-    exit_code = verify_table.run(path, tokenizer, head=0)
+    exit_code = verify_table.verify(path, tokenizer, head=0)
     *lines, last = output.readouterr().out.splitlines()
     found = [line.partition("DOUBT: ")[2] for line in lines if "DOUBT: " in line]
     assert exit_code == bool(found)

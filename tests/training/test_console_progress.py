@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from llama31.config.environment import read_by_libraries
-from llama31.estimates.gpus import GPUS, Gpu, called
+from llama31.estimates.gpus import GPUS, Gpu, by_device_name
 from llama31.run_dir.events import ABORTED, Evaluation, Outcome, Step
 from llama31.settings import Precision, Settings
 from llama31.training.console_progress import ConsoleProgress
@@ -173,7 +173,7 @@ def _set_columns(terminal: int, columns: int) -> None:
     ],
 )
 def test_gpus_by_their_drivers_names(name: str, known: str | None) -> None:
-    assert called(name) == (GPUS[known] if known else None)
+    assert by_device_name(name) == (GPUS[known] if known else None)
 
 
 def test_no_record_holds_a_secret() -> None:

@@ -13,6 +13,7 @@ from recipes import BACKENDS, CPU, CUDA, CUDA_WITH_ENGINE, differing, flat, reci
 
 from llama31 import rules
 from llama31.common.errors import UserError
+from llama31.config import transformer_engine
 from llama31.config.model_sizes import SIZES, embedding_rows
 from llama31.config.resolve import from_dict
 from llama31.model import device
@@ -21,7 +22,7 @@ from llama31.model.llama import model_config
 from llama31.model.vocabulary import CheckRows
 from llama31.recipe import pretrain_recipe
 from llama31.settings import Device, Precision, Settings
-from llama31.training.seed import SeedWeights
+from llama31.training.rng_state import SeedWeights
 
 # The model
 
@@ -214,7 +215,7 @@ def test_the_device_is_what_is_asked_for_and_there(
     asked: Device, has_cuda: bool, has_engine: bool, expected: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
-    monkeypatch.setattr(device.importlib.util, "find_spec", lambda _: object() if has_engine else None)
+    monkeypatch.setattr(transformer_engine.importlib.util, "find_spec", lambda _: object() if has_engine else None)
     assert device.detect(Settings(device=asked)) == expected
 
 
@@ -232,5 +233,7 @@ def test_what_needs_transformer_engine_is_refused_without_it_all_at_once(backend
     assert [line.partition(":")[0] for line in failure.value.lines] == [
         "PRECISION=fp8", "CONTEXT_PARALLEL_SIZE=2", "SEQUENCE_PARALLEL=1"
     ]  # fmt: skip
+    works = ("PRECISION=bf16", "CONTEXT_PARALLEL_SIZE=1", "SEQUENCE_PARALLEL=0")
+    assert all(line.endswith(f"; {change} works") for line, change in zip(failure.value.lines, works, strict=True))
     assert device.require(settings, CUDA_WITH_ENGINE) is CUDA_WITH_ENGINE
     assert device.require(Settings(), backend) is backend

@@ -22,7 +22,7 @@ from llama31.model.attention import ScaledDotProductAttention
 from llama31.model.llama import model_config
 from llama31.recipe import optimizer
 from llama31.settings import Precision, Settings
-from llama31.training.seed import SeedWeights
+from llama31.training.rng_state import SeedWeights
 
 
 @pytest.fixture(scope="module")

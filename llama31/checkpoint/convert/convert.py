@@ -1,8 +1,7 @@
-"""The verb `convert`: look at the source, write the destination under another name, compare both, give it its name."""
+"""Convert a checkpoint: check the source, write the result, compare both, rename the result to the destination."""
 
 import contextlib
 import io
-import json
 import os
 import shutil
 import sys
@@ -15,61 +14,64 @@ from llama31.checkpoint.formats import hugging_face, nemo
 from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint
 from llama31.checkpoint.formats.nemo import NemoCheckpoint
 from llama31.common.errors import UserError
-from llama31.common.files import PARTIAL, atomic_writer, failures_named, publish
+from llama31.common.files import PARTIAL, failures_named, nearest_existing, publish, sync_tree
+from llama31.common.json_files import load_json, write_json
 from llama31.common.locks import only_run_in
 from llama31.common.progress import Progress
-from llama31.common.reading import size
+from llama31.common.units import size
 
 if TYPE_CHECKING:
     from llama31.checkpoint.convert.logits_parity import Difference
 
 Format = Literal["nemo", "hf"]
-RECORD = "conversion.json"  # in the destination: what it was made from, and how well it fits
+RECORD = "conversion.json"  # in the destination: the source, and how close the logits are
 
 
 def convert(source_dir: Path, destination: Path, target: Format) -> int:
-    """Converts a checkpoint; prints how well both agree, and returns the exit code: 1 if they do not.
+    """Convert a checkpoint. Print how close both are and return the exit code: 1 if they are not the same model.
 
-    The work goes on in DESTINATION.partial, which a run after an interruption takes up again. Raises UserError, before
-    anything heavy is imported, where the source is no whole Llama or the destination cannot be.
+    Writes to DESTINATION.partial, which the next run resumes after an interruption. Raises UserError, before anything
+    heavy is imported, if the source is not a complete Llama or the destination cannot be written.
     """
-    source, destination = _look(source_dir, target), destination.absolute()
+    source, destination = _inspect(source_dir, target), destination.absolute()
     partial = destination.with_name(destination.name + PARTIAL)
     _prepare(source, destination, partial)
     total = source.bytes()
     with only_run_in(partial):
         description = _describe(source, target)
-        resumed = _begin(partial, description)
-        what = f"{len(source.architecture.shapes())} tensors, {size(total)}"
-        print(f"{source_dir}: {what}; {'going on' if resumed else 'converting'}", file=sys.stderr)
-        with Progress("convert, compare", 3 * total) as progress, _quiet():  # written once, read by each of two models
-            difference = _work(source, partial, progress)
+        resumed = _start_or_resume(partial, description)
+        contents = f"{len(source.architecture.shapes())} tensors, {size(total)}"
+        print(f"{source_dir}: {contents}; {'resuming' if resumed else 'converting'}", file=sys.stderr)
+        with Progress("convert, compare", 3 * total) as progress, _quiet():  # written once, read by two models
+            difference = _write_and_compare(source, partial, progress)
         print(
             f"logits of {difference.tokens} tokens, fp32: largest difference {difference.maximum:.2g}, "
             f"mean {difference.mean:.2g}"
         )
         if not difference.passes:
-            print(f"the same model has less than {difference.limit:g}; the result stays in {partial}", file=sys.stderr)
+            print(
+                f"not the same model: the limit is {difference.limit:g}; the result stays in {partial}",
+                file=sys.stderr,
+            )
             return 1
         _finish(partial, destination, {**description, "logits": vars(difference)})
     print(f"{destination}: complete")
     return 0
 
 
-def _look(path: Path, target: Format) -> HuggingFaceCheckpoint | NemoCheckpoint:
+def _inspect(path: Path, target: Format) -> HuggingFaceCheckpoint | NemoCheckpoint:
+    """Return the source, checked. Raises UserError if it is not a complete checkpoint in the other format."""
     if not path.is_dir():
         raise UserError(f"{path}: no such directory; --source is the directory of a checkpoint")
-    if wrong := locate.mistaken(path, _is_hugging_face if target == "nemo" else locate.is_checkpoint):
-        raise UserError(f"{path}: {wrong}")
+    if problem := locate.not_a_checkpoint(path, _is_hugging_face if target == "nemo" else locate.is_checkpoint):
+        raise UserError(f"{path}: {problem}")
     if target == "nemo":
         if (path / nemo.WEIGHTS).is_dir() and not (path / hugging_face.CONFIG).exists():
-            raise UserError(f"{path}: is a NeMo checkpoint already; --to hf makes one for Hugging Face of it")
-        return hugging_face.look(path)
+            raise UserError(f"{path}: is a NeMo checkpoint already; --to hf converts it to Hugging Face")
+        return hugging_face.inspect(path)
     if (path / hugging_face.CONFIG).exists() and not (path / nemo.WEIGHTS).exists():
-        raise UserError(
-            f"{path}: is a Hugging Face checkpoint already; without --to hf a NeMo checkpoint is made of it"
-        )
-    return nemo.look(path)
+        raise UserError(f"{path}: is a Hugging Face checkpoint already; omit --to hf to convert it to NeMo")
+    return nemo.inspect(path)
 
 
 def _is_hugging_face(path: Path) -> bool:
@@ -77,26 +79,25 @@ def _is_hugging_face(path: Path) -> bool:
 
 
 def _prepare(source: HuggingFaceCheckpoint | NemoCheckpoint, destination: Path, partial: Path) -> None:
-    """Makes the directory to work in. Raises UserError where the destination is there, or does not fit."""
+    """Create the working directory. Raises UserError if the destination exists or does not fit on its disk."""
     if os.path.lexists(destination):
-        raise UserError(f"{destination}: exists; name a --destination that does not, or remove it")
-    if outer := locate.around(locate.real(destination)):
-        raise UserError(f"{destination}: is inside the checkpoint {outer}; name a --destination outside of it")
+        raise UserError(f"{destination}: exists; remove it or choose another --destination")
+    if outer := locate.enclosing_checkpoint(locate.resolve(destination)):
+        raise UserError(f"{destination}: is inside the checkpoint {outer}; choose a --destination outside of it")
     with failures_named(partial):
-        there = 0
+        written = 0
         if partial.exists():
             if not (partial / RECORD).is_file() and any(partial.iterdir()):
-                raise UserError(f"{partial}: is in the way, and was not made by a conversion; remove it")
-            there = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-        disk = next(parent for parent in (partial, *partial.absolute().parents) if parent.exists())
-        free, missing = shutil.disk_usage(disk).free, source.bytes() - there
+                raise UserError(f"{partial}: exists, but not from a conversion; remove it")
+            written = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
+        free, missing = shutil.disk_usage(nearest_existing(partial)).free, source.bytes() - written
         if free < missing:
             raise UserError(f"{destination}: needs {size(missing)} more, and {size(free)} are free on its disk")
         partial.mkdir(parents=True, exist_ok=True)
 
 
 def _describe(source: HuggingFaceCheckpoint | NemoCheckpoint, target: Format) -> dict[str, Any]:
-    """What is converted: another source, or a changed one, is another conversion."""
+    """Return what identifies a conversion: target format, source path, and sizes and times of its files."""
     files = {file.name: file.stat() for file in source.files()}
     return {
         "to": target,
@@ -105,55 +106,47 @@ def _describe(source: HuggingFaceCheckpoint | NemoCheckpoint, target: Format) ->
     }
 
 
-def _begin(partial: Path, description: dict[str, Any]) -> bool:
-    """Whether the directory holds the beginning of this conversion; of another one it is emptied."""
+def _start_or_resume(partial: Path, description: dict[str, Any]) -> bool:
+    """Return whether the working directory holds an interrupted run of this conversion; if not, empty it."""
     record = partial / RECORD
     if record.is_file():
-        begun = hugging_face.read_json(record)
-        if {name: begun.get(name) for name in description} == description:
+        recorded = load_json(record)
+        if {name: recorded.get(name) for name in description} == description:
             return True
     with failures_named(partial):
         for path in partial.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    _write_record(record, description)
+    write_json(record, description)
     return False
-
-
-def _write_record(path: Path, content: dict[str, Any]) -> None:
-    with atomic_writer(path) as file:
-        file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what NeMo prints when it is imported, and its warnings, from the console."""
+    """Discard what NeMo prints when it is imported, and its warnings."""
     sink = io.StringIO()
     with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
         yield
 
 
-def _work(source: HuggingFaceCheckpoint | NemoCheckpoint, partial: Path, progress: Progress) -> "Difference":
-    """Writes the destination, looks at it as at any checkpoint, and compares it with its source."""
+def _write_and_compare(
+    source: HuggingFaceCheckpoint | NemoCheckpoint, partial: Path, progress: Progress
+) -> "Difference":
+    """Write the result, check it like any checkpoint, and compare its logits with the source's."""
     from llama31.checkpoint.convert import logits_parity, to_hugging_face, to_nemo
-    from llama31.model.one_rank import one_rank
+    from llama31.model.cpu_backend import one_rank
 
     with one_rank():
         if isinstance(source, HuggingFaceCheckpoint):
             to_nemo.write(source, partial, progress.add)
-            return logits_parity.compare(source, nemo.look(partial), progress.add)
+            return logits_parity.compare(source, nemo.inspect(partial), progress.add)
         to_hugging_face.write(source, partial, progress.add)
-        return logits_parity.compare(hugging_face.look(partial), source, progress.add)
+        return logits_parity.compare(hugging_face.inspect(partial), source, progress.add)
 
 
 def _finish(partial: Path, destination: Path, record: dict[str, Any]) -> None:
-    """Gives the destination its name, once all of it is on the disk."""
+    """Sync the result to disk and rename it to `destination`."""
     shutil.rmtree(partial / nemo.NOTES, ignore_errors=True)
-    _write_record(partial / RECORD, record)
+    write_json(partial / RECORD, record)
     with failures_named(destination):
-        for path in (*partial.rglob("*"), partial):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+        sync_tree(partial)
         publish(partial, destination)

@@ -1,4 +1,4 @@
-"""Megatron's model of a Llama without its weights, on the CPU: what a checkpoint of it holds, and its forward pass."""
+"""Megatron's model of a Llama on the CPU, without weights, to plan its checkpoint and to run its forward pass."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ from llama31.model.llama import adapt, without_kernels
 
 
 def nemo_config(llama: Architecture, dtype: torch.dtype) -> run.Config[LlamaConfig]:
-    """NeMo's configuration of a Llama; it can be built with and without Transformer Engine."""
+    """Return NeMo's configuration of a Llama, which can be built with and without Transformer Engine."""
     config = run.Config(
         Llama31Config if llama.rope_scaling else Llama3Config,
         num_layers=llama.layers,
@@ -43,7 +43,7 @@ def nemo_config(llama: Architecture, dtype: torch.dtype) -> run.Config[LlamaConf
 
 
 def empty_model(config: run.Config[LlamaConfig], rows: int, **changes: Any) -> GPTModel:
-    """Megatron's model with `rows` rows in its embeddings, all parameters on torch's meta device."""
+    """Return Megatron's model with `rows` rows in its embeddings, all parameters on torch's meta device."""
     adapt(config, Backend("cpu", transformer_engine=False))
     config.vocab_size = rows
     config.perform_initialization = False
@@ -54,10 +54,10 @@ def empty_model(config: run.Config[LlamaConfig], rows: int, **changes: Any) -> G
 
 
 def stored_as(model: GPTModel, prefix: str) -> dict[str, tuple[str, int]]:
-    """For each parameter of `model`, the key under which Megatron stores it, with `prefix`, and its layer."""
+    """Return, by parameter of `model`, the key under which Megatron stores it, with `prefix`, and its layer."""
     stored = model.sharded_state_dict(prefix=prefix)
-    places = {}
+    locations = {}
     for name, _ in model.named_parameters():
         layer = re.match(r"decoder\.layers\.(\d+)\.", name)
-        places[name] = (stored[f"{prefix}{name}"].key, int(layer[1]) if layer else 0)
-    return places
+        locations[name] = (stored[f"{prefix}{name}"].key, int(layer[1]) if layer else 0)
+    return locations

@@ -1,7 +1,7 @@
-"""A checkpoint's configuration by its own library's rules, for the comparison of logits.
+"""Configurations of both checkpoints for the comparison of logits, each by its own library's rules.
 
-It is read from the file itself and not by `architecture`, so that a number which is misread there, or lost on the way
-to the other checkpoint, makes the logits differ.
+They are read from the file itself, not by `architecture`, so that a number that is misread there, or lost in the
+conversion, makes the logits differ.
 """
 
 from pathlib import Path
@@ -12,31 +12,32 @@ from nemo.collections.llm.gpt.model import llama
 from transformers import LlamaConfig
 
 from llama31.checkpoint.formats import nemo
-from llama31.checkpoint.formats.hugging_face import CONFIG, read_json
+from llama31.checkpoint.formats.hugging_face import CONFIG
 from llama31.common.errors import UserError
+from llama31.common.json_files import load_json
 
 HUGGING_FACE = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps", "attention_bias",
     "mlp_bias", "tie_word_embeddings",
 )  # fmt: skip
-"""Fields of config.json that decide the logits. All others, as attn_implementation or return_dict, must not."""
+"""Fields of config.json that affect the logits. Others, such as attn_implementation or return_dict, must not."""
 
 NEMO = (
     "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels",
     "seq_length", "layernorm_epsilon", "rotary_base", "rotary_percent", "scale_factor", "low_freq_factor",
     "high_freq_factor", "old_context_len",
 )  # fmt: skip
-"""Fields of model.yaml that decide the logits. All others concern training and its layout."""
+"""Fields of model.yaml that affect the logits. All others concern training and its layout."""
 
 
 def of_hugging_face(checkpoint: Path) -> LlamaConfig:
-    """The pinned transformers' configuration, with RoPE as transformers 5 takes it from config.json.
+    """Return the pinned transformers' configuration, with RoPE read from config.json as transformers 5 does.
 
-    It prefers rope_scaling to rope_parameters, the theta in it to the one outside, and has a default for each. Where
-    only the older fields are there, transformers 4 reads the same.
+    transformers 5 prefers rope_scaling to rope_parameters, and the theta inside them to rope_theta. If only the older
+    fields exist, transformers 4 reads the same.
     """
-    given = read_json(checkpoint / CONFIG)
+    given = load_json(checkpoint / CONFIG)
     numbers = {name: given[name] for name in HUGGING_FACE if given.get(name) is not None}
     scaling = dict(given.get("rope_scaling") or given.get("rope_parameters") or {})
     theta = scaling.pop("rope_theta", None) or given.get("rope_theta") or LlamaConfig().rope_theta
@@ -45,9 +46,9 @@ def of_hugging_face(checkpoint: Path) -> LlamaConfig:
 
 
 def of_nemo(checkpoint: Path) -> run.Config[llama.LlamaConfig]:
-    """NeMo's configuration, fp32, of the class that model.yaml names: its defaults hold where the file has no field.
+    """Return NeMo's configuration in fp32, of the class that model.yaml names, with its defaults for missing fields.
 
-    Raises UserError where NeMo has no such Llama.
+    Raises UserError if NeMo has no such class of a Llama.
     """
     given = nemo.read_model(checkpoint)["config"]
     name = str(given["_target_"]).rpartition(".")[2]

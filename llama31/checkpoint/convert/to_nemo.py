@@ -1,8 +1,7 @@
-"""Hugging Face -> NeMo: Megatron's own save of the model, which is given each tensor when its turn comes.
+"""Hugging Face -> NeMo: Megatron's own save, with each tensor loaded when it is written.
 
-Megatron plans the checkpoint from a model without weights. Then tensor after tensor is read from the safetensors,
-brought into Megatron's form and written, so one at a time is in memory. A file that has its name is complete; a run
-that goes on after an interruption keeps it.
+Megatron plans the checkpoint from a model without weights. Then each tensor is read from the safetensors, converted and
+written, so that only one is in memory. Each file gets its name once complete, so a resumed run skips it.
 """
 
 import io
@@ -42,34 +41,34 @@ from llama31.common.files import atomic_writer, failures_named
 from llama31.data import run_tokenizer
 from llama31.model import vocabulary
 
-CONTENT = {"singleton_local_shards": False}  # how the keys are made, for Megatron's load
+CONTENT = {"singleton_local_shards": False}  # tells Megatron's load how the keys were made
 
 
-def write(source: HuggingFaceCheckpoint, destination: Path, done: Callable[[int], object]) -> None:
-    """Writes context and weights into `destination`; calls `done` with the bytes of each tensor."""
+def write(source: HuggingFaceCheckpoint, destination: Path, on_write: Callable[[int], object]) -> None:
+    """Write context and weights into `destination`. Calls `on_write` with the bytes of each tensor."""
     _write_context(source, destination)
-    _write_weights(source, destination / WEIGHTS, done)
+    _write_weights(source, destination / WEIGHTS, on_write)
 
 
 def _vocabulary(source: HuggingFaceCheckpoint) -> int | None:
-    """The vocabulary that the model's configuration must name; None where the tokenizer has just as many ids.
+    """Return the vocabulary size for the model's configuration; None if the tokenizer has as many ids.
 
-    Then NeMo pads it for each layout, so that every tensor-parallel size works, as it does for a model of its own.
+    With None, NeMo pads the vocabulary for each layout, so that every tensor-parallel size works.
     """
     size = source.architecture.vocab_size
     return None if source.tokenizer_ids == size else size
 
 
-def _write_weights(source: HuggingFaceCheckpoint, directory: Path, done: Callable[[int], object]) -> None:
+def _write_weights(source: HuggingFaceCheckpoint, directory: Path, on_write: Callable[[int], object]) -> None:
     llama = source.architecture
     config = megatron_model.nemo_config(llama, torch.float32)
     built = fiddle.build(config)
     rows = _vocabulary(source) or get_vocab_size(built, llama.vocab_size, built.make_vocab_size_divisible_by)
     model = megatron_model.empty_model(config, rows)
-    places = megatron_model.stored_as(model, parameter_mapping.PREFIX)
-    if unknown := {key for key, _ in places.values()} - set(parameter_mapping.megatron_keys(llama)):
+    locations = megatron_model.stored_as(model, parameter_mapping.PREFIX)
+    if unknown := {key for key, _ in locations.values()} - set(parameter_mapping.megatron_keys(llama)):
         raise ValueError(f"not mapped to a parameter of Hugging Face's: {', '.join(sorted(unknown))}")
-    for name, (key, _) in places.items():
+    for name, (key, _) in locations.items():
         module, _, parameter = name.rpartition(".")
         dtype = getattr(torch, source.dtype(key))
         setattr(model.get_submodule(module), parameter, torch.nn.Parameter(model.get_parameter(name).to(dtype)))
@@ -77,18 +76,18 @@ def _write_weights(source: HuggingFaceCheckpoint, directory: Path, done: Callabl
     dist_checkpointing.save(
         {"state_dict": model.sharded_state_dict(prefix=parameter_mapping.PREFIX, metadata=CONTENT)},
         str(directory),
-        sharded_strategy=_Strategy(source, done),
+        sharded_strategy=_Strategy(source, on_write),
         content_metadata=CONTENT,
     )
 
 
 def _write_context(source: HuggingFaceCheckpoint, destination: Path) -> None:
-    """The configuration of the model, as NeMo's `io.load_context` reads it, and the tokenizer."""
+    """Write the model's configuration, in the form that NeMo's `io.load_context` reads, and the tokenizer."""
     config = megatron_model.nemo_config(source.architecture, getattr(torch, source.dtype(parameter_mapping.EMBEDDING)))
     config.vocab_size = _vocabulary(source)
     context, files = destination / CONTEXT, destination / TOKENIZER
     for directory in (context, files):
-        shutil.rmtree(directory, ignore_errors=True)  # of a run that was interrupted
+        shutil.rmtree(directory, ignore_errors=True)  # of an interrupted run
     loaded = _tokenizer(source, files)
     model = llm.LlamaModel(fiddle.build(config), tokenizer=loaded)
     trainer = nl.Trainer(accelerator="cpu", devices=1, strategy=nl.MegatronStrategy(ckpt_async_save=False))
@@ -101,7 +100,7 @@ def _write_context(source: HuggingFaceCheckpoint, destination: Path) -> None:
 
 
 def _tokenizer(source: HuggingFaceCheckpoint, files: Path) -> AutoTokenizer | None:
-    """The tokenizer, as a run has it, whose files are written to `files`; None where the source has none."""
+    """Write the tokenizer to the directory `files`, in the form that runs use, and load it; None if there is none."""
     if source.tokenizer_ids:
         run_tokenizer.write(source.path, files)
         return vocabulary.load(files, source.path)
@@ -113,12 +112,12 @@ def _tokenizer(source: HuggingFaceCheckpoint, files: Path) -> AutoTokenizer | No
 
 
 class _Strategy(SaveShardedStrategy):
-    """Megatron's strategy for its format torch_dist, but for where the data come from, and when."""
+    """Megatron's strategy for the format torch_dist, but with tensors loaded as they are written."""
 
-    def __init__(self, source: HuggingFaceCheckpoint, done: Callable[[int], object]):
+    def __init__(self, source: HuggingFaceCheckpoint, on_write: Callable[[int], object]):
         super().__init__("torch_dist", 1)
         self.source = source
-        self.done = done
+        self.on_write = on_write
 
     @property
     def can_handle_sharded_objects(self) -> bool:
@@ -126,13 +125,13 @@ class _Strategy(SaveShardedStrategy):
 
     def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
         by_key, *_ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, keep_only_main_replica=True)
-        # The steps of torch.distributed.checkpoint.save, which hides what is raised within it.
+        # The steps of torch.distributed.checkpoint.save, which hides exceptions raised in it.
         planner = _Planner(self.source)
         planner.set_up_planner(mcore_to_pyt_state_dict(by_key), is_coordinator=True)
         (plan,), table = planner.create_global_plan([planner.create_local_plan()])
         if unused := sorted(self.source.tensors.keys() - planner.used):
             raise ValueError(f"not mapped to a parameter of Megatron's: {', '.join(unused)}")
-        written = _write_items(planner.finish_plan(plan).items, planner, Path(checkpoint_dir), self.done)
+        written = _write_items(planner.finish_plan(plan).items, planner, Path(checkpoint_dir), self.on_write)
         table.storage_data = dict(written)
         table.version = CURRENT_DCP_VERSION
         with atomic_writer(Path(checkpoint_dir, dcp_metadata.FILE)) as file:
@@ -140,13 +139,13 @@ class _Strategy(SaveShardedStrategy):
 
 
 class _Planner(MCoreSavePlanner):
-    """Plans as Megatron does; reads what is to be written from the safetensors."""
+    """Megatron's planner, with data read from the safetensors."""
 
     def __init__(self, source: HuggingFaceCheckpoint):
         super().__init__(flatten_state_dict=False)
         self.source = source
         self.used: set[str] = set()
-        """Parameters of Hugging Face that are in the plan."""
+        """Hugging Face parameters in the plan."""
 
     def create_local_plan(self) -> SavePlan:
         plan = super().create_local_plan()
@@ -158,12 +157,12 @@ class _Planner(MCoreSavePlanner):
     def _names(self, item: WriteItem) -> tuple[str, ...]:
         key, offset = item.index.fqn, item.index.offset
         names = parameter_mapping.hugging_face_names(key, offset[0] if parameter_mapping.is_layered(key) else 0)
-        if key.endswith(parameter_mapping.FC1):  # Megatron stores the two halves of SwiGLU as a chunk each
+        if key.endswith(parameter_mapping.FC1):  # Megatron stores each half of SwiGLU as a chunk
             return names[1:] if offset[1] else names[:1]
         return names
 
     def resolve_data(self, write_item: WriteItem) -> Any:
-        """The tensor of an item, in its own memory, or the bytes of an object."""
+        """Return the tensor of an item, or the bytes of an object."""
         if write_item.type is WriteItemType.BYTE_IO:
             return super().resolve_data(write_item)
         tensors = [self.source.tensor(name) for name in self._names(write_item)]
@@ -175,11 +174,11 @@ class _Planner(MCoreSavePlanner):
 
 
 def _write_items(
-    items: Iterable[WriteItem], planner: _Planner, directory: Path, done: Callable[[int], object]
+    items: Iterable[WriteItem], planner: _Planner, directory: Path, on_write: Callable[[int], object]
 ) -> Iterator[tuple[MetadataIndex, _StorageInfo]]:
-    """Writes a file for each layer and each parameter outside of the layers; gives where each item is.
+    """Write a file for each layer and each parameter outside the layers. Yield where each item is.
 
-    Beside the weights it notes the lengths of the items in each file, so that a run after an interruption can go on.
+    Records the lengths of the items in each file, so that an interrupted conversion can be resumed.
     """
     files: dict[str | int, list[WriteItem]] = {}
     for item in items:
@@ -191,17 +190,17 @@ def _write_items(
         note = directory.with_name(NOTES) / f"{name}.json"
         if note.exists():
             lengths = json.loads(note.read_text())
-            done(sum(lengths))
+            on_write(sum(lengths))
         else:
-            lengths = _write_file(contents, planner, directory / name, done)
+            lengths = _write_file(contents, planner, directory / name, on_write)
             with atomic_writer(note) as stream:
                 stream.write(json.dumps(lengths).encode())
         for item, end, length in zip(contents, accumulate(lengths), lengths, strict=True):
             yield item.index, _StorageInfo(name, end - length, length)
 
 
-def _write_file(items: list[WriteItem], planner: _Planner, path: Path, done: Callable[[int], object]) -> list[int]:
-    """Writes items one after another, as torch's readers expect them; gives their lengths."""
+def _write_file(items: list[WriteItem], planner: _Planner, path: Path, on_write: Callable[[int], object]) -> list[int]:
+    """Write items one after another, in the form that torch's readers expect. Return their lengths, bytes."""
     lengths = []
     with atomic_writer(path) as file:
         for item in items:
@@ -212,5 +211,5 @@ def _write_file(items: list[WriteItem], planner: _Planner, path: Path, done: Cal
             else:
                 torch.save(data, file)
             lengths.append(file.tell() - start)
-            done(lengths[-1])
+            on_write(lengths[-1])
     return lengths

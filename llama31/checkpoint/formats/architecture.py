@@ -1,4 +1,4 @@
-"""What a Llama is, read from either checkpoint's configuration. Standard library alone."""
+"""Architecture of a Llama, read from the configuration of a NeMo or Hugging Face checkpoint. Standard library only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from llama31.config import model_sizes
 
 @dataclass(frozen=True)
 class Architecture:
-    """The numbers that make one Llama differ from another."""
+    """The dimensions and constants of a Llama."""
 
     layers: int
     hidden_size: int
@@ -23,7 +23,7 @@ class Architecture:
     key_value_heads: int
     head_size: int
     vocab_size: int
-    """Rows of the embeddings, without Megatron's padding."""
+    """Rows of the embeddings without Megatron's padding."""
     max_position_embeddings: int
     norm_epsilon: float
     rope_theta: float
@@ -35,11 +35,11 @@ class Architecture:
 
     @property
     def rope(self) -> Rope:
-        """Its rotary position embedding."""
+        """The rotary position embedding."""
         return Rope(self.rope_theta, self.rope_scaling)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each parameter, as Hugging Face has them."""
+        """Return the shape of each parameter by its name in Hugging Face checkpoints."""
         hidden, ffn, vocabulary = self.hidden_size, self.ffn_hidden_size, self.vocab_size
         queries, keys = self.attention_heads * self.head_size, self.key_value_heads * self.head_size
         found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
@@ -62,7 +62,7 @@ class Architecture:
         return found
 
     def hugging_face(self) -> dict[str, Any]:
-        """The fields of Hugging Face's LlamaConfig."""
+        """Return the fields of Hugging Face's LlamaConfig."""
         return {
             "num_hidden_layers": self.layers,
             "hidden_size": self.hidden_size,
@@ -80,7 +80,7 @@ class Architecture:
 
 
 def of_size(size: str, vocab_size: int, seq_length: int) -> Architecture:
-    """What a run trains: Llama 3.1 in the dimensions that SIZE names."""
+    """Return the architecture that a run trains: Llama 3.1 with the dimensions of SIZE."""
     shape = model_sizes.SIZES[size]
     return Architecture(
         layers=shape.layers,
@@ -105,7 +105,7 @@ def of_size(size: str, vocab_size: int, seq_length: int) -> Architecture:
 
 
 def from_hugging_face(config: Mapping[str, Any], path: Path) -> Architecture:
-    """Reads a config.json, which lies at `path`. Raises UserError where it is not a Llama that Megatron can be."""
+    """Parse the content of the config.json at `path`. Raises UserError unless it is a Llama that Megatron supports."""
     read = Fields(config, path)
     read.need("model_type", {"llama"}, "a Llama has llama")
     read.need("hidden_act", {"silu"}, "a Llama has silu", default="silu")
@@ -135,9 +135,9 @@ def from_hugging_face(config: Mapping[str, Any], path: Path) -> Architecture:
 
 
 def from_nemo(config: Mapping[str, Any], tokenizer_ids: int, path: Path) -> Architecture:
-    """Reads the model's configuration in a NeMo checkpoint's model.yaml, which lies at `path`.
+    """Parse the model's configuration in the model.yaml at `path`. Raises UserError as `from_hugging_face`.
 
-    The vocabulary is the tokenizer's where the configuration leaves it open. Raises UserError as from_hugging_face.
+    If the configuration has no vocabulary size, it is `tokenizer_ids`.
     """
     read = Fields(config, path)
     target = str(read.value("_target_", ""))
@@ -153,7 +153,7 @@ def from_nemo(config: Mapping[str, Any], tokenizer_ids: int, path: Path) -> Arch
         read.need(name, {None}, "a Llama has none", default=None)
     hidden, heads = read.positive("hidden_size"), read.positive("num_attention_heads")
     scaling = None
-    if "scale_factor" in config:  # a field of Llama 3.1's configurations alone
+    if "scale_factor" in config:  # only Llama 3.1's configurations have this field
         scaling = RopeScaling(
             factor=read.number("scale_factor"),
             low_freq_factor=read.number("low_freq_factor"),

@@ -1,7 +1,7 @@
-"""The table of contents of a torch distributed checkpoint, `.metadata`, read without running anything in it.
+"""Read the table of contents of a torch distributed checkpoint, `.metadata`, without executing anything in it.
 
-It is a pickle of torch's and Megatron's classes. Unpickling runs what a pickle names; here every name becomes an inert
-record instead, so a checkpoint from anywhere can be looked at, and torch is not imported.
+It is a pickle of torch's and Megatron's classes, and unpickling calls what a pickle names. Here every name becomes an
+inert record, so that untrusted checkpoints can be inspected, and torch is not imported.
 """
 
 import pickle
@@ -20,7 +20,7 @@ FILE = ".metadata"
 
 @dataclass(frozen=True)
 class Chunk:
-    """A block of a tensor, and where it is: `length` bytes from `offset` of `file`, as torch.save writes a tensor."""
+    """A block of a tensor, stored by torch.save in `length` bytes of `file` from `offset`."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -34,26 +34,26 @@ class StoredTensor:
     """A tensor of a checkpoint."""
 
     dtype: str
-    """torch's name of it."""
+    """torch's name of the type."""
     shape: tuple[int, ...]
     chunks: list[Chunk] = field(default_factory=list)
 
 
 def read(directory: Path) -> dict[str, StoredTensor]:
-    """The tensors of a checkpoint. Raises UserError where there is no table, or it cannot be understood."""
+    """Return the tensors of a checkpoint by key. Raises UserError if the table is missing or cannot be parsed."""
     table = load(directory)
-    with _refused(directory / FILE):
-        places = {_place(index): info for index, info in table.storage_data.items()}
+    with _parse_errors_named(directory / FILE):
+        places = {_location(index): info for index, info in table.storage_data.items()}
         return {
-            key: _contents(key, tensor, places)
+            key: _tensor(key, tensor, places)
             for key, tensor in table.state_dict_metadata.items()
             if hasattr(tensor, "chunks")  # others are objects, not tensors
         }
 
 
 @contextmanager
-def _refused(path: Path) -> Iterator[None]:
-    """Turns whatever a table of another form leads to into a UserError."""
+def _parse_errors_named(path: Path) -> Iterator[None]:
+    """Turn any exception from a table of another form into a UserError that names `path`."""
     try:
         yield
     except (UserError, OSError):
@@ -62,11 +62,11 @@ def _refused(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read as the table of a distributed checkpoint ({error!r:.100})") from error
 
 
-def _place(index: Any) -> tuple[str, tuple[int, ...]]:
+def _location(index: Any) -> tuple[str, tuple[int, ...]]:
     return index.fqn, tuple(getattr(index, "offset", None) or ())
 
 
-def _contents(key: str, tensor: Any, places: dict[tuple[str, tuple[int, ...]], Any]) -> StoredTensor:
+def _tensor(key: str, tensor: Any, places: dict[tuple[str, tuple[int, ...]], Any]) -> StoredTensor:
     chunks = []
     for chunk in tensor.chunks:
         place = places[key, tuple(chunk.offsets)]
@@ -80,7 +80,7 @@ def _contents(key: str, tensor: Any, places: dict[tuple[str, tuple[int, ...]], A
 
 
 class UnpickledState:
-    """Stands for an object of any class: keeps its state, does nothing."""
+    """Stand-in for an object of any class: it keeps the state and does nothing."""
 
     def __init__(self, *_: Any, **__: Any):
         pass
@@ -93,7 +93,7 @@ class UnpickledState:
 
 
 class InertUnpickler(pickle.Unpickler):
-    """Imports nothing: a name becomes a plain container or a record."""
+    """Unpickler that imports nothing: each class becomes a plain container or an `UnpickledState`."""
 
     CONTAINERS = {("torch", "Size"): tuple, ("collections", "OrderedDict"): OrderedDict}  # noqa: RUF012
 
@@ -102,10 +102,10 @@ class InertUnpickler(pickle.Unpickler):
 
 
 def load(directory: Path, unpickler: type[InertUnpickler] = InertUnpickler) -> Any:
-    """The table of the checkpoint in a directory, a torch.distributed.checkpoint Metadata as records.
+    """Return the table of a checkpoint: torch.distributed.checkpoint's Metadata as inert records.
 
-    Raises UserError where there is none, or it is damaged, or the unpickler refuses what it names.
+    Raises UserError if it is missing or damaged, or if the unpickler refuses a name in it.
     """
     path = directory / FILE
-    with failures_named(path), open(path, "rb") as file, _refused(path):
+    with failures_named(path), open(path, "rb") as file, _parse_errors_named(path):
         return unpickler(file).load()

@@ -1,4 +1,4 @@
-"""Fields of a checkpoint's configuration, checked as they are read. Standard library only."""
+"""Validated access to the fields of a checkpoint's configuration. Standard library only."""
 
 import math
 from collections.abc import Mapping
@@ -11,20 +11,20 @@ REQUIRED = object()
 
 
 class Fields:
-    """Fields of a configuration; a UserError names the file, the field and its value."""
+    """Fields of a configuration. Each UserError names the file, the field and its value."""
 
     def __init__(self, fields: Mapping[str, Any], path: Path, within: str = ""):
-        """Take the fields of the file `path`, or those of the object that is its field `within`."""
+        """Wrap the fields of the file `path`, or of the object in its field `within`."""
         self.fields = fields
         self.path = path
         self.prefix = f"{within}." if within else ""
 
     def error(self, name: str, problem: str) -> UserError:
-        """A UserError about one field: FILE: NAME PROBLEM."""
+        """Return a UserError about one field: FILE: NAME PROBLEM."""
         return UserError(f"{self.path}: {self.prefix}{name} {problem}")
 
     def value(self, name: str, default: Any = REQUIRED) -> Any:
-        """A field; `default` where it is not there or null."""
+        """Return a field; `default` if it is missing or null. Raises UserError if it is missing and has no default."""
         found = self.fields.get(name)
         if found is None:
             found = default
@@ -33,27 +33,27 @@ class Fields:
         return found
 
     def need(self, name: str, allowed: set[Any], why: str, default: Any = REQUIRED) -> None:
-        """Raises UserError unless a field is one of `allowed`."""
+        """Raise UserError, with the reason `why`, unless a field is one of `allowed`."""
         value = self.value(name, default)
         if not isinstance(value, str | bool | int | float | None) or value not in allowed:
             raise self.error(name, f"is {str(value)[:80]}; {why}")
 
     def positive(self, name: str, default: Any = REQUIRED) -> int:
-        """A field that is a whole number, 1 or more."""
+        """Return a field that must be a whole number, 1 or more."""
         value = self.value(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise self.error(name, f"is {str(value)[:80]}; it must be a whole number, 1 or more")
         return value
 
     def number(self, name: str, default: Any = REQUIRED) -> float:
-        """A field that is a number above 0."""
+        """Return a field that must be a number above 0."""
         value = self.value(name, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
             raise self.error(name, f"is {str(value)[:80]}; it must be a number above 0")
         return float(value)
 
     def inner(self, name: str) -> "Fields | None":
-        """The fields of a field that is an object; None where it is not there or null."""
+        """Return the fields of a field that must be an object; None if it is missing or null."""
         value = self.value(name, None)
         if value is not None and not isinstance(value, dict):
             raise self.error(name, f"is {str(value)[:80]}; it must be null or an object")

@@ -1,7 +1,6 @@
-"""A NeMo checkpoint of a Llama, `context` and `weights`. The checks need the standard library and PyYAML alone."""
+"""NeMo checkpoints of a Llama: `context` and `weights`. The checks need only PyYAML."""
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,39 +11,39 @@ import yaml
 from llama31.checkpoint.formats import architecture, dcp_metadata, hugging_face, parameter_mapping
 from llama31.checkpoint.formats.architecture import Architecture
 from llama31.checkpoint.formats.dcp_metadata import StoredTensor
-from llama31.checkpoint.formats.hugging_face import read_json
 from llama31.checkpoint.formats.safetensors_header import DTYPES, ITEM_BYTES
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
+from llama31.common.json_files import load_json
 from llama31.data import tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS, CONTEXT = "weights", "context"
-TOKENIZER = "tokenizer"  # directory in the context, where it was made here
-NOTES = "writing"  # directory in a checkpoint of either kind while it is written
-MODEL = "model.yaml"  # in the context: the model's configuration, all fields of it
+TOKENIZER = "tokenizer"  # directory in the context, in checkpoints written here
+NOTES = "writing"  # directory for progress records, in a checkpoint of either format while it is converted
+MODEL = "model.yaml"  # in the context: the complete configuration of the model
 BACKEND = "metadata.json"  # in the weights
 
 
 @dataclass(frozen=True)
 class NemoCheckpoint:
-    """A directory that was looked at: all parameters are there, with the right shapes."""
+    """A checked checkpoint: all parameters exist and have the right shapes."""
 
     path: Path
     architecture: Architecture
     tokenizer: Path
-    """Directory of the tokenizer's files and of the settings for generation; it need not be there."""
+    """Directory of the tokenizer and the generation settings; it may be missing."""
     tensors: dict[str, StoredTensor]
-    """The model's parameters by their keys."""
+    """The model's parameters by key."""
 
     def dtype(self, key: str) -> str:
-        """torch's name of the type in which a parameter is stored."""
+        """Return the type in which a parameter is stored, by torch's name."""
         return self.tensors[key].dtype
 
     def tensor(self, key: str, layer: int) -> "Tensor":
-        """Reads one parameter, of one layer if it is layered, together from its shards."""
+        """Read one parameter, joined from its shards; of one layer if it is layered."""
         import torch
 
         contents = self.tensors[key]
@@ -59,7 +58,7 @@ class NemoCheckpoint:
         return whole
 
     def _read(self, chunk: dcp_metadata.Chunk) -> "Tensor":
-        """One block, which torch.load takes from its file without unpickling anything but a tensor."""
+        """Read one block; torch.load unpickles nothing but tensors here."""
         import torch
         from torch.distributed.checkpoint.utils import _create_file_view
 
@@ -68,37 +67,37 @@ class NemoCheckpoint:
             return torch.load(view, map_location="cpu", weights_only=True).view(chunk.sizes)
 
     def files(self) -> list[Path]:
-        """The files that hold the weights, and their table."""
+        """Return the weights' files and their table of contents."""
         names = {chunk.file for contents in self.tensors.values() for chunk in contents.chunks}
         return [self.path / WEIGHTS / name for name in (dcp_metadata.FILE, *sorted(names))]
 
     def small_files(self) -> list[Path]:
-        """Tokenizer and generation settings."""
+        """Return the files of the tokenizer and the generation settings."""
         return hugging_face.small_files(self.tokenizer)
 
     def bytes(self) -> int:
-        """Size of all weights."""
+        """Return the size of all weights, bytes."""
         return sum(math.prod(contents.shape) * ITEM_BYTES[contents.dtype] for contents in self.tensors.values())
 
 
-def look(path: Path) -> NemoCheckpoint:
-    """Reads the model's configuration and the table of the weights.
+def inspect(path: Path) -> NemoCheckpoint:
+    """Read and check the model's configuration and the weights' table of contents.
 
-    Raises UserError, with a line for each thing that is wrong, where it is not a whole Llama.
+    Raises UserError, with a line for each problem, unless it is a complete Llama.
     """
     for directory in (path / CONTEXT, path / WEIGHTS):
         if not directory.is_dir():
             raise UserError(f"{path}: has no directory {directory.name}; a NeMo checkpoint has context and weights")
-    backend = read_json(path / WEIGHTS / BACKEND)
+    backend = load_json(path / WEIGHTS / BACKEND)
     if not isinstance(backend, dict) or backend.get("sharded_backend") != "torch_dist":
-        raise UserError(f"{path / WEIGHTS / BACKEND}: not of the format torch_dist, which alone can be read")
+        raise UserError(f"{path / WEIGHTS / BACKEND}: not in the format torch_dist, the only supported one")
     tensors = dcp_metadata.read(path / WEIGHTS)
     model = read_model(path)
     tokenizer_dir = _tokenizer(path / CONTEXT, model)
     config = model["config"]
     tokenizer_ids = 0 if config.get("vocab_size") else tokenizer.vocabulary_size(tokenizer_dir)
     llama = architecture.from_nemo(config, tokenizer_ids, path / CONTEXT / MODEL)
-    # The optimizer's state and the trainer's have keys of their own.
+    # The rest is the state of optimizer and trainer.
     ours = {key: contents for key, contents in tensors.items() if key.startswith(parameter_mapping.PREFIX)}
     checkpoint = NemoCheckpoint(path, llama, tokenizer_dir, ours)
     problems = list(_wrong_parameters(checkpoint)) or list(_wrong_files(checkpoint))
@@ -108,9 +107,9 @@ def look(path: Path) -> NemoCheckpoint:
 
 
 def read_model(checkpoint: Path) -> dict[str, Any]:
-    """The plain content of a checkpoint's model.yaml; the classes that it names are not looked for.
+    """Return the content of a checkpoint's model.yaml without importing the classes that it names.
 
-    Raises UserError where it cannot be read or has no configuration.
+    Raises UserError if it cannot be read or has no configuration.
     """
     path = checkpoint / CONTEXT / MODEL
     with failures_named(path):
@@ -120,7 +119,7 @@ def read_model(checkpoint: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())[:100]}") from error
     if not isinstance(model, dict) or not isinstance(model.get("config"), dict):
-        raise UserError(f"{path}: holds no configuration of a model")
+        raise UserError(f"{path}: has no configuration of a model")
     return model
 
 
@@ -131,12 +130,12 @@ def _tokenizer(context: Path, model: dict[str, Any]) -> Path:
 
 
 def _wrong_parameters(checkpoint: NemoCheckpoint) -> Iterator[str]:
-    """Lines on parameters that are missing, that nothing is known of, or that have another shape."""
+    """Yield a line for each parameter that is missing, unknown, incomplete, or of another shape or type."""
     llama, where = checkpoint.architecture, checkpoint.path / WEIGHTS
     expected, shapes = parameter_mapping.megatron_keys(llama), llama.shapes()
     for key in expected:
         if key not in checkpoint.tensors:
-            yield f"{where}: holds no {key}, which {MODEL} asks for"
+            yield f"{where}: holds no {key}, which {MODEL} requires"
             continue
         contents = checkpoint.tensors[key]
         parts = [shapes[name] for name in parameter_mapping.hugging_face_names(key)]
@@ -147,19 +146,19 @@ def _wrong_parameters(checkpoint: NemoCheckpoint) -> Iterator[str]:
         if key in (parameter_mapping.EMBEDDING, parameter_mapping.OUTPUT) and found[0] >= shape[0]:
             found = (shape[0], *found[1:])  # Megatron pads the vocabulary
         if found != shape:
-            yield f"{where}: {key} has shape {list(contents.shape)}; {MODEL} asks for {list(shape)}"
+            yield f"{where}: {key} has shape {list(contents.shape)}; {MODEL} requires {list(shape)}"
         elif contents.dtype not in DTYPES.values():
-            yield f"{where}: {key} is {contents.dtype}; what can be converted: {', '.join(DTYPES.values())}"
+            yield f"{where}: {key} is {contents.dtype}; supported: {', '.join(DTYPES.values())}"
         elif sum(math.prod(chunk.sizes) for chunk in contents.chunks) != math.prod(contents.shape):
-            yield f"{where}: {key} is not whole: the table leaves out a part of it"
+            yield f"{where}: {key} is incomplete: the table lacks a part of it"
         elif layered and any(chunk.sizes[0] != 1 for chunk in contents.chunks):
-            yield f"{where}: {key} is stored several layers at a time; Megatron stores them one by one"
+            yield f"{where}: {key} is stored with several layers in a chunk; Megatron stores one"
     for key in sorted(checkpoint.tensors.keys() - set(expected)):
-        yield f"{where}: holds {key}, which a Llama of this {MODEL} has not; it would be lost"
+        yield f"{where}: holds {key}, which a Llama with this {MODEL} does not have; it would be lost"
 
 
 def _wrong_files(checkpoint: NemoCheckpoint) -> Iterator[str]:
-    """Lines on files that are missing or too short for what the table says they hold."""
+    """Yield a line for each file of the table that is missing or too short."""
     needed: dict[str, int] = {}
     for contents in checkpoint.tensors.values():
         for chunk in contents.chunks:
@@ -167,6 +166,6 @@ def _wrong_files(checkpoint: NemoCheckpoint) -> Iterator[str]:
     for name, size in sorted(needed.items()):
         file = checkpoint.path / WEIGHTS / name
         if Path(name).name != name or not file.is_file():
-            yield f"{checkpoint.path / WEIGHTS / dcp_metadata.FILE}: names {name}, which is not there"
-        elif os.path.getsize(file) < size:  # noqa: PTH202 - as Path's
+            yield f"{checkpoint.path / WEIGHTS / dcp_metadata.FILE}: names {name}, which is missing"
+        elif file.stat().st_size < size:
             yield f"{file}: truncated: {file.stat().st_size:,} bytes of {size:,}"

@@ -1,8 +1,8 @@
-"""Which parameters of a Hugging Face Llama make which of Megatron's, and how.
+"""Mapping between the parameters of a Llama in Hugging Face and in Megatron checkpoints.
 
-Megatron keeps queries, keys and values in one tensor, and the two halves of SwiGLU in another; its checkpoints hold
-each parameter of all layers under one key, with the layer as the first axis. Keys are those of Transformer Engine's
-layers; Megatron stores its own layers, which have separate norms, under the same.
+Megatron joins queries, keys and values in one tensor, and the two halves of SwiGLU in another. Its checkpoints store a
+parameter of all layers under one key, with the layer as the first axis. Keys are those of Transformer Engine's layers;
+Megatron stores its own layers, which have separate norms, under the same keys.
 """
 
 import re
@@ -14,7 +14,7 @@ from llama31.checkpoint.formats.architecture import Architecture
 if TYPE_CHECKING:
     from torch import Tensor
 
-PREFIX = "module."  # NeMo's, before each of Megatron's keys
+PREFIX = "module."  # NeMo puts it before each of Megatron's keys
 LAYERS = "decoder.layers."
 EMBEDDING = f"{PREFIX}embedding.word_embeddings.weight"
 OUTPUT = f"{PREFIX}output_layer.weight"
@@ -36,25 +36,25 @@ IN_EACH_LAYER = {
 
 
 def megatron_keys(architecture: Architecture) -> list[str]:
-    """Keys of all parameters in a NeMo checkpoint of this model."""
+    """Return the keys of all parameters in a NeMo checkpoint of this model."""
     keys = [f"{PREFIX}{key}" for key in (*WHOLE_MODEL, *(f"{LAYERS}{key}" for key in IN_EACH_LAYER))]
     return [key for key in keys if not (architecture.tied_embeddings and key == OUTPUT)]
 
 
 def is_layered(key: str) -> bool:
-    """Whether a key's first axis is the layer."""
+    """Return whether a key's first axis is the layer."""
     return key.startswith(f"{PREFIX}{LAYERS}")
 
 
 def hugging_face_names(key: str, layer: int = 0) -> tuple[str, ...]:
-    """Parameters of Hugging Face that make `key`'s, in one layer if it is layered. KeyError for an unknown key."""
+    """Return the Hugging Face parameters of a key, of one layer if it is layered. Raises KeyError if unknown."""
     if is_layered(key):
         return tuple(f"model.layers.{layer}.{name}" for name in IN_EACH_LAYER[key.removeprefix(f"{PREFIX}{LAYERS}")])
     return WHOLE_MODEL[key.removeprefix(PREFIX)]
 
 
 def megatron_key(name: str) -> tuple[str, int, int]:
-    """The opposite: key, layer, and which of the key's parameters `name` is. KeyError for an unknown name."""
+    """Return the key, the layer and the position in the key of a Hugging Face parameter. Raises KeyError if unknown."""
     match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
     layer, rest = (int(match[1]), match[2]) if match else (0, name)
     for key, names in (IN_EACH_LAYER if match else WHOLE_MODEL).items():
@@ -64,11 +64,11 @@ def megatron_key(name: str) -> tuple[str, int, int]:
 
 
 def join(key: str, tensors: Sequence["Tensor"], architecture: Architecture) -> "Tensor":
-    """Megatron's parameter from Hugging Face's, in the order of `hugging_face_names`."""
+    """Join Hugging Face's parameters, in the order of `hugging_face_names`, into Megatron's."""
     import torch
 
     if key.endswith(QKV):
-        # For each key-value head: its queries, its key and its value one after another.
+        # Grouped by key-value head: its queries, its key, its value.
         groups = architecture.key_value_heads
         split = (tensor.view(groups, -1, architecture.head_size, architecture.hidden_size) for tensor in tensors)
         return torch.cat(tuple(split), dim=1).flatten(0, 2)
@@ -76,7 +76,7 @@ def join(key: str, tensors: Sequence["Tensor"], architecture: Architecture) -> "
 
 
 def split(key: str, tensor: "Tensor", architecture: Architecture) -> tuple["Tensor", ...]:
-    """Hugging Face's parameters from Megatron's, in the order of `hugging_face_names`; padded rows are dropped."""
+    """Split Megatron's parameter into Hugging Face's, in the order of `hugging_face_names`; drop padded rows."""
     if key.endswith(QKV):
         groups, heads = architecture.key_value_heads, architecture.attention_heads
         grouped = tensor.view(groups, -1, architecture.head_size, architecture.hidden_size)

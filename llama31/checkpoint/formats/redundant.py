@@ -1,7 +1,7 @@
-"""Tensors in a checkpoint of Hugging Face that repeat what is known without them. Standard library only.
+"""Redundant tensors in Hugging Face checkpoints. Standard library only.
 
-Llama 2's own files hold RoPE's frequencies in each layer, which transformers computes today. Files of tied models may
-hold the output layer beside the embedding, whose weights it uses. Both are left out if they hold what they should.
+Llama 2's original files store RoPE's frequencies in each layer, which transformers now computes. Files of tied models
+may store the output layer in addition to the embedding. Both are dropped if their values are as expected.
 """
 
 import math
@@ -16,19 +16,19 @@ FREQUENCIES = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_fre
 OUTPUT, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 BLOCK = 1 << 24  # bytes compared at a time
 PRECISION = {"float32": (1e-5, 0.0), "bfloat16": (2**-8, 0.0), "float16": (2**-10, 2**-24)}
-"""Relative and absolute rounding of each type, float32 with room for another order of operations."""
+"""Relative and absolute tolerance of each type; float32's allows for another order of operations."""
 
 
-def left_out(llama: Architecture, tensors: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]]:
-    """The tensors without the redundant ones, and a line for each kind of them that contradicts the model."""
+def drop(llama: Architecture, tensors: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]]:
+    """Return the tensors without the redundant ones, and a line for each kind of those with unexpected values."""
     frequencies = [name for name in tensors if FREQUENCIES.fullmatch(name)]
     expected = llama.rope.frequencies(llama.head_size)
     problems: list[str] = []
-    if wrong := [name for name in frequencies if not _are(tensors[name], expected)]:
-        stored = tensors[wrong[0]]
+    if differing := [name for name in frequencies if not _holds(tensors[name], expected)]:
+        stored = tensors[differing[0]]
         problems.append(
-            f"{stored.file}: {some(wrong)}: not the frequencies of config.json's RoPE (theta {llama.rope_theta}, "
-            f"{'llama3' if llama.rope_scaling else 'no'} scaling, heads of {llama.head_size}); one of both is wrong"
+            f"{stored.file}: {some(differing)}: not the frequencies of config.json's RoPE (theta {llama.rope_theta}, "
+            f"{'llama3' if llama.rope_scaling else 'no'} scaling, heads of {llama.head_size}); one of them is wrong"
         )
     known = set(frequencies)
     if llama.tied_embeddings and OUTPUT in tensors and EMBEDDING in tensors:
@@ -41,8 +41,8 @@ def left_out(llama: Architecture, tensors: Mapping[str, Stored]) -> tuple[dict[s
     return {name: stored for name, stored in tensors.items() if name not in known}, problems
 
 
-def _are(stored: Stored, expected: list[float]) -> bool:
-    """Whether a tensor holds just these numbers, as far as its type can."""
+def _holds(stored: Stored, expected: list[float]) -> bool:
+    """Return whether a tensor holds these numbers, within the precision of its type."""
     relative, absolute = PRECISION[stored.dtype]
     return stored.shape == (len(expected),) and all(
         math.isclose(found, number, rel_tol=relative, abs_tol=absolute)
@@ -53,13 +53,13 @@ def _are(stored: Stored, expected: list[float]) -> bool:
 def _numbers(stored: Stored) -> tuple[float, ...]:
     data = stored.read(0, stored.size)
     if stored.dtype == "bfloat16":  # the upper half of a float32
-        data = b"".join(b"\0\0" + data[place : place + 2] for place in range(0, len(data), 2))
+        data = b"".join(b"\0\0" + data[start : start + 2] for start in range(0, len(data), 2))
     letter = "e" if stored.dtype == "float16" else "f"
     return struct.unpack(f"<{math.prod(stored.shape)}{letter}", data)
 
 
 def _equal(one: Stored, other: Stored) -> bool:
-    """Whether two tensors are the same to the bit."""
+    """Return whether two tensors are bitwise equal."""
     return (one.dtype, one.shape) == (other.dtype, other.shape) and all(
         one.read(offset, BLOCK) == other.read(offset, BLOCK) for offset in range(0, one.size, BLOCK)
     )

@@ -1,8 +1,8 @@
-"""Nothing in a checkpoint is executed when it is loaded, whoever made it.
+"""Keep code in a checkpoint from being executed when torch loads it.
 
-torch's distributed checkpoints hold two kinds of pickles. Tensors and objects go through torch.load, which the ranks
-are told to confine to data (TORCH_FORCE_WEIGHTS_ONLY_LOAD, in `llama31.train`). The table of contents, `.metadata`,
-goes through pickle itself; here it is read before, and refused if it names anything but the classes of such tables.
+torch's distributed checkpoints hold two kinds of pickles. Tensors and objects go through torch.load, which
+TORCH_FORCE_WEIGHTS_ONLY_LOAD restricts to data (set in `llama31.train`). The table of contents, `.metadata`, goes
+through pickle itself. So it is read here first, and refused if it names anything but the classes of such tables.
 """
 
 import pickle
@@ -18,7 +18,7 @@ _KNOWN = {
     "collections": {"OrderedDict"},
     "megatron.core.dist_checkpointing.strategies.torch": {"MCoreMetadata", "MCoreSavePlan"},
     "pathlib": {"PosixPath"},
-    "pathlib._local": {"PosixPath"},  # where newer Pythons keep it
+    "pathlib._local": {"PosixPath"},  # in newer Pythons
     "torch": {"Size"},
     "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
     "torch.distributed.checkpoint.metadata": {
@@ -37,7 +37,7 @@ _ENUMS = {
 
 
 class _EnumMember(UnpickledState):
-    """Stands for getattr, and refuses all but the member of a known Enum.
+    """Stand-in for getattr that refuses everything but a member of a known Enum.
 
     Python 3.11.2 pickles a member as getattr(class, name); 3.10.13, 3.11.7, 3.12.1 and 3.13.0 as class(value).
     """
@@ -51,7 +51,7 @@ class _EnumMember(UnpickledState):
 
 
 class _TableUnpickler(InertUnpickler):
-    """Knows the dataclasses of torch's and Megatron's tables of contents, torch's types and plain containers."""
+    """Unpickler that accepts only the classes of torch's and Megatron's tables, torch's types and plain containers."""
 
     def find_class(self, module: str, name: str) -> Any:
         import torch
@@ -68,8 +68,8 @@ class _TableUnpickler(InertUnpickler):
 
 
 def read_table(weights: Path) -> Any:
-    """The table of contents of a checkpoint's `weights`, as `metadata.load` gives it.
+    """Return the table of contents of a checkpoint's `weights`, as `dcp_metadata.load`.
 
-    Raises UserError where it is missing, damaged, or would execute something if torch read it.
+    Raises UserError if it is missing or damaged, or would execute something if torch read it.
     """
     return dcp_metadata.load(weights, _TableUnpickler)

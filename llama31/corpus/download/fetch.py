@@ -12,6 +12,7 @@ from llama31.common.files import failures_named
 from llama31.common.locks import only_run_in
 from llama31.common.parallel import run_all
 from llama31.common.progress import Progress
+from llama31.common.units import size
 from llama31.corpus.download.journal import Range
 from llama31.corpus.download.remote import Remote, RemoteFile, Version
 from llama31.corpus.download.retries import retried
@@ -84,7 +85,7 @@ def _fetch(
     to_hash = sum(target.to_hash for target in targets)
     free = shutil.disk_usage(directory).free
     if missing > free:
-        raise UserError(f"{directory}: {missing / 1e6:,.0f} MB to fetch, and {free / 1e6:,.0f} MB of disk are free")
+        raise UserError(f"{directory}: {size(missing)} to fetch, and {size(free)} of disk are free")
     for target in targets:
         target.prepare()
 

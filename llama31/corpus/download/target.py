@@ -5,13 +5,12 @@ name when it has the size and the MD5 that are published.
 """
 
 import hashlib
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
 
 from llama31.common.errors import UserError
-from llama31.common.files import PARTIAL, failures_named, publish
+from llama31.common.files import PARTIAL, failures_named, publish, sync_open
 from llama31.common.progress import Progress
 from llama31.corpus.download.journal import Journal, Range
 from llama31.corpus.download.remote import PIECES, Interrupted, Remote, RemoteFile, Version
@@ -224,6 +223,6 @@ class _Writer:
     def record(self) -> None:
         """Have what was written on disk, and then in the journal."""
         if self.position > self._recorded:
-            os.fsync(self._file.fileno())
+            sync_open(self._file)
             self._journal.add(self._recorded, self.position)
             self._recorded = self.position

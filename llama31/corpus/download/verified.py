@@ -1,10 +1,11 @@
 """DIR/.downloaded.json: which files had the published MD5, and what they were then, so that none is read twice."""
 
-import json
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
-from llama31.common.files import atomic_writer
+from llama31.common.errors import UserError
+from llama31.common.json_files import load_object, write_json
 from llama31.corpus.download.remote import CHECKED, RemoteFile
 
 
@@ -16,11 +17,9 @@ class VerifiedFiles:
         self._directory = directory
         self._lock = Lock()
         self._changed = False
-        try:
-            content = json.loads((directory / CHECKED).read_bytes())
-        except (OSError, ValueError):
-            content = {}
-        self._found: dict[str, object] = content if isinstance(content, dict) else {}
+        self._found: dict[str, object] = {}
+        with suppress(UserError):
+            self._found = load_object(directory / CHECKED)
 
     def holds(self, file: RemoteFile) -> bool:
         """Whether the file had this MD5, and was not touched since."""
@@ -35,8 +34,7 @@ class VerifiedFiles:
     def save(self) -> None:
         """Write the record, if it changed. Raises UserError."""
         if self._changed:
-            with atomic_writer(self._directory / CHECKED) as written:
-                written.write(json.dumps(self._found, indent=1).encode() + b"\n")
+            write_json(self._directory / CHECKED, self._found)
 
     def _state(self, file: RemoteFile) -> list[object] | None:
         try:

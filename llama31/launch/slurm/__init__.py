@@ -1,1 +1,1 @@
-"""Runs as Slurm jobs: submitting them, what the jobs do, and watching them."""
+"""Submit runs as Slurm jobs, run them, and follow them."""

@@ -1,4 +1,4 @@
-"""Watching runs that were submitted, until their last jobs have ended: what changes, and what the jobs print."""
+"""Follow submitted runs until their last jobs have ended: print state changes and the jobs' logs."""
 
 import shlex
 import time
@@ -14,30 +14,30 @@ from llama31.launch.slurm.job_states import PENDING, RUNNING, UNKNOWN, JobState
 from llama31.run_dir.events import FAILED, INTERRUPTED, WORST_LAST, worst
 from llama31.run_dir.job_chain import Submission
 
-INTERVAL = 3.0  # each question is one squeue
+INTERVAL = 3.0  # seconds between calls of squeue
 
 
 @dataclass
 class _Job:
-    """A job that is watched."""
+    """A job that is followed."""
 
     job_id: int
     log: Path
     destination: str
     title: str
-    """What its lines begin with."""
+    """Prefix of its lines."""
     state: JobState | None = None
-    """None before Slurm was asked."""
+    """None before the first answer of Slurm."""
     printed: int = 0
-    """Lines of its log that were copied."""
+    """Number of lines of its log that were printed."""
 
     @property
     def has_ended(self) -> bool:
         return self.state is not None and self.state.has_ended
 
     def new_lines(self) -> list[str]:
-        """What its log got since the last time, in whole lines unless the job has ended."""
-        # The machine that submits may not see the cluster's files.
+        """Return the new lines of its log; the last one is held back while it is incomplete and the job runs."""
+        # The submitting machine may not see the cluster's files.
         where = "" if self.log.exists() else self.destination
         try:
             printed = remote_shell.output(where, ["tail", "-n", f"+{self.printed + 1}", str(self.log)])
@@ -51,13 +51,13 @@ class _Job:
 
 
 def follow(submitted: Sequence[tuple[Path, Submission]], interval: float = INTERVAL) -> int:
-    """Prints changes and logs of the jobs of runs, until all have ended.
+    """Print state changes and logs of the jobs of runs until all have ended.
 
-    Gives the exit code of the worst outcome; INTERRUPTED after Ctrl-C, which ends no job.
+    Returns the exit code of the worst outcome; INTERRUPTED after Ctrl-C, which ends no job.
 
     Args:
-        submitted: Run directories, which may lie out of sight where they were submitted through ssh, and their jobs.
-        interval: Seconds between two questions to Slurm.
+        submitted: Run directories and their jobs; through ssh, the directories may not be visible here.
+        interval: Seconds between two calls of squeue.
     """
     runs = {run_dir: _jobs(run_dir, one, is_one_of_many=len(submitted) > 1) for run_dir, one in submitted}
     try:
@@ -65,10 +65,10 @@ def follow(submitted: Sequence[tuple[Path, Submission]], interval: float = INTER
     except KeyboardInterrupt:
         left = [job for jobs in runs.values() for job in jobs if not job.has_ended]
         see = shlex.join(["python3", "-m", "llama31", "status", *map(str, runs)])
-        print(f"\nno longer following; the jobs go on. To see them: {see}", flush=True)
+        print(f"\nstopped following; the jobs keep running. To see them: {see}", flush=True)
         for destination in sorted({job.destination for job in left}):
             ids = [str(job.job_id) for job in left if job.destination == destination]
-            print(f"To end them: {shlex.join(remote_shell.command(destination, ['scancel', *ids]))}", flush=True)
+            print(f"To cancel them: {shlex.join(remote_shell.command(destination, ['scancel', *ids]))}", flush=True)
         return INTERRUPTED
     return worst(_exit_code(run_dir, jobs[-1]) for run_dir, jobs in runs.items())
 
@@ -79,7 +79,7 @@ def _jobs(run_dir: Path, submitted: Submission, *, is_one_of_many: bool) -> list
 
 
 def _watch(jobs: Sequence[_Job], interval: float) -> None:
-    """Until all jobs have ended. While Slurm does not answer, as when its controller restarts, it is asked again."""
+    """Print news until all jobs have ended. Retries while Slurm does not answer, such as during a restart."""
     trouble = ""
     while left := [job for job in jobs if not job.has_ended]:
         asked = time.monotonic()
@@ -90,13 +90,13 @@ def _watch(jobs: Sequence[_Job], interval: float) -> None:
         except UserError as error:
             if str(error) != trouble:
                 trouble = str(error)
-                print(f"{trouble}; asking again every {interval:g} s", flush=True)
+                print(f"{trouble}; retrying every {interval:g} s", flush=True)
         if not all(job.has_ended for job in jobs):
             time.sleep(max(0.0, asked + interval - time.monotonic()))
 
 
 def _all_news(jobs: Sequence[_Job]) -> Iterator[str]:
-    """What is new of all jobs; each place that took some is asked once."""
+    """Yield the news of all jobs, with one call of squeue for each destination."""
     for destination in sorted({job.destination for job in jobs}):
         of_place = [job for job in jobs if job.destination == destination]
         now = job_states.states([job.job_id for job in of_place], destination)
@@ -105,7 +105,7 @@ def _all_news(jobs: Sequence[_Job]) -> Iterator[str]:
 
 
 def _news(job: _Job, state: JobState) -> Iterator[str]:
-    """Lines on what has changed since the last time, in the order in which it happened."""
+    """Yield what has changed since the last time, in order of time."""
     former, job.state = job.state, state
     has_changed = former is None or _what_counts(former) != _what_counts(state)
     if has_changed and not state.has_ended:
@@ -117,7 +117,7 @@ def _news(job: _Job, state: JobState) -> Iterator[str]:
 
 
 def _what_counts(state: JobState) -> tuple[str, str, str, int]:
-    """All but times, which Slurm estimates anew again and again."""
+    """Return the fields that count as a change: not the times, whose estimates Slurm keeps changing."""
     return state.state, state.reason, state.nodes, state.restarts
 
 
@@ -140,7 +140,7 @@ def _words(job_id: int, state: JobState) -> str:
 
 
 def _exit_code(run_dir: Path, last: _Job) -> int:
-    """Exit code of the run's outcome or, where no job has started ranks or that is not known, of the last job."""
+    """Return the exit code of the run's outcome; of its last job if no job has started ranks or none can be read."""
     try:
         has_begun, outcome = remote_files.last_outcome(run_dir, "" if run_dir.is_dir() else last.destination)
     except UserError:

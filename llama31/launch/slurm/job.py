@@ -1,8 +1,8 @@
-"""What a Slurm job does once, before and after its ranks: python3 -m llama31.launch.slurm.job begin|end JOB_DIR ...
+"""Steps of a Slurm job before and after its ranks: python3 -m llama31.launch.slurm.job begin|end JOB_DIR ...
 
-`begin` looks at settings, data and checkpoints as a run on one machine does, and fills the job's directory, for the
-ranks to start. Where nothing is left to do it leaves it empty, and its exit code is the job's.
-`end` says how it ended, and gives the job's exit code.
+`begin` checks settings, data and checkpoints as a run on one machine does, and fills the job's directory so that the
+ranks can start. If nothing is left to do it leaves the directory empty, and its exit code is the job's.
+`end` prints the outcome, and its exit code is the job's.
 """
 
 import os
@@ -22,11 +22,11 @@ from llama31.run_dir import job_chain, record, time_limit_warning
 from llama31.run_dir.events import BAD_INPUT, INTERRUPTED
 from llama31.settings import names
 
-LOCKS_OUTLIVE_NODES = 150  # seconds: NFS keeps the locks of a node that was lost until its lease ends, 90 s by default
+LOCKS_OUTLIVE_NODES = 150  # seconds: NFS keeps the locks of a lost node until its lease ends, by default after 90 s
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Gives the exit code; what is wrong is told in a line on standard error."""
+    """Run one step. Returns the exit code; a UserError is printed on standard error."""
     what, job_dir, *rest = arguments
     try:
         return begin(Path(job_dir), rest[1::2]) if what == "begin" else end(Path(job_dir), int(rest[0]))
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def begin(job_dir: Path, allowed: Sequence[str]) -> int:
-    """Fills the job's directory for its ranks; `allowed` names the settings in which the run may change."""
+    """Fill the job's directory for its ranks. `allowed` names the settings that a resumed run may change."""
     signal.signal(signal.SIGUSR1, _time_is_up)
     time_limit_warning.watch(job_dir)
     env_check.check(job_dir)
@@ -48,7 +48,7 @@ def begin(job_dir: Path, allowed: Sequence[str]) -> int:
     prepared = prepare.prepare(resolved, data, allowed, command, thorough=True)
     if prepared.outcome:
         return prepared.say_finished()
-    prepared.take_up(LOCKS_OUTLIVE_NODES)
+    prepared.make_room(LOCKS_OUTLIVE_NODES)
     plan = prepared.plan
     with failures_named(job_dir):
         run_directory.begin(job_dir, plan, assignments, command, rank_command.environment(plan.settings, os.environ))
@@ -58,13 +58,13 @@ def begin(job_dir: Path, allowed: Sequence[str]) -> int:
 
 
 def _time_is_up(_: int, __: FrameType | None) -> None:
-    print("the time limit came before training began; a longer TIME works", file=sys.stderr, flush=True)
+    print("the time limit was reached before training started; a longer TIME works", file=sys.stderr, flush=True)
     os._exit(INTERRUPTED)
 
 
 def end(job_dir: Path, returncode: int) -> int:
-    """Says how the job ended whose ranks left srun with `returncode`."""
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the time limit is near, which is known
+    """Print the outcome of a job whose ranks have exited, srun with `returncode`. Returns its exit code."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the warning has been handled
     log = job_dir.parent / paths.slurm_log(job_chain.job_of(job_dir))
     report = out_of_memory.slurm_report(log, since=_begins(job_dir))
     settings = record.load_settings(job_dir)
@@ -72,7 +72,7 @@ def end(job_dir: Path, returncode: int) -> int:
 
 
 def _begins(job_dir: Path) -> str:
-    """The line of the job's log after which its ranks start."""
+    """Return the line of the job's log after which its ranks start."""
     return f"run directory: {job_dir}\n"
 
 

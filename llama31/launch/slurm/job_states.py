@@ -1,7 +1,7 @@
-"""What Slurm says of jobs: squeue while it knows them, sacct afterwards where there is accounting. Standard library.
+"""States of Slurm jobs, from squeue while it knows them, then from sacct if there is accounting. Standard library.
 
-Without accounting Slurm forgets a job some minutes after its end (MinJobAge); then a run's own outcome is what is left.
-What the versions 22.05, 24.11 and 26.05 print is in tests/slurm_outputs.
+Without accounting Slurm forgets a job some minutes after its end (MinJobAge); then only the run's own outcome is left.
+tests/slurm_outputs has the output of versions 22.05, 24.11 and 26.05.
 """
 
 import re
@@ -15,7 +15,7 @@ from llama31.run_dir.events import INTERRUPTED
 UNKNOWN = "UNKNOWN"
 PENDING = "PENDING"
 RUNNING = "RUNNING"
-# States of a job that will not go on (man squeue, JOB STATE CODES).
+# States of a job that will not run again (man squeue, JOB STATE CODES).
 ENDED = {
     "BOOT_FAIL",
     "CANCELLED",
@@ -28,49 +28,47 @@ ENDED = {
     "REVOKED",
     "TIMEOUT",
 }
-FORGOTTEN = (
-    "Invalid job id specified"  # squeue fails so for a single unknown job; of several it leaves unknown ones out
-)
-# Each command's names for the same fields, which are then read by sacct's.
+FORGOTTEN = "Invalid job id specified"  # squeue's error for a single unknown job; among several it omits unknown ones
+# Each command's names of the same fields; results use sacct's.
 SQUEUE_FORMAT = ("JobID", "State", "NodeList", "StartTime", "EndTime", "RestartCnt", "exit_code", "Reason")
 SQUEUE_FIELDS = ("JobIDRaw", "State", "NodeList", "Start", "End", "RestartCnt", "ExitCode", "Reason")
 SACCT_FIELDS = ("JobIDRaw", "State", "NodeList", "Start", "End", "ExitCode")
 AMBIGUOUS_FOR_SACCT = (INTERRUPTED - 128,)
-"""Before 25.11 sacct takes 128 off an exit code above that, so that an interrupted run looks like bad input."""
-NOTHING = ("", "None", "NONE", "N/A", "Unknown", "None assigned")  # where Slurm has nothing to say
+"""Before 25.11 sacct subtracts 128 from a higher exit code, so that an interrupted run looks like bad input."""
+NOTHING = ("", "None", "NONE", "N/A", "Unknown", "None assigned")  # how Slurm writes an unknown value
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What Slurm says of one job; empty where it says nothing."""
+    """State of one job; fields are empty if Slurm does not know them."""
 
     state: str = UNKNOWN
-    """Slurm's word, such as PENDING, RUNNING or TIMEOUT; UNKNOWN for a job that it has forgotten."""
+    """Such as PENDING, RUNNING or TIMEOUT; UNKNOWN for a job that Slurm has forgotten."""
     nodes: str = ""
-    """Nodes that it runs or ran on, as Slurm abbreviates them."""
+    """Nodes that it runs or ran on, abbreviated by Slurm."""
     start: str = ""
-    """Local time of the cluster, ISO 8601; of a pending job, when Slurm expects it to start."""
+    """Local time of the cluster, ISO 8601; for a pending job, its expected start."""
     end: str = ""
-    """As `start`; of a running job, when its time limit is reached."""
+    """As `start`; for a running job, when it reaches its time limit."""
     restarts: int = 0
-    """How often it was requeued; accounting does not say."""
+    """How often it was requeued; 0 from sacct, which does not report it."""
     reason: str = ""
     """Why it is pending."""
     exit_code: int | None = None
-    """What its script left with, as a shell gives it: 128 + the number of a signal. 0 before its end; None: unknown."""
+    """Exit code of its script, 128 + N after signal N; 0 before its end; None if unknown."""
 
     @property
     def has_ended(self) -> bool:
-        """It will not run any more."""
+        """Whether it will not run again."""
         return self.state in ENDED or self.state == UNKNOWN
 
 
 def states(job_ids: Sequence[int], destination: str) -> dict[int, JobState]:
-    """The state of each job, asked for at once. Raises UserError where Slurm cannot be asked.
+    """Return the state of each job, by one call of squeue. Raises UserError if Slurm cannot be asked.
 
     Args:
         job_ids: Slurm's ids.
-        destination: [user@]host to ask through ssh; empty asks the tools of this machine.
+        destination: [user@]host to reach through ssh; empty for this machine.
     """
     found = _squeue(job_ids, destination) if job_ids else {}
     forgotten = [job for job in job_ids if job not in found]
@@ -92,7 +90,7 @@ def _squeue(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
 
 
 def _sacct(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
-    """What accounting says, nothing where there is none."""
+    """Return states from accounting; empty without accounting."""
     argv = ["sacct", "--noheader", "--parsable2", "--allocations", _jobs(job_ids), f"--format={','.join(SACCT_FIELDS)}"]
     try:
         printed = remote_shell.output(destination, argv)
@@ -105,7 +103,7 @@ def _sacct(job_ids: Iterable[int], destination: str) -> dict[int, JobState]:
 
 
 def _states(printed: str, fields: Sequence[str]) -> Iterator[tuple[int, JobState]]:
-    """Id and state of the job in each line. Lines of another form are a site's own remarks."""
+    """Yield id and state of the job in each line. Lines of another form are a site's own messages."""
     for line in printed.splitlines():
         said = dict(zip(fields, line.split("|"), strict=False))
         if len(said) == len(fields) and said["JobIDRaw"].isdecimal():
@@ -133,8 +131,8 @@ def _said(value: str) -> str:
 
 
 def _exit_code(said: str) -> int | None:
-    """Exit code as a shell gives it; None for what no version known to us writes."""
-    if said.isdecimal():  # squeue up to 22.05: what wait() gives
+    """Return the exit code as a shell has it; None for an unknown format."""
+    if said.isdecimal():  # squeue up to 22.05: the status of wait()
         code, signum = int(said) >> 8, int(said) & 127
     elif match := re.fullmatch(r"(\d+):(\d+)", said):
         code, signum = int(match[1]), int(match[2])

@@ -1,4 +1,4 @@
-"""What Slurm says of partitions, and whether a job in PARTITION has time for SIGNAL_BEFORE_END."""
+"""Time limits of partitions, and whether a job in PARTITION has time for SIGNAL_BEFORE_END."""
 
 import os
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from llama31.plan.validate_slurm import seconds
 from llama31.settings import Settings
 
 USUAL = "4:00:00"
-"""A time limit to name where any works."""
+"""A time limit to suggest if any works."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Time limits of a partition as sinfo writes them."""
+    """Time limits of a partition, in sinfo's format."""
 
     default: str
-    """Of a job that names none; empty: the most."""
+    """Limit of a job without --time; empty if it is `most`."""
     most: str
 
 
 def known(destination: str, timeout: float = remote_shell.PATIENCE) -> dict[str, Partition]:
-    """All partitions by their names, hidden ones too. Raises UserError where Slurm cannot be asked."""
+    """Return all partitions by name, hidden ones too. Raises UserError if Slurm cannot be asked."""
     printed = remote_shell.output(destination, ["sinfo", "--all", "--noheader", "--format=%R|%L|%l"], timeout=timeout)
     lines = [line.split("|") for line in printed.splitlines()]
     return {
@@ -31,11 +31,11 @@ def known(destination: str, timeout: float = remote_shell.PATIENCE) -> dict[str,
 
 
 def check_time(settings: Settings, destination: str, kept: list[str]) -> None:
-    """Raises UserError where no time limit is named, and the one that the job then gets leaves no time for training.
+    """Raise UserError if no time limit is set and the partition's default leaves no time for training.
 
     Args:
-        settings: Of the submission.
-        destination: [user@]host to ask through ssh; empty asks the tools of this machine.
+        settings: Settings of the submission.
+        destination: [user@]host to reach through ssh; empty for this machine.
         kept: Variables that sbatch will see.
     """
     if not settings.signal_before_end or "SBATCH_TIMELIMIT" not in kept:
@@ -44,7 +44,7 @@ def check_time(settings: Settings, destination: str, kept: list[str]) -> None:
         there = known(destination)
     except remote_shell.Unreachable:
         raise
-    except UserError:  # sbatch says more
+    except UserError:  # sbatch's own error says more
         return
     given = "" if destination else os.environ.get("SBATCH_TIMELIMIT", "")
     for name in settings.partition.split(","):

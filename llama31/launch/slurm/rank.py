@@ -1,6 +1,6 @@
 """One rank of a Slurm job: python3 -m llama31.launch.slurm.rank JOB_DIR, a task of srun.
 
-It makes sure that the settings arrived, says in torch's variables which rank it is, and becomes what every rank runs.
+It checks that the job's variables arrived, sets torch's variables for its rank, and executes the command of a rank.
 """
 
 import os
@@ -18,30 +18,30 @@ from llama31.settings import Settings
 
 
 def main(job_dir: Path) -> None:
-    """Becomes the rank; does not return unless something is wrong."""
-    # The time limit's warning would end a process that does not listen yet; so it waits until this rank does.
+    """Execute the command of a rank in place of this process; exit with BAD_INPUT if something is wrong."""
+    # The warning of the time limit would end a process without a handler, so block it until the rank has one.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
         env_check.check(job_dir)
         settings = record.load_settings(job_dir)
         environment = rank_command.environment(settings, {**os.environ, **rank_variables(settings)})
     except UserError as error:
-        _tell(job_dir, "; ".join(error.lines))
+        _report(job_dir, "; ".join(error.lines))
         sys.exit(BAD_INPUT)
     command = rank_command.command(job_dir)
     os.execve(command[0], command, environment)
 
 
-def _tell(job_dir: Path, reason: str) -> None:
-    """Writes down why the job ends, which its last step prints once for all ranks; else prints it."""
+def _report(job_dir: Path, reason: str) -> None:
+    """Store the reason as the outcome, which the job's last step prints once for all ranks; otherwise print it."""
     try:
         record.store_outcome(job_dir, Outcome(ABORTED, reason, BAD_INPUT, 0, 0))
-    except OSError:  # this node does not see the directory, or cannot write there
+    except OSError:  # this node cannot see the directory, or cannot write to it
         print(reason, file=sys.stderr, flush=True)
 
 
 def rank_variables(settings: Settings) -> dict[str, str]:
-    """Torch's names for what srun tells each task. Raises UserError where srun started other tasks than asked for."""
+    """Return srun's variables under torch's names. Raises UserError if srun started another number of tasks."""
     world_size = Layout.of(settings).world_size
     started = os.environ.get("SLURM_NTASKS", "none")
     if started != str(world_size):

@@ -1,9 +1,15 @@
-"""Files of a run directory, written here or, through ssh, on the cluster."""
+"""Read and write the files of a run directory, here or through ssh on the cluster.
 
+Through ssh, files arrive as one tar archive on the standard input of a fixed script, which needs sh, tar and coreutils.
+They are unpacked under a partial name and renamed at the end, so that they are there whole or not at all.
+"""
+
+import io
 import secrets
-import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import tarfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from llama31.common.errors import UserError
@@ -15,22 +21,53 @@ from llama31.run_dir import job_chain, record
 from llama31.run_dir.events import Outcome
 from llama31.settings import Settings
 
+# An archive that was cut off between two files unpacks without an error, so the last file must be there.
+UNPACK = """
+unpack() { mkdir -p -- "${2%/*}" && mkdir -- "$1" && tar -xof - -C "$1" && [ -f "$1/$3" ] && mv -T -- "$1" "$2"; }
+why="$(unpack "$@" 2>&1)" || {
+    rm -rf -- "$1"
+    printf '%s: %s\\n' "$4" "$why" | head -n 1
+}
+"""
+"""Make the directory $2 of the archive, whose last file is $3, by way of $1. If it fails, print `$4: reason`."""
+ADD = """
+cd -- "$1" || exit
+mkdir -- "$2" && tar -xof - -C "$2" && mv -- "$2/$3" "$3"
+code=$?
+rm -rf -- "$2"
+exit "$code"
+"""
+"""Add the file $3 of the archive to the directory $1, by way of the directory $2 in it."""
+REMOVE = 'cd -- "$1" && shift && rm -f -- "$@" && rmdir -- "$PWD"'
+OUTCOMES = """
+cd -- "$1" || exit
+for settings in job-*/"$2"; do
+    [ -e "$settings" ] || continue
+    job="${settings%/*}"
+    printf '%s %s\\n' "$job" "$(tr -d '\\n' 2>/dev/null <"$job/$3")"
+done 2>/dev/null
+"""
+"""Print a line for each job in the run directory $1 that has started ranks: its directory's name, and its outcome."""
+
 
 def new_directory(settings: Settings, destination: str) -> Path:
-    """A new run directory under JOB_DIR: made here; through ssh so far a name, under which `fill` makes it."""
+    """Make a new run directory under JOB_DIR; through ssh only name it, for `fill` to make."""
     if not destination:
         return run_directory.make(settings)
     return Path(settings.job_dir) / run_directory.names(settings)[0]
 
 
 def fill(settings: Settings, directory: Path, files: Mapping[str, str], destination: str) -> None:
-    """Writes the first files of a run directory, texts by their names; where that fails, no directory is left.
+    """Write the first files of a run directory, texts by their names. If that fails, no directory is left.
 
     Raises UserError with a line for each thing that the jobs need and the cluster lacks.
     """
     if destination:
-        if wrong := remote_shell.output(destination, ["sh"], _filling(settings, directory, files, destination)):
-            raise UserError(wrong.splitlines())
+        partial = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}{PARTIAL}")
+        where = f"JOB_DIR={settings.job_dir} on {destination}"
+        script = "\n".join([*cluster_needs.checks(settings), '[ -z "$lacking" ] || exit 0', UNPACK])
+        if problems := _sh(destination, script, partial, directory, list(files)[-1], where, stdin=archive(files)):
+            raise UserError(problems.splitlines())
         return
     try:
         write(directory, files, destination)
@@ -40,9 +77,11 @@ def fill(settings: Settings, directory: Path, files: Mapping[str, str], destinat
 
 
 def write(directory: Path, files: Mapping[str, str], destination: str) -> None:
-    """Writes files by their names into a run directory that is there, each whole or not at all."""
+    """Write files by their names into an existing run directory, each whole or not at all."""
     if destination:
-        remote_shell.output(destination, ["sh"], _all([f"cd -- {_quoted(directory)}", *_writing(files)]))
+        for name, text in files.items():
+            partial = f".{name}.{secrets.token_hex(4)}{PARTIAL}"
+            _sh(destination, ADD, directory, partial, name, stdin=archive({name: text}))
         return
     with failures_named(directory):
         for name, text in files.items():
@@ -51,74 +90,43 @@ def write(directory: Path, files: Mapping[str, str], destination: str) -> None:
 
 
 def take_back(directory: Path, files: Mapping[str, str], destination: str) -> None:
-    """Removes a run directory to which no job was submitted, with the files that it was filled with."""
+    """Remove a run directory to which no job was submitted, with the files that `fill` wrote."""
     if not destination:
         shutil.rmtree(directory)
         return
-    names = " ".join(map(_quoted, files))
     try:
-        remote_shell.output(destination, ["sh"], f'cd -- {_quoted(directory)} && rm -f -- {names} && rmdir -- "$PWD"\n')
+        _sh(destination, REMOVE, directory, *files)
     except UserError:  # the reason why nothing was submitted is what counts
         return
 
 
 def last_outcome(run_dir: Path, destination: str) -> tuple[bool, Outcome | None]:
-    """Whether a job has started ranks in a run directory, and the outcome of the last one that did.
+    """Return whether a job has started ranks in a run directory, and the outcome of the last one that did.
 
-    The outcome is None if it was killed before it could say. Raises UserError where the directory cannot be read.
+    The outcome is None if the job was killed before it could write one. Raises UserError if the directory cannot be
+    read.
     """
     if not destination:
         begun = job_chain.begun_dirs(run_dir)
         return bool(begun), record.load_outcome(begun[-1]) if begun else None
-    lines = remote_shell.output(destination, ["sh"], _outcomes(run_dir)).splitlines()
+    lines = _sh(destination, OUTCOMES, run_dir, paths.SETTINGS, paths.OUTCOME).splitlines()
     outcomes = {Path(name): text for name, _, text in (line.partition(" ") for line in lines)}
     begun = job_chain.in_order(outcomes)
     text = outcomes[begun[-1]] if begun else ""
     return bool(begun), parse_json(Outcome, text, run_dir / begun[-1]) if text else None
 
 
-def _outcomes(run_dir: Path) -> str:
-    """Shell that prints a line for each job that has started ranks: its directory's name, and its outcome if any."""
-    return f"""cd -- {_quoted(run_dir)} || exit
-for file in job-*/{paths.SETTINGS}; do
-    [ -e "$file" ] || continue
-    printf '%s %s\\n' "${{file%/*}}" "$(tr -d '\\n' 2>/dev/null <"${{file%/*}}/{paths.OUTCOME}")"
-done 2>/dev/null
-"""
+def archive(files: Mapping[str, str]) -> bytes:
+    """Return a tar archive of texts by their names, in their order."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name, text in files.items():
+            encoded = text.encode()
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(encoded), int(time.time())
+            tar.addfile(member, io.BytesIO(encoded))
+    return content.getvalue()
 
 
-def _filling(settings: Settings, directory: Path, files: Mapping[str, str], destination: str) -> str:
-    """Shell that makes the directory, whole or not at all, and prints a line for all that speaks against it."""
-    partial = _quoted(directory.with_name(f".{directory.name}.{secrets.token_hex(4)}{PARTIAL}"))
-    steps = [
-        f"mkdir -p -- {_quoted(directory.parent)}",
-        f"mkdir -- {partial}",
-        f"cd -- {partial}",
-        *_writing(files),
-        f"mv -T -- {partial} {_quoted(directory)}",
-    ]
-    failed = f"printf '%s: %s\\n' {_quoted(f'JOB_DIR={settings.job_dir} on {destination}')} \"$why\""
-    lines = [
-        *cluster_needs.checks(settings),
-        '[ -z "$lacking" ] || exit 0',
-        f"make() {{\n{_all(steps)}}}",
-        f'why="$(make 2>&1)" || {{ rm -rf -- {partial}; {failed}; }}',
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _all(steps: Sequence[str]) -> str:
-    """Shell commands of which each needs the ones before it."""
-    return " &&\n".join(steps) + "\n"
-
-
-def _writing(files: Mapping[str, str]) -> Iterator[str]:
-    """Shell commands that write files into the working directory, each whole or not at all."""
-    for name, text in files.items():
-        partial = _quoted(name + PARTIAL)
-        yield f"printf %s {_quoted(text)} >{partial}"
-        yield f"mv -- {partial} {_quoted(name)}"
-
-
-def _quoted(value: object) -> str:
-    return shlex.quote(str(value))
+def _sh(destination: str, script: str, *arguments: str | Path, stdin: bytes = b"") -> str:
+    return remote_shell.output(destination, ["sh", "-c", script, "sh", *map(str, arguments)], stdin)

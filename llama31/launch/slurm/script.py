@@ -1,10 +1,10 @@
-"""Settings -> the sbatch script of a run, from the template job.sbatch beside this file."""
+"""Render the sbatch script of a run from the template job.sbatch beside this file."""
 
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llama31.config import containers, devices, paths
+from llama31.config import devices, mounts, paths
 from llama31.config.environment import to_forward
 from llama31.launch import remote_shell
 from llama31.run_dir import time_limit_warning
@@ -14,15 +14,15 @@ TEMPLATE = Path(__file__).with_name("job.sbatch")
 
 
 def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The script.
+    """Return the script.
 
     Args:
-        settings: Of one experiment; its seed is known.
-        run_dir: Its run directory, as the cluster names it.
-        allowed: Settings in which the run may change, as users name them.
-        environment: Where it is submitted; what libraries read of it goes along.
+        settings: Settings of one experiment, with its seed.
+        run_dir: Its run directory on the cluster.
+        allowed: Settings that a resumed run may change, as users name them.
+        environment: Environment of the submission; the variables that libraries read are forwarded.
     """
-    import jinja2  # takes 50 ms, which other verbs need not wait for
+    import jinja2  # takes 50 ms, which other verbs should not spend
 
     engine = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     engine.filters["quote"] = lambda value: shlex.quote(str(value))
@@ -38,8 +38,8 @@ def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environmen
         python=paths.job_python(settings),
         runtime=settings.container.name if image else "",
         image=image,
-        mounts=containers.mounted(settings) if image else [],
-        makes=containers.made(settings) if image else [],
+        mounts=mounts.pairs(settings) if image else [],
+        makes=sorted(set(mounts.written(settings))) if image else [],
         on_gpus=on_gpus,
         whole_nodes=settings.exclusive and on_gpus,
         nodes=settings.nnodes,
@@ -51,8 +51,8 @@ def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environmen
 
 
 def options(settings: Settings, run_dir: Path) -> list[str]:
-    """What the script asks of Slurm, an entry for each line."""
-    patterns_off = str(run_dir).replace("%", "%%")  # sbatch replaces %j and the like in file names
+    """Return the options of sbatch in the script, one for each line."""
+    patterns_off = str(run_dir).replace("%", "%%")  # sbatch expands %j and others in file names
     asked = {
         "job-name": "-".join(filter(None, ("llama31", settings.tag, f"seed{settings.seeds}"))),
         "partition": settings.partition,
@@ -77,7 +77,7 @@ def options(settings: Settings, run_dir: Path) -> list[str]:
 
 
 def exports(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that the job's ranks get: all settings, and what libraries read where it is submitted."""
+    """Return the variables for the job's ranks: all settings, and what libraries read in the submitting environment."""
     ours = {name: shown(getattr(settings, name.lower())) for name in names()}
     there = to_forward(environment, other_file_system=bool(settings.host))
     theirs = {name: value for name, value in there.items() if name.isidentifier()}

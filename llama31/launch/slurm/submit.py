@@ -1,4 +1,4 @@
-"""A submission: for each experiment a run directory with its script, and a chain of jobs that run it."""
+"""Submit experiments: for each one a run directory with its script, and a chain of jobs that run it."""
 
 import os
 import re
@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llama31.common.errors import UserError
+from llama31.common.json_files import to_json
 from llama31.config import paths
 from llama31.launch import prepare, provenance, remote_shell, run_directory
 from llama31.launch.prepare import Prepared
@@ -16,12 +17,12 @@ from llama31.launch.slurm import partitions, remote_files, script
 from llama31.plan import sbatch_options
 from llama31.plan.plan import Plan
 from llama31.plan.validate_slurm import dependency
-from llama31.run_dir import job_chain, record
+from llama31.run_dir import record
 from llama31.run_dir.events import worst
 from llama31.run_dir.job_chain import Submission
 from llama31.settings import Settings
 
-# Variables of sbatch that count where neither the setting nor SBATCH_ARGS says anything, and those options' names.
+# Variables of sbatch that apply if neither the setting nor SBATCH_ARGS has the option, and the option's names.
 OF_THE_SITE = {
     "account": ("SBATCH_ACCOUNT", sbatch_options.ACCOUNT),
     "time": ("SBATCH_TIMELIMIT", sbatch_options.TIME),
@@ -29,24 +30,24 @@ OF_THE_SITE = {
 
 
 def destination(settings: Settings) -> str:
-    """[user@]host to submit from; empty for this machine."""
+    """Return [user@]host to submit from; empty for this machine."""
     return f"{settings.ssh_user}@{settings.host}" if settings.ssh_user else settings.host
 
 
 def command(settings: Settings, directory: Path) -> list[str]:
-    """What submits the first job of a run, for its plan."""
+    """Return the command that submits the first job of a run, for its plan."""
     return remote_shell.command(destination(settings), sbatch(settings, directory, []))
 
 
 def sbatch(settings: Settings, directory: Path, submitted: Sequence[int]) -> list[str]:
-    """sbatch for the next job of a chain, after those submitted. Through ssh it reads the script from its input."""
+    """Return sbatch's command for the next job of a chain. Through ssh it reads the script from standard input."""
     after = f"afterany:{submitted[-1]}" if submitted else dependency(settings.dependencies)
     options = ["--parsable", *([f"--dependency={after}"] if after else [])]
     return ["sbatch", *options, *([] if settings.host else [str(directory / paths.SCRIPT)])]
 
 
 def kept_variables(settings: Settings) -> list[str]:
-    """Variables that sbatch may see, for the settings do not say the same."""
+    """Return the variables that sbatch may see, because no setting overrides them."""
     options = sbatch_options.parsed(settings.sbatch_args)
     return [
         variable
@@ -56,7 +57,7 @@ def kept_variables(settings: Settings) -> list[str]:
 
 
 def preview(experiments: Sequence[Plan], directory: Path, allowed: Sequence[str]) -> str:
-    """What would be submitted, and the commands and the script that the first experiment would use, for a person."""
+    """Return a text with what would be submitted: seeds, and the commands and script of the first experiment."""
     settings = experiments[0].settings
     seeds = [seed for plan in experiments if (seed := plan.settings.seeds)]
     if drawn := len(experiments) - len(seeds):
@@ -70,9 +71,9 @@ def preview(experiments: Sequence[Plan], directory: Path, allowed: Sequence[str]
 
 
 def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: Sequence[str], *, wait: bool) -> int:
-    """Submits each experiment that has something left to do; gives the exit code.
+    """Submit each experiment that is not finished. Returns the exit code.
 
-    With `wait` it follows the jobs to their end, else it returns when all are queued.
+    With `wait`, follow the jobs until they have ended; otherwise return when all are queued.
     """
     prepare.check_space(experiments)
     left = [prepared for prepared in experiments if not prepared.outcome]
@@ -85,9 +86,7 @@ def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: S
         if prepared.outcome:
             codes.append(prepared.say_finished())
             continue
-        settings = prepared.plan.settings
-        settings = replace(settings, seeds=settings.seeds or prepare.draw_seed())
-        plan = replace(prepared.plan, resolved=replace(prepared.plan.resolved, settings=settings))
+        plan = prepared.plan.with_settings(seeds=prepared.plan.settings.seeds or prepare.draw_seed())
         submitted.append(_submit(plan, arguments, allowed, f"experiment {number} of {len(experiments)}: "))
     if wait and submitted:
         from llama31.launch.slurm.follow import follow
@@ -97,7 +96,7 @@ def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: S
 
 
 def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title: str) -> tuple[Path, Submission]:
-    """Makes the run directory of an experiment and submits its jobs; gives the directory and what was submitted."""
+    """Make the run directory of an experiment and submit its jobs. Returns the directory and the submission."""
     settings = plan.settings
     there = destination(settings)
     directory = remote_files.new_directory(settings, there)
@@ -106,7 +105,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
     files = {
         paths.SCRIPT: text,
         paths.SETTINGS: record.settings_text(settings),
-        paths.RECORD: record.record_text(described),
+        paths.RECORD: to_json(described),
     }
     remote_files.fill(settings, directory, files, there)
     submitted = Submission([], int(settings.seeds), there, time.strftime("%Y-%m-%dT%H:%M:%S%z"))
@@ -116,14 +115,14 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
                 argv = sbatch(settings, directory, submitted.jobs)
                 answer = remote_shell.output(there, argv, text if there else "", kept=kept_variables(settings))
                 submitted = replace(submitted, jobs=[*submitted.jobs, job_id(answer)])
-        finally:  # jobs that are queued are noted even where the next one is refused or the user has seen enough
+        finally:  # record queued jobs even if the next one is refused or the user presses Ctrl-C
             if submitted.jobs:
-                remote_files.write(directory, {paths.SUBMISSION: job_chain.text(submitted)}, there)
+                remote_files.write(directory, {paths.SUBMISSION: to_json(submitted)}, there)
     except UserError as error:
         if not submitted.jobs:
             remote_files.take_back(directory, files, there)
             raise
-        queued = f"{directory}: {_words(submitted.jobs)} queued all the same; scancel takes them back"
+        queued = f"{directory}: {_words(submitted.jobs)} already queued; scancel cancels them"
         raise UserError([*error.lines, queued]) from error
     if not there:
         run_directory.name_latest(directory)
@@ -134,7 +133,10 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
 
 
 def job_id(answer: str) -> int:
-    """The id in sbatch's answer, JOB or JOB;CLUSTER; a site's own remarks may stand around it."""
+    """Return the id in sbatch's answer, JOB or JOB;CLUSTER, between a site's own messages.
+
+    Raises UserError if there is none.
+    """
     ids = [line.partition(";")[0] for line in answer.splitlines() if re.fullmatch(r"\d+(;\S+)?", line)]
     if not ids:
         raise UserError(f"sbatch: no job id in its answer: {answer.strip()!r}; squeue --me shows what it did")

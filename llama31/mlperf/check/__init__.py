@@ -1,1 +1,1 @@
-"""Checks of MLPerf logs, alone and as a submission."""
+"""Check MLPerf logs, one by one and as a submission."""

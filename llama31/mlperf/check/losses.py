@@ -1,4 +1,4 @@
-"""Losses of a log's evaluations that rose, and where they were back: nothing against the rules, but worth a look."""
+"""Spikes of the validation loss: no violation, but worth a look."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from mlperf_logging.mllog import constants
 from llama31.mlperf.log.records import Log, Record, is_number
 
 RISE = 1.05
-"""A loss above so many times the best one so far is a spike; of 30 published runs of v5.1 one has one, of 5%."""
+"""A loss above this multiple of the best so far is a spike; of 30 published runs of v5.1 one has one, of 5%."""
 
 
 @dataclass
@@ -16,11 +16,11 @@ class Spike:
     """Consecutive evaluations above the best loss so far."""
 
     best: Record
-    """The evaluation with the lowest loss before."""
+    """The evaluation with the lowest loss before them."""
     top: Record
     """The one with the highest loss."""
     back: Record | None = None
-    """The first one after them that is near the best again; None if the log ends before."""
+    """The first evaluation after them near the best loss again; None if there is none."""
 
     def __str__(self) -> str:
         rise = f"rises from {self.best.value:.2f} to {self.top.value:.2f}"
@@ -30,7 +30,7 @@ class Spike:
 
 
 def spikes(log: Log) -> list[Spike]:
-    """Find the loss spikes of a run, in their order."""
+    """Return the loss spikes of a run, in order."""
     found: list[Spike] = []
     best: Record | None = None
     for record in log.all(constants.EVAL_ACCURACY):
@@ -51,7 +51,7 @@ def spikes(log: Log) -> list[Spike]:
 
 
 def notes(log: Log) -> Iterator[str]:
-    """Describe the highest spike, and count the others."""
+    """Describe the highest spike, and count all."""
     found = spikes(log)
     if found:
         highest = max(found, key=lambda spike: spike.top.value / spike.best.value)

@@ -1,4 +1,4 @@
-"""What is worth knowing about a log and breaks no rule."""
+"""Notes on what is unusual in a log and breaks no rule."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
@@ -16,24 +16,24 @@ STATUSES = [status.value for status in Status]
 
 
 def notes(log: Log) -> Iterator[str]:
-    """Describe what is unusual in a log."""
+    """Yield what is unusual in a log."""
     searched = rcp_misreadings.notes(log) if log.is_closed else ()
     return chain(_keys(log), _end(log), _cadence(log), _lags(log), losses.notes(log), searched)
 
 
 def _keys(log: Log) -> Iterator[str]:
-    """Keys that no rule wants, and values that no rule fixes."""
+    """Yield missing keys that no rule requires, and unusual values that no rule fixes."""
     for key in OPTIONAL_KEYS:
         if not log.first(key):
             hint = spelling.near(key, log)
             yield (
                 f"{key}: not in the log"
                 + (f" ({hint})" if hint else "")
-                + (f", taken as {rules.TARGET}" if key == TARGET_ACCURACY else "")
+                + (f", assumed {rules.TARGET}" if key == TARGET_ACCURACY else "")
             )
     for record in log.all(constants.SUBMISSION_STATUS):
         if record.value not in STATUSES:
-            yield f"{record.key}: {record}, none of {', '.join(STATUSES)}; no ruleset checks it"
+            yield f"{record.key}: {record}, not one of {', '.join(STATUSES)}; no ruleset checks it"
     if log.is_closed:
         for record in log.all(constants.SUBMISSION_ORG, constants.SUBMISSION_PLATFORM):
             if record.value == "unset" or "PLACEHOLDER" in str(record.value):
@@ -46,11 +46,11 @@ def _keys(log: Log) -> Iterator[str]:
 
 def _end(log: Log) -> Iterator[str]:
     if log.first(constants.RUN_START) and log.first(constants.RUN_STOP) and minutes(log) is None:
-        yield f"{constants.RUN_STOP}: is before {constants.RUN_START}; no time to train is given"
+        yield f"{constants.RUN_STOP}: is before {constants.RUN_START}; no time to train"
 
 
 def _cadence(log: Log) -> Iterator[str]:
-    """Evaluations that come more often than the rule asks for, all of them or some."""
+    """Yield evaluations that are more frequent than the rule requires."""
     counts = [record.samples for record in log.all(constants.EVAL_START)]
     if not counts or not log.schedule or not all(is_whole(samples, 1) for samples in counts):
         return
@@ -71,7 +71,7 @@ def _cadence(log: Log) -> Iterator[str]:
 
 
 def _additional(counts: Sequence[int], usual: int) -> list[int]:
-    """The evaluations without which the others are at most `usual` sequences apart; the first count is the start."""
+    """Return the evaluations that could be left out with gaps of at most `usual` sequences; counts[0] is the start."""
     kept, found = counts[0], []
     for samples, following in pairwise(counts[1:]):
         if following - kept <= usual:
@@ -82,16 +82,16 @@ def _additional(counts: Sequence[int], usual: int) -> list[int]:
 
 
 def _lags(log: Log) -> Iterator[str]:
-    """Sample counts that differ from those of the evaluation's start beside them."""
-    beside = {
+    """Yield keys whose sample counts differ from the eval_start next to them."""
+    pairs_by_key = {
         constants.EVAL_ACCURACY: log.followed(constants.EVAL_START, constants.EVAL_ACCURACY),
         constants.BLOCK_STOP: log.followed(constants.BLOCK_STOP, constants.EVAL_START),
     }
-    for key, pairs in beside.items():
+    for key, pairs in pairs_by_key.items():
         lags = {_lag(before, after) for before, following in pairs for after in following[:1]} - {0}
         if not lags:
             continue
-        note = f"{key}: samples_count is not that of the {constants.EVAL_START} beside it"
+        note = f"{key}: samples_count is not that of the {constants.EVAL_START} next to it"
         if key == constants.EVAL_ACCURACY:
             lag = lags.pop() if len(lags) == 1 else None
             behind = f", but {lag:,} less" if lag and lag > 0 else ""
@@ -100,7 +100,7 @@ def _lags(log: Log) -> Iterator[str]:
 
 
 def _lag(before: Record, after: Record) -> int | float | None:
-    """How many samples the second record counts less than the first; None if a count is no number."""
+    """Return how many samples fewer the second record counts than the first; None if a count is no number."""
     if before.samples == after.samples:
         return 0
     return before.samples - after.samples if is_number(before.samples) and is_number(after.samples) else None

@@ -1,11 +1,11 @@
-"""Whether an MLPerf log holds, and where it does not, why.
+"""Check one MLPerf log.
 
-MLCommons' compliance checker judges (`llama31.mlperf.check.official`), and what it does not look at comes on top
-(`llama31.mlperf.check.own_rules`). `llama31.mlperf.check.submission` is the verb `check`, over one log or several.
+MLCommons' compliance checker (`llama31.mlperf.check.official`) decides; `llama31.mlperf.check.own_rules` adds what it
+does not check. `llama31.mlperf.check.submission` implements the verb `check`, for one log or several.
 
-A log of the open division is judged by the closed division's rules too, for the benchmark has none for the open one,
-and holds if it keeps all of them but those that it departs from. So a demonstration or a small experiment can be
-right without being a submission.
+A log of the open division is checked by the closed division's rules too, because the benchmark has no open rules. It
+passes if it breaks only the rules that it departs from, so a demonstration or a small experiment can pass without being
+a submission.
 """
 
 import re
@@ -23,8 +23,8 @@ from llama31.mlperf.check.validation_data import Evaluated
 from llama31.mlperf.log.reader import read
 from llama31.mlperf.log.records import TARGET_ACCURACY, Damages, Log, Record, Violation
 
-# The setting behind each value that may depart from the closed division. A log that declares its departures names
-# the settings (see `MLPerfLog.describe`), and may not depart in anything else.
+# Setting of each value that may depart from the closed division. A log that declares departures names the settings
+# (see `MLPerfLog.describe`) and may not depart in anything else.
 SETTINGS_OF_DEPARTURES = {
     constants.MAX_SEQUENCE_LENGTH: "SEQ_LENGTH",
     constants.EVAL_SAMPLES: "EVAL_SAMPLES",
@@ -39,34 +39,36 @@ SETTINGS_OF_DEPARTURES = {
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found out about a log."""
+    """Result of checking a log."""
 
     ruleset: str
     file: Path
     log: Log
     second_run: Record | None
-    """The record with which a second run begins in the file."""
+    """Record at which a second run begins in the file."""
     damaged: Damages
-    """The lines that could not be read; all that is said of the log stands on the others."""
+    """Unreadable lines; everything else is based on the other lines."""
     evaluated: Evaluated | None
-    """Validation data of its evaluations; None where the log lies alone."""
+    """Validation data of its evaluations; None without metrics beside the log."""
     facts: dict[str, str]
-    """What the log is of: name -> words."""
+    """Summary of the run: name -> text."""
     is_closed: bool
-    """The log is one of the closed division."""
+    """Whether the log is of the closed division."""
     is_accepted: bool | None
-    """The official checker accepts the log, taken as one of the closed division; None where lines are damaged, which
-    it may take otherwise."""
+    """Whether the official checker accepts the log, as one of the closed division.
+
+    None if lines are damaged: the checker may read those differently.
+    """
     checks: dict[str, list[Violation]]
-    """What was looked at -> what is wrong there, departures aside."""
+    """Check -> violations, without departures."""
     departures: list[str]
-    """Where the run leaves the closed division's rules."""
+    """Departures from the closed division's rules."""
     notes: list[str]
-    """What is worth knowing and breaks no rule."""
+    """What is unusual and breaks no rule."""
 
     @property
     def failures(self) -> list[Violation]:
-        """All that is wrong, each once: the official checker repeats some of what the project's rules say."""
+        """All violations, once each: the official checker repeats some of the project's own."""
         found: dict[tuple[str, str], Violation] = {}
         for findings in self.checks.values():
             for finding in findings:
@@ -74,15 +76,15 @@ class Report:
         return list(found.values())
 
     @property
-    def holds(self) -> bool:
-        """The log keeps all rules but those that it departs from."""
+    def passes(self) -> bool:
+        """Whether the log breaks no rules but those that it departs from."""
         return not self.failures
 
 
 def check(path: Path, ruleset: str) -> Report:
-    """Judges the log at `path`, a file or a run directory. Raises UserError where there is none to judge."""
+    """Check the log at `path`, a file or a run directory. Raises UserError if there is no log, or no such ruleset."""
     if ruleset not in rules.RULESETS:
-        raise UserError(f"--ruleset {ruleset}: not one that has {rules.BENCHMARK}: {', '.join(rules.RULESETS)}")
+        raise UserError(f"--ruleset {ruleset}: has no {rules.BENCHMARK}; use {', '.join(rules.RULESETS)}")
     file = path / paths.MLPERF_LOG if path.is_dir() else path
     try:
         log, damaged = read(file)
@@ -93,12 +95,12 @@ def check(path: Path, ruleset: str) -> Report:
     if not log.records and not damaged.count:
         raise UserError(f"{file}: has no :::MLLOG line; give a run directory or an MLPerf log")
 
-    data = validation_data.beside(file, log)
+    data = validation_data.read(file, log)
     found, warnings = official.judge(log.records, ruleset)
     checks = {"every :::MLLOG line can be read": list(own_rules.damage(damaged))}
-    if second := own_rules.second_run(log):  # all else follows from it
+    if second := own_rules.second_run(log):  # the other violations would follow from it
         begins = f"the second run begins in line {second.number}"
-        checks["the file holds one run"] = [Violation(second.key, begins, "one run in a file")]
+        checks["the file contains one run"] = [Violation(second.key, begins, "one run in a file")]
         warnings = []
         described = Log([record for record in log.records if record.number < second.number])
     else:
@@ -134,12 +136,12 @@ def check(path: Path, ruleset: str) -> Report:
 
 
 def _rules(log: Log) -> dict[str, list[Violation]]:
-    """What the official checker does not look at -> what is wrong there."""
+    """Apply the project's own rules: check -> violations."""
     evaluations = list(own_rules.evaluations(log))
     of_evaluations = {"no evaluation was skipped, and sample counts are exact": evaluations}
-    searched = {"no other line has words by which rcp_checker finds its values": list(rcp_misreadings.findings(log))}
+    searched = {"no other line has words that rcp_checker searches for": list(rcp_misreadings.findings(log))}
     return {
-        "the values are possible and fit each other": [*own_rules.values(log), *own_rules.relations(log)],
+        "values are possible and consistent": [*own_rules.values(log), *own_rules.relations(log)],
         "the run's events are in order": list(own_rules.order(log)),
         **(of_evaluations if evaluations or log.all(constants.EVAL_START) else {}),
         "the run ended at the first loss that reached its target": list(own_rules.ending(log)),
@@ -148,19 +150,18 @@ def _rules(log: Log) -> dict[str, list[Violation]]:
 
 
 def _older(log: Log, ruleset: str) -> Iterator[str]:
-    """Of a log in which the official checker misses keys and nothing else: the rulesets before this one that do not ask
-    for them."""
+    """Name the earlier rulesets that accept a log in which the official checker only misses keys."""
     older = [
         one
         for one in rules.RULESETS[: rules.RULESETS.index(ruleset)]
         if all(_departs(finding, log) for finding in official.judge(log.records, one)[0])
     ]
     if older:
-        yield f"ruleset: accepted by --ruleset {' and '.join(older)}; the keys that are missing came later"
+        yield f"ruleset: accepted by --ruleset {' and '.join(older)}; which does not require the missing keys"
 
 
 def _departs(finding: Violation, log: Log) -> bool:
-    """Whether a departure explains the finding: any that is possible, or one that the log declares, if it does."""
+    """Return whether a departure explains the violation: a declared one, or any if the log declares none."""
     if log.is_closed or log.declared is None or not finding.may_depart:
         return finding.may_depart and not log.is_closed
     setting = SETTINGS_OF_DEPARTURES.get(finding.key)
@@ -168,9 +169,9 @@ def _departs(finding: Violation, log: Log) -> bool:
 
 
 def lines(report: Report, more: Sequence[str] = ()) -> Iterator[str]:
-    """The report in plain words, line by line, with `more` before the verdict, which is the last one."""
-    yield from (f"{name + ':':<11}{words}" for name, words in report.facts.items())
-    yield from (f"holds: {title}" for title, findings in report.checks.items() if not findings)
+    """Yield the report, with `more` before the verdict, which is the last line."""
+    yield from (f"{name + ':':<11}{text}" for name, text in report.facts.items())
+    yield from (f"passes: {title}" for title, findings in report.checks.items() if not findings)
     yield from (f"departs from the closed division: {departure}" for departure in report.departures)
     yield from (f"note: {note}" for note in report.notes)
     yield from (f"fails: {finding}" for finding in report.failures)
@@ -179,18 +180,18 @@ def lines(report: Report, more: Sequence[str] = ()) -> Iterator[str]:
 
 
 def damage(number: int) -> str:
-    """For the end of a verdict: how many lines it leaves out."""
+    """Return the end of a verdict: how many lines it ignores."""
     were = f"{number} line{'s were' if number > 1 else ' was'}"
-    return f"; {were} not understood, and the rest of the verdict stands on the others" if number else ""
+    return f"; {were} unreadable and ignored" if number else ""
 
 
 def _verdict(report: Report) -> str:
-    if not report.holds:
+    if not report.passes:
         number = len(report.failures)
-        verdict = f"does not hold, for {number} reason{'s' if number > 1 else ''}"
+        verdict = f"fails for {number} reason{'s' if number > 1 else ''}"
         if report.is_closed and report.is_accepted is not None:
             verdict += f"; the official checker {'accepts' if report.is_accepted else 'does not accept'} the log"
         return verdict + damage(report.damaged.count)
     if report.is_closed:
-        return f"holds; the official checker accepts the log in the closed division, ruleset {report.ruleset}"
-    return "holds outside the closed division, from which it departs as said and in nothing else"
+        return f"passes; the official checker accepts the log in the closed division, ruleset {report.ruleset}"
+    return "passes outside the closed division, with no departures but those above"

@@ -1,8 +1,8 @@
-"""What a log must keep that MLCommons' compliance checker does not look at.
+"""Rules that MLCommons' compliance checker does not check.
 
-How the run ended, whether evaluations were skipped, whether sample counts are exact and values fit each other.
-Each function gives the findings against one side of a log. MLCommons has published logs whose sample counts lag
-(eval_accuracy a batch behind, blocks that restart from 0): such things are notes (`llama31.mlperf.check.notes`).
+How the run ended, whether evaluations were skipped, whether sample counts are exact and values consistent.
+Each function yields the violations of one aspect. Logs that MLCommons published have lagging sample counts
+(eval_accuracy a batch behind, blocks that restart from 0): these are notes (`llama31.mlperf.check.notes`).
 """
 
 import math
@@ -36,8 +36,8 @@ OPENING = (
     constants.SUBMISSION_PLATFORM,
     constants.RUN_START,
 )
-"""Keys of a log's first lines."""
-COURSE = (constants.BLOCK_START, constants.EPOCH_START, constants.EVAL_START)
+"""Keys at the start of a log."""
+TRAINING_KEYS = (constants.BLOCK_START, constants.EPOCH_START, constants.EVAL_START)
 
 LEAST_WHOLE_NUMBER = {
     constants.SEED: 0,
@@ -55,13 +55,13 @@ POSITIVE_NUMBERS = (constants.OPT_BASE_LR, constants.EVAL_ACCURACY, TARGET_ACCUR
 
 
 def damage(damaged: Damages) -> Iterator[Violation]:
-    """`:::MLLOG` lines that cannot be read, by number: written by two ranks at once, or cut off."""
+    """Yield the unreadable `:::MLLOG` lines, by number: written by two ranks at once, or cut off."""
     if damaged.count:
         yield Violation(":::MLLOG lines", str(damaged), "JSON with time_ms, key, value and metadata")
 
 
 def values(log: Log) -> Iterator[Violation]:
-    """Values that no run can have, or that the closed division fixes although the official checker lets them be."""
+    """Yield impossible values, and those that the closed division fixes although the official checker does not."""
     for key in (constants.SEED, *OPTIONAL_KEYS):
         different = {shown(record.value) for record in log.all(key)}
         if len(different) > 1 or (key == constants.SEED and not different):
@@ -81,7 +81,7 @@ def values(log: Log) -> Iterator[Violation]:
 
 
 def relations(log: Log) -> Iterator[Violation]:
-    """Values that contradict each other."""
+    """Yield values that contradict each other."""
     base, end = log.value(constants.OPT_BASE_LR), log.value(constants.OPT_END_LR)
     if is_number(base) and log.first(constants.OPT_END_LR) and end != rules.end_learning_rate(base):
         wants = f"{rules.end_learning_rate(base)}, which is {rules.END_LR_FRACTION} x {constants.OPT_BASE_LR}"
@@ -102,10 +102,10 @@ def relations(log: Log) -> Iterator[Violation]:
 
 
 def second_run(log: Log) -> Record | None:
-    """Find the record with which a second run in the file begins.
+    """Return the record at which a second run in the file begins, or None.
 
-    It is one that opens a log, once more after run_start, or between two descriptions of a run, the first of which
-    ended before run_start.
+    It repeats a key of the start of a log, either after run_start, or between two descriptions of a run of which the
+    first ended before run_start.
     """
     begin, sizes = log.first(constants.RUN_START), log.all(constants.GLOBAL_BATCH_SIZE)
     opened, is_trained = set(), False
@@ -117,12 +117,12 @@ def second_run(log: Log) -> Record | None:
             return record
         if record.key in OPENING:
             opened.add(record.key)
-        is_trained |= record.key in COURSE
+        is_trained |= record.key in TRAINING_KEYS
     return None
 
 
 def order(log: Log) -> Iterator[Violation]:
-    """Events that come too early, too late, twice or not at all."""
+    """Yield events that are too early, too late, repeated or missing."""
     intervals = ((constants.BLOCK_START, constants.BLOCK_STOP), (constants.EVAL_START, constants.EVAL_STOP))
     last = max(log.all(*chain(*intervals)), key=lambda record: record.number, default=None)
     for start, stop in intervals:
@@ -139,19 +139,19 @@ def order(log: Log) -> Iterator[Violation]:
     number = len(log.all(constants.EVAL_ACCURACY))
     counts = [len(results) for _, results in log.followed(constants.EVAL_START, constants.EVAL_ACCURACY)]
     if counts != [1] * number:
-        went_on = any(blocks for _, blocks in log.followed(constants.EVAL_START, constants.BLOCK_START)[-1:])
-        is_cut_off = counts == [1] * number + [0] and not went_on
+        trains_again = any(blocks for _, blocks in log.followed(constants.EVAL_START, constants.BLOCK_START)[-1:])
+        is_cut_off = counts == [1] * number + [0] and not trains_again
         found = f"{number} lines for {len(counts)} evaluations"
         yield Violation(constants.EVAL_ACCURACY, found, "one for each", of_end=is_cut_off)
 
-    for key in (constants.RUN_START, constants.RUN_STOP):  # the official checker takes two that say the same
+    for key in (constants.RUN_START, constants.RUN_STOP):  # the official checker accepts two equal ones
         if len(log.all(key)) > 1:
             yield Violation(key, count(log.all(key)), "exactly one line")
     timed = {*chain(*intervals), constants.RUN_START, constants.EVAL_ACCURACY, constants.RUN_STOP}
     for earlier, record in pairwise(record for record in log.records if record.key in timed):
         if not earlier.time_ms <= record.time_ms < math.inf:
             found = f"time_ms {record.time_ms:.0f} in line {record.number}, after {earlier.time_ms:.0f}"
-            yield Violation(record.key, found, "times that do not go back")
+            yield Violation(record.key, found, "times that do not decrease")
             break
 
     begin, end = log.first(constants.RUN_START), log.last(constants.RUN_STOP)
@@ -161,10 +161,10 @@ def order(log: Log) -> Iterator[Violation]:
 
 
 def evaluations(log: Log) -> Iterator[Violation]:
-    """Evaluations that were skipped, and sample counts that are not exact."""
+    """Yield skipped evaluations, and sample counts that are not exact."""
     batch, schedule = log.whole(constants.GLOBAL_BATCH_SIZE), log.schedule
     if batch is None or schedule is None:
-        yield Violation(constants.GLOBAL_BATCH_SIZE, "no number", "one, for evaluations are due by it")
+        yield Violation(constants.GLOBAL_BATCH_SIZE, "no number", "a number, which sets when evaluations are due")
         return
     starts, losses, end = log.all(constants.EVAL_START), log.all(constants.EVAL_ACCURACY), log.last(constants.RUN_STOP)
     for record in starts + losses:
@@ -185,7 +185,7 @@ def evaluations(log: Log) -> Iterator[Violation]:
     if end and is_whole(end.samples, 1):
         counts.append(end.samples)
     if counts != sorted(counts) or len(set(counts[: len(starts)])) < len(starts):
-        yield Violation(constants.EVAL_START, "a samples_count that does not grow", "the training sequences so far")
+        yield Violation(constants.EVAL_START, "a samples_count that does not increase", "the training sequences so far")
     interval, first = schedule
     gaps = [(last, next_) for last, next_ in pairwise([first - interval, *counts]) if next_ - last > interval]
     if gaps:
@@ -196,10 +196,10 @@ def evaluations(log: Log) -> Iterator[Violation]:
 
 
 def ending(log: Log) -> Iterator[Violation]:
-    """A run that did not end at the first evaluation that reached its target."""
+    """Yield what is wrong with a run's end: it must stop at the first evaluation that reaches the target."""
     end, last_evaluation = log.last(constants.RUN_STOP), log.last(constants.EVAL_START)
     if end is None:
-        found = "none, so the run was killed or still goes on"
+        found = "none: the run was killed or is still running"
         yield Violation(constants.RUN_STOP, found, "exactly one line", of_end=True)
     elif end.metadata.get(constants.STATUS) != constants.SUCCESS:
         found = f"status {end.metadata.get(constants.STATUS)}"
@@ -213,22 +213,22 @@ def ending(log: Log) -> Iterator[Violation]:
     losses = [record for record in log.all(constants.EVAL_ACCURACY) if is_number(record.value)]
     for record in losses[:-1]:
         if record.value <= log.target:
-            yield Violation(record.key, f"{record}, with more to follow", f"the run to stop at {log.target:g}")
+            yield Violation(record.key, f"{record}, followed by more evaluations", f"the run to stop at {log.target:g}")
     if losses and losses[-1].value > log.target:
         found = f"{losses[-1].value} at the last evaluation"
         yield Violation(losses[-1].key, found, f"{log.target:g} or less", of_end=True)
 
 
 def facts(log: Log) -> dict[str, str]:
-    """What the log is of: name -> words."""
+    """Summarise the run: name -> text."""
 
-    def said(key: str) -> str:
+    def stated(key: str) -> str:
         return "?" if log.value(key) is None else shown(log.value(key)).strip('"')
 
     found = {
-        "benchmark": f"{said(constants.SUBMISSION_BENCHMARK)}, {said(constants.SUBMISSION_DIVISION)} division",
-        "system": f"{said(constants.SUBMISSION_PLATFORM)}, {said(constants.SUBMISSION_ORG)}",
-        "run": f"global batch size {said(constants.GLOBAL_BATCH_SIZE)}, seed {said(constants.SEED)}",
+        "benchmark": f"{stated(constants.SUBMISSION_BENCHMARK)}, {stated(constants.SUBMISSION_DIVISION)} division",
+        "system": f"{stated(constants.SUBMISSION_PLATFORM)}, {stated(constants.SUBMISSION_ORG)}",
+        "run": f"global batch size {stated(constants.GLOBAL_BATCH_SIZE)}, seed {stated(constants.SEED)}",
     }
     end, batch = log.last(constants.RUN_STOP), log.whole(constants.GLOBAL_BATCH_SIZE)
     if end and batch and is_whole(end.samples, 0):

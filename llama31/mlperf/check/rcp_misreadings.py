@@ -1,4 +1,4 @@
-"""Lines of a log that MLCommons' rcp_checker takes for others, as it searches their text (see `rules.RCP_WORDS`)."""
+"""Find lines that MLCommons' rcp_checker mistakes for others: it searches their text (see `rules.RCP_WORDS`)."""
 
 from collections.abc import Iterator
 
@@ -7,11 +7,11 @@ from mlperf_logging.mllog import constants
 from llama31.mlperf.log.records import Log, Record, Violation
 
 _VALUES = (constants.GLOBAL_BATCH_SIZE, constants.SUBMISSION_BENCHMARK)
-"""Words of which rcp_checker takes the value of the last line that has them; of the others, the samples_count."""
+"""Words for which rcp_checker takes the value of the last line that contains them; for others, the samples_count."""
 
 
 def findings(log: Log) -> Iterator[Violation]:
-    """Find the lines that change what rcp_checker reads, by line and word."""
+    """Yield lines that change what rcp_checker reads."""
     for record, word in _misread(log):
         if _changes(log, record, word):
             wants = f"a line without this word, from which rcp_checker takes {_taken(word)}"
@@ -19,7 +19,7 @@ def findings(log: Log) -> Iterator[Violation]:
 
 
 def notes(log: Log) -> Iterator[str]:
-    """Name the words in lines of other keys that happen to change nothing, the first of each key."""
+    """Yield misread lines without effect, the first for each key and word."""
     harmless = [(record, word) for record, word in _misread(log) if not _changes(log, record, word)]
     first = {(record.key, word): record.number for record, word in reversed(harmless)}
     for (key, word), number in reversed(first.items()):
@@ -28,7 +28,7 @@ def notes(log: Log) -> Iterator[str]:
 
 def _misread(log: Log) -> Iterator[tuple[Record, str]]:
     for record in log.records:
-        yield from ((record, word) for word in record.words if word != record.key)
+        yield from ((record, word) for word in record.rcp_words if word != record.key)
 
 
 def _changes(log: Log, record: Record, word: str) -> bool:

@@ -1,4 +1,4 @@
-"""Keys of a log that are misspelt: near one that is missing, and known to no ruleset."""
+"""Find misspelt keys: unknown to every ruleset, and close to one that is missing."""
 
 import difflib
 from collections.abc import Iterable
@@ -15,17 +15,17 @@ KNOWN = {
     TARGET_ACCURACY,
     TRACKED_STATS,
 }
-"""Words of mlperf-logging, all its keys among them, and our own keys."""
+"""Words of mlperf-logging, all its keys among them, and this project's keys."""
 _SIMILARITY = 0.85  # of difflib; lowest_numerical_precision_linear is at 0.96 from the right key
 
 
 def hinted(findings: Iterable[Violation], log: Log) -> list[Violation]:
-    """Add to each finding about a missing key the misspelt one that the log has instead."""
+    """Add to each violation about a missing key the misspelt key that the log has instead."""
     return [replace(finding, hint=near(finding.key, log)) if finding.is_missing else finding for finding in findings]
 
 
 def near(key: str, log: Log) -> str:
-    """Name the record whose key is a misspelling of `key`; empty if there is none."""
+    """Return which line has a misspelling of `key`; empty if none has."""
     for record in log.records:
         if record.key not in KNOWN and _closest(record.key) == key:
             return f"line {record.number} has {record.key}"
@@ -34,5 +34,5 @@ def near(key: str, log: Log) -> str:
 
 @cache
 def _closest(unknown: str) -> str:
-    """The known word that an unknown one is next to; empty if it resembles none."""
+    """Return the known word closest to an unknown one; empty if it resembles none."""
     return next(iter(difflib.get_close_matches(unknown, KNOWN, n=1, cutoff=_SIMILARITY)), "")

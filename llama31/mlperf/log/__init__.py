@@ -1,1 +1,1 @@
-"""The MLPerf log of a run."""
+"""Write and read the MLPerf log of a run."""

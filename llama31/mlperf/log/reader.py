@@ -1,4 +1,4 @@
-"""The `:::MLLOG` lines of a file, whatever surrounds them: a job's whole output, progress bars, gzip."""
+"""Read the `:::MLLOG` lines of a file, ignoring everything else in it: job output, progress bars, gzip."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ from llama31.mlperf.log.records import TRACKED_STATS, Damage, Damages, Log, Reco
 
 BLOCK = 1 << 20  # bytes of a log read at a time, and of the longest line
 GZIP = b"\x1f\x8b"
-CUT_OFF = "the compressed file ends too early, or is damaged; what follows is lost"
+CUT_OFF = "the compressed file is truncated or damaged; the rest is lost"
 GLUED = "another line begins within it"
 _TOKEN = TOKEN.encode()
 _RCP_WORDS = tuple(word.encode() for word in rules.RCP_WORDS)
@@ -26,10 +26,10 @@ _END = re.compile(rb"[\r\n]|" + re.escape(_TOKEN))
 
 
 def read(path: Path) -> tuple[Log, Damages]:
-    """The log in a file, and the `:::MLLOG` lines that say nothing; other lines are passed over.
+    """Return the log in a file, and its damaged `:::MLLOG` lines; skip all other lines.
 
-    tracked_stats are left out: there can be one for each step, and no rule looks at them. Those that rcp_checker takes
-    for something else (see `Record.words`) are kept.
+    tracked_stats are left out: there can be one for each step, and no rule uses them. Those that rcp_checker
+    misreads (see `Record.rcp_words`) are kept.
     """
     records: list[Record] = []
     damaged = Damages()
@@ -43,17 +43,16 @@ def read(path: Path) -> tuple[Log, Damages]:
 
 
 def scan(file: BinaryIO, progress: Callable[[int], None] = lambda count: None) -> Iterator[Record | Damage]:
-    """All that a log's `:::MLLOG` lines say, in the order of the file, and which of them say nothing.
+    """Yield a record or a damage for each `:::MLLOG` line, in file order.
 
-    Chatter between them, which may be most of a log, costs one search; of the file no more than a block is kept.
-    A line is numbered as editors do, by the line feeds before it, but ends at a carriage return too, as for
-    MLCommons' reader: progress bars write these. Where another token follows on the same line, that reader takes what
-    follows the last one; what is before it is damage here. Chatter without an end goes by block; what a token begins
-    must end within one.
+    Other text, often most of a file, costs one search; at most one block of the file is held in memory. Lines are
+    numbered as in an editor, by line feeds, but a carriage return ends a line too, as in MLCommons' reader:
+    progress bars write these. If another token follows on the same line, that reader takes the text after the last
+    one; the text before it is damage here. A line with a token must not be longer than a block.
 
     Args:
-        file: The log, which may be compressed by gzip.
-        progress: Called with each number of bytes that were read of the file.
+        file: The log, which may be gzipped.
+        progress: Called with the number of bytes of each read.
     """
     source = _Source(file, progress)
     number, data, block = 1, b"", b"."
@@ -78,7 +77,7 @@ def scan(file: BinaryIO, progress: Callable[[int], None] = lambda count: None) -
 
 
 def _end_of_lines(data: bytes) -> int:
-    """Where the last whole line ends; a line longer than a block is taken up to its last token, or for chatter."""
+    """Return where the last whole line ends; cut a line longer than a block before its last token."""
     end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
     if end or len(data) <= BLOCK:
         return end
@@ -87,68 +86,68 @@ def _end_of_lines(data: bytes) -> int:
 
 
 class _Source:
-    """A log's bytes, decompressed if need be, up to where that fails."""
+    """A log's bytes, decompressed if necessary, up to the first error."""
 
     def __init__(self, file: BinaryIO, progress: Callable[[int], None]):
         self._file = file
         self._progress = progress
-        self._told = 0
+        self._reported = 0
         self._gzip = gzip.GzipFile(fileobj=file) if file.read(len(GZIP)) == GZIP else None
         self.cut_off = False
         file.seek(0)
 
     def read(self, count: int) -> bytes:
-        """The next bytes, none at the end."""
+        """Return the next bytes; none at the end."""
         try:
             data = self._gzip.read1(count) if self._gzip else self._file.read(count)
         except (EOFError, zlib.error, gzip.BadGzipFile):
             self.cut_off = True
             return b""
-        place = self._file.tell()
-        self._progress(place - self._told)
-        self._told = place
+        position = self._file.tell()
+        self._progress(position - self._reported)
+        self._reported = position
         return data
 
 
 def _read(number: int, text: bytes) -> Record | Damage:
-    """What follows the token of a line."""
+    """Parse the text after the token of a line."""
     try:
         return _parse(number, text)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        return Damage(number, why(error))
+        return Damage(number, reason_of(error))
 
 
 def _parse(number: int, text: bytes) -> Record:
-    fields = parsed(text)
-    # Some logs say "" for no metadata; the official checkers find no key in it, as in an empty object.
+    fields = parse_json(text)
+    # Some logs have "" for no metadata; to the official checkers it is the same as an empty object.
     metadata = fields["metadata"] or {}
-    is_read = fields["key"] == constants.RUN_STOP or any(word in text for word in _RCP_WORDS)
-    searched = text if is_read else b""
+    is_searched = fields["key"] == constants.RUN_STOP or any(word in text for word in _RCP_WORDS)
+    searched = text if is_searched else b""
     record = Record(number, float(fields["time_ms"]), fields["key"], fields["value"], metadata, searched)
     if not isinstance(record.key, str) or not isinstance(record.metadata, dict):
-        raise TypeError("key is no string, or metadata no object")
+        raise TypeError("key is not a string, or metadata not an object")
     if isinstance(fields["time_ms"], bool) or not is_number(record.time_ms):
         raise ValueError(f"time_ms is {shown(fields['time_ms'])}")
     if record.key == TRACKED_STATS and not isinstance(record.value, dict):
-        raise TypeError(f"the value of {TRACKED_STATS} is no object")
+        raise TypeError(f"the value of {TRACKED_STATS} is not an object")
     return record
 
 
-def parsed(text: bytes) -> Any:
-    """JSON, at once where it is plain; what the standard library takes beyond that, so do we.
+def parse_json(text: bytes) -> Any:
+    """Parse JSON, with the standard library if orjson rejects it: NaN, and other encodings than UTF-8.
 
-    That is NaN, and bytes of other encodings than UTF-8.
+    Raises ValueError if the text is not JSON.
     """
     try:
         return orjson.loads(text)
     except ValueError:
         found = json.loads(text.decode("latin-1"))
-        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair can be written nowhere
+        json.dumps(found, ensure_ascii=False).encode()  # raises on half a surrogate pair, which cannot be encoded
         return found
 
 
-def why(error: Exception) -> str:
-    """What is wrong with a line of JSON, in a few words."""
+def reason_of(error: Exception) -> str:
+    """Return a short reason why a line is damaged."""
     if isinstance(error, json.JSONDecodeError):
-        return "no JSON" if error.doc.strip() else "nothing behind the token"
+        return "not JSON" if error.doc.strip() else "nothing after the token"
     return f"no {error.args[0]}" if isinstance(error, KeyError) else shown(str(error)).strip('"')

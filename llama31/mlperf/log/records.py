@@ -1,4 +1,4 @@
-"""An MLPerf log as a reader sees it: what its `:::MLLOG` lines say, by key, and what is found wrong with them."""
+"""The `:::MLLOG` lines of a log as records, by key, and the violations found in them."""
 
 import json
 import math
@@ -16,7 +16,7 @@ TARGET_ACCURACY = "target_accuracy"
 TRACKED_STATS = "tracked_stats"
 RUN_RESUMED = "run_resumed"
 
-# Keys that no ruleset wants; published logs lack some of them. The seed, however, is compared by the package checker.
+# Keys that no ruleset requires; published logs lack some of them. (The package checker compares the seeds.)
 OPTIONAL_KEYS = (constants.SUBMISSION_STATUS, TARGET_ACCURACY, constants.INIT_CHECKPOINT_STEP)
 
 EVENTS = (
@@ -27,12 +27,12 @@ EVENTS = (
     RUN_RESUMED,
     TRACKED_STATS,
 )
-"""Keys of what happens in a run, besides the starts and stops of intervals."""
+"""Keys of what happens during a run, besides the starts and stops of intervals."""
 
 MOST_WHOLE = 2**53
 ABOVE_ZERO = "a number above 0"
-NONE = "none"  # what is found of a key that is missing
-NAMED = 20  # damaged lines of a file that are named one by one
+NONE = "none"  # found for a missing key
+NAMED = 20  # damaged lines of a file that are listed
 LISTED = 300  # characters of a list within a line
 
 
@@ -48,16 +48,16 @@ class Record:
     value: Any
     metadata: dict[str, Any]
     text: bytes = b""
-    """JSON of the line, if MLCommons' rcp_checker reads the line: see `words`."""
+    """JSON of the line if MLCommons' rcp_checker reads the line, else empty: see `rcp_words`."""
 
     @property
-    def words(self) -> list[str]:
-        """Words of `rules.RCP_WORDS` in the line."""
+    def rcp_words(self) -> list[str]:
+        """Words of `rules.RCP_WORDS` that the line contains."""
         return [word for word in rules.RCP_WORDS if word.encode() in self.text]
 
     @property
     def samples(self) -> Any:
-        """Training sequences so far, as an event gives them."""
+        """samples_count of an event: training sequences so far."""
         return self.metadata.get(constants.SAMPLES_COUNT)
 
     def __str__(self) -> str:
@@ -66,25 +66,25 @@ class Record:
 
 @dataclass(frozen=True)
 class Damage:
-    """A `:::MLLOG` line that says nothing."""
+    """A `:::MLLOG` line that cannot be parsed."""
 
     number: int
     """Line number in the file, from 1."""
-    why: str
+    reason: str
 
     def __str__(self) -> str:
-        return f"line {self.number}: {self.why}"
+        return f"line {self.number}: {self.reason}"
 
 
 @dataclass
 class Damages:
-    """What cannot be read in a file."""
+    """The unreadable lines of a file."""
 
     count: int = 0
     first: list[Damage] = field(default_factory=list)
 
     def add(self, damage: Damage) -> None:
-        """One more."""
+        """Count a damage, and keep it if it is among the first."""
         self.count += 1
         if len(self.first) < NAMED:
             self.first.append(damage)
@@ -92,40 +92,40 @@ class Damages:
     def __str__(self) -> str:
         numbers = list(dict.fromkeys(str(damage.number) for damage in self.first))
         more = ", ..." if self.count > len(self.first) else ""
-        reasons = listed(list(dict.fromkeys(damage.why for damage in self.first)), "; ")
-        return f"{self.count:,} that cannot be read, line {', '.join(numbers)}{more} ({reasons})"
+        reasons = listed(list(dict.fromkeys(damage.reason for damage in self.first)), "; ")
+        return f"{self.count:,} unreadable, line {', '.join(numbers)}{more} ({reasons})"
 
 
 @dataclass(frozen=True)
 class Violation:
-    """One thing in a log that is not as a rule wants it."""
+    """A rule that a log breaks."""
 
     key: str
     found: str
     wants: str
     may_depart: bool = False
-    """A run outside the closed division may differ here and be right otherwise."""
+    """Allowed outside the closed division."""
     of_end: bool = False
-    """A run that ends before its target leaves it so, as one of a submission may."""
+    """Caused by a run that ended before its target, which a submission may contain once."""
     hint: str = ""
-    """What the author of the log may have meant, if that is known."""
+    """What the author of the log probably meant; empty if unknown."""
 
     @property
     def is_missing(self) -> bool:
-        """The log has no line of this key."""
+        """Whether the log has no line of this key."""
         return self.found.split(",")[0] == NONE
 
     def __str__(self) -> str:
-        return f"{self.key}: found {self.said}; wants {self.wants}"
+        return f"{self.key}: found {self.found_with_hint}; wants {self.wants}"
 
     @property
-    def said(self) -> str:
-        """What was found, with the hint."""
+    def found_with_hint(self) -> str:
+        """Value found, with the hint in parentheses."""
         return f"{self.found} ({self.hint})" if self.hint else self.found
 
 
 class Log:
-    """A log's records, in the order of the file and by key."""
+    """A log's records, in file order and by key."""
 
     def __init__(self, records: Sequence[Record]):
         self.records = records
@@ -135,33 +135,33 @@ class Log:
 
     @property
     def keys(self) -> Iterable[str]:
-        """Its keys, in the order of their first records."""
+        """Keys, in the order of their first records."""
         return self._by_key.keys()
 
     def all(self, *keys: str) -> list[Record]:
-        """Records of these keys, key by key."""
+        """Return all records of these keys, key by key."""
         return [record for key in keys for record in self._by_key.get(key, ())]
 
     def first(self, key: str) -> Record | None:
-        """The key's first record, if there is one."""
+        """Return the key's first record, or None."""
         return next(iter(self.all(key)), None)
 
     def last(self, key: str) -> Record | None:
-        """The key's last record, if there is one."""
+        """Return the key's last record, or None."""
         return next(reversed(self.all(key)), None)
 
     def value(self, key: str) -> Any:
-        """Value of the key's first record; None where there is none."""
+        """Return the value of the key's first record, or None."""
         record = self.first(key)
         return record.value if record else None
 
     def whole(self, key: str) -> int | None:
-        """The key's value if it is a whole number above 0."""
+        """Return the key's value if it is a whole number above 0, else None."""
         value = self.value(key)
         return int(value) if is_whole(value, 1) else None
 
     def followed(self, key: str, by: str) -> list[tuple[Record, list[Record]]]:
-        """Each record of a key with those of another that lie between it and the next."""
+        """Return each record of `key` with the records of `by` between it and the next one of `key`."""
         found: list[tuple[Record, list[Record]]] = []
         for record in self.records:
             if record.key == key:
@@ -172,34 +172,34 @@ class Log:
 
     @property
     def is_closed(self) -> bool:
-        """The log is one of the closed division, which is taken for granted where it does not say."""
+        """Whether the log is of the closed division; assumed if it names none."""
         return bool(self.value(constants.SUBMISSION_DIVISION) != constants.OPEN)
 
     @property
     def declared(self) -> list[str] | None:
-        """Departures that the log declares (`MLPerfLog.describe`); None in other projects' logs, which do not."""
+        """Departures that the log declares (`MLPerfLog.describe`); None in logs of other projects."""
         division = self.first(constants.SUBMISSION_DIVISION)
         departures = division.metadata.get("departures") if division else None
         return [str(departure) for departure in departures] if isinstance(departures, list) else None
 
     @property
     def target(self) -> float:
-        """Validation loss that the run was to reach."""
+        """Target validation loss of the run."""
         target = self.value(TARGET_ACCURACY)
         return float(target) if is_number(target) else rules.TARGET
 
     @property
     def schedule(self) -> tuple[int, int] | None:
-        """Training sequences from one evaluation to the next, and before the first; None without a batch size.
+        """Training sequences between evaluations, and before the first one; None without a batch size.
 
-        The benchmark's, unless a log of the open division says its own.
+        The benchmark's schedule, unless a log of the open division declares its own.
         """
         batch = self.whole(constants.GLOBAL_BATCH_SIZE)
         if batch is None:
             return None
         samples = self.first(constants.EVAL_SAMPLES)
-        said = samples.metadata if samples and not self.is_closed else {}
-        every, start = said.get("eval_every"), said.get("start_eval_at")
+        declared = samples.metadata if samples and not self.is_closed else {}
+        every, start = declared.get("eval_every"), declared.get("start_eval_at")
         every = int(every) if is_whole(every, 1) else rules.EVAL_EVERY
         start = int(start) if is_whole(start, 0) else 0
         interval = rules.steps_between_evaluations(every, batch) * batch
@@ -207,34 +207,34 @@ class Log:
 
 
 def is_event(key: str) -> bool:
-    """Whether a key tells of a run's course, and not what the run is."""
+    """Return whether a key is of something that happens during a run, not of a setting."""
     return key in EVENTS or key.endswith(("_start", "_stop"))
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """A number of JSON that is finite, as a float too: an integer may have any number of digits."""
+    """Return whether a JSON value is a number that is finite as a float; JSON integers have no upper limit."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_whole(value: object, least: int) -> TypeGuard[int | float]:
-    """A whole number of at least `least` that a float holds exactly; some logs write 1.0 for 1."""
+    """Return whether a value is a whole number >= `least` that a float holds exactly; some logs write 1.0 for 1."""
     return is_number(value) and value == int(value) and least <= value <= MOST_WHOLE
 
 
 def shown(value: object) -> str:
-    """A value of a log, as JSON, cut where it is long."""
+    """Return a value as JSON, shortened."""
     return cut(json.dumps(value))
 
 
 def cut(text: str, longest: int = 60) -> str:
-    """The text, shortened to `longest` characters."""
+    """Shorten a text to `longest` characters."""
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def listed(items: Sequence[str], separator: str = ", ", room: int = LISTED, noun: str = "") -> str:
     """Join the first items, as many as fit into `room` characters but at least one, and count the rest.
 
-    `noun` is what one of them is called.
+    `noun` names one item in that count.
     """
     used, number = 0, 0
     for item in items:
@@ -248,7 +248,7 @@ def listed(items: Sequence[str], separator: str = ", ", room: int = LISTED, noun
 
 
 def count(records: Sequence[Record]) -> str:
-    """How many records of one key there are, and what they say where they differ."""
+    """Return how many records of a key there are, and their values if these differ."""
     different = sorted({shown(record.value) for record in records})
     if not records:
         return NONE

@@ -1,7 +1,7 @@
-"""The MLPerf log of a run: one file of `:::MLLOG` lines, with all that rulesets 5.1.0 to 6.1.0 want to read.
+"""Write the MLPerf log of a run: one file of `:::MLLOG` lines, complete for rulesets 5.1.0 to 6.1.0.
 
-What each key must hold: the rule files of mlperf-logging's compliance_checker (training_*/common.yaml,
-closed_common.yaml, closed_llama31_8b.yaml). `llama31.mlperf.check.one_log` judges a log.
+The required keys and values: the rule files of mlperf-logging's compliance_checker (training_*/common.yaml,
+closed_common.yaml, closed_llama31_8b.yaml). `llama31.mlperf.check.one_log` checks a log.
 """
 
 import json
@@ -36,7 +36,7 @@ PRECISIONS = {
 
 
 class _LineFile(logging.Handler):
-    """Appends each message as a line and flushes it, so that a run that is killed leaves all that it said."""
+    """Append each message as a line and flush it, so that a killed run leaves a complete log."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -44,51 +44,52 @@ class _LineFile(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno > logging.INFO:
-            # MLLogger caught the error that lost a line, wants to note it here in words and to go on without
-            # the line. The checker could not read such a log, so the error goes up instead.
+            # MLLogger caught the error that lost a line, and logs it here as text to continue without the
+            # line. The checker could not parse such a log, so re-raise the error instead.
             raise sys.exc_info()[1] or ValueError(record.getMessage())
         try:
             self._file.write(record.getMessage() + "\n")
             self._file.flush()
         except OSError as error:
-            raise UserError(f"{self._file.name}: the MLPerf log cannot be written: {error.strerror}") from error
+            raise UserError(f"{self._file.name}: cannot write the MLPerf log: {error.strerror}") from error
 
     def close(self) -> None:
         try:
             self._file.close()
         except OSError:
-            pass  # what could not be flushed was reported when it was written
+            pass  # already reported by emit, which flushes each line
         super().close()
 
 
 class MLPerfLog(Observer):
-    """Writes the MLPerf log of a run. Only rank 0 has one: each record of a run is logged once.
+    """Writes the MLPerf log of a run. Only rank 0 has one.
 
-    The calls and their order: `init_started`, `describe`, and then an observer's. `run_stopped` closes the file;
-    a run that ends before it has begun leaves a log without run_start and run_stop.
+    Call `init_started` and `describe`, then the methods of Observer. `run_stopped` closes the file; a run that ends
+    before it starts to train leaves a log without run_start and run_stop.
     """
 
-    def __init__(self, path: Path, *, goes_on: bool = False):
-        """Open `path`, which is appended to. Raises UserError, here and later, where it cannot be written.
+    def __init__(self, path: Path, *, resumed: bool = False):
+        """Open `path` for appending. Raises UserError, here and later, if it cannot be written.
 
-        A log that `goes_on` is that of the run so far, up to a step (see `continued`); the next call is `run_started`.
+        With `resumed`, `path` holds the log of a resumed run up to its checkpoint (see `copy_to_resume`), and the next
+        call is `run_started`.
         """
         try:
             self._file = _LineFile(path)
         except OSError as error:
-            raise UserError(f"{path}: the MLPerf log cannot be opened: {error.strerror}") from error
-        # Not one of logging.getLogger: no other library's set-up of logging is to reach it.
+            raise UserError(f"{path}: cannot open the MLPerf log: {error.strerror}") from error
+        # Not from logging.getLogger, so that no other library's logging configuration applies to it.
         logger = logging.Logger("llama31.mlperf")  # noqa: LOG001
         logger.addHandler(self._file)
         self._mllog = MLLogger(logger, root_dir=re.escape(str(REPOSITORY)))
-        # A checkpoint is saved within a stretch of training.
-        self._open_interval: Literal["block", "eval"] | None = "block" if goes_on else None
-        self._start_ms = _run_start(path) if goes_on else None
+        # Checkpoints are saved within a training block.
+        self._open_interval: Literal["block", "eval"] | None = "block" if resumed else None
+        self._start_ms = _run_start(path) if resumed else None
         self._block_samples = 0
         self._block_seconds = 0.0
 
     def init_started(self, *, caches_cleared: bool = False) -> None:
-        """Initialisation starts; `caches_cleared` if the system's file caches were emptied for this run."""
+        """Log the start of initialisation; `caches_cleared`: the system's file caches were emptied for this run."""
         self._mllog.event(constants.CACHE_CLEAR, caches_cleared)
         self._mllog.start(constants.INIT_START)
 
@@ -102,13 +103,18 @@ class MLPerfLog(Observer):
         departures: Sequence[str],
         init_checkpoint_step: int = 0,
     ) -> None:
-        """Log what the run is.
+        """Log the settings of the run.
 
-        `train_samples` is the number of training sequences that the data order holds. `departures` says, a line
-        each, where the run leaves the closed division's rules; the line names the setting. Any of them puts the
-        run in the open division.
+        Args:
+            settings: All settings.
+            seed: Seed of the run.
+            data_parallel_size: Number of data-parallel ranks.
+            train_samples: Training sequences in the data order.
+            departures: A line for each departure from the closed division's rules, starting with the name of the
+                setting. With any, the run is in the open division.
+            init_checkpoint_step: Step of the initial checkpoint.
         """
-        # The names among these values are without `rules.RCP_WORDS`: see `llama31.config.mlperf_names`.
+        # No name among these values contains any of `rules.RCP_WORDS`: see `llama31.config.mlperf_names`.
         linear, attention, communication = PRECISIONS[settings.precision]
         division = constants.OPEN if departures else settings.submission_division.value
         values = {
@@ -178,7 +184,7 @@ class MLPerfLog(Observer):
 
     def evaluation_ended(self, evaluation: Evaluation) -> None:
         samples = evaluation.consumed_samples
-        # epoch_num is for ruleset 5.1.0's open division; MLCommons' readers take it as a count of samples too.
+        # epoch_num is for ruleset 5.1.0's open division; MLCommons' readers use it as a sample count too.
         metadata = {constants.SAMPLES_COUNT: samples, constants.EPOCH_NUM: samples}
         self._mllog.event(constants.EVAL_ACCURACY, evaluation.loss, metadata)
         if evaluation.memory is not None:
@@ -199,31 +205,31 @@ class MLPerfLog(Observer):
                     "duration": f"{time.time() - self._start_ms / 1000:.3f} s",
                 }
                 if outcome.status == constants.ABORTED:
-                    metadata["reason"] = rules.without_rcp_words(outcome.reason)  # it may name paths of the user
+                    metadata["reason"] = rules.without_rcp_words(outcome.reason)  # it may contain the user's paths
                 self._mllog.end(constants.RUN_STOP, metadata=metadata)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Close the file; a second time does nothing."""
+        """Close the file; a second call does nothing."""
         self._file.close()
 
     def _start(self, interval: Literal["block", "eval"], samples: int) -> None:
-        """Open a stretch of training or an evaluation after `samples` training sequences."""
+        """Open a training block or an evaluation after `samples` training sequences."""
         self._mllog.start(f"{interval}_start", metadata={constants.SAMPLES_COUNT: samples})
         self._open_interval = interval
         if interval == "block":
             self._block_samples, self._block_seconds = samples, 0.0
 
     def _stop_interval(self, samples: int) -> None:
-        """Close the stretch of training or the evaluation that is open, if one is."""
+        """Close the open training block or evaluation, if any."""
         if self._open_interval:
             self._mllog.end(f"{self._open_interval}_stop", metadata={constants.SAMPLES_COUNT: samples})
             self._open_interval = None
 
 
-def continued(source: Path, path: Path, departures: Sequence[str]) -> None:
-    """Writes to `path` the log of a run so far, for `MLPerfLog` to go on with.
+def copy_to_resume(source: Path, path: Path, departures: Sequence[str]) -> None:
+    """Write the log of a run so far to `path`, for a resumed run to append to.
 
     `departures` are those of the whole run: if a later job departs from the closed division's rules, so does the run.
     """
@@ -239,6 +245,6 @@ def continued(source: Path, path: Path, departures: Sequence[str]) -> None:
 
 
 def _run_start(path: Path) -> float | None:
-    """Time of the log's run_start, in milliseconds since 1970."""
+    """Return the time of the log's run_start, in milliseconds since 1970, or None."""
     record = read(path)[0].first(constants.RUN_START)
     return record.time_ms if record else None

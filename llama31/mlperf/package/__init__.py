@@ -1,1 +1,1 @@
-"""The files of an MLPerf submission."""
+"""Build the directory tree of an MLPerf submission."""

@@ -1,4 +1,4 @@
-"""benchmarks/ of a submission: the code that its runs ran, and how to run it again."""
+"""benchmarks/ of a submission: the code of its runs, and scripts to repeat them."""
 
 import shlex
 import subprocess
@@ -18,17 +18,17 @@ LOCAL = (
     "mounts", "preprocessed_path", "tokenizer_path", "tmp_npy_index", "model_ckpt", "continual_ckpt", "seeds", "nexp",
     "tag", "config_filename",
 )  # fmt: skip
-"""Settings that belong to the submitter's site or to one run; who repeats the runs gives their own."""
+"""Settings of the submitter's site or of one run; whoever repeats the runs sets their own."""
 
 SETUP = """#!/usr/bin/env bash
-# Makes the environment, code/.venv; in a container built from code/Dockerfile it is there already.
+# Create the environment, code/.venv; a container built from code/Dockerfile already has it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 exec bash code/dev/setup.sh
 """
 
 DATA = """#!/usr/bin/env bash
-# Downloads token files and tokenizer from MLCommons; code/docs/data.md has other ways to get them.
+# Download token files and tokenizer from MLCommons; code/docs/data.md has other ways to get them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 : "${PREPROCESSED_PATH:?directory for the token files}" "${TOKENIZER_PATH:?directory for the tokenizer}"
@@ -37,7 +37,7 @@ exec bash code/utils/download_data.sh tokenizer
 """
 
 RUN = """#!/usr/bin/env bash
-# One run with the settings of the submission:  bash run_and_time.sh SEED
+# Train once with the settings of the submission:  bash run_and_time.sh SEED
 # The site's own settings, such as PARTITION, come from the environment; code/config.sh lists them.
 set -euo pipefail
 here="$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)"
@@ -51,7 +51,7 @@ README = """# Llama 3.1 8B pretraining: {title}
 Runs with NVIDIA NeMo 2.0 and Megatron-Core. `code/` is the harness at commit {commit}; its README.md and
 `docs/` explain data, model, rules and settings.
 
-1. `bash setup.sh` makes the environment.
+1. `bash setup.sh` creates the environment.
 2. `bash init_datasets.sh` downloads the data to `PREPROCESSED_PATH` and `TOKENIZER_PATH`.
 3. `bash run_and_time.sh SEED` trains once and leaves the MLPerf log in its run directory.
 
@@ -70,10 +70,11 @@ def write(
     seeds: Sequence[int],
     commit: str,
     versions: Mapping[str, str],
+    checkout: Path = paths.REPOSITORY,
 ) -> None:
-    """Writes the implementation's directory: a commit, scripts over it, and what the runs were."""
+    """Write the implementation's directory: the code at a commit, scripts that run it, and a README."""
     destination.mkdir(parents=True)
-    _archive(commit, destination / "code")
+    _archive(checkout, commit, destination / "code")
     texts = {
         "setup.sh": SETUP,
         "init_datasets.sh": DATA,
@@ -90,7 +91,7 @@ def write(
 
 
 def assignments(settings: Settings) -> list[str]:
-    """NAME=value for all that makes the runs what they are."""
+    """Return NAME=value for each setting that defines the runs and is not at its default."""
     return [
         assignment(field.name, value)
         for field in fields(Settings)
@@ -98,30 +99,33 @@ def assignments(settings: Settings) -> list[str]:
     ]
 
 
-def commit_of(said: Sequence[str | None]) -> str:
-    """The commit that all runs ran. Raises UserError where they ran several, or one that is not in this checkout.
+def commit_of(recorded: Sequence[str | None], checkout: Path = paths.REPOSITORY) -> str:
+    """Return the commit that all runs ran.
 
-    Runs in a container without git do not know theirs; then it is this checkout's.
+    Runs in a container without git do not record a commit; then it is this checkout's. Raises UserError if they ran
+    different commits, or one that is not in this checkout.
     """
-    commits = set(said)
+    if not paths.is_checkout(checkout):
+        raise UserError(f"{checkout}: not a checkout of this repository; name one that has the runs' code with --code")
+    commits = set(recorded)
     if len(commits) > 1:
         raise UserError(f"the runs ran different code: commits {', '.join(sorted(map(str, commits)))}")
     commit = commits.pop() or "HEAD"
     try:
-        return _git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}").decode().strip()
+        return _git(checkout, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}").decode().strip()
     except (OSError, subprocess.SubprocessError):
-        raise UserError(f"{paths.REPOSITORY}: no git checkout that has the runs' commit {commit}; fetch it") from None
+        raise UserError(f"{checkout}: not a git checkout with the runs' commit {commit}; fetch it") from None
 
 
-def _archive(commit: str, destination: Path) -> None:
-    """The files of a commit, but for hidden ones, which git's servers use and the repository checker refuses."""
+def _archive(checkout: Path, commit: str, destination: Path) -> None:
+    """Extract the files of a commit except hidden ones, which the repository checker rejects."""
     with tempfile.TemporaryFile() as file:
-        file.write(_git("archive", "--format=tar", commit))
+        file.write(_git(checkout, "archive", "--format=tar", commit))
         file.seek(0)
         with tarfile.open(fileobj=file) as archive:
             members = [m for m in archive.getmembers() if not any(part.startswith(".") for part in Path(m.name).parts)]
             archive.extractall(destination, members=members, filter="data")
 
 
-def _git(*arguments: str) -> bytes:
-    return subprocess.run(["git", "-C", paths.REPOSITORY, *arguments], capture_output=True, check=True).stdout
+def _git(checkout: Path, *arguments: str) -> bytes:
+    return subprocess.run(["git", "-C", checkout, *arguments], capture_output=True, check=True).stdout

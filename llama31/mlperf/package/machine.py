@@ -1,7 +1,6 @@
-"""What this machine says of itself, for a system description; nothing of torch, and nothing that needs root.
+"""Describe this machine for a system description, without torch and without root.
 
-Each function returns those fields of a description (see `llama31.mlperf.package.system_description`) that it could
-find out, and no others.
+Each function returns only the fields (see `llama31.mlperf.package.system_description`) that it could determine.
 """
 
 import contextlib
@@ -16,31 +15,31 @@ from typing import Any
 
 FRAMEWORK = {"nemo_toolkit": "NVIDIA NeMo", "megatron-core": "Megatron-Core", "torch": "PyTorch"}
 LIBRARIES = {"transformer_engine": "Transformer Engine", "lightning": "Lightning", "mlperf-logging": "mlperf-logging"}
-OF_IMAGE = {"CUDA_VERSION": "CUDA", "CUDNN_VERSION": "cuDNN", "NCCL_VERSION": "NCCL"}
-"""Variables that NVIDIA's container images set."""
+IMAGE_VARIABLES = {"CUDA_VERSION": "CUDA", "CUDNN_VERSION": "cuDNN", "NCCL_VERSION": "NCCL"}
+"""Environment variables that NVIDIA's container images set."""
 
 SYSTEM = Path("/sys/class")
 MEMORY = Path("/proc/meminfo")
 GPU_FIELDS = ("name", "memory.total", "clocks.max.sm", "pcie.link.gen.max", "pcie.link.width.max", "driver_version")
 
 
-def look() -> dict[str, str]:
-    """All that could be found out: field -> value."""
+def describe() -> dict[str, str]:
+    """Return all fields that could be determined: field -> value."""
     return {**processors(), **memory(), **storage(), **network(), **gpus(), **software()}
 
 
 def processors() -> dict[str, str]:
-    """From lscpu. Cores and threads are those of one processor."""
-    said = _lscpu()
-    sockets, cores, threads = (said.get(name, "") for name in ("Socket(s)", "Core(s) per socket", "Thread(s) per core"))
-    found = {"host_processor_model_name": said.get("Model name", ""), "host_processors_per_node": sockets}
+    """Query lscpu. Core and thread counts are per processor."""
+    cpu = _lscpu()
+    sockets, cores, threads = (cpu.get(name, "") for name in ("Socket(s)", "Core(s) per socket", "Thread(s) per core"))
+    found = {"host_processor_model_name": cpu.get("Model name", ""), "host_processors_per_node": sockets}
     if cores.isdecimal() and threads.isdecimal():
         found["host_processor_core_count"] = cores
         found["host_processor_vcpu_count"] = str(int(cores) * int(threads))
-    if said.get("CPU max MHz"):
-        found["host_processor_frequency"] = f"{float(said['CPU max MHz']):.0f} MHz at most"
+    if cpu.get("CPU max MHz"):
+        found["host_processor_frequency"] = f"{float(cpu['CPU max MHz']):.0f} MHz at most"
     caches = [
-        f"{name.removesuffix(' cache')} {size}" for name, size in said.items() if name.startswith(("L1", "L2", "L3"))
+        f"{name.removesuffix(' cache')} {size}" for name, size in cpu.items() if name.startswith(("L1", "L2", "L3"))
     ]
     found["host_processor_caches"] = f"{', '.join(caches)}, summed over the node" if caches else ""
     if sockets == "1":
@@ -49,7 +48,7 @@ def processors() -> dict[str, str]:
 
 
 def memory() -> dict[str, str]:
-    """From the kernel: a little less than what is built in."""
+    """Return the memory that the kernel reports, slightly less than what is installed."""
     with contextlib.suppress(OSError):
         for line in MEMORY.read_text(encoding="ascii").splitlines():
             if line.startswith("MemTotal:"):
@@ -58,10 +57,10 @@ def memory() -> dict[str, str]:
 
 
 def storage() -> dict[str, str]:
-    """From lsblk: kinds and sizes of the disks that this machine sees."""
+    """Query lsblk for the types and sizes of the disks."""
     with contextlib.suppress(ValueError, LookupError, TypeError):
-        said = json.loads(_output("lsblk", "--json", "--bytes", "--nodeps", "--output", "NAME,SIZE,ROTA,TYPE"))
-        disks = [disk for disk in said["blockdevices"] if disk["type"] == "disk" and int(disk["size"])]
+        listing = json.loads(_output("lsblk", "--json", "--bytes", "--nodeps", "--output", "NAME,SIZE,ROTA,TYPE"))
+        disks = [disk for disk in listing["blockdevices"] if disk["type"] == "disk" and int(disk["size"])]
         kinds = {_kind(disk["name"], rotates=disk["rota"]) for disk in disks}
         sizes = [f"{int(disk['size']) / 1e9:,.0f} GB" for disk in disks]
         capacity = ", ".join(f"{sizes.count(size)}x {size}" for size in dict.fromkeys(sizes))
@@ -76,7 +75,7 @@ def _kind(name: str, *, rotates: bool) -> str:
 
 
 def network() -> dict[str, str]:
-    """InfiniBand ports, or else the network cards, with their rates."""
+    """Return the InfiniBand ports with their rates, or the Ethernet cards if there are none."""
     rates = [_text(file) for file in sorted(SYSTEM.glob("infiniband/*/ports/*/rate"))]
     cards = [f"InfiniBand or RoCE {rate}" for rate in rates if rate]
     if not cards:
@@ -86,7 +85,7 @@ def network() -> dict[str, str]:
 
 
 def gpus() -> dict[str, str]:
-    """From nvidia-smi, where it is."""
+    """Query nvidia-smi, if it is installed."""
     rows = _nvidia_smi()
     if not rows:
         return {}
@@ -105,8 +104,8 @@ def gpus() -> dict[str, str]:
 
 
 def software() -> dict[str, str]:
-    """Versions of this environment and of the operating system."""
-    libraries = {**_versions(LIBRARIES), **{words: os.environ.get(name, "") for name, words in OF_IMAGE.items()}}
+    """Return the versions of this environment and of the operating system."""
+    libraries = {**_versions(LIBRARIES), **{title: os.environ.get(name, "") for name, title in IMAGE_VARIABLES.items()}}
     rows = _nvidia_smi()
     libraries |= {"NVIDIA driver": rows[0][-1] if rows else "", "Python": platform.python_version()}
     try:
@@ -124,20 +123,20 @@ def software() -> dict[str, str]:
 
 def _versions(packages: dict[str, str]) -> dict[str, str]:
     found = {}
-    for package, words in packages.items():
+    for package, title in packages.items():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[words] = importlib.metadata.version(package)
+            found[title] = importlib.metadata.version(package)
     return found
 
 
 def _nvidia_smi() -> list[list[str]]:
-    """A row of GPU_FIELDS for each GPU."""
-    said = _output("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits")
-    return [[cell.strip() for cell in row] for row in csv.reader(said.splitlines()) if len(row) == len(GPU_FIELDS)]
+    """Return a row of GPU_FIELDS for each GPU."""
+    output = _output("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits")
+    return [[cell.strip() for cell in row] for row in csv.reader(output.splitlines()) if len(row) == len(GPU_FIELDS)]
 
 
 def _lscpu() -> dict[str, str]:
-    """Names and values of lscpu; newer versions nest them."""
+    """Return lscpu's names and values; newer versions nest them."""
     try:
         pending: list[Any] = list(json.loads(_output("lscpu", "--json"))["lscpu"])
     except (ValueError, LookupError, TypeError):
@@ -151,7 +150,7 @@ def _lscpu() -> dict[str, str]:
 
 
 def _output(*command: str) -> str:
-    """What a command prints; nothing where it is not there, or fails."""
+    """Return a command's standard output; empty if it is not installed or fails."""
     environment = {**os.environ, "LC_ALL": "C"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=30)
@@ -163,7 +162,7 @@ def _output(*command: str) -> str:
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="ascii").strip()
-    except (OSError, ValueError):  # a card that is down has a speed that cannot be read
+    except (OSError, ValueError):  # the speed of a card that is down cannot be read
         return ""
 
 

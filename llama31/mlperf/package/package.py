@@ -1,11 +1,11 @@
-"""`python3 -m llama31 package`: the tree of a submission from ten runs, judged before it is written and after.
+"""`python3 -m llama31 package`: build a submission's tree from ten runs, checked before and after writing.
 
     DIR/ORG/systems/SYSTEM.json
-    DIR/ORG/results/SYSTEM/llama31_8b/result_0.txt ... result_9.txt    the logs, byte for byte, in order of their start
+    DIR/ORG/results/SYSTEM/llama31_8b/result_0.txt ... result_9.txt    the logs, unchanged, in order of their start
     DIR/ORG/benchmarks/llama31_8b/implementations/SYSTEM/              the code, and how to run it
 
-What cannot be right is refused before anything is written. The rest is written under another name, MLCommons' checkers
-look at it there, and it gets its name if they accept it.
+Invalid input is rejected before anything is written. The tree is then written under a temporary name, and renamed if
+MLCommons' checkers accept it.
 """
 
 import os
@@ -21,18 +21,19 @@ from mlperf_logging.mllog import constants
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, failures_named, publish
+from llama31.common.json_files import load_object
 from llama31.config import paths
 from llama31.config.mlperf_names import are_same, directory_name, is_name
 from llama31.mlperf.check import submission
 from llama31.mlperf.check.one_log import Report
-from llama31.mlperf.check.submission import Several
+from llama31.mlperf.check.submission import SubmissionCheck
 from llama31.mlperf.package import code, official_checkers, system_description
 from llama31.mlperf.package.official_checkers import CheckerResult
 from llama31.run_dir import record
 from llama31.settings import Settings
 
 NOT_NAMED = ("unset", "SUBMISSION_ORG_PLACEHOLDER")
-"""What a log says where nobody has named the organisation."""
+"""Values of submission_org in logs that name no organisation."""
 
 
 @dataclass(frozen=True)
@@ -42,40 +43,42 @@ class SubmittedRun:
     directory: Path
     settings: Settings
     record: dict[str, Any]
-    """What run.json says."""
+    """Content of run.json."""
     report: Report
 
     @property
     def seed(self) -> int:
-        """Seed, as the log has it."""
+        """Seed, from the log."""
         return int(self.report.log.value(constants.SEED))
 
 
-def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, ruleset: str) -> int:
-    """Makes the tree; 0 if it is there and the official checkers accept it, 1 if they do not and nothing is there.
+def package(
+    org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, ruleset: str, checkout: Path = paths.REPOSITORY
+) -> int:
+    """Build the tree; return 0 if the official checkers accept it, else 1, and then no tree is left.
 
-    Raises UserError, before anything is written, for all that cannot be right.
+    Raises UserError, before anything is written, if the input cannot make a valid submission.
     """
     directories = [paths.latest_run(run_dir) for run_dir in run_dirs]
-    _refuse(_misnamed(org, directories, output))
-    description = system_description.read(system_file)
+    _raise_if_any(_argument_problems(org, directories, output))
+    description = load_object(system_file)
     found = submission.judge(directories, ruleset)
-    said = _said(found, constants.SUBMISSION_ORG)
-    submitters = [org, *([said] if said not in NOT_NAMED else [])]
-    _refuse(system_description.problems(system_file, description, submitters))
+    logged_org = _logged(found, constants.SUBMISSION_ORG)
+    submitters = [org, *([logged_org] if logged_org not in NOT_NAMED else [])]
+    _raise_if_any(system_description.problems(system_file, description, submitters))
     runs = [_load(report) for report in found.reports]
-    _refuse(_unfit(description, runs, found))
+    _raise_if_any(_run_problems(description, runs, found))
     runs.sort(key=lambda one: one.report.log.all(constants.RUN_START)[0].time_ms)
-    commit = code.commit_of([one.record.get("commit") for one in runs])
+    commit = code.commit_of([one.record.get("commit") for one in runs], checkout)
 
     output, name = output.absolute(), system_file.stem
     with failures_named(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{output.name}.", suffix=PARTIAL, dir=output.parent) as directory:
             tree = Path(directory) / output.name
-            _write(tree, org, system_file, runs, commit)
+            _write(tree, org, system_file, runs, commit, checkout)
             checked = official_checkers.check(tree, org, name, ruleset)
-            # package_checker leaves the scaling of the score there, and will again at MLCommons.
+            # package_checker writes the scaling of the score here, and will again at MLCommons.
             (_results(tree, org, name) / "scaling.json").unlink(missing_ok=True)
             accepted = all(one.accepts for one in checked)
             if accepted:
@@ -86,43 +89,43 @@ def run(org: str, system_file: Path, run_dirs: Sequence[Path], output: Path, rul
         *system_description.disagreements(
             system_file,
             description,
-            _said(found, constants.SUBMISSION_PLATFORM),
-            _said(found, constants.SUBMISSION_STATUS),
+            _logged(found, constants.SUBMISSION_PLATFORM),
+            _logged(found, constants.SUBMISSION_STATUS),
         ),
     ]
-    if said not in NOT_NAMED and not are_same(said, org):
-        notes.append(f"{constants.SUBMISSION_ORG} is {said} in the logs, which are packed below {org}")
+    if logged_org not in NOT_NAMED and not are_same(logged_org, org):
+        notes.append(f"{constants.SUBMISSION_ORG} is {logged_org} in the logs, but {org} in the tree")
     print("\n".join(_lines(runs, found, checked, notes)))
-    print(f"{output}: {'complete' if accepted else 'not written, for the checkers do not accept it'}")
+    print(f"{output}: {'complete' if accepted else 'not written: the checkers do not accept it'}")
     return 0 if accepted else 1
 
 
-def _said(found: Several, key: str) -> str:
-    """What the logs say, all of them or the first: that they agree is checked with the other settings."""
+def _logged(found: SubmissionCheck, key: str) -> str:
+    """Return the value in the first log, or an empty string; the logs' agreement is checked elsewhere."""
     value = found.reports[0].log.value(key)
     return value if isinstance(value, str) else ""
 
 
-def _refuse(problems: Iterable[str]) -> None:
+def _raise_if_any(problems: Iterable[str]) -> None:
     if lines := list(problems):
         raise UserError(lines)
 
 
-def _misnamed(org: str, directories: Sequence[Path], output: Path) -> Iterator[str]:
-    """What is wrong with the arguments themselves."""
+def _argument_problems(org: str, directories: Sequence[Path], output: Path) -> Iterator[str]:
+    """Yield what is wrong with the arguments themselves."""
     if not is_name(org):
         works = directory_name(org)
-        yield f"--org {org}: names a directory; use letters, digits, -, _ and ." + (
+        yield f"--org {org}: not a valid directory name; use letters, digits, -, _ and ." + (
             f"; --org {works} works" if works else ""
         )
     if os.path.lexists(output):
-        yield f"-o {output}: exists, and is not touched; name a directory that does not"
+        yield f"-o {output}: already exists; name a new directory"
     if len(directories) != rules.RUNS_PER_SUBMISSION:
         yield f"{len(directories)} runs: a submission has {rules.RUNS_PER_SUBMISSION}"
     for directory in directories:
         if not all((directory / name).is_file() for name in (paths.SETTINGS, paths.RECORD, paths.MLPERF_LOG)):
             wanted = f"{paths.SETTINGS}, {paths.RECORD} and {paths.MLPERF_LOG}"
-            yield f"{directory}: no run directory, which has {wanted}; a submission holds the code of its runs too"
+            yield f"{directory}: not a run directory, which has {wanted}; a submission also has the code of its runs"
 
 
 def _load(report: Report) -> SubmittedRun:
@@ -130,16 +133,18 @@ def _load(report: Report) -> SubmittedRun:
     return SubmittedRun(directory, record.load_settings(directory), record.load_record(directory), report)
 
 
-def _unfit(description: Mapping[str, str], runs: Sequence[SubmittedRun], found: Several) -> Iterator[str]:
-    """What keeps these runs from being a submission of this system."""
+def _run_problems(
+    description: Mapping[str, str], runs: Sequence[SubmittedRun], found: SubmissionCheck
+) -> Iterator[str]:
+    """Yield why these runs cannot be a submission of this system."""
     number = len(found.unconverged)
     if number > 1:
         files = ", ".join(str(report.file) for report in found.unconverged)
-        yield f"{number} runs missed the target, and one may: {files}"
+        yield f"{number} runs missed the target, only one may: {files}"
     for report in found.reports:
         if not report.is_closed:
-            yield f"{report.file}: a log of the open division; package makes submissions of the closed one"
-    if not found.holds:
+            yield f"{report.file}: a log of the open division; package only makes closed submissions"
+    if not found.passes:
         yield from found.failures
     nodes, per_node = (system_description.count(description, field) for field in system_description.COUNTS)
     for one in runs:
@@ -149,8 +154,8 @@ def _unfit(description: Mapping[str, str], runs: Sequence[SubmittedRun], found: 
             yield f"{one.directory}: {ran}; the system description has {nodes} x {per_node}"
 
 
-def _write(tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun], commit: str) -> None:
-    """Writes the tree of runs in the order of their logs' numbers."""
+def _write(tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun], commit: str, checkout: Path) -> None:
+    """Write the tree with the runs in the order of their logs' numbers."""
     name = system_file.stem
     systems, results = tree / org / "systems", _results(tree, org, name)
     systems.mkdir(parents=True)
@@ -160,7 +165,9 @@ def _write(tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun]
         shutil.copyfile(one.report.file, results / f"result_{number}.txt")
     implementation = tree / org / "benchmarks" / rules.BENCHMARK / "implementations" / name
     versions = {"Python": str(runs[0].record.get("python")), **runs[0].record.get("versions", {})}
-    code.write(implementation, f"{org}, {name}", runs[0].settings, [one.seed for one in runs], commit, versions)
+    code.write(
+        implementation, f"{org}, {name}", runs[0].settings, [one.seed for one in runs], commit, versions, checkout
+    )
 
 
 def _results(tree: Path, org: str, name: str) -> Path:
@@ -168,18 +175,18 @@ def _results(tree: Path, org: str, name: str) -> Path:
 
 
 def _lines(
-    runs: Sequence[SubmittedRun], found: Several, said: Sequence[CheckerResult], notes: Sequence[str]
+    runs: Sequence[SubmittedRun], found: SubmissionCheck, verdicts: Sequence[CheckerResult], notes: Sequence[str]
 ) -> Iterator[str]:
     yield "logs, in the order of their start:"
     for number, one in enumerate(runs):
         yield f"  result_{number}.txt  seed {one.seed:<10}  {one.directory}"
     if runs[0].record.get("commit") is None:
-        yield "note: the runs do not say which commit they ran; this checkout's is packed"
+        yield "note: the runs did not record a commit; this checkout's is packed"
     for one in runs:
         if one.record.get("uncommitted_changes"):
-            yield f"note: {one.directory}: ran with uncommitted changes, which the packed commit does not have"
+            yield f"note: {one.directory}: ran with uncommitted changes, which are not in the packed commit"
     yield from (f"note: {note}" for note in (*notes, *submission.excuses(found)))
     yield from submission.closing(found)
-    for checked in said:
+    for checked in verdicts:
         yield f"{checked.checker}: {'accepts the tree' if checked.accepts else 'does not accept the tree'}"
         yield from (f"{checked.checker}: {finding}" for finding in checked.findings)

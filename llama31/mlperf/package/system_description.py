@@ -1,7 +1,6 @@
-"""System description of a submission, systems/SYSTEM.json: a draft from the machine, and what is wrong with one.
+"""System description of a submission, systems/SYSTEM.json: draft one from the machine, and check one.
 
-The fields are those that mlperf-logging's system_desc_checker requires; of most it wants no more than that they are
-there, be they empty.
+The fields are those that mlperf-logging's system_desc_checker requires; most may be empty.
 """
 
 import json
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named
+from llama31.common.files import atomic_writer
 from llama31.config.mlperf_names import are_same, is_name
 from llama31.config.resolve import Resolved
 from llama31.mlperf.log.records import shown
@@ -19,7 +18,7 @@ from llama31.mlperf.package import machine
 from llama31.settings import Division, Status
 
 BLANK = "FILL IN: "
-"""How a value begins that the machine cannot know."""
+"""Prefix of a value that the submitter must fill in."""
 
 STATUSES = {
     Status.onprem: "Available on-premise",
@@ -27,7 +26,7 @@ STATUSES = {
     Status.preview: "Preview",
     Status.research: "Research, Development, or Internal (RDI)",
 }
-"""What the checker takes as status, by what SUBMISSION_STATUS calls it in a log."""
+"""Status in a description, by the value of SUBMISSION_STATUS in a log."""
 
 FIELDS = {
     "submitter": "the organisation, as --org of package",
@@ -64,7 +63,7 @@ FIELDS = {
     "operating_system": "with version",
     "sw_notes": "",
 }
-"""Field -> what is to be filled in where the machine does not say; notes may stay empty."""
+"""Field -> hint for the submitter, if the machine does not provide the value; notes may stay empty."""
 
 COUNTS = ("number_of_nodes", "accelerators_per_node")
 """Fields that are compared with the runs."""
@@ -77,11 +76,11 @@ TEXTS = (
     "accelerators_per_node",
     "framework",
 )
-"""Fields at which system_desc_checker ends with TypeError if they are no text."""
+"""Fields at which system_desc_checker raises TypeError unless they are strings."""
 
 
-def run(resolved: Resolved, output: Path | None) -> int:
-    """Prints a draft for this machine, or writes it to a new file; says which fields are blank."""
+def system(resolved: Resolved, output: Path | None) -> int:
+    """Print a draft for this machine, or write it to a new file, and list the fields to fill in."""
     drafted = draft(resolved)
     text = json.dumps(drafted, indent=4) + "\n"
     if output is None:
@@ -93,14 +92,14 @@ def run(resolved: Resolved, output: Path | None) -> int:
             file.write(text.encode())
         print(f"{output}: written")
     blanks = [field for field, value in drafted.items() if value.startswith(BLANK)]
-    print(f"to be filled in, {len(blanks)} of {len(drafted)} fields: {', '.join(blanks)}", file=sys.stderr)
+    print(f"to fill in, {len(blanks)} of {len(drafted)} fields: {', '.join(blanks)}", file=sys.stderr)
     return 0
 
 
 def draft(resolved: Resolved) -> dict[str, str]:
-    """Description of this machine; settings that the user gave say who submits what, and on how many nodes."""
+    """Return a draft; settings that the user set give the submitter, the system name and the number of nodes."""
     settings = resolved.settings
-    of_settings = {
+    from_settings = {
         "submission_org": ("submitter", settings.submission_org),
         "submission_platform": ("system_name", settings.submission_platform),
         "submission_status": ("status", STATUSES[settings.submission_status]),
@@ -108,8 +107,8 @@ def draft(resolved: Resolved) -> dict[str, str]:
     }
     known = {
         "division": Division.closed.value,
-        **{field: value for name, (field, value) in of_settings.items() if _is_given(resolved, name)},
-        **machine.look(),
+        **{field: value for name, (field, value) in from_settings.items() if _is_given(resolved, name)},
+        **machine.describe(),
     }
     return {field: known.get(field, f"{BLANK}{hint}" if hint else "") for field, hint in FIELDS.items()}
 
@@ -118,68 +117,55 @@ def _is_given(resolved: Resolved, name: str) -> bool:
     return resolved.origins[name] != "default" and getattr(resolved.settings, name) != "unset"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A description, or another JSON object. Raises UserError where the file holds none."""
-    with failures_named(path):
-        text = path.read_bytes()
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path}: no JSON object: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: no JSON object")
-    return content
-
-
 def problems(path: Path, content: Mapping[str, Any], submitters: Sequence[str]) -> Iterator[str]:
-    """Find what keeps a description from a submission in the closed division, a line each.
+    """Yield what makes a description unfit for a submission in the closed division.
 
     Args:
         path: The file, which names the system.
         content: The description.
-        submitters: Names of the organisation, of which the description has one, up to case and punctuation.
+        submitters: Accepted names of the organisation; case and punctuation are ignored.
     """
     if not is_name(path.stem) or path.suffix != ".json":
-        yield f"{path}: names the system in the tree; use letters, digits, -, _ and . and the ending .json"
+        yield f"{path}: not a valid system name; use letters, digits, -, _ and . and the ending .json"
     for field, hint in FIELDS.items():
         value = content.get(field)
         if field not in content:
             yield f"{path}: {field} is missing; {hint or 'it may be empty'}"
         elif field in TEXTS and not isinstance(value, str):
-            yield f"{path}: {field} is {json.dumps(value)}; the checkers want text, in quotation marks"
+            yield f"{path}: {field} is {json.dumps(value)}; the checkers require a string"
         elif isinstance(value, str) and value.startswith(BLANK):
             yield f"{path}: {field} is not filled in; {value.removeprefix(BLANK)}"
     for field, choices in {"division": [Division.closed.value], "status": list(STATUSES.values())}.items():
         if (value := content.get(field)) not in choices and field in content and not str(value).startswith(BLANK):
-            yield f"{path}: {field} is {shown(value)}; here {' or '.join(choices)}"
+            yield f"{path}: {field} is {shown(value)}; must be {' or '.join(choices)}"
     submitter = content.get("submitter")
     is_named = isinstance(submitter, str) and not submitter.startswith(BLANK)
     if is_named and not any(are_same(str(submitter), one) for one in submitters):
-        yield f"{path}: submitter is {submitter}; here {' or '.join(dict.fromkeys(submitters))}"
+        yield f"{path}: submitter is {submitter}; must be {' or '.join(dict.fromkeys(submitters))}"
 
 
 def notes(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
-    """Name what a description leaves open and MLCommons accepts."""
+    """Yield what a description leaves open although MLCommons accepts it."""
     values = {field: content.get(field) for field, hint in FIELDS.items() if hint}
     if empty := [field for field, value in values.items() if value is None or not str(value).strip()]:
         yield f"{path}: empty, which MLCommons accepts: {', '.join(empty)}"
     for field in COUNTS:
         value = values[field]
         if value is not None and str(value).strip() and count(content, field) is None:
-            yield f"{path}: {field} is {shown(value)}, and not compared with the runs; a whole number, such as 8"
+            yield f"{path}: {field} is {shown(value)}, not a whole number such as 8: not compared with the runs"
 
 
 def count(content: Mapping[str, Any], field: str) -> int | None:
-    """The whole number in a field; None if there is none."""
+    """Return the whole number in a field, or None."""
     text = str(content.get(field, "")).strip()
     return int(text) if text.isdecimal() else None
 
 
 def disagreements(path: Path, content: Mapping[str, Any], platform: str, status: str) -> Iterator[str]:
-    """Name what the runs' logs call otherwise than the description; no checker of MLCommons compares them."""
+    """Yield where the description differs from the logs; no checker of MLCommons compares them."""
     system = str(content.get("system_name"))
     if not any(are_same(platform, name) for name in (system, path.stem)):
         yield f"submission_platform is {platform} in the logs; {path} has system_name {system}"
-    meant = next((words for known, words in STATUSES.items() if known.value == status), None)
-    if meant != content.get("status"):
+    logged = next((title for known, title in STATUSES.items() if known.value == status), None)
+    if logged != content.get("status"):
         yield f"submission_status is {status or 'empty'} in the logs; {path} has status {content.get('status')}"

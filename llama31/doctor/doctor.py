@@ -1,4 +1,4 @@
-"""The checks in their order, on one machine or on all nodes of a Slurm step, and what is printed of them."""
+"""Run all checks in order, on one machine or on all nodes of a Slurm step, and print the findings."""
 
 import os
 import socket
@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llama31.common import training_packages
 from llama31.common.errors import UserError
 from llama31.config import devices
 from llama31.config.resolve import resolve
 from llama31.doctor import collectives, data, filesystems, gpus, limits, tools, troubles, versions
 from llama31.doctor.context import GRACE, Context
 from llama31.doctor.findings import Finding, Severity, failed, from_json, lines, ok, to_json
-from llama31.doctor.group import Apart, Group, is_task, place
+from llama31.doctor.group import Disconnected, Group, is_task, step_task
 from llama31.launch import prepare
 
 VERIFY_LIMIT = 7200.0  # seconds: enough for 170 GB at 25 MB/s
@@ -22,25 +23,25 @@ VERIFY_LIMIT = 7200.0  # seconds: enough for 170 GB at 25 MB/s
 
 @dataclass(frozen=True)
 class Check:
-    """A thing to look at, by the first task, by one task on each node, or by every rank."""
+    """A check, run by the first task, by one task on each node, or by every rank."""
 
     title: str
     work: Callable[[Context], Iterator[Finding]]
     by: Literal["first", "node", "rank"] = "node"
     limit: float | None = None
-    """Seconds it may take, if not as many as the user says."""
+    """Time limit in seconds, if not --timeout."""
 
 
 def checks(context: Context, verify: bool) -> Iterator[Check]:
-    """All that is to be looked at, in the order in which one failure explains the next."""
-    several = context.place is not None
-    if several:
+    """Yield all checks, ordered so that a failure explains later ones."""
+    in_step = context.task is not None
+    if in_step:
         yield Check("nodes", _shape, by="first")
     yield Check("versions", versions.check)
     yield Check("GPUs", gpus.check)
-    yield Check("inputs", data.look)
+    yield Check("inputs", data.inputs_of_run)
     yield Check("tokenizer", data.tokenizer)
-    if several:
+    if in_step:
         yield Check("directories", filesystems.mark, by="first")
         yield Check("directories", filesystems.visible)
     yield Check("directories", filesystems.room)
@@ -51,13 +52,13 @@ def checks(context: Context, verify: bool) -> Iterator[Check]:
         yield Check("verify", data.verified, by="first", limit=VERIFY_LIMIT)
 
 
-def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
-    """Looks at all that a run with these arguments needs; gives the exit code, 1 if anything failed.
+def doctor(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
+    """Check everything that a run with these arguments needs; return 1 if anything failed, else 0.
 
-    Raises UserError for what is no setting. Of the tasks of a Slurm step the first one prints what all of them found.
+    Raises UserError for invalid settings. In a Slurm step the first task prints the findings of all.
     """
-    here = place()
-    if is_task():  # the nodes of this step are those of the run
+    here = step_task()
+    if is_task():  # the step has the nodes of the run
         os.environ[devices.IN_JOB] = "1"
         if not os.environ.get("PARTITION"):  # config.sh exports it empty
             os.environ["PARTITION"] = os.environ.get("SLURM_JOB_PARTITION", "")
@@ -65,16 +66,18 @@ def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
         settings = prepare.with_absolute_paths(resolve(arguments, os.environ)).settings
     except UserError:
         if here and here.rank:
-            return 2  # the first task says why
+            return 2  # the first task prints the error
         raise
     context = Context(settings, timeout, here)
+    if not devices.is_through_ssh(settings):
+        training_packages.require("doctor")
     try:
         with Group(here, timeout) as group:
             return examine(context, group, list(checks(context, verify)))
-    except Apart as error:
-        assert here, "a process alone has nobody to lose"
-        apart = troubles.APART.found(node=here.node, address=here.address, port=here.port, error=error)
-        print(*lines("nodes", {here.node: [apart]}), flush=True)
+    except Disconnected as error:
+        assert here, "a single process has no connections"
+        finding = troubles.DISCONNECTED.found(node=here.node, address=here.address, port=here.port, error=error)
+        print(*lines("nodes", {here.node: [finding]}), flush=True)
         return 1
     finally:
         if here and not here.rank:
@@ -82,21 +85,21 @@ def main(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
 
 
 def examine(context: Context, group: Group, wanted: Sequence[Check]) -> int:
-    """All checks, one after the other on all nodes together."""
-    node = context.place.node if context.place else socket.gethostname()
+    """Run all checks in order, each on all nodes at the same time."""
+    node = context.task.node if context.task else socket.gethostname()
     nodes: dict[int, str] = {}
     missing: set[int] = set()
     failures = 0
     for number, check in enumerate(wanted, 1):
         limit = check.limit or context.timeout
-        looks = {"first": group.leads, "node": group.leads_node, "rank": True}[check.by]
+        is_mine = {"first": group.leads, "node": group.leads_node, "rank": True}[check.by]
         with _shown(f"{check.title}: {number} of {len(wanted)} checks", group.leads):
-            found = to_json(_found(check, context, limit)) if looks else None
+            found = to_json(_found(check, context, limit)) if is_mine else None
             answers = group.exchange([node, found], limit + GRACE)
         if not group.leads:
             continue
         nodes |= {rank: name for rank, (name, _) in answers.items()}
-        lost = set(range(context.place.size if context.place else 1)) - answers.keys() - missing
+        lost = set(range(context.task.size if context.task else 1)) - answers.keys() - missing
         missing |= lost
         by_node = _by_node(answers)
         failures += sum(finding.severity is Severity.failed for found in by_node.values() for finding in found)
@@ -106,7 +109,7 @@ def examine(context: Context, group: Group, wanted: Sequence[Check]) -> int:
 
 
 def _found(check: Check, context: Context, limit: float) -> list[Finding]:
-    """What a check finds; an exception is a failure of it."""
+    """Return the findings of a check; an exception is a failure."""
     found: list[Finding] = []
 
     def work() -> None:
@@ -119,13 +122,13 @@ def _found(check: Check, context: Context, limit: float) -> list[Finding]:
         return [*found, troubles.HANGS.found(seconds=error.seconds, longer=2 * context.timeout)]
     except UserError as error:
         found += map(failed, error.lines)
-    except Exception as error:  # noqa: BLE001 - one check's fault must not end the others
-        found.append(troubles.RAISED.found(error=f"{type(error).__name__}: {error}"))
+    except Exception as error:  # noqa: BLE001 - the other checks must run
+        found.append(troubles.EXCEPTION.found(error=f"{type(error).__name__}: {error}"))
     return found
 
 
 def _by_node(answers: Mapping[int, Any]) -> dict[str, list[Finding]]:
-    """Node -> findings of its ranks; without the nodes that had nothing to look at."""
+    """Return node -> findings of its ranks, without nodes that did not run the check."""
     by_node: dict[str, list[Finding]] = {}
     for name, findings in answers.values():
         if findings is not None:
@@ -134,30 +137,30 @@ def _by_node(answers: Mapping[int, Any]) -> dict[str, list[Finding]]:
 
 
 def _lost(context: Context, lost: Collection[int], nodes: Mapping[int, str]) -> Iterator[str]:
-    """A line for the ranks that do not answer any more, or never did."""
-    if context.place and lost:
-        never = set(context.place.node_names) - set(nodes.values())
+    """Yield a line for ranks that stopped answering, or never did."""
+    if context.task and lost:
+        never = set(context.task.node_names) - set(nodes.values())
         names = {nodes[rank] for rank in lost if rank in nodes} or never
-        finding = troubles.LOST.found(
+        finding = troubles.NO_ANSWER.found(
             nodes=", ".join(sorted(names)),
             ranks=", ".join(map(str, sorted(lost))),
-            address=context.place.address,
-            port=context.place.port,
+            address=context.task.address,
+            port=context.task.port,
         )
-        yield from lines("nodes", {context.place.node: [finding]})
+        yield from lines("nodes", {context.task.node: [finding]})
 
 
 def _shape(context: Context) -> Iterator[Finding]:
-    """Whether srun started what a run would start."""
-    place, settings = context.place, context.settings
-    assert place
+    """Check that srun started as many tasks as a run would."""
+    task, settings = context.task, context.settings
+    assert task
     tasks = settings.nnodes * settings.gpus_per_node
-    if (place.nodes, place.size) == (settings.nnodes, tasks):
-        yield ok(f"{place.nodes} nodes, {place.size} ranks")
+    if (task.nodes, task.size) == (settings.nnodes, tasks):
+        yield ok(f"{task.nodes} nodes, {task.size} ranks")
         return
-    yield troubles.SHAPE.found(
-        tasks=place.size,
-        nodes=place.nodes,
+    yield troubles.WRONG_SHAPE.found(
+        tasks=task.size,
+        nodes=task.nodes,
         settings=f"NNODES={settings.nnodes} GPUS_PER_NODE={settings.gpus_per_node}",
         wanted_nodes=settings.nnodes,
         wanted_tasks=settings.gpus_per_node,
@@ -166,7 +169,7 @@ def _shape(context: Context) -> Iterator[Finding]:
 
 @contextmanager
 def _shown(what: str, leads: bool) -> Iterator[None]:
-    """Shows on a terminal what is looked at."""
+    """Show the current check on a terminal."""
     live = leads and sys.stderr.isatty()
     if live:
         print(f"\r\x1b[K{what} ...", end="", file=sys.stderr, flush=True)
