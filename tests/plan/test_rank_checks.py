@@ -180,7 +180,7 @@ def command(*of):
     *torchrun, _, run_dir = stock(*of)
     return [*torchrun, {str(SUPPORT / "ranks_on_two_machines.py")!r}, run_dir]
 local.command = command
-sys.exit(launch.main(sys.argv[1:]))
+sys.exit(launch.run(sys.argv[1:]))
 """
 OLDER = (
     "mkdir -p {0}/numpy-1.0.dist-info && printf '%s\\n' 'Name: numpy' 'Version: 1.0' >{0}/numpy-1.0.dist-info/METADATA"
