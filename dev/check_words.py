@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 WORD_LIST = Path(__file__).with_name("words.txt")
 ALLOWED = "allowed"
 SUFFIXES = {".md", ".sh", ".sbatch", ".j2", ".py", ".toml", ".yaml", ".yml"}
-NAMES = {"Dockerfile", "requirements.txt", "requirements-dev.txt", ".editorconfig"}
+NAMES = re.compile(r"Dockerfile|requirements(-\w+)?\.txt|\.editorconfig")
 RECORDED = ("tests/golden/", "tests/fixtures/", "tests/slurm_outputs/2")
 """Paths of recorded output: other programs' text, or our own, whose source is checked instead."""
 
@@ -242,8 +242,8 @@ def is_checked(name: str) -> bool:
     """Return whether a file of the repository, by its relative path, has prose of ours."""
     path = Path(name)
     hidden = any(part.startswith(".venv") for part in path.parts[:-1]) or path.parts[:1] in (("runs",), ("demo",))
-    of_ours = path.suffix in SUFFIXES or path.name in NAMES or name == ".ci/run"
-    return of_ours and not hidden and not name.startswith(RECORDED)
+    of_ours = path.suffix in SUFFIXES or NAMES.fullmatch(path.name) or name == ".ci/run"
+    return bool(of_ours) and not hidden and not name.startswith(RECORDED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
