@@ -91,7 +91,7 @@ def test_done_is_skipped(demo: Path, capfd: pytest.CaptureFixture[str]) -> None:
     output, errors = capfd.readouterr()
     assert output.count(": exists\n") == 2  # c4 and tokenizer
     assert "all 264 files are compressed" in output
-    assert errors.count(": is there, ") == 3  # token files
+    assert errors.count(": exists, made from the same inputs") == 3  # token files
 
 
 def test_what_is_missing_is_made_again(demo: Path) -> None:
