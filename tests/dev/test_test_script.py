@@ -1,4 +1,4 @@
-"""dev/test.sh, on a checkout of a few tests in which all other checks are as told: what its last line says."""
+"""The last line of dev/test.sh, on a checkout with a few tests and simulated results of all other checks."""
 
 import os
 import re
