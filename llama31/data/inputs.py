@@ -121,13 +121,11 @@ def _vocabulary_size(settings: Settings, problems: list[str]) -> int:
         for line in tokenizer.problems(directory):
             problems.append(f"TOKENIZER_PATH={directory}: {line.removeprefix(str(Path(directory))).lstrip('/: ')}")
         if not any((Path(directory) / file).is_file() for file in (tokenizer.CONFIG_FILE, "config.json")):
-            problems.append(
-                f"TOKENIZER_PATH={directory}: holds no tokenizer_config.json; copy it from the same tokenizer"
-            )
+            advice = "copy it from the same tokenizer"
+            problems.append(f"TOKENIZER_PATH={directory}: holds no tokenizer_config.json; {advice}")
         elif not {"eos_token", "sep_token"} & tokenizer.named_tokens(directory).keys():
-            problems.append(
-                f"TOKENIZER_PATH={directory}: tokenizer_config.json names no eos_token; add the end-of-text token"
-            )
+            advice = "add the end-of-text token"
+            problems.append(f"TOKENIZER_PATH={directory}: tokenizer_config.json names no eos_token; {advice}")
     return size
 
 

@@ -46,19 +46,15 @@ def check(run_dir: Path, settings: Settings) -> Data:
     host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     recorded = record.load_record(run_dir)
     try:
-        data = _data(settings, recorded["tokenizer"]["ids"])
+        prefixes = (*paths.train_prefixes(settings), paths.validation_prefix(settings))
+        *train, validation = map(token_file.summary, prefixes)  # only the headers are read
+        data = Data(tuple(train), validation, recorded["tokenizer"]["ids"])
         found = [*_other_device(recorded, settings), *_other_versions(recorded), *_other_data(recorded, settings, data)]
     except UserError as error:
         found = error.lines
     if found:
         raise UserError(f"{host}: {line}" for line in found)
     return data
-
-
-def _data(settings: Settings, vocab_size: int) -> Data:
-    """Return the token files by their headers. Raises UserError if one is missing or damaged."""
-    *train, validation = map(token_file.summary, (*paths.train_prefixes(settings), paths.validation_prefix(settings)))
-    return Data(tuple(train), validation, vocab_size)
 
 
 def _other_device(recorded: dict[str, Any], settings: Settings) -> Iterator[str]:

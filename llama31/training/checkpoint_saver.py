@@ -41,13 +41,8 @@ WRITE_ERRORS = {
 class Saver:
     """Save the checkpoints of a job. `is_due` and `save` are collective.
 
-    Args:
-        settings: Checked settings, with SAVE_CKPT.
-        job: Number of this job in the chain.
-        identity: Identity of the run; see `llama31.checkpoint.identity`.
-        departures: Departures from the closed division's rules so far.
-        run_dir: Directory of the MLPerf log and the metrics.
-        run: Name of the run, which later jobs keep. Default: the name of `run_dir`.
+    The arguments other than `run_dir`, which has the MLPerf log and the metrics, are for `CheckpointManifest`. The
+    default of `run` is the name of `run_dir`.
     """
 
     def __init__(
@@ -149,9 +144,7 @@ class Saver:
 
 def _write_context(context: TrainerContext, directory: Path) -> None:
     """Write NeMo's context: the trainer's and model's configuration, and the tokenizer."""
-    context.__io__ = deepcopy(
-        context.__io__
-    )  # NeMo records the copy's path in it, and the run's own tokenizer shares it
+    context.__io__ = deepcopy(context.__io__)  # NeMo writes a path into it, and the run's own tokenizer shares it
     context.io_dump(directory, yaml_attrs=["model"])
 
 

@@ -39,14 +39,7 @@ class ConsoleProgress(Observer):
     """Print step, samples, loss, speed, and the time to the next evaluation and to the end.
 
     FLOP/s are per device: `estimates.speed.flops_per_step` / step time / devices. MFU is their share of the device's
-    dense bf16 peak, also with fp8.
-
-    Args:
-        settings: Settings of the run.
-        vocab_size: Number of ids of the tokenizer.
-        last_step: Last optimizer step if the target is not reached.
-        gpu: GPU of the run, if its peak is known.
-        out: Stream to write to; if it is a terminal, with a live line.
+    dense bf16 peak, also with fp8. `last_step` is the last one if the target is not reached.
     """
 
     def __init__(self, settings: Settings, vocab_size: int, last_step: int, gpu: Gpu | None, out: TextIO):

@@ -28,8 +28,6 @@ _KNOWN = {
     "torch.distributed.checkpoint.planner": {"BytesIOWriteData", "SavePlan", "TensorWriteData", "WriteItem"},
     "torch.serialization": {"_get_layout"},
 }  # fmt: skip
-
-
 _ENUMS = {
     "torch.distributed.checkpoint.metadata": {"_MEM_FORMAT_ENCODING"},
     "torch.distributed.checkpoint.planner": {"WriteItemType"},

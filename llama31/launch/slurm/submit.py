@@ -23,10 +23,7 @@ from llama31.run_dir.job_chain import Submission
 from llama31.settings import Settings
 
 # Variables of sbatch that apply if neither the setting nor SBATCH_ARGS has the option, and the option's names.
-OF_THE_SITE = {
-    "account": ("SBATCH_ACCOUNT", sbatch_options.ACCOUNT),
-    "time": ("SBATCH_TIMELIMIT", sbatch_options.TIME),
-}
+OF_THE_SITE = {"account": ("SBATCH_ACCOUNT", sbatch_options.ACCOUNT), "time": ("SBATCH_TIMELIMIT", sbatch_options.TIME)}
 
 
 def destination(settings: Settings) -> str:
@@ -62,8 +59,7 @@ def preview(experiments: Sequence[Plan], directory: Path, allowed: Sequence[str]
     seeds = [seed for plan in experiments if (seed := plan.settings.seeds)]
     if drawn := len(experiments) - len(seeds):
         seeds.append(f"{drawn} drawn at submission")
-    chain = [f"experiments: {len(experiments)}; seeds: {', '.join(seeds)}"]
-    chain += [shlex.join(remote_shell.command(destination(settings), sbatch(settings, directory, [])))]
+    chain = [f"experiments: {len(experiments)}; seeds: {', '.join(seeds)}", shlex.join(command(settings, directory))]
     if settings.npar > 1:
         chain.append(f"and {settings.npar - 1} more, each --dependency=afterany:JOB, with the job before it")
     text = script.render(settings, directory, allowed, os.environ)
@@ -102,11 +98,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
     directory = remote_files.new_directory(settings, there)
     text = script.render(settings, directory, allowed, os.environ)
     described = provenance.describe(plan, arguments, command(settings, directory), os.environ)
-    files = {
-        paths.SCRIPT: text,
-        paths.SETTINGS: record.settings_text(settings),
-        paths.RECORD: to_json(described),
-    }
+    files = {paths.SCRIPT: text, paths.SETTINGS: record.settings_text(settings), paths.RECORD: to_json(described)}
     remote_files.fill(settings, directory, files, there)
     submitted = Submission([], int(settings.seeds), there, time.strftime("%Y-%m-%dT%H:%M:%S%z"))
     try:
