@@ -34,7 +34,7 @@ def identity(settings: Settings, data: Data) -> dict[str, Any]:
         **{name: values[name] for name in (*FIXED, *CHANGEABLE)},
         "shape": {**asdict(SIZES[settings.size]), "vocab_size": data.vocab_size},
         TOKENIZER: tokenizer.fingerprint(settings.tokenizer_path),
-        DATA: {file.prefix.name: _data_file(file) for file in (*data.train, data.validation)},
+        DATA: token_files(data),
     }
 
 
@@ -42,6 +42,11 @@ def current_tokenizer_hash(recorded: str | None, settings: Settings) -> str | No
     """Return the fingerprint of TOKENIZER_PATH if `recorded` is a hash of it of either kind; else `recorded`."""
     ours = tokenizer.hashes(settings.tokenizer_path)
     return ours[0] if recorded in ours else recorded
+
+
+def token_files(data: Data) -> dict[str, str]:
+    """Return the fingerprint of each token file by its name."""
+    return {file.prefix.name: _data_file(file) for file in (*data.train, data.validation)}
 
 
 def _data_file(file: TokenFile) -> str:

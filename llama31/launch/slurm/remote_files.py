@@ -26,10 +26,10 @@ UNPACK = """
 unpack() { mkdir -p -- "${2%/*}" && mkdir -- "$1" && tar -xof - -C "$1" && [ -f "$1/$3" ] && mv -T -- "$1" "$2"; }
 why="$(unpack "$@" 2>&1)" || {
     rm -rf -- "$1"
-    printf '%s: %s\\n' "$4" "$why" | head -n 1
+    printf '%s: %s\\n' "$4" "$(printf '%s\\n' "$why" | sed '/^tar: E[rx]/d' | paste -sd ';' -)"
 }
 """
-"""Make the directory $2 of the archive, whose last file is $3, by way of $1. If it fails, print `$4: reason`."""
+"""Unpack the archive, whose last file is $3, as directory $2 by way of $1. If it fails, print `$4: reasons`."""
 ADD = """
 cd -- "$1" || exit
 mkdir -- "$2" && tar -xof - -C "$2" && mv -- "$2/$3" "$3"
