@@ -33,10 +33,7 @@ class Found:
     """How the run ended, if it reached its target."""
 
     def clear(self) -> Iterator[str]:
-        """Remove incomplete checkpoints and rename damaged ones. Yield a message for each.
-
-        An incomplete checkpoint that holds foreign files is renamed too.
-        """
+        """Remove incomplete checkpoints; rename damaged ones and those with foreign files. Yield a message for each."""
         for path in self.incomplete:
             yield removal.clear(path)
         for path in self.damaged:

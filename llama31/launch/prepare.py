@@ -65,10 +65,7 @@ def check_space(experiments: Iterable[Prepared]) -> None:
 
 
 def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple[Resolved, Data | None]:
-    """Return the settings, with absolute paths, and their data; None for data that only the cluster has.
-
-    Raises UserError with a line for each problem.
-    """
+    """Return settings with absolute paths, and the data if it is visible here. Raises UserError with all problems."""
     given = read(assignments, environment)
     resolved = with_absolute_paths(given)
     data, lines = look(resolved.settings)

@@ -45,10 +45,7 @@ def describe(
 
 
 def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
-    """Yield the command that replays a run, with `more` settings, then a line for each difference from then.
-
-    Raises UserError if the directory is not a run directory.
-    """
+    """Yield the command that replays a run, with `more` settings, then differences. Raises UserError without a run."""
     run_dir = paths.latest_run(run_dir)
     settings, was = record.load_settings(run_dir), record.load_record(run_dir)
     data, _ = inputs.inspect(settings)

@@ -41,10 +41,7 @@ def make(settings: Settings) -> Path:
 def begin(
     run_dir: Path, plan: Plan, arguments: Sequence[str], ranks: Sequence[str], environment: Mapping[str, str]
 ) -> None:
-    """Write everything that a run directory, now empty, holds before the ranks start.
-
-    `arguments` are the user's; `ranks` is the command that starts the ranks, with this environment.
-    """
+    """Write everything that a run directory holds before the ranks start by the command `ranks` in `environment`."""
     (run_dir / paths.RANK_LOGS).mkdir(exist_ok=True)
     record.reserve_outcome(run_dir)
     record.store_settings(run_dir, plan.settings)

@@ -232,12 +232,12 @@ class Plan:
     def _division(self) -> Iterator[str]:
         now = departures(self.settings, self.data.validation.tokens if self.data else None)
         found = dict.fromkeys([*self.start.departures, *now])
-        if not found:
-            yield "within the closed division's rules"
-            yield from mlperf_names.notes(self.settings)
-        else:
+        if found:
             yield "outside the closed division's rules, and logged as open:"
             yield from (f"- {line}" for line in found)
+            return
+        yield "within the closed division's rules"
+        yield from mlperf_names.notes(self.settings)
 
 
 def user_command(settings: Settings, environment: Mapping[str, str] | None = None) -> list[str]:

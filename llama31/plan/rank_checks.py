@@ -39,10 +39,7 @@ def fingerprint(settings: Settings, data: Data) -> dict[str, str]:
 
 
 def check(run_dir: Path, settings: Settings) -> Data:
-    """Return the run's data as this machine has it.
-
-    Raises UserError with a line for each difference from the machine that validated the run.
-    """
+    """Return the data seen here. Raises UserError with all differences from the machine that validated the run."""
     host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     recorded = record.load_record(run_dir)
     try:

@@ -154,7 +154,8 @@ class BenchmarkCallback(Callback):
         """Finish an evaluation, with the same result on every rank, so that all of them stop or none does."""
         loss = _reduced(self._loss_sum, torch.float64, parallel_state.get_pipeline_model_parallel_group())
         samples = int(_reduced(self._samples, torch.int64, parallel_state.get_data_parallel_group()))
-        token_hash = int(_reduced(_wrap(self._token_hash), torch.int64, parallel_state.get_data_parallel_group()))
+        signed = (self._token_hash + 2**63) % 2**64 - 2**63  # modulo 2^64, to fit in int64
+        token_hash = int(_reduced(signed, torch.int64, parallel_state.get_data_parallel_group()))
         loss /= self.settings.eval_samples
         assert samples == self.settings.eval_samples, f"evaluated {samples} sequences"
         reached = loss <= self.settings.target
@@ -216,11 +217,6 @@ class BenchmarkCallback(Callback):
 def _memory() -> int:
     """Return the peak memory of any rank so far, bytes."""
     return int(_reduced(peak_memory(), torch.int64, op=ReduceOp.MAX))
-
-
-def _wrap(value: int) -> int:
-    """Return `value` modulo 2^64 as a signed integer."""
-    return (value + 2**63) % 2**64 - 2**63
 
 
 def _reduced(value: float, dtype: torch.dtype, group: ProcessGroup | None = None, op: ReduceOp = ReduceOp.SUM) -> float:

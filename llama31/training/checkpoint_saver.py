@@ -116,7 +116,11 @@ class Saver:
             with _held(self._signals):
                 trainer.save_checkpoint(partial)
             if first:
-                _write_context(TrainerContext.from_trainer(trainer), partial / nemo.CONTEXT)
+                context = TrainerContext.from_trainer(trainer)
+                context.__io__ = deepcopy(
+                    context.__io__
+                )  # NeMo writes a path into it, and the run's tokenizer shares it
+                context.io_dump(partial / nemo.CONTEXT, yaml_attrs=["model"])
                 for name in (paths.MLPERF_LOG, paths.METRICS):
                     shutil.copyfile(self.run_dir / name, partial / name)
             torch.distributed.barrier()
@@ -140,12 +144,6 @@ class Saver:
         self._saved_at = time.monotonic()
         size = sum(bytes_ for bytes_, _ in files.values())
         return Saved(step, consumed_samples, str(path), size, self._saved_at - began, stay)
-
-
-def _write_context(context: TrainerContext, directory: Path) -> None:
-    """Write NeMo's context: the trainer's and model's configuration, and the tokenizer."""
-    context.__io__ = deepcopy(context.__io__)  # NeMo writes a path into it, and the run's own tokenizer shares it
-    context.io_dump(directory, yaml_attrs=["model"])
 
 
 @contextmanager

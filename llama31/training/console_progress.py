@@ -126,9 +126,6 @@ class ConsoleProgress(Observer):
         return duration(steps * (self._step_seconds or 0) + evaluations * self._evaluation_seconds)
 
     def _line(self, text: str, *, stands_out: bool = False) -> None:
-        if self._live:
-            strong = stands_out and not os.environ.get("NO_COLOR")
-            self.out.write(f"{CLEAR}{BOLD}{text}{PLAIN}\n" if strong else f"{CLEAR}{text}\n")
-        else:
-            self.out.write(f"{text}\n")
-        self.out.flush()
+        if self._live and stands_out and not os.environ.get("NO_COLOR"):
+            text = f"{BOLD}{text}{PLAIN}"
+        print(f"{CLEAR}{text}" if self._live else text, file=self.out, flush=True)

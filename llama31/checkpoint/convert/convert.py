@@ -41,12 +41,9 @@ def convert(source_dir: Path, destination: Path, target: Format) -> int:
         resumed = _start_or_resume(partial, description)
         contents = f"{len(source.architecture.shapes())} tensors, {size(total)}"
         print(f"{source_dir}: {contents}; {'resuming' if resumed else 'converting'}", file=sys.stderr)
-        nemo_prints = io.StringIO()
-        with (
-            Progress("convert, compare", 3 * total) as progress,  # written once, read by two models
-            redirect_stdout(nemo_prints),
-            redirect_stderr(nemo_prints),
-        ):
+        sink = io.StringIO()  # for what NeMo prints when it is imported, and its warnings
+        work = 3 * total  # written once, read by two models
+        with Progress("convert, compare", work) as progress, redirect_stdout(sink), redirect_stderr(sink):
             difference = _write_and_compare(source, partial, progress)
         print(
             f"logits of {difference.tokens} tokens, fp32: largest difference {difference.maximum:.2g}, "

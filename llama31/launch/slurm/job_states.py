@@ -58,8 +58,7 @@ class JobState:
 def states(job_ids: Sequence[int], destination: str) -> dict[int, JobState]:
     """Return the state of each job, by one call of squeue. Raises UserError if Slurm cannot be asked."""
     found = _squeue(job_ids, destination) if job_ids else {}
-    forgotten = [job for job in job_ids if job not in found]
-    if forgotten:
+    if forgotten := [job for job in job_ids if job not in found]:
         found |= _sacct(forgotten, destination)
     return {job: found.get(job, JobState()) for job in job_ids}
 

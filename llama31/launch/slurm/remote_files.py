@@ -16,7 +16,7 @@ from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, atomic_writer, failures_named
 from llama31.common.json_files import parse_json
 from llama31.config import paths
-from llama31.launch import cluster_needs, remote_shell, run_directory
+from llama31.launch import cluster_needs, remote_shell
 from llama31.run_dir import job_chain, record
 from llama31.run_dir.events import Outcome
 from llama31.settings import Settings
@@ -48,13 +48,6 @@ for settings in job-*/"$2"; do
 done 2>/dev/null
 """
 """Print a line for each job in the run directory $1 that has started ranks: its directory's name, and its outcome."""
-
-
-def new_directory(settings: Settings, destination: str) -> Path:
-    """Make a new run directory under JOB_DIR; through ssh only name it, for `fill` to make."""
-    if not destination:
-        return run_directory.make(settings)
-    return Path(settings.job_dir) / run_directory.names(settings)[0]
 
 
 def fill(settings: Settings, directory: Path, files: Mapping[str, str], destination: str) -> None:

@@ -95,7 +95,8 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
     """Make the run directory of an experiment and submit its jobs. Returns the directory and the submission."""
     settings = plan.settings
     there = destination(settings)
-    directory = remote_files.new_directory(settings, there)
+    # Through ssh it is only named here; `fill` makes it.
+    directory = Path(settings.job_dir) / run_directory.names(settings)[0] if there else run_directory.make(settings)
     text = script.render(settings, directory, allowed, os.environ)
     described = provenance.describe(plan, arguments, command(settings, directory), os.environ)
     files = {paths.SCRIPT: text, paths.SETTINGS: record.settings_text(settings), paths.RECORD: to_json(described)}
@@ -125,10 +126,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
 
 
 def job_id(answer: str) -> int:
-    """Return the id in sbatch's answer, JOB or JOB;CLUSTER, between a site's own messages.
-
-    Raises UserError if there is none.
-    """
+    """Return the id in an answer of sbatch, JOB or JOB;CLUSTER amid messages of a site. Raises UserError if none."""
     ids = [line.partition(";")[0] for line in answer.splitlines() if re.fullmatch(r"\d+(;\S+)?", line)]
     if not ids:
         raise UserError(f"sbatch: no job id in its answer: {answer.strip()!r}; squeue --me shows what it did")
