@@ -182,7 +182,7 @@ def test_manifest(made: Path, tokenizer: Path, llamas: Path, capsys: Output) -> 
     right = bin_path(made).read_bytes()
     put(bin_path, 0, "<H", struct.unpack_from("<H", right, 2)[0])(made)  # another id, and no new one
     (line,) = problems(capsys, made)
-    assert line.startswith(f"{manifest_path(made)}: says bin_sha256=")
+    assert line.startswith(f"{manifest_path(made)}: bin_sha256=")
     bin_path(made).write_bytes(right)
     found = problems(capsys, made, llamas)
     assert f"{manifest_path(made)}: the data was made with another tokenizer than {llamas}" in found
