@@ -70,7 +70,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def usual(tiny_data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Settings of a run on the CPU that works, on a machine that has no GPU.
+    """Settings of a valid run on the CPU, on a machine without a GPU.
 
     The data is enough for 262 sequences of validation and 2,480 of training.
     """
@@ -115,7 +115,7 @@ def settings_of_trained(tiny_data: dict[str, str], tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="session")
 def trained(settings_of_trained: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
-    """A run of 8 steps that saves by the clock, after each of them, and its last checkpoint; only to be read."""
+    """A run of 8 steps that saves by time, after each step, and its last checkpoint; read-only."""
     root = tmp_path_factory.mktemp("checkpoints")
     saving = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": root, "SAVE_EVERY_MINUTES": 1e-6, "KEEP_LAST": 3}
     run = run_forked({**settings_of_trained, **saving, "STOP_AT_STEP": 8})

@@ -30,7 +30,7 @@ def converted(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def back(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with what became of those, converted back in several files."""
+    """A directory with these checkpoints converted back, in several files."""
     directory = tmp_path_factory.mktemp("back")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(to_hugging_face, "FILE_BYTES", 100_000)

@@ -38,7 +38,7 @@ RUN_TIME = {
     "torchscript": True,
     "pad_token_id": -1,
 }
-"""Fields of config.json that concern how a model is run, and not what it computes."""
+"""Fields of config.json that change how a model runs, not what it computes."""
 LIMIT = 1e-4
 pytestmark = pytest.mark.slow
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +77,7 @@ def test_transformers_reads_the_result(kind: str, models: Path, back: Path, toke
 
 @pytest.fixture(scope="module")
 def loaded(converted: Path, tokens: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where two ranks left the logits of what they loaded, and a checkpoint that Megatron saved."""
+    """Directory with the logits of two ranks that loaded the checkpoints, and a checkpoint saved by Megatron."""
     output = tmp_path_factory.mktemp("loaded")
     torch.save(tokens, output / "tokens.pt")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

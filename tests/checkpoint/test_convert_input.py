@@ -1,4 +1,4 @@
-"""What `convert` refuses: in a line for each mistake, before torch is imported, leaving nothing behind."""
+"""Input that `convert` refuses: one line per mistake, before torch is imported, without leaving files."""
 
 import json
 import shutil
@@ -166,7 +166,7 @@ def tensor_in_another_file(source: Path) -> str:
 
 
 def change(source: Path, name: str, tensor: torch.Tensor, says: str) -> str:
-    """Replaces a tensor; gives the line that names its file."""
+    """Replace a tensor; return the error line that names its file."""
     for file in source.glob("*.safetensors"):
         tensors = load_file(file)
         if name in tensors:

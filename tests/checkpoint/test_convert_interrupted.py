@@ -1,4 +1,4 @@
-"""Conversions that are killed, interrupted, out of room or started twice: the next one continues their work."""
+"""Conversions that are killed, interrupted, out of disk space or started twice: the next one resumes."""
 
 import subprocess
 import sys

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def run_script(**environment: str) -> subprocess.CompletedProcess[str]:
-    """utils/launch_nemo_convert.sh by hand."""
+    """Run utils/launch_nemo_convert.sh."""
     taken = ("SLURM", "CONT_IMAGE", "SRC_PATH", "DST_PATH")
     ours = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
     return subprocess.run(

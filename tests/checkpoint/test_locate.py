@@ -1,4 +1,4 @@
-"""Directories taken for others: checkpoints, what is inside them, what holds them; and what is never deleted."""
+"""Confused directories: checkpoints, their subdirectories and their parents; and what is never deleted."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def converted(path: Path) -> Path:
 
 
 def everything(root: Path) -> list[str]:
-    """All that a directory holds."""
+    """Paths of everything in a directory."""
     return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoint a job starts from and what must be unchanged for that, by the files, without training."""
+"""Which checkpoint a job starts from, and which settings must not change; without training."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def test_nothing_there_is_a_first_job(saving: dict[str, str], usual: dict[str, s
 
 
 def test_the_newest_of_the_chain(saving: dict[str, str], root: Path) -> None:
-    """A later job is newer, also where it began again from an earlier step."""
+    """A later job is newer, even if it restarted from an earlier step."""
     for job, step in ((1, 100), (1, 20), (2, 30)):
         save(saving, root, job, step)
     assert find(saving).start == start_point.Start(

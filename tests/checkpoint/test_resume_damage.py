@@ -88,7 +88,7 @@ def test_manifest_of_other_types(field: str, saving: dict[str, str], root: Path)
 
 
 def test_checkpoint_that_may_not_be_read(saving: dict[str, str], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rights, or a file server that is away, are no damage: nothing is renamed, and no work is done again."""
+    """Missing permissions or an unavailable file server are not damage: nothing is renamed, no step is repeated."""
     save(saving, root, 1, 10)
     save(saving, root, 1, 20)
 

@@ -1,4 +1,4 @@
-"""Jobs that resume, as the launcher starts them: locks, which checkpoints are kept, room on the disk, the plan."""
+"""Jobs that resume, as the launcher starts them: locks, which checkpoints are kept, disk space, the plan."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""RoPE in config.json as transformers 4 and 5 write it: read right, or refused in a line that says what is wrong."""
+"""RoPE in config.json as transformers 4 and 5 write it: read correctly, or refused with a line on what is wrong."""
 
 import json
 import shutil

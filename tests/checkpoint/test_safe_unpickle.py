@@ -68,7 +68,7 @@ def test_tables_that_torch_writes_are_read(dtype: torch.dtype, tmp_path: Path) -
 
 
 def test_a_table_written_by_python_3_11_2(tmp_path: Path) -> None:
-    """It pickles a member of an Enum as getattr(class, name); both readers know it, and torch agrees."""
+    """Python 3.11 pickles an Enum member as getattr(class, name); both readers accept that, and torch agrees."""
     shutil.copyfile(BY_PYTHON_3_11_2, tmp_path / dcp_metadata.FILE)
     table = read_table(tmp_path)
     assert table.state_dict_metadata["weight"].size == (2, 3)

@@ -1,4 +1,4 @@
-"""What FROM_HF=1 refuses: weights that are not whole, or that are of another model; in a dry run, without torch."""
+"""Weights that FROM_HF=1 refuses: incomplete ones or another model's; in a dry run, without torch."""
 
 import json
 import shutil
@@ -51,12 +51,12 @@ def made(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def converted(made: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """A copy to damage."""
     return Path(shutil.copytree(made, tmp_path / "a checkpoint"))
 
 
 def refused(given: dict[str, Any], path: Path, *more: str) -> list[str]:
-    """What a dry run says of MODEL_CKPT=path."""
+    """Lines of a dry run on MODEL_CKPT=path."""
     with pytest.raises(UserError) as error:
         launch.run([*arguments(given), f"MODEL_CKPT={path}", "FROM_HF=1", "--dryrun", *more])
     begin = f"MODEL_CKPT={path}: "

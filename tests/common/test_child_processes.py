@@ -1,4 +1,4 @@
-"""What a rank started ends with it, also when it is killed by SIGKILL. About 30 s."""
+"""A rank's child processes end with it, even if it is killed by SIGKILL. About 30 s."""
 
 import os
 import select
@@ -16,7 +16,7 @@ from runs import REPOSITORY, SUPPORT, TIMEOUT, arguments, environment, forked_co
 
 from llama31.run_dir import record
 
-ENDS_WITHIN = 30  # seconds; as a rule a fraction of one
+ENDS_WITHIN = 30  # seconds; usually a fraction of one
 ENVIRONMENT = {**environment(), "PYTHONPATH": str(REPOSITORY)}
 PARENT = SUPPORT / "process_with_children.py"
 
@@ -60,7 +60,7 @@ def test_a_child_of_a_thread_outlives_the_thread() -> None:
 def start(
     settings_of_trained: dict[str, Any], tmp_path: Path
 ) -> Iterator[Callable[..., tuple[subprocess.Popen, Callable[[], psutil.Process]]]]:
-    """Starts a run that saves after each step; gives its launcher, and what looks up its rank."""
+    """Start runs that save after each step; yields a function that returns the launcher and a lookup of its rank."""
     started = []
 
     def start(script: Path, **exported: str) -> tuple[subprocess.Popen, Callable[[], psutil.Process]]:
@@ -120,5 +120,5 @@ def test_nothing_of_a_rank_is_left_within_a_save(tmp_path: Path, start: Callable
 
 
 def launcher_log(directory: Path) -> str:
-    """What torchrun said."""
+    """Output of torchrun."""
     return (directory / "runs" / "latest" / "logs" / "torchrun.log").read_text()

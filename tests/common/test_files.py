@@ -12,7 +12,7 @@ from llama31.common.errors import UserError
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of what was synced, in order."""
+    """Names of the synced files and directories, in order."""
     names: list[str] = []
     fsync = os.fsync
 

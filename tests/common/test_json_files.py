@@ -1,4 +1,4 @@
-"""Dataclasses come back from their files as they were; a damaged file is one line that names it."""
+"""Dataclasses are read back from their files unchanged; a damaged file gives one line that names it."""
 
 import json
 from dataclasses import dataclass, field

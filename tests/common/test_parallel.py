@@ -1,4 +1,4 @@
-"""Items are worked on several at a time; failures are collected, and faults stop what has not started."""
+"""Items are processed in parallel; failures are collected, and faults cancel items that have not started."""
 
 import threading
 

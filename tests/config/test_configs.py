@@ -21,7 +21,7 @@ SYSTEMS = ["config_B200_1x8.sh", "config_H100_4x8.sh", "config_H200_1x8.sh", "co
 
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.name)
 def exported(request: pytest.FixtureRequest, benchmark_data: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    """What a user has exported who sourced the file and named the data."""
+    """Exports of a user who sourced the file and named the data."""
     return {
         **exports_after(f"source {request.param.relative_to(REPOSITORY)}"),
         **benchmark_data,

@@ -1,4 +1,4 @@
-"""Names in settings and logs: words that MLCommons' rcp_checker would misread, and names of directories."""
+"""Names in settings and logs: text that MLCommons' rcp_checker would misread, and names of directories."""
 
 import inspect
 import re

@@ -99,7 +99,7 @@ def test_relative_paths_are_those_of_the_user(
 
 
 def test_parents_are_followed_where_they_lead(tmp_path: Path) -> None:
-    """To the parent of what a link leads to, as the system has it."""
+    """`..` after a link is the parent of the link's target, as in the kernel."""
     (tmp_path / "far" / "away").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
     assert mounts.absolute(tmp_path / "link" / ".." / "data") == tmp_path / "far" / "data"

@@ -117,7 +117,7 @@ NUMBERS = {
     rules.ALLOCATED_SEQUENCES,
     *(number for point in rules.REFERENCE_POINTS.values() for number in (point.mean, point.minimum)),
 }
-"""The numbers that are nothing but the benchmark's; 1024, say, may mean many things."""
+"""Numbers specific to the benchmark; 1024, for example, may mean many things."""
 
 
 def test_numbers_are_only_in_rules() -> None:

@@ -46,7 +46,7 @@ def lines_of(*arguments: str, **exported: str) -> list[str]:
     return error.value.lines
 
 
-# What there is
+# Names
 
 
 def test_every_field_has_a_docstring() -> None:
@@ -258,7 +258,7 @@ OTHER_VALUES: dict[str, Any] = {
 
 
 def other_value(name: str) -> Any:
-    """A value that is not the field's default."""
+    """Return a value other than the field's default."""
     default = FIELDS[name].default
     if name in OTHER_VALUES:
         return OTHER_VALUES[name]

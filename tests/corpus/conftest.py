@@ -1,4 +1,4 @@
-"""Token files, and the tokenizers that they are made with."""
+"""Token files and their tokenizers."""
 
 from pathlib import Path
 

@@ -53,7 +53,7 @@ def run(directory: Path, expect: int = 0, **env: str) -> tuple[str, str]:
 
 
 def contents_of(directory: Path) -> dict[str, bytes]:
-    """What the directory holds, compressed or not, by the names without .gz; each file once."""
+    """Contents of the directory's files, compressed or not, by name without .gz; each file once."""
     found = {}
     for path in directory.iterdir():
         assert not path.name.endswith(".partial"), path

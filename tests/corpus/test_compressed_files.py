@@ -1,4 +1,4 @@
-"""Reading gzip and zstd files of several members, as they lie on disk."""
+"""Read gzip and zstd files of several members."""
 
 import gzip
 import io
@@ -32,7 +32,7 @@ def read(data: bytes, kind: Format) -> bytes:
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("at_a_time", [1, 10, 1 << 20])
 def test_members_and_padding(name: str, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also from each place between two reads, as a resumed run reads."""
+    """Also from each position between two reads, as a resumed run reads."""
     monkeypatch.setattr(compressed_files, "READ_BYTES", at_a_time)
     kind, data = GOOD[name]
     whole = gzip.decompress(data) if kind is GZIP else zstd.decompress(data)

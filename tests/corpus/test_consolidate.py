@@ -55,7 +55,7 @@ def test_done_is_skipped_and_changed_is_not(c4: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [rules.train_shard_name(768), rules.validation_shard_name(0)])
 def test_shards_of_another_numbering(c4: Path, tmp_path: Path, name: str) -> None:
-    """Among shards of the right numbering they are of no account."""
+    """They are ignored among correctly numbered shards."""
     kind, _, count = re.split(r"\.|-of-", name)[:3]
     other = f"{kind}.00001-of-00512.json.gz"
     (c4 / other).touch()

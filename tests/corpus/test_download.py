@@ -1,4 +1,4 @@
-"""The download over HTTP, from a server on loopback on which everything goes wrong."""
+"""The download over HTTP, from a faulty server on loopback."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ def server() -> Iterator[FileServer]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds of the pauses that were made, each of no length; in pieces of 64 KiB."""
+    """Seconds of each requested pause, none of which takes time; pieces of 64 KiB."""
     made: list[float] = []
     monkeypatch.setattr(retries, "pause", lambda _, seconds: made.append(seconds))
     monkeypatch.setattr(target, "PIECE_BYTES", PIECE_BYTES)
@@ -54,7 +54,7 @@ def download(uri: str, directory: Path, what: str = "", jobs: int = 4, **environ
 
 
 def refused(uri: str, directory: Path, **environment: str) -> str:
-    """The one line of a download that fails."""
+    """Return the only error line of a failing download."""
     with pytest.raises(UserError) as error:
         download(uri, directory, **environment)
     (line,) = error.value.lines
@@ -62,7 +62,7 @@ def refused(uri: str, directory: Path, **environment: str) -> str:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """All but the record of what was checked."""
+    """All files except the record of checked ones."""
     files = [path for path in directory.rglob("*") if path.is_file() and path.name != remote.CHECKED]
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
@@ -117,7 +117,7 @@ def test_cut_connections_cost_nothing_twice(server: FileServer, waits: list[floa
 
 @pytest.mark.parametrize("status", [429, 500, 503, 522])
 def test_busy_server(status: int, server: FileServer, waits: list[float], tmp_path: Path) -> None:
-    """Pauses double; where the server says how long, that is followed, up to ten minutes."""
+    """Pauses double; a pause that the server asks for is honoured, up to ten minutes."""
     uri = server.publish("set", {"a": b"a"})
     later = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=300), usegmt=True)
     asked = [{}, {}, {}, {"Retry-After": "120"}, {"Retry-After": later}, {"Retry-After": "86400"}, {"Retry-After": "?"}]
@@ -147,7 +147,7 @@ def test_one_file_is_never_served(server: FileServer, waits: list[float], tmp_pa
 
 
 def test_dead_server_is_one_line(server: FileServer, waits: list[float], tmp_path: Path) -> None:
-    """Of many pieces and files none is tried further when nothing arrives at all."""
+    """If nothing arrives at all, no piece of any file is retried further."""
     files = {str(number): bytes(PIECE_BYTES * 2) for number in range(20)}
     uri = server.publish("set", files)
     source = published.PublishedSet(uri, {})
@@ -197,7 +197,7 @@ def test_part_that_was_not_asked_for(server: FileServer, waits: list[float], tmp
 
 @pytest.mark.parametrize("has_tags", [True, False])
 def test_without_ranges(has_tags: bool, server: FileServer, waits: list[float], tmp_path: Path) -> None:
-    """What was cut is sent again from the beginning, and only the rest of it is used."""
+    """The server resends a cut piece from the beginning, and only its rest is used."""
     server.has_ranges, server.has_tags = False, has_tags
     uri = server.publish("set", FILES)
     server.cuts = [PIECE_BYTES * 5, PIECE_BYTES * 7]
@@ -207,7 +207,7 @@ def test_without_ranges(has_tags: bool, server: FileServer, waits: list[float], 
 
 
 def interrupted_halfway(server: FileServer, uri: str, directory: Path) -> None:
-    """A run that ends when half of the big file is there."""
+    """A run that ends with half of the big file downloaded."""
     server.cuts = [PIECE_BYTES // 2]
     server.answers[f"data/{BIG}"] = []
     total = len(FILES[BIG])
@@ -252,7 +252,7 @@ def test_changed_between_two_runs(has_tags: bool, server: FileServer, waits: lis
 def test_changed_between_two_attempts(
     server: FileServer, waits: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If-Range has the server send all of the new version; it is not mixed with the old one."""
+    """If-Range makes the server send the whole new version; it is not mixed with the old one."""
     uri = server.publish("set", FILES)
     server.cuts = [PIECE_BYTES // 2]
     changed = {**FILES, BIG: random.Random(3).randbytes(len(FILES[BIG]))}
@@ -264,7 +264,7 @@ def test_changed_between_two_attempts(
 
 
 def test_slow_server(server: FileServer, waits: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection without any byte for too long is broken off, and resumed."""
+    """A connection that is idle for too long is closed and resumed."""
     uri = server.publish("set", FILES)
     monkeypatch.setattr(web, "TIMEOUTS", (0.2, 0.2))
     server.hold_at = SIZE // 2
@@ -289,7 +289,7 @@ def test_disk_is_too_small(server: FileServer, waits: list[float], tmp_path: Pat
 def test_disk_fills_up(
     server: FileServer, waits: list[float], small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What arrived is kept, and with more room only the rest is fetched."""
+    """Downloaded bytes are kept; with more disk space, only the rest is fetched."""
     files = {"a": random.Random(1).randbytes(5_000_000)}
     uri = server.publish("set", files)
     (small_disk / "others").write_bytes(bytes(4_000_000))
@@ -306,7 +306,7 @@ def test_disk_fills_up(
 
 
 def test_own_file_of_that_name_is_kept(server: FileServer, waits: list[float], tmp_path: Path) -> None:
-    """It is found before anything is fetched."""
+    """It is detected before anything is fetched."""
     uri = server.publish("set", FILES)
     (tmp_path / BIG).write_bytes(b"ours")
     (tmp_path / "empty").mkdir()

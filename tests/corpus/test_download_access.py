@@ -1,4 +1,4 @@
-"""Which files a download takes from where, and to whom it says who it is."""
+"""Which files a download fetches from where, and which servers get its credentials."""
 
 import datetime
 import ipaddress
@@ -48,7 +48,7 @@ def download(what: str, directory: Path, parts: str = "6", weights: bool = False
 
 
 def refused(what: str, directory: Path, **environment: str) -> str:
-    """The one line of a download that fails."""
+    """Return the only error line of a failing download."""
     with pytest.raises(UserError) as error:
         download(what, directory, **environment)
     (line,) = error.value.lines
@@ -68,7 +68,7 @@ SECRET_HEADERS = {"cf-access-client-id", "cf-access-client-secret", "cf-access-t
 
 
 def test_private_set(server: FileServer, tmp_path: Path) -> None:
-    """The account goes along once; everything else gets its token, and a new one when that is no longer valid."""
+    """The account is sent once; other requests get its token, and a new one once that is invalid."""
     uri = server.publish("set", {str(number): b"x" for number in range(20)})
     server.private = "token-1"
     server.answers["data/7"] = [(302, {"Location": LOGIN})]
@@ -86,7 +86,7 @@ def test_credentials_are_not_sent_for_a_public_set(server: FileServer, tmp_path:
 
 @pytest.mark.parametrize("status", [302, 401, 403])
 def test_account_is_sent_to_no_other_site(status: int, server: FileServer, other: FileServer, tmp_path: Path) -> None:
-    """Neither where the files are said to be elsewhere, nor where that place asks for it."""
+    """Neither if the files are elsewhere, nor if that server asks for it."""
     server.private = "token-1"
     other.publish("set", FILES)
     uri = server.publish("set", FILES, base=other.url)
@@ -160,7 +160,7 @@ OTHERS = ("README.md", "LICENSE", "original/tokenizer.model", "original/consolid
 
 
 def test_tokenizer_is_three_small_files(server: FileServer, tmp_path: Path) -> None:
-    """Weights come on request, and never those of another format."""
+    """Weights are fetched on request, and never those of another format."""
     server.publish("llama-3-1-8b-tokenizer", {name: name.encode() for name in (*TOKENIZER, *WEIGHTS, *OTHERS)})
     download("tokenizer", tmp_path, MLCOMMONS_MIRROR=server.url)
     assert names(tmp_path) == set(TOKENIZER)
@@ -266,7 +266,7 @@ MD5 = "0cc175b9c0f1b6a831c399e269772661"  # of "a"
     ],
 )
 def test_lists_that_are_none(name: str, text: str, words: str, server: FileServer, tmp_path: Path) -> None:
-    """Nothing is written: not outside of the directory, and not within it."""
+    """Nothing is written, neither outside the directory nor in it."""
     uri = server.publish("set", FILES)
     server.files[f"metadata/set.{name}"] = text.encode("utf-8", "surrogateescape")
     assert words in refused(uri, tmp_path / "data")
@@ -293,7 +293,7 @@ def test_missing_files_are_all_listed(server: FileServer, tmp_path: Path) -> Non
 
 
 def test_proxy(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through a proxy the files come from an address that cannot be reached otherwise."""
+    """A proxy fetches the files from an address that is otherwise unreachable."""
     server.publish("set", FILES, base="http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("NO_PROXY", "")
@@ -308,7 +308,7 @@ def test_proxy(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_unreachable_server(server: FileServer, tmp_path: Path) -> None:
-    """Before anything was reached there are no further attempts."""
+    """Nothing is retried before a first success."""
     line = refused("http://127.0.0.1:9/metadata/set.uri", tmp_path)
     assert line == "http://127.0.0.1:9: cannot be reached: Connection refused; behind a proxy, set https_proxy"
 

@@ -49,7 +49,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """Hands bytes on between rclone and the server; can cut connections, or hold back what the server says."""
+    """Forwards bytes between rclone and the server; can cut connections or hold back responses."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -168,7 +168,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
 
 @pytest.fixture
 def bucket(server: Bucket) -> Bucket:
-    """The server with FILES as they should be, and nothing in the way."""
+    """The server with correct FILES, without faults."""
     server.proxy.cut_at, server.proxy.hold_at, server.proxy.served = [], None, 0
     for page in server.client.list_objects_v2(Bucket="bucket").get("Contents", []):
         server.client.delete_object(Bucket="bucket", Key=page["Key"])
@@ -179,7 +179,7 @@ def bucket(server: Bucket) -> Bucket:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """All but the record of what was checked."""
+    """All files except the record of checked ones."""
     files = [path for path in directory.rglob("*") if path.is_file() and path.name != remote.CHECKED]
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
@@ -360,7 +360,7 @@ def test_full_disk(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_path_in_the_bucket_is_needed(bucket: Bucket, tmp_path: Path) -> None:
-    """As soon as one of its variables is set, rclone is meant."""
+    """Setting one of rclone's variables selects rclone."""
     env = {**bucket.environment, "LLAMA31_VENV": sys.prefix, "TOKENIZER_PATH": str(tmp_path)}
     script = ["bash", REPOSITORY / "utils" / "download_data.sh", "tokenizer"]
     done = subprocess.run(script, env=env, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""utils/download_data.sh as a user calls it, against a server on loopback; and what happens when it is ended."""
+"""utils/download_data.sh as a user calls it, against a server on loopback; and interruptions."""
 
 import os
 import random

@@ -58,7 +58,7 @@ class Corpus:
         return from_shards(merged, self.root / "c4", [6], self.tokenizer_dir)
 
     def run(self) -> str:
-        """What `preprocess --shards` does, with the files tokenised in this process."""
+        """Do what `preprocess --shards` does, tokenising in this process."""
         work = self.work()
         for task in work.tasks:
             tokenize([task.source], task.prefix, self.tokenizer_dir, quiet=True)
@@ -83,7 +83,7 @@ def corpus(tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def wanted(corpus: Corpus, tmp_path: Path) -> dict[str, bytes]:
-    """What tokenising the shards as one gives."""
+    """Result of tokenising the shards as one file."""
     tokenize(corpus.inputs(), tmp_path / "wanted", corpus.tokenizer_dir, quiet=True)
     return {ending: Path(f"{tmp_path}/wanted{ending}").read_bytes() for ending in ENDINGS}
 

@@ -54,14 +54,14 @@ class Corpus:
         return done.stdout, done.stderr
 
     def damage(self, name: str) -> bytes:
-        """Cut a merged file short; gives what it was."""
+        """Truncate a merged file; return its previous contents."""
         path = self.merged(name)
         content = path.read_bytes()
         path.write_bytes(content[:-9])
         return content
 
     def files(self) -> dict[str, bytes]:
-        """The token files there are."""
+        """Names of the existing token files."""
         return {path.name: path.read_bytes() for path in self._files()}
 
     def inodes(self) -> dict[str, int]:
@@ -135,7 +135,7 @@ def test_bad_lines_are_skipped_where_that_is_asked_for(corpus: Corpus, made: Cor
 
 
 def test_a_killed_process_is_named(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the kernel does when memory runs out; the files before and after are still worked on."""
+    """The kernel does this when memory runs out; the files before and after are still processed."""
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\ncase "$*" in *en_6*) kill -9 $$ ;; *) echo "$3 $4" >>"$0.calls" ;; esac\n')
     python.chmod(0o755)
@@ -232,7 +232,7 @@ ROOT/preprocessed
 
 
 def test_steps_in_containers(corpus: Corpus, tmp_path: Path) -> None:
-    """What srun is given with pyxis, which is not here: on 8 nodes of 128 cores."""
+    """Arguments of srun with pyxis, which is not installed here: on 8 nodes of 128 cores."""
     srun = tmp_path / "bin" / "srun"
     srun.parent.mkdir()
     srun.write_text("#!/bin/sh\nprintf '%s\\n' srun \"$@\"\n")
@@ -251,7 +251,7 @@ def test_steps_in_containers(corpus: Corpus, tmp_path: Path) -> None:
 def submit(
     cluster: Cluster, corpus: Corpus, *options: str, script: str | Path = SCRIPT, stdin: str = "", **env: str
 ) -> tuple[str, str, str]:
-    """Submits utils/preprocess.sh and waits for its end; gives its number, its state, and what it printed."""
+    """Submit utils/preprocess.sh and wait for its end; return its job id, state and output."""
     output = corpus.root / "job.out"
     command = ("sbatch", "--parsable", f"--output={output}", *options, *([] if stdin else [script]))
     number = cluster.ask(*command, env=corpus.environment(**env), stdin=stdin).strip()

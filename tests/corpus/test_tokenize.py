@@ -86,13 +86,13 @@ def fast(tokenizer_dir: Path) -> FastEncoder:
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:
-    """What nemo.collections.common.tokenizers.AutoTokenizer.text_to_ids does."""
+    """Do what nemo.collections.common.tokenizers.AutoTokenizer.text_to_ids does."""
     ids: list[int] = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
     return ids
 
 
 def oracle(prefix: Path, texts: Sequence[str], tokenizer_dir: Path, append_eod: bool) -> None:
-    """What NeMo's preprocess_data_for_megatron.py does."""
+    """Do what NeMo's preprocess_data_for_megatron.py does."""
     tokenizer = huggingface(tokenizer_dir)
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=DType.optimal_dtype(len(tokenizer)))
     for text in texts:
@@ -258,7 +258,7 @@ def test_full_disk(tmp_path: Path, small: Path, file: str) -> None:
     assert error.value.lines == [f"{out / file}: No space left on device"]
     left = {path.name for path in out.iterdir()}
     assert left == ({"data.bin", "data.checkpoint.json", "data.idx"} if file == "data.manifest.json" else set())
-    tokenize([source], out / "data", small, quiet=True)  # now that there is room
+    tokenize([source], out / "data", small, quiet=True)  # now that there is enough space
     oracle(tmp_path / "theirs", TEXTS, small, append_eod=False)
     assert same_bytes(out / "data", tmp_path / "theirs")
     assert {path.name for path in out.iterdir()} == {"data.bin", "data.idx", "data.manifest.json"}

@@ -116,7 +116,7 @@ def test_end_of_text_token_that_changed(
 def test_output_that_was_removed_without_its_manifest(
     tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is made again, also where the run is ended between its last two renames. Of half of it a line tells."""
+    """It is rebuilt, also if the run ends between its last two renames. A line reports a half-written one."""
     source, prefix = write(tmp_path / "in.json", TEXTS), tmp_path / "out"
     tokenize([source], prefix, tokenizer_dir, quiet=True)
     right = content(prefix)
@@ -144,7 +144,7 @@ def test_output_that_was_removed_without_its_manifest(
 def test_bad_lines_are_skipped_and_counted_through_kills(
     tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is skipped is the same in one go and resumed from each checkpoint; the other lines are all there."""
+    """An uninterrupted run and one resumed from any checkpoint skip the same lines and keep all others."""
     monkeypatch.setattr(documents, "BLOCK_BYTES", 100)
     monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
     texts = [f"text {number}" for number in range(60)]

@@ -1,4 +1,4 @@
-"""tokenize on awkward sizes, through kills and reruns, and as a user meets it; the ids are transformers'."""
+"""tokenize on awkward sizes, with kills and reruns, and from the command line; the ids equal transformers'."""
 
 import fcntl
 import os

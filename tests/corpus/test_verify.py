@@ -1,4 +1,4 @@
-"""Good files are Megatron's own, or those of `tokenize`; each kind of damage gives its line."""
+"""Valid files are Megatron's own or made by `tokenize`; each kind of damage gives its line."""
 
 import json
 import os
@@ -106,7 +106,7 @@ def test_mistakes_are_one_line(tmp_path: Path, data: Path, arguments: list[str],
 
 
 def test_tokenizer_of_the_environment(made: Path, tokenizer: Path, llamas: Path, tmp_path: Path) -> None:
-    """It is used where it is there: data may be downloaded before the tokenizer is."""
+    """It is used if it exists: data may be downloaded before the tokenizer."""
     for path, says in ((tokenizer, f"ids below 512 ({tokenizer})"), (tmp_path / "none", "ids below 512 (manifest)")):
         done = command(made, TOKENIZER_PATH=str(path))
         assert done.returncode == 0, done.stdout
@@ -234,7 +234,7 @@ def test_the_benchmarks_validation_set(tmp_path: Path, llamas: Path, tokenizer: 
 
 
 def test_part_6(tmp_path: Path, llamas: Path, tokenizer: Path, capsys: Output) -> None:
-    """Part 6 of another corpus is right where it was made with another tokenizer."""
+    """Part 6 of another corpus is valid if it was made with another tokenizer."""
     prefix = built(tmp_path / PART_6)
     assert problems(capsys, prefix, llamas) == [
         f"{idx_path(prefix)}: 5 documents, MLCommons' has 45,608,611",

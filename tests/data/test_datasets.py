@@ -1,4 +1,4 @@
-"""The benchmark's data: what is read, and in which order."""
+"""The benchmark's data: which sequences are read, and in which order."""
 
 import shutil
 from collections.abc import Iterator

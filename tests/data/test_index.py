@@ -49,14 +49,14 @@ def settings(tiny_data: dict[str, str], tmp_path: Path) -> Settings:
 
 
 def index_of(settings: Settings, seed: int = 1) -> index.Index:
-    """What a run's index is made of."""
+    """Inputs of a run's index."""
     root, prefixes = paths.index_root(settings), paths.train_prefixes(settings)
     return index.Index.of(root, prefixes, settings.seq_length, seed, limit=settings.sample_limit)
 
 
 @pytest.fixture
 def builder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[index.Index], tuple[int, Callable[[], None]]]]:
-    """Forks a process that has all but published an index; gives its id, and what lets it finish and waits for that."""
+    """Fork a process that is about to publish an index; return its id, and a function that lets it finish and waits."""
     started: list[multiprocessing.process.BaseProcess] = []
 
     def start(wanted: index.Index) -> tuple[int, Callable[[], None]]:

@@ -52,7 +52,7 @@ def right_ids(directory: Path) -> tuple[int, list[list[int]]]:
 
 
 def ids_of_a_run(directory: Path, copy: Path) -> tuple[int, list[list[int]]]:
-    """The same by what the pinned transformers makes of a run's copy."""
+    """The same by the pinned transformers from a run's copy."""
     run_tokenizer.write(directory, copy)
     loaded = AutoTokenizer.from_pretrained(copy)
     run_tokenizer.check(loaded, directory)
@@ -165,14 +165,14 @@ ABSTRACT = {"Normalizer", "PreTokenizer", "Model", "PostProcessor", "Decoder", "
     "module", [normalizers, pre_tokenizers, models, processors, decoders], ids=lambda it: it.__name__
 )
 def test_parts_of_the_pinned_library(module: Any) -> None:
-    """What it can make is what a plan takes it to know."""
+    """The plan's vocabulary is what the tokenizer can produce."""
     parts = {normalizers: "normalizer", pre_tokenizers: "pre_tokenizer", models: "model", processors: "post_processor"}
     made = {name for name in dir(module) if isinstance(getattr(module, name), type) and name[0].isupper()}
     assert set(tokenizer_ids.PARTS[parts.get(module, "decoder")]) == made - ABSTRACT
 
 
 def test_ranks_that_make_the_copy_at_a_time(original: Path, tmp_path: Path) -> None:
-    """None of them sees it half-written, and one that is there is taken as it is."""
+    """No rank sees it half-written, and an existing one is used unchanged."""
     with ThreadPoolExecutor(8) as ranks:
         made = set(ranks.map(lambda _: run_tokenizer.ensure(original, tmp_path), range(8)))
     assert made == {tmp_path / paths.TOKENIZER}
@@ -310,7 +310,7 @@ def test_doctor_says_what_the_launcher_does(usual: dict[str, str], comma: str) -
 def test_a_pad_token_of_the_data_changes_nothing(
     comma: str, settings_of_trained: dict[str, Any], trained: Any, tmp_path: Path
 ) -> None:
-    """Nor does a class that adds an id: the same losses, on a model with as many rows."""
+    """The same for a class that adds an id: same losses, on a model with as many rows."""
     changed = {"TOKENIZER_PATH": comma, "STOP_AT_STEP": 2, "JOB_DIR": tmp_path / "runs", "SAVE_CKPT": 1}
     run = run_forked({**settings_of_trained, **changed, "CONTINUAL_CKPT": tmp_path / "checkpoints"})
     assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()

@@ -31,7 +31,7 @@ WITHOUT_RUNS = {OVERVIEW, "benchmark", "container", "data", "results", "settings
 
 
 def ignored(name: str) -> bool:
-    """Whether commands make it in the checkout, such as runs/."""
+    """Return whether commands create it in the checkout, such as runs/."""
     return re.search(rf"^/{re.escape(name)}[/*]", (REPOSITORY / ".gitignore").read_text(), re.M) is not None
 
 

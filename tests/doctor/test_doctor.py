@@ -29,7 +29,7 @@ from llama31.doctor.group import Group, expanded
 
 
 def test_all_is_well(usual: dict[str, str], tmp_path: Path) -> None:
-    """Two ranks; and nothing is left behind, where no directory was made yet either."""
+    """Two ranks; no files are left, also if the directories did not exist yet."""
     saves = {"SAVE_CKPT": "1", "CONTINUAL_CKPT": str(tmp_path / "checkpoints"), "GPUS_PER_NODE": "2"}
     command = [sys.executable, "-m", "llama31", "doctor", "--verify", *arguments({**usual, **saves})]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
@@ -160,7 +160,7 @@ def test_a_python_without_the_packages(usual: dict[str, str], monkeypatch: pytes
 
 
 def test_no_gpu(usual: dict[str, str]) -> None:
-    """CUDA_VISIBLE_DEVICES hides what this machine may have."""
+    """CUDA_VISIBLE_DEVICES hides this machine's GPUs, if any."""
     (line,) = texts(gpus.check(context(usual, DEVICE="cuda")))
     assert re.match("torch .* is a CPU-only build|torch finds no GPU here", line), line
     assert "DEVICE=cpu" in line

@@ -77,7 +77,7 @@ def test_the_only_task_of_a_step_looks_at_the_ranks_of_its_node(usual: dict[str,
 
 
 def test_tasks_talk_though_others_knock() -> None:
-    """A stranger who tries the port is not taken for a task; a task that ends is missed by the others."""
+    """Another program that connects to the port is not mistaken for a task; a task that ends is reported missing."""
     port = free_port()
     answers: list[Any] = []
 

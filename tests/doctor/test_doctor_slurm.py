@@ -37,7 +37,7 @@ def test_two_nodes(cluster: Cluster, usual: dict[str, str], tmp_path: Path) -> N
 
 
 def test_a_node_that_sees_another_directory(cluster: Cluster, usual: dict[str, str], tmp_path: Path) -> None:
-    """The second node has a file system of its own where the first one writes, and has not the tokenizer's files."""
+    """The second node has its own file system where the first one writes, and lacks the tokenizer's files."""
     runs, tokenizer = tmp_path / "runs", usual["TOKENIZER_PATH"]
     runs.mkdir()
     mounts = "\n".join(f'mount -t tmpfs tmpfs "{path}" || exit 9' for path in (runs, tokenizer.replace("$", "\\$")))
@@ -62,7 +62,7 @@ def test_a_node_that_never_answers(cluster: Cluster, usual: dict[str, str]) -> N
 
 
 def test_what_is_a_task(cluster: Cluster, tmp_path: Path) -> None:
-    """As Slurm itself tells: the only task of a step is one, also within a job, and a job's script is none."""
+    """From Slurm's own variables: the only task of a step is one, also within a job; a job's script is none."""
     ask = f"{shlex.quote(sys.executable)} -c 'from llama31.doctor.group import *; print(is_task(), step_task())'"
     assert cluster.ask("srun", "--ntasks=1", "bash", "-c", ask) == "True None\n"
     said = tmp_path / "said"

@@ -1,4 +1,4 @@
-"""`doctor` from a laptop: HOST is asked for the paths and the Slurm that are its own."""
+"""`doctor` from a laptop: paths and Slurm are checked on HOST."""
 
 import os
 import shlex

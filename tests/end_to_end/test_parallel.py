@@ -1,4 +1,4 @@
-"""Parallel layouts on the CPU: from the same weights, the same course and the same validation sequences."""
+"""Parallel layouts on the CPU: the same weights give the same losses and read the same validation sequences."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Runs in several jobs equal one in one go: to the bit on the same ranks, closely on others; and one log of all."""
+"""Runs in several jobs equal an uninterrupted one: bitwise on the same ranks, closely on others; with one log."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,7 @@ def in_one_go(ranks: int, settings: dict[str, Any], tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def target(in_one_go: Chain) -> float:
-    """The last validation loss, which no other reaches."""
+    """The last validation loss, which is the lowest."""
     *others, last = [event["loss"] for event in in_one_go.jobs[0].events("evaluation")]
     assert min(others) > last
     return float(last)

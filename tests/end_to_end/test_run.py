@@ -56,7 +56,7 @@ def logged(run: Run) -> list[tuple[str, Any]]:
 
 
 def assert_aborted(run: Run, exit_code: int, *words: str) -> None:
-    """The run left with `exit_code`, one line that holds `words`, and an MLPerf log closed as aborted."""
+    """The run exited with `exit_code`, one line that contains `words`, and an MLPerf log closed as aborted."""
     assert run.exit_code == exit_code, run.printed + run.logs()
     assert "Traceback" not in run.printed
     assert run.outcome.status == "aborted"
@@ -143,7 +143,7 @@ def test_step_that_takes_too_long(settings: dict[str, Any]) -> None:
 
 
 def test_token_ids_beyond_the_vocabulary(settings: dict[str, Any], tmp_path: Path) -> None:
-    """Ids that a look at the files' ends does not find: the run stops at the first of them."""
+    """Ids that a check of the files' ends misses: the run stops at the first of them."""
     data = make_ids_beyond_the_vocabulary(tmp_path / "preprocessed")
     run = run_forked({**settings, **data, "GPUS_PER_NODE": 2})
     assert_aborted(run, BAD_INPUT, f"token id {VOCABULARY + 7}", f"{VOCABULARY} ids", "TOKENIZER_PATH")

@@ -204,7 +204,7 @@ class Mischief:
 def test_nothing_in_a_checkpoint_is_executed(
     trained: tuple[Run, Path], settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    """What torch.load reads; for the table of contents see test_trust.py."""
+    """What torch.load reads; for the table of contents see test_safe_unpickle.py."""
     path = checkpoints.copy(trained[1], tmp_path)
     torch.save(Mischief(tmp_path / "executed"), path / nemo.WEIGHTS / "common.pt")
     run = run_forked({**settings, "FROM_HF": 1, "MODEL_CKPT": path, "STOP_AT_STEP": 1})

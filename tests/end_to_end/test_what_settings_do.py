@@ -102,7 +102,7 @@ def test_a_setting_is_seen_in_a_submission(name: str) -> None:
 
 @pytest.fixture
 def launched(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Starts a run as a user does, with ranks that end at once, and gives its directory."""
+    """Start a run as a user does, with ranks that end at once, and return its directory."""
     monkeypatch.setattr(local, "command", lambda *_: ["true"])
     for name in names():
         monkeypatch.delenv(name, raising=False)

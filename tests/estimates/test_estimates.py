@@ -1,6 +1,6 @@
 """The plan's estimates of memory, disk and speed, compared with Megatron's tensors and published runs.
 
-Weights, gradients and optimizer state of several ranks: test_parallel.py. The training index: test_data.py.
+Weights, gradients and optimizer state of several ranks: tests/end_to_end/test_parallel.py.
 """
 
 from collections.abc import Iterator
@@ -219,7 +219,7 @@ def test_layouts_that_ran_fit(run: Published) -> None:
 
 
 def test_a_layout_that_fits_with_recomputation() -> None:
-    """It ran on 80 GB, so it saved memory, as gradients in bf16 or recomputation would; how is not known."""
+    """It ran on 80 GB, so it must have saved memory, by bf16 gradients or recomputation for example."""
     assert of_published(CISCO_8_NODES) > GPUS["H100"].memory >= of_published(CISCO_8_NODES, SELECTIVE)
 
 

@@ -1,4 +1,4 @@
-"""What --wait does (follow.py), with jobs of a real Slurm that print and end as a run's do. Takes 20 s."""
+"""--wait (follow.py), with jobs of a real Slurm that print and end like a run's. Takes 20 s."""
 
 import contextlib
 import io
@@ -57,7 +57,7 @@ def submit(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def ends_with(code: int) -> str:
-    """Shell commands that leave a run's outcome, and the exit code of it."""
+    """Shell commands that write a run's outcome and exit with its code."""
     status = "aborted" if code else "success"
     outcome = f'{{"status": "{status}", "reason": "so", "exit_code": {code}, "step": 1, "consumed_samples": 8}}'
     return f"{BEGINS}; echo '{outcome}' >job-$SLURM_JOB_ID/{paths.OUTCOME}; exit {code}"
@@ -82,7 +82,7 @@ def followed(*run_dirs: Path) -> tuple[int, list[str]]:
 
 
 def test_chain_is_followed_to_its_end(submit: Submit) -> None:
-    """Each job's log comes between the lines on its begin and its end, line by line, also what has no line's end."""
+    """Each job's log is printed between the lines on its start and its end, including an unfinished last line."""
     run_dir = submit(
         f"echo first; sleep 0.5; printf 'half a '; sleep 0.5; echo line; {ends_with(INTERRUPTED)}",
         "echo 'é in job 2'; printf 'one\\r2\\fof one\\n'; sleep 0.5; echo to standard error >&2; printf 'no end'; "
@@ -195,7 +195,7 @@ exec bash -c "${command//"$HERE"/"$THERE"}" < <(sed "s|$HERE|$THERE|g")
 
 @pytest.fixture
 def through_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], tuple[Path, Submission]]:
-    """Where a run's directory is out of sight, and what was submitted there."""
+    """A remote run directory, and the jobs submitted there."""
 
     def afar(there: Path) -> tuple[Path, Submission]:
         here = tmp_path / "no such directory"

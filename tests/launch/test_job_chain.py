@@ -1,4 +1,4 @@
-"""What is written down of a submission (submission.py), and Slurm's tools here or through ssh (remote.py)."""
+"""The record of a submission (job_chain.py), and Slurm's tools, locally or through ssh (remote_shell.py)."""
 
 import json
 import shlex

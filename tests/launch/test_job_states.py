@@ -1,4 +1,4 @@
-"""What Slurm says of jobs (states.py): a real one, and other versions as they were recorded. Takes 5 s."""
+"""Job states from Slurm (job_states.py): a real one, and recorded output of other versions. Takes 5 s."""
 
 import os
 import time
@@ -14,13 +14,13 @@ from llama31.launch.slurm import job_states
 from llama31.launch.slurm.job_states import JobState
 
 RECORDED = sorted(path for path in (TESTS / "slurm_outputs").iterdir() if path.is_dir())
-"""What versions of Slurm printed, by slurm_outputs/record.sh."""
+"""Output of several Slurm versions, by slurm_outputs/record.sh."""
 NEVER_SUBMITTED = 999_999
 
 
 @pytest.fixture
 def submit(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Submits a job that runs a shell command; gives its id."""
+    """Submit a job that runs a shell command; return its id."""
     monkeypatch.setenv("SLURM_CONF", str(cluster.directory / "slurm.conf"))
     common = ("sbatch", "--parsable", "--partition=debug", f"--output={tmp_path}/%j.log")
     return lambda command, *options: int(cluster.ask(*common, *options, f"--wrap={command}"))
@@ -181,7 +181,7 @@ def test_recorded_jobs_among_unknown_ones(version: Path, slurm: Callable[..., No
 
 @pytest.mark.parametrize("exit_code", ["", "N/A", "0:0:0", "1:", "soon", "-1"])
 def test_what_no_version_says_is_unknown(exit_code: str, tmp_path: Path, slurm: Callable[..., None]) -> None:
-    """And a site's own remarks around it do no harm."""
+    """A site's own messages around it are ignored."""
     lines = ["0", "squeue is slow | today", "7|RUNNING|n1|soon|later|many|" + exit_code + "|None|", "7|x", "|", ""]
     (tmp_path / "said").write_text("\n".join(lines))
     slurm(squeue=tmp_path / "said")

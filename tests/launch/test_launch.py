@@ -36,7 +36,7 @@ SCRIPT = REPOSITORY / "run_llama31.sh"
 def test_script_works_from_anywhere_through_links_and_beside_another_llama31(
     usual: dict[str, str], tmp_path: Path
 ) -> None:
-    """The checkout, the environment and the link lie in directories that a shell would take apart."""
+    """The checkout, the environment and the link are in directories whose names a shell would split."""
     odd = tmp_path / "it's $HOME `x` *"
     copy = odd / "checkout"
     shutil.copytree(REPOSITORY / "llama31", copy / "llama31", ignore=shutil.ignore_patterns("__pycache__"))
@@ -207,7 +207,7 @@ def test_gpus_get_the_connections_that_overlap_needs(settings: Settings, connect
     )
 
 
-# A run, with something else in the place of the ranks
+# A run with simulated ranks
 
 RANKS = """
 import signal, sys, time
@@ -269,7 +269,7 @@ def test_a_run_says_all_about_itself(
     assert "secret" not in text
     assert said["versions"]["megatron-core"] and re.fullmatch(r"[0-9a-f]{40}|", said["commit"] or "")
 
-    # What repeats it comes to the same settings, from an environment without any.
+    # The replay command gives the same settings in an empty environment.
     assert said["repeated_by"].startswith(f"bash {SCRIPT} ")
     again = prepare.with_absolute_paths(resolve.resolve(shlex.split(said["repeated_by"])[2:], {}))
     assert again.settings == settings
@@ -311,7 +311,7 @@ def test_dry_run_of_experiments_shows_them_as_they_would_be(
 def test_experiments_that_fail(
     codes: list[int], started: int, code: int, usual: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worst exit code counts; who interrupts one run wants no other."""
+    """The worst exit code counts; an interrupt also skips the remaining runs."""
     begun: list[int] = []
 
     def run(*_: object) -> int:

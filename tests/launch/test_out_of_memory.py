@@ -1,4 +1,4 @@
-"""Whose word counts for a lack of memory (out_of_memory.py): Slurm's, as recorded, and the kernel's."""
+"""Detection of out of memory (out_of_memory.py): from recorded output of Slurm and from the kernel."""
 
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def test_this_machine_counts() -> None:
 def test_a_report_explains_a_failure(
     former: Outcome | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where another rank has recorded already what it saw."""
+    """Also if another rank has already recorded an outcome."""
     (tmp_path / paths.RANK_LOGS).mkdir()
     if former:
         record.store_outcome(tmp_path, former)

@@ -1,4 +1,4 @@
-"""What repeats a run, and what has changed since; tests/end_to_end/test_run.py repeats one for real."""
+"""The replay command of a run, and changes since; tests/end_to_end/test_run.py replays a real one."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_nothing_changed(run_dir: Path) -> None:
 
 
 def test_a_record_with_the_hash_of_the_tokenizers_file(run_dir: Path) -> None:
-    """As records were before."""
+    """As older versions wrote records."""
     described = json.loads((run_dir / paths.RECORD).read_text())
     tokenizer = Path(record.load_settings(run_dir).tokenizer_path) / "tokenizer.json"
     described["data"]["tokenizer"] = sha256_of(tokenizer)

@@ -1,4 +1,4 @@
-"""What ssh runs to write a run directory: whole or not at all, wherever the connection breaks."""
+"""The script that ssh runs to write a run directory: all or nothing, wherever the connection breaks."""
 
 import subprocess
 from pathlib import Path
@@ -11,7 +11,7 @@ FILES = {"job.sbatch": "#!/bin/bash\necho 'é' \"$HOME\"\n", "settings.yaml": ""
 
 
 def run(script: str, *arguments: object, stdin: bytes) -> subprocess.CompletedProcess[str]:
-    """What sh makes of a script with as much of its input as has arrived."""
+    """Run a script by sh with only the input that has arrived."""
     done = subprocess.run(
         ["sh", "-c", script, "sh", *map(str, arguments)], input=stdin, capture_output=True, timeout=60, check=False
     )
@@ -27,7 +27,7 @@ def contents(directory: Path) -> dict[str, str]:
 
 
 def test_a_directory_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
-    """Of an archive that is cut off anywhere: in a header, in a file, between files, before the end's mark."""
+    """The archive is cut off anywhere: in a header, in a file, between files, before the end marker."""
     archive = remote_files.archive(FILES)
     parent = tmp_path / "it's $HOME"
     whole = []

@@ -18,13 +18,13 @@ from llama31.launch import remote_shell
 from llama31.launch.slurm import job_states
 
 BY_HAND = {name: value for name, value in HOSTILE.items() if not name.startswith("SBATCH")}
-"""Those that are no affair of sbatch's, which a user may call as well."""
+"""Variables that sbatch does not read, and which a user's own sbatch may keep."""
 Submit = Callable[..., Submitted]
 
 
 @pytest.fixture
 def hold(tmp_path: Path) -> Iterator[Path]:
-    """A file that holds the ranks while it is there."""
+    """Ranks wait while this file exists."""
     file = tmp_path / "hold"
     yield file
     file.unlink(missing_ok=True)
@@ -43,7 +43,7 @@ def submit_stand_in(cluster: Cluster, tiny_data: dict[str, str], tmp_path: Path,
 
 
 def variables_after(call: str) -> set[str]:
-    """Names that are left of HOSTILE and of what reaches the cluster, and of what a job has."""
+    """Names of HOSTILE variables that reach the cluster, and that a job has."""
     of_job = ("SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SLURM_RESTART_COUNT", "SLURM_GPUS_ON_NODE")
     given = dict.fromkeys([*HOSTILE, *REACHES_THE_CLUSTER, *of_job], "x")
     bash = [shutil.which("bash") or "bash", "-euc", f'. "{remote_shell.ENVIRONMENT}"; {call}; compgen -e']

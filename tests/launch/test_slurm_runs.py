@@ -61,12 +61,12 @@ def events(run: Run) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-# A chain of jobs of two nodes, data parallel, that is cut in all ways
+# A chain of jobs of two nodes, data parallel, interrupted in all ways
 
 
 @pytest.fixture(scope="module")
 def uncut(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The same run by torchrun on one node, in one go."""
+    """The same run by torchrun on one node, without interruption."""
     here = {**settings, "GPUS_PER_NODE": 2, "STOP_AT_STEP": STEPS, "JOB_DIR": tmp_path_factory.mktemp("here")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -102,7 +102,7 @@ def chain(
 
 @pytest.mark.slow
 def test_jobs_that_are_cut_equal_one_that_is_not(chain: Chain, uncut: Run) -> None:
-    """To the bit, over two nodes: no step is lost, none is done twice."""
+    """Bitwise equal, over two nodes: no step is lost or repeated."""
     assert (chain.state_of_last, chain.last.exit_code) == ("COMPLETED", 0), chain.last.printed + chain.last.logs()
     assert events(chain.last) == events(uncut)
     assert [event["step"] for event in chain.last.events("step")] == list(range(1, STEPS + 1))

@@ -45,7 +45,7 @@ def settings(tiny_data: dict[str, str], tmp_path: Path) -> dict[str, Any]:
 
 
 def refused(site: Cluster, settings: dict[str, Any], *options: str) -> str:
-    """The one line with which a submission is refused; nothing is left of it."""
+    """Return the only error line of a refused submission, which leaves no files."""
     done = site.run("bash", REPOSITORY / "run_llama31.sh", *options, *arguments(settings), env=environment())
     assert done.returncode == BAD_INPUT, done.stdout + done.stderr
     assert not Path(settings["JOB_DIR"]).exists()

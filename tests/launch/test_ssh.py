@@ -42,7 +42,7 @@ def laptop(login: LoginNode, tmp_path: Path) -> Laptop:
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory, tiny_data: dict[str, str]) -> Path:
-    """What the cluster has: data, and this repository with its environment."""
+    """The cluster's data, and this repository with its environment."""
     there = tmp_path_factory.mktemp("cluster") / 'it\'s $HOME "x"'
     shutil.copytree(tiny_data["PREPROCESSED_PATH"], there / "data")
     shutil.copytree(tiny_data["TOKENIZER_PATH"], there / "tokenizer")

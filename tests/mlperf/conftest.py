@@ -27,7 +27,7 @@ def rule_files_are_parsed_once() -> Iterator[None]:
 
 @pytest.fixture
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Lines of a full-size benchmark run's log, for a test to spoil."""
+    """Lines of a full-size benchmark run's log, for a test to edit."""
     return list(full_log(tmp_path_factory.getbasetemp()))
 
 
@@ -38,7 +38,7 @@ def three(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten runs and the tree made from them, once; `fresh` gives copies to spoil."""
+    """Ten runs and the tree made from them, once; `fresh` returns copies to edit."""
     directory = tmp_path_factory.mktemp("a $HOME [of] runs")
     runs = ten_runs(directory)
     begin = fields(runs[0] / paths.MLPERF_LOG, "run_start")["time_ms"]

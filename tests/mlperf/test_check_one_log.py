@@ -1,4 +1,4 @@
-"""`llama31 check`: MLCommons' verdict on a closed log, and what may go wrong in the course of its run."""
+"""`llama31 check`: MLCommons' verdict on a closed log, and faults in the order of its events."""
 
 import itertools
 import logging

@@ -57,7 +57,7 @@ def test_a_missing_seed_is_named(three: list[Path]) -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("opt_base_learning_rate", 4e-4), ("train_samples", 5), ("seed_of_x", 1)])
 def test_a_setting_that_differs_is_named(three: list[Path], key: str, value: object) -> None:
-    if key == "seed_of_x":  # a key of another project's, which one log has and the others lack
+    if key == "seed_of_x":  # another project's key, which only one log has
         lines = log(three[1]).read_text().splitlines(keepends=True)
         added = TOKEN + json.dumps(fields(log(three[1]), "seed") | {"key": key, "value": value}) + "\n"
         log(three[1]).write_text("".join([added, *lines]))
@@ -134,7 +134,7 @@ def test_validation_data_that_differs_within_a_run_is_named(
 
 
 def known(run: Path, *events: str) -> None:
-    """Leaves these lines in a run's metrics."""
+    """Write these lines as a run's metrics."""
     (run / paths.METRICS).write_text("".join(event + "\n" for event in events))
 
 

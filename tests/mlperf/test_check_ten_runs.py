@@ -77,7 +77,7 @@ MID_RUN, LAST = 5 * 12_288, 20 * 12_288
 
 
 def within_the_last_evaluation(lines: Lines) -> Lines:
-    """The log of a run that was aborted there, and said so."""
+    """The log of a run that was aborted there and recorded it."""
     assert lines[-2]["key"] == "block_stop"
     return without("eval_accuracy", without("block_start", [*lines[:-2], lines[-1]], samples=LAST), samples=LAST)
 
@@ -179,7 +179,7 @@ def test_only_a_run_that_says_success_has_a_time(tmp_path: Path) -> None:
 
 
 def test_a_run_is_as_far_as_its_last_loss(three: list[Path]) -> None:
-    """Killed behind its last evaluation it has converged all the same, and a word does not make it converge."""
+    """A run killed after its last evaluation has still converged; a status does not make a run converge."""
     edit(log(three[0]), "run_stop", lambda _: None)
     assert "mean of 3 runs that reached the target" in printed(judge(three))
     edit(log(three[1]), "eval_accuracy", lambda line: line | {"value": line["value"] + 0.1})

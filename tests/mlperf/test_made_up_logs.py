@@ -26,7 +26,7 @@ INTERVAL = 12_288
 
 @pytest.fixture(scope="module")
 def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten logs that hold together, to be copied."""
+    """Ten consistent logs, to be copied."""
     directory = tmp_path_factory.mktemp("ten")
     for number, run in enumerate(ten_runs(tmp_path_factory.mktemp("runs"))):
         shutil.copyfile(run / paths.MLPERF_LOG, directory / f"result_{number}.txt")
@@ -268,7 +268,7 @@ def test_a_second_run_in_a_file_is_one_reason(logs: Logs) -> None:
 
 @pytest.mark.parametrize("length", [10, 40], ids=["few settings", "before the first step"])
 def test_a_second_run_after_one_that_never_trained(logs: Logs, length: int) -> None:
-    """The first ended while it described itself, or soon after."""
+    """The first ended while it logged its settings, or soon after."""
     logs.change(lambda records: [*records[:length], *records], 4)
     _, text = logs.judge(accepted=False)
     (fails,) = [line for line in text.splitlines() if line.startswith("fails: ")]
@@ -334,7 +334,7 @@ def test_metadata_may_be_an_empty_text(logs: Logs) -> None:
     assert found.passes
 
 
-# What check does beside its verdict
+# Effects besides the verdict
 
 
 def test_nothing_on_disk_is_changed(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ def test_a_spoilt_tree_is_not_accepted(
 def test_what_the_checkers_do_not_accept_is_not_published(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A commit with a name that the repository checker refuses, which our own checks do not look at."""
+    """A commit with a name that the repository checker refuses, and which our own checks ignore."""
     original = code.write
 
     def with_a_bad_name(destination: Path, *rest: object) -> None:

@@ -1,4 +1,4 @@
-"""`llama31 package`: what it refuses, and what it packs though it looks unusual."""
+"""`llama31 package`: refused runs, and unusual ones that it packs."""
 
 import re
 import shutil
@@ -60,7 +60,7 @@ def test_a_system_of_another_size(fresh: Path) -> None:
 
 
 def renamed(directory: Path, **values: str) -> None:
-    """Changes what the ten logs say under these keys."""
+    """Change the values of these keys in the ten logs."""
     for run in runs_in(directory):
         for key, value in values.items():
             edit(run / paths.MLPERF_LOG, key, lambda line, value=value: line | {"value": value})

@@ -1,4 +1,4 @@
-"""`llama31 system`: the draft of a system description, and what is wrong with one."""
+"""`llama31 system`: the draft of a system description, and its errors."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Attention by torch against Megatron-Core's own, and what it refuses."""
+"""Attention by torch compared with Megatron-Core's own, and unsupported arguments."""
 
 from collections.abc import Iterator
 from dataclasses import replace

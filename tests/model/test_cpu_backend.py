@@ -1,4 +1,4 @@
-"""The CPU backend: "cuda" means the CPU within it, nothing changes outside, and what it lacks is refused."""
+"""The CPU backend: "cuda" means the CPU within it, nothing changes outside, and unsupported calls raise."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +24,7 @@ def state() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def unchanged() -> Iterator[None]:
-    """Nothing that the test did outlasts it."""
+    """Undo everything that the test changed."""
     before, modes = state(), len(_get_current_function_mode_stack())
     yield
     for module, old, new in zip(WATCHED, before, state(), strict=True):

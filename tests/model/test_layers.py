@@ -1,4 +1,4 @@
-"""The layers without Transformer Engine against Megatron-Core's own: outputs and gradients."""
+"""Layers without Transformer Engine compared with Megatron-Core's own: outputs and gradients."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -70,7 +70,7 @@ def with_gradients(output: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Te
 
 
 def assert_near(found: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float) -> None:
-    """Each within `tolerance` of the largest number that is expected of it."""
+    """Each within `tolerance` of the largest expected value."""
     for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
         error = (ours.double() - theirs.double()).abs().max() / theirs.abs().max()

@@ -26,7 +26,7 @@ from llama31.settings import Settings
 
 def without_machine(text: str, directory: Path) -> str:
     """A plan without the paths of this machine, and without the blanks that line up what follows them."""
-    # Before the repository, in which a virtual environment may lie.
+    # Before the repository, which may contain a virtual environment.
     text = re.sub(rf"{re.escape(sys.prefix)}/bin/python[0-9.]*", "PYTHON", text)
     for path, name in ((str(directory), "DATA"), (str(REPOSITORY), "REPOSITORY")):
         text = text.replace(path, name)
@@ -42,7 +42,7 @@ def printed_by(*command: str | Path, **exported: str) -> str:
 
 
 def test_plan_of_the_benchmark_on_eight_gpus(golden: Golden, tmp_path: Path) -> None:
-    """`run_llama31.sh --dryrun` and `python3 -m llama31 plan`, to the letter."""
+    """The exact text of `run_llama31.sh --dryrun` and `python3 -m llama31 plan`."""
     given = [
         *arguments(claim_benchmark_data(tmp_path)),
         "DEVICE=cuda",
@@ -136,7 +136,7 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
 }
 """Settings that change what the plan says beside its list of settings: the value, and what it takes besides.
 
-What training makes of them is for the tests of the recipe and of the callback (llama31/recipe.py, mlperf/callback.py).
+Tests of llama31/recipe.py and llama31/training/benchmark_callback.py cover their effect on training.
 """
 
 CHECKPOINTS = ("SAVE_CKPT", "USE_CKPT", "FROM_HF", "MODEL_CKPT", "START_STEPS")

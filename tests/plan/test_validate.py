@@ -1,4 +1,4 @@
-"""What cannot work: one line for each problem, and what the line says would work does."""
+"""Invalid settings: one line for each problem, and the value that the line suggests works."""
 
 import itertools
 import shlex

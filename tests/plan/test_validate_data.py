@@ -18,7 +18,7 @@ from llama31.data.token_file import bin_path, idx_path, summary
 
 @pytest.fixture
 def own_data(usual: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    """The same with data of its own, to be spoilt."""
+    """The same with its own data, to be damaged."""
     copy = tmp_path / "copied data"
     shutil.copytree(usual["PREPROCESSED_PATH"], copy / "preprocessed")
     shutil.copytree(usual["TOKENIZER_PATH"], copy / "tokenizer")
@@ -105,7 +105,7 @@ def test_tokenizer_that_nemo_cannot_load(own_data: dict[str, str]) -> None:
 
 
 def add_manifest(data: dict[str, str], name: str, **changes: Any) -> Path:
-    """Beside a token file, what tokenising it would have left."""
+    """Write the manifest that tokenising would have left beside a token file."""
     file = summary(Path(data["PREPROCESSED_PATH"]) / name)
     true = token_manifest.TokenManifest(
         inputs=["c4.json.gz"],

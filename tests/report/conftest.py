@@ -1,4 +1,4 @@
-"""Runs that several files of tests make reports of."""
+"""Runs for reports in several test files."""
 
 from pathlib import Path
 from typing import Any

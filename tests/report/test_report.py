@@ -1,4 +1,4 @@
-"""`llama31 report`: every figure recomputed from the log by other means, on our logs and published ones."""
+"""`llama31 report`: every figure is recomputed from the log independently, for our logs and published ones."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""`llama31 report` as a command: its mistakes, its memory, where its page goes and which logs it takes."""
+"""`llama31 report` as a command: user errors, memory, where the page is written and which logs are read."""
 
 import os
 import re

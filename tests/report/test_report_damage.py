@@ -22,7 +22,7 @@ from llama31.mlperf.log import reader as module
 
 
 def chattered(text: str) -> str:
-    """A log between the words of its job: ranks' prefixes, progress bars, a launcher's echo."""
+    """A log mixed with its job's output: ranks' prefixes, progress bars, a launcher's echo."""
     return "".join(
         f"+ echo 'trial {number}'\n0: \rEpoch 0:  17%|##   | 20/122\r7: [NeMo I] iteration {number}\n0: {line}\r\n"
         for number, line in enumerate(text.splitlines())
@@ -30,7 +30,7 @@ def chattered(text: str) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """A log whose lines progress bars have made one of 6 MB."""
+    """A log whose lines are joined by progress bars into one of 6 MB."""
     return "".join("\r" + "Epoch 0: 17%\r" * 4000 + line for line in text.splitlines())
 
 

@@ -1,4 +1,4 @@
-"""A report on runs of different lengths and speeds: its figures over all of them, recomputed by other means."""
+"""A report on runs of different lengths and speeds: its figures over all of them, recomputed independently."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def step_seconds(name: str) -> list[float]:
 
 
 def bins(values: Sequence[float], low: float, high: float) -> list[float]:
-    """Shares of the values in each of so many equal parts from `low` to `high`, both of which belong to one."""
+    """Shares of the values in each of `count` equal bins from `low` to `high`, inclusive."""
     counts = Counter(min(int((value - low) / (high - low) * BINS), BINS - 1) for value in values if value <= high)
     return [counts[place] / len(values) for place in range(BINS)]
 
@@ -61,7 +61,7 @@ def limit(values: Sequence[float]) -> float:
 
 
 def parts(run: Recomputed) -> dict[str, float]:
-    """Minutes of the time to train, by what they went into."""
+    """Minutes of the time to train, by activity."""
     known = {"training": sum(run.spans("block")), "evaluation": sum(run.spans("eval")), "restarts": 0.0}
     return {name: seconds / 60 for name, seconds in {**known, "other": run.time_to_train - sum(known.values())}.items()}
 
@@ -84,7 +84,7 @@ def mfu(run: Recomputed) -> float:
 
 
 def card(page: Page, title: str) -> str:
-    """What stands below the title of a card."""
+    """Text below the title of a card."""
     found = re.search(rf"{title} (\S+(?: min)?)", page.words)
     assert found, title
     return found[1]

@@ -18,7 +18,7 @@ from llama31.run_dir.events import INTERRUPTED
 
 @pytest.fixture
 def held() -> Iterator[set[signal.Signals]]:
-    """SIGUSR1, which waits until it is asked for."""
+    """Block SIGUSR1, so that it stays pending."""
     signals = {signal.SIGUSR1}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     yield signals

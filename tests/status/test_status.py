@@ -30,7 +30,7 @@ STEPS, EVERY = 30, 12  # optimizer steps, and those between evaluations, of the 
 
 @pytest.fixture(scope="module")
 def trained(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One real run, that ends without reaching its target."""
+    """One real run that ends without reaching its target."""
     settings = {"SIZE": "tiny", "DEVICE": "cpu", "SEQ_LENGTH": 32, "GBS": 8, "EVAL_SAMPLES": 16, "SEEDS": 1}
     cadence = {"EVAL_EVERY": EVERY * 8, "STOP_AT_STEP": STEPS}
     return run_llama31({**tiny_data, **settings, **cadence, "JOB_DIR": tmp_path_factory.mktemp("trained")})

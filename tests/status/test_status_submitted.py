@@ -21,7 +21,7 @@ from llama31.run_dir.job_chain import Submission
 
 @pytest.fixture
 def submit(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    """Submits a job that does nothing for a while; gives its id. Cancels at the end."""
+    """Submit a job that only sleeps; return its id. Cancel it at the end."""
     monkeypatch.setenv("SLURM_CONF", str(cluster.directory / "slurm.conf"))
     submitted: list[int] = []
 
@@ -43,7 +43,7 @@ def submitted_run(run_dir: Path, jobs: list[int], destination: str = "") -> Path
 
 
 def job_began(run_dir: Path, job: int, evaluations: int, outcome: Outcome | None = None) -> None:
-    """What a job leaves in the run's directory."""
+    """Write the files that a job leaves in the run's directory."""
     job_dir = write_run(run_dir / job_chain.job_dir_name(job, 0), evaluations)
     if outcome:
         record.store_outcome(job_dir, outcome)
@@ -102,7 +102,7 @@ def test_chain_from_submission_to_its_end(cluster: Cluster, submit: Callable[...
 def test_a_job_submitted_by_hand_is_part_of_the_chain(
     cluster: Cluster, submit: Callable[..., int], tmp_path: Path
 ) -> None:
-    """As docs/slurm.md has it: `sbatch job.sbatch` by hand, after a chain that has ended."""
+    """As in docs/slurm.md: `sbatch job.sbatch` by hand, after a chain that has ended."""
     first = submit()
     run_dir = submitted_run(tmp_path / "run", [first])
     job_began(run_dir, first, 1, Outcome(ABORTED, "saved", INTERRUPTED, 384, 12_288))

@@ -1,4 +1,4 @@
-"""A full-size run's events, as the trainer tells them, into a real MLPerf log."""
+"""Write a full-size run's events, as the trainer reports them, to a real MLPerf log."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -60,7 +60,7 @@ def event(record: Record, key: str, value: Any = None, **metadata: Any) -> Recor
 
 
 def said(key: str, value: Any) -> Change:
-    """Gives a key another value."""
+    """Set a key to another value."""
     return lambda records: [{**one, "value": value} if one["key"] == key else one for one in records]
 
 
@@ -69,7 +69,7 @@ def lacking(key: str) -> Change:
 
 
 def late(records: list[Record]) -> list[Record]:
-    """What the run is follows after run_start, as in tinygrad's logs."""
+    """Log the run's settings after run_start, as in tinygrad's logs."""
     start = [record["key"] for record in records].index("init_stop")
     first = [record for record in records[:start] if record["key"].startswith(("cache", "init_start", "submission"))]
     described = [record for record in records[:start] if record not in first]

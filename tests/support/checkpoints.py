@@ -19,7 +19,7 @@ DATA_FILE = f"{nemo.WEIGHTS}/__0_0.distcp"
 
 
 def settings_of(given: dict[str, str], *more: str) -> Settings:
-    """What the launcher makes of settings."""
+    """Resolve settings as the launcher does."""
     return prepare.with_absolute_paths(resolve([*arguments(given), *more], {})).settings
 
 

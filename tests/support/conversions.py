@@ -1,4 +1,4 @@
-"""Reads the results of conversions, and how long a conversion in a process of its own may take."""
+"""Read the results of conversions; time limit of a conversion in its own process."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def tensors(directory: Path) -> dict[str, torch.Tensor]:
 
 
 def logits(directory: Path, tokens: torch.Tensor) -> torch.Tensor:
-    """What transformers makes of a checkpoint."""
+    """Load a checkpoint by transformers."""
     with torch.inference_mode():
         return LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)(tokens).logits
 

@@ -1,4 +1,4 @@
-"""The benchmark's course, driven by a trainer of which only what Lightning and NeMo call and hold is faked."""
+"""The benchmark's training loop, driven by a trainer that simulates only what Lightning and NeMo call and hold."""
 
 import json
 import math
@@ -129,7 +129,7 @@ def train(
 ) -> Course:
     """Trains with a real MLPerf log among the observers, and closes it as the product does.
 
-    An evaluation's result is summed over the ranks, so this is for within `one_rank`.
+    An evaluation's result is summed over the ranks, so call this within `one_rank`.
     """
     log = benchmark_run.open_log(directory / "mlperf.log", settings, departures(settings))
     course = Course(directory / "mlperf.log", Outcome(ABORTED, "", 1, 0, 0))

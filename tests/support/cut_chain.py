@@ -1,4 +1,4 @@
-"""A chain of jobs on a real Slurm, of which each is cut in another way."""
+"""A chain of jobs on a real Slurm, each interrupted in a different way."""
 
 import os
 import signal

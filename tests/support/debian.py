@@ -10,7 +10,7 @@ import lacking
 
 @cache
 def install(*packages: str) -> str:
-    """Install packages where we may; gives why that is not possible, empty where it was done."""
+    """Install packages; return the reason if that is not possible, else an empty string."""
     if os.geteuid() or not shutil.which("apt-get"):
         return f"install {' '.join(packages)} to run it (Debian: apt-get install {' '.join(packages)})"
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}

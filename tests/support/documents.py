@@ -27,7 +27,7 @@ def page(name: str) -> Path:
 
 
 def text(document: Path) -> str:
-    """A document as it is."""
+    """Text of a document."""
     return document.read_text(encoding="utf-8")
 
 

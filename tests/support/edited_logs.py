@@ -61,7 +61,7 @@ def verdict(tmp_path: Path, lines: list[str], ruleset: str = NEWEST) -> Report:
 
 
 def officially_accepted(log: Path, ruleset: str) -> bool:
-    """The official checker's verdict, by its own main function; what makes it crash is not accepted."""
+    """The official checker's verdict, by its own main function; a crash counts as a rejection."""
     mlp_compliance.enqueued_configs.clear()
     checker = mlp_compliance.make_checker("training", ruleset, quiet=False, werror=False)
     try:

@@ -31,7 +31,7 @@ class FileServer:
     files: dict[str, bytes] = field(default_factory=dict)
     """Path, without the first slash -> content."""
     sent: dict[str, bytes] = field(default_factory=dict)
-    """What is sent instead of a file, under the headers of the right one."""
+    """Path -> content sent instead of the file, with the right file's headers."""
     answers: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
     """Path, or "" for any -> statuses and headers that are answered first, instead of the file."""
     cuts: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Variables that Slurm's commands take for options, each of which would have a submission or a question go wrong."""
+"""Variables that Slurm's commands read as options, each of which would break a submission or a query."""
 
 HOSTILE = {
     "SACCT_FORMAT": "User",

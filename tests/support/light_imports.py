@@ -23,7 +23,7 @@ HEAVY = (
 
 
 def imported_by(*arguments: str) -> tuple[set[str], int, str]:
-    """Modules that a call of llama31 imports, its exit code, and what it says on standard error."""
+    """Modules that a call of llama31 imports, its exit code, and its standard error."""
     program = (
         "import sys\nfrom llama31.cli.main import main\ntry:\n    main()\nfinally:\n"
         "    print('MODULES', *sys.modules, file=sys.stderr)\n"

@@ -44,7 +44,7 @@ def pack(directory: Path, **changes: object) -> int:
 
 
 def refusals(directory: Path, **changes: object) -> list[str]:
-    """What keeps the runs of a directory from being packed; nothing may have been written."""
+    """Return why the runs of a directory are not packed; checks that nothing was written."""
     before = sorted(directory.rglob("*"))
     with pytest.raises(UserError) as error:
         pack(directory, **changes)

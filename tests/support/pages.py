@@ -16,7 +16,7 @@ UNITS = {"min": 60.0, "s": 1.0, "ms": 1e-3, "%": 1e-2, "GFLOP": 1e9, "TFLOP/s": 
 
 @dataclass
 class Page(HTMLParser):
-    """What stands in a page."""
+    """Contents of a page."""
 
     file: Path
     tables: list[list[list[str]]] = field(default_factory=list)

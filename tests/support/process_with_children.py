@@ -1,4 +1,4 @@
-"""A process that starts others as a rank does, says "ready" when they run, and waits: KIND of test_descendants.py."""
+"""A process that starts others like a rank, prints "ready" when they run, and waits: KIND of test_child_processes.py."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ def fork_and_wait(ready: Event) -> None:
 
 
 def child(context: BaseContext) -> None:
-    """Starts a child that is deaf to SIGTERM, as Megatron's are, and has a child itself; waits until both run."""
+    """Start a child that ignores SIGTERM, as Megatron's do, and has a child itself; wait until both run."""
     ready = context.Event()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     context.Process(target=fork_and_wait, args=(ready,)).start()

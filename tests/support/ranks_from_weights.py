@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from megatron.core import parallel_state
 
-BUCKET = 20_000  # weights, so that gradients that are reduced while others are computed lie in several buckets
+BUCKET = 20_000  # weights, so that gradients that are reduced while others are computed are in several buckets
 SHARED, INITIAL, FINAL, ALLOCATED = "shared", "initial.pt", "final.pt", "allocated-{rank}.json"
 
 

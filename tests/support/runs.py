@@ -1,4 +1,4 @@
-"""Starts runs for tests and reads what they left behind."""
+"""Start runs for tests and read their output files."""
 
 import os
 import subprocess

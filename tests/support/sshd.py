@@ -17,14 +17,14 @@ from runs import REPOSITORY
 from llama31.settings import names
 
 SSHD = "/usr/sbin/sshd"  # it must be called by its whole path
-PRIVILEGE_SEPARATION = Path("/run/sshd")  # a directory that sshd cannot do without
+PRIVILEGE_SEPARATION = Path("/run/sshd")  # a directory that sshd requires
 TOOLS = ("bash", "dirname", "env", "readlink", "sh", "wc")
 COVER = 'while [ "$1" != -- ]; do mount -t tmpfs none "$1" || exit; shift; done; shift; exec "$@"'
 DEADLINE = 60  # seconds for a command
 
 
 def keygen(file: Path) -> str:
-    """Makes a key without a password; gives its public half."""
+    """Create a key without a password; return its public half."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", file], check=True, stdin=subprocess.DEVNULL)
     return file.with_suffix(".pub").read_text()
 

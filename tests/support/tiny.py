@@ -80,7 +80,7 @@ def write_tokens(prefix: Path, documents: list[list[int]], vocabulary: int = VOC
 
 
 def make_data(directory: Path) -> dict[str, str]:
-    """Tokenizer, two training parts and a validation set; gives the settings that name them."""
+    """Tokenizer, two training parts and a validation set; return the settings that name them."""
     tokenizer_path = make_tokenizer(directory / "tokenizer")
     tokenizer = Tokenizer.from_file(str(tokenizer_path / "tokenizer.json"))
     documents = [encoding.ids for encoding in tokenizer.encode_batch(texts(), add_special_tokens=False)]
@@ -100,7 +100,7 @@ def make_data(directory: Path) -> dict[str, str]:
 
 
 def make_ids_beyond_the_vocabulary(directory: Path) -> dict[str, str]:
-    """Token files with such ids where a look at their ends does not find them; gives the settings that name them."""
+    """Token files with such ids where a look at their ends does not find them; return the settings that name them."""
     ids = np.random.default_rng(0).integers(VOCABULARY, size=400_000)
     ids[150_000:250_000] = VOCABULARY + 7
     part = rules.BENCHMARK_PARTS[0]

@@ -1,4 +1,4 @@
-"""Texts to be tokenized, and the ids and files that other libraries make of them."""
+"""Texts to tokenize, and their ids and files by other libraries."""
 
 import gzip
 import json
@@ -34,7 +34,7 @@ def theirs(prefix: Path, documents_ids: Sequence[Sequence[int]]) -> Path:
 
 
 def text_to_ids(tokenizer_dir: Path, text: str) -> list[int]:
-    """What NeMo's AutoTokenizer.text_to_ids does."""
+    """Do what NeMo's AutoTokenizer.text_to_ids does."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True)
     ids: list[int] = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
     return ids

@@ -1,4 +1,4 @@
-"""Reads what Weights & Biases keeps of an offline run: records of protocol buffers in LevelDB's log format.
+"""Read the file of an offline Weights & Biases run: protocol buffer records in LevelDB's log format.
 
 Format: https://github.com/google/leveldb/blob/main/doc/log_format.md, after a header of 7 bytes.
 """

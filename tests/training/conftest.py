@@ -6,5 +6,5 @@ from megatron.core.models.common.embeddings import rope_utils
 
 @pytest.fixture
 def with_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one thing of Transformer Engine that Megatron looks for when it makes a configuration."""
+    """The only part of Transformer Engine that Megatron needs for a configuration."""
     monkeypatch.setattr(rope_utils, "fused_apply_rotary_pos_emb", object())

@@ -1,4 +1,4 @@
-"""The benchmark's course, driven by the trainer of course.py."""
+"""BenchmarkCallback, driven by the trainer of course.py."""
 
 import math
 import resource

@@ -31,7 +31,7 @@ def evaluation(number: int, loss: float, seconds: float) -> Evaluation:
 def plain(
     *events: Step | Evaluation, settings: Settings = BENCHMARK, last: int = 100_000, gpu: Gpu | None = None
 ) -> str:
-    """What is written where output is no terminal."""
+    """Output if it does not go to a terminal."""
     out = io.StringIO()
     progress = ConsoleProgress(settings, VOCABULARY, last, gpu, out)
     for event in events:
@@ -66,7 +66,7 @@ def test_without_a_known_peak_there_is_no_mfu(settings: Settings, gpu: Gpu | Non
     [
         (BENCHMARK, 5590, 100_000),  # past the reference's count
         (BENCHMARK, 1, 900),  # the run ends before
-        (replace(BENCHMARK, size="demo"), 1, 900),  # the reference says nothing of it
+        (replace(BENCHMARK, size="demo"), 1, 900),  # not in the reference
         (replace(BENCHMARK, gbs=48), 1, 900),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_narrow_terminal_keeps_what_matters_most(columns: int, names: str) -> 
 
 
 def _read_all(terminal: int) -> str:
-    """What was written to a terminal that is closed by now."""
+    """Text written to a terminal that is now closed."""
     found = b""
     with contextlib.suppress(OSError):  # how a terminal says that nothing more comes
         while data := os.read(terminal, 100_000):

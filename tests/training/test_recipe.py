@@ -1,4 +1,4 @@
-"""The recipe against the benchmark's model, NeMo's own recipe and devices; nothing here allocates the 8b model."""
+"""The recipe compared with the benchmark's model and NeMo's own recipe, by device; none allocates the 8b model."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Weights, optimizer and schedule that the recipe makes of small models, against the benchmark's rules."""
+"""Weights, optimizer and schedule of the recipe for small models, compared with the benchmark's rules."""
 
 import math
 from collections.abc import Iterator
@@ -105,7 +105,7 @@ def test_initial_weights_come_from_the_seed() -> None:
 
 
 class Chunks(list):
-    """As much of NeMo's MegatronParallel as it makes an optimizer from."""
+    """The part of NeMo's MegatronParallel from which it builds an optimizer."""
 
     ddp_config = None
 
