@@ -63,7 +63,7 @@ def probe(directory: Path, pre_tokenizer: pre_tokenizers.PreTokenizer, **parts: 
 
 @pytest.mark.parametrize("kind", PROVEN)
 def test_every_assigned_code_point(tmp_path: Path, kind: str) -> None:
-    """Characters that Python's Unicode version assigns are encoded by gigatoken only."""
+    """Characters that Python's Unicode version assigns are encoded by gigatoken, without the other library."""
     exact = ExactEncoder(probe(tmp_path, PROVEN[kind]()))
     alone = gigatoken.Tokenizer.from_json((tmp_path / "tokenizer.json").read_bytes())
     blocks = [ASSIGNED[start : start + BLOCK] for start in range(0, len(ASSIGNED), BLOCK)]

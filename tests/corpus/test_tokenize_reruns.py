@@ -116,7 +116,7 @@ def test_end_of_text_token_that_changed(
 def test_output_that_was_removed_without_its_manifest(
     tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is rebuilt, also if the run ends between its last two renames. A line reports a half-written one."""
+    """It is rebuilt, also if the run ends between its last two renames. A line reports a missing .bin or .idx."""
     source, prefix = write(tmp_path / "in.json", TEXTS), tmp_path / "out"
     tokenize([source], prefix, tokenizer_dir, quiet=True)
     right = content(prefix)

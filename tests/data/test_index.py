@@ -56,7 +56,7 @@ def index_of(settings: Settings, seed: int = 1) -> index.Index:
 
 @pytest.fixture
 def builder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[index.Index], tuple[int, Callable[[], None]]]]:
-    """Fork a process that is about to publish an index; return its id, and a function that lets it finish and waits."""
+    """Fork a process that is about to publish an index; return its id, and a function to finish it."""
     started: list[multiprocessing.process.BaseProcess] = []
 
     def start(wanted: index.Index) -> tuple[int, Callable[[], None]]:

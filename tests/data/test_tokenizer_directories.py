@@ -310,7 +310,7 @@ def test_doctor_says_what_the_launcher_does(usual: dict[str, str], comma: str) -
 def test_a_pad_token_of_the_data_changes_nothing(
     comma: str, settings_of_trained: dict[str, Any], trained: Any, tmp_path: Path
 ) -> None:
-    """The same for a class that adds an id: same losses, on a model with as many rows."""
+    """A class that adds an id changes nothing either: the same losses, on a model with as many rows."""
     changed = {"TOKENIZER_PATH": comma, "STOP_AT_STEP": 2, "JOB_DIR": tmp_path / "runs", "SAVE_CKPT": 1}
     run = run_forked({**settings_of_trained, **changed, "CONTINUAL_CKPT": tmp_path / "checkpoints"})
     assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()

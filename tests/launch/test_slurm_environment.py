@@ -18,7 +18,7 @@ from llama31.launch import remote_shell
 from llama31.launch.slurm import job_states
 
 BY_HAND = {name: value for name, value in HOSTILE.items() if not name.startswith("SBATCH")}
-"""Variables that sbatch does not read, and which a user's own sbatch may keep."""
+"""HOSTILE without sbatch's own variables, for an sbatch that a user calls."""
 Submit = Callable[..., Submitted]
 
 

@@ -77,7 +77,7 @@ MID_RUN, LAST = 5 * 12_288, 20 * 12_288
 
 
 def within_the_last_evaluation(lines: Lines) -> Lines:
-    """The log of a run that was aborted there and recorded it."""
+    """The log of a run that was aborted in its last evaluation and recorded that."""
     assert lines[-2]["key"] == "block_stop"
     return without("eval_accuracy", without("block_start", [*lines[:-2], lines[-1]], samples=LAST), samples=LAST)
 

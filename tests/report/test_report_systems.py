@@ -50,7 +50,7 @@ def step_seconds(name: str) -> list[float]:
 
 
 def bins(values: Sequence[float], low: float, high: float) -> list[float]:
-    """Shares of the values in each of `count` equal bins from `low` to `high`, inclusive."""
+    """Shares of the values in each of BINS equal bins from `low` to `high`, inclusive."""
     counts = Counter(min(int((value - low) / (high - low) * BINS), BINS - 1) for value in values if value <= high)
     return [counts[place] / len(values) for place in range(BINS)]
 

@@ -1,4 +1,4 @@
-"""A process that starts others like a rank, prints "ready" when they run, and waits: KIND of test_child_processes.py."""
+"""Starts processes like a rank, prints "ready" when they run, and waits: KIND of test_child_processes.py."""
 
 import multiprocessing
 import os
