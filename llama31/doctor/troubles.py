@@ -114,16 +114,11 @@ NO_PYXIS = Trouble(
 NO_APPTAINER = Trouble("CONTAINER=apptainer, but apptainer is not installed", "have it installed, or leave IMAGE empty")
 
 
-def all_troubles() -> dict[str, Trouble]:
-    """Return all troubles by name, in file order."""
-    return {name: value for name, value in globals().items() if isinstance(value, Trouble)}
-
-
 def table() -> Iterator[str]:
     """Yield the lines of the table in docs/troubleshooting.md, with fields in italics."""
     yield "| Doctor says | What to do |"
     yield "| :-- | :-- |"
-    for trouble in all_troubles().values():
+    for trouble in [value for value in globals().values() if isinstance(value, Trouble)]:
         yield f"| {_italics(trouble.says)} | {_italics(trouble.remedy)} |"
 
 

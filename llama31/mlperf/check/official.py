@@ -63,20 +63,12 @@ def accepts_seeds(logs: Sequence[Log]) -> bool:
 
     Each log must have a seed, and no two records may agree in seed, source file and line.
     """
-    found: set[tuple[object, object, int]] = set()
-    for log in logs:
-        seeds = log.all(constants.SEED)
-        for record in seeds:
-            try:
-                seed = (record.metadata["file"], record.metadata["lineno"], int(record.value))
-            except (KeyError, TypeError, ValueError, OverflowError):
-                return False
-            if seed in found:
-                return False
-            found.add(seed)
-        if not seeds:
-            return False
-    return True
+    records = [record for log in logs for record in log.all(constants.SEED)]
+    try:
+        found = {(one.metadata["file"], one.metadata["lineno"], int(one.value)) for one in records}
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
+    return len(found) == len(records) and all(log.all(constants.SEED) for log in logs)
 
 
 @contextmanager
