@@ -20,7 +20,7 @@ SHARD = "model-00002-of-00006.safetensors"
 
 @pytest.fixture
 def source(model: Path, tmp_path: Path) -> Iterator[Path]:
-    """A copy to spoil; afterwards there must be nothing beside it."""
+    """Yield a copy to damage; at the end, check that nothing was created beside it."""
     shutil.copytree(model, tmp_path / "source")
     yield tmp_path / "source"
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
@@ -297,7 +297,7 @@ def test_what_is_not_ours_is_not_overwritten(model: Path, tmp_path: Path) -> Non
     assert line == f"{tmp_path / 'out.partial'}: exists, but not from a conversion; remove it"
 
 
-def test_no_room(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=300_000))
     with pytest.raises(UserError) as error:

@@ -42,20 +42,20 @@ def inodes(directory: Path) -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in directory.iterdir() if path.suffix in (".distcp", ".safetensors")}
 
 
-def test_a_killed_conversion_goes_on(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_killed_conversion_is_resumed(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     destination = tmp_path / "out"
     command = [sys.executable, "-c", KILLED, "20", "convert"]
     command += ["--source", str(models / "3.1"), "--destination", str(destination)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=TIMEOUT, check=False)
     assert done.returncode == -9, done.stderr
     assert not destination.exists()
-    begun = inodes(tmp_path / "out.partial" / "weights")
-    assert begun
+    started = inodes(tmp_path / "out.partial" / "weights")
+    assert started
     assert convert.convert(models / "3.1", destination, "nemo") == 0
     assert "resuming" in capsys.readouterr().err
     finished = inodes(destination / "weights")
-    assert len(finished) > len(begun)
-    assert begun.items() <= finished.items(), "written again"
+    assert len(finished) > len(started)
+    assert started.items() <= finished.items(), "written again"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert sorted(path.name for path in destination.iterdir()) == ["context", "conversion.json", "weights"]
 
@@ -78,7 +78,7 @@ def interrupt_at(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 2, 5, 20, 60])
-def test_an_interrupted_export_goes_on(
+def test_an_interrupted_export_is_resumed(
     count: int, converted: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -87,14 +87,14 @@ def test_an_interrupted_export_goes_on(
             interrupt_at(count, inner)
             convert.convert(converted / "3.1", tmp_path / "out", "hf")
         assert not (tmp_path / "out").exists()
-        begun = inodes(tmp_path / "out.partial")
+        started = inodes(tmp_path / "out.partial")
         assert convert.convert(converted / "3.1", tmp_path / "out", "hf") == 0
-    assert begun.items() <= inodes(tmp_path / "out").items()
+    assert started.items() <= inodes(tmp_path / "out").items()
     found = tensors(tmp_path / "out")
     assert all(torch.equal(bits(found[name]), bits(value)) for name, value in tensors(models / "3.1").items())
 
 
-def test_another_source_starts_anew(
+def test_another_source_starts_from_scratch(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     with monkeypatch.context() as inner, pytest.raises(Interrupted):
@@ -105,7 +105,7 @@ def test_another_source_starts_anew(
     assert nemo.inspect(tmp_path / "out").architecture.vocab_size == 501
 
 
-def test_a_full_disk_is_named_and_the_work_goes_on(
+def test_a_full_disk_is_reported_and_the_conversion_can_be_resumed(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as inner, pytest.raises(Interrupted):
@@ -120,10 +120,10 @@ def test_a_full_disk_is_named_and_the_work_goes_on(
 
 
 def test_one_conversion_at_a_time(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def meanwhile(*_: Any) -> None:
+    def second_conversion(*_: Any) -> None:
         convert.convert(models / "3.1", tmp_path / "out", "nemo")
 
-    monkeypatch.setattr(convert, "_write_and_compare", meanwhile)
+    monkeypatch.setattr(convert, "_write_and_compare", second_conversion)
     with pytest.raises(UserError) as error:
         convert.convert(models / "3.1", tmp_path / "out", "nemo")
     assert error.value.lines == [f"{tmp_path / 'out.partial'}: another run is using it; wait until that ends"]

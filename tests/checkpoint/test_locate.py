@@ -231,7 +231,7 @@ def test_a_link_to_a_checkpoint_stays(saving: dict[str, str], root: Path, tmp_pa
 
 @pytest.mark.slow
 def test_saves_write_what_may_be_removed(trained: tuple[Run, Path], tmp_path: Path) -> None:
-    """Of a real checkpoint, each file may be there or not when a save was killed."""
+    """Any file of a real checkpoint may be present or missing after a killed save; each may be removed."""
     path = Path(shutil.copytree(trained[1], tmp_path / f"{trained[1].name}{PARTIAL}"))
     assert removal.foreign_file(path) == "", "as its manifest lists it"
     (path / store.MANIFEST).rename(path / f"{store.MANIFEST}{PARTIAL}")

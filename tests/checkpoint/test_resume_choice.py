@@ -57,7 +57,7 @@ def test_layout_micro_batches_recomputation_and_overlap_are_free(saving: dict[st
     assert find(saving, *more).start.step == 10
 
 
-def test_model_ckpt_starts_the_first_job_alone(saving: dict[str, str], root: Path, tmp_path: Path) -> None:
+def test_model_ckpt_starts_only_the_first_job(saving: dict[str, str], root: Path, tmp_path: Path) -> None:
     path = save(saving, tmp_path / "elsewhere", 3, 50)
     chosen = (f"MODEL_CKPT={path}", "USE_CKPT=1")
     assert find(saving, *chosen).start == start_point.Start(str(path), job=4, step=50, consumed_samples=400)
@@ -129,7 +129,7 @@ def test_another_model_cannot_be_allowed(change: str, saving: dict[str, str], ro
 
 
 def test_a_checkpoint_that_does_not_say_whether_norms_decay(saving: dict[str, str], root: Path) -> None:
-    """Those of older versions: norms did not."""
+    """Checkpoints of older versions do not record this: their norms did not decay."""
     file = save(saving, root, 1, 10) / store.MANIFEST
     manifest = json.loads(file.read_text())
     del manifest["identity"]["decay_norms"]
@@ -180,7 +180,7 @@ def test_departures_of_earlier_jobs_stay(saving: dict[str, str], root: Path) -> 
     assert find(saving).start.departures == ["FROM_HF=1: the closed division starts from random weights"]
 
 
-# Weights alone; see test_weights_only.py
+# Weights only; see test_weights_only.py
 
 
 def test_the_second_job_of_a_run_from_weights(saving: dict[str, str], root: Path, tmp_path: Path) -> None:
@@ -189,6 +189,6 @@ def test_the_second_job_of_a_run_from_weights(saving: dict[str, str], root: Path
     assert find(from_weights).start.checkpoint == str(newer)
 
 
-def test_a_converted_checkpoint_has_no_run_to_go_on_with(usual: dict[str, str], tmp_path: Path) -> None:
+def test_a_converted_checkpoint_has_no_run_to_resume(usual: dict[str, str], tmp_path: Path) -> None:
     (line,) = refused(usual, f"MODEL_CKPT={tmp_path}", "USE_CKPT=1")
     assert line.startswith(f"MODEL_CKPT={tmp_path}: ") and "FROM_HF=1 loads only the weights" in line

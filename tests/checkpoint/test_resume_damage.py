@@ -58,8 +58,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert find(saving).notes == []
 
 
-def test_damage_to_the_one_that_is_named(saving: dict[str, str], root: Path) -> None:
-    """MODEL_CKPT names the newest, which is damaged: the one before it is taken, and that is said."""
+def test_damage_to_the_checkpoint_of_model_ckpt(saving: dict[str, str], root: Path) -> None:
+    """MODEL_CKPT names the newest checkpoint, which is damaged: the one before it is used, and a line reports that."""
     good, damaged = save(saving, root, 1, 10), save(saving, root, 1, 20)
     damage_content(damaged)
     found = find(saving, f"MODEL_CKPT={damaged}", "USE_CKPT=1")
@@ -121,11 +121,11 @@ def test_what_a_killed_save_left_is_named_and_removed(saving: dict[str, str], ro
     found = find(saving)
     assert found.start.checkpoint == str(good)
     assert list(found.clear()) == [f"{left}: removed, an interrupted save"]
-    assert not left.exists() and others.exists(), "another run's save may be going on"
+    assert not left.exists() and others.exists(), "another run may still be saving"
 
 
 def test_a_first_save_that_was_killed(saving: dict[str, str], root: Path) -> None:
-    """Without a seed given, the run is the one that had begun to save."""
+    """Without SEEDS, the run that had started to save is chosen."""
     path = save(saving, root, 1, 10)
     left = path.rename(path.with_name(path.name + PARTIAL))
     found = find({name: value for name, value in saving.items() if name != "SEEDS"})

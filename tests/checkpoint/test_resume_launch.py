@@ -25,7 +25,7 @@ from llama31.run_dir.events import SUCCESS, TARGET_NOT_REACHED, Outcome
 # Two at once
 
 
-def test_a_run_that_goes_on_elsewhere(saving: dict[str, str], root: Path) -> None:
+def test_a_run_that_another_job_trains(saving: dict[str, str], root: Path) -> None:
     save(saving, root, 1, 10)
     with store.lock(root, SEED), pytest.raises(UserError, match=r"seed 7 .* another job"):
         launched(saving)
@@ -33,7 +33,7 @@ def test_a_run_that_goes_on_elsewhere(saving: dict[str, str], root: Path) -> Non
 
 
 def test_a_lock_is_waited_for(root: Path) -> None:
-    """As that of a node which was lost is, until its file server forgets it."""
+    """The lock of a lost node stays until the file server drops it."""
     held = store.lock(root, SEED)
     timer = threading.Timer(0.5, held.close)
     timer.start()
@@ -53,7 +53,7 @@ def test_a_lock_is_waited_for(root: Path) -> None:
         ),
     ],
 )
-def test_which_runs_go_on_is_never_guessed(saving: dict[str, str], root: Path, more: list[str], line: str) -> None:
+def test_which_runs_to_resume_is_never_guessed(saving: dict[str, str], root: Path, more: list[str], line: str) -> None:
     def seeds(*more: str) -> list[str]:
         resolved = prepare.with_absolute_paths(resolve([*arguments(saving), *more], {}))
         return [one.settings.seeds for one in prepare.experiments(resolved)]
@@ -76,7 +76,7 @@ def test_the_newest_stay(keep: int, left: list[int], saving: dict[str, str], roo
     assert other_run.is_dir()
 
 
-def test_the_one_just_saved_stays_whatever_the_names_say(saving: dict[str, str], root: Path) -> None:
+def test_prune_keeps_the_checkpoint_just_saved(saving: dict[str, str], root: Path) -> None:
     save(saving, root, 2, 90)
     newest = save(saving, root, 1, 10)
     removal.prune(root, SEED, 1, newest)

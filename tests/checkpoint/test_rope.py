@@ -19,7 +19,7 @@ from llama31.checkpoint.formats.rope import Rope, RopeScaling, read
 from llama31.common.errors import UserError
 
 BY_TRANSFORMERS_5 = [FIXTURES / f"config_by_transformers_{version}.json" for version in ("5.17.0", "5.24.0")]
-"""config.json of one Llama, saved by transformers 5; those of 5.0.0, 5.20.2 and 5.22.2 differ in their version only."""
+"""config.json of one Llama, saved by transformers 5; 5.0.0, 5.20.2 and 5.22.2 write the same except the version."""
 FILE = Path("config.json")
 PLAIN = {"rope_type": "default"}
 THETA = {"rope_theta": 500_000.0}

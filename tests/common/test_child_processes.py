@@ -25,7 +25,7 @@ def kill(process: psutil.Process, *, expected: int) -> None:
     """Kills a process by SIGKILL; its descendants, of which there are at least `expected`, must end with it."""
     below = {child.pid: " ".join(child.cmdline()) for child in process.children(recursive=True)}
     assert len(below) >= expected, below
-    ends = {os.pidfd_open(pid): pid for pid in below}  # to be read from when it has ended, whoever is its parent then
+    ends = {os.pidfd_open(pid): pid for pid in below}  # readable once the process has ended, also after reparenting
     process.kill()
     deadline = time.monotonic() + ENDS_WITHIN
     while ends and time.monotonic() < deadline:
@@ -78,7 +78,7 @@ def start(
 
     yield start
     for launcher in started:
-        if launcher.poll() is None:  # a test that failed; the launcher alone would leave torchrun, and our pipe, behind
+        if launcher.poll() is None:  # a failed test; without the launcher, torchrun would keep our pipe open
             if saver := record.load_saver(tmp_path / "runs" / "latest"):
                 psutil.Process(saver).parent().kill()
             launcher.kill()

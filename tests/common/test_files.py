@@ -1,4 +1,4 @@
-"""Writing, syncing and hashing files, and finding room for them."""
+"""Writing, syncing and hashing files, and finding space for them."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Locks exclude other processes, end with their holder, and stay out of the way where there are none."""
+"""Locks exclude other processes, end with their holder, and are skipped if the file system does not support them."""
 
 import errno
 import fcntl
@@ -91,18 +91,18 @@ def test_a_temporary_lock_is_removed(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_lock_file_that_its_holder_removed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that opened the file before its holder removed it would lock a file that nobody else sees."""
+def test_a_lock_file_that_its_holder_removed_is_created_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that opened the file before its holder removed it would lock a file that no other process can open."""
     path, flock, calls = tmp_path / "lock", fcntl.flock, 0
 
-    def removed_meanwhile(file: int, how: int) -> None:
+    def flock_after_removal(file: int, how: int) -> None:
         nonlocal calls
         calls += 1
         if calls == 1:
             path.unlink()
         flock(file, how)
 
-    monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
+    monkeypatch.setattr(fcntl, "flock", flock_after_removal)
     with locks.lock_file(path, "taken", removed_after=True) as held:
         assert calls == 2
         assert os.path.samestat(os.fstat(held.fileno()), path.stat())
@@ -120,7 +120,7 @@ def test_one_run_in_a_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_locks")
-def test_without_locks_nobody_is_refused(tmp_path: Path) -> None:
+def test_without_locks_every_process_is_admitted(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with locks.lock_file(path, "taken"), locks.lock_file(path, "taken"), locks.temporary_lock(path, "taken"):
         assert locks.is_locked(path) is None

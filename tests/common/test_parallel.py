@@ -45,7 +45,7 @@ def test_nothing_starts_after_a_fault() -> None:
 
     with pytest.raises(ZeroDivisionError):
         run_all(work, range(100), 2, stop)
-    assert stop.is_set() and len(done) <= 2, "those that run end, of which the fault may have made room for one"
+    assert stop.is_set() and len(done) <= 2, "running items finish; the failure may have let one more start"
 
 
 def test_nothing_starts_once_stop_is_set() -> None:

@@ -53,8 +53,8 @@ def test_it_is_within_the_rules_at_a_reference_point(settings: Settings) -> None
     assert settings.warmup * settings.gbs == point.warmup_samples
 
 
-def test_nothing_speaks_against_it(settings: Settings) -> None:
-    """But that several nodes take Slurm."""
+def test_the_configuration_is_valid(settings: Settings) -> None:
+    """With several nodes, it also needs a PARTITION."""
     _, lines = validate.look(settings)
     needs_slurm = [f"NNODES={settings.nnodes}: needs PARTITION, for Slurm; NNODES=1 works"]
     assert lines == (needs_slurm if settings.nnodes > 1 else [])

@@ -27,7 +27,7 @@ def test_the_directories_of_a_run(settings: Settings, tmp_path: Path) -> None:
     assert mounts.directories(settings) == [
         tmp_path / "data" / "preprocessed",
         tmp_path / "data" / "tokenizer",
-        tmp_path / "runs",  # the index lies within
+        tmp_path / "runs",  # contains the index
     ]
 
 

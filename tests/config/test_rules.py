@@ -1,4 +1,4 @@
-"""The benchmark's numbers against mlperf-logging's own files, and each of them in one place alone."""
+"""The benchmark's numbers equal those in mlperf-logging's own files, and each is defined in one place only."""
 
 import ast
 import math
@@ -120,8 +120,8 @@ NUMBERS = {
 """The numbers that are nothing but the benchmark's; 1024, say, may mean many things."""
 
 
-def test_numbers_are_in_rules_alone() -> None:
-    """config.sh repeats the defaults, which tests/config/test_settings.py holds equal."""
+def test_numbers_are_only_in_rules() -> None:
+    """config.sh repeats the defaults, and tests/config/test_settings.py checks that they are equal."""
     sources = [REPOSITORY / "pretrain_llama31.py", *REPOSITORY.glob("llama31/**/*.py"), *REPOSITORY.glob("dev/**/*.py")]
     sources.remove(Path(rules.__file__))
     for source in sources:

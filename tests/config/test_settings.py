@@ -1,4 +1,4 @@
-"""Settings: what is there, where a value comes from, what is refused, and what is stored."""
+"""Settings: their names, where a value comes from, what is refused, and what is stored."""
 
 import os
 import re
@@ -85,14 +85,14 @@ def test_config_says_of_each_setting_what_its_docstring_says_in_the_same_order()
 
 
 @pytest.mark.parametrize("file", [CONFIG, *sorted((REPOSITORY / "configs").glob("*.sh"))], ids=lambda file: file.name)
-def test_configurations_hold_settings_alone_and_name_themselves(file: Path) -> None:
+def test_configurations_contain_only_settings_and_name_themselves(file: Path) -> None:
     exported = exports_after(f"source {file.relative_to(REPOSITORY)}")
     assert exported["CONFIG_FILENAME"] == str(file)
     assert resolve.read([], exported).problems == []
 
 
 def test_config_finds_itself_from_anywhere(tmp_path: Path) -> None:
-    """Sourced by a relative path, with a CDPATH that leads astray, unset variables refused, from a file in between."""
+    """Sourced by a relative path, also from another sourced file, with `set -u` and a misleading CDPATH."""
     directory = tmp_path / "a b"
     directory.mkdir()
     (directory / "config.sh").write_text(CONFIG.read_text())
@@ -117,8 +117,8 @@ def test_command_line_over_environment_over_default() -> None:
     assert (resolved.settings.tag, resolved.origins["tag"]) == ("", "default")
 
 
-def test_a_value_of_the_configuration_file_is_told_from_one_set_by_hand(tmp_path: Path) -> None:
-    """A file that was edited and not sourced again is seen, too."""
+def test_values_of_the_configuration_file_are_distinguished_from_those_set_by_hand(tmp_path: Path) -> None:
+    """A file that was edited and not sourced again is detected, too."""
     file = tmp_path / "config_mine.sh"
     file.write_text('export GBS=16 MBS=2\nexport JOB_DIR="$SCRATCH/runs"\n[[ -d /nowhere ]] && export TAG=x\n')
     exported = {"CONFIG_FILENAME": str(file), "GBS": "16", "MBS": "4", "JOB_DIR": "/s/runs", "SCRATCH": "/s"}

@@ -165,7 +165,7 @@ def test_each_training_sequence_comes_once(settings: Settings, parts: str) -> No
     assert (counts <= there).all() and (there - counts).sum() <= len(texts) * SEQ_LENGTH
 
 
-def test_the_order_depends_on_the_seed_alone(settings: Settings) -> None:
+def test_the_order_depends_only_on_the_seed(settings: Settings) -> None:
     order = trained_on(settings)
     assert np.array_equal(trained_on(replace(settings, gbs=12, mbs=3, eval_samples=7)), order)
     other = trained_on(settings, seed=2)
@@ -215,7 +215,7 @@ def test_ids_that_the_tokenizer_lacks_are_refused(
 
 
 def test_no_id_counts_as_padding(settings: Settings, tmp_path: Path) -> None:
-    """The data has none. Megatron by itself takes no loss at the pad token's id, and replaces it by 0."""
+    """The data has no padding. By default, Megatron masks the loss at the pad token's id and replaces the id by 0."""
     plain = built(settings)
     comma = edit(Path(shutil.copytree(settings.tokenizer_path, tmp_path / "comma")), pad_token=",")
     padding = built(replace(settings, tokenizer_path=str(comma)))

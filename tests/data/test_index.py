@@ -1,6 +1,6 @@
-"""The training index: built once, shared by all that need it, refused or built anew when it is not what it was.
+"""The training index: built once, shared by all that need it, refused or rebuilt when it has changed.
 
-About 25 s, of which the two nodes of Slurm take 15.
+Takes about 25 s, 15 of them for the two Slurm nodes.
 """
 
 import json
@@ -143,7 +143,7 @@ def test_eight_processes_at_once_share_one_index(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("damage", ["a byte", "cut short", "removed", "its list"])
-def test_a_damaged_index_is_set_aside_and_built_anew(
+def test_a_damaged_index_is_set_aside_and_rebuilt(
     settings: Settings, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = trained_on(settings)
@@ -161,7 +161,7 @@ def test_a_damaged_index_is_set_aside_and_built_anew(
 
 
 def rewrite(settings: Settings) -> Path:
-    """Writes the tokens of a part anew; the size and the time of change stay."""
+    """Rewrite the tokens of a part, keeping its size and modification time."""
     path = token_file.bin_path(paths.train_prefixes(settings)[0])
     status = path.stat()
     path.write_bytes(np.fromfile(path, dtype="<u2")[::-1].tobytes())
@@ -169,7 +169,7 @@ def rewrite(settings: Settings) -> Path:
     return path
 
 
-def test_data_written_anew_under_its_index_is_refused(settings: Settings, tmp_path: Path) -> None:
+def test_data_rewritten_under_its_index_is_refused(settings: Settings, tmp_path: Path) -> None:
     settings = copy_of(settings, tmp_path / "data")
     trained_on(settings)
     path = rewrite(settings)
@@ -313,7 +313,7 @@ def test_megatrons_helper_never_gets_an_empty_part(
 # python3 -m llama31 index
 
 
-def test_the_index_is_built_beforehand(usual: dict[str, str], settings: Settings) -> None:
+def test_the_index_command_builds_the_index(usual: dict[str, str], settings: Settings) -> None:
     given = arguments({**usual, "SEQ_LENGTH": SEQ_LENGTH, "SEEDS": "1 2", "NEXP": 2, "JOB_DIR": settings.job_dir})
     command = [sys.executable, "-m", "llama31", "index", *given]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)

@@ -139,7 +139,7 @@ def test_nothing_in_it(tmp_path: Path, documents: list[list[int]]) -> None:
     assert "holds no documents" in only_line(error) or "too long" in only_line(error)
 
 
-def test_failure_leaves_what_was_there(tmp_path: Path) -> None:
+def test_failure_leaves_existing_files(tmp_path: Path) -> None:
     prefix = tmp_path / "data"
     write(prefix, TokenType.int32, DOCUMENTS)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -46,7 +46,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def right_ids(directory: Path) -> tuple[int, list[list[int]]]:
-    """Number of ids, and those of TEXTS, by the tokenizers library and tokenizer.json alone."""
+    """Number of ids, and the ids of TEXTS, by the tokenizers library from tokenizer.json only."""
     library = Tokenizer.from_file(str(directory / "tokenizer.json"))
     return library.get_vocab_size(), [library.encode(text, add_special_tokens=False).ids for text in TEXTS]
 

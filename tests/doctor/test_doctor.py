@@ -69,7 +69,7 @@ def test_nothing_heavy_is_imported_to_start() -> None:
 
 def test_a_check_that_raises_or_hangs_does_not_end_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     def raises(_: Context) -> Iterator[Finding]:
-        yield ok("begun")
+        yield ok("started")
         raise ZeroDivisionError("by zero")
 
     def hangs(_: Context) -> Iterator[Finding]:
@@ -89,7 +89,7 @@ def test_a_check_that_raises_or_hangs_does_not_end_the_others(capsys: pytest.Cap
 
 
 def test_a_file_that_never_answers(usual: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As of a dead file server: a manifest that is a pipe, which nobody writes to."""
+    """A manifest on a dead file server, simulated by a pipe without a writer."""
     copy = shutil.copytree(usual["PREPROCESSED_PATH"], tmp_path / "data")
     os.mkfifo(manifest_path(min(copy.glob("*.bin")).with_suffix("")))
     given = {**usual, "PREPROCESSED_PATH": str(copy), "JOB_DIR": str(tmp_path / "runs")}
@@ -189,7 +189,7 @@ def test_gpus(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_disk_that_is_too_small(usual: dict[str, str], small_disk: Path) -> None:
-    """One checkpoint takes 5.3 MB: of 7 MB there is room for one, but not for the two that are kept and a third."""
+    """One checkpoint takes 5.3 MB: 7 MB hold one, but not the two that are kept and a third."""
     here = context(usual, SAVE_CKPT="1", CONTINUAL_CKPT=str(small_disk / "checkpoints"))
     (line,) = texts(filesystems.room(here), Severity.warning)
     assert re.search(r"checkpoints: 7\.\d+ MB free, all kept checkpoints need 16 MB;", line), line

@@ -28,7 +28,7 @@ def two_tasks(rank: int, port: int) -> StepTask:
 
 
 def test_a_peer_that_never_comes(usual: dict[str, str]) -> None:
-    """The first of two ranks waits for the second, and is ended: by itself, or before it has imported torch."""
+    """The first of two ranks waits for the second until it times out, or is killed while it imports torch."""
     here = context(usual, timeout=2, task=two_tasks(0, free_port()))
     with pytest.raises(limits.TookTooLong, match="no answer within 1 s"):
         list(collectives.check(here))
@@ -41,7 +41,7 @@ def test_a_peer_that_never_comes(usual: dict[str, str]) -> None:
 
 
 def test_ranks_that_cannot_meet(usual: dict[str, str]) -> None:
-    """Somebody else has their port."""
+    """Their port is already in use."""
     with socket.create_server(("", 0)) as taken:
         port = int(taken.getsockname()[1])
         (line,) = texts(collectives.check(context(usual, task=two_tasks(0, port - 1))))
@@ -60,7 +60,7 @@ def test_bus_bandwidth() -> None:
 ALONE = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
 
 
-def test_alone_without_a_step_of_several_tasks() -> None:
+def test_no_other_tasks_outside_a_step_of_several() -> None:
     batch = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
     for given in ({}, ALONE, batch, {**batch, "SLURM_STEP_ID": str(0xFFFFFFFB), "SLURM_STEP_NUM_TASKS": "8"}):
         assert step_task(given) is None

@@ -40,7 +40,7 @@ def from_laptop(usual: dict[str, str], capsys: pytest.CaptureFixture[str], **giv
     return code, capsys.readouterr().out.splitlines()
 
 
-def test_host_is_asked_for_what_lies_there(
+def test_files_on_the_host_are_checked_there(
     laptop: Path, usual: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, said = from_laptop(usual, capsys)

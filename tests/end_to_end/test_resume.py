@@ -237,7 +237,7 @@ PIPELINE = {"GPUS_PER_NODE": 2, "PIPELINE_PARALLEL_SIZE": 2}
 TENSOR = {"GPUS_PER_NODE": 2, "TENSOR_PARALLEL_SIZE": 2}
 DATA = {"GPUS_PER_NODE": 2}
 LAYOUTS = {1: [PIPELINE], 2: [TENSOR, DATA]}
-"""Ranks that saved the first checkpoint -> the layouts of the jobs that go on from it, one from the other."""
+"""Ranks that saved the first checkpoint -> the layouts of the jobs that resume, each from the one before."""
 
 
 def test_another_layout_follows_the_same_course(

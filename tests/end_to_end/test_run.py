@@ -1,4 +1,4 @@
-"""Runs to every end that a run can have; those of processes through run_llama31.sh."""
+"""Every way in which a run can end; ends that involve processes are tested through run_llama31.sh."""
 
 import json
 import os
@@ -160,8 +160,8 @@ def test_rank_that_is_killed(settings: dict[str, Any]) -> None:
     assert_aborted(run, FAILED, "step", paths.RANK_LOGS)
 
 
-def test_ranks_that_are_told_to_end_while_they_fail(settings: dict[str, Any]) -> None:
-    """As torchrun does when the first of them has failed: what it failed of is not lost."""
+def test_ranks_that_get_signals_while_they_fail(settings: dict[str, Any]) -> None:
+    """torchrun sends signals when the first rank has failed: the reason of the failure is not lost."""
     script = SUPPORT / "ranks_ended_while_they_fail.py"
     run = run_forked({**settings, "GPUS_PER_NODE": 2}, script=script)
     assert run.exit_code == FAILED

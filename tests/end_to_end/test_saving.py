@@ -1,4 +1,4 @@
-"""Saves that are asked for, saves that are killed, and starts from weights alone, in real runs."""
+"""Saves on request, killed saves, and starts from weights only, in real runs."""
 
 import os
 import signal
@@ -73,7 +73,7 @@ def test_slurms_warning_to_all_processes_of_a_rank(settings: dict[str, Any], tmp
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port that is not in use."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return int(listener.getsockname()[1])
@@ -93,7 +93,7 @@ def assert_saved_and_ended(run: Run, root: Path) -> None:
 
 
 def test_killed_at_random_moments(settings: dict[str, Any], tmp_path: Path) -> None:
-    """dev/kill_saves.py on two kills instead of 30; the run that nobody killed, its reference, is made for it."""
+    """Run dev/kill_saves.py with two kills instead of 30, and an uninterrupted run as its reference."""
     reference = run_forked({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path / "reference", "STOP_AT_STEP": 16})
     assert reference.exit_code == TARGET_NOT_REACHED, reference.printed + reference.logs()
     these = {name: value for name, value in settings.items() if name not in ("JOB_DIR", "SEEDS")}
@@ -107,7 +107,7 @@ def test_killed_at_random_moments(settings: dict[str, Any], tmp_path: Path) -> N
     )
 
 
-# Weights alone
+# Weights only
 
 
 def test_saves_by_the_clock(trained: tuple[Run, Path]) -> None:
@@ -116,8 +116,8 @@ def test_saves_by_the_clock(trained: tuple[Run, Path]) -> None:
     assert [checkpoint.step for checkpoint in store.listing(newest.parent)] == [8, 7, 6]
 
 
-def test_weights_alone(trained: tuple[Run, Path], settings: dict[str, Any], tmp_path: Path) -> None:
-    """Without our manifest it is a NeMo checkpoint like any; with no learning rate to speak of, its loss stays."""
+def test_weights_only(trained: tuple[Run, Path], settings: dict[str, Any], tmp_path: Path) -> None:
+    """Without our manifest it is an ordinary NeMo checkpoint; with almost no learning rate, its loss stays the same."""
     source, checkpoint = trained
     path = checkpoints.copy(checkpoint, tmp_path)
     (path / store.MANIFEST).unlink()
@@ -217,7 +217,7 @@ def test_nothing_in_a_checkpoint_is_executed(
 
 
 def test_disk_that_fills_up_while_saving(settings: dict[str, Any], small_disk: Path) -> None:
-    """There is room for one checkpoint and not for two: the first stays in force, and a line tells."""
+    """The disk can hold one checkpoint, not two: the first stays valid, and a line reports the failed save."""
     run = run_forked({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": small_disk, "SAVE_EVERY": 2, "STOP_AT_STEP": 9})
     assert run.exit_code == BAD_INPUT, run.printed + run.logs()
     assert "par-1-4-steps: cannot be saved: No space left on device" in run.outcome.reason

@@ -1,4 +1,4 @@
-"""Each setting does what its docstring, which is config.sh's comment, says: all of them are gone through.
+"""Each setting does what its docstring, which is config.sh's comment, says: every setting is tested.
 
 A setting of the recipe has a row in IN_THE_RECIPE of tests/support/setting_effects.py, one that only the MLPerf log
 names has one in IN_THE_LOG, one that Slurm sees has one in IN_A_SUBMISSION. Any other has a test named test_<field>
@@ -84,7 +84,7 @@ def test_a_setting_is_in_the_mlperf_log(name: str, tmp_path: Path) -> None:
 
 
 def preview(**settings: Any) -> str:
-    """Script and commands of a submission; tests/launch/test_slurm_script.py has the whole of them."""
+    """Script and commands of a submission; tests/launch/test_slurm_script.py checks their full text."""
     submitted = Settings(**{"partition": "debug", **settings})
     plan = Plan(Resolved(submitted, dict.fromkeys(documentation(), "default")), None, [])
     return submit.preview([plan], Path("/runs/one"), [])
@@ -228,7 +228,7 @@ def test_from_hf(trained: tuple[Run, Path], settings_of_trained: dict[str, Any])
     path = trained[1]
     given = {**settings_of_trained, "MODEL_CKPT": path}
     assert start_of(given, "FROM_HF=1") == Start(str(path), weights_only=True)
-    assert start_of(given, "USE_CKPT=1").step == 8, "else it would go on after its last step"
+    assert start_of(given, "USE_CKPT=1").step == 8, "otherwise it would resume after its last step"
 
 
 def test_model_ckpt(usual: dict[str, str], tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def due(monkeypatch: pytest.MonkeyPatch, seconds_of_step: float = 1, **settings:
 
 def test_save_every(monkeypatch: pytest.MonkeyPatch) -> None:
     assert due(monkeypatch, save_every=4) == [4, 8, 9]
-    assert due(monkeypatch) == [9], "0 saves at the end of a job alone"
+    assert due(monkeypatch) == [9], "0 saves only at the end of a job"
 
 
 def test_save_every_minutes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Memory, disk and speed of a run as the plan estimates them, held against Megatron's tensors and published runs.
+"""The plan's estimates of memory, disk and speed, compared with Megatron's tensors and published runs.
 
 Weights, gradients and optimizer state of several ranks: test_parallel.py. The training index: test_data.py.
 """
@@ -46,7 +46,7 @@ RECOMPUTED: dict[str, dict[str, Any]] = {
 
 
 def estimate(**changes: object) -> memory.Memory:
-    """Of the benchmark's model with its vocabulary."""
+    """Estimate memory per GPU for the benchmark's vocabulary."""
     return memory.per_gpu(replace(Settings(), **changes), rules.VOCABULARY_SIZE)
 
 
@@ -103,7 +103,7 @@ def test_activations_in_bf16_are_what_megatron_keeps(recomputed: str) -> None:
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept if not is_norms(tensor, MODEL))
     found += tokens * 2 * shape.hidden_size
     expected = memory.per_gpu(model, VOCABULARY)
-    # What is there again while a backward pass runs is not yet there.
+    # Memory for recomputed activations is needed only during the backward pass, which has not run yet.
     usual = memory.per_gpu(MODEL, VOCABULARY)
     layer = usual.activations // shape.layers
     ffn = tokens * 2 * 3 * shape.ffn_hidden_size
@@ -237,7 +237,7 @@ def test_operations_of_a_run() -> None:
     token = speed.flops_per_token(settings, rules.VOCABULARY_SIZE)
     assert token == pytest.approx(61.07e9, rel=1e-4)
     assert speed.flops_per_step(settings, rules.VOCABULARY_SIZE) == 32 * 8192 * token
-    # 385 steps hold one evaluation: 1,024 sequences, of which the forward pass alone.
+    # 385 steps include one evaluation: 1,024 sequences, forward pass only.
     sequences = 385 * 32 + 1024 / 3
     assert speed.flops_to(384 * 32 + 1, settings, rules.VOCABULARY_SIZE) == pytest.approx(sequences * 8192 * token)
 

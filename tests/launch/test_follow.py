@@ -93,7 +93,7 @@ def test_chain_is_followed_to_its_end(submit: Submit) -> None:
     assert code == 0, lines
     pending = [line for line in lines if "is pending" in line]
     assert f"job {second} is pending: Dependency" in pending
-    assert len(pending) == len(set(pending)), "only what changes is told"
+    assert len(pending) == len(set(pending)), "only changes are printed"
     others = [  # Slurm gives a job without a time limit one of a year in the instant of its start
         re.sub(r" on n[12](, until \S+ at most)?$", " on a node", line)
         for line in lines
@@ -165,13 +165,13 @@ sys.exit(follow([(run_dir, job_chain.load(run_dir))], 0.1))
 """
 
 
-def test_interrupt_ends_the_following_alone(submit: Submit) -> None:
-    run_dir = submit("echo begun; sleep 600", "sleep 600")
+def test_interrupt_stops_following_but_not_the_jobs(submit: Submit) -> None:
+    run_dir = submit("echo started; sleep 600", "sleep 600")
     follower = subprocess.Popen(
         [sys.executable, "-c", FOLLOWS, run_dir], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
     )
     for line in follower.stdout:
-        if line == "begun\n":
+        if line == "started\n":
             break
     follower.send_signal(signal.SIGINT)
     rest, _ = follower.communicate(timeout=60)
@@ -214,7 +214,7 @@ def through_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Pa
 def test_through_ssh_where_the_log_is_out_of_sight(
     submit: Submit, through_ssh: Callable[[Path], tuple[Path, Submission]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A host that does not answer for a while is asked again, and told of once."""
+    """A host that does not answer for a while is asked again, and reported once."""
     there = submit("echo from afar; exit 3")
     code = follow([through_ssh(there)], INTERVAL)
     lines = capsys.readouterr().out.splitlines()

@@ -48,13 +48,13 @@ def test_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_job_directories_come_in_the_order_they_were_begun(tmp_path: Path) -> None:
-    begun = [(9, 0), (9, 1), (9, 10), (10, 0), (10, 2), (123, 0)]
-    for job, restarts in reversed(begun):
+def test_job_directories_are_in_the_order_in_which_they_were_started(tmp_path: Path) -> None:
+    started = [(9, 0), (9, 1), (9, 10), (10, 0), (10, 2), (123, 0)]
+    for job, restarts in reversed(started):
         (tmp_path / job_chain.job_dir_name(job, restarts)).mkdir()
     for other in ("job.sbatch", "job-", "job-x", "jobs-12", "job-12-", "job-12-1.partial", "slurm-9.log"):
         (tmp_path / other).touch()
-    assert job_chain.job_dirs(tmp_path) == [tmp_path / job_chain.job_dir_name(*one) for one in begun]
+    assert job_chain.job_dirs(tmp_path) == [tmp_path / job_chain.job_dir_name(*one) for one in started]
     (tmp_path / "job-9-1" / paths.SETTINGS).touch()
     assert job_chain.started_dirs(tmp_path) == [tmp_path / "job-9-1"]
     assert job_chain.job_of(tmp_path / "job-9-1") == 9
@@ -71,8 +71,8 @@ def test_answer_without_a_job_id_is_shown() -> None:
 
 
 def test_what_the_cluster_must_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each condition is the shell's to judge; a container brings code and Python along, or gets the code mounted."""
-    monkeypatch.setenv("LLAMA31_VENV", sys.prefix)  # that of this machine
+    """A shell evaluates each condition; a container contains code and Python, or has the code mounted."""
+    monkeypatch.setenv("LLAMA31_VENV", sys.prefix)  # this machine's Python
     code, image = tmp_path / "the $CODE", str(tmp_path / "image.sif")
     settings = replace(Settings(), host="login", preprocessed_path=str(tmp_path), code_path=str(code))
 
@@ -88,8 +88,8 @@ def test_what_the_cluster_must_have(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert line.startswith(f"{code}/.venv/bin/python: not on login; bash dev/setup.sh in CODE_PATH makes it")
 
 
-def test_what_is_missing_where_slurm_is_at_hand(tiny_data: dict[str, str], tmp_path: Path) -> None:
-    """Each is refused before a job is queued, and nothing of the kind within the job, whose nodes may lack it."""
+def test_what_is_missing_on_a_machine_with_slurm(tiny_data: dict[str, str], tmp_path: Path) -> None:
+    """Each is refused before a job is queued, but not checked again within the job, whose nodes may lack it."""
 
     def lines(**more: object) -> list[str]:
         try:
@@ -162,6 +162,6 @@ def test_failure_of_a_tool_is_one_line(argv: list[str], said: list[str]) -> None
 
 
 def test_ssh_that_is_refused_names_key_and_agent() -> None:
-    nobody = "nobody-there.invalid"  # RFC 2606: never a host
-    with pytest.raises(UserError, match=rf"^HOST: ssh {nobody} fails: .*key.*agent"):
-        remote_shell.output(nobody, ["sbatch"])
+    missing = "missing-host.invalid"  # RFC 2606: never a host
+    with pytest.raises(UserError, match=rf"^HOST: ssh {missing} fails: .*key.*agent"):
+        remote_shell.output(missing, ["sbatch"])

@@ -74,7 +74,7 @@ def test_script_without_its_environment(tmp_path: Path) -> None:
     assert re.fullmatch(r".* lacks the packages; bash dev/setup.sh creates .*\n", done.stderr)
 
 
-def test_script_hands_on_exit_codes_and_prints_no_traceback(usual: dict[str, str]) -> None:
+def test_script_forwards_exit_codes_and_prints_no_traceback(usual: dict[str, str]) -> None:
     done = call("bash", SCRIPT, *arguments(usual), "GSB=3", "GBS=9", "MBS=2", "GPUS_PER_NODE=many", TARGET="low")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
@@ -158,10 +158,10 @@ def test_run_directory_that_cannot_be_made(job_dir: str) -> None:
 
 def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/home/user")
     given = ["JOB_DIR=a/runs", "TOKENIZER_PATH=~/tokenizer", "PREPROCESSED_PATH=/data", "TAG=a"]
     settings = prepare.with_absolute_paths(resolve.resolve(given, {})).settings
-    assert (settings.job_dir, settings.tokenizer_path) == (str(tmp_path / "a/runs"), "/home/somebody/tokenizer")
+    assert (settings.job_dir, settings.tokenizer_path) == (str(tmp_path / "a/runs"), "/home/user/tokenizer")
     assert (settings.preprocessed_path, settings.tmp_npy_index, settings.tag) == ("/data", "", "a")
     assert all(name in Settings.__dataclass_fields__ for name in prepare.PATH_SETTINGS)
     assert {name for name in Settings.__dataclass_fields__ if name.endswith(("_path", "_dir", "_ckpt"))} - {
@@ -324,7 +324,7 @@ def test_experiments_that_fail(
 
 
 @pytest.mark.usefixtures("clean")
-def test_ranks_that_end_without_a_word(
+def test_ranks_that_exit_without_recording_an_outcome(
     usual: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in("fail", monkeypatch)

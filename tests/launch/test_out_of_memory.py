@@ -16,9 +16,9 @@ RECORDED = sorted(TESTS.glob("slurm_outputs/*/out_of_memory"))
 
 
 @pytest.mark.parametrize("log", RECORDED, ids=lambda path: path.parent.name)
-def test_recorded_end_for_lack_of_memory(log: Path, tmp_path: Path) -> None:
+def test_recorded_out_of_memory(log: Path, tmp_path: Path) -> None:
     assert "exceeded memory limit" in out_of_memory.slurm_report(log, since="no such line")
-    assert out_of_memory.slurm_report(log, since="n2: task 1: Killed") == "", "what comes after that"
+    assert out_of_memory.slurm_report(log, since="n2: task 1: Killed") == "", "only later lines count"
     assert out_of_memory.slurm_report(tmp_path / "none", since="no such line") == ""
 
 
@@ -33,8 +33,8 @@ def test_recorded_end_for_lack_of_memory(log: Path, tmp_path: Path) -> None:
         ("srun: error: n1: task 0: Killed", False),
     ],
 )
-def test_whose_word_counts_for_lack_of_memory(line: str, is_report: bool, tmp_path: Path) -> None:
-    """That of Slurm's own programs; ranks print of GPUs' memory too."""
+def test_which_lines_report_out_of_memory(line: str, is_report: bool, tmp_path: Path) -> None:
+    """Only lines of Slurm's own programs do; ranks also print about GPU memory."""
     (tmp_path / "log").write_text(f"step 1\n{line}\n")
     assert bool(out_of_memory.slurm_report(tmp_path / "log", since="step 1\n")) == is_report
 

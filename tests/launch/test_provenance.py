@@ -66,10 +66,10 @@ def test_settings_that_are_exported_now_do_not_change_it(run_dir: Path, monkeypa
     assert again == record.load_settings(run_dir)
 
 
-def test_what_changed_is_said(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_are_reported(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
     monkeypatch.setenv("NCCL_ALGO", "Ring")
-    monkeypatch.setenv("PYTHONPATH", "/another")  # says nothing of the run
+    monkeypatch.setenv("PYTHONPATH", "/another")  # irrelevant to the run
     settings = record.load_settings(run_dir)
     manifest = next(Path(settings.preprocessed_path).glob("c4-train.en_7*.json"), None)
     if manifest:
@@ -87,7 +87,7 @@ def test_what_changed_is_said(run_dir: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(differences) == 2 + len(starts)
 
 
-def test_data_that_is_gone_is_said(run_dir: Path) -> None:
+def test_missing_data_is_reported(run_dir: Path) -> None:
     shutil.rmtree(record.load_settings(run_dir).preprocessed_path)
     assert "data: was recorded, is not there" in list(provenance.replay(run_dir))
 

@@ -62,6 +62,6 @@ def test_a_file_is_added_whole_or_not_at_all(length: int | None, tmp_path: Path)
     assert contents(tmp_path) == {"run.json": "old" if length is not None else FILES["run.json"]}
 
 
-def test_a_file_is_not_added_to_a_directory_that_is_gone(tmp_path: Path) -> None:
+def test_a_file_is_not_added_to_a_removed_directory(tmp_path: Path) -> None:
     done = run(remote_files.ADD, tmp_path / "gone", ".partial", "run.json", stdin=remote_files.archive(FILES))
     assert done.returncode and "gone" in done.stderr

@@ -89,7 +89,7 @@ def test_time_limit_of_the_submitting_shell(submit_stand_in: Submit, cluster: Cl
 
 @pytest.mark.slurm
 def test_steps_print_where_the_job_does(submit_stand_in: Submit) -> None:
-    """Also of a job that was submitted by hand, by an sbatch that hands on what it finds."""
+    """Also in a job submitted by hand, by an sbatch that forwards its environment."""
     run = submit_stand_in()
     assert run.ended(run.jobs[0]).exit_code == 0, run.log(run.jobs[0])
     again = run.again(env={**os.environ, **BY_HAND})

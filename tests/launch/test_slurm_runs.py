@@ -40,20 +40,20 @@ SETTINGS = {
 }
 ODD = 'it\'s $HOME, 100%j "new"'
 SLURM = {"PARTITION": "debug"}
-TO_START = 240  # seconds for a rank that has begun to import: it imports the rest, trains a step and saves
+TO_START = 240  # seconds for a rank that has started to import: it imports the rest, trains a step and saves
 LAST_LINES = 12
-"""Of a job's log, in which one sees why it ended: what srun says, and the lines of the end."""
+"""Number of last lines of a job's log that show why it ended: srun's messages and the final lines."""
 AT_ONCE = {"TARGET": 100}  # the first evaluation reaches it
 
 
 @pytest.fixture(scope="module")
 def settings(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Of all runs; a shell, sbatch or a format string would trip over the directory."""
+    """Settings of all runs; an unquoted directory would break a shell, sbatch or a format string."""
     return {**tiny_data, **SETTINGS, "JOB_DIR": tmp_path_factory.mktemp("cluster") / ODD}
 
 
 def events(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """What the metrics say of steps and evaluations, but for times, memory and what depends on TARGET."""
+    """Steps and evaluations in the metrics, except times, memory and values that depend on TARGET."""
     measured = {"seconds", "memory", "reached_target"}
     return {
         kind: [{name: value for name, value in event.items() if name not in measured} for event in run.events(kind)]
@@ -145,7 +145,7 @@ def test_two_jobs_never_work_in_one_run_directory(chain: Chain) -> None:
 
 
 @pytest.mark.slow
-def test_a_cancelled_job_is_gone_on_with(chain: Chain) -> None:
+def test_a_cancelled_job_is_resumed(chain: Chain) -> None:
     assert chain.state_of_cancelled == "CANCELLED"
     assert re.search(r"resumes after step \d+ ", chain.retried[0].printed), chain.retried[0].printed
 
@@ -156,7 +156,7 @@ def test_a_job_that_fails_or_loses_a_node_is_queued_again_and_not_for_ever(chain
     first, second = chain.retried
     assert first.outcome.exit_code == FAILED
     assert f"job {job} failed and is queued again: 1 of 1\n" in first.printed
-    assert chain.run.steps(job, restarts=1), "it trained once more, until it lost a node"
+    assert chain.run.steps(job, restarts=1), "it trained again, until it lost a node"
     assert second.exit_code == BAD_INPUT
     assert second.printed.endswith(f"job {job} was queued again more than MAX_RETRIES=1 times\n")
     tried = first.printed.partition(f"job {job} failed and is queued again")[0].splitlines()
@@ -291,10 +291,10 @@ if os.environ["RANK"] == "1":
 
 
 @pytest.mark.slow
-def test_an_error_of_one_rank_fails_the_job_and_stands_in_its_last_lines(
+def test_an_error_of_one_rank_fails_the_job_and_is_in_its_last_lines(
     cluster: Cluster, code: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Of one alone: the other waits for it, in the midst of a step, and finds it gone."""
+    """Only one rank fails: the other waits for it in the middle of a step, and loses the connection."""
     copy = tmp_path / "code"
     shutil.copytree(code, copy)
     program = copy / "pretrain_llama31.py"
@@ -308,7 +308,7 @@ def test_an_error_of_one_rank_fails_the_job_and_stands_in_its_last_lines(
 
 
 @pytest.mark.slow
-def test_a_mistake_that_the_ranks_find_stands_in_the_last_lines(
+def test_a_mistake_that_the_ranks_find_is_in_the_last_lines(
     cluster: Cluster, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     """Token ids beyond the vocabulary, deep in the data."""

@@ -131,7 +131,7 @@ def test_every_setting_changes_more_than_its_own_line(name: str) -> None:
 
 
 def test_a_shell_gets_the_settings_as_they_are(tmp_path: Path) -> None:
-    """Whatever the values hold; the lines from the exports on, up to the first that needs Slurm."""
+    """Any value is quoted correctly; runs the lines from the exports to the first that needs Slurm."""
     odd = replace(JOB, tag='it\'s "$HOME" `x` \\ *', submission_org="a  b")
     text = script.render(odd, RUN_DIR, [], {"NCCL_X": "two\nlines $(x)", "NCCL_BAD NAME": "x", "PATH": "/x"})
     exports = text[text.index("export ") : text.index("# Rendezvous of the ranks")]
@@ -174,7 +174,7 @@ def test_cpu_jobs_ask_for_no_gpus() -> None:
 def test_apptainer_shows_the_gpus_of_the_node(
     there: list[str], device: Device, wanted: list[str], tmp_path: Path
 ) -> None:
-    """Whatever GPU says, which may be empty."""
+    """Regardless of GPU, which may be empty."""
     for file in there:
         (tmp_path / file).touch()
     text = script.render(replace(CASES["apptainer"], gpu="", device=device), RUN_DIR, [], {})
@@ -294,10 +294,10 @@ def test_time_limit_among_the_options(given: str) -> None:
     ("signals", "retries"), [([signal.SIGUSR1], 2), ([signal.SIGUSR1, signal.SIGTERM], 0)], ids=str
 )
 @pytest.mark.parametrize("when", ["before there is a file", "while a step runs"])
-def test_the_script_hands_on_a_warning_at_once_and_gives_the_exit_code(
+def test_the_script_forwards_a_warning_at_once_and_keeps_the_exit_code(
     when: str, signals: list[signal.Signals], retries: int, tmp_path: Path
 ) -> None:
-    """What a step leaves with, who is warned meanwhile; a job that is to end is not queued again."""
+    """The exit code of a step that is warned while it runs is kept; after SIGTERM, the job is not queued again."""
     text = script.render(replace(JOB, max_retries=2), RUN_DIR, [], {})
     functions = text[text.index("max_retries=") : text.index("fail() {")]
     file = text[text.index("if ((warnings))") :].partition("\n")[0]

@@ -40,7 +40,7 @@ def site() -> Iterator[Cluster]:
 
 @pytest.fixture
 def settings(tiny_data: dict[str, str], tmp_path: Path) -> dict[str, Any]:
-    """Of a run whose ranks are stand-ins."""
+    """Settings of a run whose ranks are stand-ins."""
     return {**stand_in.settings(tmp_path / "code", tmp_path / "hold"), **tiny_data, "JOB_DIR": tmp_path / "runs"}
 
 
@@ -55,12 +55,12 @@ def refused(site: Cluster, settings: dict[str, Any], *options: str) -> str:
 
 @pytest.mark.parametrize("exclusive", [0, 1])
 def test_nodes_with_different_numbers_of_gpus(exclusive: int, site: Cluster, settings: dict[str, Any]) -> None:
-    """With whole nodes too, a step gets as many on each node as there are ranks."""
+    """A step gets one GPU per rank on each node, with whole nodes too."""
     (run,) = submit(site, {**settings, "DEVICE": "cuda", "GPUS_PER_NODE": 1, "EXCLUSIVE": exclusive})
     job = run.ended(run.jobs[0])
     assert job.exit_code == 0, job.printed
     assert stand_in.started(job.printed) == ["job on n1", "rank on n1", "rank on n2", "job on n1"]
-    assert job.printed.count(" with 1 GPUs\n") >= 3, "that of the job's end needs none"
+    assert job.printed.count(" with 1 GPUs\n") >= 3, "the step at the job's end needs none"
 
 
 def test_second_node_with_fewer_gpus_than_ranks(site: Cluster, settings: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ def test_default_time_limit_that_leaves_no_time(
     [{"TIME": "0:30:00"}, {"SIGNAL_BEFORE_END": 30}, {"SIGNAL_BEFORE_END": 0}, {"SBATCH_ARGS": "--hold -t 10"}],
     ids=str,
 )
-def test_what_works_in_a_partition_with_a_short_default(
+def test_valid_time_limits_in_a_partition_with_a_short_default(
     more: dict[str, Any], site: Cluster, settings: dict[str, Any]
 ) -> None:
     held = {"PARTITION": "short", "DEVICE": "cpu", "SBATCH_ARGS": "--hold", "EXCLUSIVE": 0}

@@ -55,7 +55,7 @@ def there(tmp_path_factory: pytest.TempPathFactory, tiny_data: dict[str, str]) -
 
 @pytest.fixture
 def settings(there: Path, tiny_data: dict[str, str]) -> dict[str, str]:
-    """Of a submission whose jobs wait to be released."""
+    """Settings of a submission whose jobs wait to be released."""
     return {
         "PARTITION": "debug",
         "HOST": "login",
@@ -160,7 +160,7 @@ def test_relative_and_missing_paths(laptop: Laptop, settings: dict[str, str], hi
         ({"HOST": "nobody-there.invalid"}, ["HOST: ssh ", "nobody-there.invalid fails: Could not resolve hostname"]),
         ({"HOST": "closed"}, ["HOST: ssh ", "closed fails: ", "Connection refused"]),
         ({"HOST": "keyless"}, ["HOST: ssh ", "keyless fails: ", "Permission denied", "key without a password"]),
-        ({"SSH_USER": ""}, ["HOST: ssh login fails: somebody@127.0.0.1: Permission denied"]),
+        ({"SSH_USER": ""}, ["HOST: ssh login fails: no-such-user@127.0.0.1: Permission denied"]),
         ({"HOST": "stranger"}, ["HOST: ssh ", "Host key verification failed", "accept the host's key once"]),
         ({"HOST": "bare"}, ["HOST: sinfo on ", "bare is not found; name a machine that has it"]),
         ({"PARTITION": "nope"}, ["sbatch on ", "login fails: ", "nope"]),
@@ -188,7 +188,7 @@ def test_failure_is_one_line_and_leaves_nothing(
 def test_disk_that_takes_no_run_directory(
     options: str, said: str, laptop: Laptop, settings: dict[str, str], cluster: Cluster, tmp_path: Path
 ) -> None:
-    """Full at the second file or within the first, or one that nobody may write to."""
+    """The disk is full at the second file or within the first, or it is read-only."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", options, "none", disk]
@@ -216,7 +216,7 @@ def test_laptop_without_ssh(laptop: Laptop, settings: dict[str, str]) -> None:
 def test_connection_lost_within_a_chain(
     laptop: Laptop, settings: dict[str, str], cluster: Cluster, tmp_path: Path
 ) -> None:
-    """The first job is queued and noted, and the user is told."""
+    """The first job is queued and recorded, and a line names it."""
     chain = {"NPAR": "2", "SEEDS": "5", "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(tmp_path / "checkpoints")}
     done = laptop.submit({**settings, **chain, "JOB_DIR": str(tmp_path / "runs")}, LOST="4")
     (run_dir,) = (tmp_path / "runs").iterdir()
@@ -230,7 +230,7 @@ def test_connection_lost_within_a_chain(
 
 
 def test_inside_a_container(laptop: Laptop, settings: dict[str, str], there: Path, cluster: Cluster) -> None:
-    """The data lies here as there, so it is looked at before anything is submitted."""
+    """The data has the same path here and there, so it is checked before anything is submitted."""
     done = laptop.submit({**settings, "TRAIN_PARTS": "5"})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("TRAIN_PARTS=5: no ") and laptop.calls.read_text() == ""

@@ -69,7 +69,7 @@ def test_checking_leaves_logging_and_the_checker_as_they_were(tmp_path: Path, li
     handlers, root.handlers = root.handlers, []
     try:
         verdict_without_oracle = check(write_log(tmp_path / "log"), NEWEST)
-        assert root.handlers == [], "leave the root logger alone"
+        assert root.handlers == [], "the root logger stays unchanged"
     finally:
         root.handlers = handlers
     assert verdict_without_oracle.passes
@@ -145,7 +145,7 @@ def test_an_initialisation_that_took_too_long_is_named(tmp_path: Path, lines: li
 @pytest.mark.parametrize("evaluation", [0, 6, 13])
 def test_a_skipped_evaluation_is_named(tmp_path: Path, lines: list[str], evaluation: int) -> None:
     start = index(lines, "tracked_stats", evaluation)
-    stop = index(lines, "eval_stop", evaluation)  # the block goes on: neither its stop nor the next start is there
+    stop = index(lines, "eval_stop", evaluation)  # the block continues: its stop and the next start are missing
     spoilt = lines[:start] + lines[stop + 2 if evaluation < 13 else stop + 1 :]
     report = verdict(tmp_path, spoilt)
     if evaluation < 13:
@@ -162,7 +162,7 @@ def test_several_gaps_are_one_finding(tmp_path: Path) -> None:
     gaps = "none between 0 and 24,576 training sequences, nor in 13 more places"
     assert [str(finding) for finding in report.failures] == [
         f"eval_start: found {gaps}; wants an evaluation every 12,288"
-    ], "a closed log's cadence is the benchmark's, whatever its metadata say"
+    ], "a closed log's cadence is the benchmark's, regardless of its metadata"
 
 
 def test_a_denser_cadence_is_a_note(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_lost_result_is_one_reason(tmp_path: Path, lines: list[str]) -> None:
     report = verdict(tmp_path, lines)
     assert list(map(str, report.failures)) == [
         "eval_accuracy: found 13 lines for 14 evaluations; wants one for each"
-    ], "each result is held against the evaluation that it is of"
+    ], "each result is compared with its own evaluation"
     assert not report.notes
 
 
@@ -219,7 +219,7 @@ def test_a_result_of_another_evaluation_is_named(tmp_path: Path, lines: list[str
     assert_named(verdict(tmp_path, lines), "eval_accuracy: found samples_count 24576")
 
 
-def test_a_run_that_went_on_past_its_target_is_named(tmp_path: Path) -> None:
+def test_a_run_that_continued_past_its_target_is_named(tmp_path: Path) -> None:
     found = [*losses()[:-2], 3.25, 3.2]
     report = verdict(tmp_path, lines_of(write_log(tmp_path / "log", validation_losses=found)))
     assert_named(

@@ -118,7 +118,7 @@ def test_departures_of_other_projects_logs_are_found(tmp_path: Path) -> None:
     lines = edited(lines, "submission_division", lambda line: changed(line, metadata={"departures": None}))
     lines = edited(lines, "opt_name", lambda line: changed(line, value="muon"))
     report = verdict(tmp_path, lines)
-    assert report.passes, f"values alone differ from the closed division: {report.failures}"
+    assert report.passes, f"only values differ from the closed division: {report.failures}"
     assert {departure.partition(":")[0] for departure in report.departures} == {
         "max_sequence_length", "eval_samples", "max_steps", "opt_learning_rate_decay_steps", "opt_end_learning_rate",
         "target_accuracy", "eval_accuracy", "opt_name",

@@ -1,4 +1,4 @@
-"""`llama31 check` over several logs: what they must have alike, and damage."""
+"""`llama31 check` over several logs: what they must have in common, and damage."""
 
 import json
 from dataclasses import replace
@@ -129,7 +129,7 @@ def test_validation_data_that_differs_within_a_run_is_named(
     assert submission.check(three[1:2], NEWEST) == 1
     assert f"fails: {wants}" in capsys.readouterr().out.splitlines()
     found = judge(three)
-    assert found.failures == [f"{name(three[1])}: {wants}"], "once, and by itself"
+    assert found.failures == [f"{name(three[1])}: {wants}"], "once, and no other failure"
     assert "validation data is the same" not in printed(found)
 
 
@@ -154,7 +154,7 @@ LINES_OF_METRICS = {
 
 
 @pytest.mark.parametrize("lines", LINES_OF_METRICS)
-def test_validation_data_that_is_not_known_is_told(three: list[Path], lines: str) -> None:
+def test_unknown_validation_data_is_reported(three: list[Path], lines: str) -> None:
     events, said = LINES_OF_METRICS[lines]
     known(three[1], *events)
     for found, start in ((judge(three), f"note: {name(three[1])}: "), (judge(three[1:2]), "note: ")):
@@ -206,7 +206,7 @@ def test_damage_in_one_of_ten_is_no_traceback(tmp_path: Path) -> None:
         file.write(b':::MLLOG {"key": "eval_accuracy", \xff\x00\n:::MLLOG "global_batch_size"\n')
     found = judge(runs)
     assert not found.passes and found.damaged == 2
-    assert "rcp: on track: 180,634 samples, mean of 10 runs" in printed(found), "rcp_checker itself would break off"
+    assert "rcp: on track: 180,634 samples, mean of 10 runs" in printed(found), "rcp_checker itself would abort"
     assert "; 2 lines were unreadable and ignored" in printed(found).splitlines()[-1]
 
 

@@ -43,13 +43,13 @@ def test_ten_compressed_logs_get_the_official_verdict(tmp_path: Path) -> None:
 Lines = list[dict[str, Any]]
 
 
-def cut_at_last(key: str, lines: Lines) -> Lines:
-    """The log of a run that was killed behind a line."""
+def cut_after_last(key: str, lines: Lines) -> Lines:
+    """The log of a run that was killed after its last line with this key."""
     return lines[: max(place for place, line in enumerate(lines) if line["key"] == key) + 1]
 
 
 def without(key: str, lines: Lines, *, samples: int | None = None) -> Lines:
-    """The log without a key's lines, or without that of so many samples."""
+    """The log without a key's lines, or without only the line at `samples`."""
     return [
         line
         for line in lines
@@ -96,9 +96,9 @@ def ten_with_one_missed(directory: Path, change: Callable[[Lines], Lines]) -> li
     [
         (lambda lines: lines, "missed the target"),
         (partial(without, "run_stop"), "was killed: no run_stop"),
-        (partial(cut_at_last, "eval_start"), "was killed: no run_stop"),
-        (partial(cut_at_last, "eval_accuracy"), "was killed: no run_stop"),
-        (partial(cut_at_last, "block_start"), "was killed: no run_stop"),
+        (partial(cut_after_last, "eval_start"), "was killed: no run_stop"),
+        (partial(cut_after_last, "eval_accuracy"), "was killed: no run_stop"),
+        (partial(cut_after_last, "block_start"), "was killed: no run_stop"),
         (within_the_last_evaluation, "missed the target"),
     ],
 )
@@ -109,7 +109,9 @@ def test_one_of_ten_may_miss_the_target(tmp_path: Path, change: Callable[[Lines]
     assert found.passes, text
     start = f"note: {name(runs[4])}: "
     assert f"{start}{how}; one run of a submission may, and counts as the slowest" in text
-    assert all(f"{start}{finding}" in text for finding in found.reports[4].failures), "what is excused is still told"
+    assert all(f"{start}{finding}" in text for finding in found.reports[4].failures), (
+        "excused failures are still reported"
+    )
     assert found.minutes == pytest.approx(2 * (14 * 3 + 15 * 4 + 16) / 8), "the fastest and the one that missed are out"
     missed(log(runs[5]), seed=105)
     found = judge(runs)
@@ -123,11 +125,11 @@ def test_one_of_ten_may_miss_the_target(tmp_path: Path, change: Callable[[Lines]
         (lambda lines: without("run_stop", with_loss(3.29, LAST, lines)), "run_stop: found none"),
         (partial(without, "eval_accuracy", samples=MID_RUN), "eval_accuracy: found 19 lines for 20 evaluations"),
         (
-            lambda lines: without("eval_accuracy", cut_at_last("block_start", lines), samples=LAST),
+            lambda lines: without("eval_accuracy", cut_after_last("block_start", lines), samples=LAST),
             "eval_accuracy: found 19 lines for 20 evaluations",
         ),
         (
-            lambda lines: without("block_stop", cut_at_last("eval_accuracy", lines), samples=LAST),
+            lambda lines: without("block_stop", cut_after_last("eval_accuracy", lines), samples=LAST),
             "block_stop: found none after line",
         ),
         (partial(with_samples, 3 * 12_288, MID_RUN), "eval_accuracy: found samples_count 36864 in line"),
@@ -191,10 +193,10 @@ def test_ten_runs_too_fast_or_slow(tmp_path: Path, evaluations: int, words: str)
     found = judge(ten_runs(tmp_path, evaluations=[evaluations] * 10))
     assert found.convergence and found.convergence.text.startswith(words)
     assert found.passes == (words == "accepted")
-    assert all(report.passes for report in found.reports), "no log is to blame by itself"
+    assert all(report.passes for report in found.reports), "each log on its own is valid"
 
 
-def test_few_runs_too_fast_fail_and_one_alone_does_not(tmp_path: Path) -> None:
+def test_few_runs_too_fast_fail_and_a_single_one_does_not(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / str(seed), seed=seed, evaluations=12) for seed in (1, 2)]
     found = judge(runs)
     assert not found.passes and "convergence: converges faster than the reference's minimum" in found.failures[0]

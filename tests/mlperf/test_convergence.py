@@ -1,4 +1,4 @@
-"""Reference convergence points: figures and verdicts are those of MLCommons' rcp_checker; early verdicts in words."""
+"""Reference convergence points: numbers and verdicts equal those of rcp_checker; early verdicts are printed."""
 
 import csv
 import json
@@ -106,7 +106,7 @@ def test_an_early_verdict_where_there_is_no_point(points: Points) -> None:
 
 
 def test_early_verdicts_reject_the_reference_as_often_as_the_official_test(points: Points) -> None:
-    """Of the reference's own runs, taken two by two, about 5% may look too fast; none of nine in ten does."""
+    """Fewer than 10% of pairs of the reference's own runs look too fast, as 5% may."""
     record = points._checker._find_rcp(128, convergence.PASS)
     runs = record["Epochs to converge"]
     pairs = [(a, b) for number, a in enumerate(runs) for b in runs[number + 1 :]]
@@ -115,7 +115,7 @@ def test_early_verdicts_reject_the_reference_as_often_as_the_official_test(point
 
 
 def test_runs_side_by_side_are_not_rejected_for_the_fastest_of_them(points: Points) -> None:
-    """Ten of the reference's runs begun together, looked at after each evaluation until the last one ends."""
+    """Ten of the reference's runs start together and are judged after each evaluation until the last one ends."""
     runs = points._checker._find_rcp(32, convergence.PASS)["Epochs to converge"]
     chance, campaigns, rejected = random.Random(1), 100, 0
     for _ in range(campaigns):

@@ -225,7 +225,7 @@ def test_nothing_else_gets_into_the_log(tmp_path: Path) -> None:
     first.run_started(0)
     logging.getLogger().warning("chatter")
     get_mllogger().event("seed", 0)
-    assert (tmp_path / "second").read_text() == before, "a log holds its own run's lines alone"
+    assert (tmp_path / "second").read_text() == before, "a log contains only its own run's lines"
     records(tmp_path / "first")
     first.close()
     second.close()
@@ -234,14 +234,14 @@ def test_nothing_else_gets_into_the_log(tmp_path: Path) -> None:
 def test_the_log_does_not_depend_on_the_state_of_logging(tmp_path: Path) -> None:
     handlers = list(logging.getLogger().handlers)
     path = write_log(tmp_path / "log", validation_losses=[3.2])
-    assert logging.getLogger().handlers == handlers, "leave the root logger alone"
+    assert logging.getLogger().handlers == handlers, "the root logger stays unchanged"
     assert keys(path)[-1] == "run_stop"
 
 
 def test_each_line_is_in_the_file_at_once(tmp_path: Path) -> None:
     log = open_log(tmp_path / "log")
     log.run_started(0)
-    assert keys(tmp_path / "log")[-1] == "block_start", "a run that is killed leaves all that it logged"
+    assert keys(tmp_path / "log")[-1] == "block_start", "a killed run leaves every line that it logged"
     log.close()
 
 

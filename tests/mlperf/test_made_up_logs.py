@@ -80,7 +80,7 @@ def test_nothing_is_the_same_that_no_log_states(logs: Logs) -> None:
     assert "passes: the 31 settings that the logs state are the same" in text
 
 
-def test_nothing_is_said_of_seeds_and_evaluations_that_no_log_has(logs: Logs) -> None:
+def test_no_verdict_on_seeds_and_evaluations_that_no_log_has(logs: Logs) -> None:
     for key in ("seed", "eval_start", "eval_accuracy", "eval_stop"):
         logs.change(lacking(key))
     _, text = logs.judge(accepted=False)
@@ -106,14 +106,14 @@ def test_two_of_ten_that_do_not_comply_are_not(logs: Logs) -> None:
 
 
 def test_one_of_ten_without_a_seed_is_not_accepted(logs: Logs) -> None:
-    """It holds by itself for the compliance checker, and fails the seed checker."""
+    """The compliance checker accepts one such log of ten, the seed checker rejects it."""
     logs.change(lacking("seed"), 4)
     found, _ = logs.judge(accepted=False)
     assert not found.passes
 
 
 def test_a_seed_that_one_log_has_twice_is_not_accepted(logs: Logs) -> None:
-    """As where a run was started again before its first step; the compliance checker warns of it."""
+    """This happens if a run restarts before its first step; the compliance checker only warns."""
     logs.change(lambda records: [one for record in records for one in [record] * (1 + (record["key"] == "seed"))], 4)
     found, text = logs.judge(accepted=False)
     assert not found.passes

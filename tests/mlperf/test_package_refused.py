@@ -104,7 +104,7 @@ def test_platform_and_status_are_compared(fresh: Path, capsys: pytest.CaptureFix
 
 
 def test_a_log_that_does_not_hold(fresh: Path) -> None:
-    """One of ten may be wrong, as MLCommons has it, but for what only we look at; two may not."""
+    """By MLCommons' rules one log of ten may be invalid, except in what only we check; two may not."""
     first, second = (fresh / f"run-{number}" / paths.MLPERF_LOG for number in (3, 4))
     edit(first, "opt_name", lambda line: line | {"value": "adam"})
     edit(second, "init_checkpoint_step", lambda line: line | {"value": 5})

@@ -193,7 +193,7 @@ class TestMegatronsRandomStates:
             _ = 1 / 0
         assert torch.equal(torch.cuda.get_rng_state(), before)
 
-    def test_a_fork_goes_on_where_the_former_ended(self) -> None:
+    def test_a_fork_continues_where_the_previous_one_ended(self) -> None:
         model_parallel_cuda_manual_seed(5)
         tracker = get_cuda_rng_tracker()
         with tracker.fork():

@@ -65,7 +65,7 @@ def test_plan_of_the_benchmark_on_eight_gpus(golden: Golden, tmp_path: Path) -> 
 
 
 def test_the_command_shown_gives_the_same_plan(usual: dict[str, str]) -> None:
-    """Copied from the plan into a shell, whatever the paths hold."""
+    """The command can be copied into a shell, even with special characters in settings."""
     settings = {**usual, "TAG": 'it\'s $HOME "x" `y` \\', "TRAIN_PARTS": "6"}
     shown = printed_by("bash", "run_llama31.sh", "--dryrun", *arguments(settings))
     command = re.search(r"(?m)^  (bash .*)$", shown)
@@ -79,7 +79,7 @@ def test_the_command_shown_gives_the_same_plan(usual: dict[str, str]) -> None:
 
 @pytest.fixture
 def usual(usual: dict[str, str]) -> dict[str, str]:
-    """Settings of a run that works, with a seed that is not drawn anew for each plan."""
+    """Settings of a valid run, with a fixed seed instead of a random one for each plan."""
     return {**usual, "SEEDS": "1"}
 
 
@@ -254,7 +254,7 @@ def test_first_evaluation(eval_every: str, start: str, line: str, usual: dict[st
     assert line in text and "before any evaluation" not in text
 
 
-def test_a_run_that_ends_before_its_first_evaluation_is_told(usual: dict[str, str]) -> None:
+def test_a_run_that_ends_before_its_first_evaluation_is_reported(usual: dict[str, str]) -> None:
     text = plan_text(resolved_from({**usual, "EVAL_EVERY": "80", "STOP_AT_STEP": "9"}))
     assert "ends without the target after 9 steps (72 of 2,480 sequences), before any evaluation" in text
 

@@ -27,7 +27,7 @@ PART = "c4-train.en_6_text_document"
 
 @pytest.fixture
 def settings(usual: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    """Of a run with data and a tokenizer of its own."""
+    """Settings of a run with its own data and tokenizer."""
     data = shutil.copytree(usual["PREPROCESSED_PATH"], tmp_path / "own data")
     own = shutil.copytree(usual["TOKENIZER_PATH"], tmp_path / "own tokenizer")
     return {**usual, "PREPROCESSED_PATH": str(data), "TOKENIZER_PATH": str(own)}

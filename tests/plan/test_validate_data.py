@@ -141,7 +141,7 @@ def test_tokenizer_other_than_the_one_that_made_the_data(own_data: dict[str, str
 
 
 def test_vocabulary_smaller_than_the_ids(own_data: dict[str, str]) -> None:
-    """Seen in the ids themselves; with a manifest also where an id lies in the middle of a large file."""
+    """Detected from the ids themselves; with a manifest, also if the id is in the middle of a large file."""
     shutil.rmtree(own_data["TOKENIZER_PATH"])
     make_tokenizer(Path(own_data["TOKENIZER_PATH"]), vocabulary=300)
     (line,) = lines_of(own_data)

@@ -33,7 +33,7 @@ def test_a_run_directory(run_directory: Path, tmp_path: Path) -> None:
     metrics = [json.loads(line) for line in (run_directory / paths.METRICS).read_text().splitlines()]
     steps = [event for event in metrics if event["event"] == "step"]
 
-    # Lost: from the block's start to run_resumed, but for the steps and saves up to the checkpoint.
+    # Lost: from the block's start to run_resumed, except the steps and saves up to the checkpoint.
     probe = Recomputed(log)
     (resumed,) = probe.of("run_resumed")
     block = max(line["time_ms"] for line in probe.of("block_start") if line["time_ms"] < resumed["time_ms"])
@@ -166,7 +166,7 @@ def test_what_a_log_does_not_say_is_not_guessed(tmp_path: Path) -> None:
     assert "The training loss is not in the log." in page.words and "Memory is not in the log." in page.words
     assert "the run is still running, or was killed" in page.words
 
-    page = page_of(tmp_path / "told.html", log, devices=16, gpu="B200")
+    page = page_of(tmp_path / "with devices and gpu.html", log, devices=16, gpu="B200")
     row = next(iter(page.table("Peak, dense bf16").values()))
     own = Recomputed(log)
     assert own.tokens_per_second / 16 * FLOPS_PER_TOKEN / PEAKS["B200"] == figure(row["MFU"]), (
@@ -175,7 +175,7 @@ def test_what_a_log_does_not_say_is_not_guessed(tmp_path: Path) -> None:
 
 
 def test_devices_follow_from_the_log(tmp_path: Path) -> None:
-    """GBS 32 of 1 sequence each over DP=8, TP=2, CP=2: the log's writer is told DP=8."""
+    """GBS 32 of 1 sequence each over DP=8, TP=2, CP=2: the log's writer gets DP=8."""
     settings = replace(SETTINGS, tensor_parallel_size=2, context_parallel_size=2)
     page = page_of(tmp_path / "report.html", a_log(tmp_path / "a.log", settings=settings), devices=5)
     assert next(iter(page.table("Peak, dense bf16").values()))["Devices"] == "32"
@@ -189,17 +189,17 @@ def test_another_model_has_no_mfu(tmp_path: Path) -> None:
 
 
 def test_a_restart_without_metrics_is_a_bound(run_directory: Path, tmp_path: Path) -> None:
-    log = tmp_path / "alone.log"
+    log = tmp_path / "bare.log"
     log.write_bytes((run_directory / paths.MLPERF_LOG).read_bytes())
     own = Recomputed(log)
     places = [line["key"] for line in own.lines].index("run_resumed")
     gap = (own.lines[places]["time_ms"] - own.lines[places - 1]["time_ms"]) / 1000
-    row = page_of(tmp_path / "report.html", log).table("Resumed after", "Time lost")["alone"]
+    row = page_of(tmp_path / "report.html", log).table("Resumed after", "Time lost")["bare"]
     assert row["Time lost"].startswith("at most ") and gap == figure(row["Time lost"])
 
 
-def test_a_run_that_goes_on_after_a_restart(run_directory: Path, tmp_path: Path) -> None:
-    """The stretch in which it was restarted has no end yet, and so no part in the time of training."""
+def test_a_run_that_continues_after_a_restart(run_directory: Path, tmp_path: Path) -> None:
+    """The interval in which it restarted has no end yet, so it does not count as training time."""
     directory = tmp_path / "run"
     shutil.copytree(run_directory, directory)
     log = directory / paths.MLPERF_LOG

@@ -72,8 +72,8 @@ def test_nothing_heavy_for_a_mistake(verb: str) -> None:
     assert (code, said.count("\n")) == (2, 1) and not {"plotly", "scipy"} & modules and is_light(modules)
 
 
-def test_a_path_that_cannot_be_looked_at_is_a_mistake() -> None:
-    """As one below a directory that is somebody else's; a test may run as root, whom nothing is closed to."""
+def test_a_path_that_cannot_be_examined_is_a_user_error() -> None:
+    """Replaces a path below another user's directory, which root, who may run this test, could read."""
     path = Path("a" * 300)
     for look in (paths.latest_run, lambda path: find_logs.find([path]), status.run_dirs_of):
         with pytest.raises(UserError, match=r"^a{300}: File name too long$"):

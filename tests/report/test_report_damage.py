@@ -1,4 +1,4 @@
-"""`llama31 report` on logs that are damaged, chattered into or odd: what is left out is named."""
+"""`llama31 report` on logs that are damaged, mixed with other output or odd: it names what it skips."""
 
 import gzip
 import io
@@ -187,7 +187,7 @@ def test_an_evaluation_without_a_number_is_named(tmp_path: Path) -> None:
     assert "not used" not in page_of(tmp_path / "whole.html", a_log(tmp_path / "whole.log")).words
 
 
-def test_a_success_that_no_evaluation_bears_out_is_named(tmp_path: Path) -> None:
+def test_a_success_that_no_evaluation_confirms_is_named(tmp_path: Path) -> None:
     log = a_log(tmp_path / "a.log", validation_losses=[3.5, 3.4])
     page = page_of(tmp_path / "report.html", log)
     assert page.table("Seed", "Validation loss")["a"]["Ended"] == "success"

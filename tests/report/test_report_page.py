@@ -56,7 +56,7 @@ def page() -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One run with all there is; and logs of two systems with long names, one of them damaged."""
+    """One run with every kind of record; and logs of two systems with long names, one of them damaged."""
     directory = tmp_path_factory.mktemp("reports")
     command.report([a_run_directory(directory / "run & more")], directory / "one.html", None, "")
     logs = [a_log(directory / f"result_{number}.txt", number) for number in range(4)]
@@ -80,8 +80,8 @@ def test_the_page_shows_its_plots(page: Page, reports: dict[str, Path], name: st
     for plot in drawn:
         assert plot["marks"] > 0, f"{plot['label']}: nothing is drawn"
         assert 0.7 * min(width, 600) < plot["width"] <= width and plot["height"] > 150, plot
-        assert plot["inside"] > 0.35 * plot["width"], f"{plot['label']}: names take the room"
-        assert not plot["covered"], f"{plot['label']}: the legend lies on the axis title"
+        assert plot["inside"] > 0.35 * plot["width"], f"{plot['label']}: names take too much space"
+        assert not plot["covered"], f"{plot['label']}: the legend covers the axis title"
         assert plot["left"] >= 0 and plot["right"] <= width, plot
     assert page.evaluate(WIDTH) <= width, "the page is wider than the screen"
     assert page.errors == []

@@ -42,7 +42,7 @@ def test_the_tables_of_the_rounds(name: str, count: int) -> None:
             assert (one.score_minutes, one.mean_samples, one.basis) == (None, None, "none")
 
 
-def test_rounds_and_bases_are_told_apart(tmp_path: Path) -> None:
+def test_rounds_and_bases_are_distinguished(tmp_path: Path) -> None:
     page = page_of(tmp_path / "report.html", a_log(tmp_path / "a.log"), devices=8)
     old, new, ours = traces(page, "Time to train over")
     assert (old["name"], new["name"]) == ("MLPerf v5.1", "MLPerf v6.0")

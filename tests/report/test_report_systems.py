@@ -44,7 +44,7 @@ def a_log(path: Path, name: str, settings: Settings = SETTINGS) -> Path:
 
 
 def step_seconds(name: str) -> list[float]:
-    """30 for each evaluation, within 8% of one another but for one in 50 of twice the time."""
+    """30 step times for each evaluation, within 8% of one another, except one in 50 that takes twice as long."""
     usual = BLOCK_MS[name] / 384_000
     return [usual * (2 if n % 50 == 7 else 1 + 0.08 * (n * 0.618034 % 1)) for n in range(30 * EVALUATIONS[name])]
 
@@ -67,7 +67,7 @@ def parts(run: Recomputed) -> dict[str, float]:
 
 
 def scored(runs: Sequence[Recomputed]) -> list[Recomputed]:
-    """The runs that reached the target but for the fastest; that without success is the slowest."""
+    """The runs that reached the target, except the fastest; a run without success counts as the slowest."""
     return sorted((run for run in runs if run.samples_to_target), key=lambda run: run.time_to_train)[1:]
 
 

@@ -46,7 +46,7 @@ def test_where_no_file_is_nothing_is_watched(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_for_a_while(
     held: set[signal.Signals], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As from a file server that restarts."""
+    """As while a file server restarts, simulated by a missing file."""
     file = tmp_path / time_limit_warning.FILE
     file.touch()
     monkeypatch.setattr(time_limit_warning, "INTERVAL", 0.01)
@@ -58,7 +58,7 @@ def test_a_file_that_cannot_be_read_for_a_while(
 
 
 def test_a_warning_before_training_ends_the_job(tmp_path: Path) -> None:
-    """While it looks at settings and data, as here at what it was asked for, which nobody writes."""
+    """It comes while the job reads its settings, here a pipe without a writer."""
     os.mkfifo(tmp_path / env_check.ASKED)
     (tmp_path / time_limit_warning.FILE).write_text("1")
     command = [sys.executable, "-m", "llama31.launch.slurm.job", "begin", tmp_path]

@@ -37,7 +37,7 @@ def trained(tiny_data: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
 
 
 def copy(run: Run, run_dir: Path, *, size: int) -> Path:
-    """The run's directory as it was when its metrics had so many bytes."""
+    """Copy the run's directory as it was when its metrics had `size` bytes."""
     shutil.copytree(run.run_dir, run_dir)
     (run_dir / paths.OUTCOME).unlink()
     with (run_dir / paths.METRICS).open("r+b") as file:
@@ -65,8 +65,8 @@ def test_run_that_has_ended(trained: Run) -> None:
 
 
 @pytest.mark.slow
-def test_run_that_goes_on_at_any_moment(trained: Run, tmp_path: Path) -> None:
-    """Wherever the metrics end, in the midst of a line too."""
+def test_running_run_at_any_moment(trained: Run, tmp_path: Path) -> None:
+    """The metrics may end anywhere, also in the middle of a line."""
     whole = (trained.run_dir / paths.METRICS).read_bytes()
     ends = [number + 1 for number, byte in enumerate(whole) if byte == ord("\n")]
     for number, size in enumerate((0, 20, ends[0], ends[0] + 30, ends[3] - 1, ends[EVERY], ends[EVERY + 1], ends[-2])):
@@ -149,7 +149,7 @@ with record.claim(Path(sys.argv[1])) as held:
 
 
 def test_run_whose_launcher_was_killed(tmp_path: Path) -> None:
-    """It goes on as long as torchrun does, which the claim was handed to; then it was killed."""
+    """The run is running as long as torchrun, which inherits the claim; after that, it was killed."""
     run_dir = write_run(tmp_path / "run", 1)
     command = [sys.executable, "-c", CLAIMS, run_dir]
     launcher = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
@@ -165,8 +165,8 @@ def test_run_whose_launcher_was_killed(tmp_path: Path) -> None:
         assert time.monotonic() < end, words
 
 
-def test_run_that_cannot_be_told_from_a_killed_one(tmp_path: Path) -> None:
-    """It was begun by a version that claims nothing, or on a machine whose locks are not seen here."""
+def test_run_that_cannot_be_distinguished_from_a_killed_one(tmp_path: Path) -> None:
+    """It was started by a version that claims nothing, or on a machine whose locks are not visible here."""
     run_dir = write_run(tmp_path / "run", 1)
     assert row(run_dir)[0].startswith("no outcome yet")
     (run_dir / record.CLAIM).write_text("another-machine")
@@ -177,7 +177,7 @@ def test_run_that_cannot_be_told_from_a_killed_one(tmp_path: Path) -> None:
     ("outcome", "words"),
     [
         (Outcome(SUCCESS, "validation loss 3.2 reached", 0, 384, 12_288), "target reached"),
-        (Outcome(ABORTED, "told to end", INTERRUPTED, 384, 12_288), "interrupted: told to end"),
+        (Outcome(ABORTED, "received SIGTERM", INTERRUPTED, 384, 12_288), "interrupted: received SIGTERM"),
         (Outcome(ABORTED, "rank 1 failed", FAILED, 384, 12_288), "failed: rank 1 failed"),
         (Outcome(ABORTED, "the loss is nan", TARGET_NOT_REACHED, 384, 12_288), "target not reached: the loss is nan"),
     ],
@@ -249,7 +249,7 @@ def test_metrics_that_are_large_are_read_from_their_end(tmp_path: Path) -> None:
     file = run_dir / paths.METRICS
     end = file.read_bytes()
     with file.open("wb") as large:
-        large.seek(20 << 30)  # bytes of nothing, which take no room
+        large.seek(20 << 30)  # a hole, which takes no space
         large.write(b"\n" + end)
     record.claim(run_dir).close()
     began = time.monotonic()

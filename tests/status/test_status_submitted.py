@@ -94,7 +94,7 @@ def test_chain_from_submission_to_its_end(cluster: Cluster, submit: Callable[...
     job_began(run_dir, second, 2, Outcome(SUCCESS, "reached", 0, 768, 24_576))
     (run_dir / job_chain.job_dir_name(third, 0)).mkdir()  # that job finds nothing to do
     words, figures = row(run_dir)
-    assert words.endswith("  target reached"), "whatever becomes of the jobs after it"
+    assert words.endswith("  target reached"), "regardless of the jobs after it"
     assert figures[0].startswith("768/")
 
 

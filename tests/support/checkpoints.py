@@ -47,5 +47,5 @@ def save(given: dict[str, str], root: Path, job: int, step: int, **of_manifest: 
 
 
 def copy(checkpoint: Path, directory: Path) -> Path:
-    """A copy of a checkpoint in another directory, for tests that damage or go on from it."""
+    """Copy a checkpoint to another directory, for tests that damage it or resume from it."""
     return Path(shutil.copytree(checkpoint, directory / checkpoint.name))

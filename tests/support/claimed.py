@@ -1,4 +1,4 @@
-"""Data with the outer dimensions of the benchmark's, for plans: files that take no room."""
+"""Data of the benchmark's size for plans, in sparse files."""
 
 import json
 import struct
@@ -9,7 +9,7 @@ from llama31.data.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path,
 
 
 def claim_tokens(prefix: Path, documents: int, tokens: int) -> None:
-    """A token file of any size that takes no room: all but the ends of its index is a hole, its ids are zeros."""
+    """Write a sparse token file of any size: only the ends of its index are written, its ids are zeros."""
     token_type = TokenType.int32
     with open(bin_path(prefix), "wb") as file:
         file.truncate(tokens * token_type.itemsize)

@@ -76,7 +76,7 @@ class Trainer:
 
 @dataclass
 class Course:
-    """What a run told its observers, and how it ended."""
+    """What a run reported to its observers, and how it ended."""
 
     log: Path
     outcome: Outcome

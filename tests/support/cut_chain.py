@@ -42,7 +42,7 @@ class Chain:
         self.finished = run.ended(run.again())
 
     def limit(self, job: str, *, beside: bool = False) -> Run:
-        """Waits until the time limit cuts a job; meanwhile another one may start in the same run directory."""
+        """Wait until the time limit ends a job; with `beside`, start another one in the same run directory before."""
         ranks = self.run.after_a_step(job).values()
         self.run.limit(job, SIGNAL_BEFORE_END + (60 if beside else 5))
         with self.run.held(ranks):

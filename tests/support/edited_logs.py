@@ -51,7 +51,7 @@ def index(lines: list[str], name: str, nth: int = 0) -> int:
 
 
 def verdict(tmp_path: Path, lines: list[str], ruleset: str = NEWEST) -> Report:
-    """The report on such a log, held against what the official checker says of it."""
+    """Check such a log, compare the result with the official checker's, and return the report."""
     log = tmp_path / "spoilt.log"
     log.write_text("".join(lines), encoding="latin-1")
     report = check(log, ruleset)

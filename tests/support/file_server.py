@@ -91,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
             self._file(path, cookie)
 
     def do_CONNECT(self) -> None:
-        """As a proxy that lets nobody through."""
+        """Refuse, like a proxy that forwards no requests."""
         self.state.requests.append(Request(self.path, dict(self.headers.items())))
         self._head(403, {"Content-Length": "0"})
 
@@ -148,7 +148,7 @@ def wait_while(condition: Callable[[], object]) -> None:
 
 
 class QuietServer(ThreadingHTTPServer):
-    """Says nothing about clients that are gone."""
+    """Ignores clients that have disconnected."""
 
     daemon_threads = True
     block_on_close = False

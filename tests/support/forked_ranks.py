@@ -1,6 +1,6 @@
 """Ranks that start at once: forked from one process that has imported NeMo, which takes each fresh process 10 s.
 
-For tests of what ranks compute. torchrun is the real one but for the line that starts a process, and the ranks run
+For tests of what ranks compute. torchrun is real, except for the line that starts a process, and the ranks run
 the same scripts in the same environment. Tests of how ranks start, fail and are ended use run_llama31.sh as it is.
 
     forked_ranks.py serve SOCKET                   imports NeMo and forks torchruns until its standard input ends
@@ -64,7 +64,7 @@ def serve(address: str) -> None:
 
     import pretrain_llama31  # noqa: F401
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the torchruns here
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # avoids zombies: this process does not wait
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
@@ -120,7 +120,7 @@ class Forked:
         return self.process.exitcode
 
     def wait(self, timeout: float) -> None:
-        """Waits for its end, or so many seconds."""
+        """Wait for its end, at most `timeout` seconds."""
         self.process.join(timeout)
 
 

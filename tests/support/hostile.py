@@ -35,7 +35,7 @@ HOSTILE = {
     "SLURM_WORKING_DIR": "/nonexistent",
     "SQUEUE_PARTITION": "none",
     "SQUEUE_STATES": "PENDING",
-    "SQUEUE_USERS": "nobody",
+    "SQUEUE_USERS": "nobody",  # words: ok, an existing user, who has no jobs
     "SRUN_ERROR": "/nonexistent/error",
     "SRUN_OUTPUT": "/nonexistent/output",
 }

@@ -1,4 +1,4 @@
-"""Tests that cannot run here for want of a program or a right."""
+"""Skip or fail tests that cannot run here because a program or permission is missing."""
 
 import os
 from typing import NoReturn

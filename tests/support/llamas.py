@@ -74,7 +74,7 @@ KINDS = {
 
 
 def make(kind: Kind, directory: Path) -> Path:
-    """Saves a random model of a kind, in several files, with its tokenizer."""
+    """Save a random model of this kind, in several files, with its tokenizer."""
     if kind.tokenizer:
         tiny.make_tokenizer(directory, kind.tokenizer)
     torch.manual_seed(0)

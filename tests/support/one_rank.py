@@ -10,7 +10,7 @@ from llama31.model import cpu_backend
 
 @contextmanager
 def one_rank() -> Iterator[None]:
-    """Within this context this process is the only rank; afterwards there are no groups."""
+    """Make this process the only rank within a context, and destroy its groups at the end."""
     with cpu_backend.one_rank():
         model_parallel_cuda_manual_seed(1234)
         yield

@@ -1,4 +1,4 @@
-"""A rank that fails at once, and is told to end while it says so: RUN_DIR, under torchrun."""
+"""A rank that fails at once, and gets signals while it records that: run under torchrun with RUN_DIR."""
 
 import os
 import signal

@@ -63,7 +63,7 @@ class Recomputed:
 
     @property
     def step_seconds(self) -> list[float]:
-        """Of the steps that the log names, else means between evaluations."""
+        """Seconds of each step that the log names, else means between evaluations."""
         stats = [line for line in self.of("tracked_stats") if "step" in line["metadata"]]
         named = [line["value"]["train_step_time"] for line in stats if "train_step_time" in line["value"]]
         return named or [self.value("global_batch_size") / rate for _, rate in self.block_rates]

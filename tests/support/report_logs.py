@@ -27,9 +27,9 @@ TOKEN = ":::MLLOG "
 
 
 def spread(log: Path, seed: int = 1, **before: int) -> Path:
-    """Gives the lines of a log, which a test writes within a second, times as a run has them: none alike.
+    """Give the lines of a log, which a test writes within a second, times as in a real run, all different.
 
-    `before` a line of a key so many milliseconds pass, more or less.
+    `before`: milliseconds, within 3%, that pass before a line with this key.
     """
     chance, now, lines = random.Random(seed), 1_760_000_000_000, []
     takes = {"init_stop": 60_000, "block_stop": 190_000, "eval_accuracy": 9_500, "run_resumed": 1_000_000} | before
@@ -50,7 +50,7 @@ def a_log(path: Path, seed: int = 1, settings: Settings = SETTINGS, **how: Any) 
 
 
 def step_seconds(step: int) -> float:
-    """Time of a step in the tests: none alike, the first and some others long."""
+    """Time of a step in the tests: all different, the first and some others long."""
     return 0.5 + 0.01 * random.Random(step).random() + (20.0 if step == 1 else 1.5 if step % 997 == 0 else 0.0)
 
 
@@ -63,7 +63,7 @@ class Metered(MetricsWriter):
 
 
 def a_run_directory(directory: Path) -> Path:
-    """A run that was cut off after step 3,000, and went on from the checkpoint of step 2,880."""
+    """A run that was killed after step 3,000 and resumed from the checkpoint of step 2,880."""
     directory.mkdir()
     settings = replace(SETTINGS, gpu="H200", gpus_per_node=8)
     first = directory / "first job.log"

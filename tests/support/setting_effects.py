@@ -25,7 +25,7 @@ CLOSED = benchmark_run.SETTINGS  # the benchmark at a global batch size of 32
 
 @dataclass
 class Acts:
-    """A value other than the default, and what it makes of the recipe: value by path, GONE where there is none."""
+    """A value other than the default, and how it changes the recipe: new value by path, GONE if removed."""
 
     value: Any
     changes: dict[str, Any]

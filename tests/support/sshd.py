@@ -30,7 +30,7 @@ def keygen(file: Path) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
+    """Return ports that are not in use."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
@@ -39,7 +39,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def link_tools(directory: Path, *tools: str) -> Path:
-    """A directory for PATH that holds these tools alone."""
+    """Create a directory for PATH with only these tools."""
     directory.mkdir(parents=True)
     for tool in tools:
         (directory / tool).symlink_to(shutil.which(tool) or f"/bin/{tool}")
@@ -102,7 +102,7 @@ Match LocalPort {self.port}
                 assert all(line.startswith("Server listening on 127.0.0.1") for line in said), said
                 yield
             finally:
-                daemon.terminate()  # that one alone: a connection has a process of its own
+                daemon.terminate()  # only the daemon: each connection has its own process
 
 
 class Laptop:
@@ -127,7 +127,7 @@ class Laptop:
             "GlobalKnownHostsFile": "/dev/null",
             "HostName": "127.0.0.1",
             "HostKeyAlias": "login",
-            "User": "somebody",
+            "User": "no-such-user",
             "IdentitiesOnly": "yes",
             "IdentityAgent": "none",
         }

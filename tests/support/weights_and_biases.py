@@ -25,7 +25,7 @@ def history(run_dir: Path) -> list[dict[str, str]]:
 
 
 def described(run_dir: Path) -> Any:
-    """What is said of the run itself: run_id, display_name and so on."""
+    """Return the run's own record: run_id, display_name and so on."""
     return next(record.run for record in _parsed(run_dir) if record.HasField("run"))
 
 
@@ -40,7 +40,7 @@ def _parsed(run_dir: Path) -> Iterator[Any]:
 def _records(content: bytes) -> Iterator[bytes]:
     place, record = HEADER, b""
     while place + HEADER <= len(content):
-        if BLOCK - place % BLOCK < HEADER:  # what is left of a block is filled up
+        if BLOCK - place % BLOCK < HEADER:  # padding at the end of a block
             place += BLOCK - place % BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", content, place)

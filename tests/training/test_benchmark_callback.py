@@ -57,7 +57,7 @@ def test_the_official_checker_accepts_the_benchmarks_course_as_closed(train: Cal
         assert done.returncode == 0, f"ruleset {ruleset}:\n{done.stdout}{done.stderr}"
 
 
-def test_steps_are_told_as_they_were(train: Callable[..., Course], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_reported_as_they_were(train: Callable[..., Course], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100))
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
     course = train(replace(CLOSED, stop_at_step=3), train_loss=lambda step: 10.0 - step)
@@ -227,7 +227,7 @@ def test_a_training_loss_that_is_not_finite_ends_the_run_at_once(train: Callable
     course = train(CLOSED, train_loss=lambda step: loss if step == 390 else 4.0)
     assert course.outcome.reason == f"the training loss is {loss} at step 390; a lower MAX_LR may help"
     assert (course.outcome.exit_code, course.outcome.step) == (TARGET_NOT_REACHED, 390)
-    assert len(course.steps) == 390, "the step itself is told"
+    assert len(course.steps) == 390, "the step itself is reported"
     assert course.records()[-1]["metadata"]["status"] == ABORTED
 
 

@@ -1,4 +1,4 @@
-"""What a run shows on the screen while it goes on."""
+"""Console output of a run during training."""
 
 import contextlib
 import io

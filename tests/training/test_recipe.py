@@ -84,7 +84,7 @@ CPU_ALONE = {
     [(CUDA_WITH_ENGINE, set()), (CUDA, TORCH_ALONE), (CPU, TORCH_ALONE | CPU_ALONE)],
     ids=["engine", "cuda", "cpu"],
 )
-def test_8b_is_nemos_but_for_length_steps_and_kernels(backend: Backend, kernels: set[str]) -> None:
+def test_8b_is_nemos_except_for_length_steps_and_kernels(backend: Backend, kernels: set[str]) -> None:
     found, nemos = flat(model_config(Settings(), backend)), flat(run.Config(Llama31Config8B))
     assert differing(found, nemos) <= {
         "seq_length", "data_step_fn", "forward_step_fn", "attention_dropout", "hidden_dropout", *kernels
@@ -105,7 +105,7 @@ def test_the_compiled_loss_is_for_mixed_precision(backend: Backend, with_engine:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("size", sorted(set(SIZES) - {rules.SIZE}))
-def test_small_sizes_differ_in_their_dimensions_alone(
+def test_small_sizes_differ_only_in_their_dimensions(
     size: str,
     backend: Backend,
     with_engine: None,
@@ -147,7 +147,7 @@ def test_where_the_benchmark_says_nothing_it_is_nemos_recipe() -> None:
         "trainer.strategy.pipeline_dtype",  # the precision's, in both
         "trainer.strategy",  # NeMo's, with what loads a checkpoint where Transformer Engine is absent
         "trainer.strategy.ckpt_async_save",
-        "trainer.strategy.ckpt_optim_fully_reshardable",  # other layouts go on from a checkpoint
+        "trainer.strategy.ckpt_optim_fully_reshardable",  # jobs with other layouts resume from it
         "trainer.strategy.distrib_optim_fully_reshardable_mem_efficient",
         "trainer.strategy.ckpt_parallel_load",  # NeMo's default
         "trainer.strategy.replace_progress_bar",
