@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every check of the repository: ruff, shellcheck, hadolint, mypy, pytest. CI runs this too.
+# Runs every check of the repository: ruff, shellcheck, hadolint, word list, mypy, pytest. CI runs this too.
 #
 #     bash dev/test.sh [--quick] [ARGUMENTS OF PYTEST]      e.g. bash dev/test.sh --quick -k settings
 #
@@ -106,6 +106,7 @@ check "ruff check" "$python" -m ruff check .
 check "ruff format" "$python" -m ruff format --check .
 check "shellcheck" run_shellcheck
 check "hadolint" run_hadolint
+check "words" "$python" -m dev.check_words
 check "mypy" "$python" -m mypy
 if [[ $quick == yes ]]; then
     check "pytest" run_quick_pytest "$@"

@@ -209,7 +209,7 @@ class _Run:
         from llama31.mlperf.log.writer import MLPerfLog, copy_to_resume
 
         file = self.run_dir / paths.MLPERF_LOG
-        if self.start.goes_on:
+        if self.start.resumes:
             copy_to_resume(Path(self.start.checkpoint) / paths.MLPERF_LOG, file, departed)
             self.observers.append(MLPerfLog(file, resumed=True))
             return
@@ -231,7 +231,7 @@ class _Run:
         from llama31.training.console_progress import ConsoleProgress
 
         metrics = self.run_dir / paths.METRICS
-        if self.start.goes_on:
+        if self.start.resumes:
             shutil.copyfile(Path(self.start.checkpoint) / paths.METRICS, metrics)
         self.observers.append(MetricsWriter(metrics))
         self.observers.append(ConsoleProgress(settings, data.vocab_size, last_step, device.gpu(settings), self.console))

@@ -1,4 +1,4 @@
-"""Writing files that appear under their final name only when complete; syncing, hashing and finding room for files."""
+"""Writing files that appear under their final name only when complete; syncing and hashing; free space."""
 
 import hashlib
 import os

@@ -52,7 +52,7 @@ def planned(settings: Settings) -> Overlap:
 def problems(settings: Settings) -> Iterator[Problem]:
     """Yield settings of overlap that have no effect or that Megatron does not support."""
     if settings.overlap_grad_reduce and _sharing_ranks(settings) == 1:
-        what = "OVERLAP_GRAD_REDUCE=1: one rank alone holds each weight, and has nothing to reduce"
+        what = "OVERLAP_GRAD_REDUCE=1: each weight is on a single rank, so there is nothing to reduce"
         yield Problem("overlap_grad_reduce", what, (None,))
     # As in Megatron-LM's argument checks: both use the same buckets, and without the former there is only one.
     elif settings.overlap_param_gather and not planned(settings).grad_reduce:

@@ -75,10 +75,7 @@ def format_of(path: Path) -> Format | None:
 
 
 def suffix_problem(path: Path) -> str:
-    """Compare a file's first bytes with its suffix; return the problem, empty if they agree or the file is too short.
-
-    Raises UserError if the file cannot be read.
-    """
+    """Return how the first bytes of a file contradict its suffix; empty if they agree or the file is too short."""
     with failures_named(path), open(path, "rb") as file:
         head = file.read(MAGIC_BYTES)
     named, found = format_of(path), next((each for each in FORMATS if each.magic.match(head)), None)

@@ -155,10 +155,7 @@ class _Unreadable(Exception):
 
 
 class _CopyingReader:
-    """A source file that is copied to a target as it is read.
-
-    `read` raises _Unreadable if the source fails, OSError if the target does.
-    """
+    """A source file copied as it is read. `read` raises _Unreadable if the source fails, OSError if the target does."""
 
     def __init__(self, source: BinaryIO, target: BinaryIO, on_progress: OnProgress):
         self._source = source

@@ -32,10 +32,7 @@ PROVEN: tuple[Any, ...] = (
 
 
 def ambiguous_texts(texts: Sequence[str]) -> list[int]:
-    """Return the indices of texts with a code point that is unassigned in Python's version of Unicode.
-
-    ASCII texts cost nothing, others a pass over their bytes.
-    """
+    """Return the indices of texts with a code point that Python's Unicode lacks. ASCII texts cost nothing."""
     others = b"".join([text.encode() for text in texts if not text.isascii()]).translate(None, ASCII).decode()
     unassigned = {character for character in set(others) if category(character) == "Cn"}
     if not unassigned:

@@ -3,7 +3,7 @@
 Documents are encoded one by one, so the result has the same bytes as tokenising the merged file.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -37,9 +37,8 @@ def join(job: TokenizeJob, pieces: Sequence[Path], on_progress: OnProgress = boo
             combined = _combined([_manifest(job, *each) for each in zip(job.inputs, pieces, strict=True)])
             job.require_bad_lines_within_limit(combined)
             # If this run is killed, the checkpoint tells the next one which job the partial files belong to.
-            tokenize_checkpoint.store(
-                job.prefix, TokenizeCheckpoint(job.identity, encoder=next(iter(combined.versions)))
-            )
+            unfinished = TokenizeCheckpoint(job.identity, encoder=next(iter(combined.versions)))
+            tokenize_checkpoint.store(job.prefix, unfinished)
             _write(files, job.prefix, combined, on_progress)
         tokenize_checkpoint.discard(job.prefix)
 
@@ -61,18 +60,13 @@ def _write(files: Sequence[TokenFile], prefix: Path, combined: TokenManifest, on
     with failures_named(manifest_path(prefix)):
         manifest_path(prefix).unlink(missing_ok=True)  # an old manifest must never be beside new data
     with TokenWriter(prefix, files[0].token_type) as writer:
-
-        def ids(data: bytes) -> None:
-            writer.write(data, b"")
-            on_progress(len(data))
-
-        def lengths(data: bytes) -> None:
-            writer.write(b"", data)
-            on_progress(len(data))
-
         for file in files:
-            _copy(bin_path(file.prefix), 0, _bin_bytes(file), ids)
-            _copy(idx_path(file.prefix), HEADER.size, _lengths_bytes(file), lengths)
+            for ids in _blocks(bin_path(file.prefix), 0, _bin_bytes(file)):
+                writer.write(ids, b"")
+                on_progress(len(ids))
+            for lengths in _blocks(idx_path(file.prefix), HEADER.size, _lengths_bytes(file)):
+                writer.write(b"", lengths)
+                on_progress(len(lengths))
     token_manifest.write(prefix, replace(combined, bin_sha256=writer.bin_sha256, idx_sha256=writer.idx_sha256))
 
 
@@ -84,11 +78,11 @@ def _lengths_bytes(file: TokenFile) -> int:
     return 4 * file.stored_sequences
 
 
-def _copy(path: Path, start: int, count: int, write: Callable[[bytes], None]) -> None:
+def _blocks(path: Path, start: int, count: int) -> Iterator[bytes]:
     with failures_named(path), open(path, "rb") as file:
         file.seek(start)
         while count and (data := file.read(min(count, BLOCK_BYTES))):
-            write(data)
+            yield data
             count -= len(data)
     if count:
         raise UserError(f"{path}: truncated while it was read")

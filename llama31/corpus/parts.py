@@ -14,7 +14,6 @@ def part_shards(part: int) -> range:
 def parse(text: str) -> list[int]:
     """Parse part numbers separated by spaces; return them sorted, without duplicates. Raises UserError."""
     known = {str(part): part for part in range(PARTS)}
-    unknown = [word for word in text.split() if word not in known]
-    if unknown:
+    if unknown := [word for word in text.split() if word not in known]:
         raise UserError(f'PARTS="{text}": {unknown[0]} is not one of the parts 0 to {PARTS - 1}; example: PARTS="6 7"')
     return sorted({known[word] for word in text.split()})

@@ -151,15 +151,10 @@ def _terminated_on_sigterm() -> Iterator[set["subprocess.Popen[bytes]"]]:
 
 
 def finish(work: Work, jobs: int) -> str:
-    """Join the parts made from shards; return a summary line.
-
-    Raises UserError, before it joins anything, with a line for each file that has no complete token file.
-    """
-    incomplete = [
-        f"{task.source}: not tokenised: {problem}" for task in work.tasks if (problem := _problem(task.prefix))
-    ]
-    if incomplete:
-        raise UserError(incomplete)
+    """Join the parts made from shards; return a summary line. Raises UserError, first, for all incomplete files."""
+    problems = {task.source: problem for task in work.tasks if (problem := _problem(task.prefix))}
+    if problems:
+        raise UserError(f"{source}: not tokenised: {problem}" for source, problem in problems.items())
     with Progress("join", sum(size(part.pieces) for part in work.parts if not part.is_joined)) as progress:
         run_all(lambda part: _join(part, progress), work.parts, jobs)
     found = [summary(prefix) for prefix in work.prefixes]

@@ -100,10 +100,7 @@ class TokenWriter:
             _resize(self._idx, end)
 
     def write(self, tokens: Buffer, lengths: Buffer) -> None:
-        """Append documents: their ids, concatenated, in the file's type, and the number of ids of each (int32).
-
-        Documents without tokens must be left out.
-        """
+        """Append documents, none empty: their concatenated ids, in the file's type, and the number of each (int32)."""
         with failures_named(self._bin_path):
             self._bin_sha256.update(tokens)
             self._bin.write(tokens)

@@ -58,10 +58,7 @@ class TokenizeJob:
         return [path.stat().st_size for path in self.inputs]
 
     def finished(self) -> TokenFile | None:
-        """Return the output; None if it is not finished.
-
-        Raises UserError if it was made from other inputs or with other options, or is incomplete.
-        """
+        """Return the output; None if unfinished. Raises UserError if incomplete, or of other inputs or options."""
         identity = self.identity
         with failures_named(self.prefix):
             existing = [path for path in (bin_path(self.prefix), idx_path(self.prefix)) if path.exists()]
@@ -80,9 +77,8 @@ class TokenizeJob:
         if not existing:
             return None
         if len(existing) == 1:
-            raise UserError(
-                f"{existing[0]}: the other file of the .bin/.idx pair is missing; remove this one to make both again"
-            )
+            advice = "remove this one to make both again"
+            raise UserError(f"{existing[0]}: the other file of the .bin/.idx pair is missing; {advice}")
         found = summary(self.prefix)
         if (found.documents, found.tokens) != (manifest.documents, manifest.tokens):
             raise UserError(f"{manifest_path(self.prefix)}: does not match {bin_path(self.prefix).name}; remove both")
@@ -102,9 +98,7 @@ class TokenizeJob:
         since = manifest_path(self.prefix).stat().st_mtime_ns
         for path, size, sha256 in zip(self.inputs, manifest.input_bytes, manifest.input_sha256, strict=True):
             status = path.stat()
-            if status.st_size != size or (
-                max(status.st_mtime_ns, status.st_ctime_ns) >= since and sha256_of(path) != sha256
-            ):
-                raise UserError(
-                    f"{path}: changed since {self.prefix} was made from it; remove that or use another prefix"
-                )
+            is_newer = max(status.st_mtime_ns, status.st_ctime_ns) >= since
+            if status.st_size != size or (is_newer and sha256_of(path) != sha256):
+                changed = f"{path}: changed since {self.prefix} was made from it"
+                raise UserError(f"{changed}; remove that or use another prefix")

@@ -73,8 +73,7 @@ def _text(file: TokenFile, start: int, length: int, tokenizer: ExactEncoder) -> 
         return "[outside the data]"
     with failures_named(path):
         ids = np.fromfile(path, dtype, min(length, SHOWN_TOKENS), offset=start * dtype.itemsize).tolist()
-    unknown = [number for number in ids if not 0 <= number < tokenizer.ids]
-    if unknown:
+    if unknown := [number for number in ids if not 0 <= number < tokenizer.ids]:
         return f"[not decoded: id {unknown[0]} is not the tokenizer's]"
     text = "".join(
         character if character.isprintable() or character in "\n\t" else repr(character)[1:-1]

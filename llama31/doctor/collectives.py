@@ -30,10 +30,8 @@ def check(context: Context) -> Iterator[Finding]:
         rank = context.task.rank if context.task else 0
         errors = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         answers = [{"rank": rank, "error": errors[-1]}]
-    failed = [answer for answer in answers if "error" in answer]
-    for answer in failed:
-        yield troubles.ALL_REDUCE_FAILED.found(backend=backend, **answer)
-    if failed:
+    if failed := [answer for answer in answers if "error" in answer]:
+        yield from (troubles.ALL_REDUCE_FAILED.found(backend=backend, **answer) for answer in failed)
         return
     if not all(answer["right"] for answer in answers):
         yield troubles.ALL_REDUCE_WRONG.found(backend=backend)

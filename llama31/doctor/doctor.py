@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from llama31.common import training_packages
 from llama31.common.errors import UserError
@@ -28,8 +28,7 @@ class Check:
     title: str
     work: Callable[[Context], Iterator[Finding]]
     by: Literal["first", "node", "rank"] = "node"
-    limit: float | None = None
-    """Time limit in seconds, if not --timeout."""
+    limit: float | None = None  # seconds; None: --timeout
 
 
 def checks(context: Context, verify: bool) -> Iterator[Check]:
@@ -101,7 +100,10 @@ def examine(context: Context, group: Group, wanted: Sequence[Check]) -> int:
         nodes |= {rank: name for rank, (name, _) in answers.items()}
         lost = set(range(context.task.size if context.task else 1)) - answers.keys() - missing
         missing |= lost
-        by_node = _by_node(answers)
+        by_node: dict[str, list[Finding]] = {}  # without nodes that did not run the check
+        for name, values in answers.values():
+            if values is not None:
+                by_node.setdefault(name, []).extend(from_json(values))
         failures += sum(finding.severity is Severity.failed for found in by_node.values() for finding in found)
         for line in (*_lost(context, lost, nodes), *lines(check.title, by_node)):
             print(line, flush=True)
@@ -111,13 +113,8 @@ def examine(context: Context, group: Group, wanted: Sequence[Check]) -> int:
 def _found(check: Check, context: Context, limit: float) -> list[Finding]:
     """Return the findings of a check; an exception is a failure."""
     found: list[Finding] = []
-
-    def work() -> None:
-        for finding in check.work(context):
-            found.append(finding)
-
     try:
-        limits.within(limit, work)
+        limits.within(limit, lambda: found.extend(check.work(context)))
     except limits.TookTooLong as error:
         return [*found, troubles.HANGS.found(seconds=error.seconds, longer=2 * context.timeout)]
     except UserError as error:
@@ -125,15 +122,6 @@ def _found(check: Check, context: Context, limit: float) -> list[Finding]:
     except Exception as error:  # noqa: BLE001 - the other checks must run
         found.append(troubles.EXCEPTION.found(error=f"{type(error).__name__}: {error}"))
     return found
-
-
-def _by_node(answers: Mapping[int, Any]) -> dict[str, list[Finding]]:
-    """Return node -> findings of its ranks, without nodes that did not run the check."""
-    by_node: dict[str, list[Finding]] = {}
-    for name, findings in answers.values():
-        if findings is not None:
-            by_node.setdefault(name, []).extend(from_json(findings))
-    return by_node
 
 
 def _lost(context: Context, lost: Collection[int], nodes: Mapping[int, str]) -> Iterator[str]:
@@ -154,8 +142,7 @@ def _shape(context: Context) -> Iterator[Finding]:
     """Check that srun started as many tasks as a run would."""
     task, settings = context.task, context.settings
     assert task
-    tasks = settings.nnodes * settings.gpus_per_node
-    if (task.nodes, task.size) == (settings.nnodes, tasks):
+    if (task.nodes, task.size) == (settings.nnodes, settings.nnodes * settings.gpus_per_node):
         yield ok(f"{task.nodes} nodes, {task.size} ranks")
         return
     yield troubles.WRONG_SHAPE.found(

@@ -35,11 +35,6 @@ class Directory:
     path: Path
     written: bool = True
 
-    @property
-    def nearest(self) -> Path:
-        """The directory, or its nearest existing parent. Raises OSError if none is accessible."""
-        return nearest_existing(self.path)
-
 
 def directories(settings: Settings) -> list[Directory]:
     """Return the directories that settings name, except the data's (see `llama31.doctor.data`)."""
@@ -75,8 +70,7 @@ def unmark(context: Context) -> None:
 
 def visible(context: Context) -> Iterator[Finding]:
     """On each node: check that these files are visible."""
-    unseen = _written(context)
-    end = time.monotonic() + APPEARS
+    unseen, end = _written(context), time.monotonic() + APPEARS
     while (unseen := [directory for directory in unseen if not _shows(context, directory)]) and time.monotonic() < end:
         time.sleep(0.2)
     for directory in unseen:
@@ -88,7 +82,7 @@ def visible(context: Context) -> Iterator[Finding]:
 
 def _mark(context: Context, directory: Directory) -> Path:
     assert context.task
-    return directory.nearest / f".llama31-doctor-{context.task.step}-{directory.setting}"
+    return nearest_existing(directory.path) / f".llama31-doctor-{context.task.step}-{directory.setting}"
 
 
 def _shows(context: Context, directory: Directory) -> bool:
@@ -105,10 +99,8 @@ def _shows(context: Context, directory: Directory) -> bool:
 class Room:
     """Bytes that a run needs in a directory."""
 
-    least: int = 0
-    """With less it does not start."""
-    most: int = 0
-    """With less it may run out of space."""
+    least: int = 0  # to start
+    most: int = 0  # to end
 
     def __add__(self, other: "Room") -> "Room":
         return Room(self.least + other.least, self.most + other.most)
@@ -138,19 +130,18 @@ def room(context: Context) -> Iterator[Finding]:
     on_device: dict[int, Room] = {}  # several directories may share a file system
     for directory in directories(settings):
         try:
-            device = directory.nearest.stat().st_dev
+            device = nearest_existing(directory.path).stat().st_dev
             if not directory.written:
                 os.scandir(directory.path).close()
         except OSError as error:
-            yield troubles.UNUSABLE_DIRECTORY.found(
-                setting=directory.setting, path=directory.path, error=error.strerror
-            )
+            named = {"setting": directory.setting, "path": directory.path}
+            yield troubles.UNUSABLE_DIRECTORY.found(**named, error=error.strerror)
             continue
         usable.append((directory, device))
         on_device[device] = on_device.get(device, Room()) + needed.get(directory.setting, Room())
     for directory, device in usable:
         if directory.written:
-            yield _compared(directory, shutil.disk_usage(directory.nearest).free, on_device[device])
+            yield _compared(directory, shutil.disk_usage(nearest_existing(directory.path)).free, on_device[device])
 
 
 def _compared(directory: Directory, free: int, room: Room) -> Finding:
@@ -167,7 +158,7 @@ def speed(context: Context) -> Iterator[Finding]:
     for directory in [] if devices.is_through_ssh(context.settings) else _written(context):
         named = {"setting": directory.setting, "path": directory.path}
         try:
-            rate = write_rate(directory.nearest)
+            rate = write_rate(nearest_existing(directory.path))
         except OSError as error:
             yield troubles.UNUSABLE_DIRECTORY.found(**named, error=error.strerror)
             continue

@@ -8,7 +8,7 @@ from typing import Any
 
 from llama31.common.units import scaled
 
-SHOWN_NODES = 3  # named in a line
+SHOWN = 3  # nodes or packages named in a line
 
 
 class Severity(Enum):
@@ -25,9 +25,7 @@ class Finding:
 
     severity: Severity
     says: str
-    """What was found, or what is wrong: its value."""
     remedy: str = ""
-    """How to fix it."""
     rate: float | None = None
     """Measured bytes per second; of several nodes the slowest is shown."""
 
@@ -60,7 +58,7 @@ def lines(check: str, found: Mapping[str, Sequence[Finding]]) -> Iterator[str]:
             rates = same.setdefault(replace(finding, rate=None), {})
             rates[node] = min(finding.rate or math.inf, rates.get(node, math.inf))
     for finding, rates in same.items():
-        where = "" if len(rates) == len(found) else f"{_named(list(rates))}: "
+        where = "" if len(rates) == len(found) else f"{first_of(list(rates))}: "
         slowest = min(rates, key=rates.__getitem__)
         measured = "" if math.isinf(rates[slowest]) else f" {scaled(rates[slowest], 'B/s')}"
         if measured and len(rates) > 1:
@@ -69,6 +67,7 @@ def lines(check: str, found: Mapping[str, Sequence[Finding]]) -> Iterator[str]:
         yield f"{finding.severity.name:<8} {f'{check}:':<13} {where}{finding.says}{measured}{remedy}"
 
 
-def _named(nodes: Sequence[str]) -> str:
-    more = len(nodes) - SHOWN_NODES
-    return ", ".join(nodes[:SHOWN_NODES]) + (f" and {more} more" if more > 0 else "")
+def first_of(names: Sequence[str]) -> str:
+    """Join the first names, and count the rest."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -24,15 +24,11 @@ class StepTask:
     """This process among the tasks of its Slurm step."""
 
     rank: int
-    size: int
-    """Number of tasks in the step."""
+    size: int  # number of tasks in the step
     local_rank: int
-    """Index of this task on its node."""
     node: str
-    node_names: tuple[str, ...]
-    """Nodes of the step, in Slurm's order."""
-    step: str
-    """job.step, unique to this step."""
+    node_names: tuple[str, ...]  # of the step, in Slurm's order
+    step: str  # job.step, unique
     port: int
     """Port of the doctor on the first node; torch uses the next one."""
 

@@ -56,11 +56,8 @@ def _containers(context: Context) -> Iterator[Finding]:
         if not shutil.which("apptainer"):
             yield troubles.NO_APPTAINER.found()
         return
-    pyxis = (
-        shutil.which("srun")
-        and "--container-image" in limits.output(["srun", "--help"], context.command_timeout).stdout
-    )
-    if not pyxis:
+    help_text = limits.output(["srun", "--help"], context.command_timeout).stdout if shutil.which("srun") else ""
+    if "--container-image" not in help_text:
         yield troubles.NO_PYXIS.found(image=context.settings.image)
 
 

@@ -22,7 +22,7 @@ class Trouble:
 
 # In any check
 EXCEPTION = Trouble("the check failed: {error}", "fix that first; the other checks still ran")
-HANGS = Trouble("no answer within {seconds:g} s", "find out what hangs, or raise the limit: --timeout {longer:g}")
+HANGS = Trouble("no answer within {seconds:g} s", "check what hangs, or raise the limit: --timeout {longer:g}")
 NO_ANSWER = Trouble(
     "{nodes}: no answer (rank {ranks})",
     "see srun's output if they exited; else allow the nodes to connect to {address}, port {port}",
@@ -114,16 +114,11 @@ NO_PYXIS = Trouble(
 NO_APPTAINER = Trouble("CONTAINER=apptainer, but apptainer is not installed", "have it installed, or leave IMAGE empty")
 
 
-def all_troubles() -> dict[str, Trouble]:
-    """Return all troubles by name, in file order."""
-    return {name: value for name, value in globals().items() if isinstance(value, Trouble)}
-
-
 def table() -> Iterator[str]:
     """Yield the lines of the table in docs/troubleshooting.md, with fields in italics."""
     yield "| Doctor says | What to do |"
     yield "| :-- | :-- |"
-    for trouble in all_troubles().values():
+    for trouble in [value for value in globals().values() if isinstance(value, Trouble)]:
         yield f"| {_italics(trouble.says)} | {_italics(trouble.remedy)} |"
 
 

@@ -12,11 +12,7 @@ from llama31.config import devices
 from llama31.config.paths import REPOSITORY, is_checkout
 from llama31.doctor import troubles
 from llama31.doctor.context import ON_HOST, Context
-from llama31.doctor.findings import Finding, ok
-
-SHOWN = 3  # packages in a line
-IMAGE_PACKAGES = {"torch"}
-"""Packages that container images provide in their own version, built with their Transformer Engine."""
+from llama31.doctor.findings import Finding, first_of, ok
 
 
 def check(context: Context) -> Iterator[Finding]:
@@ -31,8 +27,7 @@ def check(context: Context) -> Iterator[Finding]:
     locked = {name: pin for name, pin in _pins("requirements.lock") if name not in pins}
     drifted = [f"{name} {here} ({pin})" for name, pin in locked.items() if (here := _installed(name)) and here != pin]
     if drifted:
-        more = f" and {len(drifted) - SHOWN} more" if len(drifted) > SHOWN else ""
-        yield troubles.DRIFTED.found(packages=", ".join(drifted[:SHOWN]) + more)
+        yield troubles.DRIFTED.found(packages=first_of(drifted))
     yield from _engine()
     if not wrong:
         yield ok(f"Python {platform.python_version()}, {len(pins)} packages as pinned")
@@ -75,9 +70,9 @@ def _compared(name: str, pin: str) -> Finding | None:
         return troubles.MISSING.found(package=name, pin=pin)
     if here == pin:
         return None
-    if name in IMAGE_PACKAGES:
-        return troubles.WRONG_TORCH.found(version=here, pin=pin)
-    return troubles.WRONG_VERSION.found(package=name, version=here, pin=pin)
+    # Container images provide torch in their own version, built with their Transformer Engine.
+    trouble = troubles.WRONG_TORCH if name == "torch" else troubles.WRONG_VERSION
+    return trouble.found(package=name, version=here, pin=pin)
 
 
 def _installed(name: str) -> str | None:

@@ -183,7 +183,7 @@ def print_notes(lines: Iterable[str]) -> None:
 
 def _nothing_left(plan: Plan) -> Outcome | None:
     """Return the outcome if earlier jobs have done all steps, None if steps are left."""
-    if not plan.start.goes_on or plan.data is None:
+    if not plan.start.resumes or plan.data is None:
         return None
     last, reason = plan.start.last_step(plan.settings, plan.data.available_samples(plan.settings.seq_length))
     if plan.start.step < last:

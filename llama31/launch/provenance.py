@@ -62,9 +62,9 @@ def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
     yield from (f"was not set: {name}={ours[name]}" for name in unset[1::2])
     for name, value in now.items():
         yield from _differences(name, was.get(name), value)
-    begun = start_point.load(run_dir / paths.START)
-    if begun.goes_on:
-        yield f"it resumed from {begun.checkpoint}: to reproduce the run from its start, replay all jobs of its chain"
+    start = start_point.load(run_dir / paths.START)
+    if start.resumes:
+        yield f"it resumed from {start.checkpoint}: to reproduce the run from its start, replay all jobs of its chain"
 
 
 def _differences(name: str, was: Any, now: Any) -> Iterator[str]:

@@ -205,8 +205,8 @@ def _data(settings: Settings, data: Data) -> Iterator[Problem]:
     if not held or not available:
         short = bin_path(data.validation.prefix) if not held else "the training data"
         longest = min(data.validation.tokens, max(part.tokens for part in data.train)) - 1
-        works = (longest,) if longest else ()
-        yield Problem("seq_length", f"SEQ_LENGTH={length}: {short} holds no sequence of that length", works)
+        works, at_once = ((longest,), ({"seq_length": longest, "gbs": 1},)) if longest else ((), ())
+        yield Problem("seq_length", f"SEQ_LENGTH={length}: {short} holds no sequence of that length", works, at_once)
         return
     if settings.eval_samples > held:
         enough = f"{bin_path(data.validation.prefix)} is enough for {held:,} of {length} tokens"

@@ -28,11 +28,11 @@ def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -
         raise UserError(f"-o {output}: is one of the logs to read; name another file")
 
     from llama31.report import runs
-    from llama31.report.figures import Figures, Given
+    from llama31.report.figures import Figures
     from llama31.report.page import render
 
     found = runs.read(logs)
-    page = render([Figures(run, Given(devices, known or "")) for run in found])
+    page = render([Figures(run, devices, known or "") for run in found])
     with atomic_writer(page_file) as file:
         file.write(page.encode())
     for run in found:

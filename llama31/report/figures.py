@@ -27,14 +27,6 @@ MODEL_PARALLEL = (constants.TENSOR_PARALLELISM, constants.PIPELINE_PARALLELISM, 
 
 
 @dataclass(frozen=True)
-class Given:
-    """Values from the user for runs whose files lack them."""
-
-    devices: int | None = None
-    gpu: str = ""
-
-
-@dataclass(frozen=True)
 class EvaluationFigures:
     """One evaluation."""
 
@@ -43,12 +35,12 @@ class EvaluationFigures:
 
 
 class Figures:
-    """Figures of one run."""
+    """Figures of one run. `devices` and `gpu` are the user's, for runs whose files lack them."""
 
-    def __init__(self, run: ReportedRun, given: Given | None = None):
+    def __init__(self, run: ReportedRun, devices: int | None, gpu: str):
         self.run = run
-        self.given = given or Given()
         self.log: Log = run.mlperf.log
+        self._given_devices, self._given_gpu = devices, gpu
 
     # What ran
 
@@ -71,22 +63,19 @@ class Figures:
         model = [self.log.whole(key) for key in MODEL_PARALLEL]
         if self.batch and micro and accumulation and all(model):
             return self.batch // (micro * accumulation) * math.prod(size or 1 for size in model)
-        return self.given.devices
+        return self._given_devices
 
     @property
     def gpu(self) -> str:
         """Name of the GPU, one of `GPUS`; empty if unknown."""
-        name = self.run.settings.gpu if self.run.settings else ""
-        return name or self.given.gpu
+        return (self.run.settings.gpu if self.run.settings else "") or self._given_gpu
 
     @cached_property
     def flops_per_token(self) -> int | None:
         """FLOPs of training on one token (`llama31.estimates.speed`); None for other models than 8b."""
-        departures = self.log.declared or []
-        is_8b = self.log.value(constants.SUBMISSION_BENCHMARK) == rules.BENCHMARK and not any(
-            departure.startswith("SIZE=") for departure in departures
-        )
-        if not is_8b or not self.sequence_length:
+        is_8b = self.log.value(constants.SUBMISSION_BENCHMARK) == rules.BENCHMARK
+        is_other_size = any(departure.startswith("SIZE=") for departure in self.log.declared or ())
+        if not is_8b or is_other_size or not self.sequence_length:
             return None
         return speed.flops_per_token(replace(Settings(), seq_length=self.sequence_length), rules.VOCABULARY_SIZE)
 
@@ -126,12 +115,13 @@ class Figures:
     @cached_property
     def time_to_train(self) -> float | None:
         """From run_start to run_stop; None during the run, or if the log has several of either."""
-        return self._between(constants.RUN_START, constants.RUN_STOP)
+        is_repeated = any(len(self.log.all(key)) > 1 for key in (constants.RUN_START, constants.RUN_STOP))
+        return None if is_repeated else self._between(constants.RUN_START, constants.RUN_STOP)
 
     @cached_property
     def initialisation(self) -> float | None:
         """From the first init_start to the last init_stop."""
-        return self._between(constants.INIT_START, constants.INIT_STOP, repeatable=True)
+        return self._between(constants.INIT_START, constants.INIT_STOP)
 
     @property
     def status(self) -> str | None:
@@ -168,33 +158,23 @@ class Figures:
     @cached_property
     def restarts(self) -> list[Restart]:
         """Jobs that resumed the run."""
-        return list(timeline.restarts(self.log.records, self.run.metrics))
+        return timeline.restarts(self.log.records, self.run.metrics)
 
     @cached_property
-    def evaluating(self) -> float:
-        """Time of all evaluations, from eval_start to eval_stop."""
-        return sum(seconds for _, seconds in intervals(self.log, constants.EVAL_START, constants.EVAL_STOP))
-
-    @cached_property
-    def restarting(self) -> float:
-        """Time lost to all restarts."""
-        return sum(restart.seconds for restart in self.restarts)
-
-    @cached_property
-    def training(self) -> float:
-        """Time of all finished training blocks, without restarts."""
-        return sum(block.training for block in self.blocks)
-
-    @property
     def parts(self) -> dict[str, float]:
         """How the time to train was spent; `other` is what the log does not account for."""
-        known = {"training": self.training, "evaluation": self.evaluating, "restarts": self.restarting}
+        evaluations = intervals(self.log, constants.EVAL_START, constants.EVAL_STOP)
+        known = {
+            "training": sum(block.training for block in self.blocks),
+            "evaluation": sum(seconds for _, seconds in evaluations),
+            "restarts": sum(restart.seconds for restart in self.restarts),
+        }
         return {**known, "other": (self.time_to_train or 0.0) - sum(known.values())}
 
     @property
     def evaluation_share(self) -> float | None:
         """Share of the time to train that evaluations took."""
-        return self.evaluating / self.time_to_train if self.time_to_train else None
+        return self.parts["evaluation"] / self.time_to_train if self.time_to_train else None
 
     # Speed
 
@@ -207,7 +187,7 @@ class Figures:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Tokens per second of all devices."""
+        """Of all devices together."""
         return _product(self.sequences_per_second, self.sequence_length)
 
     @property
@@ -254,11 +234,9 @@ class Figures:
         """Median of the step times."""
         return self.step_times.percentile(50) if self.step_times else None
 
-    def _between(self, start: str, stop: str, *, repeatable: bool = False) -> float | None:
-        starts, stops = self.log.all(start), self.log.all(stop)
-        if not starts or not stops or (not repeatable and (len(starts), len(stops)) != (1, 1)):
-            return None
-        return seconds_between(starts[0], stops[-1])
+    def _between(self, start: str, stop: str) -> float | None:
+        first, last = self.log.first(start), self.log.last(stop)
+        return seconds_between(first, last) if first and last else None
 
 
 def _is_usable(evaluation: Record) -> bool:

@@ -38,38 +38,27 @@ class Series:
 
 @dataclass
 class LogData:
-    """Content of an MLPerf log."""
+    """Records of an MLPerf log, and its tracked statistics by name, for example train_step_time."""
 
     log: Log
-    """All records except tracked statistics."""
     statistics: dict[str, Series]
-    """Tracked statistics by name, for example train_step_time."""
     damages: Damages
 
 
 @dataclass
 class Metrics:
-    """A run's metrics (`llama31.run_dir.metrics_file`)."""
+    """A run's metrics (`llama31.run_dir.metrics_file`): seconds and training loss of steps, seconds of checkpoints."""
 
     seconds: Series = field(default_factory=Series)
-    """Time of each step."""
     loss: Series = field(default_factory=Series)
-    """Training loss of each step."""
     checkpoints: Series = field(default_factory=Series)
-    """Time of each checkpoint save."""
     damages: Damages = field(default_factory=Damages)
 
 
 def read_log(path: Path, progress: Callable[[int], None]) -> LogData:
-    """Read an MLPerf log, which may be gzipped.
+    """Read an MLPerf log, which may be gzipped; call `progress` with the number of bytes of each read.
 
-    Args:
-        path: The log.
-        progress: Called with the number of bytes of each read.
-
-    Raises:
-        UserError: The log has no `:::MLLOG` line.
-        OSError: The file cannot be read.
+    Raises UserError if the log has no `:::MLLOG` line, OSError if the file cannot be read.
     """
     records: list[Record] = []
     tracked = _Tracked()
@@ -91,7 +80,7 @@ def read_log(path: Path, progress: Callable[[int], None]) -> LogData:
 class _Tracked:
     """Collects tracked statistics by name.
 
-    NVIDIA's logs of v5.1 name the step of a statistic. Those of v6.0 name its samples instead: a line with a training
+    NVIDIA's logs of v5.1 name a statistic's step, and logs of v6.0 its samples: a line with a training
     loss is about one step, after that many samples; a line with only a step time is the mean of a block, and its
     samples are the block's length. The first line after an evaluation is written before another step has ended: its
     loss is valid, its step time is not.

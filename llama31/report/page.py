@@ -101,9 +101,9 @@ def _notes(system: System) -> list[str]:
         notes.append(f"{system.name}: {system.no_score}")
     if (mfu := system.median("mfu")) and mfu > 1:
         is_narrow = system.runs[0].own_peak[0] != "bf16" and (system.median("utilisation") or 0) <= 1
-        why = (
-            "it computes in a narrower precision than bf16" if is_narrow else "check the number of devices and the GPU"
-        )
+        why = "it computes in a narrower precision than bf16"
+        if not is_narrow:
+            why = "check the number of devices and the GPU"
         notes.append(f"{system.name}: MFU above 100%, {_peaks(system)}: {why}")
     return notes
 

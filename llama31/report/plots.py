@@ -39,15 +39,20 @@ class Line:
     is_first: bool
     """Whether this is the first run of its legend entry, which stands for all of them."""
 
-    def style(self, **more: Any) -> dict[str, Any]:
-        """Return the properties that all traces of the run share."""
-        return {
-            "name": self.legend,
-            "legendgroup": self.legend,
-            "showlegend": self.is_first,
-            "text": self.run.run.name,
-            **more,
-        }
+    def draw(self, figure: go.Figure, x: Sequence[Any], y: Sequence[Any], hover: str, marker: int) -> None:
+        """Add the line to a figure, with markers of this size unless it is 0."""
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="lines+markers" if marker else "lines",
+            line={"color": self.colour, "width": 1.5 if marker else 1},
+            marker={"size": marker},
+            hovertemplate=f"%{{text}}<br>{hover}<extra></extra>",
+            name=self.legend,
+            legendgroup=self.legend,
+            showlegend=self.is_first,
+            text=self.run.run.name,
+        )
 
 
 def lines(systems: Sequence[System]) -> list[Line]:
@@ -69,16 +74,9 @@ def validation_loss(drawn: Sequence[Line]) -> go.Figure:
     """Plot validation loss over samples, with the target and the reference points of these batch sizes."""
     figure = _figure("Training sequences", "Validation loss, nats per token")
     for line in drawn:
-        evaluations = line.run.evaluations
-        figure.add_scatter(
-            x=[one.samples for one in evaluations],
-            y=[one.loss for one in evaluations],
-            mode="lines+markers",
-            line={"color": line.colour, "width": 1.5},
-            marker={"size": 5},
-            hovertemplate="%{text}<br>%{x:,} sequences<br>loss %{y:.4f}<extra></extra>",
-            **line.style(),
-        )
+        samples = [one.samples for one in line.run.evaluations]
+        losses = [one.loss for one in line.run.evaluations]
+        line.draw(figure, samples, losses, "%{x:,} sequences<br>loss %{y:.4f}", marker=5)
     for target in sorted({line.run.log.target for line in drawn}):
         figure.add_hline(
             y=target,
@@ -112,14 +110,7 @@ def training_loss(drawn: Sequence[Line]) -> go.Figure | None:
     for line in drawn:
         samples, losses = averaged(np.array(line.run.training_loss.samples), np.array(line.run.training_loss.value))
         if len(losses):
-            figure.add_scatter(
-                x=samples,
-                y=losses,
-                mode="lines",
-                line={"color": line.colour, "width": 1},
-                hovertemplate="%{text}<br>%{x:,.0f} sequences<br>loss %{y:.4f}<extra></extra>",
-                **line.style(),
-            )
+            line.draw(figure, samples, losses, "%{x:,.0f} sequences<br>loss %{y:.4f}", marker=0)
     return figure if figure.data else None
 
 
@@ -140,23 +131,15 @@ def throughput(drawn: Sequence[Line]) -> go.Figure:
     for line in drawn:
         blocks = [block for block in line.run.blocks if block.rate and block.end]
         scale = (line.run.sequence_length or 0) / ((line.run.devices or 1) if by_device else 1)
-        figure.add_scatter(
-            x=[block.end for block in blocks],
-            y=[(block.rate or 0) * scale for block in blocks],
-            mode="lines+markers",
-            line={"color": line.colour, "width": 1.5},
-            marker={"size": 4},
-            hovertemplate="%{text}<br>up to %{x:,} sequences<br>%{y:,.0f} tokens/s<extra></extra>",
-            **line.style(),
-        )
+        ends, rates = [block.end for block in blocks], [(block.rate or 0) * scale for block in blocks]
+        line.draw(figure, ends, rates, "up to %{x:,} sequences<br>%{y:,.0f} tokens/s", marker=4)
     figure.update_yaxes(rangemode="tozero")
     return figure
 
 
 def step_times(drawn: Sequence[Line]) -> go.Figure | None:
     """Plot the distribution of step times without outliers, which the page lists."""
-    times = [(line, line.run.step_times) for line in drawn]
-    known = [(line, steps) for line, steps in times if steps]
+    known = [(line, steps) for line in drawn if (steps := line.run.step_times)]
     if not known:
         return None
     low = min(float(steps.seconds.min()) for _, steps in known)
@@ -204,25 +187,20 @@ def time_parts(runs: Sequence[Figures]) -> go.Figure | None:
 
 
 def compared_with_published(systems: Sequence[System], table: Sequence[Published]) -> go.Figure:
-    """Plot score over number of accelerators, for published systems and those of this report.
+    """Plot score over number of accelerators, for published systems and comparable ones of this report.
 
-    Each round has its own marker, hollow if the score is derived from one run. Runs with another model, sequence length
-    or target are left out: their times are not comparable.
+    Each round has its own marker, hollow if the score is derived from one run.
     """
     figure = _figure("Accelerators", "Time to train, minutes")
     for name, mark in zip(ROUNDS, MARKS, strict=True):
         shown = [one for one in table if one.round == name and one.score_minutes]
+        symbols = [f"{mark}-open" if one.basis == "derived" else mark for one in shown]
         figure.add_scatter(
             x=[one.accelerators for one in shown],
             y=[one.score_minutes for one in shown],
             mode="markers",
             name=f"MLPerf {name}",
-            marker={
-                "color": GREY,
-                "size": 8,
-                "opacity": 0.75,
-                "symbol": [mark if one.is_exact else f"{mark}-open" for one in shown],
-            },
+            marker={"color": GREY, "size": 8, "opacity": 0.75, "symbol": symbols},
             text=[f"{one.org}<br>{one.system}<br>{one.accelerator}<br>{name}, {one.basis}" for one in shown],
             hovertemplate="%{text}<br>%{x} accelerators, %{y:.2f} min<extra></extra>",
         )

@@ -31,7 +31,7 @@ class ReportedRun:
     """Empty if the log is not in a run directory."""
     settings: Settings | None = None
     record: dict[str, Any] | None = None
-    """Versions, command, commit and so on, from `llama31.launch.provenance.describe`; None if unreadable."""
+    """Content of run.json; None if unreadable, since it only adds rows to the description of the run."""
     problems: Sequence[str] = ()
     """Why settings.yaml cannot be read; empty if it can."""
 
@@ -64,8 +64,12 @@ def _read(log: Path, name: str, progress: Progress) -> ReportedRun:
             metrics = read_metrics(file, progress.add)
     if not _is_in_run_directory(log):
         return ReportedRun(name, log, mlperf, metrics)
-    settings, problem = _settings(log.parent)
-    return ReportedRun(name, log, mlperf, metrics, settings, _record(log.parent / paths.RECORD), problem)
+    settings, problems = _settings(log.parent)
+    try:
+        described = load_object(log.parent / paths.RECORD)
+    except UserError:
+        described = None
+    return ReportedRun(name, log, mlperf, metrics, settings, described, problems)
 
 
 def _size(file: Path) -> int:
@@ -91,14 +95,3 @@ def _metrics_of(log: Path) -> Path | None:
     """Return the metrics file of the log's run directory, or None."""
     file = log.parent / paths.METRICS
     return file if _is_in_run_directory(log) and file.is_file() else None
-
-
-def _record(file: Path) -> dict[str, Any] | None:
-    """Return run.json, or None if it is missing or unreadable.
-
-    It only adds rows to the description of the run, so the report does not need it.
-    """
-    try:
-        return load_object(file)
-    except UserError:
-        return None

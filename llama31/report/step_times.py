@@ -41,10 +41,7 @@ class StepTimes:
 
 def of_run(mlperf: LogData, metrics: Metrics, means: Sequence[float]) -> StepTimes | None:
     """Return the time of each step from the metrics, else of the steps in the log, else means between evaluations."""
-    for kind, series in (
-        ("each step", metrics.seconds),
-        ("steps in the log", named_steps(mlperf, STEP_TIME)),
-    ):
+    for kind, series in (("each step", metrics.seconds), ("steps in the log", named_steps(mlperf, STEP_TIME))):
         if series.value:
             return StepTimes(kind, np.array(series.value), np.array(series.step))
     if not means:

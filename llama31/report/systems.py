@@ -34,58 +34,53 @@ class System:
     runs: Sequence[Figures]
 
     @property
-    def times(self) -> list[float]:
-        """Seconds to train of the runs that reached the target, fastest first."""
-        return [seconds for seconds, _ in self._successful]
+    def successful(self) -> list[Figures]:
+        """Runs that reached the target, fastest first."""
+        timed = [run for run in self.runs if run.is_success and run.time_to_train is not None]
+        return sorted(timed, key=lambda run: run.time_to_train or 0)
 
     @property
-    def _successful(self) -> list[tuple[float, Figures]]:
-        """Seconds to train, and the run, of those that reached the target, fastest first."""
-        timed = [(run.time_to_train, run) for run in self.runs if run.is_success and run.time_to_train is not None]
-        return sorted(timed, key=lambda pair: pair[0])
-
-    @property
-    def scored(self) -> list[tuple[float, Figures]]:
-        """Seconds to train, and the run, of those that the score covers: all but the fastest and the slowest.
+    def scored(self) -> list[Figures]:
+        """Runs that the score covers: all but the fastest and the slowest; empty without a score.
 
         As in MLPerf's training rules, a failed run is the slowest, and two failed runs mean no score. So do more runs
-        than a submission has, since nothing says which of them count. Empty without a score.
+        than a submission has, since nothing says which of them count.
         """
         number = len(self.runs)
-        if not LEAST_RUNS <= number <= rules.RUNS_PER_SUBMISSION or number - len(self._successful) > 1:
+        if not LEAST_RUNS <= number <= rules.RUNS_PER_SUBMISSION or number - len(self.successful) > 1:
             return []
-        return self._successful[1 : number - 1]
+        return self.successful[1 : number - 1]
 
     @property
     def score(self) -> float | None:
         """Mean time to train of `scored`, in seconds, without MLPerf's scaling by convergence."""
-        return float(np.mean([seconds for seconds, _ in self.scored])) if self.scored else None
+        return float(np.mean([run.time_to_train for run in self.scored])) if self.scored else None
 
     @property
     def no_score(self) -> str:
         """Why several runs have no score; empty if they have one."""
         if self.scored or len(self.runs) == 1:
             return ""
-        if len(self.runs) > rules.RUNS_PER_SUBMISSION:
-            most, found = rules.RUNS_PER_SUBMISSION, len(self.runs)
+        most, found = rules.RUNS_PER_SUBMISSION, len(self.runs)
+        if found > most:
             return f"no score: it covers at most {most} runs, these are {found}; give the {most} that count"
         return f"no score: it needs {LEAST_RUNS} runs, and all but one must reach the target"
 
     @property
     def time(self) -> float | None:
         """The score, else the median time to train of the runs that reached the target."""
-        return self.score or (float(np.median(self.times)) if self.times else None)
+        times = [run.time_to_train for run in self.successful]
+        return self.score or (float(np.median(times)) if times else None)
 
     @property
     def mean_samples(self) -> float | None:
         """Mean samples to target of the runs that the score covers, else of all that reached the target."""
-        runs = [run for _, run in self.scored] or self.runs
-        found = [run.samples_to_target for run in runs if run.samples_to_target is not None]
+        found = [run.samples_to_target for run in self.scored or self.runs if run.samples_to_target is not None]
         return float(np.mean(found)) if found else None
 
     @property
     def repeated_seeds(self) -> list[str]:
-        """Seeds of more than one run; those of a submission all differ."""
+        """Seeds of more than one run; the seeds of a submission all differ."""
         seeds = Counter(str(run.log.value(constants.SEED)) for run in self.runs if run.log.first(constants.SEED))
         return [seed for seed, count in seeds.items() if count > 1]
 

@@ -1,7 +1,7 @@
 """Tables of the report: all figures of the plots and more, as text."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlperf_logging.mllog import constants
@@ -14,8 +14,7 @@ from llama31.report.figures import Figures
 from llama31.report.formatting import NOT_SAID, milliseconds, minutes, number, percent, said
 from llama31.report.published import Published
 from llama31.report.systems import System
-from llama31.settings import Device, to_dict
-from llama31.settings import shown as setting_shown
+from llama31.settings import Device, shown, to_dict
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,9 @@ DESCRIBED = {
     "Target": TARGET_ACCURACY,
 }
 """Row title -> log key, for the description of a system."""
+RECORDED = {"Commit": "commit", "Host": "host", "Operating system": "platform", "Python": "python"}
+RECORDED |= {"Versions": "versions", "Repeated by": "repeated_by"}
+"""Row title -> key of run.json."""
 
 
 def of_systems(systems: Sequence[System]) -> Table:
@@ -62,7 +64,7 @@ def of_systems(systems: Sequence[System]) -> Table:
         [
             system.name,
             str(len(system.runs)),
-            str(len(system.times)),
+            str(len(system.successful)),
             minutes(system.score) if system.score else "no score",
             minutes(system.median("time_to_train")),
             number(system.mean_samples),
@@ -100,9 +102,9 @@ def of_steps(runs: Sequence[Figures]) -> Table:
     rows = []
     for run in runs:
         if steps := run.step_times:
-            shown = [milliseconds(steps.percentile(percent)) for percent in (50, 90, 99, 100)]
+            times = [milliseconds(steps.percentile(percent)) for percent in (50, 90, 99, 100)]
             of_kind = f"{len(steps.seconds):,}: {steps.kind}"
-            rows.append([run.run.name, of_kind, *shown, f"{len(steps.outliers):,}", milliseconds(steps.limit)])
+            rows.append([run.run.name, of_kind, *times, f"{len(steps.outliers):,}", milliseconds(steps.limit)])
     return Table(titles, rows)
 
 
@@ -113,7 +115,7 @@ def of_outliers(runs: Sequence[Figures], most: int = 5) -> Table:
         if steps := run.step_times:
             for index in steps.outliers[:most]:
                 step = steps.steps[index]
-                name = f"step {step:,.0f}" if step == step else f"block {index + 1}"
+                name = f"block {index + 1}" if math.isnan(step) else f"step {step:,.0f}"
                 rows.append([run.run.name, name, milliseconds(float(steps.seconds[index]))])
     return Table(["Run", "Where", "Time"], rows)
 
@@ -122,25 +124,22 @@ def of_utilisation(systems: Sequence[System]) -> Table:
     """Return MFU and all its factors, relative to the bf16 peak and to the peak of the precision in the log."""
     titles = ["System", "Devices", "GPU", "Tokens/s per device", "Operations per token", "Peak, dense bf16", "MFU"]
     titles += ["Peak of the precision used", "Utilisation of it"]
-    rows = []
-    for system in systems:
-        run = system.runs[0]
-        flops = run.flops_per_token
-        precision, own_peak = run.own_peak
-        rows.append(
-            [
-                system.name,
-                number(run.devices),
-                run.gpu or NOT_SAID,
-                number(system.median("tokens_per_second_per_device")),
-                number(None if flops is None else flops / 1e9, "GFLOP", 2),
-                number(GPUS[run.gpu].bf16_flops / 1e12 if run.gpu in GPUS else None, "TFLOP/s"),
-                percent(system.median("mfu")),
-                f"{precision}: {number(own_peak / 1e12, 'TFLOP/s')}" if own_peak else NOT_SAID,
-                percent(system.median("utilisation")),
-            ]
-        )
-    return Table(titles, rows)
+    return Table(titles, [_utilisation(system, system.runs[0]) for system in systems])
+
+
+def _utilisation(system: System, run: Figures) -> list[str]:
+    precision, own_peak = run.own_peak
+    return [
+        system.name,
+        number(run.devices),
+        run.gpu or NOT_SAID,
+        number(system.median("tokens_per_second_per_device")),
+        number(run.flops_per_token and run.flops_per_token / 1e9, "GFLOP", 2),
+        number(GPUS[run.gpu].bf16_flops / 1e12 if run.gpu in GPUS else None, "TFLOP/s"),
+        percent(system.median("mfu")),
+        f"{precision}: {number(own_peak / 1e12, 'TFLOP/s')}" if own_peak else NOT_SAID,
+        percent(system.median("utilisation")),
+    ]
 
 
 def of_time(runs: Sequence[Figures]) -> Table:
@@ -148,23 +147,21 @@ def of_time(runs: Sequence[Figures]) -> Table:
     titles = ["Run", "Training", "Evaluation", "Restarts", "Other", "Time to train", "Initialisation before"]
     rows = []
     for run in runs:
-        other = minutes(run.parts["other"]) if run.time_to_train is not None else NOT_SAID
-        parts = [minutes(run.training), minutes(run.evaluating), minutes(run.restarting), other]
-        rows.append([run.run.name, *parts, minutes(run.time_to_train), minutes(run.initialisation)])
+        parts: dict[str, float | None] = {**run.parts}
+        if run.time_to_train is None:
+            parts["other"] = None
+        times = [*parts.values(), run.time_to_train, run.initialisation]
+        rows.append([run.run.name, *map(minutes, times)])
     return Table(titles, rows)
 
 
 def of_restarts(runs: Sequence[Figures]) -> Table:
     """Return each restart and the time that it cost."""
-    rows = [
-        [
-            run.run.name,
-            number(restart.samples, "sequences"),
-            ("at most " if restart.is_bound else "") + minutes(restart.seconds),
-        ]
-        for run in runs
-        for restart in run.restarts
-    ]
+    rows = []
+    for run in runs:
+        for one in run.restarts:
+            lost = ("at most " if one.is_bound else "") + minutes(one.seconds)
+            rows.append([run.run.name, number(one.samples, "sequences"), lost])
     return Table(["Run", "Resumed after", "Time lost"], rows)
 
 
@@ -178,10 +175,9 @@ def of_memory(runs: Sequence[Figures]) -> Table:
             if "memory" in name.lower() and series.value
         ]
         estimate = _estimate(run)
-        if logged or estimate is not None:
-            rows.append(
-                [run.run.name, "; ".join(logged) or NOT_SAID, number(estimate, "GB", 1) if estimate else "none"]
-            )
+        if logged or estimate:
+            estimated = number(estimate, "GB", 1) if estimate else "none"
+            rows.append([run.run.name, "; ".join(logged) or NOT_SAID, estimated])
     return Table(["Run", "Largest value in the log, in its unit", "The plan's estimate per GPU"], rows)
 
 
@@ -200,77 +196,64 @@ def of_published(table: Sequence[Published], systems: Sequence[System]) -> Table
     """
     titles = ["System", "Round", "Accelerators", "GBS", "Precision", "Minutes", "Basis", "Mean samples"]
     titles += ["Tokens/s each", "MFU"]
-    rows = [
-        (
-            one.score_minutes or math.inf,
-            [
-                f"{one.org}: {one.system}" + (f" ({one.note})" if one.note else ""),
-                one.round,
-                f"{one.accelerators} x {one.accelerator}",
-                str(one.gbs),
-                one.precision,
-                f"{one.score_minutes:,.2f}" if one.score_minutes else UNKNOWN,
-                one.basis,
-                number(one.mean_samples) if one.mean_samples else UNKNOWN,
-                number(one.tokens_per_second_per_accelerator) if one.tokens_per_second_per_accelerator else UNKNOWN,
-                percent(one.mfu_bf16_peak) if one.mfu_bf16_peak else UNKNOWN,
-            ],
-        )
-        for one in table
-    ]
-    ours = []
-    for system in systems:
-        if system.time and system.runs[0].is_benchmark:
-            run = system.runs[0]
-            ours.append(
-                (
-                    system.time / 60,
-                    [
-                        f"this report: {system.name}",
-                        "",
-                        f"{number(run.devices)} x {run.gpu or 'GPU ' + NOT_SAID}" if run.devices else NOT_SAID,
-                        said(run.batch),
-                        said(run.log.value(constants.LOWEST_NUMERICAL_PRECISION_IN_LINEAR)),
-                        f"{system.time / 60:,.2f}",
-                        f"mean of {len(system.scored)} runs" if system.score else f"median of {len(system.times)}",
-                        number(system.mean_samples),
-                        number(system.median("tokens_per_second_per_device")),
-                        percent(system.median("mfu")),
-                    ],
-                )
-            )
+    rows = [(one.score_minutes or math.inf, _published(one)) for one in table]
+    ours = [(one.time / 60, _comparable(one, one.time)) for one in systems if one.time and one.runs[0].is_benchmark]
     ordered = sorted([*rows, *ours], key=lambda row: row[0])
     marked = frozenset(index for index, row in enumerate(ordered) if row in ours)
     return Table(titles, [row for _, row in ordered], marked)
 
 
+def _published(one: Published) -> list[str]:
+    speed = one.tokens_per_second_per_accelerator
+    return [
+        f"{one.org}: {one.system}" + (f" ({one.note})" if one.note else ""),
+        one.round,
+        f"{one.accelerators} x {one.accelerator}",
+        str(one.gbs),
+        one.precision,
+        f"{one.score_minutes:,.2f}" if one.score_minutes else UNKNOWN,
+        one.basis,
+        number(one.mean_samples) if one.mean_samples else UNKNOWN,
+        number(speed) if speed else UNKNOWN,
+        percent(one.mfu_bf16_peak) if one.mfu_bf16_peak else UNKNOWN,
+    ]
+
+
+def _comparable(system: System, seconds: float) -> list[str]:
+    run = system.runs[0]
+    return [
+        f"this report: {system.name}",
+        "",
+        f"{number(run.devices)} x {run.gpu or 'GPU ' + NOT_SAID}" if run.devices else NOT_SAID,
+        said(run.batch),
+        said(run.log.value(constants.LOWEST_NUMERICAL_PRECISION_IN_LINEAR)),
+        f"{seconds / 60:,.2f}",
+        f"mean of {len(system.scored)} runs" if system.score else f"median of {len(system.successful)}",
+        number(system.mean_samples),
+        number(system.median("tokens_per_second_per_device")),
+        percent(system.median("mfu")),
+    ]
+
+
 def of_description(system: System) -> Table:
     """Return what ran: from the log, and from run.json if there is a run directory."""
-    rows = [[name, _common(system, key)] for name, key in DESCRIBED.items()]
-    rows += [["Devices", number(system.runs[0].devices)], ["GPU", system.runs[0].gpu or NOT_SAID]]
-    return Table(["What", "Value"], [*rows, *map(list, _recorded(system.runs[0]))])
-
-
-def _common(system: System, key: str) -> str:
-    values = dict.fromkeys(said(run.log.value(key)) for run in system.runs)
-    return " or ".join(values)
-
-
-def _recorded(run: Figures) -> Iterator[tuple[str, str]]:
-    found = run.run.record or {}
-    for name, key in (("Commit", "commit"), ("Host", "host"), ("Operating system", "platform"), ("Python", "python")):
-        if found.get(key):
-            yield name, str(found[key])
-    versions = found.get("versions")
-    if isinstance(versions, dict):
-        yield "Versions", ", ".join(f"{package} {version}" for package, version in versions.items())
-    if found.get("repeated_by"):
-        yield "Repeated by", str(found["repeated_by"])
+    run = system.runs[0]
+    rows = {
+        name: " or ".join(dict.fromkeys(said(one.log.value(key)) for one in system.runs))
+        for name, key in DESCRIBED.items()
+    }
+    rows |= {"Devices": number(run.devices), "GPU": run.gpu or NOT_SAID}
+    recorded = dict(run.run.record or {})
+    versions = recorded.get("versions")
+    listed = (f"{package} {version}" for package, version in versions.items()) if isinstance(versions, dict) else ()
+    recorded["versions"] = ", ".join(listed)
+    rows |= {name: str(recorded[key]) for name, key in RECORDED.items() if recorded.get(key)}
+    return Table(["What", "Value"], [list(row) for row in rows.items()])
 
 
 def of_settings(run: Figures) -> Table | None:
     """Return all settings of a run directory; None without one."""
     if run.run.settings is None:
         return None
-    rows = [[name.upper(), setting_shown(value) or "(empty)"] for name, value in to_dict(run.run.settings).items()]
+    rows = [[name.upper(), shown(value) or "(empty)"] for name, value in to_dict(run.run.settings).items()]
     return Table(["Setting", "Value"], rows)

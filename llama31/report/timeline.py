@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 from mlperf_logging.mllog import constants
@@ -22,10 +22,7 @@ class Restart:
     seconds: float
     """Time lost: from the last training step in the checkpoint to the restart of training."""
     is_bound: bool
-    """Whether `seconds` is only an upper bound.
-
-    The time of those steps is unknown, so it counts from the last line in the log and includes them.
-    """
+    """Whether `seconds` is an upper bound: the time of those steps is unknown, so it includes them."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,7 @@ def intervals(log: Log, start: str, stop: str) -> Iterator[tuple[tuple[int, int]
         if record.key == start and opened is None:
             opened = index
         elif record.key == stop and opened is not None:
-            seconds = seconds_between(log.records[opened], record)
-            if seconds is not None:
+            if (seconds := seconds_between(log.records[opened], record)) is not None:
                 yield (opened, index), seconds
             opened = None
 
@@ -71,20 +67,17 @@ def blocks(log: Log, metrics: Metrics) -> Iterator[Block]:
     """
     records, before = log.records, 0
     for (start, stop), seconds in intervals(log, constants.BLOCK_START, constants.BLOCK_STOP):
-        following = (records[index] for index in range(stop, len(records)))
-        after = next((record for record in following if record.key in AFTER_BLOCK), None)
+        after = next((record for record in islice(records, stop, None) if record.key in AFTER_BLOCK), None)
         counted = after if after and after.key == constants.EVAL_START else records[stop]
         end = int(counted.samples) if is_whole(counted.samples, before) else None
-        within = list(restarts(records[start:stop], metrics))
+        within = restarts(records[start:stop], metrics)
         yield Block(end, None if end is None else end - before, seconds, within)
         before = before if end is None else end
 
 
-def restarts(records: Sequence[Record], metrics: Metrics) -> Iterator[Restart]:
-    """Yield the restarts in consecutive records of a log."""
-    for before, record in pairwise(records):
-        if record.key == RUN_RESUMED:
-            yield _restart(metrics, before, record)
+def restarts(records: Sequence[Record], metrics: Metrics) -> list[Restart]:
+    """Return the restarts in consecutive records of a log."""
+    return [_restart(metrics, before, record) for before, record in pairwise(records) if record.key == RUN_RESUMED]
 
 
 def _restart(metrics: Metrics, before: Record, resumed: Record) -> Restart:

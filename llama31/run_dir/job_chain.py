@@ -77,7 +77,7 @@ def in_order(directories: Iterable[Path]) -> list[Path]:
     return sorted((path for path in directories if JOB_DIR_NAME.fullmatch(path.name)), key=_numbers)
 
 
-def begun_dirs(run_dir: Path) -> list[Path]:
+def started_dirs(run_dir: Path) -> list[Path]:
     """Return those `job_dirs` whose job started ranks; one that finds its run finished, or an error, starts none.
 
     Raises UserError if the run directory cannot be read.

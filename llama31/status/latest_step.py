@@ -32,7 +32,7 @@ class Recent:
     step_seconds: float
     """Mean wall time of the last steps, without evaluations."""
     validation_loss: float | None
-    """Of the last evaluation, nats per token."""
+    """Validation loss of the last evaluation, nats per token."""
     evaluation_seconds: float | None
     age: float
     """Seconds since the last event was written."""

@@ -66,7 +66,7 @@ class BenchmarkCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, and set the last step: only now, after NeMo copied max_steps to the learning-rate schedule.
 
-        `trainer.should_stop` cannot end a run at a step: Lightning would evaluate once more.
+        `trainer.should_stop` cannot end a run at a step: Lightning would evaluate again.
         """
         assert trainer.global_step == self.step, f"step {trainer.global_step} of the checkpoint, {self.step} expected"
         trainer.fit_loop.epoch_loop.max_steps = self.last_step
@@ -198,14 +198,14 @@ class BenchmarkCallback(Callback):
                 observer.checkpoint_saved(saved)
             self._clock = time.perf_counter()
         if self.saver.is_ending and not is_last:
-            reason = f"told to end at step {self.step}; the checkpoint of this step is saved"
+            reason = f"asked to end at step {self.step}; the checkpoint of this step is saved"
             self.outcome = Outcome(events.ABORTED, reason, events.INTERRUPTED, self.step, self.consumed_samples)
             trainer.should_stop = True
 
     def _allow_evaluation(self, trainer: Trainer) -> None:
         """Enable Lightning's evaluation only at steps that are due, by a number of batches above 0.
 
-        By itself Lightning would also evaluate at the end of the training data.
+        Otherwise Lightning would also evaluate at the end of the training data.
         """
         due = self.step % self.interval == 0 and self.consumed_samples >= self.settings.start_eval_at
         trainer.limit_val_batches = self._evaluation_batches if due else 0

@@ -107,7 +107,7 @@ class Saver:
         path = self.root / store.name(int(self.settings.seeds), self.job, step)
         partial = path.with_name(path.name + PARTIAL)
         first = torch.distributed.get_rank() == 0
-        with _failures_told(path):
+        with _named_failures(path):
             if first:
                 if os.path.lexists(partial):
                     print(removal.clear(partial), flush=True)
@@ -201,7 +201,7 @@ def _check_blob(file: Path, offset: int, length: int) -> None:
 
 
 @contextmanager
-def _failures_told(path: Path) -> Iterator[None]:
+def _named_failures(path: Path) -> Iterator[None]:
     """Turn a full disk and similar errors into a UserError that names the checkpoint; Megatron wraps those errors."""
     try:
         yield

@@ -272,7 +272,7 @@ def test_script_killed_and_started_again(whole_c4: Path, tmp_path: Path) -> None
         ({"C4_PATH": ""}, "C4_PATH: set it to the directory with the .json.gz files of C4"),
         ({"MERGED_C4_PATH": ""}, "MERGED_C4_PATH: set it to the directory for the merged files"),
         ({"PARTS": "6 8"}, 'PARTS="6 8": 8 is not one of the parts 0 to 7; example: PARTS="6 7"'),
-        ({"PARTS": "", "N_VALIDATION_SAMPLES": 25}, "fewer than the 25 of c4-validation-25-samples.en.json.gz"),
+        ({"PARTS": "", "N_VALIDATION_SAMPLES": 25}, ": 24 documents, c4-validation-25-samples.en.json.gz needs 25"),
     ],
 )
 def test_script_mistakes_are_one_line(setting: dict[str, object], line: str, c4: Path, tmp_path: Path) -> None:

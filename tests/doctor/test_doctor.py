@@ -100,7 +100,7 @@ def test_a_file_that_never_answers(usual: dict[str, str], tmp_path: Path, capsys
         assert doctor.examine(here, group, wanted) == 1
     assert time.monotonic() - start < 10
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("failed   inputs:       no answer within 0.5 s; find out what hangs")
+    assert said[0].startswith("failed   inputs:       no answer within 0.5 s; check what hangs")
     assert said[1].startswith("ok       directories:")
 
 

@@ -56,7 +56,7 @@ def test_job_directories_are_in_the_order_in_which_they_were_started(tmp_path: P
         (tmp_path / other).touch()
     assert job_chain.job_dirs(tmp_path) == [tmp_path / job_chain.job_dir_name(*one) for one in started]
     (tmp_path / "job-9-1" / paths.SETTINGS).touch()
-    assert job_chain.begun_dirs(tmp_path) == [tmp_path / "job-9-1"]
+    assert job_chain.started_dirs(tmp_path) == [tmp_path / "job-9-1"]
     assert job_chain.job_of(tmp_path / "job-9-1") == 9
 
 

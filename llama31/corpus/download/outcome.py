@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.data.token_file import TokenFile, idx_path, summary
+from llama31.data.token_file import idx_path, summary
 from llama31.data.tokenizer import TOKENIZER_FILE, vocabulary_size
 
 PATHS = {"preprocessed": "PREPROCESSED_PATH", "tokenizer": "TOKENIZER_PATH", "raw": "C4_PATH"}
@@ -19,25 +19,21 @@ def check(what: str, directory: Path, environment: Mapping[str, str]) -> list[st
         return []
     found = []
     if what == "preprocessed":
-        found = [_described(_as_published(directory / name)) for name in rules.KNOWN_COUNTS]
+        found = [_as_published(directory / name) for name in rules.KNOWN_COUNTS]
     if what == "tokenizer":
         found = [f"{directory}: a vocabulary of {vocabulary_size(directory):,}"]
     paths = {name: environment.get(name, "") for name in PATHS.values()} | {PATHS[what]: str(directory)}
     return [*found, f"next: {_next_command(what, paths)}"]
 
 
-def _as_published(prefix: Path) -> TokenFile:
+def _as_published(prefix: Path) -> str:
     file, known = summary(prefix), rules.KNOWN_COUNTS[prefix.name]
     if (file.documents, file.tokens) != (known.documents, known.tokens):
         raise UserError(
             f"{idx_path(prefix)}: {file.documents:,} documents of {file.tokens:,} tokens,"
             f" MLCommons' has {known.documents:,} of {known.tokens:,}"
         )
-    return file
-
-
-def _described(file: TokenFile) -> str:
-    return f"{file.prefix}: {file.documents:,} documents, {file.tokens:,} tokens, as published"
+    return f"{prefix}: {file.documents:,} documents, {file.tokens:,} tokens, as published"
 
 
 def _next_command(what: str, paths: Mapping[str, str]) -> str:

@@ -33,9 +33,8 @@ class RemoteDirectory:
         if not path:
             raise UserError(f"MLC_PATH: set it to the path of the {what} data, bucket/directory; {ACCESS}")
         if not shutil.which("rclone"):
-            raise UserError(
-                "rclone is not installed; Debian: apt-get install rclone; others: https://rclone.org/install"
-            )
+            how = "Debian: apt-get install rclone; others: https://rclone.org/install"
+            raise UserError(f"rclone is not installed; {how}")
         self._environment = dict(environment)
         # rclone's AWS library does not start with this variable set; rclone has its own option for it.
         if bundle := self._environment.pop("AWS_CA_BUNDLE", ""):
@@ -65,9 +64,8 @@ class RemoteDirectory:
     def files(self) -> list[RemoteFile]:
         """Return all files, also of subdirectories. Raises UserError, one line, if there are none or rclone fails."""
         command = ["rclone", "lsjson", "--quiet", "--recursive", "--files-only", "--hash", "--retries=1"]
-        done = subprocess.run(
-            [*command, self._directory], env=self._environment, capture_output=True, text=True, check=False
-        )
+        command.append(self._directory)
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(f"{self._directory}: {_reason(done.stderr)}; {ACCESS}")
         entries = json.loads(done.stdout)
@@ -83,13 +81,9 @@ class RemoteDirectory:
 
     def read(self, file: RemoteFile, _: Version, offset: int, count: int) -> Iterator[bytes]:
         """Yield `count` bytes of a file from `offset` on. Raises Interrupted if it receives fewer."""
-        command = ["rclone", "cat", "--quiet", "--retries=1", f"--offset={offset}", f"--count={count}"]
-        with subprocess.Popen(
-            [*command, f"{self._directory}/{file.path}"],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        ) as process:
+        path, pipe = f"{self._directory}/{file.path}", subprocess.PIPE
+        command = ["rclone", "cat", "--quiet", "--retries=1", f"--offset={offset}", f"--count={count}", path]
+        with subprocess.Popen(command, env=self._environment, stdout=pipe, stderr=pipe) as process:
             assert process.stdout and process.stderr
             try:
                 while data := process.stdout.read(READ_BYTES):

@@ -51,9 +51,8 @@ class Target:
         self._version = version
         self._path = path
         self._partial = path.with_name(path.name + PARTIAL)
-        self._journal = Journal(
-            path.with_name(path.name + PIECES), f"size={version.size} md5={file.md5} version={version.tag}"
-        )
+        title = f"size={version.size} md5={file.md5} version={version.tag}"
+        self._journal = Journal(path.with_name(path.name + PIECES), title)
         self._count_lock, self._hash_lock = Lock(), Lock()
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._hashed = 0

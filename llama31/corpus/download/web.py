@@ -134,9 +134,8 @@ class Web:
         """Get a token, unless another thread got one since the request with the token `used`."""
         site, found = _origin(url), f"{url}: needs a login (HTTP {status})"
         if not self._account:
-            raise UserError(
-                f"{found}: not public; set {CLIENT_ID} and {CLIENT_SECRET} to a service account that may read it"
-            )
+            account = f"{CLIENT_ID} and {CLIENT_SECRET} to a service account that may read it"
+            raise UserError(f"{found}: not public; set {account}")
         if site != self._origin:
             raise UserError(f"{found}; {CLIENT_ID} is sent to {self._origin} only")
         with self._login:

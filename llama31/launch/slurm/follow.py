@@ -133,10 +133,10 @@ def _words(job_id: int, state: JobState) -> str:
 def _exit_code(run_dir: Path, last: _Job) -> int:
     """Return the exit code of the run's outcome; of its last job if no job has started ranks or none can be read."""
     try:
-        has_begun, outcome = remote_files.last_outcome(run_dir, "" if run_dir.is_dir() else last.destination)
+        has_started, outcome = remote_files.last_outcome(run_dir, "" if run_dir.is_dir() else last.destination)
     except UserError:
-        has_begun, outcome = False, None
-    if has_begun:
+        has_started, outcome = False, None
+    if has_started:
         return outcome.exit_code if outcome else FAILED
     state = last.state or JobState()
     return state.exit_code if state.state in ("COMPLETED", "FAILED") and state.exit_code in WORST_LAST else FAILED

@@ -100,13 +100,13 @@ def last_outcome(run_dir: Path, destination: str) -> tuple[bool, Outcome | None]
     read.
     """
     if not destination:
-        begun = job_chain.begun_dirs(run_dir)
-        return bool(begun), record.load_outcome(begun[-1]) if begun else None
+        started = job_chain.started_dirs(run_dir)
+        return bool(started), record.load_outcome(started[-1]) if started else None
     lines = _sh(destination, OUTCOMES, run_dir, paths.SETTINGS, paths.OUTCOME).splitlines()
     outcomes = {Path(name): text for name, _, text in (line.partition(" ") for line in lines)}
-    begun = job_chain.in_order(outcomes)
-    text = outcomes[begun[-1]] if begun else ""
-    return bool(begun), parse_json(Outcome, text, run_dir / begun[-1]) if text else None
+    started = job_chain.in_order(outcomes)
+    text = outcomes[started[-1]] if started else ""
+    return bool(started), parse_json(Outcome, text, run_dir / started[-1]) if text else None
 
 
 def archive(files: Mapping[str, str]) -> bytes:

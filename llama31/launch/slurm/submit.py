@@ -126,7 +126,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
 
 
 def job_id(answer: str) -> int:
-    """Return the id in an answer of sbatch, JOB or JOB;CLUSTER amid messages of a site. Raises UserError if none."""
+    """Return the id in an answer of sbatch: JOB or JOB;CLUSTER among other lines. Raises UserError if none."""
     ids = [line.partition(";")[0] for line in answer.splitlines() if re.fullmatch(r"\d+(;\S+)?", line)]
     if not ids:
         raise UserError(f"sbatch: no job id in its answer: {answer.strip()!r}; squeue --me shows what it did")

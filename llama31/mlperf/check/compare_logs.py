@@ -17,16 +17,15 @@ ROOM = 100  # characters for names of logs
 
 
 def seeds(logs: Mapping[str, Log]) -> Iterator[Violation]:
-    """Yield seeds that occur twice; a log without a seed fails by itself."""
+    """Yield seeds that occur twice; a log without a seed fails its own check."""
     rejected = [file for file, log in logs.items() if log.all(constants.SEED) and not official.accepts_seeds([log])]
     if rejected:
         found = f"a line that MLCommons' seed checker rejects in {named(rejected, len(logs))}"
         yield Violation(constants.SEED, found, "one seed, with file and lineno in its metadata")
     for value, files in _by_value({file: log.value(constants.SEED) for file, log in logs.items()}).items():
         if len(files) > 1 and value != "null":
-            yield Violation(
-                constants.SEED, f"{value} in {listed(files, room=ROOM, noun='log')}", "a different seed in each log"
-            )
+            found = f"{value} in {listed(files, room=ROOM, noun='log')}"
+            yield Violation(constants.SEED, found, "a different seed in each log")
 
 
 Stated = dict[str, dict[str, str]]
@@ -35,15 +34,13 @@ Stated = dict[str, dict[str, str]]
 
 def settings(logs: Mapping[str, Log]) -> Stated:
     """Collect the settings that the logs state, from all records except seeds, events and results."""
-    found: dict[str, dict[str, list[str]]] = {}
+    found: Stated = {}
     for file, log in logs.items():
-        for record in log.records:
-            if record.key != constants.SEED and not is_event(record.key) and not _is_result(record, log):
-                values = found.setdefault(record.key, {}).setdefault(file, [])
-                values += [value for value in [shown(record.value)] if value not in values]
-    return {
-        key: {file: " and ".join(sorted(values)) for file, values in by_file.items()} for key, by_file in found.items()
-    }
+        for key in log.keys:
+            stated = {shown(one.value) for one in log.all(key) if not _is_result(one, log)}
+            if stated and key != constants.SEED and not is_event(key):
+                found.setdefault(key, {})[file] = " and ".join(sorted(stated))
+    return found
 
 
 def _is_result(record: Record, log: Log) -> bool:
@@ -60,18 +57,12 @@ def _is_result(record: Record, log: Log) -> bool:
 
 
 def differences(stated: Stated, logs: Collection[str], excepted: Mapping[str, Collection[str]]) -> Iterator[Violation]:
-    """Yield the settings that are not the same in all logs.
-
-    Args:
-        stated: From `settings`.
-        logs: Names of all logs.
-        excepted: Log -> keys that are not compared there.
-    """
+    """Yield the settings that are not the same in all logs. `excepted`: log -> keys that are not compared there."""
     for key, by_file in stated.items():
-        compared = [file for file in logs if key not in excepted.get(file, ())]
         values: dict[str, list[str]] = {}
-        for file in compared:
-            values.setdefault(by_file.get(file, "no line"), []).append(file)
+        for file in logs:
+            if key not in excepted.get(file, ()):
+                values.setdefault(by_file.get(file, "no line"), []).append(file)
         if len(values) > 1:
             yield Violation(key, _each(values, len(logs)), "the same in all logs")
 
@@ -105,7 +96,7 @@ def validation_data(runs: Mapping[str, Evaluated]) -> Iterator[Violation]:
 
 
 def single_log_lines(findings: Mapping[str, Iterable[Violation]]) -> Iterator[str]:
-    """Yield the violations of single logs as lines; those of one rule share a line."""
+    """Yield the violations of single logs as lines; violations of one rule share a line."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for file, of_log in findings.items():
         for finding in of_log:
@@ -128,8 +119,7 @@ def _by_value(by_file: Mapping[str, object]) -> dict[str, list[str]]:
 
 def _each(by_value: Mapping[str, Sequence[str]], number: int) -> str:
     """List each value with the logs that have it, out of `number`, as many as fit into a line."""
-    values = [f"{value} in {named(files, number)}" for value, files in by_value.items()]
-    return listed(values, "; ", noun="value")
+    return listed([f"{value} in {named(files, number)}" for value, files in by_value.items()], "; ", noun="value")
 
 
 def named(files: Sequence[str], number: int) -> str:

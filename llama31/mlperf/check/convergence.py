@@ -50,7 +50,6 @@ class Reference:
     def minimum(self, runs: int = COUNTED) -> float:
         """Return the smallest mean of `runs` runs that is not faster than the reference (one-sided t-test, 5%).
 
-        It is the mean at which Student's t for two samples with the reference's deviation reaches its 95th percentile.
         rcp_checker's _find_min_acceptable_mean searches for the same value, always with 8 runs: a submission's without
         its fastest and slowest.
         """
@@ -121,18 +120,17 @@ class Points:
         found = f"{mean:,.0f} samples, mean of {_runs(len(converged))} that reached the target"
         if further:
             found += f" and {_runs(len(further))} as far without it, assumed to reach it at the next evaluation"
+        text = f"on track: {found}"
         if mean < fastest and number > 1:
             text = f"converges faster than the reference's minimum: would be rejected: {found}; unlikely by chance"
             return Verdict(text, passes=False)
         if mean < fastest:
             text = f"too early to say: {found}; unlikely by chance, but one run proves nothing"
-            return Verdict(text, passes=True)
-        if mean < reference.minimum():
+        elif mean < reference.minimum():
             text = f"too early to say: {found}; less than the minimum, but possible by chance with so few runs"
-            return Verdict(text, passes=True)
-        if mean > slowest:
-            return Verdict(f"{SLOWER}: {found}; no rule against it", passes=True)
-        return Verdict(f"on track: {found}", passes=True)
+        elif mean > slowest:
+            text = f"{SLOWER}: {found}; no rule against it"
+        return Verdict(text, passes=True)
 
     def _of(self, record: dict[str, Any], source: str) -> Reference:
         runs = len(record["Epochs to converge"])  # none if interpolated
@@ -144,8 +142,9 @@ def official(logs: Sequence[Log], points: Points) -> Verdict:
     """Return rcp_checker's verdict on the ten logs of a submission, reworded."""
     try:
         with tempfile.TemporaryDirectory() as directory, _silent():
-            for number, log in enumerate(logs):
-                _write_rcp_lines(log, Path(directory) / f"result_{number}.txt")
+            for number, log in enumerate(logs):  # only the lines that rcp_checker reads: it holds whole files in memory
+                lines = [TOKEN.encode() + record.text + b"\n" for record in log.records if record.text]
+                (Path(directory) / f"result_{number}.txt").write_bytes(b"".join(lines))
             accepted, message, scaling = rcp_checker.check_directory(
                 directory,
                 "training",
@@ -167,11 +166,6 @@ def official(logs: Sequence[Log], points: Points) -> Verdict:
     samples = [score.samples(log) if score.says_success(log) else None for log in logs]
     mean = score.olympic_mean([math.inf if count is None else count for count in samples])
     return _reworded(accepted, message, scaling, mean, batch, points)
-
-
-def _write_rcp_lines(log: Log, file: Path) -> None:
-    """Write only the lines that rcp_checker reads, unchanged: it holds a whole file in memory."""
-    file.write_bytes(b"".join(TOKEN.encode() + record.text + b"\n" for record in log.records if record.text))
 
 
 def _reworded(accepted: bool, message: str, scaling: float, mean: float, batch: int, points: Points) -> Verdict:

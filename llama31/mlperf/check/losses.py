@@ -25,8 +25,9 @@ class Spike:
     def __str__(self) -> str:
         rise = f"rises from {self.best.value:.2f} to {self.top.value:.2f}"
         end = f"and is at {self.back.value:.2f} again after" if self.back else "and does not fall back by"
-        samples = self.back.samples if self.back else "the end"
-        return f"{rise} after {_count(self.top.samples)} training sequences, {end} {_count(samples)}"
+        counts = (self.top.samples, self.back.samples if self.back else "the end")
+        top, back = (f"{count:,}" if is_number(count) else count for count in counts)
+        return f"{rise} after {top} training sequences, {end} {back}"
 
 
 def spikes(log: Log) -> list[Spike]:
@@ -57,7 +58,3 @@ def notes(log: Log) -> Iterator[str]:
         highest = max(found, key=lambda spike: spike.top.value / spike.best.value)
         more = f"; spikes in all: {len(found)}" if len(found) > 1 else ""
         yield f"{constants.EVAL_ACCURACY}: {highest}{more}"
-
-
-def _count(samples: object) -> str:
-    return f"{samples:,}" if is_number(samples) else str(samples)

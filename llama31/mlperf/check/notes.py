@@ -25,12 +25,8 @@ def _keys(log: Log) -> Iterator[str]:
     """Yield missing keys that no rule requires, and unusual values that no rule fixes."""
     for key in OPTIONAL_KEYS:
         if not log.first(key):
-            hint = spelling.near(key, log)
-            yield (
-                f"{key}: not in the log"
-                + (f" ({hint})" if hint else "")
-                + (f", assumed {rules.TARGET}" if key == TARGET_ACCURACY else "")
-            )
+            hint = f" ({near})" if (near := spelling.near(key, log)) else ""
+            yield f"{key}: not in the log{hint}" + (f", assumed {rules.TARGET}" if key == TARGET_ACCURACY else "")
     for record in log.all(constants.SUBMISSION_STATUS):
         if record.value not in STATUSES:
             yield f"{record.key}: {record}, not one of {', '.join(STATUSES)}; no ruleset checks it"

@@ -47,18 +47,13 @@ class Report:
     second_run: Record | None
     """Record at which a second run begins in the file."""
     damaged: Damages
-    """Unreadable lines; everything else is based on the other lines."""
     evaluated: Evaluated | None
     """Validation data of its evaluations; None without metrics beside the log."""
     facts: dict[str, str]
     """Summary of the run: name -> text."""
     is_closed: bool
-    """Whether the log is of the closed division."""
     is_accepted: bool | None
-    """Whether the official checker accepts the log, as one of the closed division.
-
-    None if lines are damaged: the checker may read those differently.
-    """
+    """Whether the official checker accepts the log in the closed division; None if it may read damaged lines."""
     checks: dict[str, list[Violation]]
     """Check -> violations, without departures."""
     departures: list[str]
@@ -137,26 +132,22 @@ def check(path: Path, ruleset: str) -> Report:
 
 def _rules(log: Log) -> dict[str, list[Violation]]:
     """Apply the project's own rules: check -> violations."""
-    evaluations = list(own_rules.evaluations(log))
-    of_evaluations = {"no evaluation was skipped, and sample counts are exact": evaluations}
-    searched = {"no other line has words that rcp_checker searches for": list(rcp_misreadings.findings(log))}
-    return {
+    found = {
         "values are possible and consistent": [*own_rules.values(log), *own_rules.relations(log)],
         "the run's events are in order": list(own_rules.order(log)),
-        **(of_evaluations if evaluations or log.all(constants.EVAL_START) else {}),
-        "the run ended at the first loss that reached its target": list(own_rules.ending(log)),
-        **(searched if log.is_closed else {}),  # rcp_checker is for the closed division
     }
+    if (evaluations := list(own_rules.evaluations(log))) or log.all(constants.EVAL_START):
+        found["no evaluation was skipped, and sample counts are exact"] = evaluations
+    found["the run ended at the first loss that reached its target"] = list(own_rules.ending(log))
+    if log.is_closed:  # rcp_checker is for the closed division
+        found["no other line has words that rcp_checker searches for"] = list(rcp_misreadings.findings(log))
+    return found
 
 
 def _older(log: Log, ruleset: str) -> Iterator[str]:
     """Name the earlier rulesets that accept a log in which the official checker only misses keys."""
-    older = [
-        one
-        for one in rules.RULESETS[: rules.RULESETS.index(ruleset)]
-        if all(_departs(finding, log) for finding in official.judge(log.records, one)[0])
-    ]
-    if older:
+    earlier = rules.RULESETS[: rules.RULESETS.index(ruleset)]
+    if older := [one for one in earlier if all(_departs(f, log) for f in official.judge(log.records, one)[0])]:
         yield f"ruleset: accepted by --ruleset {' and '.join(older)}; which does not require the missing keys"
 
 

@@ -176,9 +176,8 @@ def evaluations(log: Log) -> Iterator[Violation]:
     odd = [(start, of_one[0]) for start, of_one in results if of_one and abs(start.samples - of_one[0].samples) > batch]
     if odd:
         start, loss = odd[0]
-        found = f"samples_count {loss.samples} in line {loss.number}"
-        if len(odd) > 1:
-            found += f", and {len(odd) - 1} more that differ"
+        more = f", and {len(odd) - 1} more that differ" if len(odd) > 1 else ""
+        found = f"samples_count {loss.samples} in line {loss.number}{more}"
         yield Violation(loss.key, found, f"{start.samples}, as in {start.key} before it")
 
     counts = [record.samples for record in starts]
@@ -189,9 +188,8 @@ def evaluations(log: Log) -> Iterator[Violation]:
     interval, first = schedule
     gaps = [(last, next_) for last, next_ in pairwise([first - interval, *counts]) if next_ - last > interval]
     if gaps:
-        found = f"none between {gaps[0][0]:,} and {gaps[0][1]:,} training sequences"
-        if len(gaps) > 1:
-            found += f", nor in {len(gaps) - 1} more places"
+        more = f", nor in {len(gaps) - 1} more places" if len(gaps) > 1 else ""
+        found = f"none between {gaps[0][0]:,} and {gaps[0][1]:,} training sequences{more}"
         yield Violation(constants.EVAL_START, found, f"an evaluation every {interval:,}", may_depart=True)
 
 
@@ -202,9 +200,8 @@ def ending(log: Log) -> Iterator[Violation]:
         found = "none: the run was killed or is still running"
         yield Violation(constants.RUN_STOP, found, "exactly one line", of_end=True)
     elif end.metadata.get(constants.STATUS) != constants.SUCCESS:
-        found = f"status {end.metadata.get(constants.STATUS)}"
-        if "reason" in end.metadata:
-            found += f" ({end.metadata['reason']})"
+        reason = f" ({end.metadata['reason']})" if "reason" in end.metadata else ""
+        found = f"status {end.metadata.get(constants.STATUS)}{reason}"
         yield Violation(constants.RUN_STOP, found, f"status {constants.SUCCESS}", of_end=True)
     elif last_evaluation and end.samples not in (None, last_evaluation.samples):
         found = f"samples_count {shown(end.samples)}"

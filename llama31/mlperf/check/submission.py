@@ -1,6 +1,6 @@
 """`python3 -m llama31 check`: check one log, or several logs as one submission.
 
-Each log must pass by itself (`llama31.mlperf.check.one_log`). Across logs the seeds must differ and all other settings
+Each log must pass on its own (`llama31.mlperf.check.one_log`). Across logs the seeds must differ and all other settings
 agree, and the runs must not converge faster than the reference (`llama31.mlperf.check.convergence`).
 """
 
@@ -47,6 +47,11 @@ class SubmissionCheck:
         """Whether there are as many logs as a submission has."""
         return len(self.reports) == rules.RUNS_PER_SUBMISSION
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether all logs are of the closed division."""
+        return all(report.is_closed for report in self.reports)
+
     @cached_property
     def unconverged(self) -> list[Report]:
         """Logs without violations except that the run ended before its target."""
@@ -67,11 +72,10 @@ class SubmissionCheck:
         if not self.is_complete or len(bad) != 1:
             return []
         log = bad[0].log
-        is_read = (
-            not bad[0].damaged.count and official.can_check(log.records) and log.whole(constants.GLOBAL_BATCH_SIZE)
-        )
-        has_seeds = is_read and official.accepts_seeds([report.log for report in self.reports])
-        return bad if has_seeds or bad[0] in self.unconverged else []
+        is_read = official.can_check(log.records) and log.whole(constants.GLOBAL_BATCH_SIZE)
+        has_seeds = official.accepts_seeds([report.log for report in self.reports])
+        is_legible = not bad[0].damaged.count and is_read and has_seeds
+        return bad if is_legible or bad[0] in self.unconverged else []
 
     @cached_property
     def checks(self) -> dict[str, list[Violation]]:
@@ -85,14 +89,13 @@ class SubmissionCheck:
         evaluated = {file: log for file, log in logs.items() if log.all(constants.EVAL_START) and file not in off}
         has_data = len(self.evaluated) == len(self.reports) and all(one.passes for one in self.evaluated.values())
         settings = f"the {len(self.stated)} settings that the logs state are the same"
-        found = {
-            "the seeds differ": (compare_logs.seeds(logs), all(log.all(constants.SEED) for log in logs.values())),
-            settings: (compare_logs.differences(self.stated, list(logs), excepted), bool(self.stated)),
-            "evaluations are after the same numbers of samples": (compare_logs.cadence(evaluated), bool(evaluated)),
-            "the validation data is the same": (compare_logs.validation_data(self.evaluated), has_data),
-        }
-        compared = {title: (list(findings), is_stated) for title, (findings, is_stated) in found.items()}
-        return {title: findings for title, (findings, is_stated) in compared.items() if findings or is_stated}
+        compared = (
+            ("the seeds differ", compare_logs.seeds(logs), all(log.all(constants.SEED) for log in logs.values())),
+            (settings, compare_logs.differences(self.stated, list(logs), excepted), self.stated),
+            ("evaluations are after the same numbers of samples", compare_logs.cadence(evaluated), evaluated),
+            ("the validation data is the same", compare_logs.validation_data(self.evaluated), has_data),
+        )
+        return {title: found for title, findings, is_stated in compared if (found := list(findings)) or is_stated}
 
     @property
     def logs(self) -> dict[str, Log]:
@@ -121,7 +124,7 @@ class SubmissionCheck:
         """Verdict by the reference points; None unless all logs are closed and of one batch size."""
         batches = {report.log.whole(constants.GLOBAL_BATCH_SIZE) for report in self.reports}
         batch = batches.pop()
-        if batches or batch is None or not all(report.is_closed for report in self.reports):
+        if batches or batch is None or not self.is_closed:
             return None
         if self.is_complete and not self.damaged:
             from llama31.mlperf.check import convergence
@@ -142,7 +145,7 @@ class SubmissionCheck:
     @property
     def is_accepted(self) -> bool | None:
         """Whether MLCommons' checkers accept these logs as a submission; None if unknown, or not ten logs."""
-        if not self.is_complete or self.damaged or not all(report.is_closed for report in self.reports):
+        if not self.is_complete or self.damaged or not self.is_closed:
             return None
         logs = [report.log for report in self.reports]
         converges = self.convergence is not None and self.convergence.passes
@@ -157,11 +160,8 @@ class SubmissionCheck:
     @cached_property
     def failures(self) -> list[str]:
         """All failures, one a line. The convergence of a single run does not count: it says little of a mean."""
-        found = list(
-            compare_logs.single_log_lines(
-                {self.name(one): () if one in self.excused else one.failures for one in self.reports}
-            )
-        )
+        single = {self.name(one): () if one in self.excused else one.failures for one in self.reports}
+        found = list(compare_logs.single_log_lines(single))
         found += [str(finding) for findings in self.checks.values() for finding in findings]
         if len(self.reports) > 1 and self.convergence and not self.convergence.passes:
             found.append(f"convergence: {self.convergence.text}")
@@ -177,11 +177,11 @@ class SubmissionCheck:
     @property
     def minutes(self) -> float | None:
         """Score before the checker's scaling: mean minutes to train without the fastest and the slowest run."""
-        if not self.is_complete:
-            return None
         times = [score.minutes(report.log) if score.has_succeeded(report.log) else math.inf for report in self.reports]
         known = [time for time in times if time is not None]
-        mean = score.olympic_mean(known) if len(known) == len(times) else math.inf
+        if not self.is_complete or len(known) < len(times):
+            return None
+        mean = score.olympic_mean(known)
         return mean if math.isfinite(mean) else None
 
 
@@ -235,16 +235,13 @@ def excuses(found: SubmissionCheck) -> Iterator[str]:
 
 
 def _row(report: Report) -> str:
-    log = report.log
-    minutes, loss = score.minutes(log), log.last(constants.EVAL_ACCURACY)
-    samples = score.samples(log)
-    cells = (
-        f"{shown(log.value(constants.SEED)):>11}",
-        f"{'?' if samples is None else format(samples, ','):>10}",
-        f"{'?' if minutes is None else format(minutes, '.2f'):>9}",
-        f"{format(loss.value, '.4f') if loss and is_number(loss.value) else '?':>8}",
-    )
-    return f"{'passes' if report.passes else 'fails':<9}{''.join(cells)}"
+    minutes, samples = score.minutes(report.log), score.samples(report.log)
+    loss = report.log.last(constants.EVAL_ACCURACY)
+    verdict, seed = "passes" if report.passes else "fails", shown(report.log.value(constants.SEED))
+    trained = "?" if samples is None else f"{samples:,}"
+    time = "?" if minutes is None else f"{minutes:.2f}"
+    last = f"{loss.value:.4f}" if loss and is_number(loss.value) else "?"
+    return f"{verdict:<9}{seed:>11}{trained:>10}{time:>9}{last:>8}"
 
 
 def _common(title: str, found: SubmissionCheck, of_report: Callable[[Report], Sequence[str]]) -> Iterator[str]:
@@ -261,7 +258,11 @@ def _common(title: str, found: SubmissionCheck, of_report: Callable[[Report], Se
 def closing(found: SubmissionCheck) -> Iterator[str]:
     """Yield convergence and score."""
     yield from _convergence(found)
-    yield from _score(found)
+    if found.minutes is None or found.convergence is None:
+        return
+    line = f"score: {found.minutes:.3f} minutes, mean without the fastest and the slowest"
+    scaling = found.convergence.scaling
+    yield f"{line}; {found.minutes * scaling:.3f} with the reference's scaling" if scaling and scaling != 1 else line
 
 
 def _convergence(found: SubmissionCheck) -> Iterator[str]:
@@ -274,14 +275,6 @@ def _convergence(found: SubmissionCheck) -> Iterator[str]:
     yield f"rcp: {found.convergence.text}{one_log.damage(found.damaged)}"
 
 
-def _score(found: SubmissionCheck) -> Iterator[str]:
-    if found.minutes is None or found.convergence is None:
-        return
-    line = f"score: {found.minutes:.3f} minutes, mean without the fastest and the slowest"
-    scaling = found.convergence.scaling
-    yield f"{line}; {found.minutes * scaling:.3f} with the reference's scaling" if scaling and scaling != 1 else line
-
-
 def _verdict(found: SubmissionCheck) -> str:
     number, wanted = len(found.reports), rules.RUNS_PER_SUBMISSION
     if not found.passes:
@@ -290,10 +283,10 @@ def _verdict(found: SubmissionCheck) -> str:
         if found.is_accepted is not None:
             accept = "accept" if found.is_accepted else "do not accept"
             verdict += f"; MLCommons' checkers {accept} them as a submission"
-        elif not found.damaged and all(report.is_closed for report in found.reports):
+        elif not found.damaged and found.is_closed:
             verdict += f"; the official checker accepts {found.number_accepted} of the {number} logs"
         return verdict + one_log.damage(found.damaged)
-    if not all(report.is_closed for report in found.reports):
+    if not found.is_closed:
         return "pass outside the closed division"
     if not found.is_complete:
         return f"pass so far; a submission has {wanted} runs, these are {number}"

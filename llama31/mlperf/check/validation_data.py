@@ -21,7 +21,6 @@ class Evaluated:
     evaluations: int
     """Number of evaluations with a result in the log."""
     hashes: list[str] = field(default_factory=list)
-    """Fingerprint of each evaluation in the metrics."""
     damages: Damages = field(default_factory=Damages)
 
     @property

@@ -112,25 +112,21 @@ class _Source:
 def _read(number: int, text: bytes) -> Record | Damage:
     """Parse the text after the token of a line."""
     try:
-        return _parse(number, text)
+        fields = parse_json(text)
+        # Some logs have "" for no metadata; to the official checkers it is the same as an empty object.
+        metadata = fields["metadata"] or {}
+        is_searched = fields["key"] == constants.RUN_STOP or any(word in text for word in _RCP_WORDS)
+        searched = text if is_searched else b""
+        record = Record(number, float(fields["time_ms"]), fields["key"], fields["value"], metadata, searched)
+        if not isinstance(record.key, str) or not isinstance(record.metadata, dict):
+            raise TypeError("key is not a string, or metadata not an object")
+        if isinstance(fields["time_ms"], bool) or not is_number(record.time_ms):
+            raise ValueError(f"time_ms is {shown(fields['time_ms'])}")
+        if record.key == TRACKED_STATS and not isinstance(record.value, dict):
+            raise TypeError(f"the value of {TRACKED_STATS} is not an object")
+        return record
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         return Damage(number, reason_of(error))
-
-
-def _parse(number: int, text: bytes) -> Record:
-    fields = parse_json(text)
-    # Some logs have "" for no metadata; to the official checkers it is the same as an empty object.
-    metadata = fields["metadata"] or {}
-    is_searched = fields["key"] == constants.RUN_STOP or any(word in text for word in _RCP_WORDS)
-    searched = text if is_searched else b""
-    record = Record(number, float(fields["time_ms"]), fields["key"], fields["value"], metadata, searched)
-    if not isinstance(record.key, str) or not isinstance(record.metadata, dict):
-        raise TypeError("key is not a string, or metadata not an object")
-    if isinstance(fields["time_ms"], bool) or not is_number(record.time_ms):
-        raise ValueError(f"time_ms is {shown(fields['time_ms'])}")
-    if record.key == TRACKED_STATS and not isinstance(record.value, dict):
-        raise TypeError(f"the value of {TRACKED_STATS} is not an object")
-    return record
 
 
 def parse_json(text: bytes) -> Any:

@@ -232,10 +232,7 @@ def cut(text: str, longest: int = 60) -> str:
 
 
 def listed(items: Sequence[str], separator: str = ", ", room: int = LISTED, noun: str = "") -> str:
-    """Join the first items, as many as fit into `room` characters but at least one, and count the rest.
-
-    `noun` names one item in that count.
-    """
+    """Join the first items, as many as fit into `room` characters but at least one, and count the rest as `noun`s."""
     used, number = 0, 0
     for item in items:
         used += len(item) + len(separator)

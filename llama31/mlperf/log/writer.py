@@ -105,14 +105,8 @@ class MLPerfLog(Observer):
     ) -> None:
         """Log the settings of the run.
 
-        Args:
-            settings: All settings.
-            seed: Seed of the run.
-            data_parallel_size: Number of data-parallel ranks.
-            train_samples: Training sequences in the data order.
-            departures: A line for each departure from the closed division's rules, starting with the name of the
-                setting. With any, the run is in the open division.
-            init_checkpoint_step: Step of the initial checkpoint.
+        `train_samples`: training sequences in the data order. `departures`: a line for each departure from the closed
+        division's rules, starting with the name of the setting; with any, the run is in the open division.
         """
         # No name among these values contains any of `rules.RCP_WORDS`: see `llama31.config.mlperf_names`.
         linear, attention, communication = PRECISIONS[settings.precision]

@@ -38,10 +38,8 @@ def processors() -> dict[str, str]:
         found["host_processor_vcpu_count"] = str(int(cores) * int(threads))
     if cpu.get("CPU max MHz"):
         found["host_processor_frequency"] = f"{float(cpu['CPU max MHz']):.0f} MHz at most"
-    caches = [
-        f"{name.removesuffix(' cache')} {size}" for name, size in cpu.items() if name.startswith(("L1", "L2", "L3"))
-    ]
-    found["host_processor_caches"] = f"{', '.join(caches)}, summed over the node" if caches else ""
+    sizes = {name.removesuffix(" cache"): size for name, size in cpu.items() if name.startswith(("L1", "L2", "L3"))}
+    found["host_processor_caches"] = f"{_listed(sizes)}, summed over the node" if sizes else ""
     if sockets == "1":
         found["host_processor_interconnect"] = "N/A, one processor"
     return _known(found)

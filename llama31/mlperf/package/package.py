@@ -66,7 +66,10 @@ def package(
     logged_org = _logged(found, constants.SUBMISSION_ORG)
     submitters = [org, *([logged_org] if logged_org not in NOT_NAMED else [])]
     _raise_if_any(system_description.problems(system_file, description, submitters))
-    runs = [_load(report) for report in found.reports]
+    runs = [
+        SubmittedRun(run_dir, record.load_settings(run_dir), record.load_record(run_dir), report)
+        for run_dir, report in zip(directories, found.reports, strict=True)
+    ]
     _raise_if_any(_run_problems(description, runs, found))
     runs.sort(key=lambda one: one.report.log.all(constants.RUN_START)[0].time_ms)
     commit = code.commit_of([one.record.get("commit") for one in runs], checkout)
@@ -84,14 +87,10 @@ def package(
             if accepted:
                 os.sync()
                 publish(tree, output)
+    platform, status = (_logged(found, key) for key in (constants.SUBMISSION_PLATFORM, constants.SUBMISSION_STATUS))
     notes = [
         *system_description.notes(system_file, description),
-        *system_description.disagreements(
-            system_file,
-            description,
-            _logged(found, constants.SUBMISSION_PLATFORM),
-            _logged(found, constants.SUBMISSION_STATUS),
-        ),
+        *system_description.disagreements(system_file, description, platform, status),
     ]
     if logged_org not in NOT_NAMED and not are_same(logged_org, org):
         notes.append(f"{constants.SUBMISSION_ORG} is {logged_org} in the logs, but {org} in the tree")
@@ -114,10 +113,8 @@ def _raise_if_any(problems: Iterable[str]) -> None:
 def _argument_problems(org: str, directories: Sequence[Path], output: Path) -> Iterator[str]:
     """Yield what is wrong with the arguments themselves."""
     if not is_name(org):
-        works = directory_name(org)
-        yield f"--org {org}: not a valid directory name; use letters, digits, -, _ and ." + (
-            f"; --org {works} works" if works else ""
-        )
+        works = f"; --org {name} works" if (name := directory_name(org)) else ""
+        yield f"--org {org}: not a valid directory name; use letters, digits, -, _ and .{works}"
     if os.path.lexists(output):
         yield f"-o {output}: already exists; name a new directory"
     if len(directories) != rules.RUNS_PER_SUBMISSION:
@@ -126,11 +123,6 @@ def _argument_problems(org: str, directories: Sequence[Path], output: Path) -> I
         if not all((directory / name).is_file() for name in (paths.SETTINGS, paths.RECORD, paths.MLPERF_LOG)):
             wanted = f"{paths.SETTINGS}, {paths.RECORD} and {paths.MLPERF_LOG}"
             yield f"{directory}: not a run directory, which has {wanted}; a submission also has the code of its runs"
-
-
-def _load(report: Report) -> SubmittedRun:
-    directory = report.file.parent
-    return SubmittedRun(directory, record.load_settings(directory), record.load_record(directory), report)
 
 
 def _run_problems(
@@ -165,9 +157,8 @@ def _write(tree: Path, org: str, system_file: Path, runs: Sequence[SubmittedRun]
         shutil.copyfile(one.report.file, results / f"result_{number}.txt")
     implementation = tree / org / "benchmarks" / rules.BENCHMARK / "implementations" / name
     versions = {"Python": str(runs[0].record.get("python")), **runs[0].record.get("versions", {})}
-    code.write(
-        implementation, f"{org}, {name}", runs[0].settings, [one.seed for one in runs], commit, versions, checkout
-    )
+    seeds = [one.seed for one in runs]
+    code.write(implementation, f"{org}, {name}", runs[0].settings, seeds, commit, versions, checkout)
 
 
 def _results(tree: Path, org: str, name: str) -> Path:

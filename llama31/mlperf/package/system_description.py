@@ -120,10 +120,8 @@ def _is_given(resolved: Resolved, name: str) -> bool:
 def problems(path: Path, content: Mapping[str, Any], submitters: Sequence[str]) -> Iterator[str]:
     """Yield what makes a description unfit for a submission in the closed division.
 
-    Args:
-        path: The file, which names the system.
-        content: The description.
-        submitters: Accepted names of the organisation; case and punctuation are ignored.
+    The name of its file, `path`, is the system's. `submitters`: accepted names of the organisation; case and
+    punctuation are ignored.
     """
     if not is_name(path.stem) or path.suffix != ".json":
         yield f"{path}: not a valid system name; use letters, digits, -, _ and . and the ending .json"
