@@ -92,7 +92,8 @@ def check(path: Path, ruleset: str) -> Report:
 
     data = validation_data.read(file, log)
     found, warnings = official.judge(log.records, ruleset)
-    checks = {"every :::MLLOG line can be read": list(own_rules.damage(damaged))}
+    unreadable = Violation(":::MLLOG lines", str(damaged), "JSON with time_ms, key, value and metadata")
+    checks = {"every :::MLLOG line can be read": [unreadable] if damaged.count else []}
     if second := own_rules.second_run(log):  # the other violations would follow from it
         begins = f"the second run begins in line {second.number}"
         checks["the file contains one run"] = [Violation(second.key, begins, "one run in a file")]

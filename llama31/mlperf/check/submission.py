@@ -177,7 +177,10 @@ class SubmissionCheck:
     @property
     def minutes(self) -> float | None:
         """Score before the checker's scaling: mean minutes to train without the fastest and the slowest run."""
-        times = [score.minutes(report.log) if score.has_succeeded(report.log) else math.inf for report in self.reports]
+        logs = [report.log for report in self.reports]
+        times = [
+            score.minutes(log) if score.has_converged(log) and score.says_success(log) else math.inf for log in logs
+        ]
         known = [time for time in times if time is not None]
         if not self.is_complete or len(known) < len(times):
             return None
