@@ -149,7 +149,7 @@ def _older(log: Log, ruleset: str) -> Iterator[str]:
     """Name the earlier rulesets that accept a log in which the official checker only misses keys."""
     earlier = rules.RULESETS[: rules.RULESETS.index(ruleset)]
     if older := [one for one in earlier if all(_departs(f, log) for f in official.judge(log.records, one)[0])]:
-        yield f"ruleset: accepted by --ruleset {' and '.join(older)}; which does not require the missing keys"
+        yield f"ruleset: accepted by --ruleset {' and '.join(older)}, which does not require the missing keys"
 
 
 def _departs(finding: Violation, log: Log) -> bool:
