@@ -39,10 +39,8 @@ NAMED = 20  # damaged lines of a file that are listed
 class Record:
     """One `:::MLLOG` line of a log."""
 
-    number: int
-    """Line number in the file, from 1."""
-    time_ms: float
-    """Milliseconds since 1970."""
+    number: int  # of the line in the file, from 1
+    time_ms: float  # since 1970
     key: str
     value: Any
     metadata: dict[str, Any]
@@ -68,7 +66,6 @@ class Damage:
     """A `:::MLLOG` line that cannot be parsed."""
 
     number: int
-    """Line number in the file, from 1."""
     reason: str
 
     def __str__(self) -> str:
@@ -102,8 +99,7 @@ class Violation:
     key: str
     found: str
     wants: str
-    may_depart: bool = False
-    """Allowed outside the closed division."""
+    may_depart: bool = False  # allowed outside the closed division
     of_end: bool = False
     """Caused by a run that ended before its target, which a submission may contain once."""
     hint: str = ""
