@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 WORD_LIST = Path(__file__).with_name("words.txt")
 ALLOWED = "allowed"
 SUFFIXES = {".md", ".sh", ".sbatch", ".j2", ".py", ".toml", ".yaml", ".yml"}
-NAMES = {"Dockerfile", "requirements.txt", "requirements-dev.txt", ".editorconfig"}
+NAMES = re.compile(r"Dockerfile|requirements(-\w+)?\.txt|\.editorconfig")
 RECORDED = ("tests/golden/", "tests/fixtures/", "tests/slurm_outputs/2")
 """Paths of recorded output: other programs' text, or our own, whose source is checked instead."""
 
@@ -185,13 +185,24 @@ def may_match(text: str, words: dict[str, list[Entry]]) -> bool:
     )
 
 
+def exemptions_in(path: Path, lines: Sequence[str]) -> dict[int, re.Match[str]]:
+    """Return the exemptions of a file by line; in Python only those in comments, not those in strings."""
+    found = {number: match for number, line in enumerate(lines, start=1) if (match := EXEMPTION.search(line))}
+    if found and path.suffix == ".py":
+        with open(path, "rb") as file:
+            starts = {token.start for token in tokenize.tokenize(file.readline) if token.type == tokenize.COMMENT}
+        columns = {number: [column for line, column in starts if line == number] for number in found}
+        found = {number: match for number, match in found.items() if any(c <= match.start() for c in columns[number])}
+    return found
+
+
 def check(path: Path, words: dict[str, list[Entry]]) -> list[Finding]:
     """Return the listed phrases of a file and its faulty exemptions, in the order of their lines."""
     text = path.read_text(encoding="utf-8")
     if not EXEMPTION.search(text) and not may_match(text, words):
         return []
     lines = text.splitlines()
-    exemptions = {number: found for number, line in enumerate(lines, start=1) if (found := EXEMPTION.search(line))}
+    exemptions = exemptions_in(path, lines)
     used: set[int] = set()
     findings = []
     for passage in passages_of_python(path) if path.suffix == ".py" else passages_of_text(text):
@@ -231,8 +242,8 @@ def is_checked(name: str) -> bool:
     """Return whether a file of the repository, by its relative path, has prose of ours."""
     path = Path(name)
     hidden = any(part.startswith(".venv") for part in path.parts[:-1]) or path.parts[:1] in (("runs",), ("demo",))
-    of_ours = path.suffix in SUFFIXES or path.name in NAMES or name == ".ci/run"
-    return of_ours and not hidden and not name.startswith(RECORDED)
+    of_ours = path.suffix in SUFFIXES or NAMES.fullmatch(path.name) or name == ".ci/run"
+    return bool(of_ours) and not hidden and not name.startswith(RECORDED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -64,10 +64,9 @@ run_hadolint() {
 }
 
 count_skipped() { # RESULTS...: adds the number of skipped tests in files that pytest wrote
-    local tests=0 number
-    while read -r number; do
-        tests=$((tests + number))
-    done < <(sed -n 's/.*<testsuite [^>]* skipped="\([0-9]*\)".*/\1/p' "$@")
+    local tests=0 numbers number
+    mapfile -t numbers < <(sed -n 's/.*<testsuite [^>]* skipped="\([0-9]*\)".*/\1/p' "$@")
+    for number in "${numbers[@]}"; do tests=$((tests + number)); done
     if ((tests == 1)); then skipped+=("1 test"); elif ((tests)); then skipped+=("$tests tests"); fi
 }
 

@@ -100,7 +100,7 @@ def reference_point(size: str, global_batch_size: int) -> ReferencePoint | None:
 def reference_mean(global_batch_size: int) -> int:
     """Return the mean samples that the reference needs to converge, interpolated linearly between its points.
 
-    Below the smallest batch: that of the smallest, an upper bound. Above the largest: as many steps as the largest
+    Below the smallest batch: the mean of the smallest, an upper bound. Above the largest: as many steps as the largest
     takes, since larger batches do not take more.
     """
     points = sorted(REFERENCE_POINTS.values(), key=lambda point: point.global_batch_size)

@@ -1,4 +1,4 @@
-"""What every rank of a run does: settings -> recipe -> training -> outcome."""
+"""Train one rank of a run: settings -> recipe -> training -> outcome."""
 
 import contextlib
 import errno
@@ -28,32 +28,32 @@ if TYPE_CHECKING:
 
 
 def train(run_dir: Path) -> tuple[Outcome, bool]:
-    """Trains the run that `run_dir` describes; every rank calls this, under torchrun's environment variables.
+    """Train the run in `run_dir`; every rank calls this, with torchrun's environment variables. Raises nothing.
 
-    Returns the outcome, and whether this rank came to it in order: together with all others, so that none of them
-    is left waiting. It raises nothing; the first rank to fail writes the outcome down for all.
+    Returns the outcome, and whether this rank finished together with all others, so that none of them is left waiting.
+    The first rank to fail stores the outcome for all.
     """
     rank = int(os.environ.get("RANK", "0"))
-    run = _Run(run_dir, rank, _keep_output(run_dir, rank))
+    run = _Run(run_dir, rank, _redirect_output(run_dir, rank))
     startup_log.reached(startup_log.RANK)
     # A checkpoint may come from anywhere: torch reads data from it, never code (`safe_unpickle`).
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     signal.signal(signal.SIGINT, run.interrupt)
     signal.signal(signal.SIGUSR1, run.warn)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # what starts ranks may have it wait for this
-    if rank == 0:  # the others hold nothing that must be closed
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # launch.slurm.rank blocks it until now
+    if rank == 0:  # the others have no files to close
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        time_limit_warning.watch(run_dir)  # the others agree with it after each step
+        time_limit_warning.watch(run_dir)  # the others learn of it by the vote after each step
     try:
         outcome = run.fit()
         orderly = True
-        _hear_no_more()
-    except BaseException as error:  # noqa: BLE001 - whatever it is becomes the outcome, and is printed
-        _hear_no_more()
+        _ignore_signals()
+    except BaseException as error:  # noqa: BLE001 - any exception becomes the outcome, and is printed
+        _ignore_signals()
         outcome = run.failure(error)
         orderly = False
         trace = "".join(traceback.format_exception(error))
-    with contextlib.suppress(OSError):  # a full disk; the room for the outcome is reserved, that for the trace is not
+    with contextlib.suppress(OSError):  # a full disk: space is reserved for the outcome, not for the traceback
         outcome = record.store_outcome(run_dir, outcome)
         if not orderly:
             print(trace, file=sys.stderr, flush=True)
@@ -61,15 +61,14 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
     return outcome, orderly
 
 
-def _hear_no_more() -> None:
-    """Lets nothing but SIGKILL keep this rank from saying how its run ended: torchrun ends it when another has failed,
-    which may be why this one fails."""
+def _ignore_signals() -> None:
+    """Ignore further signals, so that this rank can still write its outcome; torchrun sends SIGTERM if one fails."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
 
 
-def _keep_output(run_dir: Path, rank: int) -> TextIO:
-    """Sends all that this rank prints to its log file; gives the former standard output, for progress alone."""
+def _redirect_output(run_dir: Path, rank: int) -> TextIO:
+    """Redirect this rank's output to its log file. Return the former standard output, for progress only."""
     console = os.fdopen(os.dup(1), "w", encoding="utf-8")
     logs = run_dir / paths.RANK_LOGS
     logs.mkdir(exist_ok=True)
@@ -80,7 +79,7 @@ def _keep_output(run_dir: Path, rank: int) -> TextIO:
 
 
 class _Run:
-    """One rank's part of a run: what it opens, builds and closes."""
+    """One rank of a run, and its records."""
 
     def __init__(self, run_dir: Path, rank: int, console: TextIO):
         self.run_dir = run_dir
@@ -100,24 +99,23 @@ class _Run:
         return self.start.run or job_chain.run_name(self.run_dir)
 
     def warn(self, *_: Any) -> None:
-        """Notes that time runs out (SIGUSR1), until there is a saver to hear that itself."""
+        """Record the warning of the time limit (SIGUSR1), until the saver has its own handler."""
         self.warned = True
         if not self.saves:
             self.interrupt()
 
     def interrupt(self, *_: Any) -> None:
-        """Notes that the user ended the run: what other exceptions follow from ranks that end is not the reason."""
+        """Record that the user interrupted the run, which is the reason for any exception that follows."""
         self.interrupted = True
         raise KeyboardInterrupt
 
     def fit(self) -> Outcome:
-        """Trains to the end. The MLPerf log begins before anything heavy is imported."""
+        """Train to the end. Return the outcome. The MLPerf log begins before anything heavy is imported."""
         settings = record.load_settings(self.run_dir)
         self.saves = settings.save_ckpt
         self.start = start_point.load(self.run_dir / paths.START)
         data = rank_checks.check(self.run_dir, settings)
-        departed = self.start.departures + departures(settings, data.validation.tokens)
-        departed = list(dict.fromkeys(departed))  # each once, in their order
+        departed = list(dict.fromkeys([*self.start.departures, *departures(settings, data.validation.tokens)]))
         if self.rank == 0:
             self._open_log(settings, data, departed)
         startup_log.reached(startup_log.CHECKED)
@@ -154,7 +152,7 @@ class _Run:
         return self.callback.outcome
 
     def failure(self, error: BaseException) -> Outcome:
-        """The outcome that an exception means."""
+        """Return the outcome for an exception."""
         step, samples = (self.callback.step, self.callback.consumed_samples) if self.callback else (0, 0)
 
         def aborted(reason: str, exit_code: int) -> Outcome:
@@ -164,7 +162,7 @@ class _Run:
             why = ", for time ran out (SIGUSR1); with SAVE_CKPT=1 it would have saved" if self.warned else ""
             return aborted(f"interrupted at step {step}{why}", INTERRUPTED)
         while isinstance(error, KeyboardInterrupt | SystemExit) and error.__context__:
-            error = error.__context__  # torchrun ends all ranks when one has failed, be this one's failure half told
+            error = error.__context__  # torchrun's SIGTERM interrupted the handling of this rank's own failure
         if isinstance(error, RunAborted):
             return aborted(str(error), error.exit_code)
         if isinstance(error, UserError):
@@ -179,16 +177,16 @@ class _Run:
         return aborted(f"rank {self.rank} failed at step {step}: {what}; see {logs}", FAILED)
 
     def stop(self, outcome: Outcome) -> None:
-        """Closes the records, each whatever becomes of the others."""
+        """Close the records, also if closing one of them fails."""
         for observer in self.observers:
-            with contextlib.suppress(OSError):  # a full disk, which the outcome tells
+            with contextlib.suppress(OSError):  # a full disk, which is in the outcome
                 observer.run_stopped(outcome)
         if wandb := sys.modules.get("wandb"):
-            with contextlib.suppress(Exception):  # whatever keeps Weights & Biases from its end is not the run's
+            with contextlib.suppress(Exception):  # a failure of Weights & Biases is not the run's
                 wandb.finish(exit_code=outcome.exit_code)
 
     def _saver(self, settings: Settings, data: Data, departed: list[str]) -> "Saver":
-        """What saves checkpoints; where the launcher can tell it to is written down."""
+        """Return the saver of checkpoints; rank 0 locks them, and stores the process that the launcher signals."""
         from llama31.training.checkpoint_saver import Saver
 
         saver = Saver(
@@ -211,7 +209,7 @@ class _Run:
         from llama31.mlperf.log.writer import MLPerfLog, copy_to_resume
 
         file = self.run_dir / paths.MLPERF_LOG
-        if self.start.goes_on:
+        if self.start.resumes:
             copy_to_resume(Path(self.start.checkpoint) / paths.MLPERF_LOG, file, departed)
             self.observers.append(MLPerfLog(file, resumed=True))
             return
@@ -233,7 +231,7 @@ class _Run:
         from llama31.training.console_progress import ConsoleProgress
 
         metrics = self.run_dir / paths.METRICS
-        if self.start.goes_on:
+        if self.start.resumes:
             shutil.copyfile(Path(self.start.checkpoint) / paths.METRICS, metrics)
         self.observers.append(MetricsWriter(metrics))
         self.observers.append(ConsoleProgress(settings, data.vocab_size, last_step, device.gpu(settings), self.console))

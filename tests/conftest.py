@@ -24,7 +24,7 @@ pytest_plugins = ["golden", "shards"]
 MARK_OF_FIXTURE = {"trained": "slow", "cluster": "slurm"}
 """Fixtures that train or start Slurm -> mark of the tests that use them, directly or not."""
 
-# A shell that starts the tests in the background has them ignore SIGINT, and so all that they start.
+# A shell that starts the tests in the background makes them, and their children, ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Settings that name tiny.py's data, made once; a shell or a format string would trip over the path."""
+    """Settings that name tiny.py's data, made once; a shell or a format string would fail on the path."""
     return make_data(tmp_path_factory.mktemp("data") / "a $HOME {of} data")
 
 

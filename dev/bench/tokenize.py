@@ -35,7 +35,7 @@ from dev.bench.harness import Column
 from llama31.common.files import atomic_writer
 from llama31.common.parallel import cores
 from llama31.corpus import documents, records
-from llama31.corpus.encoder import Exact, Fast, use_threads
+from llama31.corpus.encoder import ExactEncoder, FastEncoder, use_threads
 from llama31.corpus.records import NOTHING_SKIPPED
 from llama31.corpus.token_writer import TokenWriter
 from llama31.corpus.tokenize import as_bytes
@@ -104,7 +104,7 @@ def peer(source: Path, prefix: Path, tokenizer_dir: Path) -> None:
     import torch
     from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 
-    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=DType.optimal_dtype(Exact(tokenizer_dir).vocabulary))
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=DType.optimal_dtype(ExactEncoder(tokenizer_dir).vocabulary))
     pool = multiprocessing.get_context("spawn").Pool(WORKERS, Worker.start, (tokenizer_dir,))
     with pool, gzip.open(source, "rb") as lines:
         for ids in pool.imap(Worker.ids, lines, CHUNK):
@@ -131,8 +131,8 @@ def timed(work: Callable[..., T], *arguments: Any) -> tuple[float, T]:
 
 def steps(source: Path, prefix: Path, tokenizer_dir: Path) -> dict[str, float]:
     """Return the seconds of each step of ours, run on one thread."""
-    exact = Exact(tokenizer_dir)
-    fast = Fast(exact)
+    exact = ExactEncoder(tokenizer_dir)
+    fast = FastEncoder(exact)
     token_type = TokenType.for_vocabulary(exact.vocabulary)
     seconds: Counter[str] = Counter()
 
@@ -221,7 +221,7 @@ def main() -> None:
         print(f"making {tokenizer_dir}", file=sys.stderr)
         demo_tokenizer.save(demo_tokenizer.train(texts(), VOCABULARY), tokenizer_dir)
     use_threads(1)
-    print(f"{Exact(tokenizer_dir).vocabulary:,} entries, {cores()} cores")
+    print(f"{ExactEncoder(tokenizer_dir).vocabulary:,} entries, {cores()} cores")
     compare(directory, tokenizer_dir, arguments.megabytes, arguments.repeats)
     grow(directory, tokenizer_dir, arguments.large_megabytes)
 

@@ -14,10 +14,7 @@ FIXED_BYTES = 2_000_000  # headers of tensors, table of contents, `context`
 
 
 def estimate(settings: Settings, data: Data) -> int:
-    """Return the approximate size of one checkpoint, bytes.
-
-    The vocabulary's padding is not counted: at most 128 x TENSOR_PARALLEL_SIZE rows of each embedding.
-    """
+    """Return the approximate size of one checkpoint, bytes, without padding of the vocabulary."""
     return disk.checkpoint(settings, data.vocab_size) + FIXED_BYTES
 
 

@@ -34,7 +34,7 @@ def identity(settings: Settings, data: Data) -> dict[str, Any]:
         **{name: values[name] for name in (*FIXED, *CHANGEABLE)},
         "shape": {**asdict(SIZES[settings.size]), "vocab_size": data.vocab_size},
         TOKENIZER: tokenizer.fingerprint(settings.tokenizer_path),
-        DATA: {file.prefix.name: _data_file(file) for file in (*data.train, data.validation)},
+        DATA: token_files(data),
     }
 
 
@@ -44,12 +44,15 @@ def current_tokenizer_hash(recorded: str | None, settings: Settings) -> str | No
     return ours[0] if recorded in ours else recorded
 
 
+def token_files(data: Data) -> dict[str, str]:
+    """Return the fingerprint of each token file by its name."""
+    return {file.prefix.name: _data_file(file) for file in (*data.train, data.validation)}
+
+
 def _data_file(file: TokenFile) -> str:
     """Return the hash of a token file's manifest; without a manifest, its numbers of documents and tokens."""
     path = token_manifest.manifest_path(file.prefix)
-    if not path.is_file():
-        return f"{file.documents} documents, {file.tokens} tokens"
-    return sha256_of(path)
+    return sha256_of(path) if path.is_file() else f"{file.documents} documents, {file.tokens} tokens"
 
 
 def changes(
@@ -61,9 +64,7 @@ def changes(
     for name in (*FIXED, "shape", *ALLOWED):
         if recorded.get(name) == ours[name]:
             continue
-        if name in CHANGEABLE:
-            change = f"{name.upper()}={shown(ours[name])}: the run has {name.upper()}={shown(recorded.get(name))}"
-        elif name == DATA:
+        if name == DATA:
             before = recorded.get(DATA) or {}
             files = [file for file, content in ours[DATA].items() if before.get(file) != content]
             change = f"{name.upper()}: {', '.join(files) or 'fewer files'}: not the data that the run started with"
@@ -73,7 +74,7 @@ def changes(
             change = f"the model is {_shape(ours[name])}: the run's is {_shape(recorded.get(name) or {})}"
         else:
             change = f"{name.upper()}={shown(ours[name])}: the run has {name.upper()}={shown(recorded.get(name))}"
-            change += ", which cannot change"
+            change += ", which cannot change" if name in FIXED else ""
         if name in allowed:
             accepted.append(f"{change}; changed by --allow-change {name.upper()}")
         else:

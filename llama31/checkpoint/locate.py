@@ -40,26 +40,19 @@ def resolve(path: str | Path) -> Path:
 
 
 def not_a_checkpoint(path: Path, is_wanted: Callable[[Path], bool] = is_checkpoint, seed: int | None = None) -> str:
-    """Explain that a directory is not a checkpoint but is inside one, or holds some.
+    """Return the end of a message if a directory is not a checkpoint but is inside one or holds some; else "".
 
-    Args:
-        path: A directory.
-        is_wanted: Whether a directory is a checkpoint of the requested format.
-        seed: Seed of the run whose newest checkpoint is suggested first.
-
-    Returns:
-        The end of a message; empty if `path` is a checkpoint, or is neither inside one nor holds one.
+    `is_wanted` recognizes checkpoints of the requested format. The newest one of the run of `seed` is suggested first.
     """
     if is_wanted(path):
         return ""
-    outer = enclosing_checkpoint(resolve(path))
-    if outer and outer != resolve(path):
+    if (outer := enclosing_checkpoint(resolve(path))) and outer != resolve(path):
         return f"is inside the checkpoint {outer}; name that"
     with failures_named(path):
         complete = [inner for inner in path.iterdir() if inner.is_dir() and inner.name == _finished_name(inner)]
     saved = sorted(store.listing(path), key=lambda checkpoint: checkpoint.seed != seed)  # stable: newest first
-    found = [inner for inner in (*(checkpoint.path for checkpoint in saved), *sorted(complete)) if is_wanted(inner)]
-    found = list(dict.fromkeys(found))
+    inside = dict.fromkeys((*(checkpoint.path for checkpoint in saved), *sorted(complete)))
+    found = [inner for inner in inside if is_wanted(inner)]
     if not found:
         return ""
     names = ", ".join(inner.name for inner in found[:SHOWN])

@@ -33,10 +33,7 @@ class Found:
     """How the run ended, if it reached its target."""
 
     def clear(self) -> Iterator[str]:
-        """Remove incomplete checkpoints and rename damaged ones. Yield a message for each.
-
-        An incomplete checkpoint that holds foreign files is renamed too.
-        """
+        """Remove incomplete checkpoints; rename damaged ones and those with foreign files. Yield a message for each."""
         for path in self.incomplete:
             yield removal.clear(path)
         for path in self.damaged:
@@ -47,25 +44,17 @@ def find(settings: Settings, data: Data, allowed: Collection[str] = (), *, thoro
     """Find the newest intact checkpoint of the run that the settings describe, or else its start point.
 
     With SAVE_CKPT, checkpoints in CONTINUAL_CKPT take precedence over MODEL_CKPT, which may have started the run's
-    first job.
-
-    Args:
-        settings: Checked settings.
-        data: The data they name.
-        allowed: Fields in which the run may change.
-        thorough: Hash all files of a checkpoint before choosing it, with progress on a terminal; else compare sizes.
-
-    Raises:
-        UserError: With every reason why the checkpoint found cannot be resumed.
+    first job. `thorough` hashes all files of a checkpoint before choosing it, with progress on a terminal; otherwise
+    sizes are compared. Raises UserError with every reason why the checkpoint cannot be resumed; a difference in
+    the fields `allowed` is none.
     """
-    if settings.save_ckpt:
-        root = Path(settings.continual_ckpt)
-        settings = replace(settings, seeds=_seed(settings, root))
-        seed = int(settings.seeds) if settings.seeds else None
-        found = _from_saved(settings, data, allowed, store.listing(root, seed), thorough)
-        incomplete = [leftover.path for leftover in store.listing(root, seed, PARTIAL)]
-    else:
-        found, incomplete = None, []
+    if not settings.save_ckpt:
+        return _from_settings(settings, data, allowed, thorough)
+    root = Path(settings.continual_ckpt)
+    settings = replace(settings, seeds=_seed(settings, root))
+    seed = int(settings.seeds) if settings.seeds else None
+    found = _from_saved(settings, data, allowed, store.listing(root, seed), thorough)
+    incomplete = [leftover.path for leftover in store.listing(root, seed, PARTIAL)]
     return replace(found or _from_settings(settings, data, allowed, thorough), incomplete=incomplete)
 
 
@@ -83,10 +72,10 @@ def _from_saved(
             continue
         _refuse_older(settings, checkpoint.path, damaged)
         return replace(_resume_from(settings, data, allowed, checkpoint.path, manifest), notes=notes, damaged=damaged)
-    if damaged:
-        problem = "no intact checkpoint is left; choose another directory"
-        raise UserError([*notes, f"CONTINUAL_CKPT={settings.continual_ckpt}: {problem}"])
-    return None
+    if not damaged:
+        return None
+    problem = "no intact checkpoint is left; choose another directory"
+    raise UserError([*notes, f"CONTINUAL_CKPT={settings.continual_ckpt}: {problem}"])
 
 
 def _refuse_older(settings: Settings, newest: Path, damaged: Sequence[Path]) -> None:

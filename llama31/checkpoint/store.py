@@ -88,10 +88,7 @@ class DamagedCheckpoint(UserError):
 
 
 def read_manifest(path: Path) -> CheckpointManifest:
-    """Return the manifest of the checkpoint `path`.
-
-    Raises DamagedCheckpoint if it is missing or damaged, UserError if reading it failed for a transient reason.
-    """
+    """Return the manifest of a checkpoint. Raises DamagedCheckpoint, or UserError if reading failed transiently."""
     file = path / MANIFEST
     try:
         with _transient_named(file):
@@ -131,10 +128,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def check_sizes(path: Path, manifest: CheckpointManifest) -> str:
-    """Compare a checkpoint's file sizes with its manifest. Return the first problem; empty if none.
-
-    Raises UserError if a file cannot be read for a transient reason.
-    """
+    """Return the first file of another size than in the manifest, as text; "" if none. Raises as `check_hashes`."""
     for file, (size, _) in manifest.files.items():
         try:
             with _transient_named(path / file):

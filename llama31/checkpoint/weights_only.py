@@ -27,10 +27,7 @@ def check(settings: Settings, data: Data) -> None:
     try:
         found = nemo.inspect(path)
         ours = architecture.of_size(settings.size, data.vocab_size, settings.seq_length)
-        problems = [
-            *_differences(found.architecture, ours, settings),
-            *_missing_or_other_files(path, found.tokenizer, settings),
-        ]
+        problems = [*_differences(found.architecture, ours, settings), *_misfits(path, found.tokenizer, settings)]
         if problems:
             raise UserError(problems)
     except UserError as error:
@@ -61,14 +58,12 @@ def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in fields.items():
         flat |= (
-            {f"{name}.{inner}": inner_value for inner, inner_value in value.items()}
-            if isinstance(value, dict)
-            else {name: value}
+            {f"{name}.{inner}": field for inner, field in value.items()} if isinstance(value, dict) else {name: value}
         )
     return {name: value for name, value in flat.items() if value is not None}
 
 
-def _missing_or_other_files(path: Path, their_tokenizer: Path, settings: Settings) -> Iterator[str]:
+def _misfits(path: Path, their_tokenizer: Path, settings: Settings) -> Iterator[str]:
     """Yield a line if Megatron's common file is missing, and one if the checkpoint has another tokenizer."""
     if not (path / COMMON).is_file():
         yield f"{COMMON} is missing; Megatron cannot load weights without it"

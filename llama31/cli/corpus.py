@@ -71,7 +71,7 @@ def preprocess(
     if shards:
         work = preprocess.from_shards(work, shards, parse(parts), tokenizer, limit)
     tasks = preprocess.share_of(work.tasks, share)
-    jobs = jobs or preprocess.jobs_here(tasks)
+    jobs = jobs or preprocess.default_jobs(tasks)
     if not finish:
         preprocess.tokenize_all(tasks, tokenizer, jobs, threads or max(1, cores() // jobs), limit)
     if not share:
@@ -86,7 +86,7 @@ def verify(
     ] = None,
     head: Annotated[int, typer.Option(min=0, help="Decode and show the first documents of each file.")] = 0,
 ) -> None:
-    """Check token files from start to end. The exit code is 1 on any doubt."""
+    """Check token files from start to end. The exit code is 1 on any problem."""
     from llama31.corpus import verify_table
 
     named = os.environ.get("TOKENIZER_PATH", "")
@@ -121,7 +121,7 @@ def download(
     is_wanted = published.selection(what, range(PARTS) if parts is None else parse(parts), weights)
     remote: Remote = RemoteDirectory(path, what) if rclone else published.PublishedSet(published.address(what))
     print(fetch.download(remote, directory, is_wanted, jobs))
-    for line in outcome.lines(what, directory, os.environ):
+    for line in outcome.check(what, directory, os.environ):
         print(line)
 
 

@@ -1,4 +1,4 @@
-"""Writing files that appear under their final name only when complete; syncing, hashing and finding room for files."""
+"""Writing files that appear under their final name only when complete; syncing and hashing; free space."""
 
 import hashlib
 import os
@@ -20,9 +20,6 @@ def failures_named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-
-
-# --- Writing --------------------------------------------------------------------------------------------------------
 
 
 def publish(partial: Path, path: Path) -> None:
@@ -73,9 +70,6 @@ def sync_tree(root: Path, *, directories_only: bool = False) -> None:
             sync(path)
 
 
-# --- Hashing --------------------------------------------------------------------------------------------------------
-
-
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal. Raises UserError, naming it, if it cannot be read."""
     with failures_named(path):
@@ -85,12 +79,9 @@ def sha256_of(path: Path) -> str:
 def size_and_sha256(
     path: Path, on_read: Callable[[int], None] = lambda _: None, *, from_disk: bool = False
 ) -> tuple[int, str]:
-    """Return the bytes and the SHA-256 of a file. Raises OSError.
+    """Return the bytes and the SHA-256 of a file. Calls `on_read` with the bytes of each chunk. Raises OSError.
 
-    Args:
-        path: The file.
-        on_read: Called with the number of bytes of each chunk.
-        from_disk: Drop the file from the page cache first, to read what the disk holds.
+    With `from_disk`, the file is dropped from the page cache first, to read what the disk holds.
     """
     digest, size = hashlib.sha256(), 0
     with open(path, "rb", buffering=0) as file:
@@ -101,9 +92,6 @@ def size_and_sha256(
             size += len(chunk)
             on_read(len(chunk))
     return size, digest.hexdigest()
-
-
-# --- Finding room ---------------------------------------------------------------------------------------------------
 
 
 def nearest_existing(path: Path) -> Path:

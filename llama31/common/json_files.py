@@ -18,9 +18,6 @@ class DamagedJson(UserError):
     """A file is not JSON, or its content has another form than expected."""
 
 
-# --- Writing --------------------------------------------------------------------------------------------------------
-
-
 def to_json(value: Any) -> str:
     """Return a dataclass, or what JSON can hold, as the text of a file."""
     return json.dumps(asdict(value) if is_dataclass(value) else value, indent=INDENT) + "\n"  # type: ignore[arg-type]
@@ -30,9 +27,6 @@ def write_json(file: Path, value: Any) -> None:
     """Write a dataclass, or what JSON can hold, to a file atomically. Raises UserError if it cannot be written."""
     with atomic_writer(file) as written:
         written.write(to_json(value).encode())
-
-
-# --- Reading --------------------------------------------------------------------------------------------------------
 
 
 def load_json(file: Path) -> Any:

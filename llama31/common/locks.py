@@ -45,7 +45,7 @@ def lock_file(path: Path, refusal: str = "", *, patience: float = 0, removed_aft
     """Return the lock file `path`, created if missing, open for writing; closing it releases the lock.
 
     Raises UserError with the line `refusal` if another process holds the lock for more than `patience` seconds, and if
-    the file cannot be opened. With `removed_after` its holders remove the file in the end.
+    the file cannot be opened. With `removed_after` the last holder removes the file.
     """
     with failures_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def lock_file(path: Path, refusal: str = "", *, patience: float = 0, removed_aft
                 raise UserError(refusal)
             if not removed_after or _is_at(path, file):
                 return file
-            file.close()  # its holder removed it meanwhile
+            file.close()  # its holder removed it before we locked it
 
 
 def is_locked(path: Path) -> bool | None:

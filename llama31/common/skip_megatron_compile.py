@@ -1,7 +1,7 @@
 """Keep Megatron-Core 0.15 from compiling C++ code when it is imported.
 
 It compiles an allocator for inference, which training does not use. That takes a compiler and up to half a minute.
-torch holds a lock file in the home directory meanwhile; if the process is killed, all later ones wait for it forever.
+While it compiles, torch holds a lock file in the home directory; if it is killed, all later processes wait forever.
 And torch's CUDA build fails to compile it on a machine without a GPU. Megatron falls back if the allocator is missing;
 the stub module here makes it do so.
 """

@@ -1,7 +1,5 @@
 """Numbers and durations as text."""
 
-from datetime import timedelta
-
 PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
@@ -20,5 +18,6 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as h:mm:ss, with days in front if it is a day or longer."""
-    return str(timedelta(seconds=round(seconds)))
+    """Return a duration as h:mm:ss, with as many hours as it has."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

@@ -9,11 +9,7 @@ def departures(settings: Settings, validation_tokens: int | None = None) -> list
 
     Not checked, since the closed division leaves it free: layout, precision, batch sizes, learning rate, warmup, seed.
     DECAY_NORMS is not checked either: the rules fix the weight decay, but not which weights decay. MLCommons accepts
-    both its reference, which decays norms, and submissions that do not.
-
-    Args:
-        settings: Checked settings.
-        validation_tokens: Tokens in the validation set; None if unknown.
+    both its reference, which decays norms, and submissions that do not. `validation_tokens` is None if unknown.
     """
     found = []
     fixed = {
@@ -40,7 +36,6 @@ def departures(settings: Settings, validation_tokens: int | None = None) -> list
         found.append("FROM_HF=1: the closed division starts from random weights")
     full_set = settings.n_validation_samples == rules.VALIDATION_DOCUMENTS
     if full_set and validation_tokens not in (None, rules.VALIDATION_TOKENS):
-        found.append(
-            f"the validation set has {validation_tokens} tokens: the closed division's has {rules.VALIDATION_TOKENS}"
-        )
+        tokens = f"the validation set has {validation_tokens} tokens"
+        found.append(f"{tokens}: the closed division's has {rules.VALIDATION_TOKENS}")
     return found

@@ -20,7 +20,7 @@ def directory_name(text: str) -> str:
 
 
 def are_same(one: str, other: str) -> bool:
-    """Return whether two names are equal but for case, spaces and punctuation."""
+    """Return whether two names are equal except for case, spaces and punctuation."""
     return re.sub(r"[\W_]+", "", one).casefold() == re.sub(r"[\W_]+", "", other).casefold()
 
 

@@ -61,8 +61,7 @@ def outermost(directories: Iterable[Path]) -> list[Path]:
 
 
 def pairs(settings: Settings) -> list[str]:
-    """Return SOURCE:TARGET for each mount of a job's container: the run's directories, under their own paths, and
-    MOUNTS."""
+    """Return SOURCE:TARGET for each mount of a job's container: the run's directories, and MOUNTS."""
     found = directories(settings)
     if not settings.code_path:  # otherwise the image or MOUNTS provides it
         found = outermost([*found, paths.REPOSITORY])

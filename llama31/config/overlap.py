@@ -52,27 +52,16 @@ def planned(settings: Settings) -> Overlap:
 def problems(settings: Settings) -> Iterator[Problem]:
     """Yield settings of overlap that have no effect or that Megatron does not support."""
     if settings.overlap_grad_reduce and _sharing_ranks(settings) == 1:
-        yield Problem(
-            "overlap_grad_reduce",
-            "OVERLAP_GRAD_REDUCE=1: one rank alone holds each weight, and has nothing to reduce",
-            (None,),
-        )
+        what = "OVERLAP_GRAD_REDUCE=1: each weight is on a single rank, so there is nothing to reduce"
+        yield Problem("overlap_grad_reduce", what, (None,))
     # As in Megatron-LM's argument checks: both use the same buckets, and without the former there is only one.
     elif settings.overlap_param_gather and not planned(settings).grad_reduce:
-        yield Problem(
-            "overlap_param_gather",
-            "OVERLAP_PARAM_GATHER=1: needs OVERLAP_GRAD_REDUCE, which is off here",
-            (None,),
-            elsewhere=({"overlap_grad_reduce": True},),
-        )
+        what = "OVERLAP_PARAM_GATHER=1: needs OVERLAP_GRAD_REDUCE, which is off here"
+        yield Problem("overlap_param_gather", what, (None,), elsewhere=({"overlap_grad_reduce": True},))
     # NeMo's MegatronCommOverlapCallback would turn it off with a warning.
     if settings.tp_comm_overlap and not settings.sequence_parallel:
-        yield Problem(
-            "tp_comm_overlap",
-            "TP_COMM_OVERLAP=1: needs SEQUENCE_PARALLEL",
-            (None,),
-            elsewhere=({"sequence_parallel": True},),
-        )
+        what = "TP_COMM_OVERLAP=1: needs SEQUENCE_PARALLEL"
+        yield Problem("tp_comm_overlap", what, (None,), elsewhere=({"sequence_parallel": True},))
 
 
 def _sharing_ranks(settings: Settings) -> int:

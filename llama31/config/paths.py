@@ -34,10 +34,7 @@ def is_checkout(directory: Path = REPOSITORY) -> bool:
 
 
 def latest_run(directory: Path) -> Path:
-    """Return `directory` if it is a run directory, else the newest run in it (JOB_DIR, or a chain of Slurm jobs).
-
-    Raises UserError if a directory cannot be read.
-    """
+    """Return `directory` if it is a run directory, else the newest run in it. Raises UserError if it cannot be read."""
     with failures_named(directory):
         while not (directory / START).is_file() and (directory / LATEST).is_dir():
             directory = directory / LATEST

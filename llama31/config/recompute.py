@@ -29,12 +29,8 @@ def arguments(settings: Settings) -> dict[str, Any]:
 def instead(settings: Settings, granularity: RecomputeGranularity) -> Settings:
     """Return the same settings with another granularity."""
     usual = Settings()
-    return replace(
-        settings,
-        recompute_granularity=granularity,
-        recompute_method=usual.recompute_method,
-        recompute_num_layers=usual.recompute_num_layers,
-    )
+    method, number = usual.recompute_method, usual.recompute_num_layers
+    return replace(settings, recompute_granularity=granularity, recompute_method=method, recompute_num_layers=number)
 
 
 def fuller(settings: Settings) -> list[dict[str, Any]]:
@@ -77,10 +73,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
         return  # reported elsewhere
     number = settings.recompute_num_layers
     if number > layers or (settings.recompute_method is RecomputeMethod.uniform and layers % number):
-        what = "divide" if settings.recompute_method is RecomputeMethod.uniform else "be at most"
-        works = [n for n in range(min(number, layers), 0, -1) if layers % n == 0 or what == "be at most"]
-        yield Problem(
-            "recompute_num_layers",
-            f"RECOMPUTE_NUM_LAYERS={number}: must {what} the {layers} layers of a model chunk",
-            tuple(works[:2]),
-        )
+        must = "divide" if settings.recompute_method is RecomputeMethod.uniform else "be at most"
+        works = [n for n in range(min(number, layers), 0, -1) if layers % n == 0 or must == "be at most"]
+        what = f"RECOMPUTE_NUM_LAYERS={number}: must {must} the {layers} layers of a model chunk"
+        yield Problem("recompute_num_layers", what, tuple(works[:2]))

@@ -1,1 +1,1 @@
-"""The corpus: from C4's json.gz files to token files."""
+"""Corpus preparation: from C4's json.gz shards to token files."""

@@ -1,4 +1,4 @@
-"""Reading plain, gzip and zstd files, from the start of any gzip member or zstd frame."""
+"""Readers of plain, gzip and zstd files that can start at any gzip member or zstd frame."""
 
 import re
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from llama31.common.files import failures_named
 READ_BYTES = 2 << 20  # of the compressed file at a time
 MAGIC_BYTES = 4  # the longest magic number
 DAMAGED = (igzip_lib.IsalError, ZstdError)
-"""What reading damaged data raises."""
+"""Exceptions that damaged data raises when it is read."""
 
 
 class File(Protocol):
-    """A file as stored on disk."""
+    """A file as stored on disk, not decompressed."""
 
     def read(self, count: int) -> bytes: ...
 
@@ -26,20 +26,20 @@ class File(Protocol):
 
 
 class Stream(Protocol):
-    """Bytes to read in order, and the place in the file from which reading can resume."""
+    """A file's decompressed contents, read sequentially, with offsets from which reading can resume."""
 
     def read(self, limit: int) -> bytes:
-        """The next bytes, at most `limit`; empty only at the end."""
+        """Return the next bytes, at most `limit`; empty only at the end."""
 
-    def place(self, back: int) -> tuple[int, int]:
-        """Place of the byte that is `back` bytes before the next: (offset in the file, bytes to skip from there).
+    def locate(self, back: int) -> tuple[int, int]:
+        """Locate the byte that is `back` bytes before the next one: (offset in the file, bytes to skip from there).
 
-        `back` must not reach behind what the last `read` returned.
+        `back` must not exceed the length of the data that the last `read` returned.
         """
 
 
 class Decompressor(Protocol):
-    """Decompressor of one gzip member or zstd frame, as Python's compression modules have it."""
+    """Decompressor of one gzip member or zstd frame, with the interface of Python's compression modules."""
 
     @property
     def eof(self) -> bool: ...
@@ -55,12 +55,12 @@ class Decompressor(Protocol):
 
 @dataclass(frozen=True)
 class Format:
-    """A compressed format."""
+    """A compression format."""
 
     name: str
     suffix: str
     magic: re.Pattern[bytes]
-    """What its data begins with."""
+    """Matches the first bytes of its data."""
     decompressor: Callable[[], Decompressor]
 
 
@@ -70,14 +70,14 @@ FORMATS = (GZIP, ZSTD)
 
 
 def format_of(path: Path) -> Format | None:
-    """Return the format that a file's name claims; None for a plain file."""
+    """Return the format of a file by its suffix; None for a plain file."""
     return next((each for each in FORMATS if path.suffix == each.suffix), None)
 
 
-def misnamed(path: Path) -> str:
-    """Compare a file's first bytes with its name; return what is wrong, empty if they agree or there are none.
+def suffix_problem(path: Path) -> str:
+    """Compare a file's first bytes with its suffix; return the problem, empty if they agree or the file is too short.
 
-    Raises UserError where the file cannot be read.
+    Raises UserError if the file cannot be read.
     """
     with failures_named(path), open(path, "rb") as file:
         head = file.read(MAGIC_BYTES)
@@ -86,19 +86,19 @@ def misnamed(path: Path) -> str:
         return ""
     plain = path.name.removesuffix(named.suffix) if named else path.name
     if found:
-        return f"holds {found.name} data; rename it to {plain}{found.suffix}"
+        return f"contains {found.name} data; rename it to {plain}{found.suffix}"
     assert named is not None
     return f"is not {named.name} data: it begins with {head[:2]!r}; plain data must not be named {named.suffix}"
 
 
-def opened(path: Path, file: File) -> Stream:
-    """Return the contents of `file` from where it stands, decompressed as the name of `path` says."""
+def decompressed(path: Path, file: File) -> Stream:
+    """Return the contents of `file` from its current position, decompressed according to the suffix of `path`."""
     named = format_of(path)
-    return Members(file, named) if named else Plain(file)
+    return CompressedStream(file, named) if named else PlainStream(file)
 
 
-class Plain:
-    """A file that is not compressed."""
+class PlainStream:
+    """The contents of a file that is not compressed."""
 
     def __init__(self, raw: File):
         self._raw = raw
@@ -106,21 +106,21 @@ class Plain:
     def read(self, limit: int) -> bytes:
         return self._raw.read(limit)
 
-    def place(self, back: int) -> tuple[int, int]:
+    def locate(self, back: int) -> tuple[int, int]:
         return self._raw.tell() - back, 0
 
 
-class Members:
-    """The contents of the gzip members or zstd frames from where `raw` stands.
+class CompressedStream:
+    """The contents of the gzip members or zstd frames from the current position of `raw`.
 
-    `read` raises EOFError where a member is cut short or there is none, and one of DAMAGED for what is damaged or of
+    `read` raises EOFError if a member is truncated or there is none, and one of DAMAGED if the data is damaged or of
     another format.
     """
 
     def __init__(self, raw: File, kind: Format = GZIP):
         self._raw = raw
         self._kind = kind
-        self._data = b""  # read from the file, and not handed to a decompressor yet
+        self._data = b""  # read from the file, but not decompressed yet
         self._start_member()
 
     def _start_member(self) -> None:
@@ -143,7 +143,7 @@ class Members:
                 return inflated
 
     def _skip_padding(self) -> bool:
-        """Skip the zeros that may follow a member, as gzip does; return whether anything follows them."""
+        """Skip the zeros that may follow a member, as gzip does; return whether there is data after them."""
         while not (data := self._data.lstrip(b"\0")):
             if not self._fill():
                 return False
@@ -154,5 +154,5 @@ class Members:
         self._data = self._raw.read(READ_BYTES)
         return bool(self._data)
 
-    def place(self, back: int) -> tuple[int, int]:
+    def locate(self, back: int) -> tuple[int, int]:
         return self._offset, self._inflated - back

@@ -1,7 +1,7 @@
-"""Reading lines from files of JSON lines (.json, .jsonl), plain or compressed (.gz, .zst).
+"""Readers of JSON lines files (.json, .jsonl), plain or compressed (.gz, .zst).
 
-Lines end where NeMo's preprocess_data_for_megatron.py has them end: it opens plain files as text, with Python's
-universal newlines, and reads compressed ones as bytes, in which only a line feed ends a line.
+Line ends are those of NeMo's preprocess_data_for_megatron.py: it opens plain files as text, with Python's universal
+newlines, and reads compressed files as bytes, where only a line feed ends a line.
 """
 
 import errno
@@ -18,7 +18,7 @@ from llama31.common.files import sha256_of
 from llama31.corpus import compressed_files
 
 BLOCK_BYTES = 6 << 20  # of JSON, read at a time
-LINE_BYTES = 64 << 20  # a longer line is refused: what one line needs bounds the memory
+LINE_BYTES = 64 << 20  # longer lines are refused, to bound the memory
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst")
 
 T = TypeVar("T")
@@ -26,16 +26,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LinePosition:
-    """A place between two lines of a file, from where reading can go on."""
+    """A position between two lines of a file, from which reading can resume."""
 
     line: int
-    """Number of the next line; a file's first is 1."""
+    """Number of the next line, from 1."""
     offset: int
-    """Byte of the file, as it lies on disk, to start from: that of the line, or of the gzip member that holds it."""
+    """Offset in the file on disk to start reading from: of the line, or of the gzip member that contains it."""
     skip: int
-    """Bytes of JSON between `offset` and the line."""
+    """Decompressed bytes between `offset` and the line."""
     bytes_read: int
-    """Bytes of the file, as it lies on disk, that have been read so far: all of them in the end."""
+    """Bytes of the file on disk that have been read so far."""
     sha256: str
     """SHA-256 of these bytes, in hexadecimal."""
 
@@ -45,18 +45,18 @@ BEGINNING = LinePosition(1, 0, 0, 0, hashlib.sha256().hexdigest())
 
 @dataclass(frozen=True)
 class Position:
-    """How far several files have been read, one after another."""
+    """A position in a sequence of files, from which reading can resume."""
 
     finished: tuple[str, ...]
-    """SHA-256 of each file that was read to its end and left."""
+    """SHA-256 of each file that was read to its end."""
     finished_bytes: int
-    """Their size."""
+    """Size of these files."""
     place: LinePosition
-    """In the file after those."""
+    """Position in the next file."""
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of all files, as they lie on disk, that have been read so far."""
+        """Bytes of all files on disk that have been read so far."""
         return self.finished_bytes + self.place.bytes_read
 
 
@@ -65,20 +65,20 @@ START = Position((), 0, BEGINNING)
 
 @dataclass(frozen=True)
 class LineBlock:
-    """Consecutive whole lines of a file."""
+    """Consecutive complete lines of a file."""
 
     path: Path
     first_line: int
-    """Number of the first line; a file's first is 1."""
+    """Number of the first line, from 1."""
     lines: list[bytes]
     end: LinePosition
-    """The place after the last line."""
+    """Position after the last line."""
 
 
 def check_inputs(paths: Sequence[Path]) -> None:
-    """Raises UserError with a line for each file that cannot be an input, or is given twice."""
+    """Raise UserError with a line for each file that is not a usable input or is given twice."""
     problems = []
-    first: dict[tuple[int, int], Path] = {}  # by device and inode, so also through links
+    first: dict[tuple[int, int], Path] = {}  # by device and inode, so that links count as the same file
     for path in paths:
         try:
             if not path.name.endswith(SUFFIXES):
@@ -93,11 +93,11 @@ def check_inputs(paths: Sequence[Path]) -> None:
                     name = "given twice" if same == path else f"the same file as {same}"
                     problems.append(f"{path}: {name}; each document would count twice")
                 first[status.st_dev, status.st_ino] = path
-                if problem := compressed_files.misnamed(path):
+                if problem := compressed_files.suffix_problem(path):
                     problems.append(f"{path}: {problem}")
         except UserError as error:
             problems += error.lines
-        except OSError as error:  # a directory that may not be searched
+        except OSError as error:  # no permission to search the directory
             problems.append(f"{path}: {error.strerror}")
     if not paths:
         problems.append("no input files")
@@ -106,13 +106,13 @@ def check_inputs(paths: Sequence[Path]) -> None:
 
 
 def read(paths: Sequence[Path], start: Position = START) -> Iterator[tuple[LineBlock, Position]]:
-    """The blocks of several files from a position on, each with the position after it.
+    """Yield the blocks of several files from a position on, each with the position after it.
 
-    Raises what `blocks` raises, and Changed where a file that was read before is another now.
+    Raises the exceptions of `blocks`, and InputChanged if a file that was read before has changed.
     """
     for path, sha256 in zip(paths, start.finished, strict=False):
         if sha256_of(path) != sha256:
-            raise Changed(f"{path}: changed since it was read")
+            raise InputChanged(f"{path}: changed since it was read")
     position = start
     for path in paths[len(start.finished) :]:
         for block in blocks(path, position.place):
@@ -122,12 +122,12 @@ def read(paths: Sequence[Path], start: Position = START) -> Iterator[tuple[LineB
         position = Position((*position.finished, end.sha256), position.finished_bytes + end.bytes_read, BEGINNING)
 
 
-class Changed(UserError):
-    """A file is not the one that a place was taken from."""
+class InputChanged(UserError):
+    """Raised if a file is not the one that a position was taken from."""
 
 
-class _Hashed:
-    """A file that hashes what is read of it, each byte once."""
+class _HashingReader:
+    """A file that hashes the bytes read from it, each byte once."""
 
     def __init__(self, raw: BinaryIO):
         self._raw = raw
@@ -154,13 +154,13 @@ class _Hashed:
 
 
 def blocks(path: Path, start: LinePosition = BEGINNING, block_bytes: int = 0) -> Iterator[LineBlock]:
-    """The lines of a file from `start` on in blocks of at most about `block_bytes` (0: BLOCK_BYTES), with empty lines.
+    """Yield the lines of a file from `start` on, also empty ones, in blocks of about `block_bytes` (0: BLOCK_BYTES).
 
-    The last block may be without lines; its end tells the whole file's size and hash. Going on from a place costs
-    reading the file up to there, and decompressing its gzip member up to there.
+    The last block may have no lines; its `end` has the size and hash of the whole file. To resume from a position
+    costs reading the file up to it, and decompressing its gzip member up to it.
 
-    Raises UserError where the file cannot be read, holds damaged or truncated compressed data or has a line of more
-    than LINE_BYTES; Changed where it is not the file that `start` was taken from.
+    Raises UserError if the file cannot be read, if its compressed data is damaged or truncated, or if a line is longer
+    than LINE_BYTES; InputChanged if it is not the file that `start` was taken from.
     """
     line = start.line
     try:
@@ -176,61 +176,61 @@ def blocks(path: Path, start: LinePosition = BEGINNING, block_bytes: int = 0) ->
 
 
 def _blocks(path: Path, raw: BinaryIO, start: LinePosition, block_bytes: int) -> Iterator[LineBlock]:
-    file = _read_before(path, raw, start)
+    file = _verified_reader(path, raw, start)
     file.seek(start.offset)
-    stream, is_text = compressed_files.opened(path, file), compressed_files.format_of(path) is None
+    stream, is_text = compressed_files.decompressed(path, file), compressed_files.format_of(path) is None
     skip = start.skip
     while skip:
         skip -= len(stream.read(min(skip, block_bytes)))
 
     def block(first_line: int, lines: list[bytes], back: int) -> LineBlock:
-        place = LinePosition(first_line + len(lines), *stream.place(back), file.hashed, file.sha256)
+        place = LinePosition(first_line + len(lines), *stream.locate(back), file.hashed, file.sha256)
         return LineBlock(path, first_line, lines, place)
 
     line = start.line
-    pieces: list[bytes] = []  # of the line that the last block ended within
+    unfinished: list[bytes] = []  # pieces of a line that is not complete yet
     pending = 0  # their bytes
     while data := stream.read(block_bytes):
-        cut = _whole_lines(data, is_text)
-        if cut:
-            lines = _split(b"".join([*pieces, data[:cut]]), is_text)
-            yield block(line, lines, len(data) - cut)
+        length = _length_of_whole_lines(data, is_text)
+        if length:
+            lines = _split(b"".join([*unfinished, data[:length]]), is_text)
+            yield block(line, lines, len(data) - length)
             line += len(lines)
-            pieces, pending = [], 0
-        pieces.append(data[cut:])
-        pending += len(data) - cut
+            unfinished, pending = [], 0
+        unfinished.append(data[length:])
+        pending += len(data) - length
         if pending > LINE_BYTES:
-            raise UserError(f"{path}:{line}: a line of more than {LINE_BYTES >> 20} MiB, the longest that is read")
-    yield block(line, _split(b"".join(pieces), is_text), 0)
+            raise UserError(f"{path}:{line}: a line of more than {LINE_BYTES >> 20} MiB, the limit")
+    yield block(line, _split(b"".join(unfinished), is_text), 0)
 
 
-def _whole_lines(data: bytes, is_text: bool) -> int:
-    """Count the bytes up to the end of the last line that certainly ends in `data`."""
-    cut = data.rfind(b"\n") + 1
-    if is_text:  # a carriage return at the very end may be the first half of a line end
-        cut = max(cut, data.rfind(b"\r", cut, -1) + 1)
-    return cut
+def _length_of_whole_lines(data: bytes, is_text: bool) -> int:
+    """Return the length of the complete lines at the beginning of `data`."""
+    length = data.rfind(b"\n") + 1
+    if is_text:  # a carriage return as the last byte may be the first half of a line end
+        length = max(length, data.rfind(b"\r", length, -1) + 1)
+    return length
 
 
 def _split(data: bytes, is_text: bool) -> list[bytes]:
-    """Split into lines without their ends; the last one may lack its end."""
+    """Split data into lines without line ends; the last line may have none."""
     if is_text:
-        return data.splitlines()  # of bytes: at \n, \r and \r\n alone
+        return data.splitlines()  # of bytes: only at \n, \r and \r\n
     lines = data.split(b"\n")
     return lines if lines[-1] else lines[:-1]
 
 
-def _read_before(path: Path, raw: BinaryIO, place: LinePosition) -> _Hashed:
-    file = _Hashed(raw)
+def _verified_reader(path: Path, raw: BinaryIO, place: LinePosition) -> _HashingReader:
+    file = _HashingReader(raw)
     while file.hashed < place.bytes_read and file.read(min(BLOCK_BYTES, place.bytes_read - file.hashed)):
         pass
     if file.sha256 != place.sha256:
-        raise Changed(f"{path}: changed since it was read up to line {place.line}")
+        raise InputChanged(f"{path}: changed since it was read up to line {place.line}")
     return file
 
 
 def prefetched(items: Iterator[T]) -> Iterator[T]:
-    """The same items, the next one being made by a thread while one is in use."""
+    """Yield `items`, with a thread that computes the next one while the caller uses the current one."""
     end = object()
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(next, items, end)

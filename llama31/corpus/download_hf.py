@@ -1,4 +1,4 @@
-"""Llama 3.1 8B's tokenizer and weights from Hugging Face."""
+"""Download of Llama 3.1 8B's tokenizer and weights from Hugging Face."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,17 +25,17 @@ from llama31.data.tokenizer import vocabulary_size
 
 
 def download_hf(repository: str, directory: Path, weights: bool) -> str:
-    """Fetch the tokenizer's files, with `weights` also the weights', to `directory`; gives a line to print.
+    """Fetch a repository's tokenizer, with `weights` also its weights, to `directory`; return a summary line.
 
-    What is there is not fetched again. The token is that of `hf auth login`, or HF_TOKEN. Raises UserError, one line,
-    where the repository cannot be had.
+    Files that exist are not fetched again. The token is that of `hf auth login`, or HF_TOKEN. Raises UserError, one
+    line, if the repository is not accessible.
     """
     if not sys.stderr.isatty():
         disable_progress_bars()
     with failures_named(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with _refusals_named(repository, directory):
-        # snapshot_download itself takes what is in the directory for the repository's where it is refused.
+        # If access is refused, snapshot_download would silently return the directory's current files.
         info = HfApi().repo_info(repository, files_metadata=True)
         wanted = _wanted(repository, info.siblings or [], weights)
         HfApi().get_hf_file_metadata(url=hf_hub_url(repository, wanted[0].rfilename, revision=info.sha))
@@ -51,34 +51,30 @@ def _wanted(repository: str, files: Sequence[RepoSibling], weights: bool) -> lis
     found = list(filter_repo_objects(files, allow_patterns=patterns, key=lambda file: file.rfilename))
     for pattern in (hugging_face_files.TOKENIZER[0], *(["model*.safetensors"] if weights else [])):
         if not list(filter_repo_objects(found, allow_patterns=pattern, key=lambda file: file.rfilename)):
-            raise UserError(f"{repository}: holds no {pattern}")
+            raise UserError(f"{repository}: has no {pattern}")
     return found
 
 
 def _check(path: Path, size: int | None) -> None:
-    """Raises UserError where a file is not there with the size that the repository states; some mirrors state none."""
+    """Raise UserError if a file has not the size that the repository states; `size` is None for some mirrors."""
     with failures_named(path):
         found = path.stat().st_size
     if size is not None and found != size:
-        raise UserError(f"{path}: {found:,} bytes, the repository says {size:,}; remove it to have it fetched anew")
+        raise UserError(f"{path}: {found:,} bytes, the repository says {size:,}; remove it to fetch it again")
 
 
 @contextmanager
 def _refusals_named(repository: str, directory: Path) -> Iterator[None]:
-    """Turn what Hugging Face's library raises into a UserError of one line."""
+    """Turn the exceptions of Hugging Face's library into a UserError of one line."""
     page = f"https://huggingface.co/{repository}"
     try:
         yield
     except GatedRepoError:
-        raise UserError(
-            f"{repository}: access is granted to those who asked for it on {page}; then: hf auth login"
-        ) from None
+        raise UserError(f"{repository}: request access on {page}; then: hf auth login") from None
     except RepositoryNotFoundError:
-        raise UserError(
-            f"{repository}: no such repository, or it is not shown without a login: hf auth login; see {page}"
-        ) from None
+        raise UserError(f"{repository}: no such repository, or it needs a login: hf auth login; see {page}") from None
     except HFValidationError as error:
-        raise UserError(f"{repository}: not the name of a repository: {error}") from None
+        raise UserError(f"{repository}: invalid repository name: {error}") from None
     except HfHubHTTPError as error:
         raise UserError(f"{repository}: Hugging Face refused: {_first_line(error)}") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, RequestException) as error:

@@ -1,7 +1,7 @@
-"""Texts -> token ids, fast where that is exact (see `exactness`), by Hugging Face's own library where not.
+"""Encoders from texts to token ids: a fast one where it is exact (see `exactness`), else Hugging Face's library.
 
-The ids are those of NeMo's AutoTokenizer.text_to_ids: what tokenizer.json says, special tokens written in the text as
-their own ids, nothing added before or after a text.
+The ids are those of NeMo's AutoTokenizer.text_to_ids: by tokenizer.json, with special tokens in a text encoded as
+their own ids, and nothing added before or after a text.
 """
 
 import os
@@ -15,17 +15,17 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from llama31.common.errors import UserError
-from llama31.corpus.exactness import unproven, unsettled
+from llama31.corpus.exactness import ambiguous_texts, unproven_reason
 from llama31.data.token_file import TokenType
 from llama31.data.tokenizer import contradictions, tokenizer_file, vocabulary_size
 
 Encoded = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]
-"""The ids of all texts, one text after another, and the number of ids of each text."""
+"""The ids of all texts, concatenated, and the number of ids of each text."""
 
-LONGEST_TEXT = 4 << 20  # characters that Hugging Face's library gets: it takes 150 bytes and more for each of them
-CHECK_EVERY = 4096  # documents: one in so many is compared with Hugging Face's ids; costs about 1.5% of the time
-CHECK_CHARACTERS = 1 << 16  # longer documents are not compared: Hugging Face's library takes 200 bytes for a character
-CACHE_BYTES = 256 << 20  # gigatoken keeps each word it meets; beyond this much memory it is made anew
+LONGEST_TEXT = 4 << 20  # characters; Hugging Face's library needs at least 150 bytes of memory for each
+CHECK_EVERY = 4096  # one document in this many is compared with Hugging Face's ids; costs about 1.5% of the time
+CHECK_CHARACTERS = 1 << 16  # longer documents are not compared: the comparison needs 200 bytes for each character
+CACHE_BYTES = 256 << 20  # gigatoken caches each word; it is reloaded when its cache is larger than this
 
 PROBES = (
     "",
@@ -38,33 +38,33 @@ PROBES = (
     "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u0939\u093f\u0928\u094d\u0926\u0940 \u0e44\u0e17\u0e22",
     "\U0001f469\u200d\U0001f4bb\U0001f1e8\U0001f1ed \u00a0\u2003\u3000 \u2028end",
 )
-"""Texts on which tokenizers like to differ; a tokenizer's own special tokens are added to them."""
+"""Texts on which tokenizers often differ; texts with the tokenizer's special tokens are added to them."""
 
 
 class Inexact(Exception):
-    """The fast encoder failed, or gave other ids than Hugging Face's library; the message says which."""
+    """Raised if the fast encoder fails, or gives other ids than Hugging Face's library; the message says which."""
 
 
 class Encoder(Protocol):
-    """Turns lists of texts into ids."""
+    """Encoder of lists of texts."""
 
     name: str
     """Library that computes the ids."""
 
     def refusal(self, text: str) -> str:
-        """Say why it cannot take a text within its bounds of memory; empty where it can."""
+        """Return why a text needs more memory than the encoder may use; empty if it does not."""
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """The ids of the texts."""
+        """Return the ids of the texts."""
 
 
-class Exact:
-    """Hugging Face's tokenizers library, as a tokenizer directory says. Also what the tokenizer is, to callers."""
+class ExactEncoder:
+    """Encoder by Hugging Face's tokenizers library, with the properties of its tokenizer."""
 
     name = "tokenizers"
 
     def __init__(self, tokenizer_dir: str | Path):
-        """Raises UserError where the directory holds no tokenizer that the library can read as transformers does."""
+        """Raises UserError if the directory has no tokenizer, or one that the library reads unlike transformers."""
         self.path = tokenizer_file(tokenizer_dir)
         self.ids = vocabulary_size(tokenizer_dir)
         """Largest id + 1."""
@@ -77,7 +77,7 @@ class Exact:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.vocabulary: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        """Entries of the vocabulary with the added tokens; Megatron takes the type of the ids by this."""
+        """Size of the vocabulary with added tokens; Megatron chooses the type of the ids by it."""
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         rows = [row.ids for row in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -87,41 +87,41 @@ class Exact:
     def refusal(self, text: str) -> str:
         if len(text) <= LONGEST_TEXT:
             return ""
-        limit = f"the library that it needs gets at most {LONGEST_TEXT:,}, to bound its memory"
+        limit = f"the tokenizers library takes at most {LONGEST_TEXT:,}, to bound its memory"
         return f"a text of {len(text):,} characters; {limit}"
 
     def check_id(self, number: int) -> None:
-        """Raises UserError where an id is beyond the vocabulary, or the type of a token file's ids."""
+        """Raise UserError if an id exceeds the vocabulary or the range of the token file's type."""
         limit = min(self.ids, TokenType.for_vocabulary(self.vocabulary).limit)
         if number >= limit:
             raise UserError(f"{self.path}: gives id {number}, beyond its vocabulary of {limit}")
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens included."""
+        """Return the text of ids, special tokens included."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
-    def unproven(self) -> str:
-        """Say why another library may give other ids; empty where that was shown not to be."""
-        return unproven(self._tokenizer)
+    def unproven_reason(self) -> str:
+        """Return why another library may give other ids; empty if it is proven to give the same."""
+        return unproven_reason(self._tokenizer)
 
     def probes(self) -> list[str]:
-        """PROBES, and texts with each of the tokenizer's special tokens."""
+        """Return PROBES and texts with each of the tokenizer's special tokens."""
         specials = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
         return [*PROBES, *(f"a{special} {special}\n{special}b" for special in specials)]
 
 
-class Fast:
-    """gigatoken, compared with Hugging Face's library now and then. Raises Inexact where it fails or differs.
+class FastEncoder:
+    """Encoder by gigatoken, periodically compared with Hugging Face's library. Raises Inexact if it fails or differs.
 
-    Texts with code points on whose properties the two may differ are encoded by Hugging Face's library.
+    Texts with code points that the two may classify differently are encoded by Hugging Face's library.
     """
 
     name = "gigatoken"
 
-    def __init__(self, exact: Exact, sample: Sequence[str] = ()):
-        """Compares the ids of `sample` and of the tokenizer's probes."""
-        if reason := exact.unproven():
+    def __init__(self, exact: ExactEncoder, sample: Sequence[str] = ()):
+        """Compare the two libraries on `sample` and on the tokenizer's probes."""
+        if reason := exact.unproven_reason():
             raise Inexact(reason)
         self._exact = exact
         self._documents = 0
@@ -130,7 +130,7 @@ class Fast:
         self._compare(probes, self._encode(probes), range(len(probes)))
 
     def refusal(self, text: str) -> str:
-        return (refusal := self._exact.refusal(text)) and (refusal if unsettled([text]) else "")
+        return (refusal := self._exact.refusal(text)) and (refusal if ambiguous_texts([text]) else "")
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         if _resident_bytes() > self._base + CACHE_BYTES:
@@ -142,37 +142,37 @@ class Fast:
         return encoded
 
     def _load(self) -> None:
-        self._tokenizer: Any = None  # frees its memory before the next is made
-        with _failures_inexact():
+        self._tokenizer: Any = None  # frees its memory before the next one is loaded
+        with _failures_as_inexact():
             import gigatoken
 
             self._tokenizer = gigatoken.Tokenizer.from_json(self._exact.path.read_bytes())
         self._base = _resident_bytes()
 
     def _encode(self, texts: Sequence[str]) -> Encoded:
-        with _failures_inexact():
+        with _failures_as_inexact():
             import awkward
 
             rows = self._tokenizer.encode_batch(list(texts), parallel=True)
             encoded = np.asarray(awkward.flatten(rows, axis=1)), np.asarray(awkward.num(rows))
-        numbers = unsettled(texts)
+        numbers = ambiguous_texts(texts)
         return _replaced(encoded, numbers, self._exact.encode([texts[n] for n in numbers])) if numbers else encoded
 
     def _compare(self, texts: Sequence[str], encoded: Encoded, numbers: Sequence[int]) -> None:
         ids, lengths = encoded
         if len(lengths) != len(texts) or lengths.sum() != len(ids):
-            raise Inexact("it left out ids")
+            raise Inexact("it dropped ids")
         if not numbers:
             return
         ends = np.cumsum(lengths)
-        right, right_lengths = self._exact.encode([texts[number] for number in numbers])
+        expected, expected_lengths = self._exact.encode([texts[number] for number in numbers])
         found = np.concatenate([ids[ends[number] - lengths[number] : ends[number]] for number in numbers])
-        if not (np.array_equal(lengths[list(numbers)], right_lengths) and np.array_equal(found, right)):
+        if not (np.array_equal(lengths[list(numbers)], expected_lengths) and np.array_equal(found, expected)):
             raise Inexact("its ids differ on a sample")
 
 
 def _replaced(encoded: Encoded, numbers: Sequence[int], others: Encoded) -> Encoded:
-    """Put the ids of `others` in the place of those of the texts of these numbers."""
+    """Replace the ids of the texts with these indices by the ids of `others`."""
     (ids, lengths), (other_ids, other_lengths) = encoded, others
     rows = np.split(ids, np.cumsum(lengths)[:-1])
     lengths = lengths.copy()
@@ -183,8 +183,8 @@ def _replaced(encoded: Encoded, numbers: Sequence[int], others: Encoded) -> Enco
 
 
 @contextmanager
-def _failures_inexact() -> Iterator[None]:
-    """Whatever gigatoken raises becomes Inexact; a panic in its Rust code is a BaseException, not an Exception."""
+def _failures_as_inexact() -> Iterator[None]:
+    """Turn any exception of gigatoken into Inexact; a panic in its Rust code is a BaseException, not an Exception."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -194,13 +194,13 @@ def _failures_inexact() -> Iterator[None]:
 
 
 def use_threads(threads: int) -> None:
-    """Let both libraries encode on so many threads. In effect where this process has not encoded in parallel before."""
+    """Make both libraries encode with `threads` threads. Has no effect after a first parallel encoding."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
 
 
 def _resident_bytes() -> int:
-    """Memory of this process; 0 where Linux's /proc does not tell, so that the cache is then not bounded."""
+    """Return the resident memory of this process; 0 without Linux's /proc, which leaves the cache unbounded."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

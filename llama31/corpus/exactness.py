@@ -1,11 +1,10 @@
-"""Where gigatoken's ids are certain to be those of Hugging Face's tokenizers library.
+"""Conditions under which gigatoken's ids are those of Hugging Face's tokenizers library.
 
-Both cut a text into words by the properties of its code points, each by its own version of Unicode: gigatoken 0.10.0
-has version 17, tokenizers 0.22.2 version 16. A code point that one of them takes for a letter and the other for a
-symbol changes the words around it, and so their ids. Properties of assigned code points hardly ever change, so only
-those that an older version leaves unassigned can differ; Python's own version (13 to 15 for Python 3.10 to 3.12) is
-older than both. tests/corpus/test_exactness.py compares the two libraries on every code point that Python knows as
-assigned.
+Both split a text into words by the properties of its code points, each by its own version of Unicode: gigatoken 0.10.0
+has version 17, tokenizers 0.22.2 version 16. A code point that is a letter to one and a symbol to the other changes
+the words around it, and so their ids. Properties of assigned code points hardly ever change, so only code points that
+an older version leaves unassigned can differ; Python's own version (13 to 15 for Python 3.10 to 3.12) is older than
+both. tests/corpus/test_exactness.py compares the two libraries on every code point that is assigned in Python.
 """
 
 import json
@@ -21,7 +20,7 @@ LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Llama 3 cuts text into words: Meta's llama3 reference code, llama/tokenizer.py."""
+"""Llama 3's pattern for splitting text into words: Meta's llama3 reference code, llama/tokenizer.py."""
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
 SPLIT = {"type": "Split", "pattern": {"Regex": LLAMA_3}, "behavior": "Isolated", "invert": False}
@@ -29,13 +28,13 @@ PROVEN: tuple[Any, ...] = (
     {**BYTE_LEVEL, "use_regex": True},
     {"type": "Sequence", "pretokenizers": [SPLIT, {**BYTE_LEVEL, "use_regex": False}]},
 )
-"""Pre-tokenizers of tokenizer.json with which all code points were compared: GPT-2's and Llama 3's."""
+"""Pre-tokenizers of tokenizer.json for which all code points were compared: GPT-2's and Llama 3's."""
 
 
-def unsettled(texts: Sequence[str]) -> list[int]:
-    """Return the numbers of the texts that hold a code point which Python's version of Unicode leaves unassigned.
+def ambiguous_texts(texts: Sequence[str]) -> list[int]:
+    """Return the indices of texts with a code point that is unassigned in Python's version of Unicode.
 
-    Texts of ASCII alone cost nothing, others a pass over their bytes.
+    ASCII texts cost nothing, others a pass over their bytes.
     """
     others = b"".join([text.encode() for text in texts if not text.isascii()]).translate(None, ASCII).decode()
     unassigned = {character for character in set(others) if category(character) == "Cn"}
@@ -44,20 +43,20 @@ def unsettled(texts: Sequence[str]) -> list[int]:
     return [number for number, text in enumerate(texts) if not unassigned.isdisjoint(text)]
 
 
-def unproven(tokenizer: Tokenizer) -> str:
-    """Say what of a tokenizer was not compared over all code points; empty where everything was."""
+def unproven_reason(tokenizer: Tokenizer) -> str:
+    """Return the part of a tokenizer that was not compared over all code points; empty if all of it was."""
     if tokenizer.normalizer is not None:
         return f"its normalizer, {type(tokenizer.normalizer).__name__}, depends on the version of Unicode"
     if tokenizer.pre_tokenizer is None or _description(tokenizer.pre_tokenizer) not in PROVEN:
         return "its pre-tokenizer was not compared over all of Unicode, as Llama 3's and GPT-2's were"
     for token in tokenizer.get_added_tokens_decoder().values():
         if token.lstrip or token.rstrip or token.single_word:
-            return f"its added token {token.content!r} takes in what stands around it"
+            return f"its added token {token.content!r} depends on the text around it"
     return ""
 
 
 def _description(pre_tokenizer: PreTokenizer) -> Any:
-    """Return a pre-tokenizer as tokenizer.json has it, without `trim_offsets`, which does not change ids."""
+    """Return a pre-tokenizer's entry in tokenizer.json, without `trim_offsets`, which does not change ids."""
 
     def relevant(entries: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in entries.items() if key != "trim_offsets"}

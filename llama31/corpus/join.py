@@ -1,6 +1,6 @@
-"""Token files of consecutive shards -> the token file of all of them, without tokenising anything again.
+"""Join the token files of consecutive shards into one, without tokenising again.
 
-Documents are encoded one by one, so this gives the bytes that tokenising the merged file gives.
+Documents are encoded one by one, so the result has the same bytes as tokenising the merged file.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,54 +21,54 @@ from llama31.data.token_manifest import TokenManifest, manifest_path
 
 BLOCK_BYTES = 16 << 20
 
-Told = Callable[[int], object]
-"""Is told the bytes that were joined."""
+OnProgress = Callable[[int], object]
+"""Callback for progress: receives the number of bytes that were joined."""
 
 
-def join(job: TokenizeJob, pieces: Sequence[Path], told: Told = bool) -> None:
-    """Make the output of a job from `pieces`, the token files of its inputs, each of one input.
+def join(job: TokenizeJob, pieces: Sequence[Path], on_progress: OnProgress = bool) -> None:
+    """Write a job's output from `pieces`, the token files of its inputs, one for each.
 
-    What is there already is left as it is. Raises UserError where a piece is not whole, or was made otherwise than the
-    job says; and what Job.finished raises.
+    Does nothing if the output exists. Raises UserError if a piece is incomplete or was made with other inputs or
+    options than the job's, and the errors of TokenizeJob.finished.
     """
     with exclusive(job.prefix):
         if not job.finished():
             files = [summary(piece) for piece in pieces]
             combined = _combined([_manifest(job, *each) for each in zip(job.inputs, pieces, strict=True)])
             job.require_bad_lines_within_limit(combined)
-            # Should this be ended on the way, the checkpoint tells the next run whose files lie there.
+            # If this run is killed, the checkpoint tells the next one which job the partial files belong to.
             tokenize_checkpoint.store(
                 job.prefix, TokenizeCheckpoint(job.identity, encoder=next(iter(combined.versions)))
             )
-            _write(files, job.prefix, combined, told)
+            _write(files, job.prefix, combined, on_progress)
         tokenize_checkpoint.discard(job.prefix)
 
 
 def size(pieces: Sequence[Path]) -> int:
-    """Bytes that `join` reads of the pieces. Raises UserError where one is not whole."""
+    """Return the bytes that `join` reads from pieces. Raises UserError if one is incomplete."""
     return sum(_bin_bytes(file) + _lengths_bytes(file) for file in map(summary, pieces))
 
 
 def remove(pieces: Sequence[Path]) -> None:
-    """Remove the token files that were joined, where they are still there."""
+    """Remove the token files of pieces, if they exist."""
     for piece in pieces:
         for path in (manifest_path(piece), idx_path(piece), bin_path(piece)):
             with failures_named(path):
                 path.unlink(missing_ok=True)
 
 
-def _write(files: Sequence[TokenFile], prefix: Path, combined: TokenManifest, told: Told) -> None:
+def _write(files: Sequence[TokenFile], prefix: Path, combined: TokenManifest, on_progress: OnProgress) -> None:
     with failures_named(manifest_path(prefix)):
-        manifest_path(prefix).unlink(missing_ok=True)  # it must not describe other data, even for a moment
+        manifest_path(prefix).unlink(missing_ok=True)  # an old manifest must never be beside new data
     with TokenWriter(prefix, files[0].token_type) as writer:
 
         def ids(data: bytes) -> None:
             writer.write(data, b"")
-            told(len(data))
+            on_progress(len(data))
 
         def lengths(data: bytes) -> None:
             writer.write(b"", data)
-            told(len(data))
+            on_progress(len(data))
 
         for file in files:
             _copy(bin_path(file.prefix), 0, _bin_bytes(file), ids)
@@ -91,23 +91,23 @@ def _copy(path: Path, start: int, count: int, write: Callable[[bytes], None]) ->
             write(data)
             count -= len(data)
     if count:
-        raise UserError(f"{path}: became shorter while it was read")
+        raise UserError(f"{path}: truncated while it was read")
 
 
 def _manifest(job: TokenizeJob, source: Path, piece: Path) -> TokenManifest:
-    """What tells how a piece was made. Raises UserError where that is not how `source` is to be tokenised."""
+    """Return a piece's manifest. Raises UserError if the piece was not made from `source` by the options of `job`."""
     path = manifest_path(piece)
     found = token_manifest.read(piece)
     if found is None:
-        raise UserError(f"{path}: no such file; it tells how {piece.name} was made")
+        raise UserError(f"{path}: no such file; it records how {piece.name} was made")
     for name, value in {**job.identity, "inputs": [source.name]}.items():
         if getattr(found, name) != value:
-            raise UserError(f"{path}: made otherwise: {name}={getattr(found, name)}, now {value}; remove {piece.name}")
+            raise UserError(f"{path}: made with {name}={getattr(found, name)}, now {value}; remove {piece.name}")
     return found
 
 
 def _combined(manifests: Sequence[TokenManifest]) -> TokenManifest:
-    """The manifest of all, but for the hashes of the output."""
+    """Return the manifest of the joined file, except for the hashes of the output."""
     skipped = reduce(Skipped.plus, map(Skipped.of_manifest, manifests))
     return replace(
         manifests[0],

@@ -1,4 +1,4 @@
-"""The parts that C4's training shards are merged to."""
+"""The parts into which C4's training shards are merged."""
 
 from llama31 import rules
 from llama31.common.errors import UserError
@@ -7,12 +7,12 @@ PARTS = rules.TRAIN_SHARDS // rules.SHARDS_PER_PART
 
 
 def part_shards(part: int) -> range:
-    """Training shards of merged part 0..7."""
+    """Return the numbers of the training shards of part 0..7."""
     return range(part * rules.SHARDS_PER_PART, (part + 1) * rules.SHARDS_PER_PART)
 
 
 def parse(text: str) -> list[int]:
-    """Numbers of parts separated by spaces, in ascending order; none gives an empty list. Raises UserError."""
+    """Parse part numbers separated by spaces; return them sorted, without duplicates. Raises UserError."""
     known = {str(part): part for part in range(PARTS)}
     unknown = [word for word in text.split() if word not in known]
     if unknown:

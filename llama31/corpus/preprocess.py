@@ -1,8 +1,8 @@
-"""The benchmark's files -> token files: which there are, and a process of `tokenize` for each.
+"""Tokenise the benchmark's files, with a process of `tokenize` for each.
 
-The files are independent. So any number of machines can do a share of them each, and a file that fails, or whose
-process is killed, does not keep the others from being done. A part can also be made from its 128 shards as they are:
-each gives a token file of its own, and these are joined in the end.
+The files are independent: each of several machines can tokenise a share of them, and a file that fails, or whose
+process is killed, does not stop the others. A part can also be made from its 128 shards directly: each gives a token
+file, and these are joined.
 """
 
 import signal
@@ -24,7 +24,7 @@ from llama31.corpus.tokenize_job import TokenizeJob
 from llama31.data.token_file import summary
 from llama31.data.tokenizer import tokenizer_file
 
-CORES_PER_FILE = 8  # more hardly speed up one file: its gzip stream is read by one
+CORES_PER_FILE = 8  # more hardly speed up one file: a single core reads its gzip stream
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Task:
 
     source: Path
     prefix: Path
-    """Of the token file, without extension."""
+    """Path of the token file, without extension."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A training part that is made from its shards."""
+    """A training part that is tokenised shard by shard."""
 
     job: TokenizeJob
-    """Makes its token file from all its shards."""
+    """Makes the part's token file from all its shards."""
     shards: list[Task]
     is_joined: bool
 
@@ -53,28 +53,28 @@ class Part:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done for a set of token files."""
+    """The work needed for a set of token files."""
 
     prefixes: list[Path]
-    """Of the token files wanted."""
+    """Prefixes of the token files."""
     tasks: list[Task]
     """Files to tokenise."""
     parts: list[Part]
-    """Parts that are made from shards."""
+    """Parts to join from shards."""
 
 
 def from_merged(merged_dir: Path, preprocessed_dir: Path, parts: Sequence[int], sample: int) -> Work:
-    """Merged training parts, and the validation set of the first `sample` documents."""
+    """Return the work for merged training parts, and for the validation set of the first `sample` documents."""
     names = [*map(rules.train_part_name, parts), rules.validation_name(sample)]
     tasks = [Task(merged_dir / f"{name}.json.gz", preprocessed_dir / rules.token_file_name(name)) for name in names]
     return Work([task.prefix for task in tasks], tasks, [])
 
 
 def from_shards(merged: Work, c4_dir: Path, parts: Sequence[int], tokenizer_dir: Path, bad_line_limit: int = 0) -> Work:
-    """The same token files, of which those of the training parts are made from their shards.
+    """Return the work for the same token files, with the training parts made from their shards.
 
-    `bad_line_limit`: bad lines that may be skipped in all shards of a part. Raises UserError where a shard is missing,
-    or a part's token file is there that was made otherwise.
+    `bad_line_limit`: bad lines that may be skipped in all shards of a part. Raises UserError if a shard is missing, or
+    if a part's token file exists that was made from other inputs or with other options.
     """
     *_, validation = merged.tasks
     found = []
@@ -92,7 +92,7 @@ def from_shards(merged: Work, c4_dir: Path, parts: Sequence[int], tokenizer_dir:
 
 
 def share_of(tasks: Sequence[Task], share: str) -> Sequence[Task]:
-    """Of every N tasks the I-th alone, for "I/N"; all for an empty text. Raises UserError."""
+    """Return the I-th of every N tasks for the share "I/N", all for "". Raises UserError if `share` is invalid."""
     if not share:
         return tasks
     index, _, count = share.partition("/")
@@ -101,20 +101,20 @@ def share_of(tasks: Sequence[Task], share: str) -> Sequence[Task]:
     return tasks[int(index) :: int(count)]
 
 
-def jobs_here(tasks: Sequence[Task]) -> int:
-    """Files to tokenise at a time on this machine."""
+def default_jobs(tasks: Sequence[Task]) -> int:
+    """Return how many files to tokenise at a time on this machine."""
     return max(1, min(len(tasks), cores() // CORES_PER_FILE))
 
 
 def tokenize_all(tasks: Sequence[Task], tokenizer_dir: Path, jobs: int, threads: int, bad_line_limit: int = 0) -> None:
-    """Tokenise the files, `jobs` at a time with so many threads each, skipping at most so many bad lines of each.
+    """Tokenise files, `jobs` at a time with `threads` threads each; skip up to `bad_line_limit` bad lines of each.
 
-    What is done already is left alone: `tokenize` sees to that. Raises UserError with a line for each file that failed;
-    its process has said why on stderr.
+    `tokenize` skips files whose output exists. Raises UserError with a line for each file that failed; its process has
+    printed the reason to stderr.
     """
     tokenizer_file(tokenizer_dir)
     skipping = ["--on-bad-line=skip", f"--bad-line-limit={bad_line_limit}"] if bad_line_limit else []
-    with _ended_with_us() as processes:
+    with _terminated_on_sigterm() as processes:
 
         def run(task: Task) -> None:
             command = [sys.executable, "-m", "llama31", "tokenize", f"--input={task.source}"]
@@ -124,18 +124,18 @@ def tokenize_all(tasks: Sequence[Task], tokenizer_dir: Path, jobs: int, threads:
                 processes.add(process)
             processes.remove(process)
             if process.returncode:
-                raise UserError(f"{task.source}: FAILED ({_ending(process.returncode)})")
+                raise UserError(f"{task.source}: FAILED ({_exit_text(process.returncode)})")
 
         run_all(run, tasks, jobs)
 
 
-def _ending(returncode: int) -> str:
+def _exit_text(returncode: int) -> str:
     return f"exit code {returncode}" if returncode > 0 else f"killed by {signal.Signals(-returncode).name}"
 
 
 @contextmanager
-def _ended_with_us() -> Iterator[set["subprocess.Popen[bytes]"]]:
-    """A set of processes that are ended when this one is told to end. (Ctrl-C reaches them by itself.)"""
+def _terminated_on_sigterm() -> Iterator[set["subprocess.Popen[bytes]"]]:
+    """Yield a set of processes to terminate when this one gets SIGTERM. (Ctrl-C reaches child processes anyway.)"""
     processes: set[subprocess.Popen[bytes]] = set()
 
     def end(signum: int, _: FrameType | None) -> None:
@@ -151,13 +151,15 @@ def _ended_with_us() -> Iterator[set["subprocess.Popen[bytes]"]]:
 
 
 def finish(work: Work, jobs: int) -> str:
-    """Join the parts made from shards; gives a line that says what there is now.
+    """Join the parts made from shards; return a summary line.
 
-    Raises UserError naming the files of which no whole token file is there; then nothing is joined.
+    Raises UserError, before it joins anything, with a line for each file that has no complete token file.
     """
-    undone = [f"{task.source}: not done: {problem}" for task in work.tasks if (problem := _problem(task.prefix))]
-    if undone:
-        raise UserError(undone)
+    incomplete = [
+        f"{task.source}: not tokenised: {problem}" for task in work.tasks if (problem := _problem(task.prefix))
+    ]
+    if incomplete:
+        raise UserError(incomplete)
     with Progress("join", sum(size(part.pieces) for part in work.parts if not part.is_joined)) as progress:
         run_all(lambda part: _join(part, progress), work.parts, jobs)
     found = [summary(prefix) for prefix in work.prefixes]
@@ -171,7 +173,7 @@ def _join(part: Part, progress: Progress) -> None:
 
 
 def _problem(prefix: Path) -> str:
-    """What keeps a token file from being whole; empty where it is."""
+    """Return why a token file is incomplete; empty if it is complete."""
     try:
         summary(prefix)
     except UserError as error:

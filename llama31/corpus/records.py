@@ -1,7 +1,7 @@
-"""Reading the text of each record, as NeMo's preprocess_data_for_megatron.py does: by Python's json.loads of its line.
+"""Parser of each record's text, with the results of json.loads, which NeMo's preprocess_data_for_megatron.py uses.
 
-orjson parses first. It accepts less than json.loads, and what both accept has the same texts in it; so json.loads is
-asked only about lines that orjson refuses: those with NaN, Infinity, numbers beyond a double, or lone surrogates.
+orjson parses first. It accepts less than json.loads, and gives the same texts for lines that both accept. So json.loads
+parses only the lines that orjson refuses: those with NaN, Infinity, numbers beyond a double, or lone surrogates.
 """
 
 import json
@@ -16,12 +16,12 @@ from llama31.corpus.compressed_files import format_of
 from llama31.corpus.documents import LineBlock
 from llama31.data.token_manifest import TokenManifest
 
-LISTED = 100  # bad lines of which a manifest says which they are
-BAD_LINE_LIMIT = 100  # skipped lines in a token file, by default
+MAX_LISTED = 100  # bad lines that a manifest lists at most
+BAD_LINE_LIMIT = 100  # default of the bad lines that may be skipped in a token file
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 OnBadLine = Literal["stop", "skip"]
-"""What to do about a line without a text."""
+"""Action on a line without a text."""
 
 TYPES = {bool: "a boolean", type(None): "null", int: "a number", float: "a number", list: "an array", dict: "an object"}
 
@@ -33,7 +33,7 @@ class BadLine:
     file: str
     """Name of the input, without directory."""
     line: int
-    """Its number; a file's first is 1."""
+    """Line number, from 1."""
     reason: str
 
 
@@ -43,27 +43,27 @@ class Skipped:
 
     count: int = 0
     listed: tuple[BadLine, ...] = ()
-    """The first LISTED of them."""
+    """The first bad lines, at most MAX_LISTED."""
 
     def plus(self, other: "Skipped") -> "Skipped":
-        """Add bad lines that come after these."""
-        return Skipped(self.count + other.count, (*self.listed, *other.listed)[:LISTED])
+        """Return these and the bad lines that follow them."""
+        return Skipped(self.count + other.count, (*self.listed, *other.listed)[:MAX_LISTED])
 
     def in_manifest(self) -> dict[str, Any]:
-        """Return the fields of a Manifest."""
+        """Return these lines as fields of a TokenManifest."""
         return {"skipped_lines": self.count, "skipped": [asdict(line) for line in self.listed]}
 
     @staticmethod
-    def of_manifest(made: TokenManifest) -> "Skipped":
-        """Read the fields of a Manifest; one without them is of a version that skipped nothing."""
-        return Skipped(made.skipped_lines or 0, tuple(BadLine(**line) for line in made.skipped or ()))
+    def of_manifest(manifest: TokenManifest) -> "Skipped":
+        """Read the skipped lines of a manifest; one without these fields is of a version that skipped nothing."""
+        return Skipped(manifest.skipped_lines or 0, tuple(BadLine(**line) for line in manifest.skipped or ()))
 
 
 NOTHING_SKIPPED = Skipped()
 
 
 def skip_limit(on_bad_line: OnBadLine, limit: int | None) -> int:
-    """Return how many bad lines may be skipped, 0 for on_bad_line=stop. Raises UserError for a limit beside that."""
+    """Return how many bad lines may be skipped, 0 for on_bad_line=stop. Raises UserError for `stop` with a limit."""
     if on_bad_line == "skip":
         return limit or BAD_LINE_LIMIT
     if limit is not None:
@@ -76,8 +76,8 @@ def texts(
 ) -> tuple[list[str], Skipped]:
     """Return the text of each line that is not blank, and the bad lines so far.
 
-    `refusal`: why the encoder cannot take a text, empty where it can. Raises UserError, naming file and line, for such
-    a text, and for the first bad line beyond `limit`.
+    `refusal` returns why the encoder cannot take a text, empty if it can. Raises UserError, naming file and line, for
+    such a text, and for the first bad line beyond `limit`.
     """
     found: list[str] = []
     bad: list[BadLine] = []
@@ -94,33 +94,33 @@ def texts(
             except NoText as error:
                 bad.append(BadLine(block.path.name, number, str(error)))
                 if skipped.count + len(bad) > limit:
-                    raise UserError(f"{block.path}:{number}: {error}{_beyond(limit)}") from None
+                    raise UserError(f"{block.path}:{number}: {error}{_limit_text(limit)}") from None
                 continue
         if problem := refusal(text):
             raise UserError(f"{block.path}:{number}: {problem}")
         found.append(text)
-    return found, skipped.plus(Skipped(len(bad), tuple(bad[:LISTED])))
+    return found, skipped.plus(Skipped(len(bad), tuple(bad[:MAX_LISTED])))
 
 
-def _beyond(limit: int) -> str:
-    return f"; it is bad line {limit + 1:,}, and --bad-line-limit={limit} may be skipped" if limit else ""
+def _limit_text(limit: int) -> str:
+    return f"; bad line {limit + 1:,} exceeds --bad-line-limit={limit}" if limit else ""
 
 
 class NoText(Exception):
-    """Why a line has no text to tokenise."""
+    """Raised if a line has no text to tokenise; the message is the reason."""
 
 
 def text_of(line: bytes, key: str, is_text: bool) -> str:
-    """Return the text of a line as json.loads reads it. `is_text`: NeMo's script decodes the line before, as UTF-8.
+    """Return the text of a line by json.loads. `is_text`: decode the line as UTF-8 first, like NeMo's script.
 
-    json.loads also takes bytes; then it skips a byte order mark, and decodes surrogates that were encoded one by one.
+    Given bytes, json.loads skips a byte order mark, and decodes surrogates that were encoded one by one.
     """
     try:
-        # Python refuses integers of more than 4,300 digits for the time they take; as floats they take none.
+        # Python refuses integers of more than 4,300 digits, which are slow to parse; floats are fast.
         record = json.loads(line.decode() if is_text else line, parse_int=float)
         text = record[key]
     except RecursionError:
-        raise NoText("not JSON that Python reads: nested too deeply") from None
+        raise NoText("JSON nested too deeply") from None
     except ValueError as error:
         raise NoText(f"not JSON: {error}{_remedy(line, is_text)}") from None
     except (KeyError, TypeError):
@@ -131,14 +131,14 @@ def text_of(line: bytes, key: str, is_text: bool) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        raise NoText(f'"{key}" holds a lone surrogate, U+{code:04X}, which no tokenizer takes') from None
+        raise NoText(f'"{key}" contains a lone surrogate, U+{code:04X}, which tokenizers reject') from None
     return text
 
 
 def _remedy(line: bytes, is_text: bool) -> str:
-    """Name what makes a line readable that NeMo's script reads in files of the other kind."""
+    """Return how to fix a line that NeMo's script accepts only in the other kind of file, plain or compressed."""
     if is_text and line.startswith(BYTE_ORDER_MARK):
         return "; remove the byte order mark: NeMo's script accepts one in compressed files only"
     if not is_text and b"\r" in line.strip():
-        return "; a lone carriage return ends a line in plain files only, as for NeMo's script"
+        return "; a lone carriage return ends a line in plain files only, as in NeMo's script"
     return ""

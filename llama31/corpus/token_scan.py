@@ -1,6 +1,6 @@
-"""A token file, read through once from beginning to end: what is wrong within it, its largest id, its hashes.
+"""Scan a token file once from beginning to end for errors, its largest id and its hashes.
 
-Memory stays the same whatever the size. Time is that of SHA-256 where hashes are wanted, else the disk's.
+Memory use does not depend on the size. SHA-256 determines the speed if hashes are computed, else the disk does.
 """
 
 import hashlib
@@ -25,40 +25,40 @@ Numbers: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found in a token file."""
+    """The result of scanning a token file."""
 
-    doubts: list[str]
-    """A line for each kind of thing that is wrong, with the first place where it is."""
+    problems: list[str]
+    """A line for each kind of error, with its first occurrence."""
     largest_id: int
     idx_sha256: str
-    """SHA-256 of the .idx, in hexadecimal; of nothing where hashes are not wanted."""
+    """SHA-256 of the .idx, in hexadecimal; of no data if hashes are not computed."""
     bin_sha256: str
 
 
 def scan(file: TokenFile, largest_id: int, hashed: bool, progress: Progress) -> Scan:
-    """Read a .bin/.idx pair through; its ids should be 0 to `largest_id`.
+    """Scan a .bin/.idx pair, whose ids should be 0 to `largest_id`; compute its hashes if `hashed`.
 
-    Raises UserError where a file cannot be read, or becomes shorter meanwhile.
+    Raises UserError if a file cannot be read, or is truncated during the scan.
     """
     index, data = _Reading(idx_path(file.prefix), hashed, progress), _Reading(bin_path(file.prefix), hashed, progress)
-    doubts = list(_index_doubts(index, file))
+    problems = list(_index_problems(index, file))
     largest = -1
 
     def ids() -> Iterator[tuple[Numbers, Numbers]]:
         nonlocal largest
         for block in data.following(f"<i{file.token_type.itemsize}", file.tokens):
-            unsigned = block.view(f"<u{file.token_type.itemsize}")  # in which negative ids are large ones
+            unsigned = block.view(f"<u{file.token_type.itemsize}")  # negative ids become large ones
             numbers = unsigned if file.token_type.typecode.isupper() else block
             largest = max(largest, int(numbers.max()))
             yield numbers, unsigned <= largest_id
 
-    if wrong := _first(ids()):
-        doubts.append(f"{data.path}: token {wrong[0]:,} is id {wrong[1]}, not one of 0 to {largest_id}")
-    return Scan(doubts, largest, index.sha256.hexdigest(), data.sha256.hexdigest())
+    if error := _first(ids()):
+        problems.append(f"{data.path}: token {error[0]:,} is id {error[1]}, not one of 0 to {largest_id}")
+    return Scan(problems, largest, index.sha256.hexdigest(), data.sha256.hexdigest())
 
 
 class _Reading:
-    """A file that is read from its beginning to its end."""
+    """A file that is read sequentially."""
 
     def __init__(self, path: Path, hashed: bool, progress: Progress):
         self.path = path
@@ -68,7 +68,7 @@ class _Reading:
         self._position = 0
 
     def following(self, dtype: str, count: int) -> Iterator[Numbers]:
-        """The next `count` numbers in blocks; a thread reads ahead."""
+        """Yield the next `count` numbers in blocks; a thread reads ahead."""
         start, self._position = self._position, self._position + np.dtype(dtype).itemsize * count
         for block in prefetched(_numbers(self.path, dtype, start, count)):
             if self._hashed:
@@ -78,38 +78,38 @@ class _Reading:
 
 
 def _numbers(path: Path, dtype: str, start: int, count: int) -> Iterator[Numbers]:
-    """`count` numbers of a file from byte `start` on, in blocks."""
+    """Yield `count` numbers of a file from byte `start` on, in blocks."""
     with failures_named(path), open(path, "rb") as file:
         file.seek(start)
         for size in [BLOCK] * (count // BLOCK) + [count % BLOCK] * (count % BLOCK > 0):
             size *= np.dtype(dtype).itemsize
             data = file.read(size)
             if len(data) < size:
-                raise UserError(f"{path}: became shorter while it was read")
+                raise UserError(f"{path}: truncated while it was read")
             yield np.frombuffer(data, dtype)
 
 
-def _index_doubts(index: _Reading, file: TokenFile) -> Iterator[str]:
-    """What is wrong in an index, part by part: lengths, pointers, documents."""
+def _index_problems(index: _Reading, file: TokenFile) -> Iterator[str]:
+    """Yield a line for each error in an index, section by section: lengths, pointers, documents."""
     (header,) = index.following(f"V{HEADER.size}", 1)
     *_, sequences, ends = HEADER.unpack(header.tobytes())
     lengths = index.following("<i4", sequences)
     name = "document" if sequences == ends - 1 else "stored sequence"
-    if wrong := _first((block, block > 0) for block in lengths):
-        yield f"{index.path}: {name} {wrong[0]:,} has {wrong[1]:,} tokens"
+    if error := _first((block, block > 0) for block in lengths):
+        yield f"{index.path}: {name} {error[0]:,} has {error[1]:,} tokens"
     expected = _pointers(_numbers(index.path, "<i4", HEADER.size, sequences), file.token_type.itemsize)
     found = index.following("<i8", sequences)
-    if wrong := _first((block, block == right) for block, right in zip(found, expected, strict=True)):
-        yield f"{index.path}: {name} {wrong[0]:,} begins at byte {wrong[1]:,}, not where the one before it ends"
-    if wrong := _first(_rising(index.following("<i8", ends), sequences, ends)):
+    if error := _first((block, block == right) for block, right in zip(found, expected, strict=True)):
+        yield f"{index.path}: {name} {error[0]:,} begins at byte {error[1]:,}, not where the one before it ends"
+    if error := _first(_rising(index.following("<i8", ends), sequences, ends)):
         yield (
-            f"{index.path}: entry {wrong[0]:,} of the document index is {wrong[1]:,}; "
+            f"{index.path}: entry {error[0]:,} of the document index is {error[1]:,}; "
             f"it must rise from 0 to {sequences:,}, the number of stored sequences"
         )
 
 
 def _rising(blocks: Iterable[Numbers], sequences: int, ends: int) -> Iterator[tuple[Numbers, Numbers]]:
-    """Which entries of a document index are right: from 0 each above the one before, to `sequences`."""
+    """Check that the entries of a document index rise strictly from 0 to `sequences`; yield (entries, is_right)."""
     before, place = -1, 0
     for block in blocks:
         is_right = (np.diff(block, prepend=before) > 0) & (block <= sequences)
@@ -120,7 +120,7 @@ def _rising(blocks: Iterable[Numbers], sequences: int, ends: int) -> Iterator[tu
 
 
 def _pointers(lengths: Iterable[Numbers], itemsize: int) -> Iterator[Numbers]:
-    """Byte at which each document begins."""
+    """Yield the byte offset of each document, from the documents' lengths."""
     end = 0
     for block in lengths:
         ends = end + np.cumsum(block, dtype=np.int64) * itemsize
@@ -129,7 +129,7 @@ def _pointers(lengths: Iterable[Numbers], itemsize: int) -> Iterator[Numbers]:
 
 
 def _first(blocks: Iterable[tuple[Numbers, Numbers]]) -> tuple[int, int] | None:
-    """Place and value of the first number that is not right, if any. Reads all, for the hash's sake."""
+    """Return index and value of the first wrong number, None if there is none. Reads all blocks, to hash them."""
     first, start = None, 0
     for block, is_right in blocks:
         if first is None and not is_right.all():

@@ -1,4 +1,4 @@
-"""Writing a token file: the ids and lengths go to disk as they come, so that memory does not grow with the corpus."""
+"""Writer of token files. It writes ids and lengths as they arrive, so memory does not grow with the corpus."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from llama31.common.files import PARTIAL, failures_named, publish, sync_open
 from llama31.common.locks import temporary_lock
 from llama31.data.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
 
-BLOCK_DOCUMENTS = 1 << 20  # index entries made at a time
+BLOCK_DOCUMENTS = 1 << 20  # index entries computed at a time
 READ_BYTES = 16 << 20
 
 Buffer = bytes | memoryview
@@ -23,7 +23,7 @@ Buffer = bytes | memoryview
 
 @dataclass(frozen=True)
 class Extent:
-    """How much of a token file is on disk for good."""
+    """The part of a token file that is durable on disk."""
 
     documents: int
     bin_bytes: int
@@ -35,20 +35,20 @@ EMPTY = Extent(0, 0, hashlib.sha256().hexdigest())
 
 
 class DamagedExtent(Exception):
-    """What an Extent describes is not there, or is other data."""
+    """Raised if the data that an Extent describes is missing or different."""
 
 
 class TokenWriter:
-    """Writes PREFIX.bin and PREFIX.idx under temporary names, which `synced` and a later TokenWriter can go on from.
+    """Writer of PREFIX.bin and PREFIX.idx under temporary names, resumable from what `sync` returned.
 
-    A context manager: both files get their final names when the block ends without an exception, .bin first, so that
-    an .idx always describes a whole .bin. Otherwise what is on disk since `synced` stays under its temporary names;
-    without any, both vanish; and what was there before stays. Raises UserError, naming the file, where one cannot be
-    written (full disk, no permission). No other process may write the same files meanwhile: see `exclusive`.
+    A context manager. If the block ends without an exception, both files get their final names, .bin first, so that an
+    .idx always describes a complete .bin. Otherwise existing final files stay, and the temporary files are kept if
+    `sync` was called, else removed. Raises UserError, naming the file, if one cannot be written (full disk, no
+    permission). No other process may write the same files at the same time: see `exclusive`.
     """
 
     def __init__(self, prefix: str | Path, token_type: TokenType, start: Extent = EMPTY):
-        """`start`: where an earlier TokenWriter came to; entering raises Damaged where that is not on disk."""
+        """`start`: result of an earlier `sync`; entering raises DamagedExtent if it is not on disk."""
         self.prefix = Path(prefix)
         self.token_type = token_type
         self.documents = start.documents
@@ -65,44 +65,44 @@ class TokenWriter:
 
     @property
     def bin_sha256(self) -> str:
-        """SHA-256 of what was written to the .bin, in hexadecimal."""
+        """SHA-256 of the .bin so far, in hexadecimal."""
         return self._bin_sha256.hexdigest()
 
     @property
     def idx_sha256(self) -> str:
-        """SHA-256 of the .idx, in hexadecimal; known when the files have their final names."""
+        """SHA-256 of the .idx, in hexadecimal; valid once the files have their final names."""
         return self._idx_sha256.hexdigest()
 
     def __enter__(self) -> "TokenWriter":
         with failures_named(self._bin_path):
             self.prefix.parent.mkdir(parents=True, exist_ok=True)
-            self._bin = _opened(partial(self._bin_path))
+            self._bin = _open_or_create(partial(self._bin_path))
         with failures_named(self._idx_path):
-            self._idx = _opened(partial(self._idx_path))
+            self._idx = _open_or_create(partial(self._idx_path))
         try:
-            self._go_to_start()
+            self._restore_start()
         except BaseException:
             self._close()
             raise
         return self
 
-    def _go_to_start(self) -> None:
+    def _restore_start(self) -> None:
         with failures_named(self._bin_path):
             for data in _blocks(self._bin, 0, self.bin_bytes):
                 self._bin_sha256.update(data)
             if self.bin_sha256 != self._start.bin_sha256:
                 raise DamagedExtent(f"{partial(self._bin_path)} is damaged")
-            _cut(self._bin, self.bin_bytes)
+            _resize(self._bin, self.bin_bytes)
         with failures_named(self._idx_path):
             end = HEADER.size + 4 * self.documents
             if self._resumable and os.fstat(self._idx.fileno()).st_size < end:
                 raise DamagedExtent(f"{partial(self._idx_path)} is truncated")
-            _cut(self._idx, end)
+            _resize(self._idx, end)
 
     def write(self, tokens: Buffer, lengths: Buffer) -> None:
-        """Append documents: their ids one after another in the file's type, and how many each has (int32).
+        """Append documents: their ids, concatenated, in the file's type, and the number of ids of each (int32).
 
-        Documents without tokens must have been left out.
+        Documents without tokens must be left out.
         """
         with failures_named(self._bin_path):
             self._bin_sha256.update(tokens)
@@ -112,8 +112,8 @@ class TokenWriter:
         self.bin_bytes += memoryview(tokens).nbytes
         self.documents += memoryview(lengths).nbytes // 4
 
-    def synced(self) -> Extent:
-        """Have all that was written so far on disk, to go on from after a crash."""
+    def sync(self) -> Extent:
+        """Flush everything written so far to disk; return the Extent to resume from after a crash."""
         with failures_named(self._bin_path):
             sync_open(self._bin)
         with failures_named(self._idx_path):
@@ -144,7 +144,7 @@ class TokenWriter:
             publish(partial(self._idx_path), self._idx_path)
 
     def _complete_index(self) -> None:
-        """The header, and after the lengths the pointers and the document index."""
+        """Write the header, and append the pointers and the document index to the lengths."""
         self._idx.flush()
         header = HEADER.pack(MAGIC, VERSION, self.token_type.code, self.documents, self.documents + 1)
         self._idx_sha256.update(header)
@@ -173,11 +173,11 @@ class TokenWriter:
             try:
                 file.close()
             except OSError:
-                pass  # after a full disk the buffer's rest fails once more
+                pass  # after a full disk, flushing the rest of the buffer fails again
 
 
 def partial(path: Path) -> Path:
-    """The name that a file bears while it is written."""
+    """Return the temporary name of a file while it is written."""
     return path.with_name(path.name + PARTIAL)
 
 
@@ -188,35 +188,35 @@ def exclusive(prefix: Path) -> AbstractContextManager[None]:
 
 
 def discard(prefix: Path) -> None:
-    """Remove what an unfinished TokenWriter left."""
+    """Remove the temporary files of an unfinished TokenWriter."""
     for path in (bin_path(prefix), idx_path(prefix)):
         with failures_named(path):
             partial(path).unlink(missing_ok=True)
 
 
 def unpublish(prefix: Path) -> None:
-    """Give finished files their temporary names again: for a step that ended between the two renames, or after."""
+    """Rename finished files back to their temporary names, after a kill between the two renames or after both."""
     for path in (bin_path(prefix), idx_path(prefix)):
         with failures_named(path):
             if path.exists() and not partial(path).exists():
                 path.rename(partial(path))
 
 
-def _opened(path: Path) -> BinaryIO:
-    """The file to read and write, made if need be."""
+def _open_or_create(path: Path) -> BinaryIO:
+    """Open a file to read and write; create it if missing."""
     return open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
 
 
-def _cut(file: BinaryIO, size: int) -> None:
-    """Make the file `size` bytes long, zeros where it was shorter, and go to its end."""
-    there = os.fstat(file.fileno()).st_size
-    if there > size:
+def _resize(file: BinaryIO, size: int) -> None:
+    """Truncate or zero-pad a file to `size` bytes, and seek to its end."""
+    current = os.fstat(file.fileno()).st_size
+    if current > size:
         file.truncate(size)
-    file.seek(min(there, size))
-    file.write(bytes(max(0, size - there)))
+    file.seek(min(current, size))
+    file.write(bytes(max(0, size - current)))
 
 
 def _blocks(file: BinaryIO, start: int, size: int, block_bytes: int = READ_BYTES) -> Iterator[bytes]:
-    """`size` bytes of the file from `start` on, without moving its position; fewer where it ends before."""
+    """Yield `size` bytes of a file from `start` on, fewer if it ends before, without moving its position."""
     for offset in range(start, start + size, block_bytes):
         yield os.pread(file.fileno(), min(block_bytes, start + size - offset), offset)

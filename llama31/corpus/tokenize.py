@@ -1,7 +1,7 @@
-"""JSON lines -> token file, byte for byte what NeMo's preprocess_data_for_megatron.py makes.
+"""Tokenise JSON lines to a token file, byte for byte the output of NeMo's preprocess_data_for_megatron.py.
 
-That is NeMo's AutoTokenizer.text_to_ids of each text, one document of one sequence each, in the order of the inputs;
-no BOS and no EOS, also where the tokenizer's post-processor would add one; an empty text gives no document.
+Each text becomes one document of one sequence, NeMo's AutoTokenizer.text_to_ids of the text, in the order of the
+inputs. No BOS or EOS is added, even if the tokenizer's post-processor would; an empty text gives no document.
 """
 
 import sys
@@ -20,8 +20,8 @@ from llama31.common.files import failures_named
 from llama31.common.progress import Progress
 from llama31.common.units import size
 from llama31.corpus import documents, records, token_writer, tokenize_checkpoint
-from llama31.corpus.documents import Changed
-from llama31.corpus.encoder import Encoded, Encoder, Exact, Fast, Inexact
+from llama31.corpus.documents import InputChanged
+from llama31.corpus.encoder import Encoded, Encoder, ExactEncoder, FastEncoder, Inexact
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped
 from llama31.corpus.token_writer import DamagedExtent, TokenWriter
 from llama31.corpus.tokenize_checkpoint import TokenizeCheckpoint
@@ -30,9 +30,9 @@ from llama31.data import token_manifest
 from llama31.data.token_file import TokenFile, TokenType, summary
 from llama31.data.token_manifest import TokenManifest, manifest_path
 
-SAMPLE_TEXTS = 200  # first documents on which the fast encoder is compared before it is trusted
-SAMPLE_CHARACTERS = 5000  # of each
-CHECKPOINT_SECONDS = 20.0  # between two checkpoints: at most so much work is done again after a kill
+SAMPLE_TEXTS = 200  # first documents, on which the fast encoder is compared before it is used
+SAMPLE_CHARACTERS = 5000  # of each of these documents
+CHECKPOINT_SECONDS = 20.0  # between two checkpoints: the most work that a kill costs
 
 
 def tokenize(
@@ -44,15 +44,15 @@ def tokenize(
     bad_line_limit: int = 0,
     quiet: bool = False,
 ) -> TokenFile:
-    """Turn files of JSON lines, plain, .gz or .zst, into OUTPUT_PREFIX.bin, .idx and .manifest.json.
+    """Tokenise JSON lines files, plain, .gz or .zst, to OUTPUT_PREFIX.bin, .idx and .manifest.json.
 
     `append_eod` ends each document with the tokenizer's end-of-text token (the benchmark's data has none).
-    `bad_line_limit`: lines without a text that may be skipped; they are counted and listed in the manifest. Progress
-    goes to a terminal's stderr, and one line with the figures to stderr at the end; neither with `quiet`.
+    `bad_line_limit`: lines without a text that may be skipped; the manifest counts and lists them. Unless `quiet`,
+    shows a progress bar if stderr is a terminal, and prints a summary line to stderr.
 
-    What a killed run left is gone on with, and an output that was made from the same inputs in the same way is left as
-    it is. Raises UserError for a file, line or tokenizer that cannot be used, where the output cannot be written, and
-    where one is there that was made otherwise.
+    Resumes a killed run, and does nothing if the output exists, made from the same inputs with the same options. Raises
+    UserError for an unusable file, line or tokenizer, if the output cannot be written, and if an output exists that was
+    made from other inputs or with other options.
     """
     start = time.monotonic()
     files = [Path(path) for path in inputs]
@@ -60,14 +60,14 @@ def tokenize(
     with token_writer.exclusive(job.prefix):
         if found := job.finished():
             tokenize_checkpoint.discard(job.prefix)
-            _say(f"{job.prefix}: is there, {_counts(found)}, made from the same inputs", quiet)
+            _log(f"{job.prefix}: exists, made from the same inputs: {_counts(found)}", quiet)
             return found
-        encoder, skipped = _make(job, Exact(tokenizer_dir), quiet)
+        encoder, skipped = _write(job, ExactEncoder(tokenizer_dir), quiet)
         found = summary(job.prefix)
     seconds = time.monotonic() - start
     figures = f"{size(sum(job.input_bytes))} in {seconds:,.1f} s by {encoder}"
     bad = f"; bad lines skipped: {skipped.count:,}, see {manifest_path(job.prefix).name}" if skipped.count else ""
-    _say(f"{job.prefix}: {_counts(found)} from {figures}{bad}", quiet)
+    _log(f"{job.prefix}: {_counts(found)} from {figures}{bad}", quiet)
     return found
 
 
@@ -75,55 +75,60 @@ def _counts(found: TokenFile) -> str:
     return f"{found.documents:,} documents, {found.tokens:,} tokens ({found.token_type.name})"
 
 
-def _say(line: str, quiet: bool = False) -> None:
+def _log(line: str, quiet: bool = False) -> None:
     if not quiet:
         print(line, file=sys.stderr)
 
 
-def _make(job: TokenizeJob, exact: Exact, quiet: bool) -> tuple[str, Skipped]:
-    """Make the output, from its checkpoint on; return the name of the library that made the ids, and the bad lines."""
+def _write(job: TokenizeJob, exact: ExactEncoder, quiet: bool) -> tuple[str, Skipped]:
+    """Write the output, resuming from its checkpoint; return the library that encoded it, and the bad lines."""
     start = tokenize_checkpoint.load(job.prefix)
     if start and (start.job != job.identity or start.skipped.count > job.bad_line_limit):
-        _say(f"{job.prefix}: what was begun there is of other inputs or options; it is made anew", quiet)
+        _log(f"{job.prefix}: the partial output is of other inputs or options; starting over", quiet)
         start = None
     if start is None or start.encoder != exact.name:
         try:
-            fast = Fast(exact, _sample(job))
-            return fast.name, _go_on(job, fast, exact, start or TokenizeCheckpoint(job.identity, fast.name), quiet)
+            fast = FastEncoder(exact, _sample(job))
+            return fast.name, _resume_or_restart(job, fast, exact, start, quiet)
         except Inexact as error:
-            _say(
-                f"WARNING: {job.tokenizer_dir}: {Fast.name} is not exact for this tokenizer ({error}); "
-                f"all is encoded by {exact.name}, which takes some 20 times as long"
+            _log(
+                f"WARNING: {job.tokenizer_dir}: {FastEncoder.name} is not exact for this tokenizer ({error}); "
+                f"encoding with {exact.name}, about 20 times slower"
             )
-            start = None  # what was written may be wrong
-    return exact.name, _go_on(job, exact, exact, start or TokenizeCheckpoint(job.identity, exact.name), quiet)
+            start = None  # the partial output may be wrong
+    return exact.name, _resume_or_restart(job, exact, exact, start, quiet)
 
 
 def _sample(job: TokenizeJob) -> list[str]:
-    """The beginning of the first texts."""
+    """Return the beginnings of the first texts."""
     block = next(documents.blocks(job.inputs[0]))
     sample = replace(block, lines=block.lines[:SAMPLE_TEXTS])
     texts, _ = records.texts(sample, job.json_key, lambda _: "", NOTHING_SKIPPED, job.bad_line_limit)
     return [text[:SAMPLE_CHARACTERS] for text in texts]
 
 
-def _go_on(job: TokenizeJob, encoder: Encoder, exact: Exact, start: TokenizeCheckpoint, quiet: bool) -> Skipped:
-    """Make the output from a checkpoint on, or from nothing where what the checkpoint is of was changed since."""
+def _resume_or_restart(
+    job: TokenizeJob, encoder: Encoder, exact: ExactEncoder, start: TokenizeCheckpoint | None, quiet: bool
+) -> Skipped:
+    """Write the output, resuming from a checkpoint unless the inputs or the partial output have changed since."""
+    from_scratch = TokenizeCheckpoint(job.identity, encoder.name)
     try:
-        return _run(job, encoder, exact, start, quiet)
-    except (Changed, DamagedExtent) as error:
-        _say(f"{job.prefix}: what was begun there cannot be gone on with ({error}); it is made anew", quiet)
-        return _run(job, encoder, exact, TokenizeCheckpoint(job.identity, encoder.name), quiet)
+        return _write_from(job, encoder, exact, start or from_scratch, quiet)
+    except (InputChanged, DamagedExtent) as error:
+        _log(f"{job.prefix}: cannot resume ({error}); starting over", quiet)
+        return _write_from(job, encoder, exact, from_scratch, quiet)
 
 
-def _run(job: TokenizeJob, encoder: Encoder, exact: Exact, start: TokenizeCheckpoint, quiet: bool) -> Skipped:
-    """Make the output from a checkpoint on; return the bad lines. Raises Changed or Damaged where that cannot be."""
-    if start.is_begun:
-        token_writer.unpublish(job.prefix)  # a run may have been killed after it gave the files their names
+def _write_from(
+    job: TokenizeJob, encoder: Encoder, exact: ExactEncoder, start: TokenizeCheckpoint, quiet: bool
+) -> Skipped:
+    """Write the output from a checkpoint on; return the bad lines. Raises InputChanged or DamagedExtent."""
+    if start.has_output:
+        token_writer.unpublish(job.prefix)  # for a run that was killed after it gave the files their final names
     else:
         tokenize_checkpoint.discard(job.prefix)
     with failures_named(manifest_path(job.prefix)):
-        manifest_path(job.prefix).unlink(missing_ok=True)  # of an output that was removed
+        manifest_path(job.prefix).unlink(missing_ok=True)  # of an output whose data was removed
     token_type = TokenType.for_vocabulary(exact.vocabulary)
     eod: int | None = job.identity["eod_id"]
     position, largest_id, skipped = start.position, start.largest_id, start.skipped
@@ -134,7 +139,7 @@ def _run(job: TokenizeJob, encoder: Encoder, exact: Exact, start: TokenizeCheckp
     ):
 
         def save() -> None:
-            reached = TokenizeCheckpoint(job.identity, encoder.name, position, writer.synced(), largest_id, skipped)
+            reached = TokenizeCheckpoint(job.identity, encoder.name, position, writer.sync(), largest_id, skipped)
             tokenize_checkpoint.store(job.prefix, reached)
 
         for block, position in documents.prefetched(documents.read(job.inputs, start.position)):
@@ -173,7 +178,7 @@ def _run(job: TokenizeJob, encoder: Encoder, exact: Exact, start: TokenizeCheckp
 
 
 def _documents(encoded: Encoded, eod: int | None) -> Encoded:
-    """Leave out texts without ids, and end the others with `eod`."""
+    """Drop texts without ids, and append `eod` to the others."""
     ids, lengths = encoded
     lengths = lengths[lengths > 0]
     if eod is None:
@@ -182,5 +187,5 @@ def _documents(encoded: Encoded, eod: int | None) -> Encoded:
 
 
 def as_bytes(numbers: npt.NDArray[Any], token_type: TokenType) -> memoryview:
-    """The numbers in a token file's type."""
+    """Return the bytes of numbers in a token file's type."""
     return numbers.astype(np.dtype(token_type.name).newbyteorder("<"), copy=False).data.cast("B")

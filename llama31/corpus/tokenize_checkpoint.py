@@ -1,4 +1,4 @@
-"""How far the tokenising of a file has come, kept beside the unfinished output for when the run is killed."""
+"""Checkpoints of `tokenize`: the progress of an unfinished output, from which a killed run resumes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,36 +14,36 @@ from llama31.corpus.token_writer import EMPTY, Extent
 
 @dataclass(frozen=True)
 class TokenizeCheckpoint:
-    """What was read of the inputs, and what of the output is on disk for good."""
+    """The position in the inputs, and the durable part of the output."""
 
     job: dict[str, Any]
-    """What the output is made from, and how; another job can't go on from here."""
+    """TokenizeJob.identity; a job with another identity cannot resume from here."""
     encoder: str
-    """Library that made the ids."""
+    """Library that computed the ids."""
     position: Position = START
-    """Where reading goes on."""
+    """Position from which to resume reading."""
     extent: Extent = EMPTY
     largest_id: int = -1
     skipped: Skipped = NOTHING_SKIPPED
 
     @property
-    def is_begun(self) -> bool:
-        """Whether there is something to go on from."""
+    def has_output(self) -> bool:
+        """Whether any output has been written."""
         return self.extent != EMPTY
 
 
 def checkpoint_path(prefix: Path) -> Path:
-    """PREFIX.checkpoint.json, there while PREFIX is unfinished."""
+    """Return PREFIX.checkpoint.json, which exists while PREFIX is unfinished."""
     return prefix.with_name(f"{prefix.name}.checkpoint.json")
 
 
 def store(prefix: Path, checkpoint: TokenizeCheckpoint) -> None:
-    """Write the checkpoint of PREFIX. Raises UserError where it cannot be written."""
+    """Write the checkpoint of PREFIX. Raises UserError if that fails."""
     write_json(checkpoint_path(prefix), checkpoint)
 
 
 def load(prefix: Path) -> TokenizeCheckpoint | None:
-    """The checkpoint of PREFIX; None where there is none, or one that cannot be understood."""
+    """Return the checkpoint of PREFIX; None if it is missing or invalid."""
     try:
         return read_json(TokenizeCheckpoint, checkpoint_path(prefix))
     except UserError:
@@ -51,7 +51,7 @@ def load(prefix: Path) -> TokenizeCheckpoint | None:
 
 
 def discard(prefix: Path) -> None:
-    """Remove the checkpoint of PREFIX, if there is one."""
+    """Remove the checkpoint of PREFIX, if it exists."""
     path = checkpoint_path(prefix)
     for file in (path, path.with_name(path.name + PARTIAL)):
         with failures_named(file):

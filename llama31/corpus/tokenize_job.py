@@ -1,4 +1,4 @@
-"""What a token file is to be made from, and how; and whether it is there already."""
+"""The inputs, options and output of one call of `tokenize`, and whether the output exists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from llama31.data.tokenizer import end_of_text, fingerprint, hashes
 
 @dataclass(frozen=True)
 class TokenizeJob:
-    """One call of `tokenize`. Raises UserError where an input or the tokenizer cannot be used."""
+    """One call of `tokenize`. Raises UserError if an input or the tokenizer is unusable."""
 
     inputs: Sequence[Path]
     prefix: Path
@@ -25,17 +25,17 @@ class TokenizeJob:
     append_eod: bool
     json_key: str
     bad_line_limit: int = 0
-    """Bad lines that may be skipped; the data is the same for each limit that suffices, so it is not of `identity`."""
+    """Bad lines that may be skipped. Not in `identity`: every sufficient limit gives the same data."""
 
     def __post_init__(self) -> None:
         documents.check_inputs(self.inputs)
         if self.prefix.name in ("", ".."):
-            raise UserError(f"{self.prefix}: names a directory; the output's files need a name in it")
+            raise UserError(f"{self.prefix}: a directory; add a name for the output's files")
         require_prefix(self.prefix)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Those fields of a Manifest that say what the output is made from, and how, but for the inputs' contents."""
+        """Fields of the manifest that identify the inputs (by name, not by contents) and the options of the output."""
         return {
             "inputs": [path.name for path in self.inputs],
             "tokenizer_sha256": fingerprint(self.tokenizer_dir),
@@ -49,57 +49,62 @@ class TokenizeJob:
             return None
         found = end_of_text(self.tokenizer_dir)
         if found is None:
-            raise UserError(f"{self.tokenizer_dir}: names no end-of-text token (eos_token), which append_eod needs")
+            raise UserError(f"{self.tokenizer_dir}: no end-of-text token (eos_token), which append_eod needs")
         return found
 
     @property
     def input_bytes(self) -> list[int]:
-        """Size of each input, as it lies on disk."""
+        """Size of each input on disk."""
         return [path.stat().st_size for path in self.inputs]
 
     def finished(self) -> TokenFile | None:
-        """The output, where it is there; None where it is to be made.
+        """Return the output; None if it is not finished.
 
-        Raises UserError where one is there that was made otherwise, or is not whole.
+        Raises UserError if it was made from other inputs or with other options, or is incomplete.
         """
         identity = self.identity
         with failures_named(self.prefix):
-            there = [path for path in (bin_path(self.prefix), idx_path(self.prefix)) if path.exists()]
-        made = token_manifest.read(self.prefix)
-        if made is None:
-            begun = tokenize_checkpoint.load(self.prefix)  # of a run that was killed just before it wrote the manifest
-            if there and not (begun and begun.job == identity):
-                raise UserError(f"{there[0]}: is there, and nothing tells how it was made; remove it or name another")
+            existing = [path for path in (bin_path(self.prefix), idx_path(self.prefix)) if path.exists()]
+        manifest = token_manifest.read(self.prefix)
+        if manifest is None:
+            # A run may have been killed just before it wrote the manifest.
+            checkpoint = tokenize_checkpoint.load(self.prefix)
+            if existing and not (checkpoint and checkpoint.job == identity):
+                raise UserError(f"{existing[0]}: exists without a manifest; remove it or use another prefix")
             return None
         for name, value in identity.items():
-            if getattr(made, name) not in (hashes(self.tokenizer_dir) if name == "tokenizer_sha256" else (value,)):
-                other = f"{name}={getattr(made, name)}, now {value}"
-                raise UserError(f"{manifest_path(self.prefix)}: made otherwise: {other}; remove it or name another")
-        self.require_bad_lines_within_limit(made)
-        if not there:
+            if getattr(manifest, name) not in (hashes(self.tokenizer_dir) if name == "tokenizer_sha256" else (value,)):
+                other = f"{name}={getattr(manifest, name)}, now {value}"
+                raise UserError(f"{manifest_path(self.prefix)}: made with {other}; remove it or use another prefix")
+        self.require_bad_lines_within_limit(manifest)
+        if not existing:
             return None
-        if len(there) == 1:
-            raise UserError(f"{there[0]}: its other half is gone; remove it, and both are made anew")
+        if len(existing) == 1:
+            raise UserError(
+                f"{existing[0]}: the other file of the .bin/.idx pair is missing; remove this one to make both again"
+            )
         found = summary(self.prefix)
-        if (found.documents, found.tokens) != (made.documents, made.tokens):
-            raise UserError(f"{manifest_path(self.prefix)}: is of another {bin_path(self.prefix).name}; remove both")
-        self._require_unchanged(made)
+        if (found.documents, found.tokens) != (manifest.documents, manifest.tokens):
+            raise UserError(f"{manifest_path(self.prefix)}: does not match {bin_path(self.prefix).name}; remove both")
+        self._require_unchanged(manifest)
         return found
 
-    def require_bad_lines_within_limit(self, made: TokenManifest) -> None:
-        """Raises UserError where more bad lines were skipped for an output than may be."""
-        count = made.skipped_lines or 0
+    def require_bad_lines_within_limit(self, manifest: TokenManifest) -> None:
+        """Raise UserError if more bad lines were skipped for an output than the limit."""
+        count = manifest.skipped_lines or 0
         if count > self.bad_line_limit:
             limit = f"--bad-line-limit={self.bad_line_limit}" if self.bad_line_limit else "--on-bad-line=stop"
             remedy = f"--on-bad-line=skip --bad-line-limit={count} accepts that"
             raise UserError(f"{manifest_path(self.prefix)}: {count:,} bad lines were skipped, now {limit}; {remedy}")
 
-    def _require_unchanged(self, made: TokenManifest) -> None:
-        """Inputs that were written after the manifest are read, and must hold what they held."""
+    def _require_unchanged(self, manifest: TokenManifest) -> None:
+        """Raise UserError if an input's contents changed; only inputs written after the manifest are read."""
         since = manifest_path(self.prefix).stat().st_mtime_ns
-        for path, size, sha256 in zip(self.inputs, made.input_bytes, made.input_sha256, strict=True):
+        for path, size, sha256 in zip(self.inputs, manifest.input_bytes, manifest.input_sha256, strict=True):
             status = path.stat()
             if status.st_size != size or (
                 max(status.st_mtime_ns, status.st_ctime_ns) >= since and sha256_of(path) != sha256
             ):
-                raise UserError(f"{path}: changed since {self.prefix} was made from it; remove that or name another")
+                raise UserError(
+                    f"{path}: changed since {self.prefix} was made from it; remove that or use another prefix"
+                )

@@ -78,11 +78,9 @@ class TrainingBlend(BlendedDataset):
     """Megatron's blend of training sets over our own index."""
 
     def _build_indices(self) -> tuple[np.ndarray, np.ndarray]:
-        directory = Path(self.config.path_to_cache)
-        return (
-            np.load(directory / order.DATASET_INDEX, mmap_mode="r"),
-            np.load(directory / order.DATASET_SAMPLE_INDEX, mmap_mode="r"),
-        )
+        files = (Path(self.config.path_to_cache) / name for name in (order.DATASET_INDEX, order.DATASET_SAMPLE_INDEX))
+        parts, numbers = (np.load(file, mmap_mode="r") for file in files)
+        return parts, numbers
 
 
 def training_set(prefixes: list[str], config: GPTDatasetConfig) -> TrainingSequences | TrainingBlend:
@@ -102,13 +100,7 @@ class FirstSequences(Dataset):
 
     Sequence i is tokens i * seq_length to (i + 1) * seq_length of the file, the last one only as a label, as in
     Megatron's unshuffled datasets. Items beyond `samples` fill the last batch; their loss mask and fingerprint are 0.
-
-    Args:
-        prefix: Path of the .bin and .idx files, without extension.
-        seq_length: Tokens in a sequence.
-        samples: Sequences to evaluate.
-        length: Number of items, at least `samples`.
-        vocab_size: Ids of the tokenizer.
+    `prefix` is the path of the .bin and .idx files, without extension.
     """
 
     def __init__(self, prefix: str | Path, seq_length: int, samples: int, length: int, vocab_size: int):

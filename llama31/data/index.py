@@ -107,10 +107,7 @@ def ensure(index: Index) -> tuple[IndexContents, bool]:
 
 
 def fill(directory: Path, index: Index) -> IndexContents:
-    """Write the index and index.json into an empty directory.
-
-    Raises UserError if the .idx of a part, which the index is computed from, does not match its manifest.
-    """
+    """Write an index to an empty directory. Raises UserError if the .idx of a part does not match its manifest."""
     from llama31.data import order  # imports Megatron
 
     for prefix in map(Path, index.prefixes):
@@ -128,10 +125,7 @@ def fill(directory: Path, index: Index) -> IndexContents:
 
 
 def wait_for(directory: Path, deadline: float = DEADLINE) -> IndexContents:
-    """Wait until a published index is completely visible on this node. Return its contents.
-
-    Raises UserError after `deadline` seconds.
-    """
+    """Return the contents of an index once all of it is visible here. Raises UserError after `deadline` seconds."""
     end = time.monotonic() + deadline
     while True:
         with suppress(OSError):
@@ -210,10 +204,7 @@ def _probe(path: Path) -> str:
 
 
 def _read(directory: Path) -> IndexContents | None:
-    """Return index.json; None if it is missing. If it is damaged, return contents that never match.
-
-    Raises OSError if it cannot be read.
-    """
+    """Return index.json: None if missing, contents that never match if damaged. Raises OSError if it cannot be read."""
     file = directory / CONTENTS
     try:
         return parse_json(IndexContents, file.read_bytes(), file)

@@ -57,10 +57,7 @@ def vocab_size(settings: Settings, data: Data | None) -> int | None:
 
 
 def inspect(settings: Settings) -> tuple[Data | None, list[str]]:
-    """Check the token files, the tokenizer and the directories to write to.
-
-    Returns the data, None if it is unusable, and a line for each problem.
-    """
+    """Check files to read and directories to write. Return the data, None if unusable, and a line for each problem."""
     problems: list[str] = []
     files, vocab_size = _token_files(settings, problems), _vocabulary_size(settings, problems)
     if not problems:
@@ -96,8 +93,7 @@ def _missing(settings: Settings) -> Iterator[str]:
         ("N_VALIDATION_SAMPLES", str(settings.n_validation_samples), rules.validation_name),
     ):
         wanted, existing = [int(number) for number in value.split()], _numbers_in(directory, name_of)
-        missing = [number for number in wanted if number not in existing]
-        if missing:
+        if missing := [number for number in wanted if number not in existing]:
             usable = " ".join(str(number) for number in [n for n in wanted if n in existing] or existing[:1])
             works = f"{name}={usable} works" if usable else "python3 -m llama31 tokenize makes it"
             yield f"{name}={value}: no {idx_path(directory / rules.token_file_name(name_of(missing[0])))}; {works}"
@@ -121,13 +117,11 @@ def _vocabulary_size(settings: Settings, problems: list[str]) -> int:
         for line in tokenizer.problems(directory):
             problems.append(f"TOKENIZER_PATH={directory}: {line.removeprefix(str(Path(directory))).lstrip('/: ')}")
         if not any((Path(directory) / file).is_file() for file in (tokenizer.CONFIG_FILE, "config.json")):
-            problems.append(
-                f"TOKENIZER_PATH={directory}: holds no tokenizer_config.json; copy it from the same tokenizer"
-            )
+            advice = "copy it from the same tokenizer"
+            problems.append(f"TOKENIZER_PATH={directory}: holds no tokenizer_config.json; {advice}")
         elif not {"eos_token", "sep_token"} & tokenizer.named_tokens(directory).keys():
-            problems.append(
-                f"TOKENIZER_PATH={directory}: tokenizer_config.json names no eos_token; add the end-of-text token"
-            )
+            advice = "add the end-of-text token"
+            problems.append(f"TOKENIZER_PATH={directory}: tokenizer_config.json names no eos_token; {advice}")
     return size
 
 

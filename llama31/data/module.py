@@ -14,13 +14,8 @@ from llama31.run_dir import startup_log
 class BenchmarkData(PreTrainingDataModule):
     """Training parts blended and shuffled by seed, for up to one pass; validation as `FirstSequences`.
 
-    Args:
-        train_prefixes: Token files of the training parts, without extension.
-        validation_prefix: Token file of the validation set, without extension.
-        eval_samples: Sequences of one evaluation.
-        index_root: Directory for training indices; see `llama31.data.index`.
-        sample_limit: Most training sequences to index.
-        kwargs: Arguments of NeMo's PreTrainingDataModule.
+    Prefixes are of token files, without extension. At most `sample_limit` training sequences are indexed, in the
+    directory `index_root` (see `llama31.data.index`). Other arguments are those of NeMo's PreTrainingDataModule.
     """
 
     def __init__(
@@ -53,9 +48,8 @@ class BenchmarkData(PreTrainingDataModule):
         # Rank 0 decides: other nodes may see other modification times, which can be part of the key.
         agreed: list[Any] = [None]
         if torch.distributed.get_rank() == 0:
-            wanted = index.Index.of(
-                self.index_root, self.train_prefixes, self.seq_length, self.seed, limit=self.sample_limit
-            )
+            parts, limit = self.train_prefixes, self.sample_limit
+            wanted = index.Index.of(self.index_root, parts, self.seq_length, self.seed, limit=limit)
             index.ensure(wanted)
             agreed = [(wanted.directory, wanted.prefixes)]
         torch.distributed.broadcast_object_list(agreed)

@@ -62,11 +62,8 @@ def configuration(source: Path) -> dict[str, Any]:
 
     Raises UserError if `source` holds no tokenizer, or if its configuration is damaged.
     """
-    given, named, added = (
-        tokenizer.configuration(source),
-        tokenizer.named_tokens(source),
-        tokenizer.added_tokens(source),
-    )
+    given, named = tokenizer.configuration(source), tokenizer.named_tokens(source)
+    added = tokenizer.added_tokens(source)
     kept = {name: given[name] for name, kind in KEPT.items() if type(given.get(name)) is kind}
     # Without this entry transformers takes the padding token from tokenizer.json.
     special: dict[str, str | None] = {"pad_token": None}
@@ -123,12 +120,7 @@ def loading(source: Path) -> Iterator[None]:
 
 
 def check(loaded: Any, source: Path) -> None:
-    """Raise UserError unless transformers loaded exactly the ids in `source` from a run's copy.
-
-    Args:
-        loaded: Result of transformers' AutoTokenizer for the directory that `ensure` or `write` wrote.
-        source: The original directory of the tokenizer.
-    """
+    """Raise UserError unless transformers loaded exactly the ids in `source` from the copy that `write` made."""
     ours, theirs = tokenizer.vocabulary(source), loaded.get_vocab()
     if theirs == ours and len(loaded) == len(ours):
         return

@@ -228,10 +228,7 @@ def add_prefix_space(tokenizer_dir: str | Path) -> bool | None:
 
 
 def fingerprint(tokenizer_dir: str | Path) -> str:
-    """Return SHA-256 of the parts of tokenizer.json that determine ids; saving the file again does not change it.
-
-    Raises UserError as `vocabulary_size`.
-    """
+    """Return SHA-256 of the parts of tokenizer.json that determine ids. Raises UserError as `vocabulary_size`."""
     path = tokenizer_file(tokenizer_dir)
     with _format_named(path), failures_named(path):
         return _hashed(path, *_state(path))

@@ -52,9 +52,9 @@ def verified(context: Context) -> Iterator[Finding]:
         return
     settings = context.settings
     prefixes = [*paths.train_prefixes(settings), paths.validation_prefix(settings)]
-    verdicts, figures = verify_files(prefixes, Vocabulary.of(Path(settings.tokenizer_path)))
-    doubts = [doubt for verdict in verdicts for doubt in verdict.doubts]
-    for doubt in doubts:
-        yield troubles.SUSPECT_FILE.found(verify_doubts=doubt)
-    if not doubts:
-        yield ok(f"{len(verdicts)} token files read, no problems: {figures}")
+    reports, figures = verify_files(prefixes, Vocabulary.of(Path(settings.tokenizer_path)))
+    problems = [problem for report in reports for problem in report.problems]
+    for problem in problems:
+        yield troubles.SUSPECT_FILE.found(verify_doubts=problem)
+    if not problems:
+        yield ok(f"{len(reports)} token files read, no problems: {figures}")

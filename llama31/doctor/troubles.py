@@ -22,7 +22,7 @@ class Trouble:
 
 # In any check
 EXCEPTION = Trouble("the check failed: {error}", "fix that first; the other checks still ran")
-HANGS = Trouble("no answer within {seconds:g} s", "find out what hangs, or raise the limit: --timeout {longer:g}")
+HANGS = Trouble("no answer within {seconds:g} s", "check what hangs, or raise the limit: --timeout {longer:g}")
 NO_ANSWER = Trouble(
     "{nodes}: no answer (rank {ranks})",
     "see srun's output if they exited; else allow the nodes to connect to {address}, port {port}",

@@ -21,10 +21,7 @@ def command(settings: Settings, directory: Path) -> list[str]:
 
 
 def run(plan: Plan, arguments: Sequence[str]) -> int:
-    """Make the run directory, start the ranks, wait for them and print the outcome. Returns the exit code.
-
-    `arguments` are the user's, for run.json.
-    """
+    """Make the run directory, start the ranks, wait and print the outcome. Returns the exit code."""
     plan = plan.with_settings(seeds=plan.settings.seeds.strip() or prepare.draw_seed())
     settings = plan.settings
     directory = run_directory.make(settings)

@@ -1,4 +1,4 @@
-"""Find reports of Slurm or the kernel that a process of a run was killed for lack of memory. Standard library."""
+"""Find reports of Slurm or the kernel that a process was killed because memory ran out. Standard library only."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ def slurm_report(log: Path, since: str) -> str:
 
 
 def kernel_kills() -> int:
-    """Return how many processes the kernel has killed for lack of memory since boot, in cgroups too; 0 if unknown."""
+    """Return the kernel's count of out-of-memory kills since boot, including those in cgroups; 0 if unknown."""
     try:
         counts = dict(line.split(" ", 1) for line in VMSTAT.read_text(encoding="ascii").splitlines())
         return int(counts.get("oom_kill", 0))

@@ -3,7 +3,7 @@
 import os
 import random
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,7 @@ class Prepared:
     def make_room(self, patience: float = 0) -> None:
         """Remove the partial checkpoints of killed saves, then check the disk space.
 
-        Raises UserError if another job works on the run and does not end within `patience` seconds, or if the
-        checkpoints will not fit.
+        Raises UserError if the disk is too full, or if another job works on the run for more than `patience` seconds.
         """
         settings = self.found.settings
         if settings.save_ckpt and settings.seeds:
@@ -58,10 +57,7 @@ class Prepared:
 
 
 def check_space(experiments: Iterable[Prepared]) -> None:
-    """Check that the checkpoints of all unfinished experiments fit on the disk, if this machine sees it.
-
-    Raises UserError if they do not.
-    """
+    """Raise UserError if this machine sees the disk and the checkpoints of all unfinished experiments do not fit."""
     left = [prepared.plan for prepared in experiments if not prepared.outcome]
     for plan in left[:1]:  # they differ in their seeds
         if plan.settings.save_ckpt and plan.data and not devices.is_through_ssh(plan.settings):
@@ -69,10 +65,7 @@ def check_space(experiments: Iterable[Prepared]) -> None:
 
 
 def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple[Resolved, Data | None]:
-    """Return the settings, with absolute paths, and their data; None for data that only the cluster has.
-
-    Raises UserError with a line for each problem.
-    """
+    """Return settings with absolute paths, and the data if it is visible here. Raises UserError with all problems."""
     given = read(assignments, environment)
     resolved = with_absolute_paths(given)
     data, lines = look(resolved.settings)
@@ -86,17 +79,12 @@ def look(settings: Settings) -> tuple[Data | None, list[str]]:
     """As `validate.look`, but paths may be those of HOST; the data is also None if only the cluster has it."""
     if devices.is_through_ssh(settings):
         data, lines = _look_on_host(settings)
-        return data, [*_relative(settings), *lines]
+        given = {name: getattr(settings, name) for name in _paths(settings) if name != "config_filename"}
+        relative = {name: path for name, path in given.items() if path and not path.startswith("/")}
+        asks = f"with HOST, write the absolute path on {settings.host}"
+        return data, [*(f"{name.upper()}={path}: {asks}" for name, path in relative.items()), *lines]
     data, lines = validate.look(settings)
     return data, [*lines, *cluster_needs.lacking(settings)] if devices.is_elsewhere(settings) else lines
-
-
-def _relative(settings: Settings) -> Iterator[str]:
-    """Yield a line for each relative path, which HOST cannot resolve."""
-    for name in _paths(settings):
-        value = getattr(settings, name)
-        if name != "config_filename" and value and not value.startswith("/"):
-            yield f"{name.upper()}={value}: with HOST, write the absolute path on {settings.host}"
 
 
 def _paths(settings: Settings) -> tuple[str, ...]:
@@ -166,17 +154,10 @@ def draw_seed() -> str:
 def prepare(
     resolved: Resolved, data: Data | None, allowed: Collection[str], command: Sequence[str], *, thorough: bool
 ) -> Prepared:
-    """Plan an experiment.
+    """Plan an experiment from its checked settings. `thorough` reads a checkpoint completely before choosing it.
 
-    Args:
-        resolved: Checked settings of one experiment.
-        data: Its data, or None if only the cluster has it.
-        allowed: Settings that a resumed run may change, as users name them.
-        command: Command that the run executes, for the plan.
-        thorough: Read a checkpoint completely before choosing it.
-
-    Raises:
-        UserError: The run cannot resume from its checkpoint.
+    `allowed` names the settings that a resumed run may change. Raises UserError if the run cannot resume from its
+    checkpoint. Without data, which only the cluster has then, no checkpoint is sought.
     """
     settings = resolved.settings
     if data is None:
@@ -202,7 +183,7 @@ def print_notes(lines: Iterable[str]) -> None:
 
 def _nothing_left(plan: Plan) -> Outcome | None:
     """Return the outcome if earlier jobs have done all steps, None if steps are left."""
-    if not plan.start.goes_on or plan.data is None:
+    if not plan.start.resumes or plan.data is None:
         return None
     last, reason = plan.start.last_step(plan.settings, plan.data.available_samples(plan.settings.seq_length))
     if plan.start.step < last:

@@ -14,12 +14,10 @@ from llama31.checkpoint import identity
 from llama31.config import devices, paths
 from llama31.config.environment import read_by_libraries, to_forward
 from llama31.data import inputs, run_tokenizer
-from llama31.data.inputs import Data
 from llama31.launch import rank_command
 from llama31.plan import rank_checks
 from llama31.plan.plan import Plan, user_command
 from llama31.run_dir import record, start_point
-from llama31.settings import Settings
 
 
 def describe(
@@ -27,11 +25,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return the content of run.json: commands, origin of each setting, code, data, environment and machine.
 
-    Args:
-        plan: Plan of the run.
-        arguments: The user's arguments.
-        ranks_command: Command that starts the ranks.
-        environment: Environment of the ranks; the variables that libraries read are recorded.
+    `arguments` are the user's. Of the environment of the ranks, the variables that libraries read are recorded.
     """
     return {
         "arguments": list(arguments),
@@ -43,7 +37,7 @@ def describe(
         "host": socket.gethostname(),
         **_code(),
         "device": devices.device(plan.settings).name,
-        "data": _data(plan.settings, plan.data),
+        "data": rank_checks.fingerprint(plan.settings, plan.data) if plan.data else None,
         "skipped_parts": list(inputs.skipped_lines(plan.settings, plan.data)) if plan.data else None,
         "tokenizer": run_tokenizer.describe(Path(plan.settings.tokenizer_path)) if plan.data else None,
         "environment": read_by_libraries(environment),
@@ -51,18 +45,15 @@ def describe(
 
 
 def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
-    """Yield the command that replays a run, with `more` settings, then a line for each difference from then.
-
-    Raises UserError if the directory is not a run directory.
-    """
+    """Yield the command that replays a run, with `more` settings, then differences. Raises UserError without a run."""
     run_dir = paths.latest_run(run_dir)
     settings, was = record.load_settings(run_dir), record.load_record(run_dir)
-    now = {**_code(), "data": _data(settings, inputs.inspect(settings)[0])}
+    data, _ = inputs.inspect(settings)
+    now = {**_code(), "data": rank_checks.fingerprint(settings, data) if data else None}
     if now["data"] and isinstance(recorded := was.get("data"), dict):
         recorded["tokenizer"] = identity.current_tokenizer_hash(recorded.get("tokenizer"), settings)
-    theirs, ours = (
-        to_forward(of) for of in (was.get("environment", {}), rank_command.environment(settings, os.environ))
-    )
+    theirs = to_forward(was.get("environment", {}))
+    ours = to_forward(rank_command.environment(settings, os.environ))
     changed = [f"{name}={value}" for name, value in theirs.items() if ours.get(name) != value]
     unset = [word for name in ours.keys() - theirs.keys() for word in ("-u", name)]
     prefix = ["env", *unset, *changed] if unset or changed else []
@@ -71,9 +62,9 @@ def replay(run_dir: Path, more: Sequence[str] = ()) -> Iterator[str]:
     yield from (f"was not set: {name}={ours[name]}" for name in unset[1::2])
     for name, value in now.items():
         yield from _differences(name, was.get(name), value)
-    begun = start_point.load(run_dir / paths.START)
-    if begun.goes_on:
-        yield f"it resumed from {begun.checkpoint}: to reproduce the run from its start, replay all jobs of its chain"
+    start = start_point.load(run_dir / paths.START)
+    if start.resumes:
+        yield f"it resumed from {start.checkpoint}: to reproduce the run from its start, replay all jobs of its chain"
 
 
 def _differences(name: str, was: Any, now: Any) -> Iterator[str]:
@@ -101,11 +92,6 @@ def _code() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": rank_checks.versions(),
     }
-
-
-def _data(settings: Settings, data: Data | None) -> dict[str, Any] | None:
-    """Return the fingerprints of tokenizer and token files, or None without data."""
-    return rank_checks.fingerprint(settings, data) if data else None
 
 
 def _git(*arguments: str) -> str | None:

@@ -10,13 +10,7 @@ from pathlib import Path
 from llama31.common.errors import UserError
 
 PATIENCE = 60.0  # seconds; a busy Slurm controller answers late
-SSH = (
-    "ssh",
-    "-o",
-    "BatchMode=yes",
-    "-o",
-    "ConnectTimeout=10",
-)  # no prompt, no minutes of waiting
+SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")  # no prompt, no minutes of waiting
 SSH_FAILED = 255  # ssh's exit code for a failure of its own
 NOT_FOUND = 127  # a shell's exit code for an unknown command
 ENVIRONMENT = Path(__file__).with_name("environment.sh")
@@ -36,12 +30,7 @@ def command(destination: str, argv: Sequence[str]) -> list[str]:
 
     There a login shell runs it, since many sites add Slurm to PATH in /etc/profile.d or by modules.
     """
-    return _through_ssh(destination, ["bash", "-lc", shlex.join(argv)]) if destination else list(argv)
-
-
-def _through_ssh(destination: str, argv: Sequence[str]) -> list[str]:
-    """Return the ssh command for `argv`, quoted for the shell at `destination`."""
-    return [*SSH, destination, shlex.join(argv)]
+    return [*SSH, destination, shlex.join(["bash", "-lc", shlex.join(argv)])] if destination else list(argv)
 
 
 @cache
@@ -52,11 +41,7 @@ def environment() -> str:
 
 
 def output(
-    destination: str,
-    argv: Sequence[str],
-    stdin: str | bytes = "",
-    timeout: float = PATIENCE,
-    kept: Sequence[str] = (),
+    destination: str, argv: Sequence[str], stdin: str | bytes = "", timeout: float = PATIENCE, kept: Sequence[str] = ()
 ) -> str:
     """Run `argv` at `destination` with `stdin` on standard input. Returns its standard output unchanged.
 
@@ -67,20 +52,19 @@ def output(
     tool = f"{argv[0]} on {destination}" if destination else argv[0]
     before = f"{environment()}\nunset_slurm_options {shlex.join(kept)}\necho {START}\nexec {shlex.join(argv)}\0"
     local = [shutil.which("bash") or "/bin/bash", "-c", FIRST_FROM_INPUT]
+    through_ssh = [*SSH, destination, shlex.join(["bash", "-lc", FIRST_FROM_INPUT])]
     try:
         done = subprocess.run(
-            _through_ssh(destination, ["bash", "-lc", FIRST_FROM_INPUT]) if destination else local,
+            through_ssh if destination else local,
             input=before.encode() + (stdin.encode() if isinstance(stdin, str) else stdin),
             capture_output=True,
             timeout=timeout,
             check=False,
         )
     except FileNotFoundError:
-        if destination:
-            raise Unreachable(
-                f"HOST: ssh to {destination} is not possible, this machine has no ssh; install it"
-            ) from None
-        raise UserError("bash: not found; install it") from None
+        if not destination:
+            raise UserError("bash: not found; install it") from None
+        raise Unreachable(f"HOST: ssh to {destination} is not possible, this machine has no ssh; install it") from None
     except subprocess.TimeoutExpired:
         raise UserError(f"{tool}: no answer within {timeout:g} s; try again when the cluster answers") from None
     printed, errors = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))

@@ -41,15 +41,7 @@ def make(settings: Settings) -> Path:
 def begin(
     run_dir: Path, plan: Plan, arguments: Sequence[str], ranks: Sequence[str], environment: Mapping[str, str]
 ) -> None:
-    """Write everything that a run directory holds before the ranks start.
-
-    Args:
-        run_dir: An empty directory.
-        plan: Plan of the run; its settings have a seed.
-        arguments: The user's arguments.
-        ranks: Command that starts the ranks.
-        environment: Environment of the ranks.
-    """
+    """Write everything that a run directory holds before the ranks start by the command `ranks` in `environment`."""
     (run_dir / paths.RANK_LOGS).mkdir(exist_ok=True)
     record.reserve_outcome(run_dir)
     record.store_settings(run_dir, plan.settings)
@@ -64,13 +56,8 @@ def end(
 ) -> int:
     """Print the outcome of a run whose ranks have exited. Returns its exit code.
 
-    Args:
-        run_dir: Directory of the run.
-        settings: Settings of the run.
-        returncode: Exit code of the launcher of the ranks.
-        launcher: Name of that launcher.
-        log: Its log.
-        out_of_memory: A report that memory ran out; it explains a failure better than the ranks' own errors.
+    `returncode` and `log` are those of the launcher of the ranks. A report that memory ran out explains a failure
+    better than the ranks' own errors.
     """
     outcome = record.load_outcome(run_dir) or _killed(run_dir, returncode, launcher, log)
     if out_of_memory and outcome.exit_code == FAILED:
@@ -94,7 +81,6 @@ def _killed(run_dir: Path, returncode: int, launcher: str, log: Path) -> Outcome
     of_ranks = run_dir / paths.RANK_LOGS
     has_printed = any(file.stat().st_size for file in of_ranks.iterdir())
     see = of_ranks if has_printed else log if log.exists() else None
-    reason = f"all ranks exited without recording an outcome ({launcher}'s exit code {returncode})" + (
-        f"; see {see}" if see else ""
-    )
+    reason = f"all ranks exited without recording an outcome ({launcher}'s exit code {returncode})"
+    reason += f"; see {see}" if see else ""
     return record.store_outcome(run_dir, Outcome(ABORTED, reason, FAILED, 0, 0))

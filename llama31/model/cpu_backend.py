@@ -84,7 +84,7 @@ def _unless_single(synchronise: Callable) -> Callable:
 
 @contextlib.contextmanager
 def cpu_backend() -> Iterator[None]:
-    """Run Megatron-Core on the CPU within this context; restore everything afterwards."""
+    """Run Megatron-Core on the CPU within this context, and restore everything at its end."""
     from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBucketGroup as Buckets
     from megatron.core.tensor_parallel import random as megatron_random
 

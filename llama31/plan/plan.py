@@ -223,28 +223,21 @@ class Plan:
             yield f"{bin_path(file.prefix)}: {file.documents:,} documents, {file.tokens:,} tokens"
         yield from inputs.skipped_lines(self.settings, self.data)
         yield f"{self.settings.tokenizer_path}: tokenizer, {self.data.vocab_size:,} ids"
-        yield from self._tokenizer()
-        yield f"{paths.index_root(self.settings)}: training index"
-
-    def _tokenizer(self) -> Iterator[str]:
-        """Yield which file decides the tokenizer's ids, and what of its configuration is ignored."""
         source = Path(self.settings.tokenizer_path)
         yield f"{tokenizer.TOKENIZER_FILE} defines its ids; SHA-256 of that part: {tokenizer.fingerprint(source)}"
         if left_out := run_tokenizer.ignored_entries(source):
             yield f"ignored in its configuration: {', '.join(left_out)}"
+        yield f"{paths.index_root(self.settings)}: training index"
 
     def _division(self) -> Iterator[str]:
-        found = list(
-            dict.fromkeys(
-                [*self.start.departures, *departures(self.settings, self.data.validation.tokens if self.data else None)]
-            )
-        )
-        if not found:
-            yield "within the closed division's rules"
-            yield from mlperf_names.notes(self.settings)
-        else:
+        now = departures(self.settings, self.data.validation.tokens if self.data else None)
+        found = dict.fromkeys([*self.start.departures, *now])
+        if found:
             yield "outside the closed division's rules, and logged as open:"
             yield from (f"- {line}" for line in found)
+            return
+        yield "within the closed division's rules"
+        yield from mlperf_names.notes(self.settings)
 
 
 def user_command(settings: Settings, environment: Mapping[str, str] | None = None) -> list[str]:

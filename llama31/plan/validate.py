@@ -93,32 +93,24 @@ def _experiments(settings: Settings) -> Iterator[Problem]:
 def _layout(settings: Settings) -> Iterator[Problem]:
     """Yield ranks, batches and sequences that are not divisible."""
     layout = Layout.of(settings)
-    model, pipeline, virtual = (
-        layout.model_parallel_size,
-        settings.pipeline_parallel_size,
-        settings.virtual_pipeline_size,
-    )
-    if layout.world_size % model:
+    pipeline, virtual = settings.pipeline_parallel_size, settings.virtual_pipeline_size
+    if layout.world_size % layout.model_parallel_size:
         yield Problem(
             "gpus_per_node",
             f"NNODES*GPUS_PER_NODE={settings.nnodes}*{settings.gpus_per_node} is not a multiple of "
             "TENSOR_PARALLEL_SIZE*PIPELINE_PARALLEL_SIZE*CONTEXT_PARALLEL_SIZE="
             f"{settings.tensor_parallel_size}*{pipeline}*{settings.context_parallel_size}",
-            _multiples(settings.gpus_per_node, model),
+            _multiples(settings.gpus_per_node, layout.model_parallel_size),
         )
     unit = layout.data_parallel_size * settings.mbs
     if settings.gbs % unit:
-        yield Problem(
-            "gbs",
-            f"GBS={settings.gbs} is not a multiple of data parallel*MBS={layout.data_parallel_size}*{settings.mbs}",
-            _multiples(settings.gbs, unit * (pipeline if virtual > 1 else 1)),
-        )
+        what = f"GBS={settings.gbs} is not a multiple of data parallel*MBS={layout.data_parallel_size}*{settings.mbs}"
+        yield Problem("gbs", what, _multiples(settings.gbs, unit * (pipeline if virtual > 1 else 1)))
     if settings.sequence_parallel and settings.tensor_parallel_size == 1:
         yield Problem("sequence_parallel", "SEQUENCE_PARALLEL=1: needs TENSOR_PARALLEL_SIZE above 1", (False,))
     if virtual > 1 and pipeline == 1:
-        yield Problem(
-            "virtual_pipeline_size", f"VIRTUAL_PIPELINE_SIZE={virtual}: needs PIPELINE_PARALLEL_SIZE above 1", (1,)
-        )
+        what = f"VIRTUAL_PIPELINE_SIZE={virtual}: needs PIPELINE_PARALLEL_SIZE above 1"
+        yield Problem("virtual_pipeline_size", what, (1,))
     elif virtual > 1 and layout.accumulation_steps % pipeline:
         yield Problem(
             "virtual_pipeline_size",
@@ -142,30 +134,18 @@ def _layout(settings: Settings) -> Iterator[Problem]:
 def _schedule(settings: Settings) -> Iterator[Problem]:
     """Yield inconsistent steps and learning rates."""
     if settings.warmup >= settings.max_steps:
-        yield Problem(
-            "warmup_steps",
-            f"WARMUP_STEPS={settings.warmup}: must be below MAX_STEPS={settings.max_steps}",
-            (int(rules.WARMUP_FRACTION * settings.max_steps),),
-        )
+        what = f"WARMUP_STEPS={settings.warmup}: must be below MAX_STEPS={settings.max_steps}"
+        yield Problem("warmup_steps", what, (int(rules.WARMUP_FRACTION * settings.max_steps),))
     if settings.end_lr > settings.max_lr:
-        yield Problem(
-            "min_lr",
-            f"MIN_LR={settings.end_lr}: must not be above MAX_LR={settings.max_lr}",
-            (rules.end_learning_rate(settings.max_lr),),
-        )
+        what = f"MIN_LR={settings.end_lr}: must not be above MAX_LR={settings.max_lr}"
+        yield Problem("min_lr", what, (rules.end_learning_rate(settings.max_lr),))
     if settings.stop_at_step is not None and settings.stop_at_step > settings.max_steps:
-        yield Problem(
-            "stop_at_step",
-            f"STOP_AT_STEP={settings.stop_at_step}: must not be above MAX_STEPS={settings.max_steps}",
-            (settings.max_steps,),
-        )
+        what = f"STOP_AT_STEP={settings.stop_at_step}: must not be above MAX_STEPS={settings.max_steps}"
+        yield Problem("stop_at_step", what, (settings.max_steps,))
     if settings.warmup_steps is not None and settings.allocated_sequences != rules.ALLOCATED_SEQUENCES:
-        yield Problem(
-            "allocated_sequences",
-            f"ALLOCATED_SEQUENCES={settings.allocated_sequences}: has no effect beside "
-            f"WARMUP_STEPS={settings.warmup_steps}",
-            (rules.ALLOCATED_SEQUENCES,),
-        )
+        given = f"ALLOCATED_SEQUENCES={settings.allocated_sequences}"
+        what = f"{given}: has no effect beside WARMUP_STEPS={settings.warmup_steps}"
+        yield Problem("allocated_sequences", what, (rules.ALLOCATED_SEQUENCES,))
 
 
 def _model(settings: Settings) -> Iterator[Problem]:
@@ -177,27 +157,18 @@ def _model(settings: Settings) -> Iterator[Problem]:
         "key-value heads": shape.key_value_heads,
         "rows of the FFN": shape.ffn_hidden_size,
     }
-    for what, count in shared.items():
+    for part, count in shared.items():
         if count % tensor:
-            yield Problem(
-                "tensor_parallel_size",
-                f"TENSOR_PARALLEL_SIZE={tensor} does not divide the {count} {what} of SIZE={settings.size}",
-                _common_divisors(*shared.values(), below=tensor),
-            )
+            what = f"TENSOR_PARALLEL_SIZE={tensor} does not divide the {count} {part} of SIZE={settings.size}"
+            yield Problem("tensor_parallel_size", what, _common_divisors(*shared.values(), below=tensor))
             break
     layers = shape.layers
     if layers % pipeline:
-        yield Problem(
-            "pipeline_parallel_size",
-            f"PIPELINE_PARALLEL_SIZE={pipeline} does not divide the {layers} layers of SIZE={settings.size}",
-            _common_divisors(layers, below=pipeline),
-        )
+        what = f"PIPELINE_PARALLEL_SIZE={pipeline} does not divide the {layers} layers of SIZE={settings.size}"
+        yield Problem("pipeline_parallel_size", what, _common_divisors(layers, below=pipeline))
     elif (chunks := settings.virtual_pipeline_size) > 1 and (layers // pipeline) % chunks:
-        yield Problem(
-            "virtual_pipeline_size",
-            f"VIRTUAL_PIPELINE_SIZE={chunks} does not divide the {layers // pipeline} layers of a pipeline rank",
-            _common_divisors(layers // pipeline, below=chunks),
-        )
+        what = f"VIRTUAL_PIPELINE_SIZE={chunks} does not divide the {layers // pipeline} layers of a pipeline rank"
+        yield Problem("virtual_pipeline_size", what, _common_divisors(layers // pipeline, below=chunks))
 
 
 def _engine(settings: Settings) -> Iterator[Problem]:
@@ -222,12 +193,9 @@ def _memory(settings: Settings, vocab_size: int) -> Iterator[Problem]:
     """Yield a problem if a rank needs more than the GPU's memory."""
     needed, there = memory.per_gpu(settings, vocab_size), GPUS[settings.gpu].memory
     if needed.total > there:
-        yield Problem(
-            "mbs",
-            f"GPU={settings.gpu}: {there / GB:.0f} GB, but each would need about {needed.total / GB:.1f} GB: "
-            f"{memory.describe(needed)}",
-            elsewhere=tuple(memory.reductions(settings, vocab_size, there)),
-        )
+        what = f"GPU={settings.gpu}: {there / GB:.0f} GB, but each would need about {needed.total / GB:.1f} GB"
+        less = tuple(memory.reductions(settings, vocab_size, there))
+        yield Problem("mbs", f"{what}: {memory.describe(needed)}", elsewhere=less)
 
 
 def _data(settings: Settings, data: Data) -> Iterator[Problem]:
@@ -237,29 +205,19 @@ def _data(settings: Settings, data: Data) -> Iterator[Problem]:
     if not held or not available:
         short = bin_path(data.validation.prefix) if not held else "the training data"
         longest = min(data.validation.tokens, max(part.tokens for part in data.train)) - 1
-        works = (longest,) if longest else ()
-        yield Problem("seq_length", f"SEQ_LENGTH={length}: {short} holds no sequence of that length", works)
+        works, at_once = ((longest,), ({"seq_length": longest, "gbs": 1},)) if longest else ((), ())
+        yield Problem("seq_length", f"SEQ_LENGTH={length}: {short} holds no sequence of that length", works, at_once)
         return
     if settings.eval_samples > held:
-        yield Problem(
-            "eval_samples",
-            f"EVAL_SAMPLES={settings.eval_samples}: {bin_path(data.validation.prefix)} is enough for {held:,} of "
-            f"{length} tokens",
-            (held,),
-        )
+        enough = f"{bin_path(data.validation.prefix)} is enough for {held:,} of {length} tokens"
+        yield Problem("eval_samples", f"EVAL_SAMPLES={settings.eval_samples}: {enough}", (held,))
     if settings.gbs > settings.sample_limit:
-        yield Problem(
-            "samples_available",
-            f"SAMPLES_AVAILABLE={settings.sample_limit}: less than a step of GBS={settings.gbs} takes",
-            (rules.samples_available(settings.gbs),),
-        )
+        what = f"SAMPLES_AVAILABLE={settings.sample_limit}: less than a step of GBS={settings.gbs} takes"
+        yield Problem("samples_available", what, (rules.samples_available(settings.gbs),))
     if settings.gbs > available:
         unit = Layout.of(settings).data_parallel_size * settings.mbs
-        yield Problem(
-            "gbs",
-            f"GBS={settings.gbs}: the training data is enough for {available:,} of {length} tokens",
-            (available // unit * unit,) if available >= unit else (),
-        )
+        what = f"GBS={settings.gbs}: the training data is enough for {available:,} of {length} tokens"
+        yield Problem("gbs", what, (available // unit * unit,) if available >= unit else ())
 
 
 def _common_divisors(*values: int, below: int) -> tuple[int, ...]:

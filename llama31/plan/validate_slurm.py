@@ -43,23 +43,15 @@ def _job(settings: Settings) -> Iterator[Problem]:
     except ValueError as error:
         yield Problem("sbatch_args", f"SBATCH_ARGS={settings.sbatch_args}: {error}", ("",))
         return
-    if settings.time and not is_unlimited(settings.time) and seconds(settings.time) is None:
+    if settings.time and settings.time.upper() not in UNLIMITED and seconds(settings.time) is None:
         what = f"TIME={settings.time}: not a time limit in Slurm's format, such as 4:00:00 or 1-12:00:00"
         yield Problem("time", what, ("",))
         return
     limit = seconds(named.value if named else settings.time)
     if limit is not None and settings.signal_before_end >= limit:
         where = f"{shlex.join(named.words)} of SBATCH_ARGS" if named else f"TIME={settings.time}"
-        yield Problem(
-            "signal_before_end",
-            f"SIGNAL_BEFORE_END={settings.signal_before_end}: must be below {where}, which is {limit} s",
-            (limit // 4,),
-        )
-
-
-def is_unlimited(limit: str) -> bool:
-    """Whether this means no time limit to Slurm."""
-    return limit.upper() in UNLIMITED
+        what = f"SIGNAL_BEFORE_END={settings.signal_before_end}: must be below {where}, which is {limit} s"
+        yield Problem("signal_before_end", what, (limit // 4,))
 
 
 def seconds(limit: str) -> int | None:
@@ -80,18 +72,11 @@ def seconds(limit: str) -> int | None:
 
 def _chain(settings: Settings) -> Iterator[Problem]:
     if settings.npar > 1 and not settings.save_ckpt:
-        yield Problem(
-            "npar",
-            f"NPAR={settings.npar}: a job resumes from the one before only with SAVE_CKPT=1 and CONTINUAL_CKPT",
-            (1,),
-        )
+        what = f"NPAR={settings.npar}: a job resumes from the one before only with SAVE_CKPT=1 and CONTINUAL_CKPT"
+        yield Problem("npar", what, (1,))
     if settings.dependencies and not dependency(settings.dependencies):
-        yield Problem(
-            "dependencies",
-            f"DEPENDENCIES={settings.dependencies}: neither job ids nor a dependency in sbatch's format, such as "
-            "afterok:1234",
-            ("",),
-        )
+        wanted = "neither job ids nor a dependency in sbatch's format, such as afterok:1234"
+        yield Problem("dependencies", f"DEPENDENCIES={settings.dependencies}: {wanted}", ("",))
 
 
 def dependency(given: str) -> str:

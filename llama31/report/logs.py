@@ -80,7 +80,7 @@ def read_log(path: Path, progress: Callable[[int], None]) -> LogData:
 class _Tracked:
     """Collects tracked statistics by name.
 
-    NVIDIA's logs of v5.1 name the step of a statistic. Those of v6.0 name its samples instead: a line with a training
+    NVIDIA's logs of v5.1 name a statistic's step, and logs of v6.0 its samples: a line with a training
     loss is about one step, after that many samples; a line with only a step time is the mean of a block, and its
     samples are the block's length. The first line after an evaluation is written before another step has ended: its
     loss is valid, its step time is not.

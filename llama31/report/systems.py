@@ -80,7 +80,7 @@ class System:
 
     @property
     def repeated_seeds(self) -> list[str]:
-        """Seeds of more than one run; those of a submission all differ."""
+        """Seeds of more than one run; the seeds of a submission all differ."""
         seeds = Counter(str(run.log.value(constants.SEED)) for run in self.runs if run.log.first(constants.SEED))
         return [seed for seed, count in seeds.items() if count > 1]
 

@@ -71,7 +71,7 @@ def in_order(directories: Iterable[Path]) -> list[Path]:
     return sorted((path for path in directories if JOB_DIR_NAME.fullmatch(path.name)), key=_numbers)
 
 
-def begun_dirs(run_dir: Path) -> list[Path]:
+def started_dirs(run_dir: Path) -> list[Path]:
     """Return those `job_dirs` whose job started ranks; one that finds its run finished, or an error, starts none."""
     return [job_dir for job_dir in job_dirs(run_dir) if (job_dir / paths.SETTINGS).exists()]
 

@@ -24,7 +24,7 @@ class Start:
     """Name of the run, set by its first job. None: unknown, or this is the first job."""
 
     @property
-    def goes_on(self) -> bool:
+    def resumes(self) -> bool:
         """Whether the job resumes a run that an earlier job started."""
         return bool(self.checkpoint) and not self.weights_only
 
@@ -54,8 +54,8 @@ class Start:
 
     def words(self) -> str:
         """Return a phrase for the plan."""
-        if self.goes_on:
-            return f"goes on after step {self.step:,} ({self.consumed_samples:,} sequences), from {self.checkpoint}"
+        if self.resumes:
+            return f"resumes after step {self.step:,} ({self.consumed_samples:,} sequences), from {self.checkpoint}"
         if self.weights_only:
             return f"starts from the weights in {self.checkpoint}, with a fresh optimizer: not a benchmark result"
         return "starts from random weights"

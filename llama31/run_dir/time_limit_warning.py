@@ -1,8 +1,8 @@
 """Warning before a job's time limit, passed to the ranks through a file. Standard library only.
 
 Slurm could signal the ranks, but it signals all processes of a step. With an Apptainer that is not setuid, that
-includes the process that mounts the image, and the image is gone when it ends. So Slurm signals only the job's script,
-which writes this file into the job directory.
+includes the process that mounts the image, and the image is unmounted when it ends. So Slurm signals only the job's
+script, which writes this file into the job directory.
 """
 
 import signal
@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 FILE = ".warned"
-"""Created empty at the start: NFS shows new contents to whoever opens the file later, but may cache for a minute that a
-file does not exist."""
+"""Created empty at the start: NFS shows new contents to processes that open the file later, but may cache for a minute
+that a file does not exist."""
 INTERVAL = 1.0  # seconds between two checks
 
 

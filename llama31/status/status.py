@@ -119,7 +119,7 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
         if isinstance(submitted, UserError):
             raise submitted
         settings = record.load_settings(run_dir)
-        job_dirs = job_chain.begun_dirs(run_dir) if submitted else [run_dir]
+        job_dirs = job_chain.started_dirs(run_dir) if submitted else [run_dir]
         progress = [
             (job_dir, found) for job_dir in reversed(job_dirs) if (found := latest_step.read(job_dir / paths.METRICS))
         ]

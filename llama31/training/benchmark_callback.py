@@ -13,17 +13,8 @@ from torch.distributed import ProcessGroup, ReduceOp
 from llama31 import rules
 from llama31.common.errors import RunAborted
 from llama31.model.device import peak_memory
-from llama31.run_dir import startup_log
-from llama31.run_dir.events import (
-    ABORTED,
-    INTERRUPTED,
-    SUCCESS,
-    TARGET_NOT_REACHED,
-    Evaluation,
-    Observer,
-    Outcome,
-    Step,
-)
+from llama31.run_dir import events, startup_log
+from llama31.run_dir.events import Evaluation, Observer, Outcome, Step
 from llama31.run_dir.start_point import Start
 from llama31.settings import Settings
 from llama31.training.checkpoint_saver import Saver
@@ -37,14 +28,8 @@ class BenchmarkCallback(Callback):
     Evaluates on exactly EVAL_SAMPLES sequences every CEIL(EVAL_EVERY / GBS) steps, from START_EVAL_AT on. Ends the run
     at the first validation loss that reaches TARGET, else at STOP_AT_STEP, at the end of the schedule or of the data;
     and at once if a loss is not finite or a step takes longer than STEP_TIME_ATOL. A checkpoint is saved after a step
-    and after the evaluation of that step, so that a resumed job never has one to catch up on.
-
-    Args:
-        settings: Checked settings.
-        observers: Notified of every event; empty except on rank 0.
-        available_samples: Training sequences in the data.
-        start: Starting point of the job.
-        saver: Saves checkpoints; None without SAVE_CKPT.
+    and after the evaluation of that step, so that a resumed job never has one to catch up on. Only rank 0 has
+    observers; the saver is None without SAVE_CKPT.
     """
 
     def __init__(
@@ -81,7 +66,7 @@ class BenchmarkCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, and set the last step: only now, after NeMo copied max_steps to the learning-rate schedule.
 
-        `trainer.should_stop` cannot end a run at a step: Lightning would evaluate once more.
+        `trainer.should_stop` cannot end a run at a step: Lightning would evaluate again.
         """
         assert trainer.global_step == self.step, f"step {trainer.global_step} of the checkpoint, {self.step} expected"
         trainer.fit_loop.epoch_loop.max_steps = self.last_step
@@ -128,13 +113,8 @@ class BenchmarkCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the outcome after a normal end: at the target, or at the last step without it."""
         if self.outcome is None:
-            self.outcome = Outcome(
-                ABORTED,
-                f"the validation loss did not reach TARGET={self.settings.target} in {self.last_reason}",
-                TARGET_NOT_REACHED,
-                self.step,
-                self.consumed_samples,
-            )
+            reason = f"the validation loss did not reach TARGET={self.settings.target} in {self.last_reason}"
+            self.outcome = Outcome(events.ABORTED, reason, events.TARGET_NOT_REACHED, self.step, self.consumed_samples)
         self.outcome = replace(self.outcome, memory=_memory())
 
     # Evaluation
@@ -174,7 +154,8 @@ class BenchmarkCallback(Callback):
         """Finish an evaluation, with the same result on every rank, so that all of them stop or none does."""
         loss = _reduced(self._loss_sum, torch.float64, parallel_state.get_pipeline_model_parallel_group())
         samples = int(_reduced(self._samples, torch.int64, parallel_state.get_data_parallel_group()))
-        token_hash = int(_reduced(_wrap(self._token_hash), torch.int64, parallel_state.get_data_parallel_group()))
+        signed = (self._token_hash + 2**63) % 2**64 - 2**63  # modulo 2^64, to fit in int64
+        token_hash = int(_reduced(signed, torch.int64, parallel_state.get_data_parallel_group()))
         loss /= self.settings.eval_samples
         assert samples == self.settings.eval_samples, f"evaluated {samples} sequences"
         reached = loss <= self.settings.target
@@ -196,7 +177,7 @@ class BenchmarkCallback(Callback):
             self._abort(f"the validation loss is {loss} at step {self.step}; a lower MAX_LR may help")
         if reached:
             reason = f"validation loss {loss:.4f} reached TARGET={self.settings.target}"
-            self.outcome = Outcome(SUCCESS, reason, 0, self.step, self.consumed_samples)
+            self.outcome = Outcome(events.SUCCESS, reason, 0, self.step, self.consumed_samples)
             trainer.should_stop = True  # this step's evaluation is over, so Lightning starts no other
             # The run ends here, not when its last checkpoint has been saved.
             for observer in self.observers:
@@ -217,30 +198,25 @@ class BenchmarkCallback(Callback):
                 observer.checkpoint_saved(saved)
             self._clock = time.perf_counter()
         if self.saver.is_ending and not is_last:
-            reason = f"told to end at step {self.step}; the checkpoint of this step is saved"
-            self.outcome = Outcome(ABORTED, reason, INTERRUPTED, self.step, self.consumed_samples)
+            reason = f"asked to end at step {self.step}; the checkpoint of this step is saved"
+            self.outcome = Outcome(events.ABORTED, reason, events.INTERRUPTED, self.step, self.consumed_samples)
             trainer.should_stop = True
 
     def _allow_evaluation(self, trainer: Trainer) -> None:
         """Enable Lightning's evaluation only at steps that are due, by a number of batches above 0.
 
-        By itself Lightning would also evaluate at the end of the training data.
+        Otherwise Lightning would also evaluate at the end of the training data.
         """
         due = self.step % self.interval == 0 and self.consumed_samples >= self.settings.start_eval_at
         trainer.limit_val_batches = self._evaluation_batches if due else 0
 
     def _abort(self, reason: str) -> None:
-        raise RunAborted(reason, TARGET_NOT_REACHED)
+        raise RunAborted(reason, events.TARGET_NOT_REACHED)
 
 
 def _memory() -> int:
     """Return the peak memory of any rank so far, bytes."""
     return int(_reduced(peak_memory(), torch.int64, op=ReduceOp.MAX))
-
-
-def _wrap(value: int) -> int:
-    """Return `value` modulo 2^64 as a signed integer."""
-    return (value + 2**63) % 2**64 - 2**63
 
 
 def _reduced(value: float, dtype: torch.dtype, group: ProcessGroup | None = None, op: ReduceOp = ReduceOp.SUM) -> float:

@@ -41,13 +41,8 @@ WRITE_ERRORS = {
 class Saver:
     """Save the checkpoints of a job. `is_due` and `save` are collective.
 
-    Args:
-        settings: Checked settings, with SAVE_CKPT.
-        job: Number of this job in the chain.
-        identity: Identity of the run; see `llama31.checkpoint.identity`.
-        departures: Departures from the closed division's rules so far.
-        run_dir: Directory of the MLPerf log and the metrics.
-        run: Name of the run, which later jobs keep. Default: the name of `run_dir`.
+    The arguments other than `run_dir`, which has the MLPerf log and the metrics, are for `CheckpointManifest`. The
+    default of `run` is the name of `run_dir`.
     """
 
     def __init__(
@@ -112,7 +107,7 @@ class Saver:
         path = self.root / store.name(int(self.settings.seeds), self.job, step)
         partial = path.with_name(path.name + PARTIAL)
         first = torch.distributed.get_rank() == 0
-        with _failures_told(path):
+        with _named_failures(path):
             if first:
                 if os.path.lexists(partial):
                     print(removal.clear(partial), flush=True)
@@ -121,7 +116,11 @@ class Saver:
             with _held(self._signals):
                 trainer.save_checkpoint(partial)
             if first:
-                _write_context(TrainerContext.from_trainer(trainer), partial / nemo.CONTEXT)
+                context = TrainerContext.from_trainer(trainer)
+                context.__io__ = deepcopy(
+                    context.__io__
+                )  # NeMo writes a path into it, and the run's tokenizer shares it
+                context.io_dump(partial / nemo.CONTEXT, yaml_attrs=["model"])
                 for name in (paths.MLPERF_LOG, paths.METRICS):
                     shutil.copyfile(self.run_dir / name, partial / name)
             torch.distributed.barrier()
@@ -145,14 +144,6 @@ class Saver:
         self._saved_at = time.monotonic()
         size = sum(bytes_ for bytes_, _ in files.values())
         return Saved(step, consumed_samples, str(path), size, self._saved_at - began, stay)
-
-
-def _write_context(context: TrainerContext, directory: Path) -> None:
-    """Write NeMo's context: the trainer's and model's configuration, and the tokenizer."""
-    context.__io__ = deepcopy(
-        context.__io__
-    )  # NeMo records the copy's path in it, and the run's own tokenizer shares it
-    context.io_dump(directory, yaml_attrs=["model"])
 
 
 @contextmanager
@@ -210,7 +201,7 @@ def _check_blob(file: Path, offset: int, length: int) -> None:
 
 
 @contextmanager
-def _failures_told(path: Path) -> Iterator[None]:
+def _named_failures(path: Path) -> Iterator[None]:
     """Turn a full disk and similar errors into a UserError that names the checkpoint; Megatron wraps those errors."""
     try:
         yield

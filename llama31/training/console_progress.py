@@ -39,14 +39,7 @@ class ConsoleProgress(Observer):
     """Print step, samples, loss, speed, and the time to the next evaluation and to the end.
 
     FLOP/s are per device: `estimates.speed.flops_per_step` / step time / devices. MFU is their share of the device's
-    dense bf16 peak, also with fp8.
-
-    Args:
-        settings: Settings of the run.
-        vocab_size: Number of ids of the tokenizer.
-        last_step: Last optimizer step if the target is not reached.
-        gpu: GPU of the run, if its peak is known.
-        out: Stream to write to; if it is a terminal, with a live line.
+    dense bf16 peak, also with fp8. `last_step` is the last one if the target is not reached.
     """
 
     def __init__(self, settings: Settings, vocab_size: int, last_step: int, gpu: Gpu | None, out: TextIO):
@@ -133,9 +126,6 @@ class ConsoleProgress(Observer):
         return duration(steps * (self._step_seconds or 0) + evaluations * self._evaluation_seconds)
 
     def _line(self, text: str, *, stands_out: bool = False) -> None:
-        if self._live:
-            strong = stands_out and not os.environ.get("NO_COLOR")
-            self.out.write(f"{CLEAR}{BOLD}{text}{PLAIN}\n" if strong else f"{CLEAR}{text}\n")
-        else:
-            self.out.write(f"{text}\n")
-        self.out.flush()
+        if self._live and stands_out and not os.environ.get("NO_COLOR"):
+            text = f"{BOLD}{text}{PLAIN}"
+        print(f"{CLEAR}{text}" if self._live else text, file=self.out, flush=True)

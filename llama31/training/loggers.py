@@ -20,11 +20,9 @@ def tensorboard(run_dir: Path) -> run.Config[TensorBoardLogger]:
 
 
 def weights_and_biases(run_dir: Path, name: str) -> run.Config[WandbLogger]:
-    """Return the logger of Weights & Biases; all jobs of a chain write to one run. WANDB_* variables configure it.
+    """Return the logger of Weights & Biases, which WANDB_* variables configure; its files are in `run_dir`.
 
-    Args:
-        run_dir: Directory of the job, for its files.
-        name: Name of the run; also the id by which a later job resumes it.
+    All jobs of a chain write to one run, whose name is also the id by which a later job resumes it.
     """
     quiet = {"console": "off", "quiet": True}  # each rank has a log already
     identity = re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)[-LONGEST_ID:]

@@ -11,7 +11,7 @@ from nemo.lightning import megatron_init
 
 
 class SeedWeights(Callback):
-    """Draw the initial weights from `seed`, 0 or more; NeMo by itself uses 1234 in every run.
+    """Draw the initial weights from `seed`, 0 or more; NeMo's default is 1234 in every run.
 
     NeMo seeds once the ranks have joined, and builds the model later. Lightning calls `setup` in between.
     """

@@ -41,7 +41,7 @@ def source(model: Path, tmp_path: Path) -> Iterator[Path]:
         (
             "rope_scaling",
             {"rope_type": "yarn", "factor": 4.0},
-            "rope_scaling.rope_type is yarn; what can be converted:",
+            "rope_scaling.rope_type is yarn; supported:",
         ),
         ("rope_scaling", {"rope_type": "llama3"}, "rope_scaling.factor is missing"),
         ("num_hidden_layers", "4", "num_hidden_layers is 4; it must be a whole number, 1 or more"),

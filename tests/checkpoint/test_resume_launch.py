@@ -126,7 +126,7 @@ def test_the_plan_says_where_it_starts(saving: dict[str, str], root: Path, capsy
     left = shutil.copytree(path, path.with_name(store.name(SEED, 1, 20) + PARTIAL))
     assert launched(saving, "--dryrun", "SAVE_EVERY=5") == 0
     text = capsys.readouterr().out
-    assert f"goes on after step 10 (80 sequences), from {path}" in text
+    assert f"resumes after step 10 (80 sequences), from {path}" in text
     assert f"saves every 5 steps, at the end of the job, on SIGTERM and on SIGUSR1, to {root}: about 5.334 MB" in text
     assert left.exists(), "a dry run changes nothing"
 

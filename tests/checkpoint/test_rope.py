@@ -107,7 +107,7 @@ def test_a_configuration_saved_by_transformers_5(file: Path, tmp_path: Path) -> 
     shutil.copyfile(file, tmp_path / "config.json")
     LlamaConfig.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")  # by transformers 4, which loses it
     file = tmp_path / "again" / "config.json"
-    with pytest.raises(UserError, match="rope_parameters is right where transformers 4 saved the file"):
+    with pytest.raises(UserError, match="rope_parameters is right if transformers 4 saved the file"):
         architecture.from_hugging_face(json.loads(file.read_text()), file)
 
 

@@ -68,7 +68,7 @@ def test_gzip_data_without_its_name_is_not_compressed_again(tmp_path: Path) -> N
     source.write_bytes(gzip.compress(b"{}\n"))
     with pytest.raises(UserError) as error:
         compress(tmp_path, jobs=1)
-    assert error.value.lines == [f"{source}: holds gzip data; rename it to {source.name}.gz"]
+    assert error.value.lines == [f"{source}: contains gzip data; rename it to {source.name}.gz"]
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 
@@ -90,7 +90,7 @@ def test_sources_become_gz_and_a_second_call_does_nothing(tmp_path: Path) -> Non
 
 
 def test_kills_lose_nothing(tmp_path: Path) -> None:
-    """SIGKILL at points spread over the work; what is left is whole each time, and in the end all is compressed."""
+    """SIGKILL at points spread over the work; the files stay complete each time, and finally all are compressed."""
     directory = tmp_path / "c4"
     contents = make_files(directory, count=24)
     for goal in (1, 7, 15):  # compressed files to wait for before the kill
@@ -117,7 +117,7 @@ def test_killed_between_rename_and_removal(tmp_path: Path) -> None:
     (directory / f"{first}.gz").write_bytes(gzip.compress(contents[first]))
     (directory / f"{second}.gz").write_bytes(gzip.compress(contents[first]))  # not what this one would give
     out, errors = run(directory, expect=2)
-    assert errors == f"{directory}/{second}.gz: is there and holds other data than {second}; remove one of the two\n"
+    assert errors == f"{directory}/{second}.gz: exists, with other data than {second}; remove one of the two\n"
     assert not out
     assert not (directory / first).exists()
     assert (directory / second).read_bytes() == contents[second]
@@ -184,7 +184,7 @@ def test_two_runs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("", "C4_PATH: set it to the directory with the .json files of C4"),
         ("nowhere", "nowhere: No such file or directory"),
-        (".", ".: holds no c4-*.json and no c4-*.json.gz"),
+        (".", ".: no c4-*.json and no c4-*.json.gz in it"),
     ],
 )
 def test_mistakes_are_one_line(path: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

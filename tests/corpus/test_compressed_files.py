@@ -10,7 +10,7 @@ import pytest
 from backports import zstd
 
 from llama31.corpus import compressed_files
-from llama31.corpus.compressed_files import DAMAGED, GZIP, ZSTD, Format, Members, misnamed
+from llama31.corpus.compressed_files import DAMAGED, GZIP, ZSTD, CompressedStream, Format, suffix_problem
 
 WORDS = b"one\n" * 100
 SKIPPABLE = b"\x50\x2a\x4d\x18\x04\0\0\0size"  # what pzstd writes before each frame
@@ -25,7 +25,7 @@ GOOD = {
 
 
 def read(data: bytes, kind: Format) -> bytes:
-    members = Members(io.BytesIO(data), kind)
+    members = CompressedStream(io.BytesIO(data), kind)
     return b"".join(iter(lambda: members.read(7), b""))
 
 
@@ -37,11 +37,11 @@ def test_members_and_padding(name: str, at_a_time: int, monkeypatch: pytest.Monk
     kind, data = GOOD[name]
     whole = gzip.decompress(data) if kind is GZIP else zstd.decompress(data)
     assert read(data, kind) == whole
-    members, count = Members(io.BytesIO(data), kind), 0
+    members, count = CompressedStream(io.BytesIO(data), kind), 0
     while piece := members.read(50):
         count += len(piece)
         back = len(piece) // 2
-        offset, skip = members.place(back)
+        offset, skip = members.locate(back)
         assert read(data[offset:], kind)[skip:] == whole[count - back :]
 
 
@@ -73,11 +73,11 @@ def test_other_data(kind: Format) -> None:
 
 NAMES = {
     "a.json": (b'{"text":""}', ""),
-    "b.json": (gzip.compress(b""), "holds gzip data; rename it to b.json.gz"),
-    "c.json.zst": (gzip.compress(b""), "holds gzip data; rename it to c.json.gz"),
-    "d.jsonl.gz": (zstd.compress(b""), "holds zstd data; rename it to d.jsonl.zst"),
+    "b.json": (gzip.compress(b""), "contains gzip data; rename it to b.json.gz"),
+    "c.json.zst": (gzip.compress(b""), "contains gzip data; rename it to c.json.gz"),
+    "d.jsonl.gz": (zstd.compress(b""), "contains zstd data; rename it to d.jsonl.zst"),
     "e.json.gz": (b'{"text":""}', "is not gzip data: it begins with b'{\"'; plain data must not be named .gz"),
-    "f.json": (SKIPPABLE, "holds zstd data; rename it to f.json.zst"),
+    "f.json": (SKIPPABLE, "contains zstd data; rename it to f.json.zst"),
     "g.json.gz": (b"", ""),
     "h.json.gz": (b"\x1f", ""),  # cut short
 }
@@ -87,4 +87,4 @@ NAMES = {
 def test_names_are_compared_with_the_first_bytes(tmp_path: Path, name: str) -> None:
     content, problem = NAMES[name]
     (tmp_path / name).write_bytes(content)
-    assert misnamed(tmp_path / name) == problem
+    assert suffix_problem(tmp_path / name) == problem

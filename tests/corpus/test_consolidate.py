@@ -64,7 +64,7 @@ def test_shards_of_another_numbering(c4: Path, tmp_path: Path, name: str) -> Non
         shard.unlink()
     with pytest.raises(UserError) as error:
         consolidate(c4, tmp_path / "other", [6], sample=7, jobs=1)
-    line = f"{c4}: holds shards of another numbering, such as {other}; {name} is needed"
+    line = f"{c4}: shards are numbered differently ({other}); expected {name}"
     assert error.value.lines == [line]
 
 
@@ -85,7 +85,7 @@ def test_shards_as_they_are_published_are_to_be_compressed(c4: Path, tmp_path: P
         merge_part(c4, tmp_path / "merged", 6)
     (line,) = error.value.lines
     assert f"{shard} (not compressed), " in line
-    assert line.endswith("; utils/parallel_compress_json_to_gz.sh makes .json.gz of .json")
+    assert line.endswith("; compress .json files with utils/parallel_compress_json_to_gz.sh")
 
 
 def test_damaged_shards_are_all_listed(c4: Path, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_damaged_shards_are_all_listed(c4: Path, tmp_path: Path) -> None:
         merge_part(c4, tmp_path / "merged", 6, shard)
     (line,) = error.value.lines
     assert line.startswith(f"{tmp_path}/merged/c4-train.en_6.json.gz: 6 of 8 shards cannot be used: ")
-    reasons = ("is not gzip data", "truncated", "truncated", "damaged", "empty", "its last line has no end")
+    reasons = ("is not gzip data", "truncated", "truncated", "damaged", "empty", "no line end after its last line")
     for number, reason in zip((769, 771, 772, 773, 774, 775), reasons, strict=True):
         assert f"{shard[number]} ({reason}" in line
     assert not list((tmp_path / "merged").iterdir())
@@ -136,7 +136,7 @@ def test_too_few_validation_documents(c4: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         merge_validation(c4, tmp_path / "merged", 25)
     (line,) = error.value.lines
-    assert "holds 24 documents, fewer than the 25" in line
+    assert ": 24 documents, c4-validation-25-samples.en.json.gz needs 25" in line
     assert [path.name for path in (tmp_path / "merged").iterdir()] == [VALIDATION_FILE]
 
 
@@ -210,7 +210,7 @@ def test_script_makes_what_is_asked_for_and_skips_what_is_done(whole_c4: Path, t
     assert {path: path.stat().st_ino for path in merged.iterdir()} == before
 
 
-def test_script_lists_all_that_is_missing_before_it_begins(whole_c4: Path, tmp_path: Path) -> None:
+def test_script_lists_missing_files_before_it_starts(whole_c4: Path, tmp_path: Path) -> None:
     (whole_c4 / rules.train_shard_name(700)).unlink()
     (whole_c4 / rules.validation_shard_name(3)).unlink()
     merged = tmp_path / "merged"
@@ -222,7 +222,7 @@ def test_script_lists_all_that_is_missing_before_it_begins(whole_c4: Path, tmp_p
     assert not merged.exists()
 
 
-def test_script_goes_on_after_a_damaged_part(whole_c4: Path, tmp_path: Path) -> None:
+def test_script_continues_after_a_damaged_part(whole_c4: Path, tmp_path: Path) -> None:
     for shard in (641, 766):
         path = whole_c4 / rules.train_shard_name(shard)
         path.write_bytes(path.read_bytes()[:-1])
@@ -272,7 +272,7 @@ def test_script_killed_and_started_again(whole_c4: Path, tmp_path: Path) -> None
         ({"C4_PATH": ""}, "C4_PATH: set it to the directory with the .json.gz files of C4"),
         ({"MERGED_C4_PATH": ""}, "MERGED_C4_PATH: set it to the directory for the merged files"),
         ({"PARTS": "6 8"}, 'PARTS="6 8": 8 is not one of the parts 0 to 7; example: PARTS="6 7"'),
-        ({"PARTS": "", "N_VALIDATION_SAMPLES": 25}, "fewer than the 25 of c4-validation-25-samples.en.json.gz"),
+        ({"PARTS": "", "N_VALIDATION_SAMPLES": 25}, ": 24 documents, c4-validation-25-samples.en.json.gz needs 25"),
     ],
 )
 def test_script_mistakes_are_one_line(setting: dict[str, object], line: str, c4: Path, tmp_path: Path) -> None:

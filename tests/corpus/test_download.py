@@ -72,7 +72,7 @@ def test_all_files_arrive_and_are_remembered(server: FileServer, waits: list[flo
     directory = tmp_path / "a $HOME of data"
     line = download(uri, directory)
     assert line.startswith(f"{directory}: 5 files; fetched {size(sum(map(len, FILES.values())))} in ")
-    assert line.endswith("; sizes and MD5s are right")
+    assert line.endswith("; sizes and MD5s match")
     assert contents(directory) == FILES
     assert server.served < SIZE + 1000, "sizes are found without fetching the files"
     server.forget()
@@ -95,7 +95,7 @@ def test_damage_is_found_also_with_the_old_time(server: FileServer, waits: list[
     right = hashlib.md5(FILES[BIG]).hexdigest()
     line = refused(uri, tmp_path)
     assert line.startswith(f"{tmp_path / BIG}: MD5 ")
-    assert line.endswith(f", published is {right}; move or remove it to have it fetched")
+    assert line.endswith(f", the published file's is {right}; move or remove it to fetch it")
     assert (tmp_path / BIG).exists()
 
 
@@ -143,7 +143,7 @@ def test_one_file_is_never_served(server: FileServer, waits: list[float], tmp_pa
     (tmp_path / "empty").unlink()
     line = refused(uri, tmp_path)
     assert line.startswith(f"{tmp_path / BIG}: {server.url}/data/{BIG}: HTTP 502 Bad Gateway; gave up after ")
-    assert line.endswith("what arrived is kept, the same command resumes")
+    assert line.endswith("run the same command to resume")
 
 
 def test_dead_server_is_one_line(server: FileServer, waits: list[float], tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_dead_server_is_one_line(server: FileServer, waits: list[float], tmp_pat
     with pytest.raises(UserError) as error:
         fetch.download(Dying(uri, {}), tmp_path, lambda _: True, 2)
     (line,) = error.value.lines
-    assert line.endswith("what arrived is kept, the same command resumes")
+    assert line.endswith("run the same command to resume")
     assert len(server.requests) < 2 + 3 * retries.ATTEMPTS
     server.answers.clear()
     download(uri, tmp_path)
@@ -179,7 +179,8 @@ def test_wrong_bytes(server: FileServer, waits: list[float], tmp_path: Path) -> 
     line = refused(uri, tmp_path)
     assert line.startswith(f"{tmp_path / BIG}: MD5 ")
     assert line.endswith(
-        f", published is {hashlib.md5(FILES[BIG]).hexdigest()}; removed, the same command fetches it again"
+        f", the published file's is {hashlib.md5(FILES[BIG]).hexdigest()}; "
+        "removed; run the same command to fetch it again"
     )
     assert contents(tmp_path) == {name: content for name, content in FILES.items() if name != BIG}
     server.sent.clear()
@@ -190,7 +191,7 @@ def test_wrong_bytes(server: FileServer, waits: list[float], tmp_path: Path) -> 
 def test_part_that_was_not_asked_for(server: FileServer, waits: list[float], tmp_path: Path) -> None:
     uri = server.publish("set", {"a": bytes(1000)})
     server.shift = 10
-    assert "the answer starts at byte 10 instead of 0; gave up after " in refused(uri, tmp_path)
+    assert "the response starts at byte 10 instead of 0; gave up after " in refused(uri, tmp_path)
     assert len(waits) == retries.ATTEMPTS - 1
 
 
@@ -257,7 +258,7 @@ def test_changed_between_two_attempts(
     changed = {**FILES, BIG: random.Random(3).randbytes(len(FILES[BIG]))}
     monkeypatch.setattr(retries, "pause", lambda *_: server.publish("set", changed))
     line = refused(uri, tmp_path)
-    assert line == f"{server.url}/data/{BIG}: changed while it was fetched; the same command starts it over"
+    assert line == f"{server.url}/data/{BIG}: changed during the download; run the same command to start over"
     download(uri, tmp_path)
     assert contents(tmp_path) == changed
 
@@ -280,7 +281,7 @@ def test_slow_server(server: FileServer, waits: list[float], tmp_path: Path, mon
 def test_disk_is_too_small(server: FileServer, waits: list[float], tmp_path: Path, small_disk: Path) -> None:
     files = {"a": random.Random(1).randbytes(9_000_000)}
     uri = server.publish("set", files)
-    assert re.fullmatch(rf"{small_disk}: 9 MB to fetch, and 7\.\d+ MB of disk are free", refused(uri, small_disk))
+    assert re.fullmatch(rf"{small_disk}: 9 MB to fetch, and 7\.\d+ MB of disk space are free", refused(uri, small_disk))
     assert server.served < 1000
     assert not contents(small_disk)
 
@@ -304,7 +305,7 @@ def test_disk_fills_up(
     assert server.served < 4_000_000
 
 
-def test_own_file_of_that_name_is_left_alone(server: FileServer, waits: list[float], tmp_path: Path) -> None:
+def test_own_file_of_that_name_is_kept(server: FileServer, waits: list[float], tmp_path: Path) -> None:
     """It is found before anything is fetched."""
     uri = server.publish("set", FILES)
     (tmp_path / BIG).write_bytes(b"ours")
@@ -312,8 +313,8 @@ def test_own_file_of_that_name_is_left_alone(server: FileServer, waits: list[flo
     with pytest.raises(UserError) as error:
         download(uri, tmp_path)
     assert error.value.lines == [
-        f"{tmp_path / BIG}: is 4 bytes, published are {len(FILES[BIG]):,} bytes; move or remove it",
-        f"{tmp_path / 'empty'}: is a directory, published are 0 bytes; move or remove it",
+        f"{tmp_path / BIG}: 4 bytes, the published file has {len(FILES[BIG]):,} bytes; move or remove it",
+        f"{tmp_path / 'empty'}: a directory, the published file has 0 bytes; move or remove it",
     ]
     assert contents(tmp_path) == {BIG: b"ours"}
 

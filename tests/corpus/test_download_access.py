@@ -79,7 +79,7 @@ def test_private_set(server: FileServer, tmp_path: Path) -> None:
     assert {request.headers.get("cf-access-token") for request in others} == {"token-1"}
 
 
-def test_public_set_is_not_told_who_asks(server: FileServer, tmp_path: Path) -> None:
+def test_credentials_are_not_sent_for_a_public_set(server: FileServer, tmp_path: Path) -> None:
     download(server.publish("set", FILES), tmp_path, **ACCOUNT)
     assert not headers_of(server) & SECRET_HEADERS
 
@@ -96,7 +96,7 @@ def test_account_is_sent_to_no_other_site(status: int, server: FileServer, other
     other.answers[""] = [(status, {"Location": LOGIN})] * 20
     (tmp_path / "a").unlink()
     line = refused(uri, tmp_path, **ACCOUNT)
-    assert line.startswith(f"{other.url}/data/a: asks for a login (HTTP {status}); CF_ACCESS_CLIENT_ID is sent to ")
+    assert line.startswith(f"{other.url}/data/a: needs a login (HTTP {status}); CF_ACCESS_CLIENT_ID is sent to ")
     assert not headers_of(other) & SECRET_HEADERS
 
 
@@ -105,20 +105,20 @@ def test_account_is_sent_to_no_other_site(status: int, server: FileServer, other
     [
         (
             {},
-            "/set.uri: asks for a login (HTTP 302): not public; set CF_ACCESS_CLIENT_ID and ",
+            "/set.uri: needs a login (HTTP 302): not public; set CF_ACCESS_CLIENT_ID and ",
         ),
         (
             {**ACCOUNT, "CF_ACCESS_CLIENT_SECRET": "hush"},
-            ": refuses the service account of CF_ACCESS_CLIENT_ID (HTTP 302)",
+            ": rejects the service account of CF_ACCESS_CLIENT_ID (HTTP 302)",
         ),
-        ({"CF_ACCESS_CLIENT_SECRET": "hush"}, "CF_ACCESS_CLIENT_ID: not set, although the other of "),
+        ({"CF_ACCESS_CLIENT_SECRET": "hush"}, "CF_ACCESS_CLIENT_ID: not set, but the other of "),
         (
             {**ACCOUNT, "CF_ACCESS_CLIENT_SECRET": "hush\nhush"},
             "CF_ACCESS_CLIENT_SECRET: holds characters that no such ",
         ),
         (
             {**ACCOUNT, "CF_ACCESS_CLIENT_SECRET": "hüsh"},
-            "CF_ACCESS_CLIENT_SECRET: holds characters that no such value has",
+            "CF_ACCESS_CLIENT_SECRET: invalid characters",
         ),
     ],
 )
@@ -135,11 +135,11 @@ def test_token_that_cannot_be_sent_is_not_shown(server: FileServer, tmp_path: Pa
     uri = server.publish("set", FILES)
     server.private = "hush\thush"
     line = refused(uri, tmp_path, **ACCOUNT)
-    assert line == f"{server.url}: gave the service account no CF_Authorization cookie that can be sent"
+    assert line == f"{server.url}: returned no valid CF_Authorization cookie for the service account"
 
 
 def test_surrounding_space_of_a_secret_does_not_matter(server: FileServer, tmp_path: Path) -> None:
-    """As from $(cat FILE) of a file with carriage returns."""
+    """Credentials read by $(cat FILE) from a file with carriage returns."""
     uri = server.publish("set", FILES)
     server.private = "token-1"
     download(uri, tmp_path, **{name: f" {value}\r\n" for name, value in ACCOUNT.items()})
@@ -150,7 +150,7 @@ def test_redirects_are_not_followed(server: FileServer, other: FileServer, tmp_p
     uri = server.publish("set", FILES)
     server.answers["data/a"] = [(301, {"Location": f"{other.url}/data/a?signature=1"})]
     line = refused(uri, tmp_path)
-    assert line == f"{server.url}/data/a: redirects to {other.url}/data/a; if that is right, name that address"
+    assert line == f"{server.url}/data/a: redirects to {other.url}/data/a; if that is right, use that address"
     assert not other.requests
 
 
@@ -181,7 +181,7 @@ def test_raw_takes_the_shards_of_parts(server: FileServer, tmp_path: Path) -> No
     assert names(tmp_path) == {f"{shards[2]}.gz", *shards[3:], "c4-validation.00000-of-00008.json"}
 
 
-def test_mirror_stands_in_for_the_storage_alone(server: FileServer, other: FileServer, tmp_path: Path) -> None:
+def test_mirror_replaces_only_the_storage(server: FileServer, other: FileServer, tmp_path: Path) -> None:
     """A plain copy of the storage names the original address in its .uri files."""
     server.publish("c4-full-dataset-unzipped", FILES, base=rules.DATA_SITE)
     download("raw", tmp_path / "mirror", MLCOMMONS_MIRROR=f"{server.url}/")
@@ -197,16 +197,22 @@ def test_mirror_stands_in_for_the_storage_alone(server: FileServer, other: FileS
 @pytest.mark.parametrize(
     ("what", "line"),
     [
-        ("weights", "'weights': what to download? preprocessed, tokenizer, raw, or the URL of a .uri file"),
-        ("http://example.org/metadata/set.uri", "http://example.org/metadata/set.uri: not encrypted; https:// works "),
-        ("ftp://example.org/set.uri", "'ftp://example.org/set.uri': not a URL; one that works starts with https://"),
-        ("https://me:hush@example.org/set.uri", "https://example.org/set.uri: a URL without user, ? and # is needed"),
-        ("https://example.org/set.uri?key=hush", "https://example.org/set.uri: a URL without user, ? and # is needed"),
+        ("weights", "'weights': unknown set; choose preprocessed, tokenizer, raw, or the URL of a .uri file"),
+        ("http://example.org/metadata/set.uri", "http://example.org/metadata/set.uri: not encrypted; use https:// "),
+        ("ftp://example.org/set.uri", "'ftp://example.org/set.uri': not a URL; expected https://..."),
+        (
+            "https://me:hush@example.org/set.uri",
+            "https://example.org/set.uri: user, ? and # are not allowed in the URL",
+        ),
+        (
+            "https://example.org/set.uri?key=hush",
+            "https://example.org/set.uri: user, ? and # are not allowed in the URL",
+        ),
         ("https://example.org/set.url", "https://example.org/set.url: not the URL of a .uri file"),
         ("https://example.org:port/set.uri", "'https://example.org:port/set.uri': not a URL: "),
         (
             "https://exa mple.org/set.uri",
-            "'https://exa mple.org/set.uri': not a URL; one that works starts with https://",
+            "'https://exa mple.org/set.uri': not a URL; expected https://...",
         ),
     ],
 )
@@ -227,7 +233,7 @@ c781dc1a0eeb5a0322ad3b528e25027e  c4-train.en_6_text_document.bin
 e37a94e456d7fdf30d38ae8d805e4355  LICENSE.txt
 """
     token_files = {f"{name}.{end}" for name in rules.KNOWN_COUNTS for end in ("bin", "idx")}
-    assert {file.path for file in published.parsed("list", listed)} == {*token_files, "NOTICE.txt", "LICENSE.txt"}
+    assert {file.path for file in published.parse_list("list", listed)} == {*token_files, "NOTICE.txt", "LICENSE.txt"}
 
 
 MD5 = "0cc175b9c0f1b6a831c399e269772661"  # of "a"
@@ -239,21 +245,21 @@ MD5 = "0cc175b9c0f1b6a831c399e269772661"  # of "a"
         (
             "md5",
             f"{MD5}  /etc/passwd\n",
-            "'/etc/passwd' is outside of the directory to download to; nothing was written",
+            "'/etc/passwd' is outside the download directory; nothing was written",
         ),
-        ("md5", f"{MD5}  a\n{MD5}  b/../../c\n", "'b/../../c' is outside of the directory"),
-        ("md5", f"\\{MD5}  b/\\\\..\\n/../../c\n", "is outside of the directory"),
-        ("md5", f"{MD5}  ./\n", "'./' is outside of the directory"),
-        ("md5", f"{MD5}  a\0b\n", "is outside of the directory"),
+        ("md5", f"{MD5}  a\n{MD5}  b/../../c\n", "'b/../../c' is outside the download directory"),
+        ("md5", f"\\{MD5}  b/\\\\..\\n/../../c\n", "is outside the download directory"),
+        ("md5", f"{MD5}  ./\n", "'./' is outside the download directory"),
+        ("md5", f"{MD5}  a\0b\n", "is outside the download directory"),
         ("md5", f"{MD5}  a\n{MD5}  ./a\n", "lists './a' twice"),
         ("md5", f"{MD5}  a\n{MD5}  a/b\n", "lists 'a' as a file and as a directory"),
-        ("md5", f"{MD5}  a.partial\n", "a download keeps its own files under such names"),
-        ("md5", f"{MD5}  .downloaded.json\n", "a download keeps its own files under such names"),
+        ("md5", f"{MD5}  a.partial\n", "a name reserved for the download's own files"),
+        ("md5", f"{MD5}  .downloaded.json\n", "a name reserved for the download's own files"),
         ("md5", "", "no files"),
         ("md5", "<!DOCTYPE html>\n<html>\n", """line 1 is not "MD5  path": '<!DOCTYPE html>'"""),
         ("md5", f"{MD5}  a\n{MD5[1:]}  b\n", 'line 2 is not "MD5  path"'),
         ("md5", "\udcff", "not text"),
-        ("uri", "http://example.org/data\n", "http://example.org/data: not encrypted; https:// works"),
+        ("uri", "http://example.org/data\n", "http://example.org/data: not encrypted; use https://"),
         ("uri", "file:///etc\n", "'file:///etc': not a URL"),
         ("uri", "<html>\n<body>", "not a URL"),
         ("uri", "", "not a URL"),
@@ -273,7 +279,7 @@ def test_forms_of_md5sum_and_rclone(server: FileServer, tmp_path: Path) -> None:
     lines = [f"{MD5} *./a\r", f"{MD5.upper()}  b c", f"\\{MD5}  d\\\\e", f"\\{MD5}  f\\ng", f"{MD5}  h\u2028i", ""]
     server.files["metadata/set.md5"] = "\n".join([*lines, f"{'':32}  known not"]).encode()
     line = download(uri, tmp_path)
-    assert line.endswith("; sizes are right, and MD5s of the 5 files that have a published one")
+    assert line.endswith("; sizes match, and MD5s of the 5 files that have a published one")
     assert names(tmp_path) == {"a", "b c", "d\\e", "f\ng", "h\u2028i", "known not"}
 
 
@@ -301,7 +307,7 @@ def test_proxy(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [request.path for request in server.requests] == ["training.mlcommons-storage.org:443"]
 
 
-def test_nobody_there(server: FileServer, tmp_path: Path) -> None:
+def test_unreachable_server(server: FileServer, tmp_path: Path) -> None:
     """Before anything was reached there are no further attempts."""
     line = refused("http://127.0.0.1:9/metadata/set.uri", tmp_path)
     assert line == "http://127.0.0.1:9: cannot be reached: Connection refused; behind a proxy, set https_proxy"
@@ -321,7 +327,7 @@ def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def own_certificate(path: Path) -> Path:
-    """Write a key, and a certificate for 127.0.0.1 that nobody else signed."""
+    """Write a key, and a certificate for 127.0.0.1 that is self-signed."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
     now = datetime.datetime.now(datetime.timezone.utc)

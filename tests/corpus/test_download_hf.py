@@ -109,7 +109,7 @@ def test_tokenizer_then_weights(endpoint: str, tmp_path: Path) -> None:
         assert (directory / name).read_bytes() == FILES[name]
 
 
-def test_what_is_there_is_kept_or_fetched_anew(endpoint: str, tmp_path: Path) -> None:
+def test_existing_files_are_kept_or_fetched_again(endpoint: str, tmp_path: Path) -> None:
     run(tmp_path, "org/open", endpoint)
     first = (tmp_path / "tokenizer.json").stat()
     run(tmp_path, "org/open", endpoint)
@@ -134,20 +134,20 @@ def test_a_token_opens_a_gated_repository(endpoint: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("repository", "env", "line"),
     [
-        ("org/gated", {}, "org/gated: access is granted to those who asked for it on https://huggingface.co/org/gated"),
-        ("org/gated", {"HF_TOKEN": "other"}, "org/gated: access is granted to those who asked for it on "),
-        ("org/none", {}, "org/none: no such repository, or it is not shown without a login: hf auth login; see "),
+        ("org/gated", {}, "org/gated: request access on https://huggingface.co/org/gated"),
+        ("org/gated", {"HF_TOKEN": "other"}, "org/gated: request access on "),
+        ("org/none", {}, "org/none: no such repository, or it needs a login: hf auth login; see "),
         ("org/broken", {}, "org/broken: Hugging Face "),
         ("org/partly", {}, "org/partly: Hugging Face refused: 403 "),
-        ("org/empty", {}, "org/empty: holds no tokenizer.json"),
-        ("no/such/name", {}, "no/such/name: not the name of a repository: "),
+        ("org/empty", {}, "org/empty: has no tokenizer.json"),
+        ("no/such/name", {}, "no/such/name: invalid repository name: "),
         ("org/open", {"HF_HUB_OFFLINE": "1"}, "org/open: Hugging Face cannot be reached: "),
     ],
 )
 def test_refusals_are_one_line(
     repository: str, env: dict[str, str], line: str, there: dict[str, bytes], endpoint: str, tmp_path: Path
 ) -> None:
-    """Also where a tokenizer is there already, which is then left as it is."""
+    """Also if a tokenizer exists, which is kept unchanged."""
     put(tmp_path, there)
     (said,) = run(tmp_path, repository, endpoint, expect=2, **env).splitlines()
     assert said.startswith(line)

@@ -187,7 +187,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 def test_all_files_come_and_are_not_fetched_again(bucket: Bucket, tmp_path: Path) -> None:
     out = bucket.download(tmp_path / "a $HOME of data")
     assert out.startswith(f"{tmp_path}/a $HOME of data: 4 files; fetched {size(sum(map(len, FILES.values())))} in ")
-    assert out.endswith("; sizes and MD5s are right\n")
+    assert out.endswith("; sizes and MD5s match\n")
     assert contents(tmp_path / "a $HOME of data") == FILES
     bucket.proxy.served = 0
     assert "4 files; fetched 0 B in" in bucket.download(tmp_path / "a $HOME of data")
@@ -201,7 +201,7 @@ def test_cut_connections_are_taken_up_again(bucket: Bucket, tmp_path: Path) -> N
     assert contents(tmp_path / "data") == FILES
 
 
-def test_killed_downloads_go_on_within_a_file(bucket: Bucket, tmp_path: Path) -> None:
+def test_killed_downloads_resume_within_a_file(bucket: Bucket, tmp_path: Path) -> None:
     big = "c4-train.en_6_text_document.bin"
     bucket.proxy.hold_at = 5 * PIECE_BYTES
     process = bucket.start(tmp_path / "data")
@@ -222,7 +222,7 @@ def test_killed_downloads_go_on_within_a_file(bucket: Bucket, tmp_path: Path) ->
     assert bucket.proxy.served < left - kept + 0.5 * PIECE_BYTES
 
 
-def test_changed_object_is_fetched_anew(bucket: Bucket, tmp_path: Path) -> None:
+def test_changed_object_is_fetched_again(bucket: Bucket, tmp_path: Path) -> None:
     """Pieces of another version are fetched again."""
     name = "c4-train.en_6_text_document.bin"
     directory = tmp_path / "data"
@@ -254,7 +254,7 @@ def test_corrupt_object(bucket: Bucket, tmp_path: Path) -> None:
     errors = bucket.download(tmp_path / "data", expect=2)
     (line,) = errors.splitlines()
     assert line.startswith(f"{tmp_path}/data/big: MD5 ")
-    assert line.endswith(f", published is {promised.hex()}; removed, the same command fetches it again")
+    assert line.endswith(f", the published file's is {promised.hex()}; removed; run the same command to fetch it again")
     assert contents(tmp_path / "data") == FILES, "the others came"
 
 
@@ -276,7 +276,7 @@ def test_size_alone_is_known(there: int, bucket: Bucket, tmp_path: Path) -> None
     assert "MD5s of the 4 files that have a published one" in bucket.download(tmp_path)
     assert contents(tmp_path) == {**FILES, "big": content}
     (tmp_path / "big").write_bytes(b"ours")
-    line = f"{tmp_path}/big: is 4 bytes, published are {len(content):,} bytes; move or remove it"
+    line = f"{tmp_path}/big: 4 bytes, the published file has {len(content):,} bytes; move or remove it"
     assert bucket.download(tmp_path, expect=2) == f"{line}\n"
 
 
@@ -300,7 +300,7 @@ def test_local_damage_is_found(bucket: Bucket, tmp_path: Path) -> None:
     index.write_bytes(bytes([index.read_bytes()[0] ^ 1]) + index.read_bytes()[1:])
     (line,) = bucket.download(tmp_path / "data", expect=2).splitlines()
     assert line.startswith(f"{index}: MD5 ")
-    assert line.endswith("; move or remove it to have it fetched")
+    assert line.endswith("; move or remove it to fetch it")
     index.unlink()
     bucket.download(tmp_path / "data")
     assert contents(tmp_path / "data") == FILES
@@ -311,10 +311,10 @@ def test_local_damage_is_found(bucket: Bucket, tmp_path: Path) -> None:
     [
         ({"MLC_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
         ({"MLC_ACCESS_KEY_ID": "wrong"}, "InvalidAccessKeyId"),
-        ({"MLC_ACCESS_KEY_ID": ""}, "MLC_ACCESS_KEY_ID: not set, though others of MLC_ENDPOINT, "),
+        ({"MLC_ACCESS_KEY_ID": ""}, "MLC_ACCESS_KEY_ID: not set, but others of MLC_ENDPOINT, "),
         (
             {"MLC_ACCESS_KEY_ID": "", "MLC_SECRET_ACCESS_KEY": "", "MLC_ENDPOINT": ""},
-            "or make the rclone remote mlc-training; MLCommons gives endpoint and keys to its members; without any ",
+            "or configure the rclone remote mlc-training; MLCommons gives endpoint and keys to its members; without ",
         ),
         ({"PATH": "/nonexistent"}, "rclone is not installed; Debian: apt-get install rclone"),
     ],
@@ -355,7 +355,7 @@ def test_full_disk(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(UserError) as error:
             fetch.download(source, tmp_path / "data", lambda _: True, 2)
     missing = size(sum(map(len, FILES.values())))
-    assert error.value.lines == [f"{tmp_path}/data: {missing} to fetch, and 5 MB of disk are free"]
+    assert error.value.lines == [f"{tmp_path}/data: {missing} to fetch, and 5 MB of disk space are free"]
     assert not contents(tmp_path / "data")
 
 

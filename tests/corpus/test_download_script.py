@@ -190,7 +190,7 @@ def test_next_run_fetches_only_the_rest(end: signal.Signals, server: FileServer,
     kept = recorded(tmp_path)
     if end is signal.SIGINT:
         assert process.returncode == 130
-        assert errors == f"{tmp_path}: interrupted; what arrived is kept, the same command resumes\n"
+        assert errors == f"{tmp_path}: interrupted; run the same command to resume\n"
         assert kept > before
     assert not any((tmp_path / name).exists() for name in files)
     server.hold_at = None

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from llama31.corpus.encoder import LONGEST_TEXT, Exact, Fast, Inexact
-from llama31.corpus.exactness import LLAMA_3, unsettled
+from llama31.corpus.encoder import LONGEST_TEXT, ExactEncoder, FastEncoder, Inexact
+from llama31.corpus.exactness import LLAMA_3, ambiguous_texts
 
 CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
 ASSIGNED = [character for character in CHARACTERS if category(character) != "Cn"]
@@ -64,30 +64,30 @@ def probe(directory: Path, pre_tokenizer: pre_tokenizers.PreTokenizer, **parts: 
 @pytest.mark.parametrize("kind", PROVEN)
 def test_every_assigned_code_point(tmp_path: Path, kind: str) -> None:
     """Those that Python's version of Unicode knows are encoded by gigatoken; here by nothing else."""
-    exact = Exact(probe(tmp_path, PROVEN[kind]()))
+    exact = ExactEncoder(probe(tmp_path, PROVEN[kind]()))
     alone = gigatoken.Tokenizer.from_json((tmp_path / "tokenizer.json").read_bytes())
     blocks = [ASSIGNED[start : start + BLOCK] for start in range(0, len(ASSIGNED), BLOCK)]
     texts = ["x".join(map(CONTEXTS.format, block)) for block in blocks]
-    assert not unsettled(texts)
+    assert not ambiguous_texts(texts)
     ids, lengths = exact.encode(texts)
     found = alone.encode_batch(texts, parallel=True)
     for block, right, row in zip(blocks, np.split(ids, np.cumsum(lengths)), found, strict=False):
         assert np.array_equal(right, row), (
             f"gigatoken and tokenizers differ on a character from U+{ord(block[0]):04X} on: "
-            "exactness.unsettled must name it, so that the exact library encodes it"
+            "exactness.ambiguous_texts must name it, so that the exact library encodes it"
         )
 
 
 def test_every_other_code_point_is_left_to_the_exact_library() -> None:
-    assert unsettled([f"a{character}" for character in UNASSIGNED]) == list(range(len(UNASSIGNED)))
-    assert unsettled(["", "a", UNASSIGNED[0], "\u00e9", f"{'a' * 1000}\u2019{UNASSIGNED[-1]}"]) == [2, 4]
+    assert ambiguous_texts([f"a{character}" for character in UNASSIGNED]) == list(range(len(UNASSIGNED)))
+    assert ambiguous_texts(["", "a", UNASSIGNED[0], "\u00e9", f"{'a' * 1000}\u2019{UNASSIGNED[-1]}"]) == [2, 4]
 
 
 @pytest.mark.parametrize("kind", PROVEN)
-def test_letters_that_one_library_knows_alone(tmp_path: Path, kind: str) -> None:
+def test_letters_that_only_one_library_knows(tmp_path: Path, kind: str) -> None:
     """U+A7CE and U+A7CF came with Unicode 17, U+1C89 with 16; among texts that gigatoken encodes."""
-    exact = Exact(probe(tmp_path, PROVEN[kind]()))
-    fast = Fast(exact)
+    exact = ExactEncoder(probe(tmp_path, PROVEN[kind]()))
+    fast = FastEncoder(exact)
     texts = ["It's \u00e9.", "\ua7ce's", "", "x" * 500, "a\ua7cf1 \ua7ce\n\n", "\u1c89's", "the \u00df's end"]
     for batch in (texts, texts[1:2], texts[::-1], texts[:1], []):
         (ids, lengths), (right, right_lengths) = fast.encode(batch), exact.encode(batch)
@@ -96,7 +96,7 @@ def test_letters_that_one_library_knows_alone(tmp_path: Path, kind: str) -> None
 
 
 def test_long_texts_for_the_exact_library_are_refused(tmp_path: Path) -> None:
-    fast = Fast(Exact(probe(tmp_path, llama_3())))
+    fast = FastEncoder(ExactEncoder(probe(tmp_path, llama_3())))
     long = "a" * (LONGEST_TEXT + 1)
     assert not fast.refusal(long)
     assert not fast.refusal("\ua7ce")
@@ -120,12 +120,12 @@ UNPROVEN = {
 def test_other_tokenizers_are_left_to_the_exact_library(tmp_path: Path, name: str) -> None:
     pre_tokenizer, parts, reason = UNPROVEN[name]
     with pytest.raises(Inexact, match=reason):
-        Fast(Exact(probe(tmp_path, pre_tokenizer(), **parts)))
+        FastEncoder(ExactEncoder(probe(tmp_path, pre_tokenizer(), **parts)))
 
 
 def test_added_tokens_that_take_in_spaces(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(probe(tmp_path, llama_3()) / "tokenizer.json"))
     tokenizer.add_special_tokens([AddedToken("<s>", lstrip=True)])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(Inexact, match="its added token '<s>' takes in what stands around it"):
-        Fast(Exact(tmp_path))
+    with pytest.raises(Inexact, match="its added token '<s>' depends on the text around it"):
+        FastEncoder(ExactEncoder(tmp_path))

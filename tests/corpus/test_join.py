@@ -1,4 +1,4 @@
-"""Parts made from their shards: FROM_SHARDS=1 of utils/preprocess.sh, what it leaves alone, and what a kill leaves."""
+"""Parts made from their shards: FROM_SHARDS=1 of utils/preprocess.sh, files that it keeps, resuming after a kill."""
 
 import fcntl
 import gzip
@@ -65,7 +65,7 @@ class Corpus:
         return finish(work, jobs=1)
 
     def files(self) -> dict[str, bytes]:
-        """The part's token file and all that lies beside it."""
+        """The part's token file and all files of its prefix."""
         return {path.name.removeprefix(NAME): path.read_bytes() for path in self.prefix.parent.glob(f"{NAME}*")}
 
     def inputs(self) -> list[Path]:
@@ -113,40 +113,40 @@ def refused(corpus: Corpus, *words: str) -> None:
     assert (corpus.files(), corpus.pieces) == (before, pieces)
 
 
-def test_downloaded_token_file_is_left_alone(corpus: Corpus) -> None:
+def test_downloaded_token_file_is_kept(corpus: Corpus) -> None:
     tiny.write_tokens(corpus.prefix, [[1, 2, 3]])
-    refused(corpus, f"{corpus.prefix}.bin: is there, and nothing tells how it was made; remove it")
+    refused(corpus, f"{corpus.prefix}.bin: exists without a manifest; remove it")
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda it: tokenize(it.inputs()[:2], it.prefix, it.tokenizer_dir, quiet=True), "made otherwise: inputs="),
+        (lambda it: tokenize(it.inputs()[:2], it.prefix, it.tokenizer_dir, quiet=True), "made with inputs="),
         (
             lambda it: tokenize(it.inputs(), it.prefix, it.tokenizer_dir, append_eod=True, quiet=True),
-            "made otherwise: append_eod=True, now False",
+            "made with append_eod=True, now False",
         ),
         (
             lambda it: tokenize(
                 it.inputs(), it.prefix, tiny.make_tokenizer(it.root / "other", vocabulary=400), quiet=True
             ),
-            "made otherwise: tokenizer_sha256=",
+            "made with tokenizer_sha256=",
         ),
     ],
     ids=["inputs", "end of text", "tokenizer"],
 )
-def test_token_file_made_otherwise_is_left_alone(make: Callable[[Corpus], object], words: str, corpus: Corpus) -> None:
+def test_token_file_of_other_options_is_kept(make: Callable[[Corpus], object], words: str, corpus: Corpus) -> None:
     make(corpus)
     refused(corpus, f"{corpus.prefix}.manifest.json: ", words, "remove it")
 
 
-def test_token_file_that_came_meanwhile_is_left_alone(corpus: Corpus) -> None:
+def test_token_file_written_by_another_run_is_kept(corpus: Corpus) -> None:
     work = corpus.work()
     for task in work.tasks:
         tokenize([task.source], task.prefix, corpus.tokenizer_dir, quiet=True)
     tiny.write_tokens(corpus.prefix, [[1, 2, 3]])
     before = corpus.files()
-    with pytest.raises(UserError, match="is there, and nothing tells how it was made"):
+    with pytest.raises(UserError, match="exists without a manifest"):
         finish(work, jobs=1)
     assert corpus.files() == before
     assert len(corpus.pieces) == 3
@@ -156,7 +156,7 @@ def test_shard_made_otherwise(corpus: Corpus) -> None:
     work = corpus.work()
     for number, task in enumerate(work.tasks):
         tokenize([task.source], task.prefix, corpus.tokenizer_dir, append_eod=number == 2, quiet=True)
-    with pytest.raises(UserError, match=r"00769.*manifest\.json: made otherwise: append_eod=True, now False; remove"):
+    with pytest.raises(UserError, match=r"00769.*manifest\.json: made with append_eod=True, now False; remove"):
         finish(work, jobs=1)
     assert not corpus.files()
 
@@ -220,7 +220,7 @@ def test_bad_lines_of_all_shards_count_together(corpus: Corpus) -> None:
 def test_shards_of_another_numbering(corpus: Corpus) -> None:
     for shard in corpus.inputs():
         shard.rename(shard.with_name(shard.name.replace("of-01024", "of-00512")))
-    with pytest.raises(UserError, match=r"c4: holds shards of another numbering, such as c4-train\.00768-of-00512"):
+    with pytest.raises(UserError, match=r"c4: shards are numbered differently \(c4-train\.00768-of-00512"):
         corpus.work()
 
 

@@ -96,7 +96,7 @@ def corpus(made: Corpus, tmp_path: Path) -> Corpus:
 
 
 @pytest.mark.parametrize("jobs", ["", "3"])
-def test_makes_the_files_and_leaves_them_alone_then(jobs: str, corpus: Corpus, made: Corpus) -> None:
+def test_writes_the_files_and_then_keeps_them(jobs: str, corpus: Corpus, made: Corpus) -> None:
     out, _ = corpus.run(JOBS=jobs)
     assert out.splitlines()[-1].startswith("4 token files done: ")
     assert corpus.files() == made.files()
@@ -278,7 +278,7 @@ def test_one_task_fails(cluster: Cluster, corpus: Corpus, made: Corpus) -> None:
     _, state, printed = submit(cluster, corpus, "--nodes=2")
     assert state == "FAILED"
     assert f"{corpus.merged(NAMES[2])}: FAILED (exit code 2)" in printed
-    assert f"{corpus.merged(NAMES[2])}: not done: " in printed
+    assert f"{corpus.merged(NAMES[2])}: not tokenised: " in printed
     assert len(corpus.files()) == 6
     before = corpus.inodes()
     corpus.merged(NAMES[2]).write_bytes(whole)
@@ -289,7 +289,7 @@ def test_one_task_fails(cluster: Cluster, corpus: Corpus, made: Corpus) -> None:
 
 @pytest.mark.slurm
 def test_site_defaults_do_not_end_the_other_files(cluster: Cluster, corpus: Corpus) -> None:
-    """On one node a file fails at once, while the other node is at work."""
+    """On one node a file fails at once, while the other node is running."""
     corpus.merged(NAMES[1]).unlink()
     corpus.merged(NAMES[3]).write_bytes(corpus.merged(NAMES[3]).read_bytes() * 100)
     _, state, printed = submit(cluster, corpus, "--nodes=2", PARTS="6", SLURM_KILL_BAD_EXIT="1", SLURM_WAIT="1")

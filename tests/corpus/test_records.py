@@ -19,7 +19,7 @@ SUFFIXES = (".json", ".json.gz", ".json.zst")
 
 
 def nemos(path: Path) -> list[str]:
-    """What NeMo's preprocess_data_for_megatron.py hands to its tokenizer, but for blank lines, on which it fails."""
+    """Texts that NeMo's preprocess_data_for_megatron.py tokenises, without blank lines, on which it fails."""
     with gzip.open(path, "r") if path.name.endswith(".gz") else open(path, encoding="utf-8") as lines:
         return [tokenizable(json.loads(line)["text"]) for line in lines if line.strip()]
 
@@ -134,8 +134,8 @@ def test_byte_order_mark(tmp_path: Path) -> None:
 BAD = {
     b'{"text": "cut': "not JSON: Unterminated string",
     b'{"text":"\xff"}': "not JSON: 'utf-8' codec can't decode byte 0xff",
-    rb'{"text":"a\ud800b"}': '"text" holds a lone surrogate, U+D800, which no tokenizer takes',
-    b"[" * 100_000: "not JSON that Python reads: nested too deeply",
+    rb'{"text":"a\ud800b"}': '"text" contains a lone surrogate, U+D800, which tokenizers reject',
+    b"[" * 100_000: "JSON nested too deeply",
     b'{"txt":"a"}': 'not an object with a "text"',
     b"[1]": 'not an object with a "text"',
     b'"text"': 'not an object with a "text"',
@@ -161,7 +161,7 @@ def test_bad_lines_stop_or_are_skipped_and_listed(tmp_path: Path, suffix: str) -
         assert bad.reason.startswith(reason)
     with pytest.raises(UserError, match=r":2: not JSON: Unterminated string [^;]*$"):
         ours(path)
-    with pytest.raises(UserError, match=r':32: "text" is not .*; it is bad line 11, and --bad-line-limit=10 may be'):
+    with pytest.raises(UserError, match=r':32: "text" is not .*; bad line 11 exceeds --bad-line-limit=10'):
         ours(path, limit=10)
 
 
@@ -208,6 +208,6 @@ def test_misnamed_inputs_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         documents.check_inputs([tmp_path / "a.json", tmp_path / "b.json.gz"])
     assert error.value.lines == [
-        f"{tmp_path / 'a.json'}: holds gzip data; rename it to a.json.gz",
+        f"{tmp_path / 'a.json'}: contains gzip data; rename it to a.json.gz",
         f"{tmp_path / 'b.json.gz'}: is not gzip data: it begins with b'{{\"'; plain data must not be named .gz",
     ]

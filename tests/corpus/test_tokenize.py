@@ -21,7 +21,7 @@ from dev import demo_tokenizer
 from llama31.common.errors import UserError
 from llama31.corpus import documents, encoder
 from llama31.corpus import tokenize as tokenize_module
-from llama31.corpus.encoder import Exact, Fast
+from llama31.corpus.encoder import ExactEncoder, FastEncoder
 from llama31.corpus.tokenize import tokenize
 from llama31.data import token_manifest
 from llama31.data.token_file import summary
@@ -81,8 +81,8 @@ def huggingface(tokenizer_dir: Path) -> Any:
 
 
 @cache
-def fast(tokenizer_dir: Path) -> Fast:
-    return Fast(Exact(tokenizer_dir))
+def fast(tokenizer_dir: Path) -> FastEncoder:
+    return FastEncoder(ExactEncoder(tokenizer_dir))
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:
@@ -167,7 +167,7 @@ def test_any_text(small: Path, texts: list[str]) -> None:
 def test_slow_path_is_exact(
     tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
-    """Whatever is wrong with the fast library is noticed, and all is made by the other one."""
+    """Any failure of the fast library is detected, and the other library encodes everything."""
     right = gigatoken.Tokenizer.encode_batch
     texts = [f"text {number}" for number in range(3000)]
 
@@ -210,14 +210,14 @@ GOOD = b'{"text":"fine"}\n'
 BAD_INPUT = {
     "not JSON": (GOOD + b'\n{"text": "cut\n' + GOOD, ".json", "{path}:3: not JSON"),
     "invalid UTF-8": (GOOD + b'{"text":"\xff"}\n', ".jsonl", "{path}:2: not JSON"),
-    "lone surrogate": (GOOD + b'{"text":"\\ud800"}\n', ".json", '{path}:2: "text" holds a lone surrogate, U+D800'),
+    "lone surrogate": (GOOD + b'{"text":"\\ud800"}\n', ".json", '{path}:2: "text" contains a lone surrogate, U+D800'),
     "no text": (GOOD + b'{"txt":"a"}\n', ".json", '{path}:2: not an object with a "text"'),
     "no object": (GOOD + b"[1]\n", ".json", '{path}:2: not an object with a "text"'),
     "not a string": (GOOD + b'{"text":3}\n', ".json", '{path}:2: "text" is not a string but a number'),
     "far down": (GOOD * 5000 + b"no\n", ".json.gz", "{path}:5001: not JSON"),
     "truncated gzip": (gzip.compress(GOOD * 5000)[:-20], ".raw.json.gz", "{path}:4694: truncated gzip"),
     "not gzip": (GOOD, ".raw.json.gz", "{path}: is not gzip data: it begins with b'{{\"'; plain data must not be"),
-    "gzip": (gzip.compress(GOOD), ".json", "{path}: holds gzip data; rename it to in.json.gz"),
+    "gzip": (gzip.compress(GOOD), ".json", "{path}: contains gzip data; rename it to in.json.gz"),
     "truncated zstd": (zstd.compress(GOOD * 5000)[:-1], ".json.zst", "{path}:1: truncated zstd file"),
     "damaged zstd": (zstd.compress(GOOD)[:8] + b"\x07" * 40, ".json.zst", "{path}:1: "),
     "damaged gzip": (gzip.compress(GOOD)[:12] + b"\x07" * 40, ".raw.json.gz", "{path}:1: "),
@@ -264,7 +264,7 @@ def test_full_disk(tmp_path: Path, small: Path, file: str) -> None:
     assert {path.name for path in out.iterdir()} == {"data.bin", "data.idx", "data.manifest.json"}
 
 
-def test_failure_leaves_what_was_there(tmp_path: Path, small: Path) -> None:
+def test_failure_keeps_existing_files(tmp_path: Path, small: Path) -> None:
     out = tmp_path / "out"
     tokenize([write_lines(tmp_path / "in.json", TEXTS)], out / "data", small, quiet=True)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -324,7 +324,7 @@ def test_no_end_of_text(tmp_path: Path, small: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes((small / "tokenizer.json").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text("{}")
     source = write_lines(tmp_path / "in.json", TEXTS)
-    with pytest.raises(UserError, match="names no end-of-text token"):
+    with pytest.raises(UserError, match="no end-of-text token"):
         tokenize([source], tmp_path / "out", tmp_path, append_eod=True, quiet=True)
 
 
@@ -345,7 +345,7 @@ def test_vocabulary_size(small: Path, large: Path) -> None:
     for directory in (small, large):
         assert (
             vocabulary_size(directory)
-            == Exact(directory).vocabulary
-            == Exact(directory).ids
+            == ExactEncoder(directory).vocabulary
+            == ExactEncoder(directory).ids
             == len(huggingface(directory))
         )

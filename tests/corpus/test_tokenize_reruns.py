@@ -12,7 +12,7 @@ from tokenized_texts import ENDINGS, TEXTS, content, run, text_to_ids, theirs, w
 from dev import demo_tokenizer, kill_tokenize
 from llama31.common.errors import UserError
 from llama31.corpus import documents, token_writer, tokenize_checkpoint
-from llama31.corpus.encoder import Exact
+from llama31.corpus.encoder import ExactEncoder
 from llama31.corpus.token_writer import exclusive
 from llama31.corpus.tokenize import tokenize
 from llama31.data import token_manifest
@@ -25,7 +25,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 
 
 def test_done_once(tmp_path: Path, tokenizer_dir: Path) -> None:
-    """What is there and right is left alone; what is there and otherwise made is never replaced."""
+    """An output of the same inputs and options is kept; one of others is never replaced."""
     prefix, source = tmp_path / "out", write(tmp_path / "in.json", TEXTS)
     arguments = [f"--input={source}", f"--output-prefix={prefix}", f"--tokenizer={tokenizer_dir}"]
     assert run(*arguments).returncode == 0
@@ -33,7 +33,7 @@ def test_done_once(tmp_path: Path, tokenizer_dir: Path) -> None:
     before, written = content(prefix, files), Path(f"{prefix}.bin").stat().st_mtime_ns
     again = run(*arguments)
     assert again.returncode == 0
-    assert "is there, 3 documents" in again.stderr
+    assert "exists, made from the same inputs: 3 documents" in again.stderr
     assert Path(f"{prefix}.bin").stat().st_mtime_ns == written
 
     def refused(line: str, *arguments: object) -> None:
@@ -50,20 +50,20 @@ def test_done_once(tmp_path: Path, tokenizer_dir: Path) -> None:
     refused("inputs=['in.json'], now ['second.json', 'in.json']", f"--input={second}", *arguments)
     other = tmp_path / "other tokenizer"
     demo_tokenizer.save(demo_tokenizer.train(TEXTS, vocabulary=290), other)
-    refused("made otherwise: tokenizer_sha256=", *arguments[:2], f"--tokenizer={other}")
+    refused("made with tokenizer_sha256=", *arguments[:2], f"--tokenizer={other}")
     changed = source.read_bytes().replace(b"first", b"worst")
     source.write_bytes(changed)
     refused(f"{source}: changed since {prefix} was made from it", *arguments)
     Path(f"{prefix}.manifest.json").unlink()
     files = ENDINGS
     before = content(prefix, files)
-    refused(f"{prefix}.bin: is there, and nothing tells how it was made; remove it", *arguments)
+    refused(f"{prefix}.bin: exists without a manifest; remove it", *arguments)
 
 
-def test_bad_line_is_mended(
+def test_bad_line_is_fixed(
     tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that failed is gone on with once the line is mended; all is made anew where what it had read is changed."""
+    """A failed run resumes once the line is fixed; it starts over if lines that it had read have changed."""
     monkeypatch.setattr(documents, "BLOCK_BYTES", 1000)
     monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
     source = tmp_path / "in.json"
@@ -79,7 +79,7 @@ def test_bad_line_is_mended(
         write(source, texts)
         capsys.readouterr()
         tokenize([source], prefix, tokenizer_dir)
-        assert ("is made anew" in capsys.readouterr().err) == (changed == "text 7")
+        assert ("; starting over" in capsys.readouterr().err) == (changed == "text 7")
         theirs(tmp_path / "theirs", [text_to_ids(tokenizer_dir, text) for text in texts])
         assert content(prefix) == content(tmp_path / "theirs")
         assert {path.name for path in tmp_path.glob(f"{number}.*")} == {
@@ -90,7 +90,7 @@ def test_bad_line_is_mended(
 def test_end_of_text_token_that_changed(
     tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which token ends a text is said beside tokenizer.json: neither unfinished nor finished output is taken then."""
+    """The end-of-text token is not in tokenizer.json: if it changes, no output is resumed or kept."""
     monkeypatch.setattr(documents, "BLOCK_BYTES", 1000)
     monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
     tokenizer, source, prefix = tmp_path / "tokenizer", tmp_path / "in.json", tmp_path / "out"
@@ -105,11 +105,11 @@ def test_end_of_text_token_that_changed(
             content_of = json.loads((tokenizer / file).read_text())
             (tokenizer / file).write_text(json.dumps({**content_of, "eos_token": "<|eot_id|>"}))
     tokenize([source], prefix, tokenizer, append_eod=True)
-    assert "is of other inputs or options; it is made anew" in capsys.readouterr().err
-    end = Exact(tokenizer).encode(["<|eot_id|>"])[0].tolist()
+    assert "is of other inputs or options; starting over" in capsys.readouterr().err
+    end = ExactEncoder(tokenizer).encode(["<|eot_id|>"])[0].tolist()
     theirs(tmp_path / "theirs", [text_to_ids(tokenizer, text) + end for text in texts])
     assert content(prefix) == content(tmp_path / "theirs")
-    with pytest.raises(UserError, match="made otherwise: eod_id="):
+    with pytest.raises(UserError, match="made with eod_id="):
         tokenize([source], prefix, tokenizer_dir, append_eod=True)
 
 
@@ -121,7 +121,10 @@ def test_output_that_was_removed_without_its_manifest(
     tokenize([source], prefix, tokenizer_dir, quiet=True)
     right = content(prefix)
     Path(f"{prefix}.idx").unlink()
-    with pytest.raises(UserError, match=r"out\.bin: its other half is gone; remove it, and both are made anew"):
+    with pytest.raises(
+        UserError,
+        match=r"out\.bin: the other file of the .bin/.idx pair is missing; remove this one to make both again",
+    ):
         tokenize([source], prefix, tokenizer_dir, quiet=True)
     Path(f"{prefix}.bin").unlink()
     publish = token_writer.publish
@@ -180,25 +183,25 @@ def test_bad_lines_are_skipped_and_counted_through_kills(
     assert content(tmp_path / "resumed", files) == content(tmp_path / "at once", files)
 
 
-def test_the_limit_of_bad_lines_counts_for_what_is_there(
+def test_the_limit_of_bad_lines_applies_to_existing_outputs(
     tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An output with more of them than may be skipped now is refused; what was begun so is started over."""
+    """An output with more skipped lines than the limit is refused; a partial one is started over."""
     monkeypatch.setattr(documents, "BLOCK_BYTES", 10)
     monkeypatch.setattr("llama31.corpus.tokenize.CHECKPOINT_SECONDS", 0)
     source, prefix = tmp_path / "in.json", tmp_path / "out"
     source.write_bytes(b'{"text":"a"}\nbad\nbad\n{"text":"b"}\nbad\n')
-    with pytest.raises(UserError, match=r"in\.json:5: not JSON: .*; it is bad line 3, and --bad-line-limit=2 may be"):
+    with pytest.raises(UserError, match=r"in\.json:5: not JSON: .*; bad line 3 exceeds --bad-line-limit=2"):
         tokenize([source], prefix, tokenizer_dir, bad_line_limit=2, quiet=True)
     reached = tokenize_checkpoint.load(prefix)
     assert reached and reached.skipped.count == 2
     with pytest.raises(UserError, match=r"in\.json:2: not JSON: .* \(char 0\)$"):
         tokenize([source], prefix, tokenizer_dir)
-    assert "is of other inputs or options; it is made anew" in capsys.readouterr().err
+    assert "is of other inputs or options; starting over" in capsys.readouterr().err
     tokenize([source], prefix, tokenizer_dir, bad_line_limit=3)
     assert "; bad lines skipped: 3, see out.manifest.json" in capsys.readouterr().err
     tokenize([source], prefix, tokenizer_dir, bad_line_limit=4)
-    assert "is there, 2 documents" in capsys.readouterr().err
+    assert "exists, made from the same inputs: 2 documents" in capsys.readouterr().err
     for limit, now in ((2, "--bad-line-limit=2"), (0, "--on-bad-line=stop")):
         with pytest.raises(UserError) as error:
             tokenize([source], prefix, tokenizer_dir, bad_line_limit=limit)
@@ -229,7 +232,7 @@ def test_unfinished_output_that_was_damaged(
     write(source, texts)
     capsys.readouterr()
     tokenize([source], prefix, tokenizer_dir)
-    assert "cannot be gone on with" in capsys.readouterr().err
+    assert "cannot resume (" in capsys.readouterr().err
     theirs(tmp_path / "theirs", [text_to_ids(tokenizer_dir, text) for text in texts])
     assert content(prefix) == content(tmp_path / "theirs")
 

@@ -45,7 +45,7 @@ def test_one_enormous_document(tmp_path: Path, tokenizer_dir: Path) -> None:
 def test_a_line_beyond_all_bounds(tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "LINE_BYTES", 1 << 20)
     source = write(tmp_path / "in.json.gz", ["fine", "a" * (9 << 20)])
-    with pytest.raises(UserError, match=r"in\.json\.gz:2: a line of more than 1 MiB, the longest that is read"):
+    with pytest.raises(UserError, match=r"in\.json\.gz:2: a line of more than 1 MiB, the limit"):
         tokenize([source], tmp_path / "out", tokenizer_dir, quiet=True)
 
 
@@ -87,7 +87,7 @@ def test_long_text_for_the_slow_library(
 @pytest.mark.parametrize("prefix", [".", "/", "..", "a/.."])
 def test_prefix_without_a_name(tmp_path: Path, tokenizer_dir: Path, prefix: str) -> None:
     source = write(tmp_path / "in.json", TEXTS)
-    with pytest.raises(UserError, match="names a directory"):
+    with pytest.raises(UserError, match="a directory; add a name"):
         tokenize([source], prefix, tokenizer_dir, quiet=True)
 
 
@@ -114,7 +114,7 @@ def test_no_permission_to_read(tmp_path: Path, tokenizer_dir: Path) -> None:
 
 
 def test_progress_on_a_terminal(tmp_path: Path, tokenizer_dir: Path) -> None:
-    """A line with rate, time left, documents and tokens, wiped in the end; then the figures."""
+    """A line with rate, time left, documents and tokens, cleared at the end; then the figures."""
     source = write(tmp_path / "in.json", TEXTS * 60_000)
     ours, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from checkout import REPOSITORY
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder, _IndexWriter
-from verified_files import DOCUMENTS, Output, built, doubts, put
+from verified_files import DOCUMENTS, Output, built, problems, put
 
 from llama31 import rules
 from llama31.corpus import token_scan, verify_table
@@ -64,31 +64,31 @@ def test_command(made: Path, tokenizer: Path) -> None:
         "checked: index; ids below 512 (manifest); manifest",
         "other 5 309 uint16 618 499 good",
         "checked: index",
-        "not checked: range of the ids (no manifest and no tokenizer to go by); hashes (no manifest to go by)",
+        "not checked: range of the ids (no manifest, no tokenizer); hashes (no manifest)",
     ]
     assert len({line.index(" good") for line in (lines[1], lines[3])} | {lines[0].index(" verdict")}) == 1, (
         "not aligned"
     )
-    assert last.startswith(f"token files: 2, documents: 8, tokens: {size + 309:,}; in doubt: 0, left over: 0; read: ")
+    assert last.startswith(f"token files: 2, documents: 8, tokens: {size + 309:,}; bad: 0, stale files: 0; read: ")
 
     bin_path(made).write_bytes(bin_path(made).read_bytes()[:-2])
     bad = command(made.parent, TOKENIZER_PATH=str(tokenizer))
     assert (bad.returncode, bad.stderr) == (1, "")
-    _, first, doubt, second, checked, _, last = bad.stdout.splitlines()
-    assert first.split() == ["made", *"-----", "DOUBTED"]
-    assert doubt.startswith(
-        f"    DOUBT: {bin_path(made)}: truncated: {2 * size - 2:,} bytes instead of the {2 * size:,}"
+    _, first, problem, second, checked, _, last = bad.stdout.splitlines()
+    assert first.split() == ["made", *"-----", "BAD"]
+    assert problem.startswith(
+        f"    PROBLEM: {bin_path(made)}: truncated: {2 * size - 2:,} bytes instead of the {2 * size:,}"
     )
     assert second.split()[-1] == "good", "the others are judged all the same"
     assert checked == f"    checked: index; ids below 512 ({tokenizer})"
-    assert "in doubt: 1, left over: 0;" in last
+    assert "bad: 1, stale files: 0;" in last
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
         (["{root}/none"], "{root}/none: no such directory, and no such none.bin or none.idx"),
-        (["{root}/empty"], "{root}/empty: holds no token files (.bin, .idx)"),
+        (["{root}/empty"], "{root}/empty: no token files (.bin, .idx)"),
         (["{root}/data/data", "--tokenizer={root}/none"], "{root}/none: no such tokenizer directory"),
         (["{root}/data/data", "--head=1"], "--head=1: needs the tokenizer"),
         (
@@ -117,8 +117,8 @@ def test_tokenizer_of_the_environment(made: Path, tokenizer: Path, llamas: Path,
 
 def test_type_too_small(tmp_path: Path, llamas: Path, capsys: Output) -> None:
     prefix = built(tmp_path / "data", [[1, 65_535]], "uint16")
-    assert doubts(capsys, prefix) == []
-    assert doubts(capsys, prefix, llamas) == [f"{idx_path(prefix)}: uint16 cannot hold the ids of {llamas}"]
+    assert problems(capsys, prefix) == []
+    assert problems(capsys, prefix, llamas) == [f"{idx_path(prefix)}: uint16 cannot hold the ids of {llamas}"]
 
 
 def in_sentences(prefix: Path) -> Path:
@@ -138,11 +138,11 @@ def test_several_sequences_in_a_document(
 ) -> None:
     monkeypatch.setattr(token_scan, "BLOCK", block)
     prefix = in_sentences(tmp_path / "data")
-    assert doubts(capsys, prefix, tokenizer) == []
+    assert problems(capsys, prefix, tokenizer) == []
     assert (summary(prefix).documents, summary(prefix).tokens) == (5, 309)
     ends = HEADER.size + 12 * summary(prefix).stored_sequences
     put(idx_path, ends + 16, "<q", 1)(prefix)
-    (line,) = doubts(capsys, prefix)
+    (line,) = problems(capsys, prefix)
     assert line.startswith(f"{idx_path(prefix)}: entry 2 of the document index is 1; it must rise from 0 to 105, ")
     assert verify_table.verify(prefix, tokenizer, head=2) == 1
 
@@ -173,21 +173,21 @@ MANIFEST = {
 def test_manifest_of_other_data(made: Path, capsys: Output, name: str) -> None:
     content = json.loads(manifest_path(made).read_text())
     manifest_path(made).write_text(json.dumps({**content, name: MANIFEST[name]}))
-    (line,) = doubts(capsys, made)
-    assert line == f"{manifest_path(made)}: says {name}={MANIFEST[name]}, but it is {content[name]}"
+    (line,) = problems(capsys, made)
+    assert line == f"{manifest_path(made)}: {name}={MANIFEST[name]}, the data has {content[name]}"
 
 
 def test_manifest(made: Path, tokenizer: Path, llamas: Path, capsys: Output) -> None:
-    assert doubts(capsys, made) == doubts(capsys, made, tokenizer) == []
+    assert problems(capsys, made) == problems(capsys, made, tokenizer) == []
     right = bin_path(made).read_bytes()
     put(bin_path, 0, "<H", struct.unpack_from("<H", right, 2)[0])(made)  # another id, and no new one
-    (line,) = doubts(capsys, made)
-    assert line.startswith(f"{manifest_path(made)}: says bin_sha256=")
+    (line,) = problems(capsys, made)
+    assert line.startswith(f"{manifest_path(made)}: bin_sha256=")
     bin_path(made).write_bytes(right)
-    found = doubts(capsys, made, llamas)
+    found = problems(capsys, made, llamas)
     assert f"{manifest_path(made)}: the data was made with another tokenizer than {llamas}" in found
     manifest_path(made).write_text("{}")
-    (line,) = doubts(capsys, made)
+    (line,) = problems(capsys, made)
     assert line.startswith(f"{manifest_path(made)}: damaged (")
 
 
@@ -226,31 +226,31 @@ def test_the_benchmarks_validation_set(tmp_path: Path, llamas: Path, tokenizer: 
         assert "MLCommons' 91,205 documents" + " and 47,186,855 tokens" * (path != tokenizer) in capsys.readouterr().out
     write([*lengths[:-1], lengths[-1] + 1])
     start = f"{idx_path(prefix)}: 47,186,856 tokens, MLCommons' has 47,186,855"
-    assert doubts(capsys, prefix, llamas) == [start]
-    assert doubts(capsys, prefix) == [f"{start}; if another tokenizer made it, name that by --tokenizer"]
-    assert doubts(capsys, prefix, tokenizer) == []
+    assert problems(capsys, prefix, llamas) == [start]
+    assert problems(capsys, prefix) == [f"{start}; if another tokenizer made it, pass that as --tokenizer"]
+    assert problems(capsys, prefix, tokenizer) == []
     write(lengths[1:])
-    assert doubts(capsys, prefix, tokenizer) == [f"{idx_path(prefix)}: 91,204 documents, MLCommons' has 91,205"]
+    assert problems(capsys, prefix, tokenizer) == [f"{idx_path(prefix)}: 91,204 documents, MLCommons' has 91,205"]
 
 
 def test_part_6(tmp_path: Path, llamas: Path, tokenizer: Path, capsys: Output) -> None:
     """Part 6 of another corpus is right where it was made with another tokenizer."""
     prefix = built(tmp_path / PART_6)
-    assert doubts(capsys, prefix, llamas) == [
+    assert problems(capsys, prefix, llamas) == [
         f"{idx_path(prefix)}: 5 documents, MLCommons' has 45,608,611",
         f"{idx_path(prefix)}: 309 tokens, MLCommons' has 20,994,193,570",
     ]
-    assert len(doubts(capsys, prefix)) == 2
+    assert len(problems(capsys, prefix)) == 2
     built(prefix, dtype="uint16")
-    assert doubts(capsys, prefix) == []
+    assert problems(capsys, prefix) == []
     assert verify_table.verify(prefix, tokenizer, head=0) == 0
-    assert "not checked: hashes (no manifest to go by); MLCommons' counts (of" in capsys.readouterr().out
+    assert "not checked: hashes (no manifest); MLCommons' counts (of" in capsys.readouterr().out
 
 
 def test_head(made: Path, tokenizer: Path) -> None:
-    shutil.copy(bin_path(made), bin_path(made.with_name("alone")))
+    shutil.copy(bin_path(made), bin_path(made.with_name("bare")))
     done = command(made.parent, "--head=5", TOKENIZER_PATH=str(tokenizer))
-    assert done.returncode == 1, "alone.bin has no index"
+    assert done.returncode == 1, "bare.bin has no index"
     first, text, second, *lines = done.stdout.splitlines()
     assert first.startswith("--- made, document 0: ")
     assert text == TEXTS[0]
@@ -259,5 +259,5 @@ def test_head(made: Path, tokenizer: Path) -> None:
     assert lines[2].startswith("--- made, document 2: ")
     assert lines[3].startswith("word word word")
     assert lines[4].startswith("[and ")
-    assert lines[4].endswith(" tokens more]")
+    assert lines[4].endswith(" more tokens]")
     assert lines[5].startswith("token file ")

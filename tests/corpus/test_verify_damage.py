@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from verified_files import DOCUMENTS, Damage, Output, doubts, put, resize
+from verified_files import DOCUMENTS, Damage, Output, problems, put, resize
 
 from llama31.common.errors import UserError
 from llama31.common.progress import Progress
@@ -37,12 +37,12 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
     "document index low": (put(idx_path, ENDS, "<q", -1), ["data.idx: entry 0 of the document index is -1; it"]),
     "id negative": (put(bin_path, 4 * 10, "<i", -1), ["data.bin: token 10 is id -1, not one of 0 to 511"]),
     "id too large": (put(bin_path, 4 * 308, "<i", 512), ["data.bin: token 308 is id 512, not one of 0 to 511"]),
-    "download cut": (lambda prefix: prefix.with_name("b.bin.pieces").touch(), ["b.bin.pieces: left by work that was"]),
+    "download cut": (lambda prefix: prefix.with_name("b.bin.pieces").touch(), ["b.bin.pieces: left by an interrupted"]),
     "tokenize cut": (
         lambda prefix: [prefix.with_name(f"b.{end}").touch() for end in ("bin.partial", "checkpoint.json")],
-        ["b.bin.partial: left by work that was cut short", "b.checkpoint.json: left by work that was cut short"],
+        ["b.bin.partial: left by an interrupted command", "b.checkpoint.json: left by an interrupted command"],
     ),
-    "manifest alone": (lambda prefix: prefix.with_name("b.manifest.json").touch(), ["b.idx: no such file"]),
+    "only a manifest": (lambda prefix: prefix.with_name("b.manifest.json").touch(), ["b.idx: no such file"]),
 }
 
 
@@ -53,9 +53,9 @@ def test_damage_is_noticed(
 ) -> None:
     damage, lines = DAMAGES[name]
     monkeypatch.setattr(token_scan, "BLOCK", block)
-    assert doubts(capsys, data.parent, tokenizer) == []
+    assert problems(capsys, data.parent, tokenizer) == []
     damage(data)
-    found = doubts(capsys, data.parent, tokenizer)
+    found = problems(capsys, data.parent, tokenizer)
     assert len(found) == len(lines), found
     for line, start in zip(found, lines, strict=True):
         assert line.startswith(f"{data.parent}/{start}")
@@ -63,28 +63,28 @@ def test_damage_is_noticed(
 
 def test_unknown_vocabulary(data: Path, capsys: Output) -> None:
     put(bin_path, 4 * 10, "<i", 1 << 30)(data)
-    assert doubts(capsys, data) == []
+    assert problems(capsys, data) == []
     put(bin_path, 4 * 10, "<i", -7)(data)
-    assert doubts(capsys, data) == [f"{bin_path(data)}: token 10 is id -7, not one of 0 to {2**31 - 1}"]
+    assert problems(capsys, data) == [f"{bin_path(data)}: token 10 is id -7, not one of 0 to {2**31 - 1}"]
 
 
 def test_no_byte_of_an_index_can_change(data: Path, capsys: Output) -> None:
     right = idx_path(data).read_bytes()
     for place in range(len(right)):
         idx_path(data).write_bytes(right[:place] + bytes([right[place] ^ 0xFF]) + right[place + 1 :])
-        assert doubts(capsys, data), f"byte {place}"
+        assert problems(capsys, data), f"byte {place}"
 
 
-def test_left_over_of_a_prefix(data: Path, capsys: Output) -> None:
+def test_stale_files_of_a_prefix(data: Path, capsys: Output) -> None:
     data.with_name("data2.bin.partial").touch()
-    assert doubts(capsys, data) == []
+    assert problems(capsys, data) == []
     data.with_name("data.bin.partial").touch()
-    assert len(doubts(capsys, data)) == 1
+    assert len(problems(capsys, data)) == 1
 
 
 def test_data_that_becomes_shorter(data: Path) -> None:
     file = summary(data)
-    with pytest.raises(UserError, match=r"data\.bin: became shorter while it was read"), Progress("", 0) as progress:
+    with pytest.raises(UserError, match=r"data\.bin: truncated while it was read"), Progress("", 0) as progress:
         token_scan.scan(replace(file, tokens=file.tokens + 1), 511, False, progress)
 
 
@@ -93,8 +93,8 @@ def test_data_that_becomes_shorter(data: Path) -> None:
     [
         (put(bin_path, 0, "<i", -3), "[not decoded: id -3 is not the tokenizer's]"),
         (put(bin_path, 0, "<i", 512), "[not decoded: id 512 is not the tokenizer's]"),
-        (put(idx_path, LENGTHS, "<i", -3), "[not within the data]"),
-        (put(idx_path, LENGTHS, "<i", 2**31 - 1), "[not within the data]"),
+        (put(idx_path, LENGTHS, "<i", -3), "[outside the data]"),
+        (put(idx_path, LENGTHS, "<i", 2**31 - 1), "[outside the data]"),
     ],
 )
 def test_head_of_damaged_data(data: Path, tokenizer: Path, capsys: Output, damage: Damage, text: str) -> None:

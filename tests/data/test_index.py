@@ -223,7 +223,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(settings: Settings, monkeypa
 
 def test_a_place_that_is_no_directory_is_one_line(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"/file: the training index cannot be written: Not a directory; TMP_NPY_INDEX"):
+    with pytest.raises(
+        UserError, match=r"/file: the training index cannot be written: Not a directory; set TMP_NPY_INDEX to another"
+    ):
         built(replace(settings, tmp_npy_index=str(tmp_path / "file")))
 
 

@@ -284,7 +284,7 @@ def test_the_plan_says_what_is_used(usual: dict[str, str], comma: str, capsys: p
     assert launch.run(["--dryrun", *arguments({**usual, "TOKENIZER_PATH": comma})]) == 0
     printed = capsys.readouterr().out
     assert f"{comma}: tokenizer, 512 ids\n" in printed
-    assert f"SHA-256 of what does: {tokenizer.fingerprint(comma)}\n" in printed
+    assert f"SHA-256 of that part: {tokenizer.fingerprint(comma)}\n" in printed
     assert "ignored in its configuration: pad_token=,, tokenizer_class=GPT2Tokenizer\n" in printed
 
 

@@ -48,6 +48,7 @@ def found(directory: Path, name: str, text: str) -> list[str]:
         ("a.py", "def test_it_frobs_on_with(): ...\n", ["1: frobs on with -> resume"]),
         ("a.py", "class FrobRun: ...\n", ["1: Frob -> use"]),
         ("a.py", "frob = frobs(frob)\n", []),
+        ("a.py", 'x = "# words: ok"\n"""frob"""\n', ["2: frob -> use"]),
     ],
 )  # fmt: skip
 def test_listed_phrases_are_found_in_prose(name: str, text: str, expected: list[str], tmp_path: Path) -> None:

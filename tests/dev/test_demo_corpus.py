@@ -91,7 +91,7 @@ def test_done_is_skipped(demo: Path, capfd: pytest.CaptureFixture[str]) -> None:
     output, errors = capfd.readouterr()
     assert output.count(": exists\n") == 2  # c4 and tokenizer
     assert "all 264 files are compressed" in output
-    assert errors.count(": is there, ") == 3  # token files
+    assert errors.count(": exists, made from the same inputs") == 3  # token files
 
 
 def test_what_is_missing_is_made_again(demo: Path) -> None:
@@ -109,7 +109,7 @@ def test_what_is_missing_is_made_again(demo: Path) -> None:
     assert sorted(path.name for path in demo.iterdir()) == sorted([*DIRECTORIES, prepare_demo.MADE_FROM])
 
 
-def test_other_versions_data_is_made_anew(demo: Path) -> None:
+def test_other_versions_data_is_replaced(demo: Path) -> None:
     """And gives the same bytes as before, in another process with other hashes of its strings."""
     before = {name: contents(demo / name) for name in DIRECTORIES}
     stamp = demo / prepare_demo.MADE_FROM
@@ -128,7 +128,7 @@ def test_other_versions_data_is_made_anew(demo: Path) -> None:
     assert stamp.read_text() == made_from
 
 
-def test_data_of_others_is_left_alone(tmp_path: Path) -> None:
+def test_data_of_others_is_kept(tmp_path: Path) -> None:
     (tmp_path / "c4").mkdir()
     with pytest.raises(UserError, match=r"has data but no made_from\.json"):
         prepare_demo.prepare(tmp_path, VALIDATION_DOCUMENTS, PACKAGES)

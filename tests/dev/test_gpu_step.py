@@ -116,7 +116,7 @@ def test_all_trainers_begin_at_the_loss_of_random_tokens(precision: Precision, m
     assert loss_of("megatron", settings) == plain, "dev/bench/megatron_alone.py is not what the recipe trains"
 
 
-def test_a_rank_alone_sends_nothing_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_rank_sends_nothing_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU, where gloo would copy its gradients; nothing else changes by it."""
     sent = []
     for name in ("dist_reduce_scatter_func", "dist_all_gather_func"):
@@ -158,7 +158,7 @@ def test_without_nemo_the_model_has_the_modules_of_the_recipes() -> None:
 
 @pytest.mark.parametrize("precision", [Precision.bf16, Precision.fp32])
 def test_without_nemo_a_gpu_gets_what_the_recipe_says(precision: Precision) -> None:
-    """All that Megatron's configurations hold, but for what concerns pipelines, its own attention, fp8 and timers."""
+    """Return Megatron's configurations without the fields for pipelines, its own attention, fp8 and timers."""
     settings = replace(ON_CPU, device=Device.cuda, precision=precision)
     described = (
         model_config(settings, CUDA),

@@ -145,7 +145,7 @@ def test_made_once_reused_extended_and_remade_when_stale(checkout: Checkout) -> 
     assert not checkout.can_import("tool")
 
 
-def test_failed_interrupted_or_killed_is_made_anew(checkout: Checkout) -> None:
+def test_failed_interrupted_or_killed_is_rebuilt(checkout: Checkout) -> None:
     said = checkout.setup(expect=1, MISHAP="fail")
     assert "no wheel today" in said, "the end of pip's output is shown"
     assert f"setup: pip failed; the whole output is in {checkout.venv}.log" in said
@@ -163,7 +163,7 @@ def test_failed_interrupted_or_killed_is_made_anew(checkout: Checkout) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "file", "link to a directory"])
-def test_what_it_did_not_make_is_left_alone(checkout: Checkout, kind: str) -> None:
+def test_what_it_did_not_make_is_kept(checkout: Checkout, kind: str) -> None:
     mine = checkout.root / "mine"
     if kind == "file":
         mine.write_text("mine")
@@ -219,11 +219,11 @@ def test_first_python_that_works_is_taken(checkout: Checkout, tmp_path: Path) ->
         "python3": "echo 3.9",
         "python3.12": "exit 127",
         # What is asked of the one chosen, up to making the environment, which fails here.
-        "python3.11": 'case "$*" in *"-m venv"*) echo "no room"; exit 1;; *ensurepip*) exit 0;; *) echo 3.11;; esac',
+        "python3.11": 'case "$*" in *"-m venv"*) echo "disk full"; exit 1;; *ensurepip*) exit 0;; *) echo 3.11;; esac',
     }
     said = checkout.setup(expect=1, LLAMA31_PYTHON="", PATH=pythons(tmp_path / "bin", scripts))
     assert f"setup: making {checkout.venv} with python3.11 3.11" in said
-    assert f"no room\nsetup: python3.11 -m venv -- {checkout.venv} failed; the whole output is in " in said
+    assert f"disk full\nsetup: python3.11 -m venv -- {checkout.venv} failed; the whole output is in " in said
 
 
 def test_unknown_argument(checkout: Checkout) -> None:

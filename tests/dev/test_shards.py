@@ -64,8 +64,9 @@ def test_tests_that_train_are_marked(request: pytest.FixtureRequest) -> None:
                 calls = {
                     call.func.id
                     for call in ast.walk(node)
-                    if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and "--dryrun" not in ast.unparse(call)
-                }  # fmt: skip
+                    if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+                    if "--dryrun" not in ast.unparse(call)
+                }
                 marks = [ast.unparse(decorator) for decorator in node.decorator_list]
                 if calls & TRAINS and not any("mark.slow" in mark or "mark.slurm" in mark for mark in marks):
                     unmarked.append(f"{file.relative_to(TESTS)}::{node.name}")

@@ -172,8 +172,8 @@ def test_three_jobs_leave_the_same_state(in_one_go: Chain, in_three_jobs: Chain)
 def test_each_job_says_where_it_starts(in_three_jobs: Chain) -> None:
     first, second, third = in_three_jobs.jobs
     assert "starts from random weights" in first.printed
-    assert f"goes on after step 7 (56 sequences), from {in_three_jobs.checkpoints}" in second.printed
-    assert "goes on after step 8" in third.printed and "checkpoint-seed-1234-par-2-8-steps" in third.printed
+    assert f"resumes after step 7 (56 sequences), from {in_three_jobs.checkpoints}" in second.printed
+    assert "resumes after step 8" in third.printed and "checkpoint-seed-1234-par-2-8-steps" in third.printed
 
 
 def test_checkpoints_and_what_they_hold(in_three_jobs: Chain) -> None:

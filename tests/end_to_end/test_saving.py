@@ -83,7 +83,7 @@ def assert_saved_and_ended(run: Run, root: Path) -> None:
     """The job saved a checkpoint after its last step, and closed its records."""
     assert run.exit_code == INTERRUPTED, run.printed + run.logs()
     step = run.outcome.step
-    assert run.outcome.reason == f"told to end at step {step}; the checkpoint of this step is saved"
+    assert run.outcome.reason == f"asked to end at step {step}; the checkpoint of this step is saved"
     newest = store.listing(root)[0]
     assert (newest.job, newest.step) == (1, step)
     assert store.check_hashes(newest.path, store.read_manifest(newest.path)) == ""

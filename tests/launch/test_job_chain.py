@@ -56,7 +56,7 @@ def test_job_directories_come_in_the_order_they_were_begun(tmp_path: Path) -> No
         (tmp_path / other).touch()
     assert job_chain.job_dirs(tmp_path) == [tmp_path / job_chain.job_dir_name(*one) for one in begun]
     (tmp_path / "job-9-1" / paths.SETTINGS).touch()
-    assert job_chain.begun_dirs(tmp_path) == [tmp_path / "job-9-1"]
+    assert job_chain.started_dirs(tmp_path) == [tmp_path / "job-9-1"]
     assert job_chain.job_of(tmp_path / "job-9-1") == 9
 
 

@@ -126,8 +126,8 @@ def test_the_time_limit_ends_a_job_with_a_checkpoint(chain: Chain) -> None:
     for job, next_job in zip(chain.limited, [*chain.limited[1:], chain.cancelled], strict=True):
         assert job.exit_code == INTERRUPTED, job.printed + job.logs()
         step = job.outcome.step
-        assert f"aborted: told to end at step {step}; the checkpoint of this step is saved" in job.printed
-        assert f"goes on after step {step} " in next_job.printed
+        assert f"aborted: asked to end at step {step}; the checkpoint of this step is saved" in job.printed
+        assert f"resumes after step {step} " in next_job.printed
         assert chain.run.steps(job.run_dir.name.removeprefix("job-")) == list(range(1, step + 1))
         steps.append(step)
     assert 0 < steps[0] < steps[1] < STEPS
@@ -147,7 +147,7 @@ def test_two_jobs_never_work_in_one_run_directory(chain: Chain) -> None:
 @pytest.mark.slow
 def test_a_cancelled_job_is_gone_on_with(chain: Chain) -> None:
     assert chain.state_of_cancelled == "CANCELLED"
-    assert re.search(r"goes on after step \d+ ", chain.retried[0].printed), chain.retried[0].printed
+    assert re.search(r"resumes after step \d+ ", chain.retried[0].printed), chain.retried[0].printed
 
 
 @pytest.mark.slow
@@ -236,10 +236,10 @@ def test_two_experiments_side_by_side(
         runs[0].warned(runs[0].jobs[0])
     jobs = [run.ended(run.jobs[0]) for run in runs]
     assert [job.exit_code for job in jobs] == [INTERRUPTED, 0], jobs[0].printed + jobs[1].printed
-    assert jobs[0].outcome.reason == "told to end at step 1; the checkpoint of this step is saved"
+    assert jobs[0].outcome.reason == "asked to end at step 1; the checkpoint of this step is saved"
     rest = [run.ended(run.jobs[1]) for run in runs]
     assert [job.exit_code for job in rest] == [0, 0], rest[0].printed + rest[1].printed
-    assert "goes on after step 1 " in rest[0].printed and "finished: validation loss" in rest[1].printed
+    assert "resumes after step 1 " in rest[0].printed and "finished: validation loss" in rest[1].printed
     assert runs[0].steps(runs[0].jobs[1]) == list(range(1, 9)), "no step is done twice"
 
     shown = [cluster.shown(run.jobs[0]) for run in runs]

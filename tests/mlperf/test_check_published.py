@@ -36,7 +36,7 @@ def test_every_official_test_of_a_value_has_words() -> None:
     """Others, such as those of metadata, are quoted."""
     of_values = {test for test in official_tests() if "v['value']" in test}
     assert len(of_values) > 10
-    wordless = {test for test in of_values if official.in_words(test)[0].startswith("to pass")}
+    wordless = {test for test in of_values if official.as_text(test)[0].startswith("to pass")}
     assert not wordless, f"say in official._TESTS what these want: {wordless}"
 
 

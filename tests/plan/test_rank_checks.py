@@ -4,13 +4,15 @@ import importlib.metadata
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import SUPPORT, prepared_run, run_forked
+from runs import REPOSITORY, SUPPORT, TIMEOUT, arguments, environment, finished, prepared_run
 
 from llama31.common.errors import UserError
 from llama31.config import devices, paths
@@ -169,7 +171,20 @@ def test_another_kind_of_device_is_refused(
     ]
 
 
-OLDER = "mkdir -p {0}/numpy-1.0.dist-info && echo 'Version: 1.0' >{0}/numpy-1.0.dist-info/METADATA"
+LAUNCHER = f"""
+import sys
+from llama31.cli import launch
+from llama31.launch import local
+stock = local.command
+def command(*of):
+    *torchrun, _, run_dir = stock(*of)
+    return [*torchrun, {str(SUPPORT / "ranks_on_two_machines.py")!r}, run_dir]
+local.command = command
+sys.exit(launch.run(sys.argv[1:]))
+"""
+OLDER = (
+    "mkdir -p {0}/numpy-1.0.dist-info && printf '%s\\n' 'Name: numpy' 'Version: 1.0' >{0}/numpy-1.0.dist-info/METADATA"
+)
 
 
 @pytest.mark.slow
@@ -189,7 +204,16 @@ def test_one_rank_on_another_machine_ends_the_run_with_one_line(
     settings = {**settings, "GPUS_PER_NODE": 2, "SEEDS": 1, "STOP_AT_STEP": 2}
     _copy(next(data.glob("c4-validation*.idx")).with_suffix(""), other / PART)
     monkeypatch.setenv("DIFFERS", differs.format(other=f"'{other}'", data=f"'{data}'"))
-    run = run_forked(settings, script=SUPPORT / "ranks_on_two_machines.py")
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, *arguments(settings)],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    run = finished(done.stdout + done.stderr, done.returncode)
     assert run.exit_code == BAD_INPUT, run.printed + run.logs()
     said = [text for text in run.printed.splitlines() if line in text]
     assert len(said) == 1 and f"aborted: {socket.gethostname()}: " in said[0]

@@ -30,13 +30,13 @@ def built(prefix: Path, documents: Sequence[Sequence[int]] = DOCUMENTS, dtype: s
     return prefix
 
 
-def doubts(output: Output, path: Path, tokenizer: Path | None = None) -> list[str]:
+def problems(output: Output, path: Path, tokenizer: Path | None = None) -> list[str]:
     """Lines on what is in doubt; the exit code and the last line must agree with them."""
     exit_code = verify_table.verify(path, tokenizer, head=0)
     *lines, last = output.readouterr().out.splitlines()
-    found = [line.partition("DOUBT: ")[2] for line in lines if "DOUBT: " in line]
+    found = [line.partition("PROBLEM: ")[2] for line in lines if "PROBLEM: " in line]
     assert exit_code == bool(found)
-    assert ("in doubt: 0, left over: 0;" in last) == (not found)
+    assert ("bad: 0, stale files: 0;" in last) == (not found)
     return found
 
 

@@ -1,11 +1,10 @@
 """Convert a checkpoint: check the source, write the result, compare both, rename the result to the destination."""
 
-import contextlib
 import io
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,17 +41,17 @@ def convert(source_dir: Path, destination: Path, target: Format) -> int:
         resumed = _start_or_resume(partial, description)
         contents = f"{len(source.architecture.shapes())} tensors, {size(total)}"
         print(f"{source_dir}: {contents}; {'resuming' if resumed else 'converting'}", file=sys.stderr)
-        with Progress("convert, compare", 3 * total) as progress, _quiet():  # written once, read by two models
+        sink = io.StringIO()  # for what NeMo prints when it is imported, and its warnings
+        work = 3 * total  # written once, read by two models
+        with Progress("convert, compare", work) as progress, redirect_stdout(sink), redirect_stderr(sink):
             difference = _write_and_compare(source, partial, progress)
         print(
             f"logits of {difference.tokens} tokens, fp32: largest difference {difference.maximum:.2g}, "
             f"mean {difference.mean:.2g}"
         )
         if not difference.passes:
-            print(
-                f"not the same model: the limit is {difference.limit:g}; the result stays in {partial}",
-                file=sys.stderr,
-            )
+            stays = f"the limit is {difference.limit:g}; the result stays in {partial}"
+            print(f"not the same model: {stays}", file=sys.stderr)
             return 1
         _finish(partial, destination, {**description, "logits": vars(difference)})
     print(f"{destination}: complete")
@@ -63,7 +62,11 @@ def _inspect(path: Path, target: Format) -> HuggingFaceCheckpoint | NemoCheckpoi
     """Return the source, checked. Raises UserError if it is not a complete checkpoint in the other format."""
     if not path.is_dir():
         raise UserError(f"{path}: no such directory; --source is the directory of a checkpoint")
-    if problem := locate.not_a_checkpoint(path, _is_hugging_face if target == "nemo" else locate.is_checkpoint):
+
+    def is_hugging_face(path: Path) -> bool:
+        return (path / hugging_face.CONFIG).is_file()
+
+    if problem := locate.not_a_checkpoint(path, is_hugging_face if target == "nemo" else locate.is_checkpoint):
         raise UserError(f"{path}: {problem}")
     if target == "nemo":
         if (path / nemo.WEIGHTS).is_dir() and not (path / hugging_face.CONFIG).exists():
@@ -72,10 +75,6 @@ def _inspect(path: Path, target: Format) -> HuggingFaceCheckpoint | NemoCheckpoi
     if (path / hugging_face.CONFIG).exists() and not (path / nemo.WEIGHTS).exists():
         raise UserError(f"{path}: is a Hugging Face checkpoint already; omit --to hf to convert it to NeMo")
     return nemo.inspect(path)
-
-
-def _is_hugging_face(path: Path) -> bool:
-    return (path / hugging_face.CONFIG).is_file()
 
 
 def _prepare(source: HuggingFaceCheckpoint | NemoCheckpoint, destination: Path, partial: Path) -> None:
@@ -118,14 +117,6 @@ def _start_or_resume(partial: Path, description: dict[str, Any]) -> bool:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_json(record, description)
     return False
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Discard what NeMo prints when it is imported, and its warnings."""
-    sink = io.StringIO()
-    with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-        yield
 
 
 def _write_and_compare(

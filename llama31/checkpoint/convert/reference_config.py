@@ -46,10 +46,7 @@ def of_hugging_face(checkpoint: Path) -> LlamaConfig:
 
 
 def of_nemo(checkpoint: Path) -> run.Config[llama.LlamaConfig]:
-    """Return NeMo's configuration in fp32, of the class that model.yaml names, with its defaults for missing fields.
-
-    Raises UserError if NeMo has no such class of a Llama.
-    """
+    """Return NeMo's fp32 configuration of the class in model.yaml. Raises UserError if that is no Llama of NeMo's."""
     given = nemo.read_model(checkpoint)["config"]
     name = str(given["_target_"]).rpartition(".")[2]
     kind = getattr(llama, name, None)

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig
 
 from llama31.checkpoint.formats import parameter_mapping
-from llama31.checkpoint.formats.hugging_face import GENERATION_CONFIG, INDEX, WEIGHTS
+from llama31.checkpoint.formats.hugging_face import GENERATION_CONFIG, INDEX, WEIGHTS, small_files
 from llama31.checkpoint.formats.nemo import NOTES, NemoCheckpoint
 from llama31.checkpoint.formats.safetensors_header import ITEM_BYTES
 from llama31.common.errors import UserError
@@ -33,7 +33,7 @@ def write(source: NemoCheckpoint, destination: Path, on_write: Callable[[int], o
     """Write the model into the directory `destination`. Calls `on_write` with the bytes of each file."""
     _write_weights(source, destination, on_write)
     with failures_named(destination):
-        for file in source.small_files():
+        for file in small_files(source.tokenizer):
             shutil.copyfile(file, destination / file.name)
         _write_config(source, destination)
 
@@ -47,9 +47,8 @@ def _write_weights(source: NemoCheckpoint, destination: Path, on_write: Callable
         if not (destination / name).exists():
             _write_file(source, group, destination / name)
         on_write(sum(sizes[location] for location in group))
-        weight_map |= {
-            parameter: name for location in group for parameter in parameter_mapping.hugging_face_names(*location)
-        }
+        for location in group:
+            weight_map |= dict.fromkeys(parameter_mapping.hugging_face_names(*location), name)
     if len(groups) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         write_json(destination / INDEX, index)
@@ -82,9 +81,8 @@ def _write_file(source: NemoCheckpoint, group: list[Location], path: Path) -> No
     tensors: dict[str, Tensor] = {}
     for key, layer in group:
         parts = parameter_mapping.split(key, source.tensor(key, layer), source.architecture)
-        tensors |= dict(
-            zip(parameter_mapping.hugging_face_names(key, layer), (part.clone() for part in parts), strict=True)
-        )
+        names = parameter_mapping.hugging_face_names(key, layer)
+        tensors |= {name: part.clone() for name, part in zip(names, parts, strict=True)}
     partial = path.parent / NOTES / path.name  # safetensors' temporary files survive a kill
     with failures_named(path):
         partial.parent.mkdir(exist_ok=True)

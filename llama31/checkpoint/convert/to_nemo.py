@@ -35,7 +35,7 @@ from torch.nn.functional import pad
 
 from llama31.checkpoint.convert import megatron_model
 from llama31.checkpoint.formats import dcp_metadata, parameter_mapping
-from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint
+from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint, small_files
 from llama31.checkpoint.formats.nemo import CONTEXT, NOTES, TOKENIZER, WEIGHTS
 from llama31.common.files import atomic_writer, failures_named
 from llama31.data import run_tokenizer
@@ -106,7 +106,7 @@ def _tokenizer(source: HuggingFaceCheckpoint, files: Path) -> AutoTokenizer | No
         return vocabulary.load(files, source.path)
     with failures_named(files):
         files.mkdir()
-        for file in source.small_files():
+        for file in small_files(source.path):
             shutil.copyfile(file, files / file.name)
     return None
 
@@ -114,14 +114,12 @@ def _tokenizer(source: HuggingFaceCheckpoint, files: Path) -> AutoTokenizer | No
 class _Strategy(SaveShardedStrategy):
     """Megatron's strategy for the format torch_dist, but with tensors loaded as they are written."""
 
+    can_handle_sharded_objects = True
+
     def __init__(self, source: HuggingFaceCheckpoint, on_write: Callable[[int], object]):
         super().__init__("torch_dist", 1)
         self.source = source
         self.on_write = on_write
-
-    @property
-    def can_handle_sharded_objects(self) -> bool:
-        return True
 
     def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
         by_key, *_ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, keep_only_main_replica=True)

@@ -83,11 +83,7 @@ def of_size(size: str, vocab_size: int, seq_length: int) -> Architecture:
     """Return the architecture that a run trains: Llama 3.1 with the dimensions of SIZE."""
     shape = model_sizes.SIZES[size]
     return Architecture(
-        layers=shape.layers,
-        hidden_size=shape.hidden_size,
-        ffn_hidden_size=shape.ffn_hidden_size,
-        attention_heads=shape.attention_heads,
-        key_value_heads=shape.key_value_heads,
+        **vars(shape),
         head_size=shape.hidden_size // shape.attention_heads,
         vocab_size=vocab_size,
         max_position_embeddings=seq_length,

@@ -43,7 +43,8 @@ def read(directory: Path) -> dict[str, StoredTensor]:
     """Return the tensors of a checkpoint by key. Raises UserError if the table is missing or cannot be parsed."""
     table = load(directory)
     with _parse_errors_named(directory / FILE):
-        places = {_location(index): info for index, info in table.storage_data.items()}
+        infos = table.storage_data.items()
+        places = {(index.fqn, tuple(getattr(index, "offset", None) or ())): info for index, info in infos}
         return {
             key: _tensor(key, tensor, places)
             for key, tensor in table.state_dict_metadata.items()
@@ -60,10 +61,6 @@ def _parse_errors_named(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f"{path}: cannot be read as the table of a distributed checkpoint ({error!r:.100})") from error
-
-
-def _location(index: Any) -> tuple[str, tuple[int, ...]]:
-    return index.fqn, tuple(getattr(index, "offset", None) or ())
 
 
 def _tensor(key: str, tensor: Any, places: dict[tuple[str, tuple[int, ...]], Any]) -> StoredTensor:

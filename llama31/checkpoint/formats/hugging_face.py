@@ -49,26 +49,19 @@ class HuggingFaceCheckpoint:
         """Return config.json and the weights' files."""
         return [self.path / CONFIG, *sorted({stored.file for stored in self.tensors.values()})]
 
-    def small_files(self) -> list[Path]:
-        """Return the files of the tokenizer and the generation settings, which a conversion copies."""
-        return small_files(self.path)
-
     def bytes(self) -> int:
         """Return the size of all weights, bytes."""
         return sum(stored.size for stored in self.tensors.values())
 
 
 def small_files(directory: Path) -> list[Path]:
-    """Return the files of the tokenizer and the generation settings in a directory, sorted."""
+    """Return the files of the tokenizer and the generation settings in a directory, which a conversion copies."""
     names = (*SMALL_FILES, GENERATION_CONFIG)
     return sorted(file for name in names for file in directory.glob(name) if file.is_file())
 
 
 def inspect(path: Path) -> HuggingFaceCheckpoint:
-    """Read and check the configuration, the headers of all weight files and the tokenizer.
-
-    Raises UserError, with a line for each problem, unless it is a complete Llama.
-    """
+    """Read and check all but the weights. Raises UserError, a line for each problem, unless it is a complete Llama."""
     config = load_object(path / CONFIG)
     llama = architecture.from_hugging_face(config, path / CONFIG)
     files = _weight_files(path)
@@ -111,8 +104,7 @@ def _weight_files(path: Path) -> dict[Path, list[str]]:
         if not isinstance(file, str) or Path(file).name != file:
             raise UserError(f"{path / INDEX}: {name} is in {file!r}, which is not a file name in that directory")
         names[path / file].append(name)
-    missing = [file for file in sorted(names) if not file.is_file()]
-    if missing:
+    if missing := [file for file in sorted(names) if not file.is_file()]:
         raise UserError(f"{path / INDEX}: names {file.name}, which is missing; download it again" for file in missing)
     return dict(sorted(names.items()))
 
@@ -133,9 +125,8 @@ def _wrong_parameters(path: Path, llama: Architecture, tensors: dict[str, Stored
 def _mixed_types(llama: Architecture, tensors: dict[str, Stored]) -> Iterator[str]:
     """Yield a line for each tensor of Megatron's, which joins all layers, whose parts are of different types."""
     for key in parameter_mapping.megatron_keys(llama):
-        layers = range(llama.layers) if parameter_mapping.is_layered(key) else (0,)
         dtypes: dict[str, str] = {}
-        for layer in layers:
+        for layer in range(llama.layers) if parameter_mapping.is_layered(key) else (0,):
             for name in parameter_mapping.hugging_face_names(key, layer):
                 if name in tensors:
                     dtypes.setdefault(tensors[name].dtype, name)

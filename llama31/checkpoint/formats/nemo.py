@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from llama31.checkpoint.formats import architecture, dcp_metadata, hugging_face, parameter_mapping
+from llama31.checkpoint.formats import architecture, dcp_metadata, parameter_mapping
 from llama31.checkpoint.formats.architecture import Architecture
 from llama31.checkpoint.formats.dcp_metadata import StoredTensor
 from llama31.checkpoint.formats.safetensors_header import DTYPES, ITEM_BYTES
@@ -71,20 +71,13 @@ class NemoCheckpoint:
         names = {chunk.file for contents in self.tensors.values() for chunk in contents.chunks}
         return [self.path / WEIGHTS / name for name in (dcp_metadata.FILE, *sorted(names))]
 
-    def small_files(self) -> list[Path]:
-        """Return the files of the tokenizer and the generation settings."""
-        return hugging_face.small_files(self.tokenizer)
-
     def bytes(self) -> int:
         """Return the size of all weights, bytes."""
         return sum(math.prod(contents.shape) * ITEM_BYTES[contents.dtype] for contents in self.tensors.values())
 
 
 def inspect(path: Path) -> NemoCheckpoint:
-    """Read and check the model's configuration and the weights' table of contents.
-
-    Raises UserError, with a line for each problem, unless it is a complete Llama.
-    """
+    """Read and check all but the weights. Raises UserError, a line for each problem, unless it is a complete Llama."""
     for directory in (path / CONTEXT, path / WEIGHTS):
         if not directory.is_dir():
             raise UserError(f"{path}: has no directory {directory.name}; a NeMo checkpoint has context and weights")
@@ -107,10 +100,7 @@ def inspect(path: Path) -> NemoCheckpoint:
 
 
 def read_model(checkpoint: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint's model.yaml without importing the classes that it names.
-
-    Raises UserError if it cannot be read or has no configuration.
-    """
+    """Return the content of model.yaml; import none of its classes. Raises UserError if it has no configuration."""
     path = checkpoint / CONTEXT / MODEL
     with failures_named(path):
         text = path.read_bytes()

@@ -28,8 +28,6 @@ _KNOWN = {
     "torch.distributed.checkpoint.planner": {"BytesIOWriteData", "SavePlan", "TensorWriteData", "WriteItem"},
     "torch.serialization": {"_get_layout"},
 }  # fmt: skip
-
-
 _ENUMS = {
     "torch.distributed.checkpoint.metadata": {"_MEM_FORMAT_ENCODING"},
     "torch.distributed.checkpoint.planner": {"WriteItemType"},
@@ -68,8 +66,5 @@ class _TableUnpickler(InertUnpickler):
 
 
 def read_table(weights: Path) -> Any:
-    """Return the table of contents of a checkpoint's `weights`, as `dcp_metadata.load`.
-
-    Raises UserError if it is missing or damaged, or would execute something if torch read it.
-    """
+    """Return the table, as `dcp_metadata.load`. Raises UserError also if torch would execute something in it."""
     return dcp_metadata.load(weights, _TableUnpickler)

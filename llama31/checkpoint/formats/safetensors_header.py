@@ -57,8 +57,7 @@ def read_header(file: Path) -> dict[str, Stored]:
     if size != expected:
         kind = "truncated" if size < expected else "too long"
         raise UserError(f"{file}: {kind}: {size:,} bytes of {expected:,}; download it again")
-    unsupported = [name for name, (dtype, _) in found.items() if dtype not in DTYPES]
-    if unsupported:
+    if unsupported := [name for name, (dtype, _) in found.items() if dtype not in DTYPES]:
         dtype = found[unsupported[0]][0]
         raise UserError(f"{file}: {some(unsupported)} of type {dtype}; supported: {', '.join(DTYPES)}")
     tensors = {

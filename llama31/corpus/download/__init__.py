@@ -1,1 +1,1 @@
-"""Published files to a directory: over HTTPS from MLCommons' public storage, or from its bucket with rclone."""
+"""Download of published files: over HTTPS from MLCommons' public storage, or from its bucket with rclone."""

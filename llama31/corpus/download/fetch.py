@@ -1,4 +1,4 @@
-"""Published files -> a directory, in pieces that are fetched in parallel and never twice."""
+"""Download published files to a directory, in pieces that are fetched in parallel and never twice."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from llama31.common.progress import Progress
 from llama31.common.units import size
 from llama31.corpus.download.journal import Range
 from llama31.corpus.download.remote import Remote, RemoteFile, Version
-from llama31.corpus.download.retries import retried
+from llama31.corpus.download.retries import retry
 from llama31.corpus.download.target import Target, Transfers
 from llama31.corpus.download.verified import VerifiedFiles
 
@@ -23,49 +23,49 @@ SHARD = re.compile(r"c4-(train|validation)\.\d{5}-of-\d{5}\.json")
 
 
 def download(remote: Remote, directory: Path, is_wanted: Callable[[RemoteFile], bool], jobs: int) -> str:
-    """Fetch the wanted files, `jobs` pieces at a time; returns a line to print.
+    """Fetch the wanted files, `jobs` pieces at a time; return a summary line.
 
-    Files that are there are checked and not fetched. Raises UserError with a line for each file that failed.
+    Files that exist are verified, not fetched. Raises UserError with a line for each file that failed.
     """
     stop = Event()
-    files = [file for file in retried(remote.files, stop, _show) if is_wanted(file)]
+    files = [file for file in retry(remote.files, stop, _show) if is_wanted(file)]
     with failures_named(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with only_run_in(directory):
-        checked = VerifiedFiles(directory)
+        verified = VerifiedFiles(directory)
         compressed = [file for file in files if _is_compressed_here(directory / file.path)]
-        known = [file for file in files if checked.holds(file)]
-        skipped = {*compressed, *known}
+        unchanged = [file for file in files if verified.is_verified(file)]
+        skipped = {*compressed, *unchanged}
         targets = _targets(remote, directory, [file for file in files if file not in skipped], jobs, stop)
         try:
-            figures = _fetch(remote, directory, targets, checked, jobs, stop)
+            figures = _fetch(remote, directory, targets, verified, jobs, stop)
         except KeyboardInterrupt:
-            print(f"{directory}: interrupted; what arrived is kept, the same command resumes", file=sys.stderr)
+            print(f"{directory}: interrupted; run the same command to resume", file=sys.stderr)
             raise
         finally:
-            checked.save()
-    return f"{directory}: {len(files):,} files; fetched {figures}; {_state(files, known, compressed)}"
+            verified.save()
+    return f"{directory}: {len(files):,} files; fetched {figures}; {_state(files, unchanged, compressed)}"
 
 
 def _show(line: str) -> None:
-    """Say why it takes long before there is a progress bar."""
+    """Print why it takes long, before there is a progress bar."""
     if sys.stderr.isatty():
         print(line, file=sys.stderr)
 
 
 def _is_compressed_here(path: Path) -> bool:
-    """Whether C4's shard was compressed after its download, which removes the original."""
+    """Return whether a shard of C4 was compressed after its download, which removes the original."""
     return bool(SHARD.fullmatch(path.name)) and not path.exists() and path.with_name(f"{path.name}.gz").exists()
 
 
 def _targets(remote: Remote, directory: Path, files: Sequence[RemoteFile], jobs: int, stop: Event) -> list[Target]:
-    """Ask for the versions of all files. Raises UserError with a line for each that cannot be fetched."""
+    """Query the versions of all files; return their targets. Raises UserError with a line for each unusable file."""
     versions: dict[str, Version] = {}
 
-    def ask(file: RemoteFile) -> None:
-        versions[file.path] = retried(lambda: remote.version(file), stop, _show)
+    def query(file: RemoteFile) -> None:
+        versions[file.path] = retry(lambda: remote.version(file), stop, _show)
 
-    run_all(ask, files, jobs, stop)
+    run_all(query, files, jobs, stop)
     targets, lines = [], []
     for file in files:
         try:
@@ -78,14 +78,14 @@ def _targets(remote: Remote, directory: Path, files: Sequence[RemoteFile], jobs:
 
 
 def _fetch(
-    remote: Remote, directory: Path, targets: Sequence[Target], checked: VerifiedFiles, jobs: int, stop: Event
+    remote: Remote, directory: Path, targets: Sequence[Target], verified: VerifiedFiles, jobs: int, stop: Event
 ) -> str:
-    """Fetch what is missing of the targets, and check them; returns how much it was, in what time."""
+    """Fetch the missing bytes of the targets and check them; return bytes, time and rate."""
     missing = sum(target.missing for target in targets)
     to_hash = sum(target.to_hash for target in targets)
     free = shutil.disk_usage(directory).free
     if missing > free:
-        raise UserError(f"{directory}: {size(missing)} to fetch, and {size(free)} of disk are free")
+        raise UserError(f"{directory}: {size(missing)} to fetch, and {size(free)} of disk space are free")
     for target in targets:
         target.prepare()
 
@@ -99,8 +99,8 @@ def _fetch(
             target, piece = task
             if piece:
                 target.fetch(run, piece)
-            if not piece or target.is_last_piece():
-                target.finish(run, checked)
+            if not piece or target.finish_piece():
+                target.finish(run, verified)
 
         tasks: list[tuple[Target, Range | None]] = []
         for target in targets:
@@ -109,14 +109,14 @@ def _fetch(
         return fetched.figures()
 
 
-def _state(files: Sequence[RemoteFile], known: Sequence[RemoteFile], compressed: Sequence[RemoteFile]) -> str:
-    """What was checked."""
+def _state(files: Sequence[RemoteFile], unchanged: Sequence[RemoteFile], compressed: Sequence[RemoteFile]) -> str:
+    """Return which files were verified, for the summary line."""
     hashed = sum(bool(file.md5) for file in files) - len(compressed)
-    state = "sizes and MD5s are right"
+    state = "sizes and MD5s match"
     if hashed < len(files) - len(compressed):
-        state = f"sizes are right, and MD5s of the {hashed:,} files that have a published one"
-    if known:
-        state += f"; {len(known):,} of them were checked before and are unchanged"
+        state = f"sizes match, and MD5s of the {hashed:,} files that have a published one"
+    if unchanged:
+        state += f"; {len(unchanged):,} of them were checked before and are unchanged"
     if compressed:
         state += f"; not checked: {len(compressed):,} compressed here since"
     return state

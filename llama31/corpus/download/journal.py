@@ -1,21 +1,21 @@
-"""Which bytes of a partial file are on disk for good."""
+"""Journal of the bytes of a partial file that are durable on disk."""
 
 from pathlib import Path
 from threading import Lock
 
 from llama31.common.files import failures_named
 
-DIGITS = 20  # of an offset: a line that a crash cut short is recognised by its length
+DIGITS = 20  # of an offset: the fixed length of a line shows whether a crash truncated it
 
 Range = tuple[int, int]
-"""First byte, and the one after the last."""
+"""First byte, and one past the last byte."""
 
 
 class Journal:
-    """A text file: a title that says of what the bytes are, and a line for each range. Used by several threads."""
+    """A text file: a title that identifies the data, and a line for each range. Thread-safe."""
 
     def __init__(self, path: Path, title: str):
-        """Read the ranges, none if the file has another title."""
+        """Read the ranges; a file with another title counts as empty."""
         self._path = path
         self._title = title
         self._lock = Lock()
@@ -32,7 +32,7 @@ class Journal:
         return _merged([(int(first), int(last)) for first, last in whole])
 
     def clear(self) -> None:
-        """Forget all ranges, and start the file."""
+        """Drop all ranges, and write a file with only the title."""
         self._ranges = []
         self._path.write_text(self._title)
 
@@ -44,21 +44,21 @@ class Journal:
             self._ranges = _merged([*self._ranges, (start, end)])
 
     def gaps(self, size: int) -> list[Range]:
-        """Return what is missing of a file of `size` bytes."""
+        """Return the missing ranges of a file of `size` bytes."""
         edges = [0, *(edge for part in self._ranges for edge in part), size]
         return [(start, end) for start, end in zip(edges[::2], edges[1::2], strict=True) if start < end]
 
     def recorded(self) -> int:
-        """Bytes in all ranges."""
+        """Return the number of bytes in all ranges."""
         return sum(end - start for start, end in self._ranges)
 
     def prefix(self) -> int:
-        """Bytes from the beginning of the file to the first gap."""
+        """Return the number of bytes from the beginning of the file to the first gap."""
         ranges = self._ranges
         return ranges[0][1] if ranges and ranges[0][0] == 0 else 0
 
     def end(self) -> int:
-        """Where the last range ends."""
+        """Return the end of the last range."""
         return self._ranges[-1][1] if self._ranges else 0
 
     def remove(self) -> None:
@@ -67,7 +67,7 @@ class Journal:
 
 
 def _merged(ranges: list[Range]) -> list[Range]:
-    """Sorted, without overlaps."""
+    """Return ranges sorted, with overlapping and adjacent ones merged."""
     found: list[Range] = []
     for start, end in sorted(ranges):
         if found and start <= found[-1][1]:

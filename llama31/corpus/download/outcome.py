@@ -1,4 +1,4 @@
-"""What a download has to leave behind, and the command that comes next."""
+"""Check of a finished download, and the command to run next."""
 
 import shlex
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from llama31.data.token_file import TokenFile, idx_path, summary
 from llama31.data.tokenizer import TOKENIZER_FILE, vocabulary_size
 
 PATHS = {"preprocessed": "PREPROCESSED_PATH", "tokenizer": "TOKENIZER_PATH", "raw": "C4_PATH"}
-"""Set -> variable that names its directory."""
+"""Set -> environment variable of its directory."""
 
 
-def lines(what: str, directory: Path, environment: Mapping[str, str]) -> list[str]:
-    """Check that a run finds what it needs; returns lines to print. Raises UserError if it does not."""
+def check(what: str, directory: Path, environment: Mapping[str, str]) -> list[str]:
+    """Check that a downloaded set is complete; return lines to print. Raises UserError if it is not."""
     if what not in PATHS:
         return []
     found = []

@@ -1,4 +1,4 @@
-"""The sets that MLCommons publishes: a file NAME.uri with the address of the files, and NAME.md5 with their list."""
+"""MLCommons' published sets of files: NAME.uri has the address of the files, NAME.md5 lists them."""
 
 import os
 import re
@@ -12,41 +12,41 @@ import requests
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.corpus import hugging_face_files
-from llama31.corpus.download.remote import Interrupted, RemoteFile, Version, checked
-from llama31.corpus.download.web import Web, checked_url
+from llama31.corpus.download.remote import Interrupted, RemoteFile, Version, validated
+from llama31.corpus.download.web import Web, parse_url
 
 MIRROR = "MLCOMMONS_MIRROR"
-"""Variable: address of a copy of MLCommons' storage."""
+"""Environment variable: address of a copy of MLCommons' storage."""
 LINE = re.compile(r"(\\?)([0-9a-fA-F]{32}| {32}) [ *](.+)")
-"""Of md5sum, and of rclone, which leaves the MD5 blank if it does not know it."""
+"""Output line of md5sum, or of rclone, which leaves an unknown MD5 blank."""
 LIST_BYTES = 64 << 20
-"""Of a list at most: one of 100,000 files has 10 MB."""
+"""Largest size of a list; 100,000 files take 10 MB."""
 READ_BYTES = 128 << 10
 TRAIN_SHARD = re.compile(r"c4-train\.(\d{5})-of-")
 
 
 def address(what: str, environment: Mapping[str, str] = os.environ) -> str:
-    """URL of the .uri file of a set of rules.PUBLISHED_SETS, or `what` itself. Raises UserError if it is neither."""
+    """Return the URL of a set's .uri file: of rules.PUBLISHED_SETS, or `what` itself. Raises UserError for others."""
     if name := rules.PUBLISHED_SETS.get(what):
         return _mirrored(f"{rules.DATA_SITE}/metadata/{name}.uri", environment)
     if "://" not in what:
-        raise UserError(f"{what!r}: what to download? {', '.join(rules.PUBLISHED_SETS)}, or the URL of a .uri file")
-    if not checked_url(what).path.endswith(".uri"):
+        raise UserError(f"{what!r}: unknown set; choose {', '.join(rules.PUBLISHED_SETS)}, or the URL of a .uri file")
+    if not parse_url(what).path.endswith(".uri"):
         raise UserError(f"{what}: not the URL of a .uri file")
     return _mirrored(what, environment)
 
 
 def _mirrored(url: str, environment: Mapping[str, str]) -> str:
-    """The same in the mirror, if there is one and `url` is on MLCommons' site."""
+    """Return the URL on the mirror, if one is set and `url` is on MLCommons' site; else `url`."""
     mirror = environment.get(MIRROR, "").rstrip("/")
     if not mirror or not url.startswith(f"{rules.DATA_SITE}/"):
         return url
-    checked_url(mirror)
+    parse_url(mirror)
     return mirror + url.removeprefix(rules.DATA_SITE)
 
 
 def selection(what: str, parts: Sequence[int], weights: bool) -> Callable[[RemoteFile], bool]:
-    """Which files of a set are wanted."""
+    """Return a predicate that selects the wanted files of a set."""
     if what == "tokenizer":
         patterns = [*hugging_face_files.TOKENIZER, *(hugging_face_files.WEIGHTS if weights else ())]
         return lambda file: any(fnmatchcase(file.path, pattern) for pattern in patterns)
@@ -61,23 +61,23 @@ def _is_of_parts(file: RemoteFile, parts: Sequence[int]) -> bool:
 
 
 class PublishedSet:
-    """The files of a set (see `remote.Remote`)."""
+    """A published set as a `remote.Remote`."""
 
     def __init__(self, uri: str, environment: Mapping[str, str] = os.environ):
         """`uri`: URL of the .uri file."""
-        checked_url(uri)
+        parse_url(uri)
         self._uri = uri
         self._environment = environment
         self._web = Web(uri, environment)
         self._base = ""
 
     def files(self) -> list[RemoteFile]:
-        """Read the .uri and the .md5 file."""
+        """Read the .uri and the .md5 file; return the listed files."""
         base = self._text(self._uri).strip()
-        checked_url(base)
+        parse_url(base)
         self._base = _mirrored(base.rstrip("/"), self._environment)
         listed = self._uri.removesuffix(".uri") + ".md5"
-        return checked(listed, parsed(listed, self._text(listed)))
+        return validated(listed, parse_list(listed, self._text(listed)))
 
     def _text(self, url: str) -> str:
         with self._web.get(url) as response:
@@ -88,7 +88,7 @@ class PublishedSet:
                     raise UserError(f"{url}: longer than {LIST_BYTES:,} bytes: not a .uri or .md5 file")
             expected = _size(response) or 0
         if len(content) < expected:
-            raise Interrupted(f"{url}: {_ended(len(content), expected)}")
+            raise Interrupted(f"{url}: {_truncated(len(content), expected)}")
         try:
             return content.decode()
         except UnicodeDecodeError:
@@ -98,7 +98,7 @@ class PublishedSet:
         return f"{self._base}/{quote(file.path)}"
 
     def version(self, file: RemoteFile) -> Version:
-        """Ask for the first byte: the answer tells size and version, and whether there are ranges."""
+        """Request the first byte; its response has the size, the version, and whether ranges are supported."""
         url = self._url(file)
         with self._web.get(url, {"Range": "bytes=0-0"}) as response:
             size = _size(response)
@@ -107,18 +107,18 @@ class PublishedSet:
             return Version(size, _tag(response), response.status_code != requests.codes.ok)
 
     def read(self, file: RemoteFile, version: Version, offset: int, count: int) -> Iterator[bytes]:
-        """Yield bytes of this version. A server without ranges sends all; what comes before `offset` is dropped."""
+        """Yield bytes of this version. From a server without ranges, the bytes before `offset` are dropped."""
         url, headers = self._url(file), {}
         if version.has_ranges:
             headers["Range"] = f"bytes={offset}-{offset + count - 1}"
             if version.tag:
                 headers["If-Range"] = version.tag
         with self._web.get(url, headers) as response:
-            if _is_other(response, version):
-                raise UserError(f"{url}: changed while it was fetched; the same command starts it over")
+            if _is_other_version(response, version):
+                raise UserError(f"{url}: changed during the download; run the same command to start over")
             position = _first_byte(response)
             if position > offset:
-                raise Interrupted(f"{url}: the answer starts at byte {position:,} instead of {offset:,}")
+                raise Interrupted(f"{url}: the response starts at byte {position:,} instead of {offset:,}")
             for data in response.iter_content(READ_BYTES):
                 wanted = data[max(0, offset - position) :][:count]
                 position += len(data)
@@ -128,11 +128,11 @@ class PublishedSet:
                     yield wanted
                 if not count:
                     return
-        raise Interrupted(f"{url}: {_ended(offset, offset + count)}")
+        raise Interrupted(f"{url}: {_truncated(offset, offset + count)}")
 
 
-def parsed(source: str, text: str) -> Iterator[RemoteFile]:
-    """The lines of a list of MD5s. Raises UserError for one of another form."""
+def parse_list(source: str, text: str) -> Iterator[RemoteFile]:
+    """Parse a list of MD5s and paths. Raises UserError for an invalid line."""
     for number, line in enumerate(text.split("\n"), 1):
         line = line.removesuffix("\r")
         if not line.strip():
@@ -147,23 +147,23 @@ def parsed(source: str, text: str) -> Iterator[RemoteFile]:
 
 
 def _size(response: requests.Response) -> int | None:
-    """Size of the whole file; None if the answer does not state it."""
+    """Return the size of the whole file; None if the response does not state it."""
     stated = response.headers.get("Content-Length", "")
     if response.status_code != requests.codes.ok:
         stated = response.headers.get("Content-Range", "").rpartition("/")[2]
     elif response.headers.get("Content-Encoding", "identity") != "identity":
-        stated = ""  # that of the compressed file
+        stated = ""  # the header has the size of the compressed file
     return int(stated) if stated.isdecimal() else None
 
 
 def _tag(response: requests.Response) -> str:
-    """What is compared, and sent as If-Range: a strong ETag, or else the date."""
+    """Return the version tag that If-Range takes: a strong ETag, else the modification date."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
-def _is_other(response: requests.Response, version: Version) -> bool:
-    """Whether an answer is of another version. With If-Range, a part need not repeat what identifies it."""
+def _is_other_version(response: requests.Response, version: Version) -> bool:
+    """Return whether a response is of another version. A partial response to If-Range may omit its tag."""
     is_beyond = response.status_code == requests.codes.requested_range_not_satisfiable
     if is_beyond or _size(response) not in (None, version.size):
         return True
@@ -177,5 +177,5 @@ def _first_byte(response: requests.Response) -> int:
     return int(found[1]) if found and response.status_code == requests.codes.partial else 0
 
 
-def _ended(have: int, expected: int) -> str:
+def _truncated(have: int, expected: int) -> str:
     return f"the connection ended at byte {have:,} of {expected:,}"

@@ -1,4 +1,4 @@
-"""What a download needs of the place that the files come from."""
+"""The interface of a source of files to download."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL
 
 PIECES = ".pieces"
-"""Appended to a file's name: the journal of its download."""
+"""Suffix of the journal of a file's download."""
 CHECKED = ".downloaded.json"
-"""Name of the record of what was checked."""
+"""Name of the record of verified files."""
 
 
 class Interrupted(Exception):
-    """A request failed in a way that another attempt may cure; the message says how."""
+    """Raised if a request failed but a retry may succeed; the message is the reason."""
 
     def __init__(self, reason: str, retry_after: float = 0):
         super().__init__(reason)
         self.retry_after = retry_after
-        """Seconds that the server asks to wait."""
+        """Seconds to wait before the retry, as the server asks."""
 
 
 @dataclass(frozen=True)
@@ -28,45 +28,45 @@ class RemoteFile:
     """A published file."""
 
     path: str
-    """Relative to the directory that is downloaded."""
+    """Relative to the downloaded directory."""
     md5: str
     """Hexadecimal; empty if it is not published."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """What the server has under a file's name at present."""
+    """The current version of a file on the server."""
 
     size: int
     """Bytes."""
     tag: str = ""
-    """Changes with the content: an ETag or a date; empty if the server sends neither."""
+    """Identifies the contents: an ETag or a date; empty if the server sends neither."""
     has_ranges: bool = True
-    """Whether the server sends a part of the file on request."""
+    """Whether the server supports range requests."""
 
 
 class Remote(Protocol):
-    """A directory of published files. Each method makes one attempt, and raises Interrupted if another may succeed."""
+    """A directory of published files. Each method makes one attempt, and raises Interrupted if a retry may succeed."""
 
     def files(self) -> list[RemoteFile]:
         """Return all files, those of subdirectories too. Raises UserError if there are none or access is refused."""
 
     def version(self, file: RemoteFile) -> Version:
-        """Return what the server has of a file. Raises UserError if it has none."""
+        """Return the current version of a file. Raises UserError if there is none."""
 
     def read(self, file: RemoteFile, version: Version, offset: int, count: int) -> Iterator[bytes]:
         """Yield `count` bytes from `offset` on. Raises UserError if the file is no longer this version."""
 
 
-def checked(source: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
-    """Sort files by path. Raises UserError if there are none, or a path is unsafe, repeated or a temporary file's."""
+def validated(source: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
+    """Return files sorted by path. Raises UserError if there are none, or if a path is unsafe, repeated or reserved."""
     found = {}
     for file in files:
         path = PurePosixPath(file.path)
         if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in file.path:
-            raise UserError(f"{source}: {file.path!r} is outside of the directory to download to; nothing was written")
+            raise UserError(f"{source}: {file.path!r} is outside the download directory; nothing was written")
         if path.name.endswith((PARTIAL, PIECES)) or file.path == CHECKED:
-            raise UserError(f"{source}: {file.path!r}: a download keeps its own files under such names")
+            raise UserError(f"{source}: {file.path!r}: a name reserved for the download's own files")
         if str(path) in found:
             raise UserError(f"{source}: lists {file.path!r} twice")
         found[str(path)] = RemoteFile(str(path), file.md5)

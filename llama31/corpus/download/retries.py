@@ -1,4 +1,4 @@
-"""Attempts, and the pauses between them."""
+"""Retries with exponential backoff."""
 
 import random
 from collections.abc import Callable
@@ -9,55 +9,55 @@ from llama31.common.errors import UserError
 from llama31.corpus.download.remote import Interrupted
 
 ATTEMPTS = 8
-"""In a row without any success."""
+"""Consecutive failures after which to give up."""
 FIRST_PAUSE = 1.0
 """Seconds; each further pause is twice as long. All pauses together take about two minutes."""
 LONGEST_PAUSE = 60.0
 LONGEST_ASKED = 600.0
-"""Seconds that a server's Retry-After is followed for."""
+"""Longest Retry-After of a server that is respected, seconds."""
 
 T = TypeVar("T")
 
 
 class Stopped(UserError):
-    """Work ended because the whole download ends; another line says why."""
+    """Raised to end work because the whole download ends; the reason is reported elsewhere."""
 
     def __init__(self) -> None:
         super().__init__([])
 
 
 class GivenUp(UserError):
-    """All attempts failed."""
+    """Raised if all attempts failed."""
 
 
 def pause(stop: Event, seconds: float) -> None:
-    """Wait, or until `stop` is set."""
+    """Wait `seconds`, or until `stop` is set."""
     stop.wait(seconds)
 
 
 class Attempts:
-    """The attempts at one piece of work."""
+    """Counter of the failed attempts at one piece of work."""
 
     def __init__(self, stop: Event, note: Callable[[str], object]):
         """`note` receives a line before each pause."""
         self._stop = stop
         self._note = note
         self.failures = 0
-        """In a row."""
+        """Consecutive failures."""
 
     def succeeded(self) -> None:
-        """Count from zero again."""
+        """Reset the count of failures."""
         if self.failures:
             self.failures = 0
             self._note("")
 
     def failed(self, error: Interrupted) -> None:
-        """Wait before the next attempt. Raises GivenUp after the last one, Stopped if the download ends meanwhile."""
+        """Wait before the next attempt. Raises GivenUp after the last one, Stopped if the download ends during it."""
         self.failures += 1
         if self.failures >= ATTEMPTS:
             raise GivenUp(f"{error}; gave up after {self.failures} attempts")
         backoff = min(FIRST_PAUSE * 2 ** (self.failures - 1), LONGEST_PAUSE)
-        # Random, so that many clients which failed together do not return together.
+        # Random, so that clients that failed at the same time do not retry at the same time.
         seconds = max(min(error.retry_after, LONGEST_ASKED), backoff * random.uniform(0.5, 1))
         self._note(f"{error}; attempt {self.failures + 1} of {ATTEMPTS} in {seconds:.0f} s")
         pause(self._stop, seconds)
@@ -65,8 +65,8 @@ class Attempts:
             raise Stopped
 
 
-def retried(work: Callable[[], T], stop: Event, note: Callable[[str], object]) -> T:
-    """Call `work` until it is not interrupted, and return its result. Raises GivenUp, one line."""
+def retry(work: Callable[[], T], stop: Event, note: Callable[[str], object]) -> T:
+    """Call `work` until it does not raise Interrupted; return its result. Raises GivenUp, one line, or Stopped."""
     attempts = Attempts(stop, note)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""DIR/.downloaded.json: which files had the published MD5, and what they were then, so that none is read twice."""
+"""DIR/.downloaded.json: the files with a verified MD5, their sizes, inodes and times, so that none is hashed twice."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +10,10 @@ from llama31.corpus.download.remote import CHECKED, RemoteFile
 
 
 class VerifiedFiles:
-    """The checked files of a directory. Used by several threads."""
+    """The verified files of a directory. Thread-safe."""
 
     def __init__(self, directory: Path):
-        """Read the record; a damaged one is as none."""
+        """Read the record; an invalid one counts as empty."""
         self._directory = directory
         self._lock = Lock()
         self._changed = False
@@ -21,18 +21,18 @@ class VerifiedFiles:
         with suppress(UserError):
             self._found = load_object(directory / CHECKED)
 
-    def holds(self, file: RemoteFile) -> bool:
-        """Whether the file had this MD5, and was not touched since."""
+    def is_verified(self, file: RemoteFile) -> bool:
+        """Return whether the file had this MD5 and was not modified since."""
         return bool(file.md5) and file.path in self._found and self._found[file.path] == self._state(file)
 
-    def remember(self, file: RemoteFile) -> None:
-        """Note that the file has its MD5 now."""
+    def add(self, file: RemoteFile) -> None:
+        """Record that the file has its MD5."""
         with self._lock:
             self._found[file.path] = self._state(file)
             self._changed = True
 
     def save(self) -> None:
-        """Write the record, if it changed. Raises UserError."""
+        """Write the record if it changed. Raises UserError if that fails."""
         if self._changed:
             write_json(self._directory / CHECKED, self._found)
 
@@ -41,5 +41,5 @@ class VerifiedFiles:
             status = (self._directory / file.path).stat()
         except OSError:
             return None
-        # A program can set the time of modification back, but not that of the last change of the inode.
+        # A program can reset the modification time, but not the time of the inode's last change.
         return [file.md5, status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]

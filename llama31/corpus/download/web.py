@@ -1,4 +1,4 @@
-"""HTTPS requests of one attempt each, and the login of private sets at Cloudflare Access."""
+"""HTTPS requests without retries, and the login at Cloudflare Access for private sets."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -18,16 +18,16 @@ from llama31.common.errors import UserError
 from llama31.corpus.download.remote import Interrupted
 
 TIMEOUTS = (10, 30)
-"""Seconds: to connect, and without any byte."""
+"""Seconds: to connect, and between received bytes."""
 CONNECTIONS = 64
 CLIENT_ID, CLIENT_SECRET = "CF_ACCESS_CLIENT_ID", "CF_ACCESS_CLIENT_SECRET"
-"""Variables of a service account that may read private sets."""
+"""Environment variables of a service account that may read private sets."""
 TRANSIENT = {408, 425, 429}
-"""Statuses below 500 that another attempt may cure."""
+"""HTTP statuses below 500 after which a retry may succeed."""
 
 
-def checked_url(text: str) -> SplitResult:
-    """Take a URL apart. Raises UserError unless it is https, or http to this machine, without a user or a query."""
+def parse_url(text: str) -> SplitResult:
+    """Parse a URL. Raises UserError unless it is https, or http to this machine, without user, query and fragment."""
     try:
         url = urlsplit(text)
         host = url.hostname or ""
@@ -35,11 +35,11 @@ def checked_url(text: str) -> SplitResult:
     except ValueError as error:
         raise UserError(f"{text!r}: not a URL: {error}") from None
     if url.scheme not in ("http", "https") or not host or not text.isprintable() or " " in text:
-        raise UserError(f"{text[:200]!r}: not a URL; one that works starts with https://")
+        raise UserError(f"{text[:200]!r}: not a URL; expected https://...")
     if url.username is not None or url.query or url.fragment:
-        raise UserError(f"{url.scheme}://{host}{url.path}: a URL without user, ? and # is needed")
+        raise UserError(f"{url.scheme}://{host}{url.path}: user, ? and # are not allowed in the URL")
     if url.scheme == "http" and not _is_loopback(host):
-        raise UserError(f"{text}: not encrypted; https:// works (http:// only to this machine)")
+        raise UserError(f"{text}: not encrypted; use https:// (http:// only to this machine)")
     return url
 
 
@@ -51,40 +51,40 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_credential(value: str) -> bool:
-    """Whether a header can hold the value."""
+    """Return whether a value can be sent in a header."""
     return bool(value) and value.isascii() and value.isprintable() and " " not in value
 
 
 @dataclass(frozen=True)
 class ServiceAccount:
-    """What logs a program in at Cloudflare Access."""
+    """Credentials of a program for Cloudflare Access."""
 
     client_id: str
     client_secret: str
 
     @staticmethod
     def of(environment: Mapping[str, str]) -> "ServiceAccount | None":
-        """The account that the environment names. Raises UserError, without any value, if it is incomplete."""
+        """Return the account in the environment, if any. Raises UserError, which shows no value, if it is invalid."""
         values = {name: environment.get(name, "").strip() for name in (CLIENT_ID, CLIENT_SECRET)}
         if not any(values.values()):
             return None
         for name, value in values.items():
             if not value:
-                raise UserError(f"{name}: not set, although the other of {CLIENT_ID} and {CLIENT_SECRET} is")
+                raise UserError(f"{name}: not set, but the other of {CLIENT_ID} and {CLIENT_SECRET} is")
             if not _is_credential(value):
-                raise UserError(f"{name}: holds characters that no such value has; copy it again")
+                raise UserError(f"{name}: invalid characters; copy it again")
         return ServiceAccount(*values.values())
 
     def headers(self) -> dict[str, str]:
-        """Headers of the request that logs in."""
+        """Return the headers of the login request."""
         return {"CF-Access-Client-Id": self.client_id, "CF-Access-Client-Secret": self.client_secret}
 
 
 class Web:
-    """Requests to a site, by several threads. Proxies and certificates are those of the usual variables."""
+    """Client of a site. Thread-safe. Proxies and certificates are configured by the usual environment variables."""
 
     def __init__(self, url: str, environment: Mapping[str, str] = os.environ):
-        """The account in the environment is used if the site of `url` asks for it, and never sent elsewhere."""
+        """The account in the environment is sent only to the site of `url`, if that asks for a login."""
         self._origin = _origin(url)
         self._account = ServiceAccount.of(environment)
         self._token = ""
@@ -99,9 +99,9 @@ class Web:
 
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
-        """The answer to a GET request, if it is one of 200, 206 or 416; its body is read within the block.
+        """Send a GET request; yield its response of status 200, 206 or 416, with the body not read yet.
 
-        Raises Interrupted if another attempt may succeed, and UserError otherwise, one line.
+        Raises Interrupted if a retry may succeed, otherwise UserError, one line.
         """
         with self._failures_named(url):
             response = self._answer(url, dict(headers or {}))
@@ -131,8 +131,8 @@ class Web:
         return {"cf-access-token": token} if token and _origin(url) == self._origin else {}
 
     def _log_in(self, url: str, used: str, status: int) -> None:
-        """Get a token, unless another thread has got one since the request with the token `used`."""
-        site, found = _origin(url), f"{url}: asks for a login (HTTP {status})"
+        """Get a token, unless another thread got one since the request with the token `used`."""
+        site, found = _origin(url), f"{url}: needs a login (HTTP {status})"
         if not self._account:
             raise UserError(
                 f"{found}: not public; set {CLIENT_ID} and {CLIENT_SECRET} to a service account that may read it"
@@ -144,16 +144,16 @@ class Web:
                 return
             with self._request(url, self._account.headers()) as response:
                 if _asks_for_login(response):
-                    raise UserError(f"{site}: refuses the service account of {CLIENT_ID} (HTTP {response.status_code})")
+                    raise UserError(f"{site}: rejects the service account of {CLIENT_ID} (HTTP {response.status_code})")
                 _check_status(url, response)
                 token = response.cookies.get("CF_Authorization") or ""
             if not _is_credential(token):  # requests would show it in the message of its exception
-                raise UserError(f"{site}: gave the service account no CF_Authorization cookie that can be sent")
+                raise UserError(f"{site}: returned no valid CF_Authorization cookie for the service account")
             self._token = token
 
     @contextmanager
     def _failures_named(self, url: str) -> Iterator[None]:
-        """Turn what requests raises into Interrupted or UserError."""
+        """Turn the exceptions of requests into Interrupted or UserError."""
         try:
             yield
         except requests.exceptions.SSLError as error:
@@ -169,7 +169,7 @@ class Web:
             requests.exceptions.ChunkedEncodingError,
             requests.exceptions.ContentDecodingError,
         ) as error:
-            if not self._was_reached:  # most likely a wrong name, or no way to it at all: to wait does not help
+            if not self._was_reached:  # most likely a wrong host name or no route: a retry does not help
                 raise UserError(
                     f"{_origin(url)}: cannot be reached: {_cause(error)}; behind a proxy, set https_proxy"
                 ) from None
@@ -179,7 +179,7 @@ class Web:
 
 
 def _origin(url: str) -> str:
-    """Scheme, host and port."""
+    """Return scheme, host and port of a URL."""
     found = urlsplit(url)
     return f"{found.scheme}://{found.netloc.lower().removesuffix({'https': ':443', 'http': ':80'}[found.scheme])}"
 
@@ -191,22 +191,22 @@ def _asks_for_login(response: requests.Response) -> bool:
 
 
 def _check_status(url: str, response: requests.Response) -> None:
-    """Raises Interrupted or UserError, unless the answer is content or says that there is no such range."""
+    """Raise Interrupted or UserError unless the response is content, or 416 for an unsatisfiable range."""
     status = response.status_code
     if status in (200, 206, 416):
         return
     if status in TRANSIENT or status >= 500:
         raise Interrupted(f"{url}: HTTP {status} {response.reason}", _retry_after(response))
     if _asks_for_login(response):
-        raise UserError(f"{url}: still asks for a login (HTTP {status}): the service account may not read it")
+        raise UserError(f"{url}: still needs a login (HTTP {status}): the service account may not read it")
     if response.is_redirect:
         target = urljoin(url, response.headers["Location"]).partition("?")[0]
-        raise UserError(f"{url}: redirects to {target}; if that is right, name that address")
+        raise UserError(f"{url}: redirects to {target}; if that is right, use that address")
     raise UserError(f"{url}: HTTP {status} {response.reason}")
 
 
 def _retry_after(response: requests.Response) -> float:
-    """Seconds that the server asks to wait, by their number or a date; 0 if it does not say."""
+    """Return the seconds of Retry-After, which is a number or a date; 0 if there is none."""
     text = response.headers.get("Retry-After", "").strip()
     if text.isdecimal():
         return float(text)
@@ -218,7 +218,7 @@ def _retry_after(response: requests.Response) -> float:
 
 
 def _cause(error: BaseException) -> str:
-    """The reason at the bottom of nested exceptions, without the address that is named before it."""
+    """Return the reason of the innermost of nested exceptions, without the address before it."""
     nested = [*error.args, getattr(error, "reason", None)]
     for inner in nested:
         if isinstance(inner, BaseException):

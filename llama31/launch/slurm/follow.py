@@ -51,13 +51,10 @@ class _Job:
 
 
 def follow(submitted: Sequence[tuple[Path, Submission]], interval: float = INTERVAL) -> int:
-    """Print state changes and logs of the jobs of runs until all have ended.
+    """Print state changes and logs of the jobs of runs until all have ended; call squeue every `interval` seconds.
 
-    Returns the exit code of the worst outcome; INTERRUPTED after Ctrl-C, which ends no job.
-
-    Args:
-        submitted: Run directories and their jobs; through ssh, the directories may not be visible here.
-        interval: Seconds between two calls of squeue.
+    Through ssh, the run directories may not be visible here. Returns the exit code of the worst outcome; INTERRUPTED
+    after Ctrl-C, which ends no job.
     """
     runs = {run_dir: _jobs(run_dir, one, is_one_of_many=len(submitted) > 1) for run_dir, one in submitted}
     try:
@@ -125,27 +122,21 @@ def _words(job_id: int, state: JobState) -> str:
     if state.has_ended:
         return f"job {job_id} ended" + (f": {state.state}" if state.state != UNKNOWN else "; Slurm has forgotten how")
     if state.state == PENDING:
-        return (
-            f"job {job_id} is pending"
-            + (f": {state.reason}" if state.reason else "")
-            + (f", expected to start {state.start}" if state.start else "")
-        )
+        expected = f", expected to start {state.start}" if state.start else ""
+        return f"job {job_id} is pending" + (f": {state.reason}" if state.reason else "") + expected
     if state.state == RUNNING:
-        return (
-            f"job {job_id} runs on {state.nodes}"
-            + (f", until {state.end} at most" if state.end else "")
-            + (f"; it was requeued, {state.restarts} times so far" if state.restarts else "")
-        )
+        requeued = f"; it was requeued, {state.restarts} times so far" if state.restarts else ""
+        return f"job {job_id} runs on {state.nodes}" + (f", until {state.end} at most" if state.end else "") + requeued
     return f"job {job_id}: {state.state}"
 
 
 def _exit_code(run_dir: Path, last: _Job) -> int:
     """Return the exit code of the run's outcome; of its last job if no job has started ranks or none can be read."""
     try:
-        has_begun, outcome = remote_files.last_outcome(run_dir, "" if run_dir.is_dir() else last.destination)
+        has_started, outcome = remote_files.last_outcome(run_dir, "" if run_dir.is_dir() else last.destination)
     except UserError:
-        has_begun, outcome = False, None
-    if has_begun:
+        has_started, outcome = False, None
+    if has_started:
         return outcome.exit_code if outcome else FAILED
     state = last.state or JobState()
     return state.exit_code if state.state in ("COMPLETED", "FAILED") and state.exit_code in WORST_LAST else FAILED

@@ -17,17 +17,9 @@ PENDING = "PENDING"
 RUNNING = "RUNNING"
 # States of a job that will not run again (man squeue, JOB STATE CODES).
 ENDED = {
-    "BOOT_FAIL",
-    "CANCELLED",
-    "COMPLETED",
-    "DEADLINE",
-    "FAILED",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "PREEMPTED",
-    "REVOKED",
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
     "TIMEOUT",
-}
+}  # fmt: skip
 FORGOTTEN = "Invalid job id specified"  # squeue's error for a single unknown job; among several it omits unknown ones
 # Each command's names of the same fields; results use sacct's.
 SQUEUE_FORMAT = ("JobID", "State", "NodeList", "StartTime", "EndTime", "RestartCnt", "exit_code", "Reason")
@@ -64,15 +56,9 @@ class JobState:
 
 
 def states(job_ids: Sequence[int], destination: str) -> dict[int, JobState]:
-    """Return the state of each job, by one call of squeue. Raises UserError if Slurm cannot be asked.
-
-    Args:
-        job_ids: Slurm's ids.
-        destination: [user@]host to reach through ssh; empty for this machine.
-    """
+    """Return the state of each job, by one call of squeue. Raises UserError if Slurm cannot be asked."""
     found = _squeue(job_ids, destination) if job_ids else {}
-    forgotten = [job for job in job_ids if job not in found]
-    if forgotten:
+    if forgotten := [job for job in job_ids if job not in found]:
         found |= _sacct(forgotten, destination)
     return {job: found.get(job, JobState()) for job in job_ids}
 

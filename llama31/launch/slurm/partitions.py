@@ -33,10 +33,7 @@ def known(destination: str, timeout: float = remote_shell.PATIENCE) -> dict[str,
 def check_time(settings: Settings, destination: str, kept: list[str]) -> None:
     """Raise UserError if no time limit is set and the partition's default leaves no time for training.
 
-    Args:
-        settings: Settings of the submission.
-        destination: [user@]host to reach through ssh; empty for this machine.
-        kept: Variables that sbatch will see.
+    `kept` are the variables that sbatch will see.
     """
     if not settings.signal_before_end or "SBATCH_TIMELIMIT" not in kept:
         return

@@ -16,7 +16,7 @@ from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, atomic_writer, failures_named
 from llama31.common.json_files import parse_json
 from llama31.config import paths
-from llama31.launch import cluster_needs, remote_shell, run_directory
+from llama31.launch import cluster_needs, remote_shell
 from llama31.run_dir import job_chain, record
 from llama31.run_dir.events import Outcome
 from llama31.settings import Settings
@@ -26,10 +26,10 @@ UNPACK = """
 unpack() { mkdir -p -- "${2%/*}" && mkdir -- "$1" && tar -xof - -C "$1" && [ -f "$1/$3" ] && mv -T -- "$1" "$2"; }
 why="$(unpack "$@" 2>&1)" || {
     rm -rf -- "$1"
-    printf '%s: %s\\n' "$4" "$why" | head -n 1
+    printf '%s: %s\\n' "$4" "$(printf '%s\\n' "$why" | sed '/^tar: E[rx]/d' | paste -sd ';' -)"
 }
 """
-"""Make the directory $2 of the archive, whose last file is $3, by way of $1. If it fails, print `$4: reason`."""
+"""Unpack the archive, whose last file is $3, as directory $2 by way of $1. If it fails, print `$4: reasons`."""
 ADD = """
 cd -- "$1" || exit
 mkdir -- "$2" && tar -xof - -C "$2" && mv -- "$2/$3" "$3"
@@ -48,13 +48,6 @@ for settings in job-*/"$2"; do
 done 2>/dev/null
 """
 """Print a line for each job in the run directory $1 that has started ranks: its directory's name, and its outcome."""
-
-
-def new_directory(settings: Settings, destination: str) -> Path:
-    """Make a new run directory under JOB_DIR; through ssh only name it, for `fill` to make."""
-    if not destination:
-        return run_directory.make(settings)
-    return Path(settings.job_dir) / run_directory.names(settings)[0]
 
 
 def fill(settings: Settings, directory: Path, files: Mapping[str, str], destination: str) -> None:
@@ -107,13 +100,13 @@ def last_outcome(run_dir: Path, destination: str) -> tuple[bool, Outcome | None]
     read.
     """
     if not destination:
-        begun = job_chain.begun_dirs(run_dir)
-        return bool(begun), record.load_outcome(begun[-1]) if begun else None
+        started = job_chain.started_dirs(run_dir)
+        return bool(started), record.load_outcome(started[-1]) if started else None
     lines = _sh(destination, OUTCOMES, run_dir, paths.SETTINGS, paths.OUTCOME).splitlines()
     outcomes = {Path(name): text for name, _, text in (line.partition(" ") for line in lines)}
-    begun = job_chain.in_order(outcomes)
-    text = outcomes[begun[-1]] if begun else ""
-    return bool(begun), parse_json(Outcome, text, run_dir / begun[-1]) if text else None
+    started = job_chain.in_order(outcomes)
+    text = outcomes[started[-1]] if started else ""
+    return bool(started), parse_json(Outcome, text, run_dir / started[-1]) if text else None
 
 
 def archive(files: Mapping[str, str]) -> bytes:

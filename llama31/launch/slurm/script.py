@@ -14,13 +14,10 @@ TEMPLATE = Path(__file__).with_name("job.sbatch")
 
 
 def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Return the script.
+    """Return the script of one experiment, with its seed; `run_dir` is its directory on the cluster.
 
-    Args:
-        settings: Settings of one experiment, with its seed.
-        run_dir: Its run directory on the cluster.
-        allowed: Settings that a resumed run may change, as users name them.
-        environment: Environment of the submission; the variables that libraries read are forwarded.
+    `allowed` names the settings that a resumed run may change. Variables of `environment` that libraries read are
+    forwarded.
     """
     import jinja2  # takes 50 ms, which other verbs should not spend
 

@@ -23,10 +23,7 @@ from llama31.run_dir.job_chain import Submission
 from llama31.settings import Settings
 
 # Variables of sbatch that apply if neither the setting nor SBATCH_ARGS has the option, and the option's names.
-OF_THE_SITE = {
-    "account": ("SBATCH_ACCOUNT", sbatch_options.ACCOUNT),
-    "time": ("SBATCH_TIMELIMIT", sbatch_options.TIME),
-}
+OF_THE_SITE = {"account": ("SBATCH_ACCOUNT", sbatch_options.ACCOUNT), "time": ("SBATCH_TIMELIMIT", sbatch_options.TIME)}
 
 
 def destination(settings: Settings) -> str:
@@ -62,8 +59,7 @@ def preview(experiments: Sequence[Plan], directory: Path, allowed: Sequence[str]
     seeds = [seed for plan in experiments if (seed := plan.settings.seeds)]
     if drawn := len(experiments) - len(seeds):
         seeds.append(f"{drawn} drawn at submission")
-    chain = [f"experiments: {len(experiments)}; seeds: {', '.join(seeds)}"]
-    chain += [shlex.join(remote_shell.command(destination(settings), sbatch(settings, directory, [])))]
+    chain = [f"experiments: {len(experiments)}; seeds: {', '.join(seeds)}", shlex.join(command(settings, directory))]
     if settings.npar > 1:
         chain.append(f"and {settings.npar - 1} more, each --dependency=afterany:JOB, with the job before it")
     text = script.render(settings, directory, allowed, os.environ)
@@ -99,14 +95,11 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
     """Make the run directory of an experiment and submit its jobs. Returns the directory and the submission."""
     settings = plan.settings
     there = destination(settings)
-    directory = remote_files.new_directory(settings, there)
+    # Through ssh it is only named here; `fill` makes it.
+    directory = Path(settings.job_dir) / run_directory.names(settings)[0] if there else run_directory.make(settings)
     text = script.render(settings, directory, allowed, os.environ)
     described = provenance.describe(plan, arguments, command(settings, directory), os.environ)
-    files = {
-        paths.SCRIPT: text,
-        paths.SETTINGS: record.settings_text(settings),
-        paths.RECORD: to_json(described),
-    }
+    files = {paths.SCRIPT: text, paths.SETTINGS: record.settings_text(settings), paths.RECORD: to_json(described)}
     remote_files.fill(settings, directory, files, there)
     submitted = Submission([], int(settings.seeds), there, time.strftime("%Y-%m-%dT%H:%M:%S%z"))
     try:
@@ -133,10 +126,7 @@ def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title:
 
 
 def job_id(answer: str) -> int:
-    """Return the id in sbatch's answer, JOB or JOB;CLUSTER, between a site's own messages.
-
-    Raises UserError if there is none.
-    """
+    """Return the id in an answer of sbatch: JOB or JOB;CLUSTER among other lines. Raises UserError if none."""
     ids = [line.partition(";")[0] for line in answer.splitlines() if re.fullmatch(r"\d+(;\S+)?", line)]
     if not ids:
         raise UserError(f"sbatch: no job id in its answer: {answer.strip()!r}; squeue --me shows what it did")

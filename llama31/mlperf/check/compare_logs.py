@@ -17,7 +17,7 @@ ROOM = 100  # characters for names of logs
 
 
 def seeds(logs: Mapping[str, Log]) -> Iterator[Violation]:
-    """Yield seeds that occur twice; a log without a seed fails by itself."""
+    """Yield seeds that occur twice; a log without a seed fails its own check."""
     rejected = [file for file, log in logs.items() if log.all(constants.SEED) and not official.accepts_seeds([log])]
     if rejected:
         found = f"a line that MLCommons' seed checker rejects in {named(rejected, len(logs))}"
@@ -96,7 +96,7 @@ def validation_data(runs: Mapping[str, Evaluated]) -> Iterator[Violation]:
 
 
 def single_log_lines(findings: Mapping[str, Iterable[Violation]]) -> Iterator[str]:
-    """Yield the violations of single logs as lines; those of one rule share a line."""
+    """Yield the violations of single logs as lines; violations of one rule share a line."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for file, of_log in findings.items():
         for finding in of_log:

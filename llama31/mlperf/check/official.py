@@ -146,10 +146,10 @@ def _translate(key: str | None, message: str, records: Sequence[Record]) -> Viol
     of_key = [record for record in records if record.key == key]
     if (match := _FAILED.match(message)) or (match := _BROKE.match(message)):
         record = next(record for record in records if record.number == int(match["line"]))
-        return Violation(record.key, str(record), *in_words(match["test"]))
+        return Violation(record.key, str(record), *as_text(match["test"]))
     if match := _NEVER.match(message):
         best = min(record.value for record in records if record.key == match["key"] and _can_be_checked(record))
-        return Violation(match["key"], f"{shown(best)} at best", *in_words(match["test"]))
+        return Violation(match["key"], f"{shown(best)} at best", *as_text(match["test"]))
     if match := _COUNT.match(message):
         return Violation(str(key), count(of_key), _COUNTS[match[1]])
     if match := _NONE.match(message):
@@ -158,7 +158,7 @@ def _translate(key: str | None, message: str, records: Sequence[Record]) -> Viol
     return Violation(key or "log", "what the official checker does not accept", message)
 
 
-def in_words(test: str) -> tuple[str, bool]:
+def as_text(test: str) -> tuple[str, bool]:
     """Return what a test of the rule files requires, and whether a run outside the closed division may differ there."""
     for pattern, words, may_depart in _TESTS:
         if match := pattern.fullmatch(test.strip()):

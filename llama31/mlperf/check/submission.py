@@ -1,6 +1,6 @@
 """`python3 -m llama31 check`: check one log, or several logs as one submission.
 
-Each log must pass by itself (`llama31.mlperf.check.one_log`). Across logs the seeds must differ and all other settings
+Each log must pass on its own (`llama31.mlperf.check.one_log`). Across logs the seeds must differ and all other settings
 agree, and the runs must not converge faster than the reference (`llama31.mlperf.check.convergence`).
 """
 

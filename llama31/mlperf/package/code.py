@@ -18,7 +18,7 @@ LOCAL = (
     "mounts", "preprocessed_path", "tokenizer_path", "tmp_npy_index", "model_ckpt", "continual_ckpt", "seeds", "nexp",
     "tag", "config_filename",
 )  # fmt: skip
-"""Settings of the submitter's site or of one run; whoever repeats the runs sets their own."""
+"""Settings of the submitter's site or of one run; set differently when the runs are repeated."""
 
 SETUP = """#!/usr/bin/env bash
 # Create the environment, code/.venv; a container built from code/Dockerfile already has it.
