@@ -34,17 +34,9 @@ def index(arguments: Sequence[str]) -> None:
     logging.getLogger("megatron").setLevel(logging.ERROR)
     for seed in map(int, settings.seeds.split()):
         began = time.monotonic()
-        wanted = Index.of(
-            paths.index_root(settings),
-            paths.train_prefixes(settings),
-            settings.seq_length,
-            seed,
-            limit=settings.sample_limit,
-        )
+        root, prefixes = paths.index_root(settings), paths.train_prefixes(settings)
+        wanted = Index.of(root, prefixes, settings.seq_length, seed, limit=settings.sample_limit)
         contents, built = ensure(wanted)
-        print(
-            f"{wanted.directory}: {wanted.samples:,} sequences in the order of seed {seed}, "
-            f"{size(contents.bytes)}, {'built' if built else 'found and checked'} in "
-            f"{time.monotonic() - began:.1f} s",
-            flush=True,
-        )
+        line = f"{wanted.directory}: {wanted.samples:,} sequences in the order of seed {seed}, {size(contents.bytes)}"
+        how = "built" if built else "found and checked"
+        print(f"{line}, {how} in {time.monotonic() - began:.1f} s", flush=True)

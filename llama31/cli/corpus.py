@@ -12,6 +12,7 @@ from llama31.common.errors import UserError
 
 app = typer.Typer()
 Jobs = Annotated[int | None, typer.Option(min=1, help="Files at a time; default: all cores.")]
+Samples = Annotated[int, typer.Option(min=1, help="Documents of the validation set.")]
 
 
 @app.command()
@@ -31,7 +32,7 @@ def consolidate(
     c4: Annotated[Path, typer.Argument(help="Directory with C4's .json.gz shards.")],
     merged: Annotated[Path, typer.Argument(help="Directory to write the merged files to.")],
     parts: Annotated[str, typer.Option(help="Parts to merge, 0 to 7, separated by spaces; may be empty.")],
-    samples: Annotated[int, typer.Option(min=1, help="Documents of the validation set.")] = rules.VALIDATION_DOCUMENTS,
+    samples: Samples = rules.VALIDATION_DOCUMENTS,
     jobs: Jobs = None,
 ) -> None:
     """Merge C4's shards into one file per part. Also makes the customised validation set."""
@@ -48,7 +49,7 @@ def preprocess(
     preprocessed: Annotated[Path, typer.Argument(help="Directory to write the token files to.")],
     tokenizer: Annotated[Path, typer.Option(help="Directory of the Hugging Face tokenizer.")],
     parts: Annotated[str, typer.Option(help="Training parts, 0 to 7, separated by spaces; may be empty.")],
-    samples: Annotated[int, typer.Option(min=1, help="Documents of the validation set.")] = rules.VALIDATION_DOCUMENTS,
+    samples: Samples = rules.VALIDATION_DOCUMENTS,
     jobs: Annotated[int | None, typer.Option(min=1, help="Files at a time; default: one per 8 cores.")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads per file; default: an equal share of the cores.")

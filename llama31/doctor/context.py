@@ -16,12 +16,9 @@ class Context:
     """Settings of the run to check, and this process's task."""
 
     settings: Settings
-    timeout: float
-    """Time limit of a check in seconds."""
-    task: StepTask | None = None
-    """None on one machine without Slurm."""
-    data: Data | None = None
-    """Set by the check of the inputs, for those after it."""
+    timeout: float  # of a check, seconds
+    task: StepTask | None = None  # None on one machine without Slurm
+    data: Data | None = None  # set by the check of the inputs, for those after it
 
     @property
     def command_timeout(self) -> float:

@@ -142,12 +142,13 @@ def _shape(context: Context) -> Iterator[Finding]:
     """Check that srun started as many tasks as a run would."""
     task, settings = context.task, context.settings
     assert task
-    if (task.nodes, task.size) == (settings.nnodes, settings.nnodes * settings.gpus_per_node):
-        yield ok(f"{task.nodes} nodes, {task.size} ranks")
+    nodes = len(task.node_names)
+    if (nodes, task.size) == (settings.nnodes, settings.nnodes * settings.gpus_per_node):
+        yield ok(f"{nodes} nodes, {task.size} ranks")
         return
     yield troubles.WRONG_SHAPE.found(
         tasks=task.size,
-        nodes=task.nodes,
+        nodes=nodes,
         settings=f"NNODES={settings.nnodes} GPUS_PER_NODE={settings.gpus_per_node}",
         wanted_nodes=settings.nnodes,
         wanted_tasks=settings.gpus_per_node,

@@ -74,7 +74,7 @@ def visible(context: Context) -> Iterator[Finding]:
     while (unseen := [directory for directory in unseen if not _shows(context, directory)]) and time.monotonic() < end:
         time.sleep(0.2)
     for directory in unseen:
-        yield troubles.NOT_SHARED.found(setting=directory.setting, path=directory.path)
+        yield troubles.NOT_SHARED.found(**vars(directory))
     if not unseen:
         names = ", ".join(directory.setting for directory in _written(context))
         yield ok(f"files of the first node are visible in {names}")
@@ -134,8 +134,7 @@ def room(context: Context) -> Iterator[Finding]:
             if not directory.written:
                 os.scandir(directory.path).close()
         except OSError as error:
-            named = {"setting": directory.setting, "path": directory.path}
-            yield troubles.UNUSABLE_DIRECTORY.found(**named, error=error.strerror)
+            yield troubles.UNUSABLE_DIRECTORY.found(**vars(directory), error=error.strerror)
             continue
         usable.append((directory, device))
         on_device[device] = on_device.get(device, Room()) + needed.get(directory.setting, Room())
@@ -145,25 +144,23 @@ def room(context: Context) -> Iterator[Finding]:
 
 
 def _compared(directory: Directory, free: int, room: Room) -> Finding:
-    named = {"setting": directory.setting, "path": directory.path, "free": size(free)}
     if free < room.least:
-        return troubles.FULL.found(**named, needed=size(room.least))
+        return troubles.FULL.found(**vars(directory), free=size(free), needed=size(room.least))
     if free < room.most:
-        return troubles.FILLS_UP.found(**named, needed=size(room.most))
+        return troubles.FILLS_UP.found(**vars(directory), free=size(free), needed=size(room.most))
     return ok(f"{directory.setting}={directory.path}: {size(free)} free, {size(room.most)} needed")
 
 
 def speed(context: Context) -> Iterator[Finding]:
     """On each node, simultaneously: measure how fast this user can write."""
     for directory in [] if devices.is_through_ssh(context.settings) else _written(context):
-        named = {"setting": directory.setting, "path": directory.path}
         try:
             rate = write_rate(nearest_existing(directory.path))
         except OSError as error:
-            yield troubles.UNUSABLE_DIRECTORY.found(**named, error=error.strerror)
+            yield troubles.UNUSABLE_DIRECTORY.found(**vars(directory), error=error.strerror)
             continue
         if rate < SLOW:
-            yield troubles.SLOW.found(**named, rate=scaled(rate, "B/s"))
+            yield troubles.SLOW.found(**vars(directory), rate=scaled(rate, "B/s"))
         else:
             yield ok(f"{directory.setting}={directory.path}: written at", rate)
 

@@ -37,11 +37,6 @@ class StepTask:
         """The first node, which runs the first task."""
         return self.node_names[0]
 
-    @property
-    def nodes(self) -> int:
-        """Number of nodes in the step."""
-        return len(self.node_names)
-
 
 def is_task(environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether srun started this process; a job's batch script does not count."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -37,23 +38,19 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     Raises TookTooLong, and abandons `work`: a thread that waits for a dead server cannot be ended, but as a daemon it
     does not keep this process alive.
     """
-    found: list[T] = []
-    raised: list[BaseException] = []
+    found: Future[T] = Future()
 
     def run() -> None:
         try:
-            found.append(work())
-        except BaseException as error:  # noqa: BLE001 - re-raised below, in the waiting thread
-            raised.append(error)
+            found.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised below, in the waiting thread
+            found.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if raised:
-        raise raised[0]
-    if not found:
+    threading.Thread(target=run, daemon=True).start()
+    wait([found], seconds)
+    if not found.done():
         raise TookTooLong(seconds)
-    return found[0]
+    return found.result()
 
 
 def output(

@@ -22,18 +22,14 @@ from llama31.settings import Settings
 class ReportedRun:
     """One run, from its files."""
 
-    name: str
-    """Short and unique within the report."""
-    path: Path
-    """Its MLPerf log."""
+    name: str  # short, and unique within the report
+    path: Path  # of its MLPerf log
     mlperf: LogData
-    metrics: Metrics
-    """Empty if the log is not in a run directory."""
+    metrics: Metrics  # empty if the log is not in a run directory
     settings: Settings | None = None
     record: dict[str, Any] | None = None
     """Content of run.json; None if unreadable, since it only adds rows to the description of the run."""
-    problems: Sequence[str] = ()
-    """Why settings.yaml cannot be read; empty if it can."""
+    problems: Sequence[str] = ()  # why settings.yaml cannot be read
 
     @property
     def damages(self) -> list[str]:

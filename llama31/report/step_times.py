@@ -16,11 +16,9 @@ FAR_OUT = 3.0  # interquartile ranges above the upper quartile: Tukey 1977, Expl
 class StepTimes:
     """Seconds per step."""
 
-    kind: str
-    """What the values are, for the table."""
+    kind: str  # of values, for the table
     seconds: np.ndarray
-    steps: np.ndarray
-    """Step number of each value; nan if unknown."""
+    steps: np.ndarray  # number of each step; nan if unknown
 
     def percentile(self, percent: float) -> float:
         """Return a percentile, with linear interpolation between values."""

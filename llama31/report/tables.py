@@ -23,8 +23,7 @@ class Table:
 
     titles: Sequence[str]
     rows: Sequence[Sequence[str]]
-    marked: frozenset[int] = frozenset()
-    """Indices of the rows to highlight."""
+    marked: frozenset[int] = frozenset()  # indices of the rows to highlight
 
 
 UNKNOWN = "unknown"  # in the table of a published round

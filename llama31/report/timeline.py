@@ -29,8 +29,7 @@ class Restart:
 class Block:
     """A training block, from block_start to block_stop."""
 
-    end: int | None
-    """Samples at its end."""
+    end: int | None  # samples
     sequences: int | None
     seconds: float
     """Duration, including restarts and checkpoint saves."""

@@ -41,10 +41,7 @@ def load(run_dir: Path) -> Submission | None:
 
 
 def chain(run_dir: Path, submission: Submission) -> list[int]:
-    """Return the ids of the run's jobs: the submitted chain, then jobs that were submitted by hand and have started.
-
-    Raises UserError if the run directory cannot be read.
-    """
+    """Return the ids of the run's jobs: the submitted chain, then jobs that were submitted by hand and have started."""
     return list(dict.fromkeys([*submission.jobs, *map(job_of, job_dirs(run_dir))]))
 
 
@@ -64,10 +61,7 @@ def job_of(job_dir: Path) -> int:
 
 
 def job_dirs(run_dir: Path) -> list[Path]:
-    """Return the job directories of a run, ordered by job id and requeue.
-
-    Raises UserError if the run directory cannot be read.
-    """
+    """Return the job directories of a run, ordered by job id and requeue. Raises UserError if it cannot be read."""
     with failures_named(run_dir):
         return in_order(run_dir.iterdir())
 
@@ -78,10 +72,7 @@ def in_order(directories: Iterable[Path]) -> list[Path]:
 
 
 def started_dirs(run_dir: Path) -> list[Path]:
-    """Return those `job_dirs` whose job started ranks; one that finds its run finished, or an error, starts none.
-
-    Raises UserError if the run directory cannot be read.
-    """
+    """Return those `job_dirs` whose job started ranks; one that finds its run finished, or an error, starts none."""
     return [job_dir for job_dir in job_dirs(run_dir) if (job_dir / paths.SETTINGS).exists()]
 
 

@@ -123,10 +123,7 @@ def claim(run_dir: Path) -> TextIO:
 
 
 def is_claimed(run_dir: Path) -> bool | None:
-    """Return whether a process holds the lock of `claim`; None if unknown.
-
-    Some file systems do not show locks of other machines.
-    """
+    """Return whether a process holds the lock of `claim`; None if unknown: some file systems hide other machines'."""
     file = run_dir / CLAIM
     if (locked := is_locked(file)) is not False:
         return locked

@@ -20,10 +20,8 @@ def lines(run_dir: Path, settings: Settings, outcome: Outcome) -> Iterator[str]:
     events = _events(run_dir / paths.METRICS)
     steps = [event for event in events if event["event"] == "step"]
     evaluations = [event for event in events if event["event"] == "evaluation"]
-    yield (
-        f"steps {outcome.step:,}, samples {outcome.consumed_samples:,}, "
-        f"tokens {outcome.consumed_samples * settings.seq_length:,}"
-    )
+    tokens = outcome.consumed_samples * settings.seq_length
+    yield f"steps {outcome.step:,}, samples {outcome.consumed_samples:,}, tokens {tokens:,}"
     if evaluations:
         yield f"validation loss {evaluations[-1]['loss']:.4f}, target {settings.target:g}"
     if steps:

@@ -22,18 +22,12 @@ T = TypeVar("T", Step, Evaluation)
 
 @dataclass(frozen=True)
 class Recent:
-    """Progress of a run; None: not in the last lines of its metrics."""
+    """Progress of a run: its last step and evaluation; None: not in the last lines of its metrics."""
 
-    step: int
-    consumed_samples: int
-    """Training sequences since the start of training."""
-    loss: float
-    """Training loss of the last step, nats per token."""
+    last_step: Step
     step_seconds: float
     """Mean wall time of the last steps, without evaluations."""
-    validation_loss: float | None
-    """Validation loss of the last evaluation, nats per token."""
-    evaluation_seconds: float | None
+    evaluation: Evaluation | None
     age: float
     """Seconds since the last event was written."""
 
@@ -59,15 +53,8 @@ def read(file: Path) -> Recent | None:
         raise UserError(f"{file}: damaged: a line is not an event ({error!r})") from error
     if not steps:
         return None
-    return Recent(
-        step=steps[0].step,
-        consumed_samples=steps[0].consumed_samples,
-        loss=steps[0].loss,
-        step_seconds=sum(step.seconds for step in steps) / len(steps),
-        validation_loss=evaluation.loss if evaluation else None,
-        evaluation_seconds=evaluation.seconds if evaluation else None,
-        age=max(0.0, time.time() - status.st_mtime),
-    )
+    mean = sum(step.seconds for step in steps) / len(steps)
+    return Recent(steps[0], mean, evaluation, age=max(0.0, time.time() - status.st_mtime))
 
 
 def _newest(lines: Sequence[bytes], event: str, kind: type[T]) -> Iterator[T]:

@@ -23,12 +23,10 @@ class ChainJob:
 
     @property
     def is_pending(self) -> bool:
-        """Whether it is queued."""
         return self.state is not None and self.state.state == PENDING
 
     @property
     def is_running(self) -> bool:
-        """Whether it has nodes."""
         return self.state is not None and not self.state.has_ended and not self.is_pending
 
 
@@ -64,13 +62,9 @@ def of_local(run_dir: Path, *, has_steps: bool) -> str:
 
 
 def of_chain(run_dir: Path, jobs: Sequence[ChainJob], job_dirs: Sequence[Path], *, has_steps: bool) -> str:
-    """Return the state of a run that was submitted to Slurm.
+    """Return the state of a run that was submitted to Slurm as `jobs`.
 
-    Args:
-        run_dir: Its directory.
-        jobs: All jobs, in order.
-        job_dirs: Directories of the jobs that have started ranks, in order.
-        has_steps: The metrics of the last of these contain steps.
+    `job_dirs`: directories of the jobs that have started ranks, in order; `has_steps`: the last one's has steps.
     """
     job = jobs[current(jobs)]
     newest = job_dirs[-1] if job_dirs else None

@@ -36,11 +36,7 @@ class Row:
     text: str
     """Its name, its current job, and its state."""
     figures: Sequence[str] = ()
-    """The columns of HEADER.
-
-    Step of the last possible one, training sequences so far, training and validation loss in nats per token, tokens per
-    second over the last steps, and the time left.
-    """
+    """The columns of HEADER; losses are in nats per token, tokens per second are those of the last steps."""
 
 
 def status(directories: Iterable[Path], out: TextIO) -> None:
@@ -143,10 +139,10 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
     except UserError as error:
         return Row(f"{run_dir.name}  damaged: {'; '.join(error.lines)}")
     figures = (
-        f"{now.step:,}" + (f"/{last:,}" if last else ""),
-        f"{now.consumed_samples:,}",
-        f"{now.loss:.4f}",
-        "-" if now.validation_loss is None else f"{now.validation_loss:.4f}",
+        f"{now.last_step.step:,}" + (f"/{last:,}" if last else ""),
+        f"{now.last_step.consumed_samples:,}",
+        f"{now.last_step.loss:.4f}",
+        f"{now.evaluation.loss:.4f}" if now.evaluation else "-",
         f"{settings.gbs * settings.seq_length / now.step_seconds:,.0f}",
         _left(settings, now, last) if is_running else "",
     )
@@ -156,9 +152,7 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
 def _last_step(settings: Settings, run_dir: Path) -> int | None:
     """Return the last optimizer step that the run can take; `run_dir` is that of one of its jobs."""
     available = _train_samples(run_dir / paths.MLPERF_LOG)
-    if available is None:
-        return None
-    return start_point.load(run_dir / paths.START).last_step(settings, available)[0]
+    return None if available is None else start_point.load(run_dir / paths.START).last_step(settings, available)[0]
 
 
 def _train_samples(log: Path) -> int | None:
@@ -180,11 +174,12 @@ def _left(settings: Settings, now: Recent, last: int | None) -> str:
     """Return the time to the end, or to the samples that the reference needs with this batch size, if that is less."""
     point = rules.reference_point(settings.size, settings.gbs)
     reference = math.ceil(point.mean / settings.gbs) if point else 0
-    ends = [(step, what) for step, what in ((last or 0, "end"), (reference, "reference")) if step > now.step]
+    done = now.last_step.step
+    ends = [(step, what) for step, what in ((last or 0, "end"), (reference, "reference")) if step > done]
     if not ends:
         return ""
     step, what = min(ends)
     interval = rules.steps_between_evaluations(settings.eval_every, settings.gbs)
-    evaluations = step // interval - now.step // interval
-    seconds = (step - now.step) * now.step_seconds + evaluations * (now.evaluation_seconds or 0)
+    evaluations = step // interval - done // interval
+    seconds = (step - done) * now.step_seconds + evaluations * (now.evaluation.seconds if now.evaluation else 0)
     return f"{duration(seconds)} to {what}"

@@ -36,12 +36,9 @@ class Reference:
     global_batch_size: int
     """The submission's, or the smallest that has a point if the submission's is smaller still."""
     mean: float
-    deviation: float
-    """Standard deviation over single runs."""
-    runs: int
-    """Number of reference runs behind the mean."""
-    source: str
-    """Source of the figures, for messages."""
+    deviation: float  # standard deviation over single runs
+    runs: int  # number of reference runs behind the mean
+    source: str  # for messages
 
     def __str__(self) -> str:
         figures = f"mean {self.mean:,.0f} samples, minimum {self.minimum():,.0f}"

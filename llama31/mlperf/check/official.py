@@ -110,12 +110,9 @@ def _can_be_checked(record: Record) -> bool:
 
 
 def _as_checked(record: Record) -> LogLine:
-    value = {
-        constants.SUBMISSION_DIVISION: constants.CLOSED,
-        constants.SUBMISSION_BENCHMARK: rules.BENCHMARK,
-    }.get(record.key, record.value)
+    fixed = {constants.SUBMISSION_DIVISION: constants.CLOSED, constants.SUBMISSION_BENCHMARK: rules.BENCHMARK}
     # Messages quote the whole line; here its number stands for it, from which the record is found again.
-    content = {"value": value, "metadata": record.metadata}
+    content = {"value": fixed.get(record.key, record.value), "metadata": record.metadata}
     return LogLine(str(record.number), record.time_ms, record.key, content, record.number)
 
 

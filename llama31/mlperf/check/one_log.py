@@ -92,7 +92,8 @@ def check(path: Path, ruleset: str) -> Report:
 
     data = validation_data.read(file, log)
     found, warnings = official.judge(log.records, ruleset)
-    checks = {"every :::MLLOG line can be read": list(own_rules.damage(damaged))}
+    unreadable = Violation(":::MLLOG lines", str(damaged), "JSON with time_ms, key, value and metadata")
+    checks = {"every :::MLLOG line can be read": [unreadable] if damaged.count else []}
     if second := own_rules.second_run(log):  # the other violations would follow from it
         begins = f"the second run begins in line {second.number}"
         checks["the file contains one run"] = [Violation(second.key, begins, "one run in a file")]
@@ -148,7 +149,7 @@ def _older(log: Log, ruleset: str) -> Iterator[str]:
     """Name the earlier rulesets that accept a log in which the official checker only misses keys."""
     earlier = rules.RULESETS[: rules.RULESETS.index(ruleset)]
     if older := [one for one in earlier if all(_departs(f, log) for f in official.judge(log.records, one)[0])]:
-        yield f"ruleset: accepted by --ruleset {' and '.join(older)}; which does not require the missing keys"
+        yield f"ruleset: accepted by --ruleset {' and '.join(older)}, which does not require the missing keys"
 
 
 def _departs(finding: Violation, log: Log) -> bool:

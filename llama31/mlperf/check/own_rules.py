@@ -17,7 +17,6 @@ from llama31.mlperf.log.records import (
     ABOVE_ZERO,
     OPTIONAL_KEYS,
     TARGET_ACCURACY,
-    Damages,
     Log,
     Record,
     Violation,
@@ -52,12 +51,6 @@ LEAST_WHOLE_NUMBER = {
     constants.INIT_CHECKPOINT_STEP: 0,
 }
 POSITIVE_NUMBERS = (constants.OPT_BASE_LR, constants.EVAL_ACCURACY, TARGET_ACCURACY)
-
-
-def damage(damaged: Damages) -> Iterator[Violation]:
-    """Yield the unreadable `:::MLLOG` lines, by number: written by two ranks at once, or cut off."""
-    if damaged.count:
-        yield Violation(":::MLLOG lines", str(damaged), "JSON with time_ms, key, value and metadata")
 
 
 def values(log: Log) -> Iterator[Violation]:

@@ -20,11 +20,6 @@ def has_converged(log: Log) -> bool:
     return bool(losses) and losses[-1] <= log.target
 
 
-def has_succeeded(log: Log) -> bool:
-    """Return whether the run reached its target and its status is success: its time counts."""
-    return has_converged(log) and says_success(log)
-
-
 def samples(log: Log) -> int | None:
     """Return the training sequences at the last eval_accuracy, as rcp_checker counts them, or None."""
     last = log.last(constants.EVAL_ACCURACY)

@@ -87,7 +87,8 @@ class SubmissionCheck:
         excepted = {self.name(report): {finding.key for finding in report.failures} for report in self.excused}
         off = [self.name(report) for report in self.excused if report not in self.unconverged]
         evaluated = {file: log for file, log in logs.items() if log.all(constants.EVAL_START) and file not in off}
-        has_data = len(self.evaluated) == len(self.reports) and all(one.passes for one in self.evaluated.values())
+        is_known = all(one.is_known and not one.findings for one in self.evaluated.values())
+        has_data = len(self.evaluated) == len(self.reports) and is_known
         settings = f"the {len(self.stated)} settings that the logs state are the same"
         compared = (
             ("the seeds differ", compare_logs.seeds(logs), all(log.all(constants.SEED) for log in logs.values())),
@@ -177,7 +178,10 @@ class SubmissionCheck:
     @property
     def minutes(self) -> float | None:
         """Score before the checker's scaling: mean minutes to train without the fastest and the slowest run."""
-        times = [score.minutes(report.log) if score.has_succeeded(report.log) else math.inf for report in self.reports]
+        logs = [report.log for report in self.reports]
+        times = [
+            score.minutes(log) if score.has_converged(log) and score.says_success(log) else math.inf for log in logs
+        ]
         known = [time for time in times if time is not None]
         if not self.is_complete or len(known) < len(times):
             return None

@@ -35,11 +35,6 @@ class Evaluated:
         return [Violation(KEY, shown(different), "one, the same in all evaluations")] if len(different) > 1 else []
 
     @property
-    def passes(self) -> bool:
-        """Whether all evaluations are known to use the same data."""
-        return self.is_known and not self.findings
-
-    @property
     def checks(self) -> dict[str, list[Violation]]:
         """Check -> violations; empty if the data is unknown."""
         return {"all evaluations are of the same data": self.findings} if self.findings or self.is_known else {}

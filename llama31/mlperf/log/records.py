@@ -33,17 +33,14 @@ MOST_WHOLE = 2**53
 ABOVE_ZERO = "a number above 0"
 NONE = "none"  # found for a missing key
 NAMED = 20  # damaged lines of a file that are listed
-LISTED = 300  # characters of a list within a line
 
 
 @dataclass(frozen=True)
 class Record:
     """One `:::MLLOG` line of a log."""
 
-    number: int
-    """Line number in the file, from 1."""
-    time_ms: float
-    """Milliseconds since 1970."""
+    number: int  # of the line in the file, from 1
+    time_ms: float  # since 1970
     key: str
     value: Any
     metadata: dict[str, Any]
@@ -69,7 +66,6 @@ class Damage:
     """A `:::MLLOG` line that cannot be parsed."""
 
     number: int
-    """Line number in the file, from 1."""
     reason: str
 
     def __str__(self) -> str:
@@ -103,12 +99,11 @@ class Violation:
     key: str
     found: str
     wants: str
-    may_depart: bool = False
-    """Allowed outside the closed division."""
+    may_depart: bool = False  # allowed outside the closed division
     of_end: bool = False
     """Caused by a run that ended before its target, which a submission may contain once."""
     hint: str = ""
-    """What the author of the log probably meant; empty if unknown."""
+    """Probable intention of the log's author; empty if unknown."""
 
     @property
     def is_missing(self) -> bool:
@@ -222,16 +217,12 @@ def is_whole(value: object, least: int) -> TypeGuard[int | float]:
 
 
 def shown(value: object) -> str:
-    """Return a value as JSON, shortened."""
-    return cut(json.dumps(value))
+    """Return a value as JSON, shortened to 60 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
-def cut(text: str, longest: int = 60) -> str:
-    """Shorten a text to `longest` characters."""
-    return text if len(text) <= longest else text[: longest - 3] + "..."
-
-
-def listed(items: Sequence[str], separator: str = ", ", room: int = LISTED, noun: str = "") -> str:
+def listed(items: Sequence[str], separator: str = ", ", room: int = 300, noun: str = "") -> str:
     """Join the first items, as many as fit into `room` characters but at least one, and count the rest as `noun`s."""
     used, number = 0, 0
     for item in items:

@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -54,10 +55,8 @@ class _LineFile(logging.Handler):
             raise UserError(f"{self._file.name}: cannot write the MLPerf log: {error.strerror}") from error
 
     def close(self) -> None:
-        try:
+        with suppress(OSError):  # already reported by emit, which flushes each line
             self._file.close()
-        except OSError:
-            pass  # already reported by emit, which flushes each line
         super().close()
 
 
@@ -84,7 +83,8 @@ class MLPerfLog(Observer):
         self._mllog = MLLogger(logger, root_dir=re.escape(str(REPOSITORY)))
         # Checkpoints are saved within a training block.
         self._open_interval: Literal["block", "eval"] | None = "block" if resumed else None
-        self._start_ms = _run_start(path) if resumed else None
+        started = read(path)[0].first(constants.RUN_START) if resumed else None
+        self._start_ms = started.time_ms if started else None
         self._block_samples = 0
         self._block_seconds = 0.0
 
@@ -236,9 +236,3 @@ def copy_to_resume(source: Path, path: Path, departures: Sequence[str]) -> None:
             fields["metadata"]["departures"] = list(departures)
             lines[number] = f"{prefix}{token} {json.dumps(fields)}\n"
     path.write_text("".join(lines), encoding="utf-8")
-
-
-def _run_start(path: Path) -> float | None:
-    """Return the time of the log's run_start, in milliseconds since 1970, or None."""
-    record = read(path)[0].first(constants.RUN_START)
-    return record.time_ms if record else None

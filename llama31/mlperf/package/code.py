@@ -1,9 +1,9 @@
 """benchmarks/ of a submission: the code of its runs, and scripts to repeat them."""
 
+import io
 import shlex
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -119,12 +119,9 @@ def commit_of(recorded: Sequence[str | None], checkout: Path = paths.REPOSITORY)
 
 def _archive(checkout: Path, commit: str, destination: Path) -> None:
     """Extract the files of a commit except hidden ones, which the repository checker rejects."""
-    with tempfile.TemporaryFile() as file:
-        file.write(_git(checkout, "archive", "--format=tar", commit))
-        file.seek(0)
-        with tarfile.open(fileobj=file) as archive:
-            members = [m for m in archive.getmembers() if not any(part.startswith(".") for part in Path(m.name).parts)]
-            archive.extractall(destination, members=members, filter="data")
+    with tarfile.open(fileobj=io.BytesIO(_git(checkout, "archive", "--format=tar", commit))) as archive:
+        members = [m for m in archive.getmembers() if not any(part.startswith(".") for part in Path(m.name).parts)]
+        archive.extractall(destination, members=members, filter="data")
 
 
 def _git(checkout: Path, *arguments: str) -> bytes:

@@ -1,7 +1,7 @@
 """Run MLCommons' submission checkers on a tree, each as its own process, as MLCommons does.
 
-Their exit codes carry no verdict (package_checker's and repo_checker's are the same for valid trees and others), so the
-verdict is read from their log output.
+Their exit codes carry no verdict (package_checker's and repo_checker's are the same for valid and invalid trees), so
+the verdict is read from their log output.
 """
 
 import os

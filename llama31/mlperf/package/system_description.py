@@ -105,16 +105,11 @@ def draft(resolved: Resolved) -> dict[str, str]:
         "submission_status": ("status", STATUSES[settings.submission_status]),
         "nnodes": ("number_of_nodes", str(settings.nnodes)),
     }
-    known = {
-        "division": Division.closed.value,
-        **{field: value for name, (field, value) in from_settings.items() if _is_given(resolved, name)},
-        **machine.describe(),
-    }
+    known = {"division": Division.closed.value, **machine.describe()}
+    for name, (field, value) in from_settings.items():
+        if resolved.origins[name] != "default" and value != "unset":
+            known[field] = value
     return {field: known.get(field, f"{BLANK}{hint}" if hint else "") for field, hint in FIELDS.items()}
-
-
-def _is_given(resolved: Resolved, name: str) -> bool:
-    return resolved.origins[name] != "default" and getattr(resolved.settings, name) != "unset"
 
 
 def problems(path: Path, content: Mapping[str, Any], submitters: Sequence[str]) -> Iterator[str]:
