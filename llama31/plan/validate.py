@@ -205,8 +205,10 @@ def _data(settings: Settings, data: Data) -> Iterator[Problem]:
     if not held or not available:
         short = bin_path(data.validation.prefix) if not held else "the training data"
         longest = min(data.validation.tokens, max(part.tokens for part in data.train)) - 1
-        works, at_once = ((longest,), ({"seq_length": longest, "gbs": 1},)) if longest else ((), ())
-        yield Problem("seq_length", f"SEQ_LENGTH={length}: {short} holds no sequence of that length", works, at_once)
+        alone = ({"seq_length": longest},) if longest else ()
+        with_another = tuple({**change, name: 1} for change in alone for name in ("gbs", "eval_samples"))
+        what = f"SEQ_LENGTH={length}: {short} holds no sequence of that length"
+        yield Problem("seq_length", what, elsewhere=(*alone, *with_another))
         return
     if settings.eval_samples > held:
         enough = f"{bin_path(data.validation.prefix)} is enough for {held:,} of {length} tokens"
