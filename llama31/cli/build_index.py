@@ -20,13 +20,13 @@ def index(arguments: Sequence[str]) -> None:
 
     Raises UserError for invalid settings, for empty SEEDS, and if an index cannot be built.
     """
-    training_packages.require("index")
     resolved, data = prepare.checked(arguments, os.environ)
     settings = resolved.settings
     if devices.is_through_ssh(settings):
         raise UserError(f"HOST={settings.host}: the index is built where the data is; run this there, without HOST")
     if not settings.seeds:
         raise UserError("SEEDS is empty: each seed has an index of its own; set it, for example SEEDS=1234")
+    training_packages.require("index")
     for line in inputs.skipped_lines(settings, data) if data else ():
         print(line, flush=True)
     # Megatron warns at import about optional parts that are not used here.

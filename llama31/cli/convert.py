@@ -45,7 +45,5 @@ def convert(
 ) -> None:
     """Convert a Hugging Face Llama to a NeMo checkpoint. Or back, with --to hf. The logits of both are compared."""
     from llama31.checkpoint.convert import convert as checkpoint_convert
-    from llama31.common import training_packages
 
-    training_packages.require("convert")
     raise typer.Exit(checkpoint_convert.convert(source, destination, to))

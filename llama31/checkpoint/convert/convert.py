@@ -12,6 +12,7 @@ from llama31.checkpoint import locate
 from llama31.checkpoint.formats import hugging_face, nemo
 from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint
 from llama31.checkpoint.formats.nemo import NemoCheckpoint
+from llama31.common import training_packages
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, failures_named, nearest_existing, publish, sync_tree
 from llama31.common.json_files import load_json, write_json
@@ -92,6 +93,7 @@ def _prepare(source: HuggingFaceCheckpoint | NemoCheckpoint, destination: Path, 
         free, missing = shutil.disk_usage(nearest_existing(partial)).free, source.bytes() - written
         if free < missing:
             raise UserError(f"{destination}: needs {size(missing)} more, and {size(free)} are free on its disk")
+        training_packages.require("convert")
         partial.mkdir(parents=True, exist_ok=True)
 
 
