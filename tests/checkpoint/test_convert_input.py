@@ -131,7 +131,9 @@ def header_with_another_size(source: Path) -> str:
 
 
 def other_shape(source: Path) -> str:
-    return change(source, "model.norm.weight", torch.ones(63, dtype=torch.bfloat16), "has shape [63]; config.json requires")
+    return change(
+        source, "model.norm.weight", torch.ones(63, dtype=torch.bfloat16), "has shape [63]; config.json requires"
+    )
 
 
 def other_type(source: Path) -> str:
