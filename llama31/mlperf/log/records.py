@@ -108,7 +108,7 @@ class Violation:
     @property
     def is_missing(self) -> bool:
         """Whether the log has no line of this key."""
-        return self.found.split(",")[0] == NONE
+        return self.found.partition(":")[0] == NONE
 
     def __str__(self) -> str:
         return f"{self.key}: found {self.found_with_hint}; wants {self.wants}"
