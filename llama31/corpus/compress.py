@@ -55,8 +55,7 @@ def _compress(source: Path, progress: Progress) -> None:
     else:
         with atomic_writer(target) as file:
             content = _content(_compress_to(file, _pieces(source, progress)))
-            sync_open(file)
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # so that reading it back reads the disk
+            _drop_from_memory(file)
             if _gunzipped_content(Path(file.name)) != content:
                 raise UserError(f"{target}: does not read back as {source.name}, which is kept")
     with failures_named(source):
@@ -94,3 +93,9 @@ def _gunzipped_content(path: Path) -> Content | None:
             return _content(iter(lambda: gunzip.read(BLOCK_BYTES), b""))
     except (EOFError, *DAMAGED):
         return None
+
+
+def _drop_from_memory(file: BinaryIO) -> None:
+    """Sync a file and drop it from the page cache, so that reading it back reads the disk."""
+    sync_open(file)
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -114,7 +114,7 @@ def test_account_is_sent_to_no_other_site(status: int, server: FileServer, other
         ({"CF_ACCESS_CLIENT_SECRET": "hush"}, "CF_ACCESS_CLIENT_ID: not set, but the other of "),
         (
             {**ACCOUNT, "CF_ACCESS_CLIENT_SECRET": "hush\nhush"},
-            "CF_ACCESS_CLIENT_SECRET: holds characters that no such ",
+            "CF_ACCESS_CLIENT_SECRET: invalid characters; copy it again",
         ),
         (
             {**ACCOUNT, "CF_ACCESS_CLIENT_SECRET": "hüsh"},
