@@ -126,7 +126,7 @@ def test_a_single_rank_sends_nothing_to_itself(monkeypatch: pytest.MonkeyPatch) 
     settings = replace(ON_CPU, precision=Precision.fp32)
     alone = loss_of("megatron", settings)
     assert not sent
-    monkeypatch.setattr(cpu_backend, "_unless_alone", lambda synchronise: synchronise)
+    monkeypatch.setattr(cpu_backend, "_unless_single", lambda synchronise: synchronise)
     assert loss_of("megatron", settings) == alone
     assert sent
 
