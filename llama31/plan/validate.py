@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 from llama31 import rules
@@ -72,10 +71,12 @@ def _line(problem: Problem, found: list[Problem], settings: Settings, data: Data
     def works(change: Mapping[str, Any]) -> bool:
         return all(left.name in others for left in problems(replace(settings, **change), data))
 
-    remedies = [
-        " with ".join(assignment(name, value) for name, value in change.items())
-        for change in islice(filter(works, problem.remedies), SHOWN_REMEDIES)
-    ]
+    shown: list[Mapping[str, Any]] = []
+    for change in problem.remedies:
+        extends_another = any(shorter.items() <= change.items() for shorter in shown)
+        if len(shown) < SHOWN_REMEDIES and not extends_another and works(change):
+            shown.append(change)
+    remedies = [" with ".join(assignment(name, value) for name, value in change.items()) for change in shown]
     return f"{problem.what}; {' or '.join(remedies)} works" if remedies else problem.what
 
 
