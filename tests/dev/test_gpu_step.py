@@ -132,7 +132,8 @@ def test_a_single_rank_sends_nothing_to_itself(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_fused_optimizer_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    fused = loss_of("megatron", ON_CPU)
+    settings = replace(ON_CPU, precision=Precision.fp32)  # in bf16 the last bits of a weight depend on the processor
+    fused = loss_of("megatron", settings)
     stock = torch.optim.AdamW.step
 
     def plain(optimizer: torch.optim.AdamW) -> object:
@@ -146,7 +147,7 @@ def test_the_fused_optimizer_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -
                 group["fused"] = True
 
     monkeypatch.setattr(torch.optim.AdamW, "step", plain)
-    assert loss_of("megatron", ON_CPU) == pytest.approx(fused, rel=1e-5)
+    assert loss_of("megatron", settings) == pytest.approx(fused, rel=1e-5)
 
 
 def test_without_nemo_the_model_has_the_modules_of_the_recipes() -> None:
