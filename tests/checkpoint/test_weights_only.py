@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,17 +184,14 @@ def test_what_is_not_whole(spoil: Callable[[Path], str], usual: dict[str, str], 
     assert refused(usual, converted) == [says]
 
 
-def test_a_refusal_needs_no_torch_and_no_second(usual: dict[str, str], converted: Path) -> None:
+def test_a_refusal_needs_no_torch(usual: dict[str, str], converted: Path) -> None:
     says = truncate(converted)
     given = [*arguments(usual), f"MODEL_CKPT={converted}", "FROM_HF=1", "--dryrun"]
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, "run", *given],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False,
     )  # fmt: skip
-    took = time.monotonic() - began
     assert (done.returncode, done.stderr) == (2, f"MODEL_CKPT={converted}: {says}\n")
-    assert took < 5, f"{took:.1f} s; it takes under one where nothing else runs"
     assert not (Path(usual["JOB_DIR"]) / "latest").exists()
 
 

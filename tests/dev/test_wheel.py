@@ -16,6 +16,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import lacking
+import llamas
 import pytest
 from packaging.requirements import Requirement
 from packed_runs import ORG, SYSTEM, describe
@@ -226,14 +227,16 @@ def test_package(runs: Path, installed: Llama31, checkout: Llama31, tmp_path: Pa
 def test_a_verb_that_needs_training_is_refused(
     verb: str, usual: dict[str, str], installed: Llama31, tmp_path: Path
 ) -> None:
-    given = ["--source=a", "--destination=b"] if verb == "convert" else arguments({**usual, "SEEDS": 1})
+    given = arguments({**usual, "SEEDS": 1})
+    if verb == "convert":  # which inspects its source first
+        given = ["--source", llamas.make(llamas.KINDS["3.1"], tmp_path / "llama"), "--destination=converted"]
     done = installed(verb, *given)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         f"llama31 {verb} needs the packages of training, not installed: torch, lightning, megatron, nemo, nemo_run, "
         "transformers, safetensors; pip install 'llama31[train]', or in a checkout: bash dev/setup.sh\n"
     )
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "converted").exists()
 
 
 def test_a_plan_needs_no_training_packages(
