@@ -12,6 +12,9 @@ venv="$(bash dev/setup.sh --dev)"
 python="$venv/bin/python"
 failed=()
 skipped=()
+skipped_tests=0
+quick_tests='not slow and not slurm and not gpu'
+parallel=(--numprocesses=logical --maxprocesses=8 --dist=loadfile) # a process per core
 quick=no
 if [[ ${1:-} == --quick ]]; then
     quick=yes
@@ -63,39 +66,14 @@ run_hadolint() {
     "$venv/bin/hadolint" Dockerfile
 }
 
-count_skipped() { # RESULTS...: adds the number of skipped tests in files that pytest wrote
-    local tests=0 numbers number
-    mapfile -t numbers < <(sed -n 's/.*<testsuite [^>]* skipped="\([0-9]*\)".*/\1/p' "$@")
-    for number in "${numbers[@]}"; do tests=$((tests + number)); done
-    if ((tests == 1)); then skipped+=("1 test"); elif ((tests)); then skipped+=("$tests tests"); fi
-}
-
 run_pytest() { # ARGUMENTS OF PYTEST...
-    local results status=0
+    local results number status=0
     results="$(mktemp)"
     "$python" -m pytest --durations=15 --junitxml="$results" "$@" || status=$?
-    count_skipped "$results"
+    number="$(sed -n 's/.*<testsuite [^>]* skipped="\([0-9]*\)".*/\1/p' "$results")"
+    skipped_tests=$((skipped_tests + ${number:-0}))
     rm "$results"
     return "$status"
-}
-
-run_quick_pytest() { # ARGUMENTS OF PYTEST...: two processes with half of the files each; shows their output in turn
-    local results half pids=() code codes=()
-    results="$(mktemp -d)"
-    for half in 1 2; do
-        "$python" -m pytest --shard="$half/2" -m 'not slow and not slurm and not gpu' --durations=5 \
-            --junitxml="$results/$half.xml" "$@" >"$results/$half.log" 2>&1 &
-        pids+=($!)
-    done
-    for half in 1 2; do
-        code=0
-        wait "${pids[half - 1]}" || code=$?
-        cat "$results/$half.log"
-        if ((code != 5)); then codes+=("$code"); fi # 5: -k or a path selects no test of this half
-    done
-    count_skipped "$results"/*.xml
-    rm -r "$results"
-    [[ ${#codes[@]} != 0 && ! "${codes[*]}" =~ [1-9] ]]
 }
 
 listed() { # WORDS...
@@ -109,11 +87,15 @@ check "hadolint" run_hadolint
 check "words" "$python" -m dev.check_words
 check "mypy" "$python" -m mypy
 if [[ $quick == yes ]]; then
-    check "pytest" run_quick_pytest "$@"
-    skipped+=("tests that are slow or need Slurm or a GPU")
-else
+    check "pytest" run_pytest "${parallel[@]}" -m "$quick_tests" "$@"
+elif (($#)); then
     check "pytest" run_pytest "$@"
+else
+    check "pytest, quick tests" run_pytest "${parallel[@]}" -m "$quick_tests"
+    check "pytest, other tests" run_pytest -m "not ($quick_tests)" # one by one: a run trains on all cores
 fi
+if ((skipped_tests == 1)); then skipped+=("1 test"); elif ((skipped_tests)); then skipped+=("$skipped_tests tests"); fi
+if [[ $quick == yes ]]; then skipped+=("tests that are slow or need Slurm or a GPU"); fi
 
 if ((${#failed[@]})); then
     printf 'FAILED: %s\n' "$(listed "${failed[@]}")"

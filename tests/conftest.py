@@ -19,7 +19,7 @@ from tiny import as_downloaded, make_data
 from llama31.checkpoint import store
 from llama31.run_dir.events import TARGET_NOT_REACHED
 
-pytest_plugins = ["golden", "shards"]
+pytest_plugins = ["golden"]
 
 MARK_OF_FIXTURE = {"trained": "slow", "cluster": "slurm"}
 """Fixtures that train or start Slurm -> mark of the tests that use them, directly or not."""

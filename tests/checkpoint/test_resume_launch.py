@@ -25,6 +25,7 @@ from llama31.run_dir.events import SUCCESS, TARGET_NOT_REACHED, Outcome
 # Two at once
 
 
+@pytest.mark.slow
 def test_a_run_that_another_job_trains(saving: dict[str, str], root: Path) -> None:
     save(saving, root, 1, 10)
     with store.lock(root, SEED), pytest.raises(UserError, match=r"seed 7 .* another job"):

@@ -38,6 +38,7 @@ def kill(process: psutil.Process, *, expected: int) -> None:
     assert not below, f"still there {ENDS_WITHIN} s after process {process.pid} was killed: {below}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["forks of a fork", "forks of a spawn", "data loader"])
 def test_children_of_a_process_end_with_it(kind: str) -> None:
     process = subprocess.Popen([sys.executable, PARENT, kind], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from runs import REPOSITORY
 
 SCRIPT = """
@@ -22,6 +23,7 @@ def imported(first: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_megatron_core_compiles_nothing() -> None:
     done = imported("import llama31")
     assert done.stdout.splitlines()[-1:] == ["False"], done.stderr

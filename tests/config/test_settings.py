@@ -184,6 +184,7 @@ def test_all_mistakes_are_shown_at_once() -> None:
     assert "MAX_STEPS=many (environment): not a whole number, such as 1200000" in found
 
 
+@pytest.mark.slow
 @hypothesis_settings(deadline=None)
 @given(
     st.sampled_from([name for name in names() if name != "CONFIG_FILENAME"]),

@@ -89,6 +89,7 @@ def test_sources_become_gz_and_a_second_call_does_nothing(tmp_path: Path) -> Non
     assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_kills_lose_nothing(tmp_path: Path) -> None:
     """SIGKILL at points spread over the work; the files stay complete each time, and finally all are compressed."""
     directory = tmp_path / "c4"

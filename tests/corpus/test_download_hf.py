@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from checkout import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = REPOSITORY / "utils" / "download_hf_llama3.sh"
 TOKENIZER = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}, "added_tokens": []}
 FILES = {

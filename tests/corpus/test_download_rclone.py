@@ -32,6 +32,8 @@ from llama31.common.units import size
 from llama31.corpus.download import fetch, remote
 from llama31.corpus.download.rclone import RemoteDirectory
 
+pytestmark = pytest.mark.slow
+
 PIECE_BYTES = 1 << 20
 DEADLINE = 60  # seconds
 FILES = {

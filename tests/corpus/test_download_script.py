@@ -78,6 +78,7 @@ def stand_in(directory: Path, found: dict[str, TokenFile]) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_new_user(server: FileServer, tiny_data: dict[str, str], tmp_path: Path) -> None:
     """Token files, tokenizer, dry run: each command is the one that the command before names."""
     found = token_files(tiny_data)
@@ -175,6 +176,7 @@ def test_help_is_the_head_of_the_script() -> None:
     assert done.stdout.rstrip().endswith('211 GB for PARTS="6 7".')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_next_run_fetches_only_the_rest(end: signal.Signals, server: FileServer, tmp_path: Path) -> None:
     """Ctrl-C keeps every byte that arrived; SIGKILL all but what was not yet recorded."""

@@ -61,6 +61,7 @@ def probe(directory: Path, pre_tokenizer: pre_tokenizers.PreTokenizer, **parts: 
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PROVEN)
 def test_every_assigned_code_point(tmp_path: Path, kind: str) -> None:
     """Characters that Python's Unicode version assigns are encoded by gigatoken, without the other library."""

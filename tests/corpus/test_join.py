@@ -21,6 +21,8 @@ from llama31.corpus.preprocess import Work, finish, from_merged, from_shards
 from llama31.corpus.tokenize import tokenize
 from llama31.corpus.tokenize_checkpoint import TokenizeCheckpoint
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = 20
 SHARDS = (768, 769, 770)  # of the 128 of part 6
 NAME = rules.token_file_name(rules.train_part_name(6))

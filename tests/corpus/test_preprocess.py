@@ -17,6 +17,8 @@ from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.corpus.preprocess import Task, from_merged, share_of, tokenize_all
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = REPOSITORY / "utils" / "preprocess.sh"
 SAMPLE = 40  # documents of the validation set
 NAMES = [*map(rules.train_part_name, (5, 6, 7)), rules.validation_name(SAMPLE)]

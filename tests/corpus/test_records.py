@@ -68,6 +68,7 @@ CONTENTS = st.builds(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES[:2])
 @settings(max_examples=600, deadline=None)
 @given(content=CONTENTS, block_bytes=st.sampled_from([1, 7, 1 << 20]))

@@ -17,6 +17,8 @@ from llama31.corpus.token_writer import exclusive
 from llama31.corpus.tokenize import tokenize
 from llama31.data import token_manifest
 
+pytestmark = pytest.mark.slow
+
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """A short campaign of dev/kill_tokenize.py."""

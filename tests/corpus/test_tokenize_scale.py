@@ -19,6 +19,8 @@ from llama31.corpus import documents
 from llama31.corpus.consolidate import merge_part
 from llama31.corpus.tokenize import tokenize
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_million_tiny_documents(tmp_path: Path, tokenizer_dir: Path) -> None:
     texts = ["a", "bc", "1", ""]

@@ -51,6 +51,7 @@ def command(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=REPOSITORY, env={**ours, **env}, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_command(made: Path, tokenizer: Path) -> None:
     built(made.with_name("other"), dtype="uint16")
     size = summary(made).tokens
@@ -105,6 +106,7 @@ def test_mistakes_are_one_line(tmp_path: Path, data: Path, arguments: list[str],
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_tokenizer_of_the_environment(made: Path, tokenizer: Path, llamas: Path, tmp_path: Path) -> None:
     """It is used if it exists: data may be downloaded before the tokenizer."""
     for path, says in ((tokenizer, f"ids below 512 ({tokenizer})"), (tmp_path / "none", "ids below 512 (manifest)")):
@@ -208,6 +210,7 @@ def test_known_counts_are_the_published_sizes() -> None:
     assert part.documents == 45_608_611
 
 
+@pytest.mark.slow
 def test_the_benchmarks_validation_set(tmp_path: Path, llamas: Path, tokenizer: Path, capsys: Output) -> None:
     """Of its true size; its ids are all 0, in a sparse file."""
     prefix = tmp_path / VALIDATION

@@ -113,6 +113,7 @@ def of_megatron(settings: Settings, directory: Path, seed: int = 1) -> Dataset:
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", ["6 7", "7"])
 @pytest.mark.parametrize("limit", [None, 700, 1])
 def test_the_order_is_the_beginning_of_megatrons(

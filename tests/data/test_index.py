@@ -169,6 +169,7 @@ def rewrite(settings: Settings) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_data_rewritten_under_its_index_is_refused(settings: Settings, tmp_path: Path) -> None:
     settings = copy_of(settings, tmp_path / "data")
     trained_on(settings)
@@ -313,6 +314,7 @@ def test_megatrons_helper_never_gets_an_empty_part(
 # python3 -m llama31 index
 
 
+@pytest.mark.slow
 def test_the_index_command_builds_the_index(usual: dict[str, str], settings: Settings) -> None:
     given = arguments({**usual, "SEQ_LENGTH": SEQ_LENGTH, "SEEDS": "1 2", "NEXP": 2, "JOB_DIR": settings.job_dir})
     command = [sys.executable, "-m", "llama31", "index", *given]

@@ -27,6 +27,7 @@ def bench(name: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHES)
 def test_help(name: str) -> None:
     assert f"python3 -m dev.bench.{name}" in bench(name, "--help")

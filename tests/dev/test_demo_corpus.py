@@ -21,6 +21,8 @@ from llama31.corpus.parts import part_shards
 from llama31.data import token_manifest
 from llama31.data.token_file import summary
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = ("scikit-learn",)
 VALIDATION_DOCUMENTS = 20
 

@@ -202,11 +202,13 @@ def checked(directory: Path, *expected: str, **environment: str) -> subprocess.C
     )
 
 
+@pytest.mark.slow
 def test_an_image_that_is_as_it_should_be(tmp_path: Path) -> None:
     done = checked(tmp_path, f"nemo_toolkit=={ARGUMENTS['NEMO_VERSION']}")
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_each_fault_is_a_line(tmp_path: Path) -> None:
     done = checked(tmp_path, "nemo_toolkit==1.0", "nosuch==2.0", HOME="/nonexistent")
     assert done.returncode == 1

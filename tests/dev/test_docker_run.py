@@ -16,6 +16,8 @@ from dev import image_command
 from llama31.common.errors import UserError
 from llama31.settings import names
 
+pytestmark = pytest.mark.slow
+
 STRANGE = "a b, $HOME \"quoted\" 'name' é"
 
 NOTING = """#!/bin/sh

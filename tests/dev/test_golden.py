@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from checkout import SUPPORT
 
+pytestmark = pytest.mark.slow
+
 TESTS = """
 def test_text(golden):
     golden.check("text.txt", "new\\n")

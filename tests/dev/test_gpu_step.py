@@ -33,6 +33,8 @@ from llama31.model import cpu_backend
 from llama31.model.llama import model_config
 from llama31.settings import Device, Precision, RecomputeGranularity, Settings
 
+pytestmark = pytest.mark.slow
+
 H200 = 143_771 * 2**20  # bytes, as nvidia-smi shows them; the data sheet's 141 GB are less
 ON_CPU = Settings(size=SIZE, device=Device.cpu, seq_length=64, gbs=2)
 

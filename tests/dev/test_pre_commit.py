@@ -29,6 +29,7 @@ def test_nothing_is_downloaded() -> None:
     assert {hook["language"] for hook in HOOKS} == {"system"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook["id"])
 def test_each_hook_passes_on_the_tree(hook: dict[str, Any]) -> None:
     program, *options = hook["entry"].split()

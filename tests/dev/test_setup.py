@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from checkout import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 SETUP = REPOSITORY / "dev" / "setup.sh"
 
 # Builds its own wheel, needing nothing; on the way it does what the environment says.

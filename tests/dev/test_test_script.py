@@ -9,8 +9,9 @@ from pathlib import Path
 
 import lacking
 import pytest
-from checkout import SUPPORT
 from runs import REPOSITORY
+
+pytestmark = pytest.mark.slow
 
 PASSES, FAILS = "def test_one():\n    pass\n", "def test_two():\n    assert False\n"
 SKIPS = """import pytest
@@ -28,12 +29,11 @@ def script(path: Path, text: str) -> None:
 
 
 def checked(
-    root: Path, *tests: str, hadolint: bool = True, mypy: int = 0, arguments: tuple[str, ...] = ()
+    root: Path, *tests: str, hadolint: bool = True, mypy: int = 0, arguments: tuple[str, ...] = (".",)
 ) -> tuple[int, list[str]]:
     """Exit code and lines of a call on these tests."""
     root.mkdir()
     (root / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow\n    slurm\n    gpu\n")
-    (root / "conftest.py").write_text(f"import sys\nsys.path.append({str(SUPPORT)!r})\npytest_plugins = ['shards']\n")
     binaries = root / "a venv" / "bin"
     script(root / "dev" / "setup.sh", f"printf '%s\\n' '{binaries.parent}'")
     script(binaries / "python", f'case $2 in pytest) exec {sys.executable} "$@" ;; mypy) exit {mypy} ;; esac')
@@ -44,8 +44,8 @@ def checked(
     for number, text in enumerate(tests):
         (root / f"test_{number}.py").write_text(text)
     done = subprocess.run(
-        ["bash", root / "dev" / "test.sh", *arguments, "-p", "no:cacheprovider"],
-        env={**os.environ, "PYTEST_ADDOPTS": "", lacking.ALL_TESTS: ""},
+        ["bash", root / "dev" / "test.sh", *arguments],
+        env={**os.environ, "PYTEST_ADDOPTS": "-p no:cacheprovider", lacking.ALL_TESTS: ""},
         capture_output=True,
         text=True,
         timeout=60,
@@ -77,6 +77,7 @@ def test_the_last_line_names_what_failed(tmp_path: Path) -> None:
     assert checked(tmp_path / "two", FAILS, mypy=2)[1][-1] == "FAILED: mypy, pytest"
 
 
+PASSES_SLOWLY = "import pytest\n\n@pytest.mark.slow\ndef test_six():\n    pass\n"
 QUICK = "def test_four():\n    pass\n"
 SLOW = "import pytest\n\n@pytest.mark.{mark}\ndef test_five():\n    assert False\n"
 
@@ -86,20 +87,20 @@ def test_quick_leaves_out_what_is_slow_or_needs_slurm_or_a_gpu(tmp_path: Path) -
     code, lines = checked(tmp_path / "checkout", *tests, arguments=("--quick",))
     left_out = "tests that are slow or need Slurm or a GPU"
     assert (code, lines[-1]) == (0, f"All checks hold; skipped: 2 tests, {left_out}"), lines
-    closing = [line for line in lines if re.search(r" in [\d.]+s", line)]
-    counts = [sum(int(number) for number in re.findall(rf"(\d+) {kind}", "\n".join(closing)))
-              for kind in ("passed", "skipped", "deselected")]  # fmt: skip
-    assert counts == [2, 2, 3], "each file once, in one of the two halves"
+    assert any("2 passed, 2 skipped" in line for line in lines), lines
     assert checked(tmp_path / "full", *tests)[0] == 1, "the full run has them all"
 
 
-def test_quick_fails_where_one_half_does(tmp_path: Path) -> None:
-    for number, tests in enumerate(([FAILS, PASSES, QUICK, PASSES], [PASSES, QUICK, PASSES, FAILS])):
-        code, lines = checked(tmp_path / str(number), *tests, arguments=("--quick",))
-        assert code == 1 and lines[-1].startswith("FAILED: pytest"), lines
-
-
-def test_quick_takes_a_selection_that_is_all_in_one_half(tmp_path: Path) -> None:
+def test_quick_takes_a_selection(tmp_path: Path) -> None:
     assert checked(tmp_path / "one", PASSES, QUICK, arguments=("--quick", "-k", "four"))[0] == 0
     code, lines = checked(tmp_path / "none", PASSES, QUICK, arguments=("--quick", "-k", "nothing"))
     assert code == 1 and lines[-1] == "FAILED: pytest"
+
+
+@pytest.mark.parametrize("arguments", [(), (".",)])
+def test_all_tests_run_once(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Without arguments in two calls of pytest, of which each must find tests."""
+    code, lines = checked(tmp_path / "checkout", PASSES, PASSES_SLOWLY, arguments=arguments)
+    assert (code, lines[-1]) == (0, "All checks hold.")
+    passed = [int(number) for line in lines for number in re.findall(r"(\d+) passed", line)]
+    assert passed == ([2] if arguments else [1, 1])

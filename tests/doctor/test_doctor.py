@@ -28,6 +28,7 @@ from llama31.doctor.group import Group, expanded
 # --- The verb -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_is_well(usual: dict[str, str], tmp_path: Path) -> None:
     """Two ranks; no files are left, also if the directories did not exist yet."""
     saves = {"SAVE_CKPT": "1", "CONTINUAL_CKPT": str(tmp_path / "checkpoints"), "GPUS_PER_NODE": "2"}
@@ -159,6 +160,7 @@ def test_a_python_without_the_packages(usual: dict[str, str], monkeypatch: pytes
 # --- Devices and ranks --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_gpu(usual: dict[str, str]) -> None:
     """CUDA_VISIBLE_DEVICES hides this machine's GPUs, if any."""
     (line,) = texts(gpus.check(context(usual, DEVICE="cuda")))
@@ -242,6 +244,7 @@ def test_a_damaged_token_file_is_found_by_verify(usual: dict[str, str], tmp_path
 # --- Slurm --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_slurm_that_does_not_answer(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     debian.need("sinfo", "slurm-wlm", "munge")
     monkeypatch.setenv("SLURM_CONF", "/data/none")

@@ -17,6 +17,8 @@ from runs import arguments, environment
 from llama31.doctor import all_reduce, collectives, limits
 from llama31.doctor.group import Disconnected, Group, StepTask, is_task, step_task
 
+pytestmark = pytest.mark.slow
+
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:

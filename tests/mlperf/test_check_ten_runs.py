@@ -21,7 +21,7 @@ from submissions import (
 
 from llama31.mlperf.check import submission
 
-pytestmark = pytest.mark.usefixtures("rule_files_are_parsed_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rule_files_are_parsed_once")]
 
 
 def test_ten_runs_hold_as_a_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

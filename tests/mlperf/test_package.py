@@ -19,7 +19,7 @@ from llama31.config import paths
 from llama31.config.resolve import resolve
 from llama31.mlperf.package import code, official_checkers
 
-pytestmark = pytest.mark.usefixtures("rule_files_are_parsed_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rule_files_are_parsed_once")]
 
 
 # The tree

@@ -18,7 +18,7 @@ from llama31.mlperf.package import code, system_description
 from llama31.run_dir import record
 from llama31.settings import Division
 
-pytestmark = pytest.mark.usefixtures("rule_files_are_parsed_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rule_files_are_parsed_once")]
 
 # What is refused
 

@@ -140,6 +140,7 @@ def test_tokenizer_other_than_the_one_that_made_the_data(own_data: dict[str, str
     assert line.startswith(f"TOKENIZER_PATH={other.parent}: {path} was made with another tokenizer (SHA-256 of ")
 
 
+@pytest.mark.slow
 def test_vocabulary_smaller_than_the_ids(own_data: dict[str, str]) -> None:
     """Detected from the ids themselves; with a manifest, also if the id is in the middle of a large file."""
     shutil.rmtree(own_data["TOKENIZER_PATH"])

@@ -275,6 +275,7 @@ def test_all_published_logs(tmp_path: Path) -> None:
         assert figure(row["Tokens/s"]).expected == pytest.approx(speed, rel=2e-3)
 
 
+@pytest.mark.slow
 @needs_published
 def test_lines_are_those_of_the_checkers_parser() -> None:
     for log in PUBLISHED_LOGS.glob("*/result_*.txt"):

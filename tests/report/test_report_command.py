@@ -80,6 +80,7 @@ def test_a_path_that_cannot_be_examined_is_a_user_error() -> None:
             look(path)
 
 
+@pytest.mark.slow
 def test_where_the_page_goes(ten_logs: Path, tmp_path: Path) -> None:
     done = call(
         sys.executable, "-m", "llama31", "report", ten_logs / "result_0.txt", cwd=tmp_path, PYTHONPATH=str(REPOSITORY)

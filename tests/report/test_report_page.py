@@ -13,6 +13,8 @@ from dev import browser as module
 from dev.browser import Page, browser
 from llama31.report import command
 
+pytestmark = pytest.mark.slow
+
 DRAWN = """[...document.querySelectorAll('.plot')].map(place => {
     const svg = place.querySelector('.main-svg'), box = place.getBoundingClientRect();
     const legend = place.querySelector('.legend').getBoundingClientRect();
