@@ -36,7 +36,7 @@ class Runs:
 @pytest.mark.parametrize(
     "call",
     [(os.mknod, "executed"), (eval, "open('executed', 'w')"), (torch.load, "x"), (__import__, "os"), (exec, "1")],
-    ids=str,
+    ids=lambda call: call[0].__name__,
 )
 def test_a_table_that_runs_something_is_refused(
     call: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,7 @@ from llama31 import rules
 from llama31.config import paths
 from llama31.mlperf.check import submission
 
-pytestmark = pytest.mark.usefixtures("rule_files_are_parsed_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rule_files_are_parsed_once")]
 
 INTERVAL = 12_288
 
