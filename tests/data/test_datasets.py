@@ -1,20 +1,18 @@
 """The benchmark's data: which sequences are read, and in which order."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from built_data import SEQ_LENGTH, built, copy_of, documents, settings_for, trained_on
+from built_data import SEQ_LENGTH, built, copy_of, documents, trained_on
 from megatron.core.datasets import gpt_dataset
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 from megatron.core.datasets.utils import Split
 from nemo.collections.common.tokenizers import AutoTokenizer
-from one_rank import one_rank
 from oracle import expected_fingerprint, windows
 from saved_tokenizers import edit
 from tiny import VOCABULARY, write_tokens
@@ -26,16 +24,7 @@ from llama31.data import order, token_file
 from llama31.data.datasets import FirstSequences, fingerprint, training_set
 from llama31.settings import Settings
 
-
-@pytest.fixture(scope="module", autouse=True)
-def rank() -> Iterator[None]:
-    with one_rank():
-        yield
-
-
-@pytest.fixture
-def settings(tiny_data: dict[str, str], tmp_path: Path) -> Settings:
-    return settings_for(tiny_data, tmp_path)
+pytestmark = pytest.mark.usefixtures("rank")
 
 
 # Validation

@@ -18,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from built_data import SEQ_LENGTH, built, copy_of, settings_for, trained_on
+from built_data import SEQ_LENGTH, built, copy_of, trained_on
 from cluster import Cluster
-from one_rank import one_rank
 from runs import REPOSITORY, arguments, environment
 from tiny import VOCABULARY, write_tokens
 
@@ -36,16 +35,7 @@ from llama31.plan import validate
 from llama31.plan.plan import Plan
 from llama31.settings import Settings
 
-
-@pytest.fixture(scope="module", autouse=True)
-def rank() -> Iterator[None]:
-    with one_rank():
-        yield
-
-
-@pytest.fixture
-def settings(tiny_data: dict[str, str], tmp_path: Path) -> Settings:
-    return settings_for(tiny_data, tmp_path)
+pytestmark = pytest.mark.usefixtures("rank")
 
 
 def index_of(settings: Settings, seed: int = 1) -> index.Index:

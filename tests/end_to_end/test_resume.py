@@ -8,7 +8,7 @@ import oracle
 import pytest
 import weights_and_biases
 from noting_samples import NAME
-from runs import SUPPORT, Run, run_forked
+from runs import CUT_RUN, SUPPORT, Run, run_forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dev.support.tensors import common, different, tensors
@@ -23,20 +23,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = 20
 CUTS = (7, 8)  # 7 + 1 + 12 steps
-SETTINGS = {
-    "SIZE": "tiny",
-    "DEVICE": "cpu",
-    "PRECISION": "fp32",
-    "SEQ_LENGTH": 32,
-    "GBS": 8,
-    "MBS": 2,
-    "MAX_LR": 1e-3,
-    "WARMUP_STEPS": 9,
-    "EVAL_EVERY": 32,  # every 4 steps: at 8, where the second job ends, too
-    "EVAL_SAMPLES": 12,
-    "SAVE_CKPT": 1,
-    "SEEDS": 1234,
-}
+SETTINGS = {**CUT_RUN, "EVAL_EVERY": 32, "SAVE_CKPT": 1}  # evaluates every 4 steps: at 8, where a job ends, too
 
 
 @dataclass

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_run
-import course
 import oracle
 import pytest
+import simulated_training
 import torch
 from checkpoints import save, settings_of
 from one_rank import one_rank
@@ -154,30 +154,32 @@ def test_nexp(launched: Callable[..., Path]) -> None:
 
 
 @pytest.fixture
-def follow(tmp_path: Path) -> Iterator[Callable[..., course.Course]]:
-    """Follows the benchmark's course to its end, with settings other than CLOSED's."""
+def follow(tmp_path: Path) -> Iterator[Callable[..., simulated_training.SimulatedRun]]:
+    """Follows the benchmark to its end, with settings other than CLOSED's."""
     with one_rank():
-        yield lambda losses, **more: course.train(tmp_path, replace(CLOSED, **more), losses)
+        yield lambda losses, **more: simulated_training.train(tmp_path, replace(CLOSED, **more), losses)
 
 
-def test_start_eval_at(follow: Callable[..., course.Course]) -> None:
+def test_start_eval_at(follow: Callable[..., simulated_training.SimulatedRun]) -> None:
     found = follow([3.4, 3.2], start_eval_at=30_000).evaluations
     assert [evaluation.consumed_samples for evaluation in found] == [36_864, 49_152]
 
 
-def test_target(follow: Callable[..., course.Course]) -> None:
+def test_target(follow: Callable[..., simulated_training.SimulatedRun]) -> None:
     ended = follow([3.4, 3.1, 2.9], target=3.0).outcome
     assert (ended.status, ended.exit_code, ended.consumed_samples) == (SUCCESS, 0, 3 * 12_288)
 
 
-def test_stop_at_step(follow: Callable[..., course.Course]) -> None:
+def test_stop_at_step(follow: Callable[..., simulated_training.SimulatedRun]) -> None:
     ran = follow([], stop_at_step=9)
     assert [step.step for step in ran.steps] == list(range(1, 10))
     without = replace(CLOSED, stop_at_step=None)
     assert Start().last_step(without, 16_031) == (500, "the 16031 sequences of training data")
 
 
-def test_step_time_atol(follow: Callable[..., course.Course], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_time_atol(
+    follow: Callable[..., simulated_training.SimulatedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = iter(range(10_000))
     monkeypatch.setattr(benchmark_callback.time, "perf_counter", lambda: next(clock))
     assert follow([], step_time_atol=1000, stop_at_step=9).outcome.step == 9, "steps of 1,000 ms are tolerated"

@@ -13,7 +13,7 @@ from cluster import Cluster
 from containers import containers
 from cut_chain import SIGNAL_BEFORE_END, Chain
 from light_imports import imported_by, is_light
-from runs import REPOSITORY, Run, arguments, environment, run_llama31
+from runs import CUT_RUN, REPOSITORY, Run, arguments, environment, run_llama31
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
 from dev.support.submitted import submit
@@ -25,19 +25,7 @@ from llama31.run_dir.events import BAD_INPUT, FAILED, INTERRUPTED, TARGET_NOT_RE
 pytestmark = pytest.mark.timeout(1800)  # the chain alone takes minutes, each time limit one
 STEPS = 40
 THREADS = {"OMP_NUM_THREADS": "1"}  # here and in the jobs, so that sums are the same to the bit
-SETTINGS = {
-    "SIZE": "tiny",
-    "DEVICE": "cpu",
-    "PRECISION": "fp32",
-    "SEQ_LENGTH": 32,
-    "GBS": 8,
-    "MBS": 2,
-    "MAX_LR": 1e-3,
-    "WARMUP_STEPS": 9,
-    "EVAL_EVERY": 64,  # every 8 steps
-    "EVAL_SAMPLES": 12,
-    "SEEDS": 1234,
-}
+SETTINGS = {**CUT_RUN, "EVAL_EVERY": 64}  # every 8 steps
 ODD = 'it\'s $HOME, 100%j "new"'
 SLURM = {"PARTITION": "debug"}
 TO_START = 240  # seconds for a rank that has started to import: it imports the rest, trains a step and saves

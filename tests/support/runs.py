@@ -15,6 +15,19 @@ from llama31.launch import local, prepare, rank_command, run_directory
 from llama31.plan.plan import Plan
 
 TIMEOUT = 300  # seconds; a run of these takes half a minute at most
+CUT_RUN: dict[str, Any] = {
+    "SIZE": "tiny",
+    "DEVICE": "cpu",
+    "PRECISION": "fp32",
+    "SEQ_LENGTH": 32,
+    "GBS": 8,
+    "MBS": 2,
+    "MAX_LR": 1e-3,
+    "WARMUP_STEPS": 9,
+    "EVAL_SAMPLES": 12,
+    "SEEDS": 1234,
+}
+"""Settings of runs that are cut into jobs and compared with uninterrupted ones."""
 
 
 def exports_after(script: str, directory: Path = REPOSITORY, **exported: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""BenchmarkCallback, driven by the trainer of course.py."""
+"""BenchmarkCallback, driven by a simulated trainer."""
 
 import math
 import resource
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_run
-import course as courses
 import pytest
+import simulated_training
 import torch
-from course import ENOUGH, FINGERPRINTS, Course, Trainer
 from one_rank import one_rank
+from simulated_training import ENOUGH, FINGERPRINTS, SimulatedRun, Trainer
 
 from llama31 import rules
 from llama31.model import device
@@ -35,38 +35,40 @@ def rank() -> Iterator[None]:
 
 
 @pytest.fixture
-def train(tmp_path: Path) -> Callable[..., Course]:
-    return partial(courses.train, tmp_path)
+def train(tmp_path: Path) -> Callable[..., SimulatedRun]:
+    return partial(simulated_training.train, tmp_path)
 
 
 # The whole benchmark
 
 
-def test_the_official_checker_accepts_the_benchmarks_course_as_closed(train: Callable[..., Course]) -> None:
-    course = train(CLOSED, benchmark_run.losses())
-    assert len(course.steps) == 5376
-    assert replace(course.outcome, memory=None) == Outcome(
+def test_the_official_checker_accepts_the_benchmark_as_closed(train: Callable[..., SimulatedRun]) -> None:
+    done = train(CLOSED, benchmark_run.losses())
+    assert len(done.steps) == 5376
+    assert replace(done.outcome, memory=None) == Outcome(
         SUCCESS, "validation loss 3.2900 reached TARGET=3.3", 0, 5376, 172_032
     )
-    assert [evaluation.step for evaluation in course.evaluations] == list(range(384, 5377, 384))
-    found = [record["value"] for record in course.records() if record["key"] == "eval_accuracy"]
+    assert [evaluation.step for evaluation in done.evaluations] == list(range(384, 5377, 384))
+    found = [record["value"] for record in done.records() if record["key"] == "eval_accuracy"]
     assert found == pytest.approx(benchmark_run.losses(), abs=1e-12)
     for ruleset in rules.RULESETS:
-        command = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--ruleset", ruleset, course.log.name]
-        done = subprocess.run(command, cwd=course.log.parent, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"ruleset {ruleset}:\n{done.stdout}{done.stderr}"
+        command = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--ruleset", ruleset, done.log.name]
+        judged = subprocess.run(command, cwd=done.log.parent, capture_output=True, text=True, check=False)
+        assert judged.returncode == 0, f"ruleset {ruleset}:\n{judged.stdout}{judged.stderr}"
 
 
-def test_steps_are_reported_as_they_were(train: Callable[..., Course], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_reported_as_they_were(train: Callable[..., SimulatedRun], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100))
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
-    course = train(replace(CLOSED, stop_at_step=3), train_loss=lambda step: 10.0 - step)
-    assert course.steps == [
+    done = train(replace(CLOSED, stop_at_step=3), train_loss=lambda step: 10.0 - step)
+    assert done.steps == [
         Step(step, 32 * step, loss, pytest.approx(1e-6 * step), 1) for step, loss in ((1, 9.0), (2, 8.0), (3, 7.0))
     ], "loss and learning rate are those that the step had"
 
 
-def test_time_spent_in_an_evaluation_is_no_steps(train: Callable[..., Course], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_spent_in_an_evaluation_is_no_steps(
+    train: Callable[..., SimulatedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 0.0
 
     def clock() -> float:
@@ -94,24 +96,24 @@ def test_time_spent_in_an_evaluation_is_no_steps(train: Callable[..., Course], m
 
     monkeypatch.setattr(module.time, "perf_counter", clock)
     monkeypatch.setattr(Trainer, "validate", slow)
-    course = train(replace(CLOSED, stop_at_step=400), train_loss=train_loss)
-    assert {step.seconds for step in course.steps} == {1.0}
-    assert [evaluation.seconds for evaluation in course.evaluations] == [1024.0]
+    done = train(replace(CLOSED, stop_at_step=400), train_loss=train_loss)
+    assert {step.seconds for step in done.steps} == {1.0}
+    assert [evaluation.seconds for evaluation in done.evaluations] == [1024.0]
 
 
-def test_memory_on_a_cpu_is_what_the_process_has_taken(train: Callable[..., Course]) -> None:
+def test_memory_on_a_cpu_is_what_the_process_has_taken(train: Callable[..., SimulatedRun]) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    course = train(CLOSED, [3.5, 3.2])
+    done = train(CLOSED, [3.5, 3.2])
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    memory = [evaluation.memory for evaluation in course.evaluations]
+    memory = [evaluation.memory for evaluation in done.evaluations]
     assert before <= memory[0] <= memory[1] <= after
-    logged = [line for line in course.records() if "max_memory_gb" in str(line["value"])]
+    logged = [line for line in done.records() if "max_memory_gb" in str(line["value"])]
     assert [line["value"]["max_memory_gb"] for line in logged] == pytest.approx([one / 1e9 for one in memory], abs=5e-4)
     assert [line["metadata"]["step"] for line in logged] == [384, 768]
 
 
 def test_memory_is_the_most_that_any_rank_has_taken(
-    train: Callable[..., Course], monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., SimulatedRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     all_reduce = torch.distributed.all_reduce
 
@@ -134,40 +136,40 @@ def test_memory_on_a_gpu_is_what_torch_has_allocated(monkeypatch: pytest.MonkeyP
 # When to evaluate, and on what
 
 
-def test_no_evaluation_before_start_eval_at(train: Callable[..., Course]) -> None:
+def test_no_evaluation_before_start_eval_at(train: Callable[..., SimulatedRun]) -> None:
     settings = replace(CLOSED, start_eval_at=30_000)
-    course = train(settings, [3.4, 3.2])
-    assert [evaluation.consumed_samples for evaluation in course.evaluations] == [36_864, 49_152]
-    assert course.outcome.status == SUCCESS
-    course.records()
+    done = train(settings, [3.4, 3.2])
+    assert [evaluation.consumed_samples for evaluation in done.evaluations] == [36_864, 49_152]
+    assert done.outcome.status == SUCCESS
+    done.records()
 
 
-def test_start_eval_at_an_evaluation_includes_it(train: Callable[..., Course]) -> None:
-    course = train(replace(CLOSED, start_eval_at=24_576), [3.2])
-    assert [evaluation.consumed_samples for evaluation in course.evaluations] == [24_576]
+def test_start_eval_at_an_evaluation_includes_it(train: Callable[..., SimulatedRun]) -> None:
+    done = train(replace(CLOSED, start_eval_at=24_576), [3.2])
+    assert [evaluation.consumed_samples for evaluation in done.evaluations] == [24_576]
 
 
 @pytest.mark.parametrize(("gbs", "mbs", "eval_samples"), [(32, 1, 1024), (48, 2, 1000), (96, 4, 5), (7, 7, 20)])
 def test_an_evaluation_is_the_mean_over_its_sequences(
-    train: Callable[..., Course], gbs: int, mbs: int, eval_samples: int
+    train: Callable[..., SimulatedRun], gbs: int, mbs: int, eval_samples: int
 ) -> None:
     settings = replace(CLOSED, gbs=gbs, mbs=mbs, eval_samples=eval_samples, eval_every=10 * gbs, stop_at_step=20)
-    course = train(settings, [3.5, 3.25])
+    done = train(settings, [3.5, 3.25])
     expected = sum(FINGERPRINTS[:eval_samples]) % 2**64
-    assert [evaluation.loss for evaluation in course.evaluations] == pytest.approx([3.5, 3.25], abs=1e-12)
-    assert {evaluation.samples for evaluation in course.evaluations} == {eval_samples}
-    assert {evaluation.token_hash for evaluation in course.evaluations} == {f"{expected:016x}"}
+    assert [evaluation.loss for evaluation in done.evaluations] == pytest.approx([3.5, 3.25], abs=1e-12)
+    assert {evaluation.samples for evaluation in done.evaluations} == {eval_samples}
+    assert {evaluation.token_hash for evaluation in done.evaluations} == {f"{expected:016x}"}
 
 
 def test_an_evaluation_that_misses_a_sequence_is_none(
-    train: Callable[..., Course], monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., SimulatedRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courses, "FINGERPRINTS", [*FINGERPRINTS[:1000], 0, *FINGERPRINTS[1001:]])
+    monkeypatch.setattr(simulated_training, "FINGERPRINTS", [*FINGERPRINTS[:1000], 0, *FINGERPRINTS[1001:]])
     with pytest.raises(AssertionError, match="evaluated 1023 sequences"):
         train(CLOSED, [3.2])
 
 
-def test_training_batches_do_not_count_as_evaluated(train: Callable[..., Course]) -> None:
+def test_training_batches_do_not_count_as_evaluated(train: Callable[..., SimulatedRun]) -> None:
     callback = BenchmarkCallback(CLOSED, [], ENOUGH, Start())
     callback.on_megatron_microbatch_start(batch={"tokens": torch.ones(1, 8)}, step=None)
     assert (callback._samples, callback._token_hash) == (0, 0)
@@ -177,10 +179,10 @@ def test_training_batches_do_not_count_as_evaluated(train: Callable[..., Course]
 
 
 @pytest.mark.parametrize(("loss", "status"), [(3.3 - 1e-9, SUCCESS), (3.3 + 1e-9, ABORTED)])
-def test_the_target_is_reached_at_or_below_it(train: Callable[..., Course], loss: float, status: str) -> None:
-    course = train(replace(CLOSED, stop_at_step=384), [loss])
-    assert course.outcome.status == status
-    assert course.evaluations[0].reached_target is (status == SUCCESS)
+def test_the_target_is_reached_at_or_below_it(train: Callable[..., SimulatedRun], loss: float, status: str) -> None:
+    done = train(replace(CLOSED, stop_at_step=384), [loss])
+    assert done.outcome.status == status
+    assert done.evaluations[0].reached_target is (status == SUCCESS)
 
 
 def test_the_target_itself_is_reached() -> None:
@@ -213,35 +215,37 @@ def test_the_target_itself_is_reached() -> None:
     ids=["stop at step", "max steps", "end of data", "end of index", "data before stop"],
 )
 def test_a_run_that_misses_the_target_ends_in_order(
-    train: Callable[..., Course], settings: Settings, available: int, last: int, reason: str
+    train: Callable[..., SimulatedRun], settings: Settings, available: int, last: int, reason: str
 ) -> None:
-    course = train(settings, available_samples=available)
+    done = train(settings, available_samples=available)
     said = f"the validation loss did not reach TARGET=3.3 in {reason}"
-    assert replace(course.outcome, memory=None) == Outcome(ABORTED, said, TARGET_NOT_REACHED, last, 32 * last)
-    assert [evaluation.step for evaluation in course.evaluations] == [384], "no evaluation off the cadence"
-    assert course.records()[-1]["metadata"]["reason"] == said
+    assert replace(done.outcome, memory=None) == Outcome(ABORTED, said, TARGET_NOT_REACHED, last, 32 * last)
+    assert [evaluation.step for evaluation in done.evaluations] == [384], "no evaluation off the cadence"
+    assert done.records()[-1]["metadata"]["reason"] == said
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_training_loss_that_is_not_finite_ends_the_run_at_once(train: Callable[..., Course], loss: float) -> None:
-    course = train(CLOSED, train_loss=lambda step: loss if step == 390 else 4.0)
-    assert course.outcome.reason == f"the training loss is {loss} at step 390; a lower MAX_LR may help"
-    assert (course.outcome.exit_code, course.outcome.step) == (TARGET_NOT_REACHED, 390)
-    assert len(course.steps) == 390, "the step itself is reported"
-    assert course.records()[-1]["metadata"]["status"] == ABORTED
+def test_a_training_loss_that_is_not_finite_ends_the_run_at_once(
+    train: Callable[..., SimulatedRun], loss: float
+) -> None:
+    done = train(CLOSED, train_loss=lambda step: loss if step == 390 else 4.0)
+    assert done.outcome.reason == f"the training loss is {loss} at step 390; a lower MAX_LR may help"
+    assert (done.outcome.exit_code, done.outcome.step) == (TARGET_NOT_REACHED, 390)
+    assert len(done.steps) == 390, "the step itself is reported"
+    assert done.records()[-1]["metadata"]["status"] == ABORTED
 
 
-def test_a_validation_loss_that_is_not_a_number_ends_the_run_at_once(train: Callable[..., Course]) -> None:
-    course = train(CLOSED, [3.5, math.nan])
-    assert course.outcome.reason == "the validation loss is nan at step 768; a lower MAX_LR may help"
-    assert course.outcome.exit_code == TARGET_NOT_REACHED
-    assert not course.evaluations[-1].reached_target
-    course.records()
+def test_a_validation_loss_that_is_not_a_number_ends_the_run_at_once(train: Callable[..., SimulatedRun]) -> None:
+    done = train(CLOSED, [3.5, math.nan])
+    assert done.outcome.reason == "the validation loss is nan at step 768; a lower MAX_LR may help"
+    assert done.outcome.exit_code == TARGET_NOT_REACHED
+    assert not done.evaluations[-1].reached_target
+    done.records()
 
 
 @pytest.mark.parametrize(("slow", "ends"), [(2, 20), (7, 7)], ids=["while warming up", "later"])
 def test_a_step_that_is_too_slow_ends_the_run(
-    train: Callable[..., Course], monkeypatch: pytest.MonkeyPatch, slow: int, ends: int
+    train: Callable[..., SimulatedRun], monkeypatch: pytest.MonkeyPatch, slow: int, ends: int
 ) -> None:
     now = 0.0
 
@@ -251,16 +255,16 @@ def test_a_step_that_is_too_slow_ends_the_run(
         return 4.0
 
     monkeypatch.setattr(module.time, "perf_counter", lambda: now)
-    course = train(replace(CLOSED, step_time_atol=1000, stop_at_step=20), train_loss=train_loss)
-    assert course.outcome.step == ends
+    done = train(replace(CLOSED, step_time_atol=1000, stop_at_step=20), train_loss=train_loss)
+    assert done.outcome.step == ends
     if slow == ends:
-        assert course.outcome.reason == f"step {slow} took 1500 ms; STEP_TIME_ATOL=1000 tolerates 1000"
-    course.records()
+        assert done.outcome.reason == f"step {slow} took 1500 ms; STEP_TIME_ATOL=1000 tolerates 1000"
+    done.records()
 
 
-def test_other_ranks_come_to_the_same_end(train: Callable[..., Course]) -> None:
+def test_other_ranks_come_to_the_same_end(train: Callable[..., SimulatedRun]) -> None:
     """They hold no training loss and no observers; what they evaluate is summed over all."""
-    course = train(CLOSED, [3.5, 3.2], is_first_rank=False)
-    assert replace(course.outcome, memory=None) == Outcome(
+    done = train(CLOSED, [3.5, 3.2], is_first_rank=False)
+    assert replace(done.outcome, memory=None) == Outcome(
         SUCCESS, "validation loss 3.2000 reached TARGET=3.3", 0, 768, 24_576
     )

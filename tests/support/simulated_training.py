@@ -75,7 +75,7 @@ class Trainer:
 
 
 @dataclass
-class Course:
+class SimulatedRun:
     """What a run reported to its observers, and how it ended."""
 
     log: Path
@@ -107,16 +107,16 @@ class Course:
 
 
 class Collector(Observer):
-    """Fills in a course."""
+    """Fills in a run."""
 
-    def __init__(self, course: Course):
-        self.course = course
+    def __init__(self, run: SimulatedRun):
+        self.run = run
 
     def step_ended(self, step: Step) -> None:
-        self.course.steps.append(step)
+        self.run.steps.append(step)
 
     def evaluation_ended(self, evaluation: Evaluation) -> None:
-        self.course.evaluations.append(evaluation)
+        self.run.evaluations.append(evaluation)
 
 
 def train(
@@ -126,14 +126,14 @@ def train(
     train_loss: Callable[[int], float] = lambda step: 4.0,
     available_samples: int = ENOUGH,
     is_first_rank: bool = True,
-) -> Course:
+) -> SimulatedRun:
     """Trains with a real MLPerf log among the observers, and closes it as the product does.
 
     An evaluation's result is summed over the ranks, so call this within `one_rank`.
     """
     log = benchmark_run.open_log(directory / "mlperf.log", settings, departures(settings))
-    course = Course(directory / "mlperf.log", Outcome(ABORTED, "", 1, 0, 0))
-    observers = [Collector(course), log] if is_first_rank else []
+    run = SimulatedRun(directory / "mlperf.log", Outcome(ABORTED, "", 1, 0, 0))
+    observers = [Collector(run), log] if is_first_rank else []
     callback = BenchmarkCallback(settings, observers, available_samples, Start())
     losses = iter(validation_losses)
     try:
@@ -141,9 +141,9 @@ def train(
             callback, train_loss, lambda _: next(losses, settings.target + 1), available_samples
         )
         assert callback.outcome, "a run that ends in order has an outcome"
-        course.outcome = callback.outcome
+        run.outcome = callback.outcome
     except RunAborted as error:  # as llama31.train does
-        course.outcome = Outcome(ABORTED, str(error), error.exit_code, callback.step, callback.consumed_samples)
+        run.outcome = Outcome(ABORTED, str(error), error.exit_code, callback.step, callback.consumed_samples)
     for observer in observers:
-        observer.run_stopped(course.outcome)
-    return course
+        observer.run_stopped(run.outcome)
+    return run
