@@ -66,8 +66,24 @@ export N_VALIDATION_SAMPLES=91205
 export SIZE=8b
 # Tokens per sequence.
 export SEQ_LENGTH=8192
-# Arithmetic: bf16 | fp8 | fp32; master weights are fp32. fp8 requires Transformer Engine and CUDA.
+# Arithmetic: bf16 | fp8 | nvfp4 | fp32; master weights are fp32. fp8 and nvfp4 require Transformer Engine.
 export PRECISION=bf16
+# Scaling with PRECISION=fp8: delayed | tensorwise | mxfp8, on B200 to GB300 | blockwise.
+export FP8_RECIPE=delayed
+# Steps that delayed scaling looks back for the largest absolute value; the reference's 4.
+export FP8_AMAX_HISTORY_LEN=4
+# Value that delayed scaling takes from that history: most_recent, as the reference | max.
+export FP8_AMAX_COMPUTE_ALGO=most_recent
+# Keep the weights of matrices in fp8 and gather them so. Empty: yes, except with FP8_RECIPE=blockwise.
+export FP8_PARAM_GATHER=
+# Also compute attention in fp8.
+export FP8_DOT_PRODUCT_ATTENTION=0
+# First layers to compute in bf16; with nvfp4, or fp8 in a recipe other than delayed.
+export NUM_LAYERS_AT_START_IN_BF16=0
+# Last layers to compute in bf16; with nvfp4, or fp8 in a recipe other than delayed.
+export NUM_LAYERS_AT_END_IN_BF16=0
+# Type of gradients in memory and in their sum over ranks: fp32 | bf16, half of both, as the reference.
+export GRAD_REDUCE_DTYPE=fp32
 
 # Batch and optimizer
 # Global batch size: sequences per optimizer step, over all ranks.

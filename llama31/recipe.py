@@ -14,12 +14,12 @@ from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptim
 from torch.nn import Parameter
 
 from llama31 import rules
-from llama31.config import paths
+from llama31.config import low_precision, paths
 from llama31.config.overlap import Overlap
 from llama31.data.module import BenchmarkData
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
-from llama31.settings import Precision, Settings
+from llama31.settings import Precision, ReduceType, Settings
 from llama31.training import loggers
 from llama31.training.loggers import LoggedSteps
 from llama31.training.lr_schedule import ScheduleOfSettings
@@ -114,7 +114,7 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
 
 
 def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrategy]:
-    """Return Megatron's parallel layout: gradients reduced in fp32, optimizer state sharded over data ranks."""
+    """Return Megatron's parallel layout, with the optimizer state sharded over data ranks."""
     pipelined = settings.virtual_pipeline_size > 1
     overlap = Overlap.of(settings, on_gpu=backend.accelerator == "gpu")
     return run.Config(
@@ -133,7 +133,7 @@ def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrate
         replace_progress_bar=False,
         ddp=run.Config(
             DistributedDataParallelConfig,
-            grad_reduce_in_fp32=True,
+            grad_reduce_in_fp32=settings.grad_reduce_dtype is ReduceType.fp32,
             use_distributed_optimizer=True,
             overlap_grad_reduce=overlap.grad_reduce,
             overlap_param_gather=overlap.param_gather,
@@ -162,10 +162,11 @@ def precision(settings: Settings) -> run.Config[nl.MegatronMixedPrecision]:
     """Return the precision plugin: mixed precision with fp32 master weights, or fp32 throughout."""
     if settings.precision is Precision.fp32:
         return run.Config(nl.MegatronMixedPrecision, precision="32")
-    mixed = llm.recipes.precision.mixed_precision
-    if settings.precision is Precision.fp8:
-        return mixed.bf16_with_fp8_mixed()
-    return mixed.bf16_mixed()
+    mixed = llm.recipes.precision.mixed_precision.bf16_mixed()
+    mixed.grad_reduce_in_fp32 = settings.grad_reduce_dtype is ReduceType.fp32
+    for name, value in low_precision.arguments(settings).items():
+        setattr(mixed, name, value)
+    return mixed
 
 
 def decay_all(name: str, parameter: Parameter) -> bool:

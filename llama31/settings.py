@@ -20,11 +20,35 @@ from llama31 import rules
 
 
 class Precision(Enum):
-    """Arithmetic of the matrix products; master weights and optimizer state are fp32 in all three."""
+    """Arithmetic of the matrix products; master weights and optimizer state are always fp32."""
 
     bf16 = "bf16"
     fp8 = "fp8"
+    nvfp4 = "nvfp4"
     fp32 = "fp32"
+
+
+class Fp8Recipe(Enum):
+    """How fp8 numbers are scaled, by Megatron's names."""
+
+    delayed = "delayed"
+    tensorwise = "tensorwise"
+    mxfp8 = "mxfp8"
+    blockwise = "blockwise"
+
+
+class AmaxAlgorithm(Enum):
+    """How delayed scaling takes the largest absolute value from its history, by Megatron's names."""
+
+    most_recent = "most_recent"
+    max = "max"
+
+
+class ReduceType(Enum):
+    """Type of gradients while they are summed over ranks."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
 
 
 class Device(Enum):
@@ -141,7 +165,23 @@ class Settings:
     seq_length: int = rules.SEQUENCE_LENGTH
     """Tokens per sequence."""
     precision: Precision = Precision.bf16
-    """Arithmetic: bf16 | fp8 | fp32; master weights are fp32. fp8 requires Transformer Engine and CUDA."""
+    """Arithmetic: bf16 | fp8 | nvfp4 | fp32; master weights are fp32. fp8 and nvfp4 require Transformer Engine."""
+    fp8_recipe: Fp8Recipe = Fp8Recipe.delayed
+    """Scaling with PRECISION=fp8: delayed | tensorwise | mxfp8, on B200 to GB300 | blockwise."""
+    fp8_amax_history_len: int = 4
+    """Steps that delayed scaling looks back for the largest absolute value; the reference's 4."""
+    fp8_amax_compute_algo: AmaxAlgorithm = AmaxAlgorithm.most_recent
+    """Value that delayed scaling takes from that history: most_recent, as the reference | max."""
+    fp8_param_gather: bool | None = None
+    """Keep the weights of matrices in fp8 and gather them so. Empty: yes, except with FP8_RECIPE=blockwise."""
+    fp8_dot_product_attention: bool = False
+    """Also compute attention in fp8."""
+    num_layers_at_start_in_bf16: int = 0
+    """First layers to compute in bf16; with nvfp4, or fp8 in a recipe other than delayed."""
+    num_layers_at_end_in_bf16: int = 0
+    """Last layers to compute in bf16; with nvfp4, or fp8 in a recipe other than delayed."""
+    grad_reduce_dtype: ReduceType = ReduceType.fp32
+    """Type of gradients in memory and in their sum over ranks: fp32 | bf16, half of both, as the reference."""
 
     # Batch and optimizer
     gbs: int = 32

@@ -24,6 +24,7 @@ from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Obse
 from llama31.settings import Settings
 
 if TYPE_CHECKING:
+    from llama31.mlperf.log.writer import MLPerfLog
     from llama31.training.checkpoint_saver import Saver
 
 
@@ -90,6 +91,7 @@ class _Run:
         self.lock: TextIO | None = None  # of the run's checkpoints, held until the process ends
         self.saves = True  # until the settings are known
         self.callback: Any = None  # a BenchmarkCallback, whose module imports torch
+        self.log: MLPerfLog | None = None  # on rank 0, unless a resumed run's log describes the run already
         self.interrupted = False
         self.warned = False
 
@@ -125,6 +127,7 @@ class _Run:
         from llama31.model import device, vocabulary
         from llama31.recipe import pretrain_recipe
         from llama31.training.benchmark_callback import BenchmarkCallback
+        from llama31.training.lowest_precision import lowest_precision
         from llama31.training.strategy import load
 
         startup_log.reached(startup_log.IMPORTED)
@@ -146,6 +149,8 @@ class _Run:
             if self.rank == 0:
                 self._open_records(settings, data, self.callback.last_step)
             trainer = pretrain.keywords["trainer"]
+            if self.log:
+                self.log.describe_precision(lowest_precision(trainer.strategy, trainer.precision_plugin))
             trainer.callbacks += [vocabulary.CheckRows(settings, data.vocab_size), self.callback]
             load(trainer, self.start)
             pretrain()
@@ -213,7 +218,7 @@ class _Run:
             copy_to_resume(Path(self.start.checkpoint) / paths.MLPERF_LOG, file, departed)
             self.observers.append(MLPerfLog(file, resumed=True))
             return
-        log = MLPerfLog(file)
+        self.log = log = MLPerfLog(file)
         self.observers.append(log)
         log.init_started()
         log.describe(

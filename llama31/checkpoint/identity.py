@@ -6,16 +6,18 @@ from typing import Any
 
 from llama31.common.errors import UserError
 from llama31.common.files import sha256_of
+from llama31.config import low_precision
 from llama31.config.model_sizes import SIZES
 from llama31.data import token_manifest, tokenizer
 from llama31.data.inputs import Data
 from llama31.data.token_file import TokenFile
 from llama31.settings import Settings, shown, to_dict
 
-# The first two determine the shapes in a checkpoint, the third the initial weights, the fourth Megatron's
-# parameter groups in the optimizer's state.
-FIXED = ("size", "precision", "from_hf", "decay_norms")
-OLDER_DEFAULTS = {"decay_norms": False}
+ARITHMETIC = (*low_precision.FP8, *low_precision.LAYERS)
+# size and precision determine the shapes in a checkpoint, the other types the arithmetic, from_hf the initial weights,
+# decay_norms Megatron's parameter groups in the optimizer's state.
+FIXED = ("size", "precision", "grad_reduce_dtype", *ARITHMETIC, "from_hf", "decay_norms")
+OLDER_DEFAULTS = {"decay_norms": False, "grad_reduce_dtype": "fp32"}
 """Settings missing from checkpoints of older versions, with the values in effect then."""
 CHANGEABLE = (
     "seq_length", "gbs", "max_lr", "min_lr", "warmup_steps", "max_steps", "samples_available", "eval_every",
@@ -28,8 +30,14 @@ ALLOWED = (*CHANGEABLE, TOKENIZER, DATA)
 
 def identity(settings: Settings, data: Data) -> dict[str, Any]:
     """Return what must not change when a run is resumed, keyed by setting."""
-    computed = {"min_lr": settings.end_lr, "warmup_steps": settings.warmup, "from_hf": int(settings.from_hf)}
-    values = {**to_dict(settings), **computed}
+    computed = {
+        "min_lr": settings.end_lr,
+        "warmup_steps": settings.warmup,
+        "from_hf": int(settings.from_hf),
+        "fp8_param_gather": int(low_precision.param_gather(settings)),
+    }
+    unused = {name: None for name in ARITHMETIC if name not in low_precision.applicable(settings)}
+    values = {**to_dict(settings), **computed, **unused}
     return {
         **{name: values[name] for name in (*FIXED, *CHANGEABLE)},
         "shape": {**asdict(SIZES[settings.size]), "vocab_size": data.vocab_size},

@@ -115,6 +115,8 @@ def _unfit(name: str, value: Any) -> str:
         return ""
     if "${" in value or value == "???":
         return "${ and ??? mean something to OmegaConf; use other characters"
+    if name == "precision" and value.lower() == "mxfp4":
+        return "Transformer Engine 2.9, to which this harness is pinned, trains in nvfp4, not in mxfp4"
     if not value.isprintable():
         return "holds a character that cannot be printed; leave it out"
     field = Settings.__dataclass_fields__.get(name)
@@ -183,11 +185,11 @@ POSITIVE = (
     "nnodes", "gpus_per_node", "n_validation_samples", "seq_length", "gbs", "mbs", "max_lr", "allocated_sequences",
     "max_steps", "samples_available", "eval_every", "eval_samples", "target", "tensor_parallel_size",
     "pipeline_parallel_size", "virtual_pipeline_size", "context_parallel_size", "recompute_num_layers", "stop_at_step",
-    "nexp", "npar",
+    "nexp", "npar", "fp8_amax_history_len",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "min_lr", "warmup_steps", "start_eval_at", "save_every", "save_every_minutes", "keep_last", "start_steps",
-    "step_time_atol", "signal_before_end", "max_retries",
+    "step_time_atol", "signal_before_end", "max_retries", "num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16",
 )  # fmt: skip
 AT_MOST = {"nexp": 1000, "npar": 1000}
 

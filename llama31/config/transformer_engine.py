@@ -18,7 +18,7 @@ def is_installed() -> bool:
 def problems_without(settings: Settings, reason: str) -> Iterator[Problem]:
     """Yield a problem for each setting that needs Transformer Engine; `reason` says why it cannot be used."""
     for name, needs_it, works in (
-        ("precision", settings.precision is Precision.fp8, Precision.bf16),
+        ("precision", settings.precision in (Precision.fp8, Precision.nvfp4), Precision.bf16),
         ("context_parallel_size", settings.context_parallel_size > 1, 1),
         ("sequence_parallel", settings.sequence_parallel, False),
     ):

@@ -16,6 +16,8 @@ class Gpu:
     """Peak in fp8."""
     fp4_flops: float | None = None
     """Peak in the vendor's 4-bit format (NVFP4, MXFP4); None if unsupported."""
+    capability: tuple[int, int] | None = None
+    """CUDA compute capability; None for AMD's."""
 
     def peak(self, precision: object) -> tuple[str, float | None]:
         """Return name and peak of the precision in a log's `lowest_numerical_precision_in_linear`.
@@ -30,19 +32,32 @@ class Gpu:
         return ("fp8", self.fp8_flops) if "fp8" in text else ("bf16", self.bf16_flops)
 
 
+def recipes(capability: tuple[int, int] | None) -> tuple[str, ...]:
+    """Return the recipes of fp8 and NVFP4 that Transformer Engine runs on GPUs of a compute capability.
+
+    From its checks in transformer_engine/pytorch/quantization.py. AMD's (None) are known from published runs only.
+    """
+    if capability is None:
+        return ("delayed", "tensorwise")
+    found = ["delayed", "tensorwise"] if capability >= (8, 9) else []
+    found += ["blockwise"] if capability >= (9, 0) else []
+    found += ["mxfp8"] if (10, 0) <= capability < (12, 0) else []
+    return (*found, *(["nvfp4"] if capability >= (10, 0) else []))
+
+
 GB = 10**9
 TERA = 1e12
 
 GPUS = {
-    "H100": Gpu(80 * GB, 989 * TERA, 1979 * TERA),
-    "H200": Gpu(141 * GB, 989 * TERA, 1979 * TERA),
-    "H200-NVL": Gpu(141 * GB, 835 * TERA, 1671 * TERA),
-    "GH200": Gpu(96 * GB, 989 * TERA, 1979 * TERA),
-    "B200": Gpu(180 * GB, 2250 * TERA, 4500 * TERA, 9000 * TERA),
-    "GB200": Gpu(186 * GB, 2500 * TERA, 5000 * TERA, 10_000 * TERA),
-    "B300": Gpu(270 * GB, 2250 * TERA, 4500 * TERA, 13_500 * TERA),
-    "GB300": Gpu(279 * GB, 2500 * TERA, 5000 * TERA, 15_000 * TERA),
-    "RTX-PRO-6000": Gpu(96 * GB, 500 * TERA, 1000 * TERA, 2000 * TERA),
+    "H100": Gpu(80 * GB, 989 * TERA, 1979 * TERA, capability=(9, 0)),
+    "H200": Gpu(141 * GB, 989 * TERA, 1979 * TERA, capability=(9, 0)),
+    "H200-NVL": Gpu(141 * GB, 835 * TERA, 1671 * TERA, capability=(9, 0)),
+    "GH200": Gpu(96 * GB, 989 * TERA, 1979 * TERA, capability=(9, 0)),
+    "B200": Gpu(180 * GB, 2250 * TERA, 4500 * TERA, 9000 * TERA, capability=(10, 0)),
+    "GB200": Gpu(186 * GB, 2500 * TERA, 5000 * TERA, 10_000 * TERA, capability=(10, 0)),
+    "B300": Gpu(270 * GB, 2250 * TERA, 4500 * TERA, 13_500 * TERA, capability=(10, 3)),
+    "GB300": Gpu(279 * GB, 2500 * TERA, 5000 * TERA, 15_000 * TERA, capability=(10, 3)),
+    "RTX-PRO-6000": Gpu(96 * GB, 500 * TERA, 1000 * TERA, 2000 * TERA, capability=(12, 0)),
     "MI300X": Gpu(192 * GB, 1307 * TERA, 2615 * TERA),
     "MI325X": Gpu(256 * GB, 1307 * TERA, 2615 * TERA),
     "MI350X": Gpu(288 * GB, 2300 * TERA, 4600 * TERA, 9200 * TERA),
@@ -50,7 +65,7 @@ GPUS = {
 }
 """By value of the setting GPU. Sources: NVIDIA's data sheets of H100 SXM, H200 SXM and NVL, GH200 (with 96 GB of HBM3),
 HGX B200 and B300, GB200 and GB300 NVL72, RTX PRO 6000 Blackwell Server Edition; AMD's of the Instinct MI300X, MI325X,
-MI350X and MI355X."""
+MI350X and MI355X. Compute capabilities: NVIDIA's table "CUDA GPU Compute Capability"."""
 
 BLACKWELL = ("B200", "GB200", "B300", "GB300")
 """NVIDIA's data-centre GPUs of the generation after Hopper."""

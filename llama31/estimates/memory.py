@@ -1,9 +1,10 @@
 """Estimated memory of one GPU, by use.
 
 Weights, gradients and optimizer state are those of Megatron's distributed optimizer ("Distributed optimizer" in
-Megatron-Core's documentation) as `llama31.recipe` sets it: gradients in fp32, and the fp32 master weights and Adam's
-two moments sharded over the data-parallel and context-parallel ranks. tests/end_to_end/test_parallel.py compares them
-with allocated memory, and tests/estimates/test_estimates.py the activations with those that Megatron keeps.
+Megatron-Core's documentation) as `llama31.recipe` sets it: gradients in GRAD_REDUCE_DTYPE, and the fp32 master weights
+and Adam's two moments sharded over the data-parallel and context-parallel ranks. tests/end_to_end/test_parallel.py
+compares them with allocated memory, and tests/estimates/test_estimates.py the activations with those that Megatron
+keeps.
 
 Activations follow Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", sections
 4 and 5, which count what each operation saves for the backward pass. Their layer is GPT-3's; `_layer_activations` is
@@ -15,13 +16,16 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from llama31.config import low_precision
 from llama31.config.model_sizes import SIZES, embedding_rows
 from llama31.config.parallel_layout import Layout
 from llama31.config.recompute import chunk_layers, fuller
 from llama31.estimates.gpus import GB
-from llama31.settings import Precision, RecomputeGranularity, RecomputeMethod, Settings
+from llama31.settings import Precision, RecomputeGranularity, RecomputeMethod, ReduceType, Settings
 
 FP32 = 4  # bytes
+QUANTISED_COPIES = {"fp8": 2, "nvfp4": 2 * (0.5 + 1 / 16)}
+"""Bytes per weight of its narrow copies, one of them transposed; NVFP4 has a scale of a byte for 16 numbers."""
 ALLOWANCE = 5 * GB
 """For everything else: CUDA context, NCCL buffers, workspaces, fragmentation. Not measured."""
 
@@ -74,9 +78,10 @@ def parameters(settings: Settings, vocab_size: int, stage: int) -> int:
 def of_stage(settings: Settings, vocab_size: int, stage: int) -> Memory:
     """Return the memory of a rank of one pipeline stage.
 
-    Bytes per parameter in bf16: 2 for the weight, 4 for the gradient, and 12 for the optimizer (fp32 master weight and
-    two moments), sharded. In fp32: 4, 4 and 8, since the weights are the master weights. fp8 counts as bf16:
-    Transformer Engine stores each fp8 weight also transposed, and less than a sixth of the activations shrinks.
+    Bytes per parameter in bf16: 2 for the weight, 4 for the gradient (2 with GRAD_REDUCE_DTYPE=bf16), and 12 for the
+    optimizer (fp32 master weight and two moments), sharded. In fp32: 4, 4 and 8, since the weights are the master
+    weights. fp8 weights count as bf16's, for Transformer Engine stores each also transposed; if the weights stay in
+    bf16, those copies in fp8 or fp4 come on top. Less than a sixth of the activations shrinks, which is not counted.
     """
     count = parameters(settings, vocab_size, stage)
     number = FP32 if settings.precision is Precision.fp32 else 2  # bytes
@@ -85,12 +90,19 @@ def of_stage(settings: Settings, vocab_size: int, stage: int) -> Memory:
     tokens = settings.mbs * settings.seq_length // settings.context_parallel_size
     is_last = stage == settings.pipeline_parallel_size - 1
     return Memory(
-        weights=count * number,
-        gradients=count * FP32,
+        weights=math.ceil(count * (number + QUANTISED_COPIES.get(_copied_format(settings), 0))),
+        gradients=count * (FP32 if settings.grad_reduce_dtype is ReduceType.fp32 else 2),
         optimizer=math.ceil(count * FP32 * states / optimizer_ranks),
         activations=tokens * number * _activations(settings, _layers_in_flight(settings, stage)),
         logits=tokens * _logits(settings, vocab_size, number) if is_last else 0,
     )
+
+
+def _copied_format(settings: Settings) -> str:
+    """Return the format that Transformer Engine copies the weights to, beside those in bf16; empty if it does not."""
+    if settings.precision is Precision.fp8:
+        return "" if low_precision.param_gather(settings) else "fp8"
+    return "nvfp4" if settings.precision is Precision.nvfp4 else ""
 
 
 def _norm_ranks(settings: Settings) -> int:

@@ -10,12 +10,13 @@ from llama31.settings import Precision, RecomputeGranularity, RecomputeMethod, S
 FORWARD = 1 / 3
 """The forward pass's share of a training step's FLOPs; an evaluation does only that."""
 
-UTILISATION = {Precision.bf16: 0.40, Precision.fp8: 0.60}
+UTILISATION = {Precision.bf16: 0.40, Precision.fp8: 0.60, Precision.nvfp4: 1.10}
 """Assumed model FLOPs utilisation, relative to the dense bf16 peak; not measured here.
 
 Recomputation takes time at the same rate but does not count as model FLOPs, nor does it in the figures of a run.
 bf16: the Llama 3 paper, table 4, reports 38% to 43% for its largest model on H100. fp8: of the 26 submissions in FP8 to
-MLPerf Training v5.1's llama31_8b, three quarters had 58% or more. fp32: `gpus` has no peak.
+MLPerf Training v5.1's llama31_8b, three quarters had 58% or more. nvfp4: the two single nodes of v6.0 known to use it
+had 117% (8 x GB300) and 111% (8 x B300). fp32: `gpus` has no peak.
 """
 
 

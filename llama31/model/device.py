@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llama31.common.errors import UserError
-from llama31.config import transformer_engine
+from llama31.config import low_precision, transformer_engine
 from llama31.config.problem import assignment
+from llama31.estimates import gpus
 from llama31.estimates.gpus import GPUS, Gpu, by_device_name
 from llama31.settings import Device, Settings
 
@@ -38,7 +39,12 @@ def detect(settings: Settings) -> Backend:
         raise UserError("DEVICE=cuda: torch finds no CUDA device here; DEVICE=cpu works on every machine")
     if settings.device is Device.cpu or not has_cuda:
         return require(settings, Backend("cpu", transformer_engine=False))
-    return require(settings, Backend("gpu", transformer_engine=transformer_engine.is_installed()))
+    found = require(settings, Backend("gpu", transformer_engine=transformer_engine.is_installed()))
+    if low_precision.recipe(settings):
+        recipes = gpus.recipes(None if torch.version.hip else torch.cuda.get_device_capability())
+        for problem in low_precision.not_run_by(settings, torch.cuda.get_device_name(), recipes):
+            raise UserError(f"{problem.what}; {assignment(problem.name, problem.candidates[0])} works")
+    return found
 
 
 def gpu(settings: Settings) -> Gpu | None:

@@ -10,7 +10,7 @@ from typing import Any
 from llama31 import rules
 from llama31.checkpoint import disk_space
 from llama31.common.units import scaled, size
-from llama31.config import devices, mlperf_names, overlap, paths, recompute
+from llama31.config import devices, low_precision, mlperf_names, overlap, paths, recompute
 from llama31.config.departures import departures
 from llama31.config.model_sizes import SIZES
 from llama31.config.parallel_layout import Layout
@@ -111,7 +111,7 @@ class Plan:
         yield line
         device = devices.device(settings)
         chosen = f"{device.name} (DEVICE=auto)" if device is not settings.device else device.name
-        yield f"device {chosen}, precision {settings.precision.name}"
+        yield f"device {chosen}, precision {low_precision.described(settings)}"
         if missing := devices.missing_gpus(settings):
             yield f"not for this machine: {missing}"
 

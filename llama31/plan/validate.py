@@ -7,7 +7,7 @@ from typing import Any
 
 from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.config import devices, mlperf_names, overlap, recompute, transformer_engine
+from llama31.config import devices, low_precision, mlperf_names, overlap, recompute, transformer_engine
 from llama31.config.model_sizes import SIZES
 from llama31.config.parallel_layout import Layout
 from llama31.config.problem import Problem, assignment
@@ -15,7 +15,7 @@ from llama31.data import inputs
 from llama31.data.inputs import Data
 from llama31.data.token_file import bin_path
 from llama31.estimates import memory
-from llama31.estimates.gpus import GB, GPUS
+from llama31.estimates.gpus import GB, GPUS, recipes
 from llama31.plan import validate_checkpoints as checkpoint_problems
 from llama31.plan import validate_slurm as slurm_problems
 from llama31.settings import Device, Settings
@@ -55,6 +55,7 @@ def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
     else:
         misfits.append(Problem("size", f"SIZE={settings.size}: not one of {', '.join(SIZES)}"))
     misfits += [*recompute.problems(settings), *overlap.problems(settings), *_engine(settings)]
+    misfits += low_precision.problems(settings)
     misfits += _gpu(settings)
     if data:
         misfits += _data(settings, data)
@@ -188,6 +189,8 @@ def _gpu(settings: Settings) -> Iterator[Problem]:
         yield Problem("gpu", f"GPU={settings.gpu}: not one of {', '.join(GPUS)}", ("",))
     elif settings.gpu and devices.device(settings) is Device.cpu:
         yield Problem("gpu", f"GPU={settings.gpu}: this runs on the CPU", ("",))
+    elif settings.gpu:
+        yield from low_precision.not_run_by(settings, f"GPU={settings.gpu}", recipes(GPUS[settings.gpu].capability))
 
 
 def _memory(settings: Settings, vocab_size: int) -> Iterator[Problem]:

@@ -71,7 +71,8 @@ def test_every_setting_is_shown_to_act() -> None:
 @pytest.mark.parametrize("name", IN_THE_RECIPE)
 def test_a_setting_changes_in_the_recipe_what_it_should_and_no_more(name: str) -> None:
     acts = IN_THE_RECIPE[name]
-    before, after = flat(recipe(Settings())), flat(recipe(replace(Settings(), **{name: acts.value})))
+    usual = Settings(**acts.besides)
+    before, after = flat(recipe(usual)), flat(recipe(replace(usual, **{name: acts.value})))
     assert {path: after.get(path, GONE) for path in differing(before, after)} == acts.changes
 
 

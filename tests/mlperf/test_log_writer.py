@@ -18,9 +18,9 @@ from mlperf_logging.rcp_checker import rcp_checker
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.mlperf.check import one_log
-from llama31.mlperf.log.writer import MLPerfLog, copy_to_resume
+from llama31.mlperf.log.writer import LowestPrecision, MLPerfLog, copy_to_resume
 from llama31.run_dir.events import Outcome
-from llama31.settings import Division, Precision, Settings, Status
+from llama31.settings import Division, Settings, Status
 
 INTERRUPTED = Outcome("aborted", "interrupted", 130, 5, 160)
 
@@ -41,6 +41,7 @@ def described(tmp_path: Path, settings: Settings, **more: Any) -> dict[str, Any]
     arguments = {"seed": 1, "data_parallel_size": 2, "train_samples": 5000, "departures": ()} | more
     log = MLPerfLog(tmp_path / "log")
     log.describe(settings, **arguments)
+    log.describe_precision(LowestPrecision("nvfp4", "bfloat16", "fp8"))
     log.close()
     return {record["key"]: record["value"] for record in records(tmp_path / "log")}
 
@@ -104,8 +105,8 @@ def test_the_log_says_what_the_settings_say(tmp_path: Path) -> None:
         "opt_learning_rate_decay_schedule": "cosine with linear warmup", "opt_adamw_beta_1": 0.9,
         "opt_adamw_beta_2": 0.95, "opt_adamw_epsilon": 1e-5, "opt_adamw_weight_decay": 0.1,
         "opt_gradient_clip_norm": 1.0, "max_steps": 1000, "target_accuracy": 4.2,
-        "lowest_numerical_precision_in_linear": "bfloat16", "lowest_numerical_precision_in_attn": "bfloat16",
-        "lowest_numerical_precision_in_comm": "bfloat16", "tensor_parallelism": 2, "pipeline_parallelism": 4,
+        "lowest_numerical_precision_in_linear": "nvfp4", "lowest_numerical_precision_in_attn": "bfloat16",
+        "lowest_numerical_precision_in_comm": "fp8", "tensor_parallelism": 2, "pipeline_parallelism": 4,
         "context_parallelism": 8, "expert_parallelism": 1, "config_filename": "c.sh",
     }, "MLPerfLog.describe must log each setting under its own key"  # fmt: skip
 
@@ -116,15 +117,6 @@ def test_defaults_that_are_computed_are_logged(tmp_path: Path) -> None:
     assert found["opt_learning_rate_warmup_steps"] == 512, "10% of 163,840 / 32 steps"
     assert found["opt_learning_rate_decay_steps"] == 1_200_000 - 512, "max_steps less the warmup"
     assert found["config_filename"] == "command line", "config_filename must not be empty"
-
-
-@pytest.mark.parametrize("precision", Precision)
-def test_precision(tmp_path: Path, precision: Precision) -> None:
-    found = described(tmp_path, Settings(precision=precision))
-    said = [found[f"lowest_numerical_precision_in_{part}"] for part in ("linear", "attn", "comm")]
-    linear = {"bf16": "bfloat16", "fp8": "fp8", "fp32": "fp32"}[precision.value]
-    other = "fp32" if precision is Precision.fp32 else "bfloat16"
-    assert said == [linear, other, other], "log the lowest precision of linear layers, attention and communication"
 
 
 def test_a_run_that_departs_is_open_and_says_where(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ TWO_STAGES = {"GPUS_PER_NODE": "2", "PIPELINE_PARALLEL_SIZE": "2"}
 SAVING = {"SAVE_CKPT": "1", "CONTINUAL_CKPT": "/c"}
 ON_GPU = {"DEVICE": "cuda", "GPUS_PER_NODE": "2"}
 
+IN_FP8, IN_NVFP4 = {**ON_GPU, "PRECISION": "fp8"}, {**ON_GPU, "PRECISION": "nvfp4"}
 SUBMITTED = ("PARTITION", *(name.upper() for name in NEEDS_PARTITION))
 """Settings that change what is submitted to Slurm: tests/launch/test_slurm_script.py."""
 
@@ -103,6 +104,14 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "SIZE": ("demo", {}),
     "SEQ_LENGTH": ("16", {}),
     "PRECISION": ("fp32", {}),
+    "FP8_RECIPE": ("mxfp8", IN_FP8),
+    "FP8_AMAX_HISTORY_LEN": ("16", IN_FP8),
+    "FP8_AMAX_COMPUTE_ALGO": ("max", IN_FP8),
+    "FP8_PARAM_GATHER": ("0", IN_FP8),
+    "FP8_DOT_PRODUCT_ATTENTION": ("1", IN_FP8),
+    "NUM_LAYERS_AT_START_IN_BF16": ("1", IN_NVFP4),
+    "NUM_LAYERS_AT_END_IN_BF16": ("1", IN_NVFP4),
+    "GRAD_REDUCE_DTYPE": ("bf16", {"PRECISION": "bf16"}),
     "GBS": ("4", {}),
     "MBS": ("2", {}),
     "MAX_LR": ("1e-3", {}),

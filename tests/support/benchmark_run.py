@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llama31 import rules
-from llama31.mlperf.log.writer import MLPerfLog
+from llama31.mlperf.log.writer import LowestPrecision, MLPerfLog
 from llama31.run_dir.events import Evaluation, Observer, Outcome, Step
 from llama31.settings import Settings
 
@@ -45,6 +45,7 @@ def open_log(path: Path, settings: Settings = SETTINGS, departures: Sequence[str
     log = MLPerfLog(path)
     log.init_started(caches_cleared=True)
     log.describe(settings, seed=seed, data_parallel_size=8, train_samples=4_000_000, departures=departures)
+    log.describe_precision(LowestPrecision("bfloat16", "bfloat16", "bfloat16"))
     return log
 
 

@@ -1,7 +1,7 @@
 """Settings, and what each changes in the recipe, the MLPerf log or a submission."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import benchmark_run
@@ -13,10 +13,13 @@ from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommO
 from llama31.config.model_sizes import SIZES
 from llama31.recipe import decay_all
 from llama31.settings import (
+    AmaxAlgorithm,
     Container,
     Division,
+    Fp8Recipe,
     Precision,
     RecomputeGranularity,
+    ReduceType,
     Status,
 )
 
@@ -29,12 +32,20 @@ class Acts:
 
     value: Any
     changes: dict[str, Any]
+    besides: dict[str, Any] = field(default_factory=dict)
+    """Other settings without which it has no effect."""
 
 
 GONE = "gone"
 STRATEGY = "trainer.strategy."
 OVERLAPPED = {f"{STRATEGY}ddp.{name}": True for name in ("overlap_grad_reduce", "overlap_param_gather")}
 PARTS = [f"c4-train.en_{part}_text_document" for part in (6, 7)]
+FP8, NVFP4 = {"precision": Precision.fp8}, {"precision": Precision.nvfp4}
+PLUGIN = "trainer.plugins."
+LAYERS_IN_BF16 = {
+    f"{PLUGIN}first_last_layers_bf16": True,
+    **{f"{PLUGIN}num_layers_at_{end}_in_bf16": 0 for end in ("start", "end")},
+}
 TINY = SIZES["tiny"]
 IN_THE_RECIPE = {
     "nnodes": Acts(2, {"trainer.num_nodes": 2, **OVERLAPPED}),
@@ -69,11 +80,31 @@ IN_THE_RECIPE = {
         {
             "trainer.plugins.fp8": "hybrid",
             "trainer.plugins.fp8_recipe": "delayed",
-            "trainer.plugins.fp8_margin": 0,
-            "trainer.plugins.fp8_amax_history_len": 1024,
-            "trainer.plugins.fp8_amax_compute_algo": "max",
+            "trainer.plugins.fp8_amax_history_len": 4,
+            "trainer.plugins.fp8_amax_compute_algo": "most_recent",
             "trainer.plugins.fp8_param_gather": True,
+            "trainer.plugins.fp8_dot_product_attention": False,
         },
+    ),
+    "fp8_recipe": Acts(
+        Fp8Recipe.mxfp8,
+        {
+            "trainer.plugins.fp8": "e4m3",
+            "trainer.plugins.fp8_recipe": "mxfp8",
+            "trainer.plugins.reuse_grad_buf_for_mxfp8_param_ag": True,
+            "trainer.plugins.fp8_amax_history_len": GONE,
+            "trainer.plugins.fp8_amax_compute_algo": GONE,
+        },
+        FP8,
+    ),
+    "fp8_amax_history_len": Acts(16, {"trainer.plugins.fp8_amax_history_len": 16}, FP8),
+    "fp8_amax_compute_algo": Acts(AmaxAlgorithm.max, {"trainer.plugins.fp8_amax_compute_algo": "max"}, FP8),
+    "fp8_param_gather": Acts(False, {"trainer.plugins.fp8_param_gather": False}, FP8),
+    "fp8_dot_product_attention": Acts(True, {"trainer.plugins.fp8_dot_product_attention": True}, FP8),
+    "num_layers_at_start_in_bf16": Acts(2, {**LAYERS_IN_BF16, f"{PLUGIN}num_layers_at_start_in_bf16": 2}, NVFP4),
+    "num_layers_at_end_in_bf16": Acts(3, {**LAYERS_IN_BF16, f"{PLUGIN}num_layers_at_end_in_bf16": 3}, NVFP4),
+    "grad_reduce_dtype": Acts(
+        ReduceType.bf16, {f"{PLUGIN}grad_reduce_in_fp32": False, f"{STRATEGY}ddp.grad_reduce_in_fp32": False}
     ),
     "gbs": Acts(
         64,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mlperf_logging.mllog import constants
 from mlperf_logging.mllog.mllog import MLLogger
@@ -23,17 +23,20 @@ from llama31.estimates.gpus import GB
 from llama31.mlperf.log.reader import TOKEN, read
 from llama31.mlperf.log.records import RUN_RESUMED, TARGET_ACCURACY, TRACKED_STATS
 from llama31.run_dir.events import Evaluation, Observer, Outcome, Step
-from llama31.settings import Precision, Settings
+from llama31.settings import Settings
 
 REPOSITORY = Path(__file__).parents[3]
 
-# Lowest precision of (linear layers, attention, communication), as ruleset 6.1.0 names them. Transformer Engine's
-# fp8 recipe leaves attention in bf16; activations and gathered parameters travel between ranks in bf16.
-PRECISIONS = {
-    Precision.bf16: ("bfloat16", "bfloat16", "bfloat16"),
-    Precision.fp8: ("fp8", "bfloat16", "bfloat16"),
-    Precision.fp32: ("fp32", "fp32", "fp32"),
-}
+
+class LowestPrecision(NamedTuple):
+    """The narrowest number formats of a run, by the names in ruleset 6.1.0's common.yaml."""
+
+    linear: str
+    """Format of the operands of linear layers."""
+    attention: str
+    """Format of the operands of attention."""
+    communication: str
+    """Format of what ranks send to each other."""
 
 
 class _LineFile(logging.Handler):
@@ -63,8 +66,8 @@ class _LineFile(logging.Handler):
 class MLPerfLog(Observer):
     """Writes the MLPerf log of a run. Only rank 0 has one.
 
-    Call `init_started` and `describe`, then the methods of Observer. `run_stopped` closes the file; a run that ends
-    before it starts to train leaves a log without run_start and run_stop.
+    Call `init_started`, `describe` and `describe_precision`, then the methods of Observer. `run_stopped` closes the
+    file; a run that ends before it starts to train leaves a log without run_start and run_stop.
     """
 
     def __init__(self, path: Path, *, resumed: bool = False):
@@ -109,7 +112,6 @@ class MLPerfLog(Observer):
         division's rules, starting with the name of the setting; with any, the run is in the open division.
         """
         # No name among these values contains any of `rules.RCP_WORDS`: see `llama31.config.mlperf_names`.
-        linear, attention, communication = PRECISIONS[settings.precision]
         division = constants.OPEN if departures else settings.submission_division.value
         values = {
             constants.SUBMISSION_BENCHMARK: rules.BENCHMARK,
@@ -138,9 +140,6 @@ class MLPerfLog(Observer):
             constants.OPT_GRADIENT_CLIP_NORM: rules.CLIP_NORM,
             constants.MAX_STEPS: settings.max_steps,
             TARGET_ACCURACY: settings.target,
-            constants.LOWEST_NUMERICAL_PRECISION_IN_LINEAR: linear,
-            constants.LOWEST_NUMERICAL_PRECISION_IN_ATTN: attention,
-            constants.LOWEST_NUMERICAL_PRECISION_IN_COMM: communication,
             constants.TENSOR_PARALLELISM: settings.tensor_parallel_size,
             constants.PIPELINE_PARALLELISM: settings.pipeline_parallel_size,
             constants.CONTEXT_PARALLELISM: settings.context_parallel_size,
@@ -154,6 +153,12 @@ class MLPerfLog(Observer):
         }
         for key, value in values.items():
             self._mllog.event(key, value, metadata.get(key))
+
+    def describe_precision(self, lowest: LowestPrecision) -> None:
+        """Log the number formats, which are known once model and optimizer are configured."""
+        self._mllog.event(constants.LOWEST_NUMERICAL_PRECISION_IN_LINEAR, lowest.linear)
+        self._mllog.event(constants.LOWEST_NUMERICAL_PRECISION_IN_ATTN, lowest.attention)
+        self._mllog.event(constants.LOWEST_NUMERICAL_PRECISION_IN_COMM, lowest.communication)
 
     def run_started(self, consumed_samples: int) -> None:
         if self._open_interval:
