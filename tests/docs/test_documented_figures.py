@@ -19,15 +19,15 @@ from documents import (
 
 from dev import demo_tokenizer
 from llama31 import rules
-from llama31.config import recompute
+from llama31.config import low_precision, recompute
 from llama31.config.model_sizes import ROTARY_BASE, SIZES, Shape
 from llama31.config.resolve import resolve
 from llama31.corpus import consolidate
 from llama31.estimates import memory, speed
-from llama31.estimates.gpus import GB, GPUS
+from llama31.estimates.gpus import GB, GPUS, recipes
 from llama31.plan import validate
 from llama31.run_dir import events
-from llama31.settings import RecomputeGranularity, Settings, names, to_dict
+from llama31.settings import Fp8Recipe, Precision, RecomputeGranularity, Settings, names, to_dict
 
 BENCHMARK, LAYOUT = page("benchmark"), page("memory-and-layout")
 
@@ -164,3 +164,14 @@ def exit_codes_of_the_readme() -> str:
     sentence = re.search(r"Exit code (0: .*?)\.", flowing(REPOSITORY / "README.md"))
     assert sentence
     return sentence[1]
+
+
+def test_recipes_and_their_gpus() -> None:
+    rows = {row["Recipe"].strip("`"): row for row in table(page("running"), "Recipe")}
+    assert list(rows) == [*Fp8Recipe.__members__, Precision.nvfp4.name]
+    before = ""
+    for name, row in rows.items():
+        named = before = before if row["`GPU`"] == "the same" else row["`GPU`"]
+        assert named.split(", ") == [gpu for gpu, entry in GPUS.items() if name in recipes(entry.capability)]
+        given = resolve(row["Settings"].strip("`").split(), {}).settings
+        assert low_precision.recipe(given) == name
