@@ -49,16 +49,9 @@ class Texts:
 
     def ambiguous(self) -> list[int]:
         """Return the indices of texts with a code point that Python's Unicode does not assign."""
-        found: set[int] = set()
-        starts = self.starts
-        for character in self.unassigned:
-            pattern = character.encode()
-            place = self.joined.find(pattern)
-            while place >= 0:
-                number = int(np.searchsorted(starts, place, "right")) - 1
-                found.add(number)
-                place = self.joined.find(pattern, int(starts[number] + self.lengths[number]))
-        return sorted(found)
+        if not self.unassigned:
+            return []
+        return [number for number, text in enumerate(self.all()) if not self.unassigned.isdisjoint(text)]
 
 
 _assigned = np.zeros(0x110000, bool)
