@@ -35,6 +35,9 @@ _lock = threading.RLock()
 _used: set[str] = set()
 """Entries of UNUSED that have been used: their modules are imported as usual from then on."""
 
+_awaited: dict[str, ModuleType] = {}
+"""Modules that are being imported into objects that exist already."""
+
 
 def install() -> None:
     """Defer imports in this process from now on. Modules that are loaded already stay as they are."""
@@ -69,6 +72,11 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         """Return a specification with a loader of this module; None for all other modules."""
         kind: type[_Deferred]
+        if awaited := _awaited.pop(fullname, None):
+            spec = PathFinder.find_spec(fullname, path, target)
+            if spec and spec.loader:
+                spec.loader = _InPlace(spec.loader, awaited)
+            return spec
         if fullname in REEXPORTS:
             kind = _Package
         elif fullname in COMPILED:
@@ -108,23 +116,47 @@ class _Loader(Loader):
 
 
 def _execute(module: ModuleType) -> None:
-    """Execute a deferred module in place, so that those who hold it see its contents."""
+    """Execute the real `__init__` of a package in place."""
     with _lock:
-        if not isinstance(module, _Deferred):
+        if isinstance(module, _Package):
+            _import_in_place({module.__name__: module})
+
+
+def _use(entry: str) -> None:
+    """Import all modules of an entry that were deferred, and import its modules as usual from now on."""
+    with _lock:
+        if entry in _used:
             return
-        spec = module.__spec__
-        assert spec and isinstance(spec.loader, _Loader)
-        module.__class__ = ModuleType
-        spec.loader = vars(module)["__loader__"] = spec.loader.loader
-        kept = dict(vars(module))
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            vars(module).clear()
-            vars(module).update(kept)
-            spec.loader = vars(module)["__loader__"] = _Loader(spec.loader, _Deferred)
-            module.__class__ = _Deferred
-            raise
+        _used.add(entry)
+        _import_in_place({name: m for name, m in sys.modules.items() if type(m) is _Deferred and _entry(name) == entry})
+
+
+def _import_in_place(modules: dict[str, ModuleType]) -> None:
+    """Import deferred modules, into the same objects, so that those who hold them see their contents."""
+    _awaited.update(modules)
+    for name in modules:
+        del sys.modules[name]
+    for name in modules:
+        importlib.import_module(name)
+
+
+class _InPlace(Loader):
+    """Executes a module in an object that exists already."""
+
+    def __init__(self, loader: Loader, module: ModuleType):
+        self.loader = loader
+        self.module = module
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the object, empty."""
+        self.module.__class__ = ModuleType
+        vars(self.module).clear()
+        spec.loader = self.loader
+        return self.module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Unused: `create_module` puts the real loader in this one's place."""
+        raise AssertionError
 
 
 class _Deferred(ModuleType):
@@ -138,31 +170,22 @@ class _Deferred(ModuleType):
         if _is_special(name) and name not in ("__all__", "__version__"):
             raise AttributeError(name)
         entry = _entry(self.__name__)
-        frame = sys._getframe(1)
+        assert entry
         if entry not in _used:
+            frame = sys._getframe(1)
             if _is_from_list(frame):
                 raise AttributeError(name)  # Python looks for a submodule of this name next
             if _is_import_in_module_body(frame):
                 return _Name(self, name, frame.f_globals)
-        _use(entry, self)
-        return getattr(self, name)
+            if frame.f_code.co_name == "safe_import_from":  # NeMo's, which module bodies call
+                return _Name(self, name, {})
+        _use(entry)
+        return getattr(sys.modules[self.__name__], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not isinstance(value, ModuleType) and not _is_special(name):  # Python binds submodules so
-            _use(_entry(self.__name__), self)
+            _use(_entry(self.__name__) or "")
         super().__setattr__(name, value)
-
-
-def _use(entry: str | None, module: ModuleType) -> None:
-    """Execute a deferred module, after the packages around it."""
-    if entry:
-        _used.add(entry)
-    parent = module.__name__.rpartition(".")[0]
-    if parent:
-        package = sys.modules[parent]
-        if type(package) is _Deferred:
-            _use(_entry(parent), package)
-    _execute(module)
 
 
 def _is_special(name: str) -> bool:
@@ -182,7 +205,7 @@ def _is_import_in_module_body(frame: FrameType) -> bool:
 def _resolved(module: ModuleType, name: str) -> Any:
     """Return an attribute of a module, executing it if it is deferred, or a submodule of it."""
     if isinstance(module, _Deferred):
-        _use(_entry(module.__name__), module)
+        _use(_entry(module.__name__) or "")
     try:
         return getattr(module, name)
     except AttributeError:
