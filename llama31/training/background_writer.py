@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,9 +43,13 @@ class WriteFailed(Exception):
 
 
 class BackgroundWriter:
-    """The process that writes this rank's part of a checkpoint; none if the rank has nothing to write."""
+    """The process that writes this rank's part of a checkpoint; none if the rank has nothing to write.
 
-    def __init__(self, request: AsyncRequest):
+    The state of the request is copied to host memory now, and read by the process from `start` on. `copied` copies a
+    tensor that is in host memory, if training changes it.
+    """
+
+    def __init__(self, request: AsyncRequest, copied: Callable[[torch.Tensor], torch.Tensor]):
         self._written: Written | None = None
         self._failure: Exception | None = None
         self._process: Any = None
@@ -55,14 +60,22 @@ class BackgroundWriter:
         if request.preload_fn:
             arguments[1] = request.preload_fn()
         torch.cuda.synchronize()
+        arguments[1] = [
+            (path, name, (others, [(item, copied(tensor)) for item, tensor in tensors]))
+            for path, name, (others, tensors) in arguments[1]
+        ]
         # Page-locked host memory is not copied at a fork, so it must not be reused until the process has ended.
-        self._held = arguments[1]
+        self._buckets = arguments[1]
         self._results = arguments[2]
+        self._write, self._arguments, self._others = request.async_fn, arguments[:2], request.async_fn_kwargs
+
+    def start(self) -> None:
+        """Start the process."""
+        if self._written is not None:
+            return
         context = multiprocessing.get_context("fork")
         self._connection, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(
-            target=_write, args=(theirs, request.async_fn, arguments[:2], request.async_fn_kwargs)
-        )
+        self._process = context.Process(target=_write, args=(theirs, self._write, self._arguments, self._others))
         collects = gc.isenabled()
         gc.disable()  # in the new process, too: it must not free CUDA tensors
         try:
@@ -76,6 +89,13 @@ class BackgroundWriter:
         """Return whether the process has written everything, or has failed."""
         return bool(self._written or self._failure or self._connection.poll())
 
+    def has_failed(self) -> bool:
+        """Return whether the process has failed."""
+        try:
+            return self.is_done() and not self.wait()
+        except (WriteFailed, UserError):
+            return True
+
     def wait(self) -> Written:
         """Wait until everything is written and read back. Raises WriteFailed or UserError."""
         if self._failure:
@@ -87,7 +107,7 @@ class BackgroundWriter:
                 self._process.join()
                 found = WriteFailed(f"the process that writes the checkpoint ended: {_end(self._process.exitcode)}")
             self._process.join()
-            self._held = None
+            self._buckets = self._arguments = []
             if isinstance(found, Exception):
                 self._failure = found
                 raise found

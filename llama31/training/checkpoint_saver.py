@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, replace
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ from llama31.run_dir.events import Outcome, Saved
 from llama31.settings import Settings
 from llama31.training import pending_save
 from llama31.training.async_request import async_request
+from llama31.training.held_signals import held
+from llama31.training.late_gather import LateGather
 from llama31.training.pending_save import BUSY, Files, PendingSave
 
 # Votes of the ranks after each step; the highest wins.
@@ -162,12 +163,18 @@ class Saver:
                     print(removal.clear(partial), flush=True)
                 partial.mkdir(parents=True)
             torch.distributed.barrier()
-            with _held(self._signals):
+            with held(self._signals):
                 if in_background:
-                    request = async_request(trainer, partial)
+                    gather = LateGather()
+                    with gather.used():
+                        request = async_request(trainer, partial)
                     self._write_rest(trainer, partial)
                     self._pending = PendingSave(
-                        request, path, lambda files: self._publish(partial, path, manifest, _with_rest(partial, files))
+                        request,
+                        gather,
+                        path,
+                        lambda files: self._publish(partial, path, manifest, _with_rest(partial, files)),
+                        self._signals,
                     )
                     self._saved = replace(self._saved, blocked=time.monotonic() - began)
                     return None
@@ -204,21 +211,6 @@ class Saver:
         publish(partial, path)
         stay = removal.prune(self.root, manifest.seed, self.settings.keep_last, path)
         self._saved = replace(self._saved, bytes=sum(size for size, _ in files.values()), stay=stay)
-
-
-@contextmanager
-def _held(signals: set[signal.Signals]) -> Iterator[None]:
-    """Block signals within this context, and permanently in processes started within it.
-
-    Slurm signals all processes of a rank, and Megatron's checkpoint writers must survive that.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    resource_tracker.ensure_running()  # its first call starts a process and unblocks SIGTERM
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
 def _read_back(partial: Path) -> Files:
