@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -162,8 +163,11 @@ def _read_back(buckets: Any, results: dict[int, Any]) -> dict[str, tuple[int, st
         for result in written:
             stored = result.storage_data
             blobs.setdefault(stored.relative_path, []).append((stored.offset, stored.length))
-    found = {}
-    for path, name, _ in buckets:
+
+    def verified(bucket: Any) -> tuple[str, tuple[int, str]]:
+        path, name, _ = bucket
         sync(Path(path))
-        found[name] = read_back.size_and_sha256(Path(path), blobs.get(name, ()))
-    return found
+        return name, read_back.size_and_sha256(Path(path), blobs.get(name, ()))
+
+    with ThreadPoolExecutor(len(buckets)) as threads:
+        return dict(threads.map(verified, buckets))

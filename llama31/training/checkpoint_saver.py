@@ -137,8 +137,9 @@ class Saver:
         """Save the state after `step`, and `outcome` if the run has ended. Return what was saved.
 
         The checkpoint gets its name once all of it is on disk and has been read back; until then the previous one is
-        the newest. Unless training `is_last`, SAVE_ASYNC leaves writing to the background: the result is then None,
-        and a later call of `completed` returns what was saved. Raises UserError if it cannot be written.
+        the newest. With SAVE_ASYNC this happens in the background, unless the save `is_last` or the job ends: the
+        result is then None, and a later call of `completed` returns what was saved. Raises UserError if it cannot be
+        written.
         """
         assert self._pending is None, "one save at a time"
         began = self._saved_at = time.monotonic()
@@ -156,7 +157,6 @@ class Saver:
             run=self.run,
         )
         self._saved = Saved(step, consumed_samples, str(path), 0, 0)
-        in_background = self.settings.save_async and not (is_last or self.is_ending)
         with _named_failures(path):
             if torch.distributed.get_rank() == 0:
                 if os.path.lexists(partial):
@@ -164,22 +164,17 @@ class Saver:
                 partial.mkdir(parents=True)
             torch.distributed.barrier()
             with held(self._signals):
-                if in_background:
-                    gather = LateGather()
-                    with gather.used():
-                        request = async_request(trainer, partial)
-                    self._write_rest(trainer, partial)
-                    self._pending = PendingSave(
-                        request,
-                        gather,
-                        path,
-                        lambda files: self._publish(partial, path, manifest, _with_rest(partial, files)),
-                        self._signals,
-                    )
-                    self._saved = replace(self._saved, blocked=time.monotonic() - began)
-                    return None
-                trainer.save_checkpoint(partial)
-            self._write_rest(trainer, partial)
+                if self.settings.save_async:
+                    self._start(trainer, partial, path, manifest)
+                else:
+                    trainer.save_checkpoint(partial)
+        if self.settings.save_async:
+            self._saved = replace(self._saved, blocked=time.monotonic() - began)
+            return self.completed(wait=True) if is_last or self.is_ending else None
+        with _named_failures(path):
+            if torch.distributed.get_rank() == 0:
+                self._copy_records(partial)
+                _write_context(trainer, partial)
             torch.distributed.barrier()
             files = _read_back(partial)
             if torch.distributed.get_rank() == 0:
@@ -194,13 +189,23 @@ class Saver:
             self._pending.cancel()
             print(f"{self._pending.path}: not saved, for the run failed meanwhile", flush=True)
 
-    def _write_rest(self, trainer: Trainer, partial: Path) -> None:
-        """Write what is in a checkpoint besides weights and state; only rank 0 does."""
-        if torch.distributed.get_rank() != 0:
-            return
-        context = TrainerContext.from_trainer(trainer)
-        context.__io__ = deepcopy(context.__io__)  # NeMo writes a path into it, and the run's tokenizer shares it
-        context.io_dump(partial / nemo.CONTEXT, yaml_attrs=["model"])
+    def _start(self, trainer: Trainer, partial: Path, path: Path, manifest: CheckpointManifest) -> None:
+        """Copy the state and start to save it in the background."""
+        gather = LateGather()
+        with gather.used():
+            request = async_request(trainer, partial)
+        if torch.distributed.get_rank() == 0:
+            self._copy_records(partial)
+
+        def end(files: Files) -> None:
+            _write_context(trainer, partial)
+            rest = [name for name in _names(partial) if name not in files]
+            self._publish(partial, path, manifest, {**files, **_verified(partial, rest, {})})
+
+        self._pending = PendingSave(request, gather, path, end, self._signals)
+
+    def _copy_records(self, partial: Path) -> None:
+        """Copy the MLPerf log and the metrics, as they are now, into a checkpoint."""
         for name in (paths.MLPERF_LOG, paths.METRICS):
             shutil.copyfile(self.run_dir / name, partial / name)
 
@@ -211,6 +216,13 @@ class Saver:
         publish(partial, path)
         stay = removal.prune(self.root, manifest.seed, self.settings.keep_last, path)
         self._saved = replace(self._saved, bytes=sum(size for size, _ in files.values()), stay=stay)
+
+
+def _write_context(trainer: Trainer, partial: Path) -> None:
+    """Write what NeMo builds a model from, which does not change during training."""
+    context = TrainerContext.from_trainer(trainer)
+    context.__io__ = deepcopy(context.__io__)  # NeMo writes a path into it, and the run's tokenizer shares it
+    context.io_dump(partial / nemo.CONTEXT, yaml_attrs=["model"])
 
 
 def _read_back(partial: Path) -> Files:
@@ -226,11 +238,6 @@ def _read_back(partial: Path) -> Files:
     ranks: list[Any] = [None] * world
     torch.distributed.all_gather_object(ranks, found)
     return {name: entry for files in ranks for name, entry in files.items()}
-
-
-def _with_rest(partial: Path, files: Files) -> Files:
-    """Return the files of a new checkpoint: `files`, which are verified, and the others, which this verifies."""
-    return {**files, **_verified(partial, [name for name in _names(partial) if name not in files], {})}
 
 
 def _names(partial: Path) -> list[str]:

@@ -11,6 +11,7 @@ meet. One save at a time uses it.
 
 import gc
 import os
+import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.torch import MCoreSavePlanner
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
@@ -54,8 +56,12 @@ class LateGather:
         def resolved(planner: Any, item: Any) -> Any:
             return self._alone(resolve(planner, item), item.index.fqn)
 
+        queue_between_processes = filesystem_async._get_write_results_queue
+
         DistributedOptimizer.get_parameter_state_dp_zero = gather_later
         MCoreSavePlanner.resolve_data = resolved
+        # Only this rank puts results into it, and the usual one is a process that takes seconds to start.
+        filesystem_async._get_write_results_queue = queue.Queue
         gc.freeze()  # Megatron collects garbage in between, which takes 0.6 s for all modules' objects
         try:
             yield
@@ -63,6 +69,7 @@ class LateGather:
             gc.unfreeze()
             DistributedOptimizer.get_parameter_state_dp_zero = gather
             MCoreSavePlanner.resolve_data = resolve
+            filesystem_async._get_write_results_queue = queue_between_processes
 
     def copied(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the plan as it is now: a copy if training changes it."""
