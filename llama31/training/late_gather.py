@@ -40,6 +40,8 @@ class LateGather:
         self._arrays: list[np.ndarray] = []
         self._moves: list[tuple[torch.Tensor, int, int, Any]] = []
         self._live: set[int] = set()
+        self.unread: list[torch.Tensor] = []
+        """Tensors of the model and the optimizer, which nothing reads once the state is copied."""
         self._thread: threading.Thread | None = None
         self.error: Exception | None = None
 
@@ -101,6 +103,7 @@ class LateGather:
         for number, ranges in enumerate(optimizer.gbuf_ranges):
             buffer = optimizer.buffers[number]
             ((dtype, buckets),) = ranges.items()
+            self.unread += [tensor for tensor in (buffer.grad_data, buffer.param_data) if tensor is not None]
             whole: dict[str, Any] = {}
             if rank == 0:
                 end = max((end for _, end, _ in buffer.param_index_map.values()), default=0)
@@ -120,6 +123,7 @@ class LateGather:
                     found = optimizer._get_main_param_and_optimizer_states(parameter)
                     local = of_parameter["gbuf_local"]
                     end = min(local.end, part(rank))
+                    self.unread += [found[key] for key in KEYS]
                     for key in KEYS:
                         source = found[key].detach()[: end - local.start]
                         own[key][local.start : end].copy_(source, non_blocking=True)

@@ -23,6 +23,7 @@ from llama31.common.errors import UserError
 from llama31.training.background_writer import NICENESS, BackgroundWriter, WriteFailed
 from llama31.training.held_signals import held
 from llama31.training.late_gather import LateGather
+from llama31.training.unforked import unforked
 
 GATHER, WRITE, PUBLISH, PUBLISHED = range(4)
 # States of a stage on a rank; the highest of all ranks counts.
@@ -93,7 +94,7 @@ class PendingSave:
         except Exception as failure:  # noqa: BLE001 - raised by all ranks
             error = failure
         self._raise_any(error)
-        with held(self._signals):
+        with held(self._signals), unforked(self._gather.unread):
             self._writer.start()
         self._gather = None
 
