@@ -187,7 +187,7 @@ class Saver:
         """Stop a save in the background, since the run has failed: its ranks cannot agree on a checkpoint any more."""
         if self._pending:
             self._pending.cancel()
-            print(f"{self._pending.path}: not saved, for the run failed meanwhile", flush=True)
+            print(f"{self._pending.path}: not saved, for the run failed", flush=True)
 
     def _start(self, trainer: Trainer, partial: Path, path: Path, manifest: CheckpointManifest) -> None:
         """Copy the state and start to save it in the background."""

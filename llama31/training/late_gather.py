@@ -56,7 +56,7 @@ class LateGather:
             return self._state(optimizer)
 
         def resolved(planner: Any, item: Any) -> Any:
-            return self._alone(resolve(planner, item), item.index.fqn)
+            return self._with_own_storage(resolve(planner, item), item.index.fqn)
 
         queue_between_processes = filesystem_async._get_write_results_queue
 
@@ -145,7 +145,7 @@ class LateGather:
         self._arrays.append(array)
         return torch.from_numpy(array)
 
-    def _alone(self, data: Any, name: str) -> Any:
+    def _with_own_storage(self, data: Any, name: str) -> Any:
         """Return a tensor of the plan with a storage of its own if it is gathered: Megatron would copy a view, now."""
         if not isinstance(data, torch.Tensor):
             return data

@@ -1,4 +1,4 @@
-"""A checkpoint that is written in the background: what is left to do for it, and the agreement of the ranks on it.
+"""A checkpoint that is written in the background: its stages, and the agreement of the ranks on it.
 
     GATHER    a thread of each rank exchanges shards of the optimizer state (`late_gather`)
     WRITE     a process of each rank writes its part and reads it back (`background_writer`)
@@ -70,7 +70,7 @@ class PendingSave:
         return BROKEN if self._error else BUSY if self._thread and self._thread.is_alive() else READY
 
     def advance(self, *, wait: bool = False) -> bool:
-        """Go on to the next stage when all ranks are ready or one is broken. Return whether the save is published.
+        """Start the next stage when all ranks are ready or one is broken. Return whether the save is published.
 
         With `wait`, wait for all stages. Raises UserError or WriteFailed on all ranks if any rank failed.
         """
