@@ -18,7 +18,7 @@ class _Kept(_WrappingCheckpointIO):
 
 
 def async_request(trainer: Trainer, path: Path) -> AsyncRequest:
-    """Prepare the save of a trainer's state to a directory, and return what is left to do; collective.
+    """Prepare the save of a trainer's state to a directory, and return the request for the rest; collective.
 
     The state is gathered, but as a rank's parameters change, so does the state in the request until it is copied.
     """

@@ -26,7 +26,7 @@ from llama31.common.errors import UserError
 from llama31.common.files import sync
 
 NICENESS = 10
-"""Of what works in the background: about a tenth of a core that training wants too, and all of one that is idle."""
+"""Of background work: about a tenth of a core that training wants too, and all of one that is idle."""
 
 
 @dataclass(frozen=True)
