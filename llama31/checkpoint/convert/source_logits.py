@@ -35,7 +35,8 @@ COUNTER = 64  # bytes before the logits in the shared memory, of which 8 count w
 class SourceLogits:
     """A context manager that starts the second process, and kills it at its end unless it is done.
 
-    The process is forked, before torch starts threads, and shares the memory for the result.
+    The process is forked, and shares the memory for the result. A fork hangs if torch has started threads, so if torch
+    is imported already, there is no second process: `result` computes the logits.
     """
 
     def __init__(self, source: Source):
@@ -43,6 +44,8 @@ class SourceLogits:
         self._shape = logits_parity.shape(source.architecture)
         self._memory = mmap.mmap(-1, COUNTER + 4 * prod(self._shape))  # shared with children
         self._counted = 0
+        self._source = source
+        self._forks = "torch" not in sys.modules
         fork = multiprocessing.get_context("fork")
         self._receiver, sender = fork.Pipe(duplex=False)
         self._sender = sender
@@ -51,13 +54,15 @@ class SourceLogits:
     def __enter__(self) -> "SourceLogits":
         # Threads that wait for others of a busy machine should not spin; read when torch is imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        self._process.start()
+        if self._forks:
+            self._process.start()
         self._sender.close()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.join()
+        if self._forks:
+            self._process.kill()
+            self._process.join()
         self._receiver.close()
 
     def newly_read(self) -> int:
@@ -68,7 +73,7 @@ class SourceLogits:
 
     def wait(self, seconds: float = POLL_SECONDS) -> bool:
         """Wait up to a time; return whether `result` will return at once."""
-        return self._receiver.poll(seconds)
+        return not self._forks or self._receiver.poll(seconds)
 
     def result(self) -> "Tensor":
         """Return the fp32 logits, [batch, sequence, vocabulary], once they are complete.
@@ -77,6 +82,9 @@ class SourceLogits:
         """
         import torch
 
+        if not self._forks:
+            _compute(self._source, self._memory)
+            return torch.frombuffer(self._memory, dtype=torch.float32, offset=COUNTER).view(self._shape)
         try:
             error = self._receiver.recv()
         except EOFError as ended:
@@ -109,11 +117,8 @@ def _run(source: Source, memory: mmap.mmap, sender: Connection, parent: int) -> 
 
 
 def _compute(source: Source, memory: mmap.mmap) -> None:
-    has_threads = "torch" in sys.modules  # of the parent; a fork does not have them
     import torch
 
-    if has_threads:
-        torch.set_num_threads(1)
     read = 0
 
     def count(size: int) -> None:
