@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from llama31.common.files import sha256_of
 from llama31.plan import validate
 from llama31.run_dir import start_point
 from llama31.run_dir.events import SUCCESS, Outcome
+from llama31.settings import Fp8Recipe, Precision
 
 # The choice
 
@@ -119,7 +120,7 @@ def test_another_seed_than_the_checkpoints(usual: dict[str, str], root: Path) ->
     assert find(usual, *chosen).settings.seeds == "1"
 
 
-@pytest.mark.parametrize("change", ["SIZE=demo", "PRECISION=fp32", "DECAY_NORMS=1"])
+@pytest.mark.parametrize("change", ["SIZE=demo", "PRECISION=fp32", "GRAD_REDUCE_DTYPE=bf16", "DECAY_NORMS=1"])
 def test_another_model_cannot_be_allowed(change: str, saving: dict[str, str], root: Path) -> None:
     save(saving, root, 1, 10)
     name = change.partition("=")[0]
@@ -137,6 +138,28 @@ def test_a_checkpoint_that_does_not_say_whether_norms_decay(saving: dict[str, st
     assert find(saving).start.step == 10
     (line,) = refused(saving, "DECAY_NORMS=1")
     assert line.startswith("DECAY_NORMS=1: the run has DECAY_NORMS=0, which cannot change")
+
+
+def test_a_checkpoint_that_does_not_say_how_it_computes(saving: dict[str, str], root: Path) -> None:
+    """Checkpoints of older versions record the precision only: gradients were in fp32."""
+    file = save(saving, root, 1, 10) / store.MANIFEST
+    manifest = json.loads(file.read_text())
+    for name in ("grad_reduce_dtype", *identity.ARITHMETIC):
+        del manifest["identity"][name]
+    file.write_text(json.dumps(manifest))
+    assert find(saving).start.step == 10
+    assert refused(saving, "GRAD_REDUCE_DTYPE=bf16")[0].startswith("GRAD_REDUCE_DTYPE=bf16: the run has")
+
+
+def test_another_fp8_recipe(saving: dict[str, str]) -> None:
+    data = validate.check(settings_of(saving))
+    fp8 = replace(settings_of(saving), precision=Precision.fp8)
+    was, same = identity.identity(fp8, data), identity.identity(replace(fp8, fp8_param_gather=True), data)
+    assert identity.changes(was, same, ())[1] == [], "what the default is, spelled out"
+    other = identity.identity(replace(fp8, fp8_recipe=Fp8Recipe.tensorwise), data)
+    assert identity.changes(was, other, ())[1][0] == (
+        "FP8_RECIPE=tensorwise: the run has FP8_RECIPE=delayed, which cannot change"
+    )
 
 
 def test_another_tokenizer(saving: dict[str, str], root: Path, tmp_path: Path) -> None:

@@ -91,6 +91,12 @@ def test_quick_leaves_out_what_is_slow_or_needs_slurm_or_a_gpu(tmp_path: Path) -
     assert checked(tmp_path / "full", *tests)[0] == 1, "the full run has them all"
 
 
+def test_quick_fails_where_one_test_does(tmp_path: Path) -> None:
+    for number, tests in enumerate(([FAILS, PASSES, QUICK, PASSES], [PASSES, QUICK, PASSES, FAILS])):
+        code, lines = checked(tmp_path / str(number), *tests, arguments=("--quick",))
+        assert code == 1 and lines[-1].startswith("FAILED: pytest"), lines
+
+
 def test_quick_takes_a_selection(tmp_path: Path) -> None:
     assert checked(tmp_path / "one", PASSES, QUICK, arguments=("--quick", "-k", "four"))[0] == 0
     code, lines = checked(tmp_path / "none", PASSES, QUICK, arguments=("--quick", "-k", "nothing"))
