@@ -60,6 +60,8 @@ export TMP_NPY_INDEX=""
 export TRAIN_PARTS="6 7"
 # Documents in the validation set; part of its file name.
 export N_VALIDATION_SAMPLES=91205
+# Train on synthetic tokens, without token files and tokenizer, to see what loading costs; logged as open.
+export MOCK_DATA=0
 
 # Model
 # Model size: 8b is the benchmark's; for smaller ones see llama31/config/model_sizes.py.

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import nemo_run as run
 from megatron.core.distributed import DistributedDataParallelConfig
@@ -16,7 +17,7 @@ from torch.nn import Parameter
 from llama31 import rules
 from llama31.config import low_precision, paths
 from llama31.config.overlap import Overlap
-from llama31.data.module import BenchmarkData
+from llama31.data.module import BenchmarkData, SyntheticData
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
 from llama31.settings import Precision, ReduceType, Settings
@@ -57,25 +58,32 @@ def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Pa
     )
 
 
-def data(settings: Settings, backend: Backend, seed: int, tokenizer: run.Config) -> run.Config[BenchmarkData]:
-    """Return the data module: training parts and validation set, in the benchmark's order."""
+def data(
+    settings: Settings, backend: Backend, seed: int, tokenizer: run.Config
+) -> run.Config[llm.PreTrainingDataModule]:
+    """Return the data module: training parts and validation set, in the benchmark's order, or synthetic tokens."""
     on_gpu = backend.accelerator == "gpu"
+    common: dict[str, Any] = {
+        "eval_samples": settings.eval_samples,
+        "seq_length": settings.seq_length,
+        "micro_batch_size": settings.mbs,
+        "global_batch_size": settings.gbs,
+        "tokenizer": tokenizer,
+        "seed": seed,
+        "sample_limit": settings.sample_limit,
+        # On a CPU, loading is fast compared with a step, and worker processes take cores from the model.
+        "num_workers": 2 if on_gpu else 0,
+        "persistent_workers": on_gpu,
+        "pin_memory": on_gpu,
+    }
+    if settings.mock_data:
+        return run.Config(SyntheticData, **common)
     return run.Config(
         BenchmarkData,
         train_prefixes=[str(prefix) for prefix in paths.train_prefixes(settings)],
         validation_prefix=str(paths.validation_prefix(settings)),
-        eval_samples=settings.eval_samples,
-        seq_length=settings.seq_length,
-        micro_batch_size=settings.mbs,
-        global_batch_size=settings.gbs,
-        tokenizer=tokenizer,
-        seed=seed,
         index_root=str(paths.index_root(settings)),
-        sample_limit=settings.sample_limit,
-        # On a CPU, loading is fast compared with a step, and worker processes take cores from the model.
-        num_workers=2 if on_gpu else 0,
-        persistent_workers=on_gpu,
-        pin_memory=on_gpu,
+        **common,
     )
 
 

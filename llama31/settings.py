@@ -158,6 +158,8 @@ class Settings:
     """Training parts, 0 to 7, separated by spaces."""
     n_validation_samples: int = rules.VALIDATION_DOCUMENTS
     """Documents in the validation set; part of its file name."""
+    mock_data: bool = False
+    """Train on synthetic tokens, without token files and tokenizer, to see what loading costs; logged as open."""
 
     # Model
     size: str = rules.SIZE

@@ -137,8 +137,8 @@ class _Run:
                 from llama31.model.cpu_backend import cpu_backend
 
                 stack.enter_context(cpu_backend())
-            source = Path(settings.tokenizer_path)
-            directory = run_tokenizer.ensure(source, self.run_dir)
+            directory = run_tokenizer.ensure(settings, self.run_dir)
+            source = directory if settings.mock_data else Path(settings.tokenizer_path)
             used = replace(settings, tokenizer_path=str(directory))
             recipe = pretrain_recipe(used, backend, int(settings.seeds), self.run_dir, self.name)
             recipe.model.tokenizer = recipe.data.tokenizer = vocabulary.load(directory, source)

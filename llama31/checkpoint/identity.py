@@ -8,7 +8,7 @@ from llama31.common.errors import UserError
 from llama31.common.files import sha256_of
 from llama31.config import low_precision
 from llama31.config.model_sizes import SIZES
-from llama31.data import token_manifest, tokenizer
+from llama31.data import run_tokenizer, token_manifest
 from llama31.data.inputs import Data
 from llama31.data.token_file import TokenFile
 from llama31.settings import Settings, shown, to_dict
@@ -41,14 +41,14 @@ def identity(settings: Settings, data: Data) -> dict[str, Any]:
     return {
         **{name: values[name] for name in (*FIXED, *CHANGEABLE)},
         "shape": {**asdict(SIZES[settings.size]), "vocab_size": data.vocab_size},
-        TOKENIZER: tokenizer.fingerprint(settings.tokenizer_path),
+        TOKENIZER: run_tokenizer.fingerprint(settings),
         DATA: token_files(data),
     }
 
 
 def current_tokenizer_hash(recorded: str | None, settings: Settings) -> str | None:
     """Return the fingerprint of TOKENIZER_PATH if `recorded` is a hash of it of either kind; else `recorded`."""
-    ours = tokenizer.hashes(settings.tokenizer_path)
+    ours = run_tokenizer.hashes(settings)
     return ours[0] if recorded in ours else recorded
 
 

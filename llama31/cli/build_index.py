@@ -24,6 +24,8 @@ def index(arguments: Sequence[str]) -> None:
     settings = resolved.settings
     if devices.is_through_ssh(settings):
         raise UserError(f"HOST={settings.host}: the index is built where the data is; run this there, without HOST")
+    if settings.mock_data:
+        raise UserError("MOCK_DATA=1: synthetic tokens have no index; leave it out")
     if not settings.seeds:
         raise UserError("SEEDS is empty: each seed has an index of its own; set it, for example SEEDS=1234")
     training_packages.require("index")

@@ -32,6 +32,8 @@ def departures(settings: Settings, validation_tokens: int | None = None) -> list
     if not set(map(int, settings.train_parts.split())) <= set(rules.BENCHMARK_PARTS):
         parts = " ".join(map(str, rules.BENCHMARK_PARTS))
         found.append(f"TRAIN_PARTS={settings.train_parts}: the closed division trains on parts {parts}")
+    if settings.mock_data:
+        found.append("MOCK_DATA=1: the closed division trains on C4, not on synthetic tokens")
     if settings.from_hf:
         found.append("FROM_HF=1: the closed division starts from random weights")
     full_set = settings.n_validation_samples == rules.VALIDATION_DOCUMENTS

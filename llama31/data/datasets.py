@@ -127,11 +127,17 @@ class FirstSequences(Dataset):
         start = index * self.seq_length if is_sample else 0
         text = self._tokens[start : start + self.seq_length + 1].astype(np.int64)
         check_ids(text, self.vocab_size, self.prefix)
-        ids = torch.from_numpy(text)
-        return {
-            "tokens": ids[:-1].contiguous(),
-            "labels": ids[1:].contiguous(),
-            "loss_mask": torch.full((self.seq_length,), float(is_sample)),
-            "position_ids": torch.arange(self.seq_length),
-            "fingerprint": torch.tensor(fingerprint(text) if is_sample else 0),
-        }
+        return evaluated(text, is_sample=is_sample)
+
+
+def evaluated(text: np.ndarray, *, is_sample: bool) -> dict[str, torch.Tensor]:
+    """Return an item of an evaluation of seq_length + 1 ids; loss mask and fingerprint are 0 unless it `is_sample`."""
+    ids = torch.from_numpy(text)
+    length = len(text) - 1
+    return {
+        "tokens": ids[:-1].contiguous(),
+        "labels": ids[1:].contiguous(),
+        "loss_mask": torch.full((length,), float(is_sample)),
+        "position_ids": torch.arange(length),
+        "fingerprint": torch.tensor(fingerprint(text) if is_sample else 0),
+    }

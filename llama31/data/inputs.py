@@ -12,7 +12,7 @@ from llama31.common.errors import UserError
 from llama31.common.files import can_be_created, failures_named
 from llama31.config import devices, paths
 from llama31.data import token_file, token_manifest, tokenizer
-from llama31.data.token_file import TokenFile, bin_path, idx_path
+from llama31.data.token_file import TokenFile, TokenType, bin_path, idx_path
 from llama31.settings import Settings
 
 SAMPLED_IDS = 65_536  # token ids checked at each end of a token file without a manifest
@@ -56,19 +56,46 @@ def vocab_size(settings: Settings, data: Data | None) -> int | None:
     return rules.VOCABULARY_SIZE if settings.size == rules.SIZE else None
 
 
+def synthetic(settings: Settings) -> Data:
+    """Return the data of MOCK_DATA: as many tokens as the benchmark's files have, in none."""
+
+    def file(name: str, documents: int, tokens: int) -> TokenFile:
+        return TokenFile(Path(f"synthetic {name}"), documents, documents, tokens, TokenType.int32)
+
+    parts = len(settings.train_parts.split())
+    documents = settings.n_validation_samples
+    tokens = rules.VALIDATION_TOKENS * documents // rules.VALIDATION_DOCUMENTS
+    train = file("training tokens", parts * rules.PART_6_DOCUMENTS, parts * rules.PART_6_TOKENS)
+    return Data((train,), file("validation tokens", documents, tokens), rules.VOCABULARY_SIZE)
+
+
+def read_headers(settings: Settings, vocab_size: int) -> Data:
+    """Return the data from the headers of its files, without further checks. Raises UserError for damaged ones."""
+    if settings.mock_data:
+        return synthetic(settings)
+    prefixes = (*paths.train_prefixes(settings), paths.validation_prefix(settings))
+    *train, validation = map(token_file.summary, prefixes)
+    return Data(tuple(train), validation, vocab_size)
+
+
 def inspect(settings: Settings) -> tuple[Data | None, list[str]]:
     """Check files to read and directories to write. Return the data, None if unusable, and a line for each problem."""
     problems: list[str] = []
-    files, vocab_size = _token_files(settings, problems), _vocabulary_size(settings, problems)
-    if not problems:
-        with _collecting(problems):
-            _check_ids(settings, files, vocab_size)
-    data = None if problems else Data(tuple(files[:-1]), files[-1], vocab_size)
+    data = synthetic(settings) if settings.mock_data else _read(settings, problems)
     outputs = {"JOB_DIR": Path(settings.job_dir), "TMP_NPY_INDEX": paths.index_root(settings)}
     for name, directory in () if devices.is_through_ssh(settings) else outputs.items():
         if not can_be_created(directory):
             problems.append(f"{name}={directory}: not writable; choose another directory")
     return data, problems
+
+
+def _read(settings: Settings, problems: list[str]) -> Data | None:
+    """Return the data that the settings name; None, with lines in `problems`, if it is unusable."""
+    files, vocab_size = _token_files(settings, problems), _vocabulary_size(settings, problems)
+    if not problems:
+        with _collecting(problems):
+            _check_ids(settings, files, vocab_size)
+    return None if problems else Data(tuple(files[:-1]), files[-1], vocab_size)
 
 
 def _token_files(settings: Settings, problems: list[str]) -> list[TokenFile]:

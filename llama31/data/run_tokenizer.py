@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.common.json_files import write_json
 from llama31.config import paths
-from llama31.data import tokenizer
+from llama31.data import synthetic, tokenizer
+from llama31.settings import Settings
 
 CLASS = "PreTrainedTokenizerFast"  # accepts any tokenizer.json and adds no special tokens
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -27,17 +29,20 @@ FILES = ("*.jinja", "generation_config.json")
 SHOWN_LENGTH = 40  # longest value in a message
 
 
-def ensure(source: Path, run_dir: Path) -> Path:
+def ensure(settings: Settings, run_dir: Path) -> Path:
     """Write RUN_DIR/tokenizer if it is missing, safely for concurrent ranks. Return its path.
 
-    Raises UserError if `source` holds no tokenizer, or if the directory cannot be written.
+    Raises UserError if TOKENIZER_PATH holds no tokenizer, or if the directory cannot be written.
     """
     directory = run_dir / paths.TOKENIZER
     if directory.is_dir():
         return directory
     with failures_named(directory), tempfile.TemporaryDirectory(dir=run_dir, prefix=".") as temporary:
         complete = Path(temporary) / paths.TOKENIZER
-        write(source, complete)
+        if settings.mock_data:
+            synthetic.write_tokenizer(complete)
+        else:
+            write(Path(settings.tokenizer_path), complete)
         try:
             complete.rename(directory)
         except OSError:
@@ -47,7 +52,10 @@ def ensure(source: Path, run_dir: Path) -> Path:
 
 
 def write(source: Path, directory: Path) -> None:
-    """Write the tokenizer in `source` into a new directory. Raises UserError as `ensure`."""
+    """Write the tokenizer in `source` into a new directory.
+
+    Raises UserError if `source` holds no tokenizer, or if the directory cannot be written.
+    """
     files = [tokenizer.tokenizer_file(source), *(file for name in FILES for file in sorted(source.glob(name)))]
     written = configuration(source)
     with failures_named(directory):
@@ -96,8 +104,21 @@ def ignored_entries(source: Path) -> list[str]:
     ]
 
 
-def describe(source: Path) -> dict[str, Any]:
+def hashes(settings: Settings) -> tuple[str, ...]:
+    """Return all hashes that may be recorded for a run's tokenizer, the current kind first; see `tokenizer.hashes`."""
+    return (synthetic.FINGERPRINT,) if settings.mock_data else tokenizer.hashes(settings.tokenizer_path)
+
+
+def fingerprint(settings: Settings) -> str:
+    """Return the hash of a run's tokenizer that is recorded and compared. Raises UserError as `configuration`."""
+    return synthetic.FINGERPRINT if settings.mock_data else tokenizer.fingerprint(settings.tokenizer_path)
+
+
+def describe(settings: Settings) -> dict[str, Any]:
     """Return what a run records about its tokenizer. Raises UserError as `configuration`."""
+    if settings.mock_data:
+        return {"ids": rules.VOCABULARY_SIZE, "ids_sha256": synthetic.FINGERPRINT}
+    source = Path(settings.tokenizer_path)
     return {
         "file": str(tokenizer.tokenizer_file(source)),
         "ids": tokenizer.vocabulary_size(source),

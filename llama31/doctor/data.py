@@ -31,10 +31,12 @@ def tokenizer(context: Context) -> Iterator[Finding]:
     """On each node: load the tokenizer as the ranks do, and encode a text."""
     from transformers import AutoTokenizer  # here, so that only this check fails if it is missing
 
-    if context.data:  # else another check has already failed
+    if context.settings.mock_data:
+        yield ok("MOCK_DATA=1: none is read")
+    elif context.data:  # else another check has already failed
         source = Path(context.settings.tokenizer_path)
         with tempfile.TemporaryDirectory() as directory:
-            copy = run_tokenizer.ensure(source, Path(directory))
+            copy = run_tokenizer.ensure(context.settings, Path(directory))
             with run_tokenizer.loading(source):
                 loaded = AutoTokenizer.from_pretrained(copy)
         run_tokenizer.check(loaded, source)
@@ -51,6 +53,9 @@ def verified(context: Context) -> Iterator[Finding]:
             yield ok(f"{ON_HOST}, where `python3 -m llama31 verify` reads the token files")
         return
     settings = context.settings
+    if settings.mock_data:
+        yield ok("MOCK_DATA=1: there are no token files")
+        return
     prefixes = [*paths.train_prefixes(settings), paths.validation_prefix(settings)]
     reports, figures = verify_files(prefixes, Vocabulary.of(Path(settings.tokenizer_path)))
     problems = [problem for report in reports for problem in report.problems]

@@ -10,8 +10,10 @@ def training_index(settings: Settings, data: Data) -> int:
 
     For each sequence: its documents, int32 each, and its start and end, a position and an offset each, int32. A
     sequence of L tokens and its last label spans 1 + L * documents / tokens documents on average, as it starts anywhere
-    in one. For a blend of several parts: its part, int16, and its number in it, int64.
+    in one. For a blend of several parts: its part, int16, and its number in it, int64. Synthetic data has none.
     """
+    if settings.mock_data:
+        return 0
     samples = data.indexed_samples(settings)
     available = data.available_samples(settings.seq_length)
     blend = 2 + 8 if len(data.train) - len(data.skipped_parts(settings.seq_length)) > 1 else 0

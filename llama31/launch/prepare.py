@@ -96,7 +96,8 @@ def _look_on_host(settings: Settings) -> tuple[Data | None, list[str]]:
     """As `validate.look` for paths of HOST. The data may be visible here too, as inside a container."""
     if os.path.isdir(settings.preprocessed_path):  # noqa: PTH112 - unlike Path's, this never raises
         return validate.look(settings)
-    unset = [name.upper() for name in ("preprocessed_path", "tokenizer_path") if not getattr(settings, name)]
+    needed = () if settings.mock_data else ("preprocessed_path", "tokenizer_path")
+    unset = [name.upper() for name in needed if not getattr(settings, name)]
     lines = [f"{name} is empty; set it to the directory on {settings.host}" for name in unset]
     return None, [*lines, *validate.lines(settings)]
 

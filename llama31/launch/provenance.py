@@ -39,7 +39,7 @@ def describe(
         "device": devices.device(plan.settings).name,
         "data": rank_checks.fingerprint(plan.settings, plan.data) if plan.data else None,
         "skipped_parts": list(inputs.skipped_lines(plan.settings, plan.data)) if plan.data else None,
-        "tokenizer": run_tokenizer.describe(Path(plan.settings.tokenizer_path)) if plan.data else None,
+        "tokenizer": run_tokenizer.describe(plan.settings) if plan.data else None,
         "environment": read_by_libraries(environment),
     }
 

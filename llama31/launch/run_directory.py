@@ -45,7 +45,7 @@ def begin(
     (run_dir / paths.RANK_LOGS).mkdir(exist_ok=True)
     record.reserve_outcome(run_dir)
     record.store_settings(run_dir, plan.settings)
-    run_tokenizer.ensure(Path(plan.settings.tokenizer_path), run_dir)
+    run_tokenizer.ensure(plan.settings, run_dir)
     start_point.store(run_dir / paths.START, plan.start)
     record.store_record(run_dir, provenance.describe(plan, arguments, ranks, environment))
     name_latest(run_dir)

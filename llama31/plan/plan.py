@@ -170,7 +170,8 @@ class Plan:
             return
         if devices.device(settings) is not Device.cpu:
             yield from self._memory(vocab_size)
-        index = f"{size(disk.training_index(settings, self.data))} for the training index; " if self.data else ""
+        index_bytes = disk.training_index(settings, self.data) if self.data else 0
+        index = f"{size(index_bytes)} for the training index; " if index_bytes else ""
         yield f"disk: {index}a checkpoint takes {size(disk.checkpoint(settings, vocab_size))}"
         flops = speed.flops_per_step(settings, vocab_size)
         again = speed.recomputed_per_step(settings)
@@ -216,6 +217,9 @@ class Plan:
         )
 
     def _data(self) -> Iterator[str]:
+        if self.settings.mock_data:
+            yield "synthetic tokens (MOCK_DATA=1): PREPROCESSED_PATH and TOKENIZER_PATH are not read"
+            return
         if not self.data:
             yield f"{self.settings.preprocessed_path}: not validated: {NOT_VALIDATED}"
             return

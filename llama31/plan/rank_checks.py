@@ -13,8 +13,8 @@ from typing import Any
 
 from llama31.checkpoint import identity
 from llama31.common.errors import UserError
-from llama31.config import devices, paths
-from llama31.data import token_file, token_manifest, tokenizer
+from llama31.config import devices
+from llama31.data import inputs, run_tokenizer, token_file, token_manifest
 from llama31.data.inputs import Data
 from llama31.run_dir import record
 from llama31.settings import Settings
@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 def fingerprint(settings: Settings, data: Data) -> dict[str, str]:
     """Return the SHA-256 of the tokenizer, and of each token file that of its manifest or else its counts."""
-    return {"tokenizer": tokenizer.fingerprint(settings.tokenizer_path), **identity.token_files(data)}
+    return {"tokenizer": run_tokenizer.fingerprint(settings), **identity.token_files(data)}
 
 
 def check(run_dir: Path, settings: Settings) -> Data:
@@ -43,9 +43,7 @@ def check(run_dir: Path, settings: Settings) -> Data:
     host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     recorded = record.load_record(run_dir)
     try:
-        prefixes = (*paths.train_prefixes(settings), paths.validation_prefix(settings))
-        *train, validation = map(token_file.summary, prefixes)  # only the headers are read
-        data = Data(tuple(train), validation, recorded["tokenizer"]["ids"])
+        data = inputs.read_headers(settings, recorded["tokenizer"]["ids"])
         found = [*_other_device(recorded, settings), *_other_versions(recorded), *_other_data(recorded, settings, data)]
     except UserError as error:
         found = error.lines
