@@ -22,7 +22,9 @@ def run(arguments: Sequence[str]) -> int:
     options, assignments, allowed = _parse(arguments)
     is_dry = "--dryrun" in options
     given = [argument for argument in arguments if argument != "--dryrun"]
-    resolved, data = prepare.checked(assignments, os.environ)
+    resolved, data, missing = prepare.plannable(assignments, os.environ)
+    if missing and not is_dry:
+        raise UserError(missing)
     settings = resolved.settings
     if "--wait" in options and not settings.partition:
         raise UserError("--wait: only with PARTITION; a run on this machine always waits")
@@ -37,7 +39,11 @@ def run(arguments: Sequence[str]) -> int:
         for experiment in prepare.experiments(resolved, draws=not is_dry)
     ]
     if is_dry:
-        return _show(settings, experiments, allowed)
+        code = _show(settings, experiments, allowed)
+        if missing:  # after the plan: who plans a machine has no data yet
+            sys.stdout.flush()
+            raise UserError(missing)
+        return code
     if settings.partition:
         return submit.submit(experiments, given, allowed, wait="--wait" in options)
     return worst(_run_here(experiments, given))

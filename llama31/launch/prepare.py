@@ -66,25 +66,43 @@ def check_space(experiments: Iterable[Prepared]) -> None:
 
 def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple[Resolved, Data | None]:
     """Return settings with absolute paths, and the data if it is visible here. Raises UserError with all problems."""
-    given = read(assignments, environment)
-    resolved = with_absolute_paths(given)
-    data, lines = look(resolved.settings)
-    problems = [*given.problems, *(line for line in lines if not resolved.touched(line))]
-    if problems:
-        raise UserError(problems)
+    resolved, data, missing = plannable(assignments, environment)
+    if missing:
+        raise UserError(missing)
     return resolved, data
 
 
+def plannable(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple[Resolved, Data | None, list[str]]:
+    """As `checked`, but if only files and directories are wrong, return a line for each: there is a plan without them.
+
+    The data is then None.
+    """
+    given = read(assignments, environment)
+    resolved = with_absolute_paths(given)
+    data, lines, missing = examine(resolved.settings)
+    problems = [*given.problems, *(line for line in lines if not resolved.touched(line))]
+    missing = [line for line in missing if not resolved.touched(line)]
+    if problems:
+        raise UserError([*problems, *missing])
+    return resolved, None if missing else data, missing
+
+
 def look(settings: Settings) -> tuple[Data | None, list[str]]:
-    """As `validate.look`, but paths may be those of HOST; the data is also None if only the cluster has it."""
+    """As `examine`, with all lines together."""
+    data, lines, missing = examine(settings)
+    return data, [*lines, *missing]
+
+
+def examine(settings: Settings) -> tuple[Data | None, list[str], list[str]]:
+    """As `validate.examine`, but paths may be those of HOST; the data is also None if only the cluster has it."""
     if devices.is_through_ssh(settings):
-        data, lines = _look_on_host(settings)
+        data, lines, missing = _examine_on_host(settings)
         given = {name: getattr(settings, name) for name in _paths(settings) if name != "config_filename"}
         relative = {name: path for name, path in given.items() if path and not path.startswith("/")}
         asks = f"with HOST, write the absolute path on {settings.host}"
-        return data, [*(f"{name.upper()}={path}: {asks}" for name, path in relative.items()), *lines]
-    data, lines = validate.look(settings)
-    return data, [*lines, *cluster_needs.lacking(settings)] if devices.is_elsewhere(settings) else lines
+        return data, [*(f"{name.upper()}={path}: {asks}" for name, path in relative.items()), *lines], missing
+    data, lines, missing = validate.examine(settings)
+    return data, lines, [*missing, *cluster_needs.lacking(settings)] if devices.is_elsewhere(settings) else missing
 
 
 def _paths(settings: Settings) -> tuple[str, ...]:
@@ -92,14 +110,14 @@ def _paths(settings: Settings) -> tuple[str, ...]:
     return (*PATH_SETTINGS, "image") if settings.image.endswith(IMAGE_FILES) else PATH_SETTINGS
 
 
-def _look_on_host(settings: Settings) -> tuple[Data | None, list[str]]:
-    """As `validate.look` for paths of HOST. The data may be visible here too, as inside a container."""
+def _examine_on_host(settings: Settings) -> tuple[Data | None, list[str], list[str]]:
+    """As `validate.examine` for paths of HOST. The data may be visible here too, as inside a container."""
     if os.path.isdir(settings.preprocessed_path):  # noqa: PTH112 - unlike Path's, this never raises
-        return validate.look(settings)
+        return validate.examine(settings)
     needed = () if settings.mock_data else ("preprocessed_path", "tokenizer_path")
     unset = [name.upper() for name in needed if not getattr(settings, name)]
-    lines = [f"{name} is empty; set it to the directory on {settings.host}" for name in unset]
-    return None, [*lines, *validate.lines(settings)]
+    missing = [f"{name} is empty; set it to the directory on {settings.host}" for name in unset]
+    return None, validate.lines(settings), missing
 
 
 def with_absolute_paths(resolved: Resolved) -> Resolved:
@@ -158,7 +176,7 @@ def prepare(
     """Plan an experiment from its checked settings. `thorough` reads a checkpoint completely before choosing it.
 
     `allowed` names the settings that a resumed run may change. Raises UserError if the run cannot resume from its
-    checkpoint. Without data, which only the cluster has then, no checkpoint is sought.
+    checkpoint. Without data, which is missing or only on the cluster, no checkpoint is sought.
     """
     settings = resolved.settings
     if data is None:

@@ -24,7 +24,7 @@ from llama31.estimates.gpus import GB, GPUS
 from llama31.run_dir.start_point import Start
 from llama31.settings import Device, RecomputeGranularity, Settings, shown, to_dict
 
-NOT_VALIDATED = "the data is not on this machine; each job validates it before it starts"
+NOT_VALIDATED = "not validated here; a run validates the data before it starts"
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Plan:
     def _estimates(self) -> Iterator[str]:
         settings, vocab_size = self.settings, self.vocab_size
         if not vocab_size:
-            yield f"not known: {NOT_VALIDATED}"
+            yield "not known without the tokenizer, which determines the size of the vocabulary"
             return
         if devices.device(settings) is not Device.cpu:
             yield from self._memory(vocab_size)
@@ -203,7 +203,9 @@ class Plan:
 
     def _checkpoints(self) -> Iterator[str]:
         settings = self.settings
-        yield (self.start.words() if self.data else "resumes from the newest checkpoint of this run, if there is one")
+        is_fresh = not (settings.save_ckpt or settings.use_ckpt or settings.from_hf)
+        known = self.data or is_fresh
+        yield (self.start.words() if known else "resumes from the newest checkpoint of this run, if there is one")
         if not settings.save_ckpt:
             yield "no checkpoint is saved"
             return
@@ -221,7 +223,7 @@ class Plan:
             yield "synthetic tokens (MOCK_DATA=1): PREPROCESSED_PATH and TOKENIZER_PATH are not read"
             return
         if not self.data:
-            yield f"{self.settings.preprocessed_path}: not validated: {NOT_VALIDATED}"
+            yield f"{self.settings.preprocessed_path or 'PREPROCESSED_PATH is empty'}: {NOT_VALIDATED}"
             return
         for file in (*self.data.train, self.data.validation):
             yield f"{bin_path(file.prefix)}: {file.documents:,} documents, {file.tokens:,} tokens"

@@ -33,9 +33,15 @@ def check(settings: Settings) -> Data:
 
 def look(settings: Settings) -> tuple[Data | None, list[str]]:
     """As `check`, but return the lines instead of raising; the data is None if files are missing or damaged."""
-    data, lines = inputs.inspect(settings)
+    data, lines, missing = examine(settings)
+    return data, [*lines, *missing]
+
+
+def examine(settings: Settings) -> tuple[Data | None, list[str], list[str]]:
+    """As `look`, but return the lines about settings and those about files and directories apart."""
+    data, missing = inputs.inspect(settings)
     found = list(problems(settings, data))
-    return data, [*(_line(problem, found, settings, data) for problem in found), *lines]
+    return data, [_line(problem, found, settings, data) for problem in found], missing
 
 
 def lines(settings: Settings) -> list[str]:

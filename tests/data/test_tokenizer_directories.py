@@ -173,11 +173,13 @@ def test_parts_of_the_pinned_library(module: Any) -> None:
 
 def test_ranks_that_make_the_copy_at_a_time(original: Path, tmp_path: Path) -> None:
     """No rank sees it half-written, and an existing one is used unchanged."""
+    given = Settings(tokenizer_path=str(original))
     with ThreadPoolExecutor(8) as ranks:
-        made = set(ranks.map(lambda _: run_tokenizer.ensure(original, tmp_path), range(8)))
+        made = set(ranks.map(lambda _: run_tokenizer.ensure(given, tmp_path), range(8)))
     assert made == {tmp_path / paths.TOKENIZER}
     assert [path.name for path in tmp_path.iterdir()] == [paths.TOKENIZER]
-    assert run_tokenizer.ensure(tmp_path / "gone", tmp_path) == tmp_path / paths.TOKENIZER
+    gone = Settings(tokenizer_path=str(tmp_path / "gone"))
+    assert run_tokenizer.ensure(gone, tmp_path) == tmp_path / paths.TOKENIZER
 
 
 def test_a_loaded_tokenizer_with_other_ids_is_refused(original: Path, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_run_from_a_laptop(
 def test_plan_on_a_laptop(laptop: Laptop, settings: dict[str, str], hidden: tuple[Path, Path]) -> None:
     done = laptop.submit(settings, "--dryrun", hidden=hidden)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{settings['PREPROCESSED_PATH']}: not validated: {NOT_VALIDATED}" in done.stdout
+    assert f"{settings['PREPROCESSED_PATH']}: {NOT_VALIDATED}" in done.stdout
     assert f"ssh -o BatchMode=yes -o ConnectTimeout=10 {USER}@login " in done.stdout
     assert "#SBATCH --partition=debug" in done.stdout
     assert laptop.calls.read_text() == ""

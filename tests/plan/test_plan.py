@@ -101,6 +101,7 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "TMP_NPY_INDEX": ("elsewhere", {}),
     "TRAIN_PARTS": ("7", {}),
     "N_VALIDATION_SAMPLES": ("41", {}),
+    "MOCK_DATA": ("1", {}),
     "SIZE": ("demo", {}),
     "SEQ_LENGTH": ("16", {}),
     "PRECISION": ("fp32", {}),

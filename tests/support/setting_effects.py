@@ -11,6 +11,7 @@ from nemo.collections.llm.gpt.model.llama import Llama31Config
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 
 from llama31.config.model_sizes import SIZES
+from llama31.data.module import SyntheticData
 from llama31.recipe import decay_all
 from llama31.settings import (
     AmaxAlgorithm,
@@ -62,6 +63,12 @@ IN_THE_RECIPE = {
     "tmp_npy_index": Acts("/index", {"data.index_root": "/index"}),
     "train_parts": Acts("7", {"data.train_prefixes[0]": PARTS[1], "data.train_prefixes[1]": GONE}),
     "n_validation_samples": Acts(40, {"data.validation_prefix": "c4-validation-40-samples.en_text_document"}),
+    "mock_data": Acts(
+        True,
+        {"data": SyntheticData}
+        | dict.fromkeys(("data.train_prefixes[0]", "data.train_prefixes[1]"), GONE)
+        | dict.fromkeys(("data.validation_prefix", "data.index_root"), GONE),
+    ),
     "size": Acts(
         "tiny",
         {
