@@ -183,8 +183,9 @@ class Plan:
             line += f"; at {share:.0%} of {scaled(gpu.bf16_flops, 'FLOP/s')} a GPU, which is assumed: "
             line += f"{speed.seconds(flops + again, settings, gpu):.2f} s a step"
             if point := rules.reference_point(settings.size, settings.gbs):
-                hours = speed.seconds(speed.flops_to(point.mean, settings, vocab_size), settings, gpu) / 3600
-                line += f", {hours:.1f} h to the reference's sample count"
+                minutes = speed.seconds(speed.flops_to(point.mean, settings, vocab_size), settings, gpu) / 60
+                time = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.1f} min"
+                line += f", {time} to the reference's sample count"
         yield line
 
     def _memory(self, vocab_size: int) -> Iterator[str]:

@@ -26,9 +26,11 @@ from llama31.corpus import consolidate
 from llama31.estimates import memory, speed
 from llama31.estimates.gpus import GB, GPUS, recipes
 from llama31.plan import validate
+from llama31.report.published import published
 from llama31.run_dir import events
 from llama31.settings import Fp8Recipe, Precision, RecomputeGranularity, Settings, names, to_dict
 
+PUBLISHED = "configs/published/"
 BENCHMARK, LAYOUT = page("benchmark"), page("memory-and-layout")
 
 
@@ -124,6 +126,29 @@ def test_systems_are_those_of_the_configurations() -> None:
     assert f"an allowance of {memory.ALLOWANCE // GB} GB" in flowing(LAYOUT)
     shares = [f"{share:.0%}" for share in speed.UTILISATION.values()]
     assert f"{shares[0]} of the GPU's peak in bf16, and {shares[1]} of the bf16 peak in fp8" in flowing(LAYOUT)
+
+
+def test_published_systems_are_those_of_their_configurations() -> None:
+    rows = {row.pop("Published").strip("`"): row for row in table(LAYOUT, "Published")}
+    assert set(rows) == {f"{PUBLISHED}{path.name}" for path in (REPOSITORY / PUBLISHED).iterdir()}
+    scores = {system.system: system.score_minutes for system in published() if system.round == "v6.0"}
+    for config, row in rows.items():
+        settings, source = resolve([], exported_by(config)).settings, text(REPOSITORY / config)
+        (score,) = [score for system, score in scores.items() if f"({system})" in source]
+        gpu = GPUS[settings.gpu]
+        operations = speed.flops_to(rules.REFERENCE_POINTS[settings.gbs].mean, settings, rules.VOCABULARY_SIZE)
+        assert row.pop("System").endswith(
+            f", {settings.nnodes * settings.gpus_per_node:,} x {settings.gpu.replace('-', ' ')}"
+        )
+        assert row == {
+            "`PRECISION`": settings.precision.name,
+            "`GBS`": str(settings.gbs),
+            "`MBS`": str(settings.mbs),
+            "Published score": f"{score:.1f}",
+            "Estimate": f"{speed.seconds(operations, settings, gpu) / 60:.1f}",
+            "GB needed": f"{memory.per_gpu(settings, rules.VOCABULARY_SIZE).total / GB:.1f}",
+            "GB there": f"{gpu.memory / GB:.0f}",
+        }, config
 
 
 def test_what_recomputation_saves_and_costs() -> None:

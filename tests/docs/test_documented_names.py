@@ -121,8 +121,8 @@ def test_each_verb_is_documented() -> None:
 
 def test_each_configuration_is_documented() -> None:
     everything = "\n".join(text(document) for document in (REPOSITORY / "docs").glob("*.md"))
-    for config in (REPOSITORY / "configs").iterdir():
-        assert f"configs/{config.name}" in everything, config.name
+    for config in (REPOSITORY / "configs").rglob("*.sh"):
+        assert f"`{config.relative_to(REPOSITORY)}`" in everything, config.name
 
 
 @every_document
