@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # As NVIDIA's 1,024 x GB200 in MLPerf Training v6.0 (tyche-hsg_ngpu1024_ngc26.04_nemo): fp8, tensor 4 x context 4.
-# From its log and configuration, but for the recipe of fp8, which no log of v6.0 names: tensorwise, as its v5.1 log.
+# From its log and configuration, except the recipe of fp8, which no log of v6.0 names: tensorwise, as its v5.1 log.
 # Fill in config.sh first; then:  source configs/published/config_GB200_256x4.sh;  bash run_llama31.sh
 
 source "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")/../.." && pwd)/config.sh"

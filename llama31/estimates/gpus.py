@@ -74,8 +74,8 @@ BLACKWELL = ("B200", "GB200", "B300", "GB300")
 def key_of(name: str) -> str | None:
     """Return the key in `GPUS` of a GPU's name in a driver, a log or a setting; None if it is not in the table.
 
-    Examples: NVIDIA H200 NVL, NVIDIA Blackwell GPU (GB200), RTX PRO 6000 Blackwell. Slower boards, such as NVIDIA H100 PCIe or
-    H100 NVL, are not in the table.
+    Examples: NVIDIA H200 NVL, NVIDIA Blackwell GPU (GB200), RTX PRO 6000 Blackwell. Slower boards, such as
+    NVIDIA H100 PCIe or H100 NVL, are not in the table.
     """
     words = re.split(r"[\s_()-]+", name.upper())
     found = [key for key in GPUS if set(key.split("-")) <= set(words)]

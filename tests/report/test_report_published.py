@@ -125,6 +125,7 @@ def test_a_score_covers_at_most_ten_runs(tmp_path: Path) -> None:
         ("H200", "H200"),
         ("H100 NVL", None),
         ("NVIDIA GH200 480GB", "GH200"),
+        ("NVIDIA Blackwell Ultra GPU (GB300)", "GB300"),
         *((key, key) for key in GPUS),
     ],
 )
