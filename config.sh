@@ -175,6 +175,18 @@ export TAG=""
 # Longest step allowed, in milliseconds; a longer one ends the run as aborted. 0: no limit.
 export STEP_TIME_ATOL=0
 
+# Diagnosis
+# Trace of some steps, in profile/ of the run directory: none | torch | nsys, Nsight Systems, for GPUs.
+export PROFILE=none
+# First step of the trace.
+export PROFILE_STEP_START=10
+# Last step of the trace; an evaluation after it is still recorded.
+export PROFILE_STEP_END=12
+# Ranks that write a trace, separated by spaces.
+export PROFILE_RANKS=0
+# Record allocations on the GPU, for the snapshot written when memory runs out, and for one at the end.
+export MEMORY_SNAPSHOT=0
+
 # Submission
 # Submitting organisation in the MLPerf log.
 export SUBMISSION_ORG=unset

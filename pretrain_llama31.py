@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 from llama31.common import child_processes
+from llama31.launch import nsys
 from llama31.train import train
 
 
 def main() -> None:
     """Train. A failing rank exits with 1, so that its launcher ends the others."""
     child_processes.end_children()
+    nsys.enter(Path(sys.argv[1]))
     if "TORCHELASTIC_RUN_ID" in os.environ:  # under srun, Slurm ends the remaining processes of a task
         child_processes.end_with(os.getppid())
     _, orderly = train(Path(sys.argv[1]))

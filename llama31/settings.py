@@ -74,6 +74,14 @@ class RecomputeMethod(Enum):
     block = "block"
 
 
+class Profiler(Enum):
+    """Program that records a trace of some steps; none: no trace."""
+
+    none = "none"
+    torch = "torch"
+    nsys = "nsys"
+
+
 class Container(Enum):
     """Container runtime of Slurm jobs."""
 
@@ -272,6 +280,18 @@ class Settings:
     """Prefix of the run directory's name."""
     step_time_atol: int = 0
     """Longest step allowed, in milliseconds; a longer one ends the run as aborted. 0: no limit."""
+
+    # Diagnosis
+    profile: Profiler = Profiler.none
+    """Trace of some steps, in profile/ of the run directory: none | torch | nsys, Nsight Systems, for GPUs."""
+    profile_step_start: int = 10
+    """First step of the trace."""
+    profile_step_end: int = 12
+    """Last step of the trace; an evaluation after it is still recorded."""
+    profile_ranks: str = "0"
+    """Ranks that write a trace, separated by spaces."""
+    memory_snapshot: bool = False
+    """Record allocations on the GPU, for the snapshot written when memory runs out, and for one at the end."""
 
     # Submission
     submission_org: str = "unset"

@@ -126,6 +126,7 @@ class _Run:
 
         from llama31.model import device, vocabulary
         from llama31.recipe import pretrain_recipe
+        from llama31.training import diagnosis
         from llama31.training.benchmark_callback import BenchmarkCallback
         from llama31.training.lowest_precision import lowest_precision
         from llama31.training.strategy import load
@@ -151,7 +152,8 @@ class _Run:
             trainer = pretrain.keywords["trainer"]
             if self.log:
                 self.log.describe_precision(lowest_precision(trainer.strategy, trainer.precision_plugin))
-            trainer.callbacks += [vocabulary.CheckRows(settings, data.vocab_size), self.callback]
+            more = diagnosis.callbacks(settings, self.run_dir, self.rank)
+            trainer.callbacks += [vocabulary.CheckRows(settings, data.vocab_size), self.callback, *more]
             load(trainer, self.start)
             pretrain()
         return self.callback.outcome

@@ -185,7 +185,7 @@ POSITIVE = (
     "nnodes", "gpus_per_node", "n_validation_samples", "seq_length", "gbs", "mbs", "max_lr", "allocated_sequences",
     "max_steps", "samples_available", "eval_every", "eval_samples", "target", "tensor_parallel_size",
     "pipeline_parallel_size", "virtual_pipeline_size", "context_parallel_size", "recompute_num_layers", "stop_at_step",
-    "nexp", "npar", "fp8_amax_history_len",
+    "nexp", "npar", "fp8_amax_history_len", "profile_step_start", "profile_step_end",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "min_lr", "warmup_steps", "start_eval_at", "save_every", "save_every_minutes", "keep_last", "start_steps",
@@ -215,6 +215,8 @@ def range_problems(settings: Settings) -> dict[str, str]:
         )
     if not all(re.fullmatch("[0-9]{1,10}", seed) and int(seed) < 2**31 for seed in settings.seeds.split()):
         found["seeds"] = f"SEEDS={settings.seeds}: not whole numbers from 0 to {2**31 - 1}, such as 1234"
+    if not settings.profile_ranks.strip() or not all(map(str.isdecimal, settings.profile_ranks.split())):
+        found["profile_ranks"] = f"PROFILE_RANKS={settings.profile_ranks}: not ranks separated by spaces, such as 0 8"
     if "/" in settings.tag:  # it becomes part of a file name
         found["tag"] = f"TAG={settings.tag}: must hold no /, such as {settings.tag.replace('/', '-')}"
     return found

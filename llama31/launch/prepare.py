@@ -14,7 +14,7 @@ from llama31.common.errors import UserError
 from llama31.config import devices, mounts
 from llama31.config.resolve import Resolved, read
 from llama31.data.inputs import Data
-from llama31.launch import cluster_needs
+from llama31.launch import cluster_needs, nsys
 from llama31.plan import validate
 from llama31.plan.plan import Plan
 from llama31.run_dir.events import ABORTED, TARGET_NOT_REACHED, Outcome
@@ -189,9 +189,11 @@ def prepare(
 
 
 def refuse_missing_gpus(settings: Settings) -> None:
-    """Raise UserError if the run takes place on this machine and needs more GPUs than it has."""
+    """Raise UserError if the run takes place on this machine and needs more GPUs than it has, or nsys."""
     if missing := devices.missing_gpus(settings):
         raise UserError(missing)
+    if not devices.is_elsewhere(settings):
+        nsys.require(settings)
 
 
 def print_notes(lines: Iterable[str]) -> None:

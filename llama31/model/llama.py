@@ -13,6 +13,7 @@ from llama31.config import recompute
 from llama31.config.model_sizes import ROTARY_BASE, SIZES
 from llama31.model.device import Backend
 from llama31.model.layers import cpu_layer_spec, torch_layer_spec
+from llama31.model.ranges import RANGES
 from llama31.settings import Precision, Settings
 
 
@@ -83,7 +84,8 @@ def data_step(dataloader_iter: Iterator) -> dict[str, Any]:
 
     They are of whole sequences, so context parallelism must not slice them.
     """
-    batch, *rest = next(dataloader_iter)
+    with RANGES.within("data"):
+        batch, *rest = next(dataloader_iter)
     fingerprints = batch.pop("fingerprint", None)
     step = gpt_data_step(iter([(batch, *rest)]))
     return step if fingerprints is None else {**step, "fingerprint": fingerprints}

@@ -22,7 +22,7 @@ from llama31.data.token_file import bin_path
 from llama31.estimates import disk, memory, speed
 from llama31.estimates.gpus import GB, GPUS
 from llama31.run_dir.start_point import Start
-from llama31.settings import Device, RecomputeGranularity, Settings, shown, to_dict
+from llama31.settings import Device, Profiler, RecomputeGranularity, Settings, shown, to_dict
 
 NOT_VALIDATED = "not validated here; a run validates the data before it starts"
 
@@ -160,6 +160,12 @@ class Plan:
             yield f"ends without the target {end}{early}"
         if settings.step_time_atol:
             yield f"ends at a step that takes longer than {settings.step_time_atol:,} ms"
+        if settings.profile is not Profiler.none:
+            steps = f"steps {settings.profile_step_start:,} to {settings.profile_step_end:,}"
+            where = f"ranks {settings.profile_ranks}, to {paths.PROFILE} in the run directory"
+            yield f"traced by {settings.profile.name}: {steps} of {where}"
+        if settings.memory_snapshot:
+            yield f"allocations on GPUs are recorded; snapshots go to {paths.PROFILE} in the run directory"
         if point := rules.reference_point(settings.size, settings.gbs):
             yield f"the reference needs {point.mean:,} sequences on average at this batch size"
 

@@ -17,6 +17,7 @@ from llama31.data.token_file import bin_path
 from llama31.estimates import memory
 from llama31.estimates.gpus import GB, GPUS, recipes
 from llama31.plan import validate_checkpoints as checkpoint_problems
+from llama31.plan import validate_diagnosis
 from llama31.plan import validate_slurm as slurm_problems
 from llama31.settings import Device, Settings
 
@@ -61,7 +62,7 @@ def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
     else:
         misfits.append(Problem("size", f"SIZE={settings.size}: not one of {', '.join(SIZES)}"))
     misfits += [*recompute.problems(settings), *overlap.problems(settings), *_engine(settings)]
-    misfits += low_precision.problems(settings)
+    misfits += [*low_precision.problems(settings), *validate_diagnosis.problems(settings)]
     misfits += _gpu(settings)
     if data:
         misfits += _data(settings, data)

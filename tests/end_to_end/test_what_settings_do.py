@@ -17,6 +17,7 @@ import pytest
 import simulated_training
 import torch
 from checkpoints import save, settings_of
+from lightning.pytorch import Callback
 from one_rank import one_rank
 from recipes import differing, flat, recipe
 from runs import Run, arguments
@@ -38,13 +39,14 @@ from llama31.run_dir.events import SUCCESS
 from llama31.run_dir.start_point import Start
 from llama31.settings import (
     Device,
+    Profiler,
     RecomputeGranularity,
     RecomputeMethod,
     Settings,
     documentation,
     names,
 )
-from llama31.training import benchmark_callback, checkpoint_saver
+from llama31.training import benchmark_callback, checkpoint_saver, diagnosis
 from llama31.training.checkpoint_saver import Saver
 
 
@@ -312,3 +314,37 @@ def test_seeds(launched: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 
 def test_tag(launched: Callable[..., Path]) -> None:
     assert launched(TAG="first try").name.startswith("first try-tiny-gbs8-")
+
+
+# Diagnosis; traces of real ranks: tests/training/test_profiler.py, test_memory_snapshot.py, tests/launch/test_nsys.py
+
+
+def profiled(rank: int = 0, **settings: Any) -> Callback:
+    """The callback that profiles a rank."""
+    (found,) = diagnosis.callbacks(Settings(**{"profile": Profiler.torch, **settings}), Path("/run"), rank)
+    return found
+
+
+def test_profile() -> None:
+    assert diagnosis.callbacks(Settings(), Path("/run"), 0) == [], "on a machine without a GPU"
+    assert profiled().by_torch and not profiled(profile=Profiler.nsys).by_torch
+
+
+def test_profile_step_start() -> None:
+    assert profiled(profile_step_start=3).first == 3
+
+
+def test_profile_step_end() -> None:
+    assert profiled(profile_step_end=20).last == 20
+
+
+def test_profile_ranks() -> None:
+    assert profiled(rank=5, profile_ranks="0 5").trace.name == "rank-5.json.gz"
+    assert diagnosis.callbacks(Settings(profile=Profiler.torch, profile_ranks="0 5"), Path("/run"), 1) == []
+
+
+def test_memory_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(diagnosis, "MemorySnapshots", lambda *_, records: records)
+    assert diagnosis.callbacks(Settings(memory_snapshot=True), Path("/run"), 0) == [True]
+    assert diagnosis.callbacks(Settings(), Path("/run"), 0) == [False], "only when memory runs out"
