@@ -170,6 +170,8 @@ export SEEDS=""
 export NEXP=1
 # Log to Weights & Biases besides TensorBoard; WANDB_MODE=offline keeps it in the run directory.
 export WANDB=0
+# MLflow server to log to besides TensorBoard, such as http://tracking:5000. Empty: none.
+export MLFLOW_TRACKING_URI=""
 # Prefix of the run directory's name.
 export TAG=""
 # Longest step allowed, in milliseconds; a longer one ends the run as aborted. 0: no limit.

@@ -53,6 +53,7 @@ def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Pa
             explicit_log_dir=str(run_dir / paths.NEMO_LOGS),
             update_logger_directory=False,
             tensorboard=loggers.tensorboard(run_dir),
+            extra_loggers=loggers.mlflow(settings.mlflow_tracking_uri, name or run_dir.name),
             wandb=loggers.weights_and_biases(run_dir, name or run_dir.name) if settings.wandb else None,
         ),
     )

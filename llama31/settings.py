@@ -276,6 +276,8 @@ class Settings:
     """Experiments: runs that differ in their seed; one after the other here, side by side on Slurm."""
     wandb: bool = False
     """Log to Weights & Biases besides TensorBoard; WANDB_MODE=offline keeps it in the run directory."""
+    mlflow_tracking_uri: str = ""
+    """MLflow server to log to besides TensorBoard, such as http://tracking:5000. Empty: none."""
     tag: str = ""
     """Prefix of the run directory's name."""
     step_time_atol: int = 0

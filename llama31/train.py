@@ -191,6 +191,9 @@ class _Run:
         if wandb := sys.modules.get("wandb"):
             with contextlib.suppress(Exception):  # a failure of Weights & Biases is not the run's
                 wandb.finish(exit_code=outcome.exit_code)
+        if mlflow_run := sys.modules.get("llama31.training.mlflow_run"):
+            with contextlib.suppress(Exception):
+                mlflow_run.finish(outcome.exit_code)
 
     def _saver(self, settings: Settings, data: Data, departed: list[str]) -> "Saver":
         """Return the saver of checkpoints; rank 0 locks them, and stores the process that the launcher signals."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 LIBRARIES = (
     "CUBLAS", "CUDA_", "CUDNN_", "FI_", "GLOO_", "GPU_MAX_", "HF_", "HIP", "HSA_", "KMP_", "LD_", "LLAMA31_", "MIOPEN_",
-    "MKL_", "NCCL_", "NVTE_", "OFI_", "OMPI_MCA_", "OMP_", "PATH", "PYTHON", "PYTORCH_", "RCCL_", "ROCBLAS_", "ROCM_",
-    "ROCR_", "SHARP_", "TENSILE_", "TOKENIZERS_", "TORCH", "TRITON_", "UCX_", "WANDB_",
+    "MKL_", "MLFLOW_", "NCCL_", "NVTE_", "OFI_", "OMPI_MCA_", "OMP_", "PATH", "PYTHON", "PYTORCH_", "RCCL_", "ROCBLAS_",
+    "ROCM_", "ROCR_", "SHARP_", "TENSILE_", "TOKENIZERS_", "TORCH", "TRITON_", "UCX_", "WANDB_",
 )  # fmt: skip
 """Prefixes of variables that libraries read. A config.sh may export them beside the settings."""
 PLACES = ("CUDA_HOME", "CUDA_PATH", "HIP_PATH", "LD_", "LLAMA31_", "PATH", "PYTHON", "ROCM_HOME", "ROCM_PATH")

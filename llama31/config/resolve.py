@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.config.environment import LIBRARIES
+from llama31.config.environment import LIBRARIES, USER_IN_ADDRESS
 from llama31.settings import Settings, names, shown
 
 
@@ -217,6 +217,13 @@ def range_problems(settings: Settings) -> dict[str, str]:
         found["seeds"] = f"SEEDS={settings.seeds}: not whole numbers from 0 to {2**31 - 1}, such as 1234"
     if not settings.profile_ranks.strip() or not all(map(str.isdecimal, settings.profile_ranks.split())):
         found["profile_ranks"] = f"PROFILE_RANKS={settings.profile_ranks}: not ranks separated by spaces, such as 0 8"
+    uri = settings.mlflow_tracking_uri
+    if uri and (not re.match("https?://[^/\\s]", uri) or USER_IN_ADDRESS.search(uri)):
+        shown_uri = USER_IN_ADDRESS.sub("://...@", uri)
+        found["mlflow_tracking_uri"] = (
+            f"MLFLOW_TRACKING_URI={shown_uri}: not the address of a server without a password, such as "
+            "http://tracking:5000; MLflow reads MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
     if "/" in settings.tag:  # it becomes part of a file name
         found["tag"] = f"TAG={settings.tag}: must hold no /, such as {settings.tag.replace('/', '-')}"
     return found

@@ -7,7 +7,7 @@ from typing import Any
 import nemo_run as run
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from llama31.config import paths
 
@@ -27,6 +27,18 @@ def weights_and_biases(run_dir: Path, name: str) -> run.Config[WandbLogger]:
     quiet = {"console": "off", "quiet": True}  # each rank has a log already
     identity = re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)[-LONGEST_ID:]
     return run.Config(WandbLogger, name=name, id=identity, save_dir=str(run_dir), settings=quiet)
+
+
+def mlflow(uri: str, name: str) -> list[run.Config[Logger]]:
+    """Return the logger of MLflow, which MLFLOW_* variables configure; none if `uri` is empty.
+
+    All jobs of a chain write to one run.
+    """
+    if not uri:
+        return []
+    from llama31.training.mlflow_run import MlflowRun  # imports MLflow
+
+    return [run.Config(MlflowRun, name=name, uri=uri)]
 
 
 class LoggedSteps(Callback):

@@ -172,7 +172,7 @@ NAMING = {"JOB_DIR": "elsewhere", "TAG": "mine", "SEEDS": "2"}
 
 def test_every_setting_acts() -> None:
     """The lists together are all settings: none is accepted and then ignored."""
-    known = [*SUBMITTED, "NEXP", "WANDB", *PLANNED, *CHECKPOINTS, *LOGGED, *NAMING]
+    known = [*SUBMITTED, "NEXP", "WANDB", "MLFLOW_TRACKING_URI", *PLANNED, *CHECKPOINTS, *LOGGED, *NAMING]
     assert sorted(known) == sorted(field.name.upper() for field in fields(Settings))
 
 

@@ -23,6 +23,7 @@ from llama31.settings import (
     ReduceType,
     Status,
 )
+from llama31.training.mlflow_run import MlflowRun
 
 CLOSED = benchmark_run.SETTINGS  # the benchmark at a global batch size of 32
 
@@ -152,6 +153,14 @@ IN_THE_RECIPE = {
             "log.wandb.id": "run",
             "log.wandb.save_dir": "/run",
             "log.wandb.settings": {"console": "off", "quiet": True},
+        },
+    ),
+    "mlflow_tracking_uri": Acts(
+        "http://tracking:5000",
+        {
+            "log.extra_loggers[0]": MlflowRun,
+            "log.extra_loggers[0].name": "run",
+            "log.extra_loggers[0].uri": "http://tracking:5000",
         },
     ),
     "sequence_parallel": Acts(True, {f"{STRATEGY}sequence_parallel": True}),
