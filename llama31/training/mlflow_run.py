@@ -53,7 +53,7 @@ class MlflowRun(MLFlowLogger):
 
 
 def finish(exit_code: int) -> None:
-    """Send what is left, and set the status of this process's run, if it has one; as Weights & Biases names them."""
+    """Send the rest, and set the status of this process's run, if it has one; as Weights & Biases names them."""
     if _current:
         import mlflow
 
