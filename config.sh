@@ -141,6 +141,12 @@ export OVERLAP_PARAM_GATHER=""
 # Overlap tensor-parallel communication with matrix products. Empty: with SEQUENCE_PARALLEL, within a node.
 export TP_COMM_OVERLAP=""
 
+# Timing
+# Steps on synthetic sequences before a job starts to train; all state is restored. No learning rate warmup.
+export WARMUP_TRAIN_STEPS=0
+# Global batches of synthetic sequences to evaluate before a job starts to train.
+export WARMUP_VALIDATION_STEPS=0
+
 # Checkpoints and jobs
 # Resume from the checkpoint MODEL_CKPT, unless CONTINUAL_CKPT has one of this run.
 export USE_CKPT=0

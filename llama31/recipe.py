@@ -25,6 +25,7 @@ from llama31.training.loggers import LoggedSteps
 from llama31.training.lr_schedule import ScheduleOfSettings
 from llama31.training.rng_state import RandomStates, SeedWeights
 from llama31.training.strategy import ResumableStrategy
+from llama31.training.warm_up import WarmUp
 
 
 def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Path, name: str = "") -> run.Partial:
@@ -108,6 +109,7 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
             run.Config(ScheduleOfSettings),
             run.Config(LoggedSteps),
             *tensor_parallel_overlap(settings, backend),
+            *warm_up(settings),
         ],
         plugins=precision(settings),
     )
@@ -156,6 +158,12 @@ def tensor_parallel_overlap(settings: Settings, backend: Backend) -> list[run.Co
             align_param_gather=False,
         )
     ]
+
+
+def warm_up(settings: Settings) -> list[run.Config[WarmUp]]:
+    """Return the callback that runs steps on synthetic sequences before training, if there are any."""
+    train, validation = settings.warmup_train_steps, settings.warmup_validation_steps
+    return [run.Config(WarmUp, train_steps=train, validation_steps=validation)] if train or validation else []
 
 
 def precision(settings: Settings) -> run.Config[nl.MegatronMixedPrecision]:

@@ -239,6 +239,12 @@ class Settings:
     tp_comm_overlap: bool | None = None
     """Overlap tensor-parallel communication with matrix products. Empty: with SEQUENCE_PARALLEL, within a node."""
 
+    # Timing
+    warmup_train_steps: int = 0
+    """Steps on synthetic sequences before a job starts to train; all state is restored. No learning rate warmup."""
+    warmup_validation_steps: int = 0
+    """Global batches of synthetic sequences to evaluate before a job starts to train."""
+
     # Checkpoints and jobs
     use_ckpt: bool = False
     """Resume from the checkpoint MODEL_CKPT, unless CONTINUAL_CKPT has one of this run."""

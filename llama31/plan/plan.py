@@ -158,6 +158,11 @@ class Plan:
             early = ", before any evaluation" if first > last else ""
             end = f"after {last:,} steps ({self.start.samples_after(last, settings.gbs):,} of {indexed:,} sequences)"
             yield f"ends without the target {end}{early}"
+        if settings.warmup_train_steps or settings.warmup_validation_steps:
+            yield (
+                f"warm-up before the clock starts: {settings.warmup_train_steps} training and "
+                f"{settings.warmup_validation_steps} validation steps on synthetic sequences"
+            )
         if settings.step_time_atol:
             yield f"ends at a step that takes longer than {settings.step_time_atol:,} ms"
         if point := rules.reference_point(settings.size, settings.gbs):

@@ -37,7 +37,7 @@ class RandomStates(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all ranks; collective, the same on each rank."""
         ranks: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(ranks, _states())
+        torch.distributed.all_gather_object(ranks, states())
         return {"ranks": ranks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -49,11 +49,11 @@ class RandomStates(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the states at the first step: nothing draws between a save and the next step."""
         if self._restored is not None:
-            _set_states(self._restored)
+            set_states(self._restored)
             self._restored = None
 
 
-def _states() -> dict[str, Any]:
+def states() -> dict[str, Any]:
     """Return the states of this rank, as types that torch.load accepts with weights_only."""
     version, state, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()
@@ -66,7 +66,8 @@ def _states() -> dict[str, Any]:
     }
 
 
-def _set_states(states: dict[str, Any]) -> None:
+def set_states(states: dict[str, Any]) -> None:
+    """Set the states of this rank, as `states` returned them."""
     version, state, gauss = states["python"]
     random.setstate((version, tuple(state.tolist()), gauss))
     kind, keys, position, has_gauss, cached = states["numpy"]

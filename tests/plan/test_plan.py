@@ -138,6 +138,8 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "TP_COMM_OVERLAP": ("0", {**ON_GPU, "GPUS_PER_NODE": "2", "TENSOR_PARALLEL_SIZE": "2", "SEQUENCE_PARALLEL": "1"}),
     "STOP_AT_STEP": ("50", {}),
     "STEP_TIME_ATOL": ("900", {}),
+    "WARMUP_TRAIN_STEPS": ("5", {}),
+    "WARMUP_VALIDATION_STEPS": ("2", {}),
     "CONTINUAL_CKPT": ("/d", SAVING),
     "SAVE_EVERY": ("9", SAVING),
     "SAVE_EVERY_MINUTES": ("9", SAVING),

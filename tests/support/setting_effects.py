@@ -22,6 +22,7 @@ from llama31.settings import (
     ReduceType,
     Status,
 )
+from llama31.training.warm_up import WarmUp
 
 CLOSED = benchmark_run.SETTINGS  # the benchmark at a global batch size of 32
 
@@ -47,6 +48,14 @@ LAYERS_IN_BF16 = {
     **{f"{PLUGIN}num_layers_at_{end}_in_bf16": 0 for end in ("start", "end")},
 }
 TINY = SIZES["tiny"]
+
+
+def warmed_up(train: int, validation: int) -> dict[str, Any]:
+    """The callback of the warm-up."""
+    callback = "trainer.callbacks[4]"
+    return {callback: WarmUp, f"{callback}.train_steps": train, f"{callback}.validation_steps": validation}
+
+
 IN_THE_RECIPE = {
     "nnodes": Acts(2, {"trainer.num_nodes": 2, **OVERLAPPED}),
     "gpus_per_node": Acts(4, {"trainer.devices": 4, **OVERLAPPED}),
@@ -157,6 +166,8 @@ IN_THE_RECIPE = {
         },
     ),
     "overlap_grad_reduce": Acts(True, OVERLAPPED),
+    "warmup_train_steps": Acts(2, warmed_up(2, 0)),
+    "warmup_validation_steps": Acts(3, warmed_up(0, 3)),
     "overlap_param_gather": Acts(True, {f"{STRATEGY}ddp.overlap_param_gather": True}),
     "tp_comm_overlap": Acts(
         True,
