@@ -146,6 +146,8 @@ export TP_COMM_OVERLAP=""
 export WARMUP_TRAIN_STEPS=0
 # Global batches of synthetic sequences to evaluate before a job starts to train.
 export WARMUP_VALIDATION_STEPS=0
+# Steps between garbage collections, on all ranks at the same step; 0: whenever Python does, on each rank.
+export GC_INTERVAL=0
 
 # Checkpoints and jobs
 # Resume from the checkpoint MODEL_CKPT, unless CONTINUAL_CKPT has one of this run.

@@ -9,6 +9,7 @@ from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
 from nemo.collections import llm
 from nemo.collections.common.tokenizers import AutoTokenizer
+from nemo.lightning.pytorch.callbacks.garbage_collection import GarbageCollectionCallback
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptimizerModule
 from torch.nn import Parameter
@@ -110,6 +111,7 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
             run.Config(LoggedSteps),
             *tensor_parallel_overlap(settings, backend),
             *warm_up(settings),
+            *garbage_collection(settings),
         ],
         plugins=precision(settings),
     )
@@ -164,6 +166,17 @@ def warm_up(settings: Settings) -> list[run.Config[WarmUp]]:
     """Return the callback that runs steps on synthetic sequences before training, if there are any."""
     train, validation = settings.warmup_train_steps, settings.warmup_validation_steps
     return [run.Config(WarmUp, train_steps=train, validation_steps=validation)] if train or validation else []
+
+
+def garbage_collection(settings: Settings) -> list[run.Config[GarbageCollectionCallback]]:
+    """Return NeMo's callback that turns off Python's collector and collects at fixed steps, if GC_INTERVAL asks for it.
+
+    In evaluations it collects as often, by global batches.
+    """
+    interval = settings.gc_interval
+    if not interval:
+        return []
+    return [run.Config(GarbageCollectionCallback, gc_interval_train=interval, gc_interval_val=interval)]
 
 
 def precision(settings: Settings) -> run.Config[nl.MegatronMixedPrecision]:

@@ -244,6 +244,8 @@ class Settings:
     """Steps on synthetic sequences before a job starts to train; all state is restored. No learning rate warmup."""
     warmup_validation_steps: int = 0
     """Global batches of synthetic sequences to evaluate before a job starts to train."""
+    gc_interval: int = 0
+    """Steps between garbage collections, on all ranks at the same step; 0: whenever Python does, on each rank."""
 
     # Checkpoints and jobs
     use_ckpt: bool = False

@@ -190,7 +190,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "min_lr", "warmup_steps", "start_eval_at", "save_every", "save_every_minutes", "keep_last", "start_steps",
     "step_time_atol", "signal_before_end", "max_retries", "num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16",
-    "warmup_train_steps", "warmup_validation_steps",
+    "warmup_train_steps", "warmup_validation_steps", "gc_interval",
 )  # fmt: skip
 AT_MOST = {"nexp": 1000, "npar": 1000}
 

@@ -163,6 +163,8 @@ class Plan:
                 f"warm-up before the clock starts: {settings.warmup_train_steps} training and "
                 f"{settings.warmup_validation_steps} validation steps on synthetic sequences"
             )
+        if settings.gc_interval:
+            yield f"garbage is collected every {settings.gc_interval:,} steps, or global batches of an evaluation"
         if settings.step_time_atol:
             yield f"ends at a step that takes longer than {settings.step_time_atol:,} ms"
         if point := rules.reference_point(settings.size, settings.gbs):

@@ -140,6 +140,7 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "STEP_TIME_ATOL": ("900", {}),
     "WARMUP_TRAIN_STEPS": ("5", {}),
     "WARMUP_VALIDATION_STEPS": ("2", {}),
+    "GC_INTERVAL": ("100", {}),
     "CONTINUAL_CKPT": ("/d", SAVING),
     "SAVE_EVERY": ("9", SAVING),
     "SAVE_EVERY_MINUTES": ("9", SAVING),

@@ -8,6 +8,7 @@ import benchmark_run
 import pytest
 from lightning.pytorch.loggers import WandbLogger
 from nemo.collections.llm.gpt.model.llama import Llama31Config
+from nemo.lightning.pytorch.callbacks.garbage_collection import GarbageCollectionCallback
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 
 from llama31.config.model_sizes import SIZES
@@ -168,6 +169,14 @@ IN_THE_RECIPE = {
     "overlap_grad_reduce": Acts(True, OVERLAPPED),
     "warmup_train_steps": Acts(2, warmed_up(2, 0)),
     "warmup_validation_steps": Acts(3, warmed_up(0, 3)),
+    "gc_interval": Acts(
+        50,
+        {
+            "trainer.callbacks[4]": GarbageCollectionCallback,
+            "trainer.callbacks[4].gc_interval_train": 50,
+            "trainer.callbacks[4].gc_interval_val": 50,
+        },
+    ),
     "overlap_param_gather": Acts(True, {f"{STRATEGY}ddp.overlap_param_gather": True}),
     "tp_comm_overlap": Acts(
         True,
