@@ -146,6 +146,8 @@ export TP_COMM_OVERLAP=""
 export WARMUP_TRAIN_STEPS=0
 # Global batches of synthetic sequences to evaluate before a job starts to train.
 export WARMUP_VALIDATION_STEPS=0
+# Steps from one reading of losses and times to the next: until then a GPU need not wait for the host.
+export LOG_INTERVAL=1
 # Steps between garbage collections, on all ranks at the same step; 0: whenever Python does, on each rank.
 export GC_INTERVAL=0
 
@@ -180,6 +182,8 @@ export WANDB=0
 export TAG=""
 # Longest step allowed, in milliseconds; a longer one ends the run as aborted. 0: no limit.
 export STEP_TIME_ATOL=0
+# Minutes without a step or a batch of an evaluation after which the run ends, with all ranks' stacks. 0: never.
+export HANG_MINUTES=0.0
 
 # Submission
 # Submitting organisation in the MLPerf log.

@@ -108,7 +108,7 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
             run.Config(SeedWeights, seed),
             run.Config(RandomStates),
             run.Config(ScheduleOfSettings),
-            run.Config(LoggedSteps),
+            run.Config(LoggedSteps, settings.log_interval),
             *tensor_parallel_overlap(settings, backend),
             *warm_up(settings),
             *garbage_collection(settings),

@@ -244,6 +244,8 @@ class Settings:
     """Steps on synthetic sequences before a job starts to train; all state is restored. No learning rate warmup."""
     warmup_validation_steps: int = 0
     """Global batches of synthetic sequences to evaluate before a job starts to train."""
+    log_interval: int = 1
+    """Steps from one reading of losses and times to the next: until then a GPU need not wait for the host."""
     gc_interval: int = 0
     """Steps between garbage collections, on all ranks at the same step; 0: whenever Python does, on each rank."""
 
@@ -278,6 +280,8 @@ class Settings:
     """Prefix of the run directory's name."""
     step_time_atol: int = 0
     """Longest step allowed, in milliseconds; a longer one ends the run as aborted. 0: no limit."""
+    hang_minutes: float = 0.0
+    """Minutes without a step or a batch of an evaluation after which the run ends, with all ranks' stacks. 0: never."""
 
     # Submission
     submission_org: str = "unset"

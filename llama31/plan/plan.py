@@ -158,10 +158,17 @@ class Plan:
             early = ", before any evaluation" if first > last else ""
             end = f"after {last:,} steps ({self.start.samples_after(last, settings.gbs):,} of {indexed:,} sequences)"
             yield f"ends without the target {end}{early}"
+        if settings.hang_minutes:
+            yield f"ends if a rank makes no progress for {settings.hang_minutes:g} minutes, with all stacks"
         if settings.warmup_train_steps or settings.warmup_validation_steps:
             yield (
                 f"warm-up before the clock starts: {settings.warmup_train_steps} training and "
                 f"{settings.warmup_validation_steps} validation steps on synthetic sequences"
+            )
+        if settings.log_interval > 1:
+            yield (
+                f"losses and times are read every {settings.log_interval:,} steps: progress, metrics and the checks "
+                "of loss and step time are that late"
             )
         if settings.gc_interval:
             yield f"garbage is collected every {settings.gc_interval:,} steps, or global batches of an evaluation"

@@ -169,6 +169,7 @@ IN_THE_RECIPE = {
     "overlap_grad_reduce": Acts(True, OVERLAPPED),
     "warmup_train_steps": Acts(2, warmed_up(2, 0)),
     "warmup_validation_steps": Acts(3, warmed_up(0, 3)),
+    "log_interval": Acts(10, {"trainer.callbacks[3].interval": 10}),
     "gc_interval": Acts(
         50,
         {
