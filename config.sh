@@ -140,6 +140,8 @@ export OVERLAP_GRAD_REDUCE=""
 export OVERLAP_PARAM_GATHER=""
 # Overlap tensor-parallel communication with matrix products. Empty: with SEQUENCE_PARALLEL, within a node.
 export TP_COMM_OVERLAP=""
+# CUDA graphs: none | layer, forward and backward of each | full_iteration, one for a step without its AdamW.
+export CUDA_GRAPHS=none
 
 # Timing
 # Steps on synthetic sequences before a job starts to train; all state is restored. No learning rate warmup.

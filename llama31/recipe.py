@@ -20,7 +20,7 @@ from llama31.config.overlap import Overlap
 from llama31.data.module import BenchmarkData
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
-from llama31.settings import Precision, ReduceType, Settings
+from llama31.settings import CudaGraphs, Precision, ReduceType, Settings
 from llama31.training import loggers
 from llama31.training.loggers import LoggedSteps
 from llama31.training.lr_schedule import ScheduleOfSettings
@@ -134,6 +134,8 @@ def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrate
         # Any layout can resume from a checkpoint of any other; one rank of each data-parallel group gathers the state.
         ckpt_optim_fully_reshardable=True,
         distrib_optim_fully_reshardable_mem_efficient=True,
+        # Its random states are on the GPU, where graphs can use them.
+        use_te_rng_tracker=settings.cuda_graphs is not CudaGraphs.none,
         replace_progress_bar=False,
         ddp=run.Config(
             DistributedDataParallelConfig,

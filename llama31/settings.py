@@ -74,6 +74,14 @@ class RecomputeMethod(Enum):
     block = "block"
 
 
+class CudaGraphs(Enum):
+    """Kernels that are recorded once, and started in one go after that."""
+
+    none = "none"
+    layer = "layer"
+    full_iteration = "full_iteration"
+
+
 class Container(Enum):
     """Container runtime of Slurm jobs."""
 
@@ -238,6 +246,8 @@ class Settings:
     """Gather updated weights during the next forward pass. Empty: same as OVERLAP_GRAD_REDUCE, which it requires."""
     tp_comm_overlap: bool | None = None
     """Overlap tensor-parallel communication with matrix products. Empty: with SEQUENCE_PARALLEL, within a node."""
+    cuda_graphs: CudaGraphs = CudaGraphs.none
+    """CUDA graphs: none | layer, forward and backward of each | full_iteration, one for a step without its AdamW."""
 
     # Timing
     warmup_train_steps: int = 0

@@ -21,7 +21,7 @@ from llama31.data.inputs import Data
 from llama31.plan import rank_checks
 from llama31.run_dir import hang, job_chain, record, start_point, startup_log, time_limit_warning
 from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Outcome
-from llama31.settings import Settings
+from llama31.settings import CudaGraphs, Settings
 
 if TYPE_CHECKING:
     from llama31.mlperf.log.writer import MLPerfLog
@@ -162,7 +162,8 @@ class _Run:
             if self.watch:
                 self.watch.progress("the imports")
                 trainer.callbacks += [ReportProgress(self.watch)]
-            if Layout.of(settings).world_size > 1:
+            # A graph of the whole iteration contains the reduction of gradients, so no rank can be timed before it.
+            if Layout.of(settings).world_size > 1 and settings.cuda_graphs is not CudaGraphs.full_iteration:
                 trainer.callbacks += [RankTimer(settings.log_interval, self.observers)]
             trainer.callbacks += [self.callback]
             load(trainer, self.start)

@@ -10,7 +10,7 @@ from typing import Any
 from llama31 import rules
 from llama31.checkpoint import disk_space
 from llama31.common.units import scaled, size
-from llama31.config import devices, low_precision, mlperf_names, overlap, paths, recompute
+from llama31.config import cuda_graphs, devices, low_precision, mlperf_names, overlap, paths, recompute
 from llama31.config.departures import departures
 from llama31.config.model_sizes import SIZES
 from llama31.config.parallel_layout import Layout
@@ -128,6 +128,8 @@ class Plan:
             yield "sequence parallel: norms are divided along the sequence among the tensor-parallel ranks"
         if overlapped := overlap.planned(settings).described():
             yield f"overlapped with arithmetic: {overlapped}"
+        if graphs := cuda_graphs.described(settings):
+            yield f"CUDA graphs: {graphs}; the memory that they take is not in the estimate"
         if recomputed := recompute.described(settings):
             yield f"recomputed in the backward pass: {recomputed}"
         yield (

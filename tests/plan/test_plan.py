@@ -136,6 +136,7 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "OVERLAP_GRAD_REDUCE": ("1", TWO),
     "OVERLAP_PARAM_GATHER": ("0", {**TWO, "OVERLAP_GRAD_REDUCE": "1"}),
     "TP_COMM_OVERLAP": ("0", {**ON_GPU, "GPUS_PER_NODE": "2", "TENSOR_PARALLEL_SIZE": "2", "SEQUENCE_PARALLEL": "1"}),
+    "CUDA_GRAPHS": ("layer", ON_GPU),
     "STOP_AT_STEP": ("50", {}),
     "STEP_TIME_ATOL": ("900", {}),
     "HANG_MINUTES": ("5", {}),

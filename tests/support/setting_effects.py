@@ -16,6 +16,7 @@ from llama31.recipe import decay_all
 from llama31.settings import (
     AmaxAlgorithm,
     Container,
+    CudaGraphs,
     Division,
     Fp8Recipe,
     Precision,
@@ -167,6 +168,14 @@ IN_THE_RECIPE = {
         },
     ),
     "overlap_grad_reduce": Acts(True, OVERLAPPED),
+    "cuda_graphs": Acts(
+        CudaGraphs.layer,
+        {
+            "model.config.enable_cuda_graph": True,
+            "model.config.cuda_graph_scope": "full",
+            f"{STRATEGY}use_te_rng_tracker": True,
+        },
+    ),
     "warmup_train_steps": Acts(2, warmed_up(2, 0)),
     "warmup_validation_steps": Acts(3, warmed_up(0, 3)),
     "log_interval": Acts(10, {"trainer.callbacks[3].interval": 10}),
