@@ -121,7 +121,7 @@ def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrate
     """Return Megatron's parallel layout, with the optimizer state sharded over data ranks."""
     pipelined = settings.virtual_pipeline_size > 1
     overlap = Overlap.of(settings, on_gpu=backend.accelerator == "gpu")
-    return run.Config(
+    config = run.Config(
         ResumableStrategy,
         tensor_model_parallel_size=settings.tensor_parallel_size,
         pipeline_model_parallel_size=settings.pipeline_parallel_size,
@@ -134,8 +134,6 @@ def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrate
         # Any layout can resume from a checkpoint of any other; one rank of each data-parallel group gathers the state.
         ckpt_optim_fully_reshardable=True,
         distrib_optim_fully_reshardable_mem_efficient=True,
-        # Its random states are on the GPU, where graphs can use them.
-        use_te_rng_tracker=settings.cuda_graphs is not CudaGraphs.none,
         replace_progress_bar=False,
         ddp=run.Config(
             DistributedDataParallelConfig,
@@ -146,6 +144,9 @@ def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrate
             average_in_collective=backend.accelerator == "gpu",  # gloo has no average
         ),
     )
+    if settings.cuda_graphs is not CudaGraphs.none:
+        config.use_te_rng_tracker = True  # its random states are on the GPU, where graphs can use them
+    return config
 
 
 def tensor_parallel_overlap(settings: Settings, backend: Backend) -> list[run.Config[MegatronCommOverlapCallback]]:

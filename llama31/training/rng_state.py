@@ -62,7 +62,7 @@ def states() -> dict[str, Any]:
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(),
-        "megatron": get_cuda_rng_tracker().get_states(),
+        "megatron": {name: _as_tensor(state) for name, state in get_cuda_rng_tracker().get_states().items()},
     }
 
 
@@ -74,4 +74,15 @@ def set_states(states: dict[str, Any]) -> None:
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(states["torch"])
     torch.cuda.set_rng_state(states["cuda"])
-    get_cuda_rng_tracker().set_states(states["megatron"])
+    tracker = get_cuda_rng_tracker()
+    held = tracker.get_states()
+    if any(isinstance(state, torch.Generator) for state in held.values()):
+        for name, tensor in states["megatron"].items():
+            held[name].set_state(tensor)  # in place: CUDA graphs hold the generator
+    else:
+        tracker.set_states(states["megatron"])
+
+
+def _as_tensor(state: torch.Tensor | torch.Generator) -> torch.Tensor:
+    """Return a tracked state as a tensor: for CUDA graphs the tracker holds generators, which change in place."""
+    return state.get_state() if isinstance(state, torch.Generator) else state
