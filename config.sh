@@ -142,6 +142,18 @@ export OVERLAP_GRAD_REDUCE=""
 export OVERLAP_PARAM_GATHER=""
 # Overlap tensor-parallel communication with matrix products. Empty: with SEQUENCE_PARALLEL, within a node.
 export TP_COMM_OVERLAP=""
+# CUDA graphs: none | layer, forward and backward of each | full_iteration, one for a step without its AdamW.
+export CUDA_GRAPHS=none
+
+# Timing
+# Steps on synthetic sequences before a job starts to train; all state is restored. No learning rate warmup.
+export WARMUP_TRAIN_STEPS=0
+# Global batches of synthetic sequences to evaluate before a job starts to train.
+export WARMUP_VALIDATION_STEPS=0
+# Steps from one reading of losses and times to the next: until then a GPU need not wait for the host.
+export LOG_INTERVAL=1
+# Steps between garbage collections, on all ranks at the same step; 0: whenever Python does, on each rank.
+export GC_INTERVAL=0
 
 # Checkpoints and jobs
 # Resume from the checkpoint MODEL_CKPT, unless CONTINUAL_CKPT has one of this run.
@@ -178,6 +190,8 @@ export TAG=""
 export STEP_TIME_ATOL=0
 
 # Diagnosis
+# Minutes without a step or a batch of an evaluation after which the run ends, with all ranks' stacks. 0: never.
+export HANG_MINUTES=0.0
 # Trace of some steps, in profile/ of the run directory: none | torch | nsys, Nsight Systems, for GPUs.
 export PROFILE=none
 # First step of the trace.

@@ -10,6 +10,7 @@ from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
 from nemo.collections import llm
 from nemo.collections.common.tokenizers import AutoTokenizer
+from nemo.lightning.pytorch.callbacks.garbage_collection import GarbageCollectionCallback
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptimizerModule
 from torch.nn import Parameter
@@ -20,12 +21,13 @@ from llama31.config.overlap import Overlap
 from llama31.data.module import BenchmarkData, SyntheticData
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
-from llama31.settings import Precision, ReduceType, Settings
+from llama31.settings import CudaGraphs, Precision, ReduceType, Settings
 from llama31.training import loggers
 from llama31.training.loggers import LoggedSteps
 from llama31.training.lr_schedule import ScheduleOfSettings
 from llama31.training.rng_state import RandomStates, SeedWeights
 from llama31.training.strategy import ResumableStrategy
+from llama31.training.warm_up import WarmUp
 
 
 def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Path, name: str = "") -> run.Partial:
@@ -115,8 +117,10 @@ def trainer(settings: Settings, backend: Backend, seed: int) -> run.Config[nl.Tr
             run.Config(SeedWeights, seed),
             run.Config(RandomStates),
             run.Config(ScheduleOfSettings),
-            run.Config(LoggedSteps),
+            run.Config(LoggedSteps, settings.log_interval),
             *tensor_parallel_overlap(settings, backend),
+            *warm_up(settings),
+            *garbage_collection(settings),
         ],
         plugins=precision(settings),
     )
@@ -126,7 +130,7 @@ def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrate
     """Return Megatron's parallel layout, with the optimizer state sharded over data ranks."""
     pipelined = settings.virtual_pipeline_size > 1
     overlap = Overlap.of(settings, on_gpu=backend.accelerator == "gpu")
-    return run.Config(
+    config = run.Config(
         ResumableStrategy,
         tensor_model_parallel_size=settings.tensor_parallel_size,
         pipeline_model_parallel_size=settings.pipeline_parallel_size,
@@ -149,6 +153,9 @@ def strategy(settings: Settings, backend: Backend) -> run.Config[ResumableStrate
             average_in_collective=backend.accelerator == "gpu",  # gloo has no average
         ),
     )
+    if settings.cuda_graphs is not CudaGraphs.none:
+        config.use_te_rng_tracker = True  # its random states are on the GPU, where graphs can use them
+    return config
 
 
 def tensor_parallel_overlap(settings: Settings, backend: Backend) -> list[run.Config[MegatronCommOverlapCallback]]:
@@ -165,6 +172,23 @@ def tensor_parallel_overlap(settings: Settings, backend: Backend) -> list[run.Co
             align_param_gather=False,
         )
     ]
+
+
+def warm_up(settings: Settings) -> list[run.Config[WarmUp]]:
+    """Return the callback that runs steps on synthetic sequences before training, if there are any."""
+    train, validation = settings.warmup_train_steps, settings.warmup_validation_steps
+    return [run.Config(WarmUp, train_steps=train, validation_steps=validation)] if train or validation else []
+
+
+def garbage_collection(settings: Settings) -> list[run.Config[GarbageCollectionCallback]]:
+    """Return NeMo's callback that turns off Python's collector and collects at fixed steps, if GC_INTERVAL asks for it.
+
+    In evaluations it collects as often, by global batches.
+    """
+    interval = settings.gc_interval
+    if not interval:
+        return []
+    return [run.Config(GarbageCollectionCallback, gc_interval_train=interval, gc_interval_val=interval)]
 
 
 def precision(settings: Settings) -> run.Config[nl.MegatronMixedPrecision]:

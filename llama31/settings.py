@@ -82,6 +82,14 @@ class Profiler(Enum):
     nsys = "nsys"
 
 
+class CudaGraphs(Enum):
+    """Kernels that are recorded once, and started in one go after that."""
+
+    none = "none"
+    layer = "layer"
+    full_iteration = "full_iteration"
+
+
 class Container(Enum):
     """Container runtime of Slurm jobs."""
 
@@ -248,6 +256,18 @@ class Settings:
     """Gather updated weights during the next forward pass. Empty: same as OVERLAP_GRAD_REDUCE, which it requires."""
     tp_comm_overlap: bool | None = None
     """Overlap tensor-parallel communication with matrix products. Empty: with SEQUENCE_PARALLEL, within a node."""
+    cuda_graphs: CudaGraphs = CudaGraphs.none
+    """CUDA graphs: none | layer, forward and backward of each | full_iteration, one for a step without its AdamW."""
+
+    # Timing
+    warmup_train_steps: int = 0
+    """Steps on synthetic sequences before a job starts to train; all state is restored. No learning rate warmup."""
+    warmup_validation_steps: int = 0
+    """Global batches of synthetic sequences to evaluate before a job starts to train."""
+    log_interval: int = 1
+    """Steps from one reading of losses and times to the next: until then a GPU need not wait for the host."""
+    gc_interval: int = 0
+    """Steps between garbage collections, on all ranks at the same step; 0: whenever Python does, on each rank."""
 
     # Checkpoints and jobs
     use_ckpt: bool = False
@@ -284,6 +304,8 @@ class Settings:
     """Longest step allowed, in milliseconds; a longer one ends the run as aborted. 0: no limit."""
 
     # Diagnosis
+    hang_minutes: float = 0.0
+    """Minutes without a step or a batch of an evaluation after which the run ends, with all ranks' stacks. 0: never."""
     profile: Profiler = Profiler.none
     """Trace of some steps, in profile/ of the run directory: none | torch | nsys, Nsight Systems, for GPUs."""
     profile_step_start: int = 10

@@ -19,9 +19,9 @@ from llama31.config.parallel_layout import Layout
 from llama31.data import run_tokenizer
 from llama31.data.inputs import Data
 from llama31.plan import rank_checks
-from llama31.run_dir import job_chain, record, start_point, startup_log, time_limit_warning
+from llama31.run_dir import hang, job_chain, record, start_point, startup_log, time_limit_warning
 from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Outcome
-from llama31.settings import Settings
+from llama31.settings import CudaGraphs, Settings
 
 if TYPE_CHECKING:
     from llama31.mlperf.log.writer import MLPerfLog
@@ -54,6 +54,8 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
         outcome = run.failure(error)
         orderly = False
         trace = "".join(traceback.format_exception(error))
+    if run.watch:
+        run.watch.stop()
     with contextlib.suppress(OSError):  # a full disk: space is reserved for the outcome, not for the traceback
         outcome = record.store_outcome(run_dir, outcome)
         if not orderly:
@@ -91,6 +93,7 @@ class _Run:
         self.lock: TextIO | None = None  # of the run's checkpoints, held until the process ends
         self.saves = True  # until the settings are known
         self.callback: Any = None  # a BenchmarkCallback, whose module imports torch
+        self.watch: hang.Watch | None = None  # with HANG_MINUTES
         self.log: MLPerfLog | None = None  # on rank 0, unless a resumed run's log describes the run already
         self.interrupted = False
         self.warned = False
@@ -115,6 +118,8 @@ class _Run:
         """Train to the end. Return the outcome. The MLPerf log begins before anything heavy is imported."""
         settings = record.load_settings(self.run_dir)
         self.saves = settings.save_ckpt
+        if settings.hang_minutes:
+            self.watch = hang.Watch(self.run_dir, settings.hang_minutes, close=self.stop, step=self.progress)
         self.start = start_point.load(self.run_dir / paths.START)
         data = rank_checks.check(self.run_dir, settings)
         departed = list(dict.fromkeys([*self.start.departures, *departures(settings, data.validation.tokens)]))
@@ -129,6 +134,8 @@ class _Run:
         from llama31.training import diagnosis
         from llama31.training.benchmark_callback import BenchmarkCallback
         from llama31.training.lowest_precision import lowest_precision
+        from llama31.training.progress_callback import ReportProgress
+        from llama31.training.rank_times import RankTimer
         from llama31.training.strategy import load
 
         startup_log.reached(startup_log.IMPORTED)
@@ -152,15 +159,21 @@ class _Run:
             trainer = pretrain.keywords["trainer"]
             if self.log:
                 self.log.describe_precision(lowest_precision(trainer.strategy, trainer.precision_plugin))
-            more = diagnosis.callbacks(settings, self.run_dir, self.rank)
-            trainer.callbacks += [vocabulary.CheckRows(settings, data.vocab_size), self.callback, *more]
+            trainer.callbacks += [vocabulary.CheckRows(settings, data.vocab_size)]
+            if self.watch:
+                self.watch.progress("the imports")
+                trainer.callbacks += [ReportProgress(self.watch)]
+            # A graph of the whole iteration contains the reduction of gradients, so no rank can be timed before it.
+            if Layout.of(settings).world_size > 1 and settings.cuda_graphs is not CudaGraphs.full_iteration:
+                trainer.callbacks += [RankTimer(settings.log_interval, self.observers)]
+            trainer.callbacks += [self.callback, *diagnosis.callbacks(settings, self.run_dir, self.rank)]
             load(trainer, self.start)
             pretrain()
         return self.callback.outcome
 
     def failure(self, error: BaseException) -> Outcome:
         """Return the outcome for an exception."""
-        step, samples = (self.callback.step, self.callback.consumed_samples) if self.callback else (0, 0)
+        step, samples = self.progress()
 
         def aborted(reason: str, exit_code: int) -> Outcome:
             return Outcome(ABORTED, reason, exit_code, step, samples)
@@ -182,6 +195,10 @@ class _Run:
         first_line = str(error).partition("\n")[0]
         what = f"{type(error).__name__}: {first_line}"
         return aborted(f"rank {self.rank} failed at step {step}: {what}; see {logs}", FAILED)
+
+    def progress(self) -> tuple[int, int]:
+        """Return the last step, and the samples consumed."""
+        return (self.callback.step, self.callback.consumed_samples) if self.callback else (0, 0)
 
     def stop(self, outcome: Outcome) -> None:
         """Close the records, also if closing one of them fails."""

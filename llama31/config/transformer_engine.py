@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Iterator
 
 from llama31.config.problem import Problem, assignment
-from llama31.settings import Precision, Settings
+from llama31.settings import CudaGraphs, Precision, Settings
 
 ON_CPU = "this runs on the CPU"
 NOT_INSTALLED = "which is not installed here"
@@ -21,6 +21,7 @@ def problems_without(settings: Settings, reason: str) -> Iterator[Problem]:
         ("precision", settings.precision in (Precision.fp8, Precision.nvfp4), Precision.bf16),
         ("context_parallel_size", settings.context_parallel_size > 1, 1),
         ("sequence_parallel", settings.sequence_parallel, False),
+        ("cuda_graphs", settings.cuda_graphs is not CudaGraphs.none, CudaGraphs.none),
     ):
         if needs_it:
             given = assignment(name, getattr(settings, name))

@@ -12,7 +12,7 @@ from llama31.config import paths
 from llama31.data import run_tokenizer
 from llama31.launch import provenance
 from llama31.plan.plan import Plan
-from llama31.run_dir import record, start_point, summary
+from llama31.run_dir import hang, record, start_point, summary
 from llama31.run_dir.events import ABORTED, FAILED, Outcome
 from llama31.settings import Settings
 
@@ -63,7 +63,7 @@ def end(
     if out_of_memory and outcome.exit_code == FAILED:
         outcome = replace(outcome, reason=f"out of memory: {out_of_memory}; {outcome.reason}")
         record.replace_outcome(run_dir, outcome)
-    print("\n".join(summary.lines(run_dir, settings, outcome)))
+    print("\n".join([*hang.report(run_dir), *summary.lines(run_dir, settings, outcome)]))
     return outcome.exit_code
 
 

@@ -1,11 +1,12 @@
 """The device of a run and what is installed for it, by torch. `config/devices.py` guesses it without torch."""
 
+import os
 import resource
 from dataclasses import dataclass
 from typing import Literal
 
 from llama31.common.errors import UserError
-from llama31.config import low_precision, transformer_engine
+from llama31.config import cuda_graphs, low_precision, transformer_engine
 from llama31.config.problem import assignment
 from llama31.estimates import gpus
 from llama31.estimates.gpus import GPUS, Gpu, by_device_name
@@ -39,6 +40,7 @@ def detect(settings: Settings) -> Backend:
         raise UserError("DEVICE=cuda: torch finds no CUDA device here; DEVICE=cpu works on every machine")
     if settings.device is Device.cpu or not has_cuda:
         return require(settings, Backend("cpu", transformer_engine=False))
+    cuda_graphs.check_allocator(settings, os.environ)
     found = require(settings, Backend("gpu", transformer_engine=transformer_engine.is_installed()))
     if low_precision.recipe(settings):
         recipes = gpus.recipes(None if torch.version.hip else torch.cuda.get_device_capability())

@@ -9,7 +9,7 @@ from nemo.collections.llm.gpt.model.base import gpt_data_step
 from nemo.collections.llm.gpt.model.llama import Llama31Config, Llama31Config8B, LlamaConfig
 
 from llama31 import rules
-from llama31.config import recompute
+from llama31.config import cuda_graphs, recompute
 from llama31.config.model_sizes import ROTARY_BASE, SIZES
 from llama31.model.device import Backend
 from llama31.model.layers import cpu_layer_spec, torch_layer_spec
@@ -48,7 +48,7 @@ def model_config(settings: Settings, backend: Backend) -> run.Config[Llama31Conf
         config.batch_p2p_comm = False
     if settings.precision is Precision.fp32:
         config.cross_entropy_loss_fusion = False  # its gradient is bf16 even if the logits are fp32
-    for name, value in recompute.arguments(settings).items():
+    for name, value in {**recompute.arguments(settings), **cuda_graphs.arguments(settings)}.items():
         setattr(config, name, value)
     adapt(config, backend)
     return config
@@ -82,10 +82,12 @@ def without_kernels(config: run.Config[LlamaConfig]) -> None:
 def data_step(dataloader_iter: Iterator) -> dict[str, Any]:
     """Run NeMo's data step, and keep the fingerprints of an evaluation's sequences in the batch.
 
-    They are of whole sequences, so context parallelism must not slice them.
+    They are of whole sequences, so context parallelism must not slice them. With a graph of the whole iteration, NeMo
+    has read the batches before, and gives them without their index.
     """
     with RANGES.within("data"):
-        batch, *rest = next(dataloader_iter)
+        given = next(dataloader_iter)
+    batch, *rest = (given, 0, 0) if isinstance(given, dict) else given
     fingerprints = batch.pop("fingerprint", None)
     step = gpt_data_step(iter([(batch, *rest)]))
     return step if fingerprints is None else {**step, "fingerprint": fingerprints}

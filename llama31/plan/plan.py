@@ -10,7 +10,7 @@ from typing import Any
 from llama31 import rules
 from llama31.checkpoint import disk_space
 from llama31.common.units import scaled, size
-from llama31.config import devices, low_precision, mlperf_names, overlap, paths, recompute
+from llama31.config import cuda_graphs, devices, low_precision, mlperf_names, overlap, paths, recompute
 from llama31.config.departures import departures
 from llama31.config.model_sizes import SIZES
 from llama31.config.parallel_layout import Layout
@@ -128,6 +128,8 @@ class Plan:
             yield "sequence parallel: norms are divided along the sequence among the tensor-parallel ranks"
         if overlapped := overlap.planned(settings).described():
             yield f"overlapped with arithmetic: {overlapped}"
+        if graphs := cuda_graphs.described(settings):
+            yield f"CUDA graphs: {graphs}; the memory that they take is not in the estimate"
         if recomputed := recompute.described(settings):
             yield f"recomputed in the backward pass: {recomputed}"
         yield (
@@ -158,6 +160,20 @@ class Plan:
             early = ", before any evaluation" if first > last else ""
             end = f"after {last:,} steps ({self.start.samples_after(last, settings.gbs):,} of {indexed:,} sequences)"
             yield f"ends without the target {end}{early}"
+        if settings.hang_minutes:
+            yield f"ends if a rank makes no progress for {settings.hang_minutes:g} minutes, with all stacks"
+        if settings.warmup_train_steps or settings.warmup_validation_steps:
+            yield (
+                f"warm-up before the clock starts: {settings.warmup_train_steps} training and "
+                f"{settings.warmup_validation_steps} validation steps on synthetic sequences"
+            )
+        if settings.log_interval > 1:
+            yield (
+                f"losses and times are read every {settings.log_interval:,} steps: progress, metrics and the checks "
+                "of loss and step time are that late"
+            )
+        if settings.gc_interval:
+            yield f"garbage is collected every {settings.gc_interval:,} steps, or global batches of an evaluation"
         if settings.step_time_atol:
             yield f"ends at a step that takes longer than {settings.step_time_atol:,} ms"
         if settings.profile is not Profiler.none:

@@ -7,7 +7,7 @@ from typing import Any
 
 from llama31 import rules
 from llama31.common.errors import UserError
-from llama31.config import devices, low_precision, mlperf_names, overlap, recompute, transformer_engine
+from llama31.config import cuda_graphs, devices, low_precision, mlperf_names, overlap, recompute, transformer_engine
 from llama31.config.model_sizes import SIZES
 from llama31.config.parallel_layout import Layout
 from llama31.config.problem import Problem, assignment
@@ -61,8 +61,8 @@ def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
         misfits += _model(settings)
     else:
         misfits.append(Problem("size", f"SIZE={settings.size}: not one of {', '.join(SIZES)}"))
-    misfits += [*recompute.problems(settings), *overlap.problems(settings), *_engine(settings)]
-    misfits += [*low_precision.problems(settings), *validate_diagnosis.problems(settings)]
+    misfits += [*recompute.problems(settings), *overlap.problems(settings), *cuda_graphs.problems(settings)]
+    misfits += [*_engine(settings), *low_precision.problems(settings), *validate_diagnosis.problems(settings)]
     misfits += _gpu(settings)
     if data:
         misfits += _data(settings, data)

@@ -13,8 +13,10 @@ from typing import Any
 from mlperf_logging.mllog import constants
 
 from llama31.common.errors import UserError
+from llama31.common.json_files import from_json
 from llama31.mlperf.log.reader import BLOCK, parse_json, reason_of, scan
 from llama31.mlperf.log.records import TRACKED_STATS, Damage, Damages, Log, Record, is_number, is_whole
+from llama31.run_dir.events import RankTimes
 
 STEP_TIME, TRAINING_LOSS = "train_step_time", "reduced_train_loss"
 """Statistics in NVIDIA's logs: seconds of a step, or of a block's mean step; training loss of a step."""
@@ -47,11 +49,15 @@ class LogData:
 
 @dataclass
 class Metrics:
-    """A run's metrics (`llama31.run_dir.metrics_file`): seconds and training loss of steps, seconds of checkpoints."""
+    """A run's metrics (`llama31.run_dir.metrics_file`): seconds and training loss of steps, seconds of checkpoints.
+
+    `slowest`: by rank, its times relative to the median rank's where it was the slowest of all.
+    """
 
     seconds: Series = field(default_factory=Series)
     loss: Series = field(default_factory=Series)
     checkpoints: Series = field(default_factory=Series)
+    slowest: dict[str, array] = field(default_factory=dict)
     damages: Damages = field(default_factory=Damages)
 
 
@@ -122,8 +128,12 @@ def read_metrics(path: Path, progress: Callable[[int], None]) -> Metrics:
                 if event["event"] == "step":
                     metrics.seconds.add(event["seconds"], *position)
                     metrics.loss.add(event["loss"], *position)
+                elif event["event"] == "ranks":
+                    times = from_json(RankTimes, event)
+                    ratios = metrics.slowest.setdefault(str(times.slowest[0]), array("d"))
+                    ratios.append(times.slowest[0].seconds / times.median)
                 elif event["event"] == "checkpoint":
                     metrics.checkpoints.add(event["seconds"], *position)
-            except (ValueError, KeyError, AttributeError, RecursionError) as error:
+            except (LookupError, ValueError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
                 metrics.damages.add(Damage(number, reason_of(error)))
     return metrics

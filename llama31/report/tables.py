@@ -1,6 +1,7 @@
 """Tables of the report: all figures of the plots and more, as text."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -117,6 +118,18 @@ def of_outliers(runs: Sequence[Figures], most: int = 5) -> Table:
                 name = f"block {index + 1}" if math.isnan(step) else f"step {step:,.0f}"
                 rows.append([run.run.name, name, milliseconds(float(steps.seconds[index]))])
     return Table(["Run", "Where", "Time"], rows)
+
+
+def of_slow_ranks(runs: Sequence[Figures], most: int = 3) -> Table:
+    """Return the ranks of each run that were the slowest most often, in the time before they wait for the others."""
+    rows = []
+    for run in runs:
+        slowest = run.run.metrics.slowest
+        compared = sum(map(len, slowest.values()))
+        for rank, ratios in sorted(slowest.items(), key=lambda item: -len(item[1]))[:most]:
+            times = f"{statistics.median(ratios):.2f}"
+            rows.append([run.run.name, rank, f"{len(ratios):,} of {compared:,}", times])
+    return Table(["Run", "Rank", "Slowest in", "Times the median rank"], rows)
 
 
 def of_utilisation(systems: Sequence[System]) -> Table:

@@ -35,7 +35,45 @@ class Step:
     learning_rate: float
     """Learning rate that the step used."""
     seconds: float
-    """Wall time since the end of the previous step or evaluation."""
+    """Wall time since the end of the previous step or evaluation; see `read_after`."""
+    read_after: int | None = None
+    """With LOG_INTERVAL above 1: the step after which the loss was read; `seconds` is then the mean of the steps that
+    were read together. None: after this step."""
+
+
+SLOW = 1.1
+"""Times the median that a rank takes before it is called slow."""
+
+
+@dataclass(frozen=True)
+class RankTime:
+    """The mean time of one rank in a step, before it waits for the others."""
+
+    rank: int
+    host: str
+    device: str
+    """GPU and its number on the host, or CPU."""
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} ({self.host}, {self.device})"
+
+
+@dataclass(frozen=True)
+class RankTimes:
+    """How long the slowest ranks compute in a step, compared with the median rank."""
+
+    step: int
+    steps: int
+    """Steps up to `step` that the times are means of."""
+    median: float
+    """Median of all ranks, seconds."""
+    slowest: tuple[RankTime, ...]
+    """The slowest ranks, the slowest first."""
+
+    def lagging(self) -> list[str]:
+        """Return the ranks that take more than SLOW times the median, with their times, as text."""
+        return [f"{one}: {one.seconds / self.median:.2f} x" for one in self.slowest if one.seconds > SLOW * self.median]
 
 
 @dataclass(frozen=True)
@@ -97,6 +135,9 @@ class Observer:
 
     def step_ended(self, step: Step) -> None:
         """An optimizer step has ended."""
+
+    def ranks_timed(self, times: RankTimes) -> None:
+        """The ranks have compared their times; before the `step_ended` of the last step among them."""
 
     def evaluation_started(self, step: int, consumed_samples: int) -> None:
         """An evaluation starts after `step` steps and `consumed_samples` training sequences."""

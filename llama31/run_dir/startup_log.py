@@ -7,6 +7,7 @@ CHECKED = "data and packages are checked"
 IMPORTED = "NeMo and Megatron-Core are imported"
 JOINED = "the ranks have joined"
 INDEXED = "the training index is there"
+WARMED = "the warm-up is done"  # only with WARMUP_TRAIN_STEPS or WARMUP_VALIDATION_STEPS, so not in PARTS
 READY = "model and optimizer are ready"
 BATCH = "the first batch is there"
 STEPPED = "the first step is done"

@@ -12,22 +12,23 @@ from typing import TypeVar
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.common.json_files import from_json
-from llama31.run_dir.events import Evaluation, Step
+from llama31.run_dir.events import Evaluation, RankTimes, Step
 
 TAIL = 512 << 10  # bytes to read: about 3,000 steps, several times as many as between two evaluations
 STEPS = 20  # to average the step time over
 
-T = TypeVar("T", Step, Evaluation)
+T = TypeVar("T", Step, Evaluation, RankTimes)
 
 
 @dataclass(frozen=True)
 class Recent:
-    """Progress of a run: its last step and evaluation; None: not in the last lines of its metrics."""
+    """Progress of a run: its last step, evaluation and comparison of ranks. None: not among its last metrics."""
 
     last_step: Step
     step_seconds: float
     """Mean wall time of the last steps, without evaluations."""
     evaluation: Evaluation | None
+    ranks: RankTimes | None
     age: float
     """Seconds since the last event was written."""
 
@@ -47,6 +48,7 @@ def read(file: Path) -> Recent | None:
     try:
         steps = list(islice(_newest(lines, "step", Step), STEPS))
         evaluation = next(_newest(lines, "evaluation", Evaluation), None)
+        ranks = next(_newest(lines, "ranks", RankTimes), None)
         if newline:
             json.loads(lines[-1])["event"]
     except (ValueError, TypeError, KeyError, IndexError) as error:
@@ -54,7 +56,7 @@ def read(file: Path) -> Recent | None:
     if not steps:
         return None
     mean = sum(step.seconds for step in steps) / len(steps)
-    return Recent(steps[0], mean, evaluation, age=max(0.0, time.time() - status.st_mtime))
+    return Recent(steps[0], mean, evaluation, ranks, age=max(0.0, time.time() - status.st_mtime))
 
 
 def _newest(lines: Sequence[bytes], event: str, kind: type[T]) -> Iterator[T]:

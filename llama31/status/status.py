@@ -135,6 +135,8 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
             return Row("  ".join(texts))
         if is_running:
             texts[-1] += f", last step {duration(now.age)} ago"
+            if now.ranks and (slow := now.ranks.lagging()):
+                texts.append(f"slow: {', '.join(slow)} the median rank")
         last = _last_step(settings, job_dir)
     except UserError as error:
         return Row(f"{run_dir.name}  damaged: {'; '.join(error.lines)}")

@@ -14,10 +14,11 @@ from llama31 import rules
 from llama31.common.errors import RunAborted
 from llama31.model.device import peak_memory
 from llama31.run_dir import events, startup_log
-from llama31.run_dir.events import Evaluation, Observer, Outcome, Step
+from llama31.run_dir.events import Evaluation, Observer, Outcome
 from llama31.run_dir.start_point import Start
 from llama31.settings import Settings
 from llama31.training.checkpoint_saver import Saver
+from llama31.training.pending_steps import PendingSteps
 
 WARM_STEPS = 3  # steps that may take longer than STEP_TIME_ATOL: compilation, first allocations
 
@@ -27,7 +28,8 @@ class BenchmarkCallback(Callback):
 
     Evaluates on exactly EVAL_SAMPLES sequences every CEIL(EVAL_EVERY / GBS) steps, from START_EVAL_AT on. Ends the run
     at the first validation loss that reaches TARGET, else at STOP_AT_STEP, at the end of the schedule or of the data;
-    and at once if a loss is not finite or a step takes longer than STEP_TIME_ATOL. A checkpoint is saved after a step
+    and if a loss is not finite or a step takes longer than STEP_TIME_ATOL. Losses are read and steps are reported every
+    LOG_INTERVAL steps, and before an evaluation, a checkpoint and the end. A checkpoint is saved after a step
     and after the evaluation of that step, so that a resumed job never has one to catch up on. Only rank 0 has
     observers; the saver is None without SAVE_CKPT.
     """
@@ -51,6 +53,8 @@ class BenchmarkCallback(Callback):
         self._learning_rate = math.nan
         self._clock = math.nan
         self._steps_timed = 0
+        self._steps_pending = 0
+        self._pending = PendingSteps(settings.log_interval)
         self._has_batch = False
         self._loss_sum = 0.0
         self._samples = 0
@@ -86,32 +90,48 @@ class BenchmarkCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Report the step. Only rank 0 does, since it has the loss of all ranks."""
+        """Report steps every LOG_INTERVAL. Only rank 0 does, since it has the loss of all ranks."""
         self.step = trainer.global_step
         self._allow_evaluation(trainer)
-        now = time.perf_counter()
-        seconds, self._clock = now - self._clock, now
-        self._steps_timed += 1
-        if self._steps_timed == 1:
+        if not self._steps_timed and not self._steps_pending:
             startup_log.reached(startup_log.STEPPED)
+        self._steps_pending += 1
         if trainer.is_global_zero:
-            self._report_step(trainer, seconds)
+            self._pending.add(self.step, self.consumed_samples, outputs["loss"], self._learning_rate)
+        if self.step % self.settings.log_interval == 0 or trainer.limit_val_batches:
+            self._report_steps()
         if not trainer.limit_val_batches:
             self._save_if_due(trainer)
 
-    def _report_step(self, trainer: Trainer, seconds: float) -> None:
-        loss = float(trainer.callback_metrics["reduced_train_loss"])
-        step = Step(self.step, self.consumed_samples, loss, self._learning_rate, seconds)
-        for observer in self.observers:
-            observer.step_ended(step)
-        if not math.isfinite(loss):
-            self._abort(f"the training loss is {loss} at step {self.step}; a lower MAX_LR may help")
+    def _report_steps(self) -> None:
+        """Read the losses of the steps since this was called last, on rank 0, and report them."""
+        if not self._steps_pending:
+            return
+        losses = self._pending.read_losses()
+        now = time.perf_counter()
+        seconds, self._clock = (now - self._clock) / self._steps_pending, now
+        are_warm = self._steps_timed >= WARM_STEPS
+        self._steps_timed += self._steps_pending
+        self._steps_pending = 0
+        steps = self._pending.clear(losses, seconds)
+        for step in steps:
+            for observer in self.observers:
+                observer.step_ended(step)
+        late = f", read after step {self.step} (LOG_INTERVAL={self.settings.log_interval})"
+        for step in steps:
+            if not math.isfinite(step.loss):
+                where = f"step {step.step}{late if step.step < self.step else ''}"
+                self._abort(f"the training loss is {step.loss} at {where}; a lower MAX_LR may help")
         limit = self.settings.step_time_atol
-        if limit and self._steps_timed > WARM_STEPS and seconds * 1000 > limit:
-            self._abort(f"step {self.step} took {seconds * 1000:.0f} ms; STEP_TIME_ATOL={limit} tolerates {limit}")
+        if steps and limit and are_warm and seconds * 1000 > limit:
+            which = f"step {self.step} took {seconds * 1000:.0f} ms"
+            if len(steps) > 1:
+                which = f"steps {steps[0].step} to {self.step} took {seconds * 1000:.0f} ms each on average"
+            self._abort(f"{which}; STEP_TIME_ATOL={limit} tolerates {limit}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the outcome after a normal end: at the target, or at the last step without it."""
+        self._report_steps()
         if self.outcome is None:
             reason = f"the validation loss did not reach TARGET={self.settings.target} in {self.last_reason}"
             self.outcome = Outcome(events.ABORTED, reason, events.TARGET_NOT_REACHED, self.step, self.consumed_samples)
@@ -193,6 +213,7 @@ class BenchmarkCallback(Callback):
             return
         is_last = self.outcome is not None or self.step >= self.last_step
         if self.saver.is_due(self.step, is_last=is_last):
+            self._report_steps()  # for the metrics in the checkpoint
             saved = self.saver.save(trainer, self.step, self.consumed_samples, self.outcome)
             for observer in self.observers:
                 observer.checkpoint_saved(saved)

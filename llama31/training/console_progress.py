@@ -57,12 +57,16 @@ class ConsoleProgress(Observer):
         self._shown_at = 0.0
 
     def run_started(self, consumed_samples: int) -> None:
-        self._line(f"training: {self.settings.gbs} sequences of {self.settings.seq_length} tokens a step")
+        every = self.settings.log_interval
+        late = f"; losses and times are read every {every:,} steps" if every > 1 else ""
+        self._line(f"training: {self.settings.gbs} sequences of {self.settings.seq_length} tokens a step{late}")
 
     def step_ended(self, step: Step) -> None:
         former = self._step_seconds if self._steps > 1 and self._step_seconds else step.seconds
         self._steps += 1
         self._step_seconds = former + SMOOTHING * (step.seconds - former)
+        if step.read_after is not None and step.step < step.read_after:
+            return  # the last of those that were read together follows at once
         now = time.monotonic()
         if not self._live and now - self._shown_at < PLAIN_INTERVAL and step.step > 1:
             return

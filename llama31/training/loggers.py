@@ -1,6 +1,7 @@
 """TensorBoard and Weights & Biases: their directories, the name of a run, and how steps are counted."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,30 @@ class LoggedSteps(Callback):
 
     With the training loss, NeMo logs the previous step as "step", which Lightning uses as the x axis. Lightning's own
     count, used for validation, is saved before it is incremented, so it falls back by one with each job.
+
+    Training steps are logged every `interval` steps, at its multiples. Other steps are not read from the device: NeMo
+    logs for a progress bar, for which Lightning reads every value after each step, although there is none.
     """
+
+    def __init__(self, interval: int):
+        self.interval = interval
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make `pl_module.log` ignore the progress bar."""
+        log = pl_module.log
+
+        def without_progress_bar(name: str, value: Any, prog_bar: bool = False, **options: Any) -> None:
+            log(name, value, prog_bar=False, **options)
+
+        pl_module.log = without_progress_bar
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Set the step for the values logged next: of this training step and of an evaluation after it."""
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        # Lightning would log before multiples of the interval, since it adds 1 to the count above.
+        trainer.log_every_n_steps = 1 if trainer.global_step % self.interval == 0 else sys.maxsize
         step = torch.tensor(float(trainer.global_step))  # on the CPU, to avoid a synchronisation
         for key in ("step", "global_step"):
             pl_module.log(key, step, batch_size=1)

@@ -37,7 +37,7 @@ class RandomStates(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all ranks; collective, the same on each rank."""
         ranks: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(ranks, _states())
+        torch.distributed.all_gather_object(ranks, states())
         return {"ranks": ranks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -49,11 +49,11 @@ class RandomStates(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the states at the first step: nothing draws between a save and the next step."""
         if self._restored is not None:
-            _set_states(self._restored)
+            set_states(self._restored)
             self._restored = None
 
 
-def _states() -> dict[str, Any]:
+def states() -> dict[str, Any]:
     """Return the states of this rank, as types that torch.load accepts with weights_only."""
     version, state, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()
@@ -62,15 +62,27 @@ def _states() -> dict[str, Any]:
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(),
-        "megatron": get_cuda_rng_tracker().get_states(),
+        "megatron": {name: _as_tensor(state) for name, state in get_cuda_rng_tracker().get_states().items()},
     }
 
 
-def _set_states(states: dict[str, Any]) -> None:
+def set_states(states: dict[str, Any]) -> None:
+    """Set the states of this rank, as `states` returned them."""
     version, state, gauss = states["python"]
     random.setstate((version, tuple(state.tolist()), gauss))
     kind, keys, position, has_gauss, cached = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(states["torch"])
     torch.cuda.set_rng_state(states["cuda"])
-    get_cuda_rng_tracker().set_states(states["megatron"])
+    tracker = get_cuda_rng_tracker()
+    held = tracker.get_states()
+    if any(isinstance(state, torch.Generator) for state in held.values()):
+        for name, tensor in states["megatron"].items():
+            held[name].set_state(tensor)  # in place: CUDA graphs hold the generator
+    else:
+        tracker.set_states(states["megatron"])
+
+
+def _as_tensor(state: torch.Tensor | torch.Generator) -> torch.Tensor:
+    """Return a tracked state as a tensor: for CUDA graphs the tracker holds generators, which change in place."""
+    return state.get_state() if isinstance(state, torch.Generator) else state

@@ -35,6 +35,21 @@ class ResumableStrategy(nl.MegatronStrategy):
             super().load_optimizer_state_dict(checkpoint, selective_restore)
         optimizer.fuse(found)
 
+    def validation_step(self, dataloader_iter: Iterator[Any], *arguments: Any, **others: Any) -> Any:
+        if self.lightning_module.config.cuda_graph_scope == "full_iteration":
+            dataloader_iter = self._counted(dataloader_iter)
+        return super().validation_step(dataloader_iter, *arguments, **others)
+
+    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield batches of an evaluation without fingerprints, and call the callbacks that count them.
+
+        A graph that is replayed calls no callbacks, and reads its batches in Python before.
+        """
+        for batch, *rest in batches:
+            counted = {"fingerprint": batch.pop("fingerprint", ())}
+            self.model.callbacks.event("on_megatron_microbatch_start", step=None, batch=counted, forward_callback=None)
+            yield (batch, *rest)
+
 
 @contextmanager
 def _without_cuda() -> Iterator[None]:

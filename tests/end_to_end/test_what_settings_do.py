@@ -20,7 +20,7 @@ from checkpoints import save, settings_of
 from lightning.pytorch import Callback
 from one_rank import one_rank
 from recipes import differing, flat, recipe
-from runs import Run, arguments
+from runs import SUPPORT, Run, arguments, run_forked
 from setting_effects import CLOSED, GONE, IN_A_SUBMISSION, IN_THE_LOG, IN_THE_RECIPE
 
 from llama31 import train
@@ -34,7 +34,7 @@ from llama31.launch.slurm import submit
 from llama31.model import device
 from llama31.plan import validate
 from llama31.plan.plan import Plan
-from llama31.run_dir import record
+from llama31.run_dir import hang, record
 from llama31.run_dir.events import SUCCESS
 from llama31.run_dir.start_point import Start
 from llama31.settings import (
@@ -188,6 +188,13 @@ def test_step_time_atol(
     assert follow([], step_time_atol=1000, stop_at_step=9).outcome.step == 9, "steps of 1,000 ms are tolerated"
     ended = follow([], step_time_atol=999, stop_at_step=9).outcome
     assert ended.reason == "step 4 took 1000 ms; STEP_TIME_ATOL=999 tolerates 999"
+
+
+@pytest.mark.slow
+def test_hang_minutes(usual: dict[str, str]) -> None:
+    """What a run that hangs does: tests/end_to_end/test_hang.py."""
+    run = run_forked({**usual, "HANG_MINUTES": 1, "STOP_AT_STEP": 2}, script=SUPPORT / "hanging_rank.py")
+    assert len(run.losses()) == 2 and not hang.standings(run.run_dir), "a run that makes steps does not end by it"
 
 
 # Memory and speed

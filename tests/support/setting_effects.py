@@ -8,6 +8,7 @@ import benchmark_run
 import pytest
 from lightning.pytorch.loggers import WandbLogger
 from nemo.collections.llm.gpt.model.llama import Llama31Config
+from nemo.lightning.pytorch.callbacks.garbage_collection import GarbageCollectionCallback
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 
 from llama31.config.model_sizes import SIZES
@@ -16,6 +17,7 @@ from llama31.recipe import decay_all
 from llama31.settings import (
     AmaxAlgorithm,
     Container,
+    CudaGraphs,
     Division,
     Fp8Recipe,
     Precision,
@@ -24,6 +26,7 @@ from llama31.settings import (
     Status,
 )
 from llama31.training.mlflow_run import MlflowRun
+from llama31.training.warm_up import WarmUp
 
 CLOSED = benchmark_run.SETTINGS  # the benchmark at a global batch size of 32
 
@@ -49,6 +52,14 @@ LAYERS_IN_BF16 = {
     **{f"{PLUGIN}num_layers_at_{end}_in_bf16": 0 for end in ("start", "end")},
 }
 TINY = SIZES["tiny"]
+
+
+def warmed_up(train: int, validation: int) -> dict[str, Any]:
+    """The callback of the warm-up."""
+    callback = "trainer.callbacks[4]"
+    return {callback: WarmUp, f"{callback}.train_steps": train, f"{callback}.validation_steps": validation}
+
+
 IN_THE_RECIPE = {
     "nnodes": Acts(2, {"trainer.num_nodes": 2, **OVERLAPPED}),
     "gpus_per_node": Acts(4, {"trainer.devices": 4, **OVERLAPPED}),
@@ -173,6 +184,25 @@ IN_THE_RECIPE = {
         },
     ),
     "overlap_grad_reduce": Acts(True, OVERLAPPED),
+    "cuda_graphs": Acts(
+        CudaGraphs.layer,
+        {
+            "model.config.enable_cuda_graph": True,
+            "model.config.cuda_graph_scope": "full",
+            f"{STRATEGY}use_te_rng_tracker": True,
+        },
+    ),
+    "warmup_train_steps": Acts(2, warmed_up(2, 0)),
+    "warmup_validation_steps": Acts(3, warmed_up(0, 3)),
+    "log_interval": Acts(10, {"trainer.callbacks[3].interval": 10}),
+    "gc_interval": Acts(
+        50,
+        {
+            "trainer.callbacks[4]": GarbageCollectionCallback,
+            "trainer.callbacks[4].gc_interval_train": 50,
+            "trainer.callbacks[4].gc_interval_val": 50,
+        },
+    ),
     "overlap_param_gather": Acts(True, {f"{STRATEGY}ddp.overlap_param_gather": True}),
     "tp_comm_overlap": Acts(
         True,

@@ -33,7 +33,6 @@ class Trainer:
         self.limit_val_batches = math.ceil(settings.eval_samples / settings.gbs)
         self.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(max_steps=settings.max_steps))
         self.optimizers = [SimpleNamespace(param_groups=[{"lr": 0.0}])]
-        self.callback_metrics: dict[str, torch.Tensor] = {}
 
     def fit(
         self,
@@ -51,9 +50,8 @@ class Trainer:
             callback.on_train_batch_start(self, None, None, self.global_step)
             self.global_step += 1
             self.optimizers[0].param_groups[0]["lr"] = math.nan  # the scheduler has moved on
-            if self.is_global_zero:
-                self.callback_metrics["reduced_train_loss"] = torch.tensor(train_loss(self.global_step))
-            callback.on_train_batch_end(self, None, None, None, self.global_step - 1)
+            outputs = {"loss": torch.tensor(train_loss(self.global_step))}
+            callback.on_train_batch_end(self, None, outputs, None, self.global_step - 1)
             data_ends = self.global_step == available_samples // self.settings.gbs
             if self.limit_val_batches and (self.global_step % interval == 0 or data_ends):
                 self.validate(callback, validation_loss(self.global_step))
