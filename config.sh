@@ -54,8 +54,10 @@ export MOUNTS=""
 export PREPROCESSED_PATH=""
 # Directory of the tokenizer in Hugging Face's format (tokenizer.json, tokenizer_config.json).
 export TOKENIZER_PATH=""
-# Directory of the training index; all nodes must see it. Empty: JOB_DIR/index.
+# Directory of the training index, shared or on each node's own disk. Empty: JOB_DIR/index.
 export TMP_NPY_INDEX=""
+# Directory on each node's own disk to copy the token files to before the run. Empty: no copies.
+export COPY_DATA_TO=""
 # Training parts, 0 to 7, separated by spaces.
 export TRAIN_PARTS="6 7"
 # Documents in the validation set; part of its file name.

@@ -63,7 +63,8 @@ def data(settings: Settings, backend: Backend, seed: int, tokenizer: run.Config)
     return run.Config(
         BenchmarkData,
         train_prefixes=[str(prefix) for prefix in paths.train_prefixes(settings)],
-        validation_prefix=str(paths.validation_prefix(settings)),
+        validation_prefix=str(paths.validation_prefix(paths.of_ranks(settings))),
+        copies=settings.copy_data_to,
         eval_samples=settings.eval_samples,
         seq_length=settings.seq_length,
         micro_batch_size=settings.mbs,

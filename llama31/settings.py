@@ -153,7 +153,9 @@ class Settings:
     tokenizer_path: str = ""
     """Directory of the tokenizer in Hugging Face's format (tokenizer.json, tokenizer_config.json)."""
     tmp_npy_index: str = ""
-    """Directory of the training index; all nodes must see it. Empty: JOB_DIR/index."""
+    """Directory of the training index, shared or on each node's own disk. Empty: JOB_DIR/index."""
+    copy_data_to: str = ""
+    """Directory on each node's own disk to copy the token files to before the run. Empty: no copies."""
     train_parts: str = " ".join(map(str, rules.BENCHMARK_PARTS))
     """Training parts, 0 to 7, separated by spaces."""
     n_validation_samples: int = rules.VALIDATION_DOCUMENTS

@@ -1,6 +1,7 @@
 """Paths: the data that settings name, and the files of a run directory. Standard library only."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from llama31 import rules
@@ -52,6 +53,11 @@ def validation_prefix(settings: Settings) -> Path:
     """Return the token file of the validation set, without extension."""
     name = rules.validation_name(settings.n_validation_samples)
     return Path(settings.preprocessed_path) / rules.token_file_name(name)
+
+
+def of_ranks(settings: Settings) -> Settings:
+    """Return settings whose PREPROCESSED_PATH is the directory that ranks read: COPY_DATA_TO, if it is set."""
+    return replace(settings, preprocessed_path=settings.copy_data_to or settings.preprocessed_path)
 
 
 def index_root(settings: Settings) -> Path:

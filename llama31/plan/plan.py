@@ -16,7 +16,7 @@ from llama31.config.model_sizes import SIZES
 from llama31.config.parallel_layout import Layout
 from llama31.config.problem import assignment
 from llama31.config.resolve import Resolved
-from llama31.data import inputs, run_tokenizer, tokenizer
+from llama31.data import inputs, node_copy, run_tokenizer, tokenizer
 from llama31.data.inputs import Data
 from llama31.data.token_file import bin_path
 from llama31.estimates import disk, memory, speed
@@ -171,6 +171,8 @@ class Plan:
         if devices.device(settings) is not Device.cpu:
             yield from self._memory(vocab_size)
         index = f"{size(disk.training_index(settings, self.data))} for the training index; " if self.data else ""
+        if settings.copy_data_to and self.data:
+            index += f"{size(node_copy.total_bytes(settings))} on each node for COPY_DATA_TO; "
         yield f"disk: {index}a checkpoint takes {size(disk.checkpoint(settings, vocab_size))}"
         flops = speed.flops_per_step(settings, vocab_size)
         again = speed.recomputed_per_step(settings)
@@ -228,6 +230,8 @@ class Plan:
         if left_out := run_tokenizer.ignored_entries(source):
             yield f"ignored in its configuration: {', '.join(left_out)}"
         yield f"{paths.index_root(self.settings)}: training index"
+        if self.settings.copy_data_to:
+            yield f"{self.settings.copy_data_to}: copies of the token files on each node, which the ranks read"
 
     def _division(self) -> Iterator[str]:
         now = departures(self.settings, self.data.validation.tokens if self.data else None)

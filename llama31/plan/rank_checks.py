@@ -41,7 +41,7 @@ def fingerprint(settings: Settings, data: Data) -> dict[str, str]:
 def check(run_dir: Path, settings: Settings) -> Data:
     """Return the data seen here. Raises UserError with all differences from the machine that validated the run."""
     host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    recorded = record.load_record(run_dir)
+    recorded, settings = record.load_record(run_dir), paths.of_ranks(settings)
     try:
         prefixes = (*paths.train_prefixes(settings), paths.validation_prefix(settings))
         *train, validation = map(token_file.summary, prefixes)  # only the headers are read

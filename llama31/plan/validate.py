@@ -1,6 +1,7 @@
 """Find settings and data that cannot work, before anything heavy is imported: all problems, a line for each."""
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -49,6 +50,7 @@ def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
     yield from slurm_problems.problems(settings)
     yield from mlperf_names.problems(settings)
     yield from _experiments(settings)
+    yield from _copies(settings)
     misfits = [*_layout(settings), *_schedule(settings), *checkpoint_problems.problems(settings)]
     if settings.size in SIZES:
         misfits += _model(settings)
@@ -90,6 +92,14 @@ def _experiments(settings: Settings) -> Iterator[Problem]:
         yield Problem("seeds", what, (fewer,), elsewhere=({"nexp": len(seeds)},))
     if len(set(seeds)) < len(seeds):
         yield Problem("seeds", f"SEEDS={settings.seeds}: the same seed twice", (" ".join(dict.fromkeys(seeds)),))
+
+
+def _copies(settings: Settings) -> Iterator[Problem]:
+    """Yield a directory for copies that is the data's own."""
+    there, source = settings.copy_data_to, settings.preprocessed_path
+    if there and source and os.path.realpath(there) == os.path.realpath(source):
+        what = f"COPY_DATA_TO={there}: is PREPROCESSED_PATH itself; name a directory on the nodes' own disks"
+        yield Problem("copy_data_to", what, ("",))
 
 
 def _layout(settings: Settings) -> Iterator[Problem]:

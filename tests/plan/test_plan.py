@@ -99,6 +99,7 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "PREPROCESSED_PATH": ("a copy", {}),
     "TOKENIZER_PATH": ("a copy", {}),
     "TMP_NPY_INDEX": ("elsewhere", {}),
+    "COPY_DATA_TO": ("copies", {}),
     "TRAIN_PARTS": ("7", {}),
     "N_VALIDATION_SAMPLES": ("41", {}),
     "SIZE": ("demo", {}),

@@ -60,6 +60,10 @@ IN_THE_RECIPE = {
     ),
     "tokenizer_path": Acts("/t", {f"{owner}.tokenizer.pretrained_model_name": "/t" for owner in ("data", "model")}),
     "tmp_npy_index": Acts("/index", {"data.index_root": "/index"}),
+    "copy_data_to": Acts(
+        "/d",
+        {"data.copies": "/d", "data.validation_prefix": "/d/c4-validation-91205-samples.en_text_document"},
+    ),
     "train_parts": Acts("7", {"data.train_prefixes[0]": PARTS[1], "data.train_prefixes[1]": GONE}),
     "n_validation_samples": Acts(40, {"data.validation_prefix": "c4-validation-40-samples.en_text_document"}),
     "size": Acts(

@@ -1,7 +1,8 @@
-"""Steps of a Slurm job before and after its ranks: python3 -m llama31.launch.slurm.job begin|end JOB_DIR ...
+"""Steps of a Slurm job before and after its ranks: python3 -m llama31.launch.slurm.job begin|node|end JOB_DIR ...
 
 `begin` checks settings, data and checkpoints as a run on one machine does, and fills the job's directory so that the
 ranks can start. If nothing is left to do it leaves the directory empty, and its exit code is the job's.
+`node`, on each node, copies what the ranks read there; if it fails, the run ends.
 `end` prints the outcome, and its exit code is the job's.
 """
 
@@ -16,7 +17,7 @@ from types import FrameType
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.config import paths
-from llama31.launch import out_of_memory, prepare, rank_command, run_directory
+from llama31.launch import node_steps, out_of_memory, prepare, rank_command, run_directory
 from llama31.launch.slurm import env_check
 from llama31.run_dir import job_chain, record, time_limit_warning
 from llama31.run_dir.events import BAD_INPUT, INTERRUPTED
@@ -29,7 +30,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run one step. Returns the exit code; a UserError is printed on standard error."""
     what, job_dir, *rest = arguments
     try:
-        return begin(Path(job_dir), rest[1::2]) if what == "begin" else end(Path(job_dir), int(rest[0]))
+        if what == "begin":
+            return begin(Path(job_dir), rest[1::2])
+        return node(Path(job_dir)) if what == "node" else end(Path(job_dir), int(rest[0]))
     except UserError as error:
         print("\n".join(error.lines), file=sys.stderr, flush=True)
         return BAD_INPUT
@@ -55,6 +58,15 @@ def begin(job_dir: Path, allowed: Sequence[str]) -> int:
         run_directory.name_latest(job_dir.parent)
     print(f"{plan.summary()}  seed {plan.settings.seeds}\n{_begins(job_dir)}", flush=True)
     return 0
+
+
+def node(job_dir: Path) -> int:
+    """Prepare this node. Returns the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    time_limit_warning.watch(job_dir)
+    refusal = node_steps.prepare(job_dir, record.load_settings(job_dir))
+    return refusal.exit_code if refusal else 0
 
 
 def _time_is_up(_: int, __: FrameType | None) -> None:

@@ -37,6 +37,8 @@ def render(settings: Settings, run_dir: Path, allowed: Sequence[str], environmen
         image=image,
         mounts=mounts.pairs(settings) if image else [],
         makes=sorted(set(mounts.written(settings))) if image else [],
+        copies=bool(settings.copy_data_to),
+        makes_on_each_node=bool(settings.copy_data_to or settings.tmp_npy_index) and settings.nnodes > 1,
         on_gpus=on_gpus,
         whole_nodes=settings.exclusive and on_gpus,
         nodes=settings.nnodes,
