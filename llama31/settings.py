@@ -128,6 +128,8 @@ class Settings:
     """Seconds before the time limit at which a job ends, after saving with SAVE_CKPT; Slurm may be 60 s early."""
     npar: int = 1
     """Consecutive jobs per experiment; each resumes where the previous one ended. Above 1 requires SAVE_CKPT."""
+    runs_per_job: int = 1
+    """Experiments, of NEXP, that share a job: one after the other, each with its own run directory."""
     max_retries: int = 0
     """Times that a job is requeued after it failed or lost a node."""
     dependencies: str = ""
@@ -160,6 +162,12 @@ class Settings:
     """Training parts, 0 to 7, separated by spaces."""
     n_validation_samples: int = rules.VALIDATION_DOCUMENTS
     """Documents in the validation set; part of its file name."""
+
+    # Before each run
+    clear_caches: bool = False
+    """Clear the system's caches on every node; the MLPerf log then has cache_clear as true. A failure ends the run."""
+    clear_caches_command: str = ""
+    """Command that does it. Empty: sync, then 3 to vm.drop_caches, through sudo -n unless root."""
 
     # Model
     size: str = rules.SIZE

@@ -19,7 +19,7 @@ from llama31.config.parallel_layout import Layout
 from llama31.data import run_tokenizer
 from llama31.data.inputs import Data
 from llama31.plan import rank_checks
-from llama31.run_dir import job_chain, record, start_point, startup_log, time_limit_warning
+from llama31.run_dir import cache_log, job_chain, record, start_point, startup_log, time_limit_warning
 from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Outcome
 from llama31.settings import Settings
 
@@ -220,7 +220,7 @@ class _Run:
             return
         self.log = log = MLPerfLog(file)
         self.observers.append(log)
-        log.init_started()
+        log.init_started(caches_cleared=cache_log.were_cleared(self.run_dir, settings))
         log.describe(
             settings,
             seed=int(settings.seeds),

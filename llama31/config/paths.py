@@ -21,12 +21,16 @@ RANK_LOGS = "logs"
 NEMO_LOGS = "nemo"
 TENSORBOARD = "tensorboard"
 WANDB = "wandb"
+CACHES = "caches.log"
+"""With CLEAR_CACHES, a line for each node; see `llama31.run_dir.cache_log`."""
 TOKENIZER = "tokenizer"
 """The tokenizer that the ranks load; see `llama31.data.run_tokenizer`."""
 LATEST = "latest"
 """Link beside run directories to the newest one."""
 SUBMISSION = "submission.json"
 SCRIPT = "job.sbatch"
+RUNS_SCRIPT = "runs.sbatch"
+"""In the first of several run directories that share a job: the script that runs all of them."""
 
 
 def is_checkout(directory: Path = REPOSITORY) -> bool:
@@ -68,6 +72,11 @@ def index_root(settings: Settings) -> Path:
 def slurm_log(job_id: int | str) -> str:
     """Return the name of a Slurm job's log in its run directory; sbatch replaces %j by the id."""
     return f"slurm-{job_id}.log"
+
+
+def runs_log(job_id: int | str) -> str:
+    """Return the name of the log of a job that several runs share, in the directory of the first one."""
+    return f"runs-{job_id}.log"
 
 
 def job_code(settings: Settings) -> str:

@@ -50,7 +50,7 @@ def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
     yield from slurm_problems.problems(settings)
     yield from mlperf_names.problems(settings)
     yield from _experiments(settings)
-    yield from _copies(settings)
+    yield from _before_the_run(settings)
     misfits = [*_layout(settings), *_schedule(settings), *checkpoint_problems.problems(settings)]
     if settings.size in SIZES:
         misfits += _model(settings)
@@ -94,12 +94,15 @@ def _experiments(settings: Settings) -> Iterator[Problem]:
         yield Problem("seeds", f"SEEDS={settings.seeds}: the same seed twice", (" ".join(dict.fromkeys(seeds)),))
 
 
-def _copies(settings: Settings) -> Iterator[Problem]:
-    """Yield a directory for copies that is the data's own."""
+def _before_the_run(settings: Settings) -> Iterator[Problem]:
+    """Yield a directory for copies that is the data's own, and a command that is not used."""
     there, source = settings.copy_data_to, settings.preprocessed_path
     if there and source and os.path.realpath(there) == os.path.realpath(source):
         what = f"COPY_DATA_TO={there}: is PREPROCESSED_PATH itself; name a directory on the nodes' own disks"
         yield Problem("copy_data_to", what, ("",))
+    if settings.clear_caches_command and not settings.clear_caches:
+        what = f"CLEAR_CACHES_COMMAND={settings.clear_caches_command}: needs CLEAR_CACHES=1"
+        yield Problem("clear_caches_command", what, ("",), elsewhere=({"clear_caches": True},))
 
 
 def _layout(settings: Settings) -> Iterator[Problem]:

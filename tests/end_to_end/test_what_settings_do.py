@@ -33,7 +33,7 @@ from llama31.launch.slurm import submit
 from llama31.model import device
 from llama31.plan import validate
 from llama31.plan.plan import Plan
-from llama31.run_dir import record
+from llama31.run_dir import cache_log, record
 from llama31.run_dir.events import SUCCESS
 from llama31.run_dir.start_point import Start
 from llama31.settings import (
@@ -143,6 +143,20 @@ def test_gpu(benchmark_data: dict[str, str]) -> None:
     assert validate.look(large)[1] == [], "memory is not checked"
     (line,) = validate.look(replace(large, gpu="H100"))[1]
     assert line.startswith("GPU=H100: 80 GB, but each would need about ")
+
+
+def test_clear_caches(launched: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """tests/launch/test_caches.py compares the MLPerf log."""
+    run_dir = launched(CLEAR_CACHES=1, CLEAR_CACHES_COMMAND="true")
+    assert cache_log.were_cleared(run_dir, record.load_settings(run_dir))
+    assert f"{cache_log.CLEARED}" in capsys.readouterr().out
+    without = launched(CLEAR_CACHES=0)
+    assert not cache_log.were_cleared(without, record.load_settings(without))
+
+
+def test_clear_caches_command(launched: Callable[..., Path], tmp_path: Path) -> None:
+    launched(CLEAR_CACHES=1, CLEAR_CACHES_COMMAND=f"touch '{tmp_path}/cleared'")
+    assert (tmp_path / "cleared").exists()
 
 
 def test_nexp(launched: Callable[..., Path]) -> None:

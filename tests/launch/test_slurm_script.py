@@ -98,6 +98,7 @@ OTHER = {
     "sbatch_args": "--qos=high",
     "signal_before_end": 60,
     "npar": 2,
+    "runs_per_job": 2,
     "max_retries": 1,
     "dependencies": "afterok:5",
     "host": "login",
@@ -111,6 +112,7 @@ OTHER = {
 }
 BESIDES = {
     "npar": {"save_ckpt": True, "continual_ckpt": "/c"},
+    "runs_per_job": {"nexp": 2},
     "ssh_user": {"host": "login"},
     "container": {"image": "i"},
     "mounts": {"image": "i"},

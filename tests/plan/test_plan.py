@@ -100,6 +100,8 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "TOKENIZER_PATH": ("a copy", {}),
     "TMP_NPY_INDEX": ("elsewhere", {}),
     "COPY_DATA_TO": ("copies", {}),
+    "CLEAR_CACHES": ("1", {}),
+    "CLEAR_CACHES_COMMAND": ("purge", {"CLEAR_CACHES": "1"}),
     "TRAIN_PARTS": ("7", {}),
     "N_VALIDATION_SAMPLES": ("41", {}),
     "SIZE": ("demo", {}),

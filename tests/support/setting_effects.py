@@ -191,6 +191,7 @@ IN_A_SUBMISSION: dict[str, tuple[Any, dict[str, Any], str]] = {
     "sbatch_args": ("--qos=high", {}, "#SBATCH --qos=high"),
     "signal_before_end": (60, {}, "#SBATCH --signal=B:USR1@60"),
     "npar": (3, {}, "  and 2 more, each --dependency=afterany:JOB, with the job before it"),
+    "runs_per_job": (2, {"nexp": 2}, "\n/runs/one/runs.sbatch\n"),
     "max_retries": (2, {}, "max_retries=2"),
     "dependencies": ("5 6", {}, "  sbatch --parsable --dependency=afterany:5:6 /runs/one/job.sbatch"),
     "host": ("login", {}, " login 'bash -lc "),

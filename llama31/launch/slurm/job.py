@@ -19,8 +19,8 @@ from llama31.common.files import failures_named
 from llama31.config import paths
 from llama31.launch import node_steps, out_of_memory, prepare, rank_command, run_directory
 from llama31.launch.slurm import env_check
-from llama31.run_dir import job_chain, record, time_limit_warning
-from llama31.run_dir.events import BAD_INPUT, INTERRUPTED
+from llama31.run_dir import cache_log, job_chain, record, time_limit_warning
+from llama31.run_dir.events import ABORTED, BAD_INPUT, INTERRUPTED, Outcome
 from llama31.settings import names
 
 LOCKS_OUTLIVE_NODES = 150  # seconds: NFS keeps the locks of a lost node until its lease ends, by default after 90 s
@@ -80,6 +80,8 @@ def end(job_dir: Path, returncode: int) -> int:
     log = job_dir.parent / paths.slurm_log(job_chain.job_of(job_dir))
     report = out_of_memory.slurm_report(log, since=_begins(job_dir))
     settings = record.load_settings(job_dir)
+    if settings.clear_caches and returncode and not cache_log.were_cleared(job_dir, settings):
+        record.store_outcome(job_dir, Outcome(ABORTED, cache_log.failure(job_dir), BAD_INPUT, 0, 0))
     return run_directory.end(job_dir, settings, returncode, "srun", log=log, out_of_memory=report)
 
 
