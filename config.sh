@@ -70,6 +70,8 @@ export N_VALIDATION_SAMPLES=91205
 export CLEAR_CACHES=0
 # Command that does it. Empty: sync, then 3 to vm.drop_caches, through sudo -n unless root.
 export CLEAR_CACHES_COMMAND=""
+# Bind each rank to the cores of its GPU's NUMA node, whose memory it then gets.
+export NUMA_BINDING=0
 
 # Model
 # Model size: 8b is the benchmark's; for smaller ones see llama31/config/model_sizes.py.

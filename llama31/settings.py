@@ -168,6 +168,8 @@ class Settings:
     """Clear the system's caches on every node; the MLPerf log then has cache_clear as true. A failure ends the run."""
     clear_caches_command: str = ""
     """Command that does it. Empty: sync, then 3 to vm.drop_caches, through sudo -n unless root."""
+    numa_binding: bool = False
+    """Bind each rank to the cores of its GPU's NUMA node, whose memory it then gets."""
 
     # Model
     size: str = rules.SIZE

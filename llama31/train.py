@@ -18,6 +18,7 @@ from llama31.config.departures import departures
 from llama31.config.parallel_layout import Layout
 from llama31.data import run_tokenizer
 from llama31.data.inputs import Data
+from llama31.model import numa
 from llama31.plan import rank_checks
 from llama31.run_dir import cache_log, job_chain, record, start_point, startup_log, time_limit_warning
 from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Outcome
@@ -114,6 +115,8 @@ class _Run:
     def fit(self) -> Outcome:
         """Train to the end. Return the outcome. The MLPerf log begins before anything heavy is imported."""
         settings = record.load_settings(self.run_dir)
+        if settings.numa_binding:
+            print(f"rank {self.rank}: {numa.bind(int(os.environ.get('LOCAL_RANK', '0')))}", flush=True)
         self.saves = settings.save_ckpt
         self.start = start_point.load(self.run_dir / paths.START)
         data = rank_checks.check(self.run_dir, settings)

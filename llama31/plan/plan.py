@@ -245,6 +245,8 @@ class Plan:
         if settings.clear_caches:
             how = settings.clear_caches_command or "drop_caches, through sudo -n unless root"
             yield f"each node's caches are cleared by: {how}"
+        if settings.numa_binding:
+            yield "each rank is bound to the cores of its GPU's NUMA node"
 
     def _division(self) -> Iterator[str]:
         now = departures(self.settings, self.data.validation.tokens if self.data else None)

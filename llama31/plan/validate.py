@@ -197,7 +197,10 @@ def _engine(settings: Settings) -> Iterator[Problem]:
 
 
 def _gpu(settings: Settings) -> Iterator[Problem]:
-    """Yield a GPU that is unknown or unused."""
+    """Yield a GPU that is unknown or unused, and a binding to none."""
+    if settings.numa_binding and devices.device(settings) is Device.cpu:
+        what = "NUMA_BINDING=1: binds ranks to the NUMA node of their GPU, but this runs on the CPU"
+        yield Problem("numa_binding", what, (False,))
     if settings.gpu and settings.gpu not in GPUS:
         yield Problem("gpu", f"GPU={settings.gpu}: not one of {', '.join(GPUS)}", ("",))
     elif settings.gpu and devices.device(settings) is Device.cpu:

@@ -30,7 +30,7 @@ from llama31.config import paths
 from llama31.config.resolve import Resolved
 from llama31.launch import local
 from llama31.launch.slurm import submit
-from llama31.model import device
+from llama31.model import device, numa
 from llama31.plan import validate
 from llama31.plan.plan import Plan
 from llama31.run_dir import cache_log, record
@@ -157,6 +157,18 @@ def test_clear_caches(launched: Callable[..., Path], capsys: pytest.CaptureFixtu
 def test_clear_caches_command(launched: Callable[..., Path], tmp_path: Path) -> None:
     launched(CLEAR_CACHES=1, CLEAR_CACHES_COMMAND=f"touch '{tmp_path}/cleared'")
     assert (tmp_path / "cleared").exists()
+
+
+def test_numa_binding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a rank does anything else; tests/model/test_numa.py shows what it does."""
+    bound: list[int] = []
+    monkeypatch.setattr(numa, "bind", bound.append)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    for binds in (False, True):
+        record.store_settings(tmp_path, Settings(numa_binding=binds))
+        with pytest.raises(UserError, match=paths.START):
+            train._Run(tmp_path, 11, sys.stdout).fit()
+        assert bound == [3] * binds
 
 
 def test_nexp(launched: Callable[..., Path]) -> None:

@@ -101,6 +101,7 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "TMP_NPY_INDEX": ("elsewhere", {}),
     "COPY_DATA_TO": ("copies", {}),
     "CLEAR_CACHES": ("1", {}),
+    "NUMA_BINDING": ("1", ON_GPU),
     "CLEAR_CACHES_COMMAND": ("purge", {"CLEAR_CACHES": "1"}),
     "TRAIN_PARTS": ("7", {}),
     "N_VALIDATION_SAMPLES": ("41", {}),
