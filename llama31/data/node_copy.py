@@ -6,6 +6,7 @@ of modification, a hash of 64 of its pieces and the manifest are the source's. A
 process on the same node wait for the first, and find its copies.
 """
 
+import errno
 import hashlib
 import math
 import os
@@ -186,7 +187,7 @@ def _copy(copy: _Copy, progress: Progress, stop: Event) -> None:
                 raise UserError(
                     f"{copy.source}: its SHA-256 is not the manifest's; python3 -m llama31 verify shows the differences"
                 )
-            if size_and_sha256(partial, progress.add, from_disk=True)[1] != read:
+            if size_and_sha256(partial, lambda count: _count(progress, count, stop), from_disk=True)[1] != read:
                 raise UserError(f"{copy.target}: the disk does not return what was written to it; use another disk")
             status = copy.source.stat()
             os.utime(partial, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -194,6 +195,13 @@ def _copy(copy: _Copy, progress: Progress, stop: Event) -> None:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _count(progress: Progress, count: int, stop: Event) -> None:
+    """Count bytes that were read back. Raises OSError if the copy is to stop."""
+    progress.add(count)
+    if stop.is_set():
+        raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
 
 
 def _write(copy: _Copy, partial: Path, progress: Progress, stop: Event) -> str | None:
