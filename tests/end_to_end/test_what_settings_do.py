@@ -166,7 +166,7 @@ def test_numa_binding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "3")
     for binds in (False, True):
         record.store_settings(tmp_path, Settings(numa_binding=binds))
-        with pytest.raises(UserError, match=paths.START):
+        with pytest.raises(UserError, match=paths.RECORD):
             train._Run(tmp_path, 11, sys.stdout).fit()
         assert bound == [3] * binds
 
