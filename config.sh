@@ -30,6 +30,8 @@ export SBATCH_ARGS=""
 export SIGNAL_BEFORE_END=300
 # Consecutive jobs per experiment; each resumes where the previous one ended. Above 1 requires SAVE_CKPT.
 export NPAR=1
+# Experiments, of NEXP, that share a job: one after the other, each with its own run directory.
+export RUNS_PER_JOB=1
 # Times that a job is requeued after it failed or lost a node.
 export MAX_RETRIES=0
 # Job ids, separated by spaces, that must end before the first job starts, or a dependency as sbatch takes it.
@@ -54,14 +56,24 @@ export MOUNTS=""
 export PREPROCESSED_PATH=""
 # Directory of the tokenizer in Hugging Face's format (tokenizer.json, tokenizer_config.json).
 export TOKENIZER_PATH=""
-# Directory of the training index; all nodes must see it. Empty: JOB_DIR/index.
+# Directory of the training index, shared or on each node's own disk. Empty: JOB_DIR/index.
 export TMP_NPY_INDEX=""
+# Directory on each node's own disk to copy the token files to before the run. Empty: no copies.
+export COPY_DATA_TO=""
 # Training parts, 0 to 7, separated by spaces.
 export TRAIN_PARTS="6 7"
 # Documents in the validation set; part of its file name.
 export N_VALIDATION_SAMPLES=91205
 # Train on synthetic tokens, without token files and tokenizer, to see what loading costs; logged as open.
 export MOCK_DATA=0
+
+# Before each run
+# Clear the system's caches on every node; the MLPerf log then has cache_clear as true. A failure ends the run.
+export CLEAR_CACHES=0
+# Command that does it. Empty: sync, then 3 to vm.drop_caches, through sudo -n unless root.
+export CLEAR_CACHES_COMMAND=""
+# Bind each rank to the cores of its GPU's NUMA node, whose memory it then gets.
+export NUMA_BINDING=0
 
 # Model
 # Model size: 8b is the benchmark's; for smaller ones see llama31/config/model_sizes.py.

@@ -84,7 +84,8 @@ def data(
     return run.Config(
         BenchmarkData,
         train_prefixes=[str(prefix) for prefix in paths.train_prefixes(settings)],
-        validation_prefix=str(paths.validation_prefix(settings)),
+        validation_prefix=str(paths.validation_prefix(paths.of_ranks(settings))),
+        copies=settings.copy_data_to,
         index_root=str(paths.index_root(settings)),
         **common,
     )

@@ -144,6 +144,8 @@ class Settings:
     """Seconds before the time limit at which a job ends, after saving with SAVE_CKPT; Slurm may be 60 s early."""
     npar: int = 1
     """Consecutive jobs per experiment; each resumes where the previous one ended. Above 1 requires SAVE_CKPT."""
+    runs_per_job: int = 1
+    """Experiments, of NEXP, that share a job: one after the other, each with its own run directory."""
     max_retries: int = 0
     """Times that a job is requeued after it failed or lost a node."""
     dependencies: str = ""
@@ -169,13 +171,23 @@ class Settings:
     tokenizer_path: str = ""
     """Directory of the tokenizer in Hugging Face's format (tokenizer.json, tokenizer_config.json)."""
     tmp_npy_index: str = ""
-    """Directory of the training index; all nodes must see it. Empty: JOB_DIR/index."""
+    """Directory of the training index, shared or on each node's own disk. Empty: JOB_DIR/index."""
+    copy_data_to: str = ""
+    """Directory on each node's own disk to copy the token files to before the run. Empty: no copies."""
     train_parts: str = " ".join(map(str, rules.BENCHMARK_PARTS))
     """Training parts, 0 to 7, separated by spaces."""
     n_validation_samples: int = rules.VALIDATION_DOCUMENTS
     """Documents in the validation set; part of its file name."""
     mock_data: bool = False
     """Train on synthetic tokens, without token files and tokenizer, to see what loading costs; logged as open."""
+
+    # Before each run
+    clear_caches: bool = False
+    """Clear the system's caches on every node; the MLPerf log then has cache_clear as true. A failure ends the run."""
+    clear_caches_command: str = ""
+    """Command that does it. Empty: sync, then 3 to vm.drop_caches, through sudo -n unless root."""
+    numa_binding: bool = False
+    """Bind each rank to the cores of its GPU's NUMA node, whose memory it then gets."""
 
     # Model
     size: str = rules.SIZE

@@ -18,8 +18,9 @@ from llama31.config.departures import departures
 from llama31.config.parallel_layout import Layout
 from llama31.data import run_tokenizer
 from llama31.data.inputs import Data
+from llama31.model import numa
 from llama31.plan import rank_checks
-from llama31.run_dir import hang, job_chain, record, start_point, startup_log, time_limit_warning
+from llama31.run_dir import cache_log, hang, job_chain, record, start_point, startup_log, time_limit_warning
 from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, Observer, Outcome
 from llama31.settings import CudaGraphs, Settings
 
@@ -117,6 +118,8 @@ class _Run:
     def fit(self) -> Outcome:
         """Train to the end. Return the outcome. The MLPerf log begins before anything heavy is imported."""
         settings = record.load_settings(self.run_dir)
+        if settings.numa_binding:
+            print(f"rank {self.rank}: {numa.bind(int(os.environ.get('LOCAL_RANK', '0')))}", flush=True)
         self.saves = settings.save_ckpt
         if settings.hang_minutes:
             self.watch = hang.Watch(self.run_dir, settings.hang_minutes, close=self.stop, step=self.progress)
@@ -242,7 +245,7 @@ class _Run:
             return
         self.log = log = MLPerfLog(file)
         self.observers.append(log)
-        log.init_started()
+        log.init_started(caches_cleared=cache_log.were_cleared(self.run_dir, settings))
         log.describe(
             settings,
             seed=int(settings.seeds),

@@ -13,7 +13,7 @@ from llama31.settings import Settings
 
 READ = {"preprocessed_path": "*", "tokenizer_path": "*", "model_ckpt": "**/*"}
 """Settings that name input directories, each with a glob of the files that a run may open in it."""
-WRITTEN = ("job_dir", "tmp_npy_index", "continual_ckpt")
+WRITTEN = ("job_dir", "tmp_npy_index", "copy_data_to", "continual_ckpt")
 
 
 def directories(settings: Settings) -> list[Path]:

@@ -1,6 +1,7 @@
 """Paths: the data that settings name, and the files of a run directory. Standard library only."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from llama31 import rules
@@ -21,12 +22,16 @@ PROFILE = "profile"
 NEMO_LOGS = "nemo"
 TENSORBOARD = "tensorboard"
 WANDB = "wandb"
+CACHES = "caches.log"
+"""With CLEAR_CACHES, a line for each node; see `llama31.run_dir.cache_log`."""
 TOKENIZER = "tokenizer"
 """The tokenizer that the ranks load; see `llama31.data.run_tokenizer`."""
 LATEST = "latest"
 """Link beside run directories to the newest one."""
 SUBMISSION = "submission.json"
 SCRIPT = "job.sbatch"
+RUNS_SCRIPT = "runs.sbatch"
+"""In the first of several run directories that share a job: the script that runs all of them."""
 
 
 def is_checkout(directory: Path = REPOSITORY) -> bool:
@@ -55,6 +60,11 @@ def validation_prefix(settings: Settings) -> Path:
     return Path(settings.preprocessed_path) / rules.token_file_name(name)
 
 
+def of_ranks(settings: Settings) -> Settings:
+    """Return settings whose PREPROCESSED_PATH is the directory that ranks read: COPY_DATA_TO, if it is set."""
+    return replace(settings, preprocessed_path=settings.copy_data_to or settings.preprocessed_path)
+
+
 def index_root(settings: Settings) -> Path:
     """Return the directory of training indices: TMP_NPY_INDEX, or JOB_DIR/index."""
     return Path(settings.tmp_npy_index) if settings.tmp_npy_index else Path(settings.job_dir) / "index"
@@ -63,6 +73,11 @@ def index_root(settings: Settings) -> Path:
 def slurm_log(job_id: int | str) -> str:
     """Return the name of a Slurm job's log in its run directory; sbatch replaces %j by the id."""
     return f"slurm-{job_id}.log"
+
+
+def runs_log(job_id: int | str) -> str:
+    """Return the name of the log of a job that several runs share, in the directory of the first one."""
+    return f"runs-{job_id}.log"
 
 
 def job_code(settings: Settings) -> str:

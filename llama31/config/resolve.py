@@ -185,7 +185,7 @@ POSITIVE = (
     "nnodes", "gpus_per_node", "n_validation_samples", "seq_length", "gbs", "mbs", "max_lr", "allocated_sequences",
     "max_steps", "samples_available", "eval_every", "eval_samples", "target", "tensor_parallel_size",
     "pipeline_parallel_size", "virtual_pipeline_size", "context_parallel_size", "recompute_num_layers", "stop_at_step",
-    "nexp", "npar", "fp8_amax_history_len", "log_interval", "profile_step_start", "profile_step_end",
+    "nexp", "npar", "runs_per_job", "fp8_amax_history_len", "log_interval", "profile_step_start", "profile_step_end",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "min_lr", "warmup_steps", "start_eval_at", "save_every", "save_every_minutes", "keep_last", "start_steps",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llama31.common.errors import UserError
-from llama31.common.files import PARTIAL, failures_named, publish, sha256_of, sync_tree
+from llama31.common.files import PARTIAL, failures_named, probe, publish, sha256_of, sync_tree
 from llama31.common.json_files import DamagedJson, parse_json, read_json, write_json
 from llama31.data import token_file, token_manifest
 
@@ -30,7 +30,6 @@ DAMAGED = ".damaged"  # suffix of the name of a damaged index
 ABANDONED = 3600  # seconds after which a half-built index is deleted
 DEADLINE = 120.0  # seconds for an index to become visible on all nodes
 POLLS_PER_SECOND = 10
-PROBES, PROBE_BYTES = 64, 65_536  # pieces of a file that are hashed, evenly spaced
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,7 @@ def ensure(index: Index) -> tuple[IndexContents, bool]:
     directory = index.directory
     with failures_named(directory):
         if (contents := _read(directory)) is not None:
-            if damage := _damage(directory, contents):
-                renamed = directory.with_name(f"{directory.name}{DAMAGED}-{secrets.token_hex(4)}")
-                print(f"{directory}: {damage}: renamed {renamed.name}; building it again", flush=True)
-                with suppress(FileNotFoundError):  # another process was first
-                    directory.rename(renamed)
-            else:
+            if is_intact(directory, contents):
                 _refuse_other_data(index, contents)
                 return contents, False
         elif directory.exists() and _read(directory) is None:  # else another process has just built it
@@ -104,6 +98,17 @@ def ensure(index: Index) -> tuple[IndexContents, bool]:
     with building(directory) as partial:
         contents = fill(partial, index)
     return contents, True
+
+
+def is_intact(directory: Path, contents: IndexContents) -> bool:
+    """Return whether an index's files are as written; rename its directory if they are not. Raises OSError."""
+    if not (found := damage(directory, contents)):
+        return True
+    renamed = directory.with_name(f"{directory.name}{DAMAGED}-{secrets.token_hex(4)}")
+    print(f"{directory}: {found}: renamed {renamed.name}; building it again", flush=True)
+    with suppress(FileNotFoundError):  # another process was first
+        directory.rename(renamed)
+    return False
 
 
 def fill(directory: Path, index: Index) -> IndexContents:
@@ -117,7 +122,7 @@ def fill(directory: Path, index: Index) -> IndexContents:
                 f"{path}: not what {token_manifest.manifest_path(prefix).name} describes; python3 -m llama31 verify "
                 "shows the differences; remove the manifest if the data was not made here"
             )
-    probes = {name: _probe(path) for name, path in _token_files(index.prefixes)}
+    probes = {name: probe(path) for name, path in _token_files(index.prefixes)}
     order.write(directory, index.prefixes, index.seq_length, index.seed, index.samples)
     files = {path.name: [path.stat().st_size, sha256_of(path)] for path in sorted(directory.iterdir())}
     write_json(directory / CONTENTS, IndexContents(files, probes, asdict(index)))
@@ -192,17 +197,6 @@ def _token_files(prefixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
             yield path.name, path
 
 
-def _probe(path: Path) -> str:
-    """Return SHA-256 of a file's size and evenly spaced pieces; a small file is hashed completely."""
-    with failures_named(path), open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        digest = hashlib.sha256(f"{size}\n".encode())
-        last = max(0, size - PROBE_BYTES)
-        for start in sorted({last * piece // (PROBES - 1) for piece in range(PROBES)}):
-            digest.update(os.pread(file.fileno(), PROBE_BYTES, start))
-    return digest.hexdigest()
-
-
 def _read(directory: Path) -> IndexContents | None:
     """Return index.json: None if missing, contents that never match if damaged. Raises OSError if it cannot be read."""
     file = directory / CONTENTS
@@ -220,7 +214,7 @@ def _missing(directory: Path, contents: IndexContents) -> list[str]:
     return [name for name, (size, _) in contents.files.items() if sizes.get(name) != size]
 
 
-def _damage(directory: Path, contents: IndexContents) -> str:
+def damage(directory: Path, contents: IndexContents) -> str:
     """Return what is wrong with an index's files; empty if they are intact."""
     damaged = _missing(directory, contents)
     damaged = damaged or [name for name, (_, sha256) in contents.files.items() if sha256_of(directory / name) != sha256]
@@ -230,7 +224,7 @@ def _damage(directory: Path, contents: IndexContents) -> str:
 def _refuse_other_data(index: Index, contents: IndexContents) -> None:
     """Raise UserError if the data has changed since the index was built, although the key has not."""
     for name, path in _token_files(index.prefixes):
-        if contents.probes.get(name) != _probe(path):
+        if contents.probes.get(name) != probe(path):
             raise UserError(
                 f"{path}: changed after {index.directory} was built from it, but its manifest or modification "
                 "time did not; check it with python3 -m llama31 verify; if it is right, remove that directory"

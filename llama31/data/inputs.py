@@ -11,7 +11,7 @@ from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.common.files import can_be_created, failures_named
 from llama31.config import devices, paths
-from llama31.data import token_file, token_manifest, tokenizer
+from llama31.data import node_copy, token_file, token_manifest, tokenizer
 from llama31.data.token_file import TokenFile, TokenType, bin_path, idx_path
 from llama31.settings import Settings
 
@@ -83,9 +83,13 @@ def inspect(settings: Settings) -> tuple[Data | None, list[str]]:
     problems: list[str] = []
     data = synthetic(settings) if settings.mock_data else _read(settings, problems)
     outputs = {"JOB_DIR": Path(settings.job_dir), "TMP_NPY_INDEX": paths.index_root(settings)}
+    if settings.tmp_npy_index and devices.is_elsewhere(settings):
+        del outputs["TMP_NPY_INDEX"]  # it may be on the nodes' own disks; the job checks it
     for name, directory in () if devices.is_through_ssh(settings) else outputs.items():
         if not can_be_created(directory):
             problems.append(f"{name}={directory}: not writable; choose another directory")
+    if settings.copy_data_to and data and not devices.is_elsewhere(settings):
+        problems += node_copy.problems(settings)
     return data, problems
 
 

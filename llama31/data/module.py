@@ -2,13 +2,15 @@
 
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from nemo.collections.llm import PreTrainingDataModule
 
-from llama31.data import index
+from llama31.data import index_sharing
 from llama31.data.datasets import FirstSequences, TrainingSequences, training_set
+from llama31.data.index import Index
 from llama31.data.synthetic_sequences import VALIDATION_KEY, SyntheticSequences
 from llama31.run_dir import startup_log
 
@@ -35,37 +37,37 @@ class BenchmarkData(_Data):
     """Training parts blended and shuffled by seed, for up to one pass; validation as `FirstSequences`.
 
     Prefixes are of token files, without extension. At most `sample_limit` training sequences are indexed, in the
-    directory `index_root` (see `llama31.data.index`). Other arguments are those of NeMo's PreTrainingDataModule.
+    directory `index_root` (see `llama31.data.index`). With `copies`, the training parts are read from the files of the
+    same names in that directory. Other arguments are those of NeMo's PreTrainingDataModule.
     """
 
-    def __init__(self, train_prefixes: list[str], validation_prefix: str, index_root: str, **kwargs: Any):
+    def __init__(
+        self, train_prefixes: list[str], validation_prefix: str, index_root: str, copies: str = "", **kwargs: Any
+    ):
         paths = {"train": train_prefixes, "validation": [validation_prefix], "test": [validation_prefix]}
         super().__init__(paths=paths, split=None, dataset_cls=TrainingSequences, **kwargs)
         # Only the training parts are blended: Megatron would shuffle a validation set too.
         self.build_kwargs["blend_per_split"][1:] = [None, None]
         self.index_root = index_root
+        self.copies = copies
         self.train_prefixes = train_prefixes
         self.validation_prefix = validation_prefix
 
     def build(self, *_: Any, **__: Any) -> None:
         """Build both datasets; collective. Rank 0 builds the training index if necessary.
 
-        Raises UserError if the index cannot be built, is of other data, or is not visible on all nodes.
+        Raises UserError if the index cannot be built, is of other data, or cannot be brought to all nodes.
         """
         startup_log.reached(startup_log.JOINED)
-        # Rank 0 decides: other nodes may see other modification times, which can be part of the key.
-        agreed: list[Any] = [None]
+        wanted = None
         if torch.distributed.get_rank() == 0:
             parts, limit = self.train_prefixes, self.sample_limit
-            wanted = index.Index.of(self.index_root, parts, self.seq_length, self.seed, limit=limit)
-            index.ensure(wanted)
-            agreed = [(wanted.directory, wanted.prefixes)]
-        torch.distributed.broadcast_object_list(agreed)
-        directory, prefixes = agreed[0]
-        index.wait_for(directory)
+            wanted = Index.of(self.index_root, parts, self.seq_length, self.seed, limit=limit)
+        directory, prefixes = index_sharing.ensure(wanted)
         startup_log.reached(startup_log.INDEXED)
         self.index_mapping_dir = str(directory)
-        self._train_ds = training_set(list(prefixes), self.gpt_dataset_config)
+        read = [str(Path(self.copies) / Path(prefix).name) if self.copies else prefix for prefix in prefixes]
+        self._train_ds = training_set(read, self.gpt_dataset_config)
         self._validation_ds = FirstSequences(
             self.validation_prefix,
             self.seq_length,

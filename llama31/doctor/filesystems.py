@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama31.checkpoint import disk_space, store
+from llama31.common.file_systems import is_on_own_disk
 from llama31.common.files import nearest_existing, sync_open
 from llama31.common.units import scaled, size
 from llama31.config import devices, paths
+from llama31.data import node_copy
 from llama31.data.inputs import Data
 from llama31.doctor import troubles
 from llama31.doctor.context import ON_HOST, Context
@@ -39,6 +41,8 @@ class Directory:
 def directories(settings: Settings) -> list[Directory]:
     """Return the directories that settings name, except the data's (see `llama31.doctor.data`)."""
     found = [Directory("JOB_DIR", Path(settings.job_dir)), Directory("TMP_NPY_INDEX", paths.index_root(settings))]
+    if settings.copy_data_to:
+        found.append(Directory("COPY_DATA_TO", Path(settings.copy_data_to)))
     if settings.continual_ckpt:
         found.append(Directory("CONTINUAL_CKPT", Path(settings.continual_ckpt)))
     if settings.model_ckpt:
@@ -50,12 +54,19 @@ def _written(context: Context) -> list[Directory]:
     return [directory for directory in directories(context.settings) if directory.written]
 
 
+def _shared(context: Context) -> list[Directory]:
+    """Return the written directories that all nodes must see: not copies, nor an index on a node's own disk."""
+    index_is_own = bool(context.settings.tmp_npy_index) and is_on_own_disk(Path(context.settings.tmp_npy_index))
+    own = {"COPY_DATA_TO", *(["TMP_NPY_INDEX"] if index_is_own else [])}
+    return [directory for directory in _written(context) if directory.setting not in own]
+
+
 # --- Visibility -----------------------------------------------------------------------------------------------------
 
 
 def mark(context: Context) -> Iterator[Finding]:
     """On the first node: create a file in each written directory, for the other nodes to find."""
-    for directory in _written(context):
+    for directory in _shared(context):
         with suppress(OSError):  # reported by `speed`
             _mark(context, directory).touch()
     return iter(())
@@ -63,20 +74,20 @@ def mark(context: Context) -> Iterator[Finding]:
 
 def unmark(context: Context) -> None:
     """Remove the files of `mark`."""
-    for directory in _written(context):
+    for directory in _shared(context):
         with suppress(OSError):
             _mark(context, directory).unlink()
 
 
 def visible(context: Context) -> Iterator[Finding]:
     """On each node: check that these files are visible."""
-    unseen, end = _written(context), time.monotonic() + APPEARS
+    unseen, end = _shared(context), time.monotonic() + APPEARS
     while (unseen := [directory for directory in unseen if not _shows(context, directory)]) and time.monotonic() < end:
         time.sleep(0.2)
     for directory in unseen:
         yield troubles.NOT_SHARED.found(**vars(directory))
     if not unseen:
-        names = ", ".join(directory.setting for directory in _written(context))
+        names = ", ".join(directory.setting for directory in _shared(context))
         yield ok(f"files of the first node are visible in {names}")
 
 
@@ -112,6 +123,9 @@ def needs(settings: Settings, data: Data | None) -> dict[str, Room]:
         return {}
     index = disk.training_index(settings, data) * settings.nexp
     found = {"TMP_NPY_INDEX": Room(index, index)}
+    if settings.copy_data_to:
+        copies = node_copy.bytes_left(settings)
+        found["COPY_DATA_TO"] = Room(copies, copies)
     if settings.continual_ckpt:
         one, existing = disk_space.estimate(settings, data), len(store.listing(Path(settings.continual_ckpt)))
         # While a checkpoint is saved there is one more than KEEP_LAST; 0 is no limit.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llama31.common.files import failures_named
 from llama31.config import paths
-from llama31.launch import out_of_memory, prepare, rank_command, run_directory, signals
+from llama31.launch import node_steps, out_of_memory, prepare, rank_command, run_directory, signals
 from llama31.plan.plan import Plan
 from llama31.run_dir import record
 from llama31.settings import Settings
@@ -32,6 +32,8 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
         log = directory / paths.RANK_LOGS / "torchrun.log"
         kills = out_of_memory.kernel_kills()
         with record.claim(directory) as held, log.open("wb") as errors:
+            if refusal := node_steps.prepare(directory, settings):
+                return run_directory.end(directory, settings, refusal.exit_code, "torchrun", log=log)
             torchrun = subprocess.Popen(
                 started, stderr=errors, env=environment, start_new_session=True, pass_fds=(held.fileno(),)
             )

@@ -16,7 +16,7 @@ from llama31.config.model_sizes import SIZES
 from llama31.config.parallel_layout import Layout
 from llama31.config.problem import assignment
 from llama31.config.resolve import Resolved
-from llama31.data import inputs, run_tokenizer, tokenizer
+from llama31.data import inputs, node_copy, run_tokenizer, tokenizer
 from llama31.data.inputs import Data
 from llama31.data.token_file import bin_path
 from llama31.estimates import disk, memory, speed
@@ -63,15 +63,18 @@ class Plan:
             "Memory, disk and time": self._estimates(),
             "Checkpoints": self._checkpoints(),
             "Data": self._data(),
+            "Before the ranks start": self._before(),
             "Closed division": self._division(),
             "Command": [shlex.join(user_command(self.settings)), f"which runs: {shlex.join(self.command)}"],
         }
-        return "\n".join(f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in sections.items())
+        found = {title: [f"  {line}\n" for line in lines] for title, lines in sections.items()}
+        return "\n".join(f"{title}\n" + "".join(lines) for title, lines in found.items() if lines)
 
     def summary(self) -> str:
         """Return the plan in a few lines, for the start of a run."""
         lines = [*self._model(), *self._layout(), *self._schedule(), *self._estimates(), *self._checkpoints()]
         lines += inputs.skipped_lines(self.settings, self.data) if self.data else ()
+        lines += self._before()
         lines += self._division()
         return "".join(f"  {line}\n" for line in lines)
 
@@ -194,6 +197,8 @@ class Plan:
             yield from self._memory(vocab_size)
         index_bytes = disk.training_index(settings, self.data) if self.data else 0
         index = f"{size(index_bytes)} for the training index; " if index_bytes else ""
+        if settings.copy_data_to and self.data:
+            index += f"{size(node_copy.total_bytes(settings))} on each node for COPY_DATA_TO; "
         yield f"disk: {index}a checkpoint takes {size(disk.checkpoint(settings, vocab_size))}"
         flops = speed.flops_per_step(settings, vocab_size)
         again = speed.recomputed_per_step(settings)
@@ -257,6 +262,20 @@ class Plan:
         if left_out := run_tokenizer.ignored_entries(source):
             yield f"ignored in its configuration: {', '.join(left_out)}"
         yield f"{paths.index_root(self.settings)}: training index"
+
+    def _before(self) -> Iterator[str]:
+        """Yield what happens on each node before the ranks start."""
+        settings = self.settings
+        if settings.runs_per_job > 1:
+            limit = f"TIME={settings.time}" if settings.time else "the partition's time limit"
+            yield f"a job has {settings.runs_per_job} runs, one after the other; {limit} is for all of them"
+        if settings.copy_data_to:
+            yield f"each node copies the token files to COPY_DATA_TO={settings.copy_data_to}, and reads them there"
+        if settings.clear_caches:
+            how = settings.clear_caches_command or "drop_caches, through sudo -n unless root"
+            yield f"each node's caches are cleared by: {how}"
+        if settings.numa_binding:
+            yield "each rank is bound to the cores of its GPU's NUMA node"
 
     def _division(self) -> Iterator[str]:
         now = departures(self.settings, self.data.validation.tokens if self.data else None)

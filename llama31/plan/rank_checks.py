@@ -13,7 +13,7 @@ from typing import Any
 
 from llama31.checkpoint import identity
 from llama31.common.errors import UserError
-from llama31.config import devices
+from llama31.config import devices, paths
 from llama31.data import inputs, run_tokenizer, token_file, token_manifest
 from llama31.data.inputs import Data
 from llama31.run_dir import record
@@ -41,7 +41,7 @@ def fingerprint(settings: Settings, data: Data) -> dict[str, str]:
 def check(run_dir: Path, settings: Settings) -> Data:
     """Return the data seen here. Raises UserError with all differences from the machine that validated the run."""
     host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    recorded = record.load_record(run_dir)
+    recorded, settings = record.load_record(run_dir), paths.of_ranks(settings)
     try:
         data = inputs.read_headers(settings, recorded["tokenizer"]["ids"])
         found = [*_other_device(recorded, settings), *_other_versions(recorded), *_other_data(recorded, settings, data)]

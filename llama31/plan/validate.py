@@ -1,6 +1,7 @@
 """Find settings and data that cannot work, before anything heavy is imported: all problems, a line for each."""
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -56,6 +57,7 @@ def problems(settings: Settings, data: Data | None = None) -> Iterator[Problem]:
     yield from slurm_problems.problems(settings)
     yield from mlperf_names.problems(settings)
     yield from _experiments(settings)
+    yield from _before_the_run(settings)
     misfits = [*_layout(settings), *_schedule(settings), *checkpoint_problems.problems(settings)]
     if settings.size in SIZES:
         misfits += _model(settings)
@@ -97,6 +99,19 @@ def _experiments(settings: Settings) -> Iterator[Problem]:
         yield Problem("seeds", what, (fewer,), elsewhere=({"nexp": len(seeds)},))
     if len(set(seeds)) < len(seeds):
         yield Problem("seeds", f"SEEDS={settings.seeds}: the same seed twice", (" ".join(dict.fromkeys(seeds)),))
+
+
+def _before_the_run(settings: Settings) -> Iterator[Problem]:
+    """Yield a directory for copies that is the data's own or not used, and a command that is not used."""
+    there, source = settings.copy_data_to, settings.preprocessed_path
+    if there and source and os.path.realpath(there) == os.path.realpath(source):
+        what = f"COPY_DATA_TO={there}: is PREPROCESSED_PATH itself; name a directory on the nodes' own disks"
+        yield Problem("copy_data_to", what, ("",))
+    if there and settings.mock_data:
+        yield Problem("copy_data_to", f"COPY_DATA_TO={there}: MOCK_DATA=1 has no files to copy", ("",))
+    if settings.clear_caches_command and not settings.clear_caches:
+        what = f"CLEAR_CACHES_COMMAND={settings.clear_caches_command}: needs CLEAR_CACHES=1"
+        yield Problem("clear_caches_command", what, ("",), elsewhere=({"clear_caches": True},))
 
 
 def _layout(settings: Settings) -> Iterator[Problem]:
@@ -191,7 +206,10 @@ def _engine(settings: Settings) -> Iterator[Problem]:
 
 
 def _gpu(settings: Settings) -> Iterator[Problem]:
-    """Yield a GPU that is unknown or unused."""
+    """Yield a GPU that is unknown or unused, and a binding to none."""
+    if settings.numa_binding and devices.device(settings) is Device.cpu:
+        what = "NUMA_BINDING=1: binds ranks to the NUMA node of their GPU, but this runs on the CPU"
+        yield Problem("numa_binding", what, (False,))
     if settings.gpu and settings.gpu not in GPUS:
         yield Problem("gpu", f"GPU={settings.gpu}: not one of {', '.join(GPUS)}", ("",))
     elif settings.gpu and devices.device(settings) is Device.cpu:

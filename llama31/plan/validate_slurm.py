@@ -12,8 +12,8 @@ from llama31.plan import sbatch_options
 from llama31.settings import Container, Settings
 
 NEEDS_PARTITION = (
-    "account", "time", "exclusive", "sbatch_args", "signal_before_end", "npar", "max_retries", "dependencies", "host",
-    "ssh_user", "code_path", "image", "container", "mounts", "nnodes",
+    "account", "time", "exclusive", "sbatch_args", "signal_before_end", "npar", "runs_per_job", "max_retries",
+    "dependencies", "host", "ssh_user", "code_path", "image", "container", "mounts", "nnodes",
 )  # fmt: skip
 SEPARATORS = {",": "a comma", ":": "a colon"}
 """Separators of mounts on the command lines of pyxis and Apptainer, not allowed in a path to mount."""
@@ -74,6 +74,13 @@ def _chain(settings: Settings) -> Iterator[Problem]:
     if settings.npar > 1 and not settings.save_ckpt:
         what = f"NPAR={settings.npar}: a job resumes from the one before only with SAVE_CKPT=1 and CONTINUAL_CKPT"
         yield Problem("npar", what, (1,))
+    runs = settings.runs_per_job
+    if runs > settings.nexp:
+        what = f"RUNS_PER_JOB={runs}: more than the experiments, NEXP={settings.nexp}"
+        yield Problem("runs_per_job", what, elsewhere=({"nexp": runs},))
+    if runs > 1 and settings.max_retries:
+        what = f"MAX_RETRIES={settings.max_retries}: a job with RUNS_PER_JOB={runs} is not requeued"
+        yield Problem("max_retries", f"{what}, since that would repeat its finished runs", (0,))
     if settings.dependencies and not dependency(settings.dependencies):
         wanted = "neither job ids nor a dependency in sbatch's format, such as afterok:1234"
         yield Problem("dependencies", f"DEPENDENCIES={settings.dependencies}: {wanted}", ("",))

@@ -24,6 +24,10 @@ class Submission:
     """[user@]host through which it was submitted; empty: this machine."""
     submitted: str
     """Time of submission, ISO 8601 with the offset from UTC."""
+    place: int = 1
+    """Place among the runs that share its jobs."""
+    runs: int = 1
+    """Number of runs that share its jobs, one after the other."""
 
 
 def store(run_dir: Path, submission: Submission) -> None:
@@ -58,6 +62,11 @@ def job_dir_name(job_id: int, restarts: int) -> str:
 def job_of(job_dir: Path) -> int:
     """Return the id of the job that created a job directory."""
     return _numbers(job_dir)[0]
+
+
+def has_started(run_dir: Path) -> bool:
+    """Return whether a job has come to this run; it may have others to run first."""
+    return (run_dir / ".job").exists()
 
 
 def job_dirs(run_dir: Path) -> list[Path]:

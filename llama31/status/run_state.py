@@ -8,6 +8,7 @@ from llama31.config import paths
 from llama31.launch.slurm.job_states import PENDING, UNKNOWN, JobState
 from llama31.run_dir import job_chain, record
 from llama31.run_dir.events import INTERRUPTED, TARGET_NOT_REACHED, Outcome
+from llama31.run_dir.job_chain import Submission
 
 ENDS = {TARGET_NOT_REACHED: "target not reached", INTERRUPTED: "interrupted"}
 REACHED = "target reached"
@@ -61,10 +62,18 @@ def of_local(run_dir: Path, *, has_steps: bool) -> str:
     return RUNNING if has_steps else "starting"
 
 
-def of_chain(run_dir: Path, jobs: Sequence[ChainJob], job_dirs: Sequence[Path], *, has_steps: bool) -> str:
+def of_chain(
+    run_dir: Path,
+    jobs: Sequence[ChainJob],
+    job_dirs: Sequence[Path],
+    *,
+    has_steps: bool,
+    submitted: Submission | None = None,
+) -> str:
     """Return the state of a run that was submitted to Slurm as `jobs`.
 
-    `job_dirs`: directories of the jobs that have started ranks, in order; `has_steps`: the last one's has steps.
+    `job_dirs`: directories of the jobs that have started ranks, in order; `has_steps`: the last one's has steps;
+    `submitted` tells whether other runs share its jobs.
     """
     job = jobs[current(jobs)]
     newest = job_dirs[-1] if job_dirs else None
@@ -73,6 +82,8 @@ def of_chain(run_dir: Path, jobs: Sequence[ChainJob], job_dirs: Sequence[Path], 
     if last == REACHED:  # later jobs end at once
         return last
     if job.is_running:
+        if submitted and submitted.runs > 1 and not job_chain.has_started(run_dir):
+            return f"waiting for its turn, run {submitted.place} of {submitted.runs} in the job"
         if newest is None or job_chain.job_of(newest) != job.job_id:
             return "starting"
         return last if outcome else RUNNING if has_steps else "starting"

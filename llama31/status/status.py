@@ -126,7 +126,7 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
         job_dir, now = progress[0] if progress else (run_dir, None)
         has_steps = now is not None and job_dir == job_dirs[-1]
         if submitted:
-            state = run_state.of_chain(run_dir, chain, job_dirs, has_steps=has_steps)
+            state = run_state.of_chain(run_dir, chain, job_dirs, has_steps=has_steps, submitted=submitted)
         else:
             state = run_state.of_local(run_dir, has_steps=has_steps)
         texts = [run_dir.name, *([run_state.job_text(chain)] if chain else []), state]

@@ -16,7 +16,8 @@ from dev.bench import start, watched_run
 from llama31.run_dir import startup_log
 
 BENCHES = [
-    "convert_memory", "gpu_step", "growth", "index", "loader", "read_logs", "start", "tokenize", "train_step",
+    "convert_memory", "copy_data", "gpu_step", "growth", "index", "loader", "read_logs", "start", "tokenize",
+    "train_step",
 ]  # fmt: skip
 
 
@@ -31,6 +32,13 @@ def bench(name: str, *arguments: str) -> str:
 @pytest.mark.parametrize("name", BENCHES)
 def test_help(name: str) -> None:
     assert f"python3 -m dev.bench.{name}" in bench(name, "--help")
+
+
+@pytest.mark.slow
+def test_copies_take_turns(tmp_path: Path) -> None:
+    lines = bench("copy_data", str(tmp_path / "a b"), "--megabytes", "8", "--rounds", "1").splitlines()
+    assert [re.sub(r" +[\d.]+ s,.*", "", line) for line in lines[:2]] == ["ours", "cp, sync, sha256sum"]
+    assert lines[2].startswith("seconds, ours / theirs: ") and len(lines) == 4
 
 
 @pytest.mark.slow

@@ -63,7 +63,12 @@ def files_named(document: Path) -> set[str]:
 def test_files_exist(document: Path) -> None:
     named = files_named(document)
     assert len(named) > 1 or document.stem == OVERVIEW
-    elsewhere = run_dir_files() | checkpoint_files() | data_files() | {paths.slurm_log("JOB"), "logs/torchrun.log"}
+    elsewhere = (
+        run_dir_files()
+        | checkpoint_files()
+        | data_files()
+        | {paths.slurm_log("JOB"), paths.runs_log("JOB"), "logs/torchrun.log"}
+    )
     roots = [REPOSITORY, REPOSITORY / "llama31"] if document.stem == OVERVIEW else [REPOSITORY]
     for name in named - elsewhere:
         made = ignored(name.split("/")[0]) or name == "report.html"

@@ -56,9 +56,10 @@ def test_words_on_convergence_are_those_of_check() -> None:
 def test_run_directory_is_described() -> None:
     rows = {row["In the run directory"].strip("`") for row in table(RUNNING, "In the run directory")}
     submitted = {row["For each experiment"].strip("`") for row in table(page("slurm"), "For each experiment")}
-    assert submitted == {paths.SCRIPT, paths.SUBMISSION, paths.slurm_log("JOB"), "job-JOB", paths.LATEST}
+    of_several = {paths.RUNS_SCRIPT, paths.runs_log("JOB")}
+    assert submitted == {paths.SCRIPT, paths.SUBMISSION, paths.slurm_log("JOB"), "job-JOB", paths.LATEST, *of_several}
     files = {value for name, value in vars(paths).items() if name.isupper() and isinstance(value, str)}
-    assert rows | submitted == files | {paths.slurm_log("JOB"), "job-JOB"}
+    assert rows | submitted == files | {paths.slurm_log("JOB"), paths.runs_log("JOB"), "job-JOB"}
 
 
 def test_states_are_those_of_status() -> None:

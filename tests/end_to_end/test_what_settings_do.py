@@ -31,10 +31,10 @@ from llama31.config import paths
 from llama31.config.resolve import Resolved
 from llama31.launch import local
 from llama31.launch.slurm import submit
-from llama31.model import device
+from llama31.model import device, numa
 from llama31.plan import validate
 from llama31.plan.plan import Plan
-from llama31.run_dir import hang, record
+from llama31.run_dir import cache_log, hang, record
 from llama31.run_dir.events import SUCCESS
 from llama31.run_dir.start_point import Start
 from llama31.settings import (
@@ -145,6 +145,32 @@ def test_gpu(benchmark_data: dict[str, str]) -> None:
     assert validate.look(large)[1] == [], "memory is not checked"
     (line,) = validate.look(replace(large, gpu="H100"))[1]
     assert line.startswith("GPU=H100: 80 GB, but each would need about ")
+
+
+def test_clear_caches(launched: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """tests/launch/test_caches.py compares the MLPerf log."""
+    run_dir = launched(CLEAR_CACHES=1, CLEAR_CACHES_COMMAND="true")
+    assert cache_log.were_cleared(run_dir, record.load_settings(run_dir))
+    assert f"{cache_log.CLEARED}" in capsys.readouterr().out
+    without = launched(CLEAR_CACHES=0)
+    assert not cache_log.were_cleared(without, record.load_settings(without))
+
+
+def test_clear_caches_command(launched: Callable[..., Path], tmp_path: Path) -> None:
+    launched(CLEAR_CACHES=1, CLEAR_CACHES_COMMAND=f"touch '{tmp_path}/cleared'")
+    assert (tmp_path / "cleared").exists()
+
+
+def test_numa_binding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a rank does anything else; tests/model/test_numa.py shows what it does."""
+    bound: list[int] = []
+    monkeypatch.setattr(numa, "bind", bound.append)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    for binds in (False, True):
+        record.store_settings(tmp_path, Settings(numa_binding=binds))
+        with pytest.raises(UserError, match=paths.RECORD):
+            train._Run(tmp_path, 11, sys.stdout).fit()
+        assert bound == [3] * binds
 
 
 def test_nexp(launched: Callable[..., Path]) -> None:

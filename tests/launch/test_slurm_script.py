@@ -55,6 +55,15 @@ CASES = {
         exclusive=False,
         tag="x y",
     ),
+    "several": replace(
+        PYXIS,
+        nexp=2,
+        runs_per_job=2,
+        copy_data_to="/scratch/c4's",
+        tmp_npy_index="/scratch/index",
+        clear_caches=True,
+        tag="x y",
+    ),
 }
 
 
@@ -83,12 +92,24 @@ def test_what_is_submitted(name: str, golden: Golden, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", CASES)
 def test_scripts_are_clean(name: str) -> None:
     program = Path(sys.prefix) / "bin" / "shellcheck"
-    text = script.render(CASES[name], RUN_DIR, ["GBS"], {"NCCL_DEBUG": "INFO"})
-    done = subprocess.run(
-        [program if program.exists() else shutil.which("shellcheck") or "shellcheck", "--shell=bash", "-"],
-        input=text, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    texts = [script.render(CASES[name], RUN_DIR, ["GBS"], {"NCCL_DEBUG": "INFO"})]
+    texts.append(script.render_several(CASES[name], [RUN_DIR, Path("/another's")]))
+    for text in texts:
+        done = subprocess.run(
+            [program if program.exists() else shutil.which("shellcheck") or "shellcheck", "--shell=bash", "-"],
+            input=text, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_runs_that_cannot_share_a_job() -> None:
+    """Only as many as there are, and in jobs that are not requeued."""
+    several = CASES["several"]
+    (problem,) = problems(replace(several, nexp=1))
+    assert problem.what == "RUNS_PER_JOB=2: more than the experiments, NEXP=1" and problem.remedies == [{"nexp": 2}]
+    (problem,) = problems(replace(several, max_retries=1))
+    assert problem.what.startswith("MAX_RETRIES=1: a job with RUNS_PER_JOB=2 is not requeued")
+    assert problem.candidates == (0,)
 
 
 OTHER = {
@@ -98,6 +119,7 @@ OTHER = {
     "sbatch_args": "--qos=high",
     "signal_before_end": 60,
     "npar": 2,
+    "runs_per_job": 2,
     "max_retries": 1,
     "dependencies": "afterok:5",
     "host": "login",
@@ -111,6 +133,7 @@ OTHER = {
 }
 BESIDES = {
     "npar": {"save_ckpt": True, "continual_ckpt": "/c"},
+    "runs_per_job": {"nexp": 2},
     "ssh_user": {"host": "login"},
     "container": {"image": "i"},
     "mounts": {"image": "i"},

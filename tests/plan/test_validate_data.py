@@ -189,3 +189,15 @@ def test_directory_without_permission(usual: dict[str, str], monkeypatch: pytest
     monkeypatch.setattr(inputs.os, "access", lambda *_: False)  # root may write anywhere
     (line, _) = lines_of(usual)
     assert line == f"JOB_DIR={usual['JOB_DIR']}: not writable; choose another directory"
+
+
+def test_copies_beside_their_sources(usual: dict[str, str], tmp_path: Path) -> None:
+    (line,) = lines_of(usual, f"COPY_DATA_TO={usual['PREPROCESSED_PATH']}/../preprocessed")
+    assert "is PREPROCESSED_PATH itself; name a directory on the nodes' own disks; COPY_DATA_TO= works" in line
+    (line,) = lines_of(usual, "COPY_DATA_TO=/dev/null/deeper")
+    assert line == "COPY_DATA_TO=/dev/null/deeper: not writable; choose another directory"
+    assert lines_of(usual, f"COPY_DATA_TO={tmp_path}/copies") == []
+
+
+def test_directories_of_nodes_are_not_checked_where_a_job_is_submitted(usual: dict[str, str]) -> None:
+    assert lines_of(usual, "PARTITION=debug", "TMP_NPY_INDEX=/dev/null/index", "COPY_DATA_TO=/dev/null/copies") == []

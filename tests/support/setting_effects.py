@@ -73,6 +73,10 @@ IN_THE_RECIPE = {
     ),
     "tokenizer_path": Acts("/t", {f"{owner}.tokenizer.pretrained_model_name": "/t" for owner in ("data", "model")}),
     "tmp_npy_index": Acts("/index", {"data.index_root": "/index"}),
+    "copy_data_to": Acts(
+        "/d",
+        {"data.copies": "/d", "data.validation_prefix": "/d/c4-validation-91205-samples.en_text_document"},
+    ),
     "train_parts": Acts("7", {"data.train_prefixes[0]": PARTS[1], "data.train_prefixes[1]": GONE}),
     "n_validation_samples": Acts(40, {"data.validation_prefix": "c4-validation-40-samples.en_text_document"}),
     "mock_data": Acts(
@@ -233,6 +237,7 @@ IN_A_SUBMISSION: dict[str, tuple[Any, dict[str, Any], str]] = {
     "sbatch_args": ("--qos=high", {}, "#SBATCH --qos=high"),
     "signal_before_end": (60, {}, "#SBATCH --signal=B:USR1@60"),
     "npar": (3, {}, "  and 2 more, each --dependency=afterany:JOB, with the job before it"),
+    "runs_per_job": (2, {"nexp": 2}, "\n/runs/one/runs.sbatch\n"),
     "max_retries": (2, {}, "max_retries=2"),
     "dependencies": ("5 6", {}, "  sbatch --parsable --dependency=afterany:5:6 /runs/one/job.sbatch"),
     "host": ("login", {}, " login 'bash -lc "),

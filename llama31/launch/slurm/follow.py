@@ -26,6 +26,8 @@ class _Job:
     destination: str
     title: str
     """Prefix of its lines."""
+    says_state: bool = True
+    """False if another run, which shares the job, prints its changes of state."""
     state: JobState | None = None
     """None before the first answer of Slurm."""
     printed: int = 0
@@ -72,7 +74,8 @@ def follow(submitted: Sequence[tuple[Path, Submission]], interval: float = INTER
 
 def _jobs(run_dir: Path, submitted: Submission, *, is_one_of_many: bool) -> list[_Job]:
     title = f"seed {submitted.seed}: " if is_one_of_many else ""
-    return [_Job(job, run_dir / paths.slurm_log(job), submitted.destination, title) for job in submitted.jobs]
+    first = submitted.place == 1
+    return [_Job(job, run_dir / paths.slurm_log(job), submitted.destination, title, first) for job in submitted.jobs]
 
 
 def _watch(jobs: Sequence[_Job], interval: float) -> None:
@@ -104,7 +107,7 @@ def _all_news(jobs: Sequence[_Job]) -> Iterator[str]:
 def _news(job: _Job, state: JobState) -> Iterator[str]:
     """Yield what has changed since the last time, in order of time."""
     former, job.state = job.state, state
-    has_changed = former is None or _what_counts(former) != _what_counts(state)
+    has_changed = job.says_state and (former is None or _what_counts(former) != _what_counts(state))
     if has_changed and not state.has_ended:
         yield _words(job.job_id, state)
     if state.state != PENDING:

@@ -1,7 +1,8 @@
-"""Steps of a Slurm job before and after its ranks: python3 -m llama31.launch.slurm.job begin|end JOB_DIR ...
+"""Steps of a Slurm job before and after its ranks: python3 -m llama31.launch.slurm.job begin|node|end JOB_DIR ...
 
 `begin` checks settings, data and checkpoints as a run on one machine does, and fills the job's directory so that the
 ranks can start. If nothing is left to do it leaves the directory empty, and its exit code is the job's.
+`node`, on each node, copies what the ranks read there; if it fails, the run ends.
 `end` prints the outcome, and its exit code is the job's.
 """
 
@@ -16,10 +17,10 @@ from types import FrameType
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.config import paths
-from llama31.launch import out_of_memory, prepare, rank_command, run_directory
+from llama31.launch import node_steps, out_of_memory, prepare, rank_command, run_directory
 from llama31.launch.slurm import env_check
-from llama31.run_dir import job_chain, record, time_limit_warning
-from llama31.run_dir.events import BAD_INPUT, INTERRUPTED
+from llama31.run_dir import cache_log, job_chain, record, time_limit_warning
+from llama31.run_dir.events import ABORTED, BAD_INPUT, INTERRUPTED, Outcome
 from llama31.settings import names
 
 LOCKS_OUTLIVE_NODES = 150  # seconds: NFS keeps the locks of a lost node until its lease ends, by default after 90 s
@@ -29,7 +30,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run one step. Returns the exit code; a UserError is printed on standard error."""
     what, job_dir, *rest = arguments
     try:
-        return begin(Path(job_dir), rest[1::2]) if what == "begin" else end(Path(job_dir), int(rest[0]))
+        if what == "begin":
+            return begin(Path(job_dir), rest[1::2])
+        return node(Path(job_dir)) if what == "node" else end(Path(job_dir), int(rest[0]))
     except UserError as error:
         print("\n".join(error.lines), file=sys.stderr, flush=True)
         return BAD_INPUT
@@ -57,6 +60,15 @@ def begin(job_dir: Path, allowed: Sequence[str]) -> int:
     return 0
 
 
+def node(job_dir: Path) -> int:
+    """Prepare this node. Returns the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    time_limit_warning.watch(job_dir)
+    refusal = node_steps.prepare(job_dir, record.load_settings(job_dir))
+    return refusal.exit_code if refusal else 0
+
+
 def _time_is_up(_: int, __: FrameType | None) -> None:
     print("the time limit was reached before training started; a longer TIME works", file=sys.stderr, flush=True)
     os._exit(INTERRUPTED)
@@ -68,6 +80,8 @@ def end(job_dir: Path, returncode: int) -> int:
     log = job_dir.parent / paths.slurm_log(job_chain.job_of(job_dir))
     report = out_of_memory.slurm_report(log, since=_begins(job_dir))
     settings = record.load_settings(job_dir)
+    if settings.clear_caches and returncode and not cache_log.were_cleared(job_dir, settings):
+        record.store_outcome(job_dir, Outcome(ABORTED, cache_log.failure(job_dir), BAD_INPUT, 0, 0))
     return run_directory.end(job_dir, settings, returncode, "srun", log=log, out_of_memory=report)
 
 

@@ -5,7 +5,7 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llama31.common.errors import UserError
@@ -40,7 +40,12 @@ def sbatch(settings: Settings, directory: Path, submitted: Sequence[int]) -> lis
     """Return sbatch's command for the next job of a chain. Through ssh it reads the script from standard input."""
     after = f"afterany:{submitted[-1]}" if submitted else dependency(settings.dependencies)
     options = ["--parsable", *([f"--dependency={after}"] if after else [])]
-    return ["sbatch", *options, *([] if settings.host else [str(directory / paths.SCRIPT)])]
+    return ["sbatch", *options, *([] if settings.host else [str(directory / script_name(settings))])]
+
+
+def script_name(settings: Settings) -> str:
+    """Return the name of the script that sbatch gets."""
+    return paths.RUNS_SCRIPT if settings.runs_per_job > 1 else paths.SCRIPT
 
 
 def kept_variables(settings: Settings) -> list[str]:
@@ -62,8 +67,15 @@ def preview(experiments: Sequence[Plan], directory: Path, allowed: Sequence[str]
     chain = [f"experiments: {len(experiments)}; seeds: {', '.join(seeds)}", shlex.join(command(settings, directory))]
     if settings.npar > 1:
         chain.append(f"and {settings.npar - 1} more, each --dependency=afterany:JOB, with the job before it")
-    text = script.render(settings, directory, allowed, os.environ)
-    return "Submission\n  " + "\n  ".join(chain) + f"\n\n{directory / paths.SCRIPT}\n{text}"
+    shown = {paths.SCRIPT: script.render(replace(settings, runs_per_job=1), directory, allowed, os.environ)}
+    if settings.runs_per_job > 1:
+        count = min(settings.runs_per_job, len(experiments))
+        jobs = -(-len(experiments) // settings.runs_per_job)
+        chain.append(f"{count} experiments in a job, one after the other; such submissions: {jobs}")
+        others = [directory.with_name(f"{directory.name}_{number}") for number in range(2, count + 1)]
+        shown = {paths.RUNS_SCRIPT: script.render_several(settings, [directory, *others]), **shown}
+    texts = "\n".join(f"{directory / name}\n{text}" for name, text in shown.items())
+    return "Submission\n  " + "\n  ".join(chain) + f"\n\n{texts}"
 
 
 def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: Sequence[str], *, wait: bool) -> int:
@@ -77,13 +89,12 @@ def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: S
         settings = prepared.plan.settings
         partitions.check_time(settings, destination(settings), kept_variables(settings))
     print((left or experiments)[0].plan.summary(), flush=True)
-    submitted, codes = [], []
-    for number, prepared in enumerate(experiments, 1):
-        if prepared.outcome:
-            codes.append(prepared.say_finished())
-            continue
-        plan = prepared.plan.with_settings(seeds=prepared.plan.settings.seeds or prepare.draw_seed())
-        submitted.append(_submit(plan, arguments, allowed, f"experiment {number} of {len(experiments)}: "))
+    codes = [prepared.say_finished() for prepared in experiments if prepared.outcome]
+    submitted = []
+    unfinished = [(number, prepared.plan) for number, prepared in enumerate(experiments, 1) if not prepared.outcome]
+    for group in _groups(unfinished):
+        titles = [f"experiment {number} of {len(experiments)}: " for number, _ in group]
+        submitted += _submit([plan for _, plan in group], arguments, allowed, titles)
     if wait and submitted:
         from llama31.launch.slurm.follow import follow
 
@@ -91,38 +102,86 @@ def submit(experiments: Sequence[Prepared], arguments: Sequence[str], allowed: S
     return worst(codes)
 
 
-def _submit(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], title: str) -> tuple[Path, Submission]:
-    """Make the run directory of an experiment and submit its jobs. Returns the directory and the submission."""
+def _groups(plans: Sequence[tuple[int, Plan]]) -> list[Sequence[tuple[int, Plan]]]:
+    """Return the numbered plans by the job that they share."""
+    size = plans[0][1].settings.runs_per_job if plans else 1
+    return [plans[start : start + size] for start in range(0, len(plans), size)]
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The run directory of an experiment and its first files, texts by their names."""
+
+    settings: Settings
+    directory: Path
+    files: dict[str, str]
+
+
+def _submit(
+    plans: Sequence[Plan], arguments: Sequence[str], allowed: Sequence[str], titles: Sequence[str]
+) -> list[tuple[Path, Submission]]:
+    """Make the run directories of experiments and submit the jobs that they share, or that one has for itself.
+
+    Returns the directory and the submission of each.
+    """
+    shared = plans[0].settings
+    there = destination(shared)
+    made: list[_Files] = []
+    submitted = Submission([], 0, there, time.strftime("%Y-%m-%dT%H:%M:%S%z"), runs=len(plans))
+    try:
+        for plan in plans:
+            made.append(_fill(plan, arguments, allowed, there))
+        first = made[0].directory
+        text = made[0].files[paths.SCRIPT]
+        if shared.runs_per_job > 1:
+            text = script.render_several(shared, [one.directory for one in made])
+            remote_files.write(first, {paths.RUNS_SCRIPT: text}, there)
+            made[0].files[paths.RUNS_SCRIPT] = text
+        try:
+            for _ in range(shared.npar):
+                argv = sbatch(shared, first, submitted.jobs)
+                answer = remote_shell.output(there, argv, text if there else "", kept=kept_variables(shared))
+                submitted = replace(submitted, jobs=[*submitted.jobs, job_id(answer)])
+        finally:  # record queued jobs even if the next one is refused or the user presses Ctrl-C
+            found = _recorded(made, submitted, there) if submitted.jobs else []
+    except UserError as error:
+        if not submitted.jobs:
+            for one in made:
+                remote_files.take_back(one.directory, one.files, there)
+            raise
+        queued = f"{made[0].directory}: {_words(submitted.jobs)} already queued; scancel cancels them"
+        raise UserError([*error.lines, queued]) from error
+    for one, title in zip(made, titles, strict=True):
+        if not there:
+            run_directory.name_latest(one.directory)
+        print(f"{title}seed {one.settings.seeds}, {_words(submitted.jobs)}")
+        print(f"run directory: {one.directory}")
+        print(f"log: {one.directory / paths.slurm_log('JOB')}", flush=True)
+    return found
+
+
+def _fill(plan: Plan, arguments: Sequence[str], allowed: Sequence[str], there: str) -> _Files:
+    """Make and fill the run directory of an experiment; a seed that is still open is drawn."""
+    shared = plan.settings
+    plan = plan.with_settings(seeds=shared.seeds or prepare.draw_seed(), runs_per_job=1)
     settings = plan.settings
-    there = destination(settings)
     # Through ssh it is only named here; `fill` makes it.
     directory = Path(settings.job_dir) / run_directory.names(settings)[0] if there else run_directory.make(settings)
     text = script.render(settings, directory, allowed, os.environ)
-    described = provenance.describe(plan, arguments, command(settings, directory), os.environ)
+    described = provenance.describe(plan, arguments, command(shared, directory), os.environ)
     files = {paths.SCRIPT: text, paths.SETTINGS: record.settings_text(settings), paths.RECORD: to_json(described)}
     remote_files.fill(settings, directory, files, there)
-    submitted = Submission([], int(settings.seeds), there, time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-    try:
-        try:
-            for _ in range(settings.npar):
-                argv = sbatch(settings, directory, submitted.jobs)
-                answer = remote_shell.output(there, argv, text if there else "", kept=kept_variables(settings))
-                submitted = replace(submitted, jobs=[*submitted.jobs, job_id(answer)])
-        finally:  # record queued jobs even if the next one is refused or the user presses Ctrl-C
-            if submitted.jobs:
-                remote_files.write(directory, {paths.SUBMISSION: to_json(submitted)}, there)
-    except UserError as error:
-        if not submitted.jobs:
-            remote_files.take_back(directory, files, there)
-            raise
-        queued = f"{directory}: {_words(submitted.jobs)} already queued; scancel cancels them"
-        raise UserError([*error.lines, queued]) from error
-    if not there:
-        run_directory.name_latest(directory)
-    print(f"{title}seed {settings.seeds}, {_words(submitted.jobs)}")
-    print(f"run directory: {directory}")
-    print(f"log: {directory / paths.slurm_log('JOB')}", flush=True)
-    return directory, submitted
+    return _Files(settings, directory, files)
+
+
+def _recorded(made: Sequence[_Files], submitted: Submission, there: str) -> list[tuple[Path, Submission]]:
+    """Write submission.json of each run; return the directories and submissions."""
+    found = []
+    for place, one in enumerate(made, 1):
+        own = replace(submitted, seed=int(one.settings.seeds), place=place)
+        remote_files.write(one.directory, {paths.SUBMISSION: to_json(own)}, there)
+        found.append((one.directory, own))
+    return found
 
 
 def job_id(answer: str) -> int:

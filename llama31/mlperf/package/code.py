@@ -15,8 +15,8 @@ from llama31.settings import Settings
 
 LOCAL = (
     "job_dir", "partition", "account", "time", "sbatch_args", "dependencies", "host", "ssh_user", "code_path", "image",
-    "mounts", "preprocessed_path", "tokenizer_path", "tmp_npy_index", "model_ckpt", "continual_ckpt", "seeds", "nexp",
-    "tag", "config_filename",
+    "mounts", "preprocessed_path", "tokenizer_path", "tmp_npy_index", "copy_data_to", "model_ckpt", "continual_ckpt",
+    "clear_caches_command", "seeds", "nexp", "mlflow_tracking_uri", "tag", "config_filename",
 )  # fmt: skip
 """Settings of the submitter's site or of one run; set differently when the runs are repeated."""
 
