@@ -51,6 +51,7 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
         _ignore_signals()
     except BaseException as error:  # noqa: BLE001 - any exception becomes the outcome, and is printed
         _ignore_signals()
+        run.cancel_save()
         outcome = run.failure(error)
         orderly = False
         trace = "".join(traceback.format_exception(error))
@@ -180,6 +181,12 @@ class _Run:
         first_line = str(error).partition("\n")[0]
         what = f"{type(error).__name__}: {first_line}"
         return aborted(f"rank {self.rank} failed at step {step}: {what}; see {logs}", FAILED)
+
+    def cancel_save(self) -> None:
+        """Stop what SAVE_ASYNC does in the background."""
+        if self.callback and self.callback.saver:
+            with contextlib.suppress(OSError):
+                self.callback.saver.cancel()
 
     def stop(self, outcome: Outcome) -> None:
         """Close the records, also if closing one of them fails."""

@@ -107,6 +107,19 @@ def test_killed_at_random_moments(settings: dict[str, Any], tmp_path: Path) -> N
     )
 
 
+def test_saves_in_the_background_equal_others(settings: dict[str, Any], tmp_path: Path) -> None:
+    roots = [tmp_path / "waiting", tmp_path / "in the background"]
+    for number, root in enumerate(roots):
+        saving = {"SAVE_CKPT": 1, "CONTINUAL_CKPT": root, "SAVE_EVERY": 2, "KEEP_LAST": 0, "SAVE_ASYNC": number}
+        run = run_forked({**settings, **saving, "GPUS_PER_NODE": 2, "STOP_AT_STEP": 5})
+        assert run.exit_code == TARGET_NOT_REACHED, run.printed + run.logs()
+        assert [event["step"] for event in run.events("checkpoint")] == [2, 4, 5]
+    for ours, theirs in zip(*map(store.listing, roots), strict=True):
+        assert ours.step == theirs.step
+        assert not different(tensors(ours.path), tensors(theirs.path))
+        assert store.check_hashes(theirs.path, store.read_manifest(theirs.path)) == ""
+
+
 # Weights only
 
 

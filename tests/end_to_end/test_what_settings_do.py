@@ -19,7 +19,7 @@ import torch
 from checkpoints import save, settings_of
 from one_rank import one_rank
 from recipes import differing, flat, recipe
-from runs import Run, arguments
+from runs import Run, arguments, run_forked
 from setting_effects import CLOSED, GONE, IN_A_SUBMISSION, IN_THE_LOG, IN_THE_RECIPE
 
 from llama31 import train
@@ -278,6 +278,16 @@ def test_save_every(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_save_every_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert due(monkeypatch, seconds_of_step=30, save_every_minutes=2.0) == [4, 8, 9]
+
+
+@pytest.mark.slow
+def test_save_async(trained: tuple[Run, Path], settings_of_trained: dict[str, Any], tmp_path: Path) -> None:
+    """Training continues before a checkpoint is complete."""
+    given = {**settings_of_trained, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path, "SAVE_EVERY": 2, "SAVE_ASYNC": 1}
+    run = run_forked({**given, "STOP_AT_STEP": 3})
+    first, _ = run.events("checkpoint")
+    assert first["step"] == 2
+    assert first["blocked"] < first["seconds"]
 
 
 @pytest.mark.slow
