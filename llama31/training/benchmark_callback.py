@@ -193,11 +193,11 @@ class BenchmarkCallback(Callback):
             return
         is_last = self.outcome is not None or self.step >= self.last_step
         is_due = self.saver.is_due(self.step, is_last=is_last)
-        if is_due or self.saver.is_saving:
-            self._report_saved(self.saver.completed(wait=is_due))
-            if is_due:
-                saved = self.saver.save(trainer, self.step, self.consumed_samples, self.outcome, is_last=is_last)
-                self._report_saved(saved)
+        self._report_saved(self.saver.completed(wait=is_due))
+        if is_due:
+            self._report_saved(self.saver.save(trainer, self.step, self.consumed_samples, self.outcome))
+            if is_last or self.saver.is_ending:
+                self._report_saved(self.saver.completed(wait=True))
             self._clock = time.perf_counter()
         if self.saver.is_ending and not is_last:
             reason = f"asked to end at step {self.step}; the checkpoint of this step is saved"

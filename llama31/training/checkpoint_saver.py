@@ -1,14 +1,15 @@
-"""Save checkpoints during training: when to save, how, and verification before a checkpoint gets its name."""
+"""Save checkpoints during training: when to save, and how."""
 
 import errno
 import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,16 @@ import torch
 from lightning.pytorch import Trainer
 from nemo.lightning.io.pl import TrainerContext
 
-from llama31.checkpoint import read_back, removal, store
+from llama31.checkpoint import new_checkpoint, removal, store
 from llama31.checkpoint.formats import nemo
 from llama31.checkpoint.formats.safe_unpickle import read_table
+from llama31.checkpoint.new_checkpoint import Files, NewCheckpoint
 from llama31.checkpoint.store import CheckpointManifest
 from llama31.common.errors import UserError
-from llama31.common.files import PARTIAL, publish, sync, sync_tree
 from llama31.config import paths
 from llama31.run_dir.events import Outcome, Saved
 from llama31.settings import Settings
-from llama31.training import pending_save
-from llama31.training.async_request import async_request
-from llama31.training.held_signals import held
-from llama31.training.late_gather import LateGather
-from llama31.training.pending_save import BUSY, Files, PendingSave
+from llama31.training.background_save import BackgroundSaver
 
 # Votes of the ranks after each step; the highest wins.
 CONTINUE, SAVE, SAVE_AND_END = range(3)
@@ -41,10 +38,10 @@ WRITE_ERRORS = {
 
 
 class Saver:
-    """Save the checkpoints of a job. `is_due`, `completed` and `save` are collective, and are called in this order.
+    """Save the checkpoints of a job. After each step `is_due` is called, then `completed`, then `save` if one is due.
 
-    The arguments other than `run_dir`, which has the MLPerf log and the metrics, are for `CheckpointManifest`. The
-    default of `run` is the name of `run_dir`.
+    All are collective. The arguments other than `run_dir`, which has the MLPerf log and the metrics, are for
+    `CheckpointManifest`. The default of `run` is the name of `run_dir`.
     """
 
     def __init__(
@@ -71,9 +68,7 @@ class Saver:
         under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
         self._signals = {signal.SIGUSR1} if under_torchrun else {signal.SIGUSR1, signal.SIGTERM}
         self._saved_at = time.monotonic()
-        self._pending: PendingSave | None = None
-        self._pending_state = pending_save.READY  # the highest of all ranks
-        self._saved = Saved(0, 0, "", 0, 0)  # the pending or last one, as far as it is known
+        self._background = BackgroundSaver() if settings.save_async else None
 
     def listen(self) -> None:
         """Make SIGUSR1, and without torchrun also SIGTERM, request a save and the end of the job.
@@ -87,64 +82,42 @@ class Saver:
         """Request a save and the end of the job after the current step. A signal handler."""
         self._end_requested = True
 
-    @property
-    def is_saving(self) -> bool:
-        """Whether a checkpoint is being written in the background."""
-        return self._pending is not None
-
     def is_due(self, step: int, *, is_last: bool) -> bool:
         """Return whether to save after this step; the same on all ranks."""
         vote = CONTINUE
         minutes = self.settings.save_every_minutes
-        if (
-            minutes
-            and not self.is_saving
-            and torch.distributed.get_rank() == 0
-            and time.monotonic() - self._saved_at >= 60 * minutes
-        ):
+        if minutes and torch.distributed.get_rank() == 0 and time.monotonic() - self._saved_at >= 60 * minutes:
             vote = SAVE
         if self._end_requested:
             vote = SAVE_AND_END
-        state = self._pending.state if self._pending else pending_save.READY
-        agreed = torch.tensor([vote, state], device=torch.cuda.current_device())
+        agreed = torch.tensor(vote, device=torch.cuda.current_device())
         torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
-        vote, self._pending_state = agreed.tolist()
-        self.is_ending = vote == SAVE_AND_END
+        self.is_ending = agreed.item() == SAVE_AND_END
         every = self.settings.save_every
-        return is_last or vote > CONTINUE or bool(every and step % every == 0)
+        return is_last or agreed.item() > CONTINUE or bool(every and step % every == 0)
 
     def completed(self, *, wait: bool) -> Saved | None:
-        """Return the save in the background if it has been completed since the last call; with `wait`, wait for it.
+        """Return what was saved in the background, if that has been completed since the last call.
 
-        Raises UserError on all ranks if it cannot be written.
+        With `wait`, wait for it. Raises UserError if it cannot be written.
         """
-        if self._pending is None or (self._pending_state == BUSY and not wait):
+        if self._background is None or self._background.path is None:
             return None
-        began = time.monotonic()
-        with _named_failures(self._pending.path):
-            is_published = self._pending.advance(wait=wait)
-        now = time.monotonic()
-        self._saved = replace(self._saved, blocked=(self._saved.blocked or 0) + now - began)
-        if not is_published:
-            return None
-        self._pending = None
-        seconds, self._saved_at = now - self._saved_at, now
-        return replace(self._saved, seconds=seconds)
+        with _named_failures(self._background.path):
+            saved = self._background.completed(wait=wait)
+        if saved:
+            self._saved_at = time.monotonic()
+        return saved
 
-    def save(
-        self, trainer: Trainer, step: int, consumed_samples: int, outcome: Outcome | None, *, is_last: bool = True
-    ) -> Saved | None:
+    def save(self, trainer: Trainer, step: int, consumed_samples: int, outcome: Outcome | None) -> Saved | None:
         """Save the state after `step`, and `outcome` if the run has ended. Return what was saved.
 
         The checkpoint gets its name once all of it is on disk and has been read back; until then the previous one is
-        the newest. With SAVE_ASYNC this happens in the background, unless the save `is_last` or the job ends: the
-        result is then None, and a later call of `completed` returns what was saved. Raises UserError if it cannot be
-        written.
+        the newest. With SAVE_ASYNC this happens later, and `completed` returns what was saved. Raises UserError if it
+        cannot be written.
         """
-        assert self._pending is None, "one save at a time"
         began = self._saved_at = time.monotonic()
         path = self.root / store.name(int(self.settings.seeds), self.job, step)
-        partial = path.with_name(path.name + PARTIAL)
         manifest = CheckpointManifest(
             seed=int(self.settings.seeds),
             job=self.job,
@@ -156,73 +129,56 @@ class Saver:
             files={},
             run=self.run,
         )
-        self._saved = Saved(step, consumed_samples, str(path), 0, 0)
+        new = NewCheckpoint(path, manifest, self.settings.keep_last)
         with _named_failures(path):
             if torch.distributed.get_rank() == 0:
-                if os.path.lexists(partial):
-                    print(removal.clear(partial), flush=True)
-                partial.mkdir(parents=True)
+                if os.path.lexists(new.partial):
+                    print(removal.clear(new.partial), flush=True)
+                new.partial.mkdir(parents=True)
+                self._write_records(trainer, new.partial)
             torch.distributed.barrier()
-            with held(self._signals):
-                if self.settings.save_async:
-                    self._start(trainer, partial, path, manifest)
-                else:
-                    trainer.save_checkpoint(partial)
-        if self.settings.save_async:
-            self._saved = replace(self._saved, blocked=time.monotonic() - began)
-            return self.completed(wait=True) if is_last or self.is_ending else None
-        with _named_failures(path):
-            if torch.distributed.get_rank() == 0:
-                self._copy_records(partial)
-                _write_context(trainer, partial)
+            if self._background:
+                self._background.start(trainer, new, began)
+                return None
+            with _held(self._signals):
+                trainer.save_checkpoint(new.partial)
             torch.distributed.barrier()
-            files = _read_back(partial)
+            files, stay = _read_back(new.partial), []
             if torch.distributed.get_rank() == 0:
-                self._publish(partial, path, manifest, files)
+                stay = new_checkpoint.publish(new, files)
             torch.distributed.barrier()
         self._saved_at = time.monotonic()
-        return replace(self._saved, seconds=self._saved_at - began, blocked=self._saved_at - began)
+        seconds = self._saved_at - began
+        return Saved(step, consumed_samples, str(path), new_checkpoint.total(files), seconds, stay, blocked=seconds)
 
     def cancel(self) -> None:
         """Stop a save in the background, since the run has failed: its ranks cannot agree on a checkpoint any more."""
-        if self._pending:
-            self._pending.cancel()
-            print(f"{self._pending.path}: not saved, for the run failed", flush=True)
+        if self._background and self._background.path:
+            self._background.cancel()
+            print(f"{self._background.path}: the run failed, so this checkpoint is not completed", flush=True)
 
-    def _start(self, trainer: Trainer, partial: Path, path: Path, manifest: CheckpointManifest) -> None:
-        """Copy the state and start to save it in the background."""
-        gather = LateGather()
-        with gather.used():
-            request = async_request(trainer, partial)
-        if torch.distributed.get_rank() == 0:
-            self._copy_records(partial)
-
-        def end(files: Files) -> None:
-            _write_context(trainer, partial)
-            rest = [name for name in _names(partial) if name not in files]
-            self._publish(partial, path, manifest, {**files, **_verified(partial, rest, {})})
-
-        self._pending = PendingSave(request, gather, path, end, self._signals)
-
-    def _copy_records(self, partial: Path) -> None:
-        """Copy the MLPerf log and the metrics, as they are now, into a checkpoint."""
+    def _write_records(self, trainer: Trainer, partial: Path) -> None:
+        """Write what NeMo builds a model from, the MLPerf log and the metrics, as they are now, into a checkpoint."""
+        context = TrainerContext.from_trainer(trainer)
+        context.__io__ = deepcopy(context.__io__)  # NeMo writes a path into it, and the run's tokenizer shares it
+        context.io_dump(partial / nemo.CONTEXT, yaml_attrs=["model"])
         for name in (paths.MLPERF_LOG, paths.METRICS):
             shutil.copyfile(self.run_dir / name, partial / name)
 
-    def _publish(self, partial: Path, path: Path, manifest: CheckpointManifest, files: Files) -> None:
-        """Give a verified checkpoint its manifest and its name, and remove older ones. Of rank 0."""
-        sync_tree(partial, directories_only=True)
-        store.write_manifest(partial, replace(manifest, files=files))
-        publish(partial, path)
-        stay = removal.prune(self.root, manifest.seed, self.settings.keep_last, path)
-        self._saved = replace(self._saved, bytes=sum(size for size, _ in files.values()), stay=stay)
 
+@contextmanager
+def _held(signals: set[signal.Signals]) -> Iterator[None]:
+    """Block signals within this context, and permanently in processes started within it.
 
-def _write_context(trainer: Trainer, partial: Path) -> None:
-    """Write what NeMo builds a model from, which does not change during training."""
-    context = TrainerContext.from_trainer(trainer)
-    context.__io__ = deepcopy(context.__io__)  # NeMo writes a path into it, and the run's tokenizer shares it
-    context.io_dump(partial / nemo.CONTEXT, yaml_attrs=["model"])
+    Slurm signals all processes of a rank, and Megatron's checkpoint writers must survive that.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    resource_tracker.ensure_running()  # its first call starts a process and unblocks SIGTERM
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
 def _read_back(partial: Path) -> Files:
@@ -232,25 +188,12 @@ def _read_back(partial: Path) -> Files:
     for info in read_table(partial / nemo.WEIGHTS).storage_data.values():
         blobs.setdefault(f"{nemo.WEIGHTS}/{info.relative_path}", []).append((info.offset, info.length))
     # One rank lists them: other nodes may see new files with a delay.
-    listed = [_names(partial) if rank == 0 else None]
+    listed = [new_checkpoint.names(partial) if rank == 0 else None]
     torch.distributed.broadcast_object_list(listed)
-    found = _verified(partial, (listed[0] or [])[rank::world], blobs)
+    found = new_checkpoint.read_back(partial, (listed[0] or [])[rank::world], blobs)
     ranks: list[Any] = [None] * world
     torch.distributed.all_gather_object(ranks, found)
     return {name: entry for files in ranks for name, entry in files.items()}
-
-
-def _names(partial: Path) -> list[str]:
-    return [str(file.relative_to(partial)) for file in store.files_of(partial)]
-
-
-def _verified(partial: Path, names: Sequence[str], blobs: Mapping[str, list[tuple[int, int]]]) -> Files:
-    """Flush files to disk and read them back. Return their bytes and SHA-256."""
-    found = {}
-    for name in names:
-        sync(partial / name)
-        found[name] = read_back.size_and_sha256(partial / name, blobs.get(name, ()))
-    return found
 
 
 @contextmanager
