@@ -11,7 +11,6 @@ and the one of rank 0 then writes the table of contents, reads back the rest, an
 with its rank, and with a failed save.
 """
 
-import ctypes
 import os
 import queue
 import signal
@@ -29,6 +28,7 @@ from torch.distributed.checkpoint import FileSystemWriter
 from llama31.checkpoint import new_checkpoint
 from llama31.checkpoint.formats import nemo
 from llama31.checkpoint.new_checkpoint import Files, NewCheckpoint
+from llama31.common import child_processes
 from llama31.common.errors import UserError
 from llama31.common.shared_memory import SharedMemory
 from llama31.training.state_copy import Bucket, StateCopy
@@ -37,7 +37,6 @@ NICENESS = 10
 """About a tenth of a core that training wants too, and all of one that is idle."""
 SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 MESSAGE = 64 << 20  # numbers exchanged at a time, 256 MB
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass(frozen=True)
@@ -124,9 +123,7 @@ class SaveProcess:
 
 def _serve(connection: Connection, memory: SharedMemory, parent: int, rank: int, world_size: int) -> None:
     """Execute jobs until one fails."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        return
+    child_processes.end_with(parent)
     os.nice(NICENESS)
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     result: Published | Failure | None = None
