@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from llama31.checkpoint.new_checkpoint import NewCheckpoint
 from llama31.common.errors import UserError
 from llama31.run_dir.events import Saved
-from llama31.training.save_process import FOR_THE_USER, Failure, Job, SaveProcess
+from llama31.training.save_process import FOR_THE_USER, Failure, SaveJob, SaveProcess
 from llama31.training.state_copy import copy_state
 
 
@@ -38,7 +38,7 @@ class BackgroundSaver:
         self._new, self._began, self.path = new, began, new.path
         state = copy_state(trainer, new.partial, self._process.memory)
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        self._process.start(Job(new, state, address))
+        self._process.start(SaveJob(new, state, address))
         self._blocked = time.monotonic() - began
 
     def completed(self, *, wait: bool) -> Saved | None:

@@ -40,7 +40,7 @@ MESSAGE = 64 << 20  # numbers exchanged at a time, 256 MB
 
 
 @dataclass(frozen=True)
-class Job:
+class SaveJob:
     """A checkpoint to write, as one rank's process gets it."""
 
     checkpoint: NewCheckpoint
@@ -50,7 +50,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Published:
+class Completed:
     """A checkpoint that is complete."""
 
     bytes: int
@@ -97,7 +97,7 @@ class SaveProcess:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         theirs.close()
 
-    def start(self, job: Job) -> None:
+    def start(self, job: SaveJob) -> None:
         """Start a job. Raises OSError if the process has ended."""
         self._connection.send(job)
 
@@ -105,7 +105,7 @@ class SaveProcess:
         """Return whether the job has ended."""
         return self._connection.poll()
 
-    def result(self) -> Published | Failure:
+    def result(self) -> Completed | Failure:
         """Wait for the end of the job, and return its result."""
         try:
             return self._connection.recv()
@@ -126,7 +126,7 @@ def _serve(connection: Connection, memory: SharedMemory, parent: int, rank: int,
     child_processes.end_with(parent)
     os.nice(NICENESS)
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
-    result: Published | Failure | None = None
+    result: Completed | Failure | None = None
     while not isinstance(result, Failure):
         job = connection.recv()
         memory.resize(job.state.size)
@@ -151,7 +151,7 @@ def _join(address: tuple[str, int], rank: int, world_size: int) -> None:
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=patience)
 
 
-def _save(job: Job, memory: SharedMemory) -> Published | Failure:
+def _save(job: SaveJob, memory: SharedMemory) -> Completed | Failure:
     """Write a checkpoint, together with the other ranks' processes; all return the same."""
     try:
         _exchange(job.state, memory)
@@ -177,7 +177,7 @@ def _exchange(state: StateCopy, memory: SharedMemory) -> None:
                 torch.distributed.recv(piece, move.peer)
 
 
-def _write(job: Job, memory: SharedMemory) -> tuple[list[Any], Files]:
+def _write(job: SaveJob, memory: SharedMemory) -> tuple[list[Any], Files]:
     """Write this rank's files, and read them back. Return torch's results (`WriteResult`) and the files."""
 
     def write(bucket: Bucket) -> tuple[list[Any], Files]:
@@ -203,7 +203,7 @@ def _write(job: Job, memory: SharedMemory) -> tuple[list[Any], Files]:
     }
 
 
-def _publish(job: Job, parts: list[Any]) -> Published | Failure:
+def _publish(job: SaveJob, parts: list[Any]) -> Completed | Failure:
     """Complete the checkpoint from what the ranks wrote, or return why this fails. Of rank 0."""
     if failures := [part for part in parts if isinstance(part, Failure)]:
         return min(failures, key=lambda failure: failure.kind)
@@ -214,6 +214,6 @@ def _publish(job: Job, parts: list[Any]) -> Published | Failure:
         rest = [name for name in new_checkpoint.names(new.partial) if name not in files]
         files |= new_checkpoint.read_back(new.partial, rest)
         stay = new_checkpoint.publish(new, files)
-        return Published(new_checkpoint.total(files), stay)
+        return Completed(new_checkpoint.total(files), stay)
     except Exception as error:  # noqa: BLE001 - all ranks learn of it
         return Failure.of(error)

@@ -30,7 +30,7 @@ FP32 = 4  # bytes
 
 
 @dataclass(frozen=True)
-class Stored:
+class SharedTensor:
     """A contiguous tensor in shared memory."""
 
     start: int
@@ -51,7 +51,7 @@ class Stored:
 class Move:
     """A part of a shard that goes from one rank's shared memory to another's."""
 
-    stored: Stored
+    stored: SharedTensor
     peer: int
     is_sent: bool
 
@@ -63,7 +63,7 @@ class Bucket:
     path: str
     name: str
     objects: list[tuple[Any, BytesIO]]
-    tensors: list[tuple[Any, Stored]]
+    tensors: list[tuple[Any, SharedTensor]]
 
 
 @dataclass
@@ -105,7 +105,7 @@ class _Planned:
 
     def __init__(self) -> None:
         self.copy = StateCopy()
-        self.sources: list[tuple[Stored, torch.Tensor]] = []
+        self.sources: list[tuple[SharedTensor, torch.Tensor]] = []
         self._gathered: list[tuple[torch.Tensor, int]] = []  # tensors without memory, and their start
 
     @contextmanager
@@ -146,19 +146,19 @@ class _Planned:
         self.copy.size = start + numbers * dtype.itemsize
         return start
 
-    def _add(self, tensor: torch.Tensor) -> Stored:
-        stored = Stored(self._take(tensor.numel(), tensor.dtype), tuple(tensor.shape), tensor.dtype)
+    def _add(self, tensor: torch.Tensor) -> SharedTensor:
+        stored = SharedTensor(self._take(tensor.numel(), tensor.dtype), tuple(tensor.shape), tensor.dtype)
         self.sources.append((stored, tensor))
         return stored
 
-    def _find(self, tensor: torch.Tensor) -> Stored | None:
+    def _find(self, tensor: torch.Tensor) -> SharedTensor | None:
         """Return the place of a tensor that is gathered, or None if it is another."""
         if tensor.device.type != "meta":
             return None
         assert tensor.is_contiguous()
         for whole, start in self._gathered:
             if tensor.untyped_storage()._cdata == whole.untyped_storage()._cdata:
-                return Stored(start + FP32 * tensor.storage_offset(), tuple(tensor.shape), tensor.dtype)
+                return SharedTensor(start + FP32 * tensor.storage_offset(), tuple(tensor.shape), tensor.dtype)
         raise AssertionError("Megatron copied a tensor that is not gathered yet")
 
     def _optimizer_state(self, optimizer: Any) -> dict[Any, Any] | None:
@@ -208,11 +208,11 @@ class _Planned:
 
     def _copy_to(self, start: int, tensor: torch.Tensor) -> None:
         if tensor.numel():
-            self.sources.append((Stored(start, tuple(tensor.shape), torch.float32), tensor))
+            self.sources.append((SharedTensor(start, tuple(tensor.shape), torch.float32), tensor))
 
     def _move(self, start: int, numbers: int, peer: int, *, is_sent: bool) -> None:
         if numbers:
-            self.copy.moves.append(Move(Stored(start, (numbers,), torch.float32), peer, is_sent))
+            self.copy.moves.append(Move(SharedTensor(start, (numbers,), torch.float32), peer, is_sent))
 
 
 class _KeepRequest(_WrappingCheckpointIO):
