@@ -101,24 +101,26 @@ class SaveProcess:
         """Start a job. Raises OSError if the process has ended."""
         self._connection.send(job)
 
-    def is_done(self) -> bool:
-        """Return whether the job has ended."""
-        return self._connection.poll()
-
-    def result(self) -> Completed | Failure:
-        """Wait for the end of the job, and return its result."""
+    def result(self, patience: float) -> Completed | Failure | None:
+        """Return the result of the job, or None if it has not ended after `patience` seconds."""
+        if not self._connection.poll(patience):
+            return None
         try:
-            return self._connection.recv()
+            found: Completed | Failure = self._connection.recv()
+            return found
         except EOFError:
             _, status = os.waitpid(self._pid, 0)
+            self._pid = 0
             code = os.waitstatus_to_exitcode(status)
             why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             return Failure(ENDED, f"the process that writes the checkpoint ended: {why}")
 
     def cancel(self) -> None:
         """End the process. What it has written stays as an incomplete checkpoint, which the next start removes."""
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
 
 
 def _serve(connection: Connection, memory: SharedMemory, parent: int, rank: int, world_size: int) -> None:
