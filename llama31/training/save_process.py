@@ -14,6 +14,7 @@ with its rank, and with a failed save.
 import os
 import queue
 import signal
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -108,7 +109,7 @@ class SaveProcess:
         try:
             found: Completed | Failure = self._connection.recv()
             return found
-        except EOFError:
+        except (EOFError, ConnectionError):
             _, status = os.waitpid(self._pid, 0)
             self._pid = 0
             code = os.waitstatus_to_exitcode(status)
@@ -137,6 +138,7 @@ def _serve(connection: Connection, memory: SharedMemory, parent: int, rank: int,
                 _join(job.address, rank, world_size)
             result = _save(job, memory)
         except Exception as error:  # noqa: BLE001 - the rank raises it
+            traceback.print_exc()
             result = Failure.of(error)
         connection.send(result)
 
@@ -159,6 +161,7 @@ def _save(job: SaveJob, memory: SharedMemory) -> Completed | Failure:
         _exchange(job.state, memory)
         mine: Any = _write(job, memory)
     except Exception as error:  # noqa: BLE001 - the others learn of it
+        traceback.print_exc()
         mine = Failure.of(error)
     rank = torch.distributed.get_rank()
     parts: Any = [None] * torch.distributed.get_world_size() if rank == 0 else None
@@ -200,9 +203,8 @@ def _write(job: SaveJob, memory: SharedMemory) -> tuple[list[Any], Files]:
         return [], {}
     with ThreadPoolExecutor(len(job.state.buckets)) as threads:
         parts = list(threads.map(write, job.state.buckets))
-    return [result for results, _ in parts for result in results], {
-        k: v for _, files in parts for k, v in files.items()
-    }
+    files = {name: entry for _, written in parts for name, entry in written.items()}
+    return [result for results, _ in parts for result in results], files
 
 
 def _publish(job: SaveJob, parts: list[Any]) -> Completed | Failure:
@@ -218,4 +220,5 @@ def _publish(job: SaveJob, parts: list[Any]) -> Completed | Failure:
         stay = new_checkpoint.publish(new, files)
         return Completed(new_checkpoint.total(files), stay)
     except Exception as error:  # noqa: BLE001 - all ranks learn of it
+        traceback.print_exc()
         return Failure.of(error)
