@@ -47,7 +47,10 @@ class LogData:
 
 @dataclass
 class Metrics:
-    """A run's metrics (`llama31.run_dir.metrics_file`): seconds and training loss of steps, seconds of checkpoints."""
+    """A run's metrics (`llama31.run_dir.metrics_file`): seconds and training loss of steps.
+
+    Of checkpoints, the seconds for which training waited; of older metrics, those of the whole save, which were equal.
+    """
 
     seconds: Series = field(default_factory=Series)
     loss: Series = field(default_factory=Series)
@@ -123,7 +126,8 @@ def read_metrics(path: Path, progress: Callable[[int], None]) -> Metrics:
                     metrics.seconds.add(event["seconds"], *position)
                     metrics.loss.add(event["loss"], *position)
                 elif event["event"] == "checkpoint":
-                    metrics.checkpoints.add(event["seconds"], *position)
+                    blocked = event.get("blocked")
+                    metrics.checkpoints.add(event["seconds"] if blocked is None else blocked, *position)
             except (ValueError, KeyError, AttributeError, RecursionError) as error:
                 metrics.damages.add(Damage(number, reason_of(error)))
     return metrics
