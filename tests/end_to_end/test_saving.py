@@ -99,7 +99,9 @@ def test_killed_at_random_moments(in_background: int, settings: dict[str, Any], 
     assert reference.exit_code == TARGET_NOT_REACHED, reference.printed + reference.logs()
     these = {name: value for name, value in settings.items() if name not in ("JOB_DIR", "SEEDS")}
     these["SAVE_ASYNC"] = in_background
-    command = [sys.executable, "-m", "dev.kill_saves", tmp_path, "--kills", "2", *arguments(these)]
+    # Saves in the background let the steps of the run end sooner.
+    options = ["--kills", "2", *(["--seconds", "1"] if in_background else [])]
+    command = [sys.executable, "-m", "dev.kill_saves", tmp_path, *options, *arguments(these)]
     done = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False
     )
