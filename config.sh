@@ -182,6 +182,8 @@ export SAVE_CKPT=0
 export SAVE_EVERY=0
 # Minutes between saves; 0: no saves by the clock.
 export SAVE_EVERY_MINUTES=0.0
+# Write and verify checkpoints in the background; training waits only while the state is copied to host memory.
+export SAVE_ASYNC=0
 # Checkpoints of this run to keep; 0: all.
 export KEEP_LAST=2
 # Optimizer steps that MODEL_CKPT was trained for: for the log with FROM_HF, else to verify the checkpoint.

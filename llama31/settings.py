@@ -296,6 +296,8 @@ class Settings:
     """Optimizer steps between saves; 0: save only at the end of a job."""
     save_every_minutes: float = 0.0
     """Minutes between saves; 0: no saves by the clock."""
+    save_async: bool = False
+    """Write and verify checkpoints in the background; training waits only while the state is copied to host memory."""
     keep_last: int = 2
     """Checkpoints of this run to keep; 0: all."""
     start_steps: int = 0

@@ -52,6 +52,7 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
         _ignore_signals()
     except BaseException as error:  # noqa: BLE001 - any exception becomes the outcome, and is printed
         _ignore_signals()
+        run.cancel_save()
         outcome = run.failure(error)
         orderly = False
         trace = "".join(traceback.format_exception(error))
@@ -202,6 +203,12 @@ class _Run:
     def progress(self) -> tuple[int, int]:
         """Return the last step, and the samples consumed."""
         return (self.callback.step, self.callback.consumed_samples) if self.callback else (0, 0)
+
+    def cancel_save(self) -> None:
+        """Stop what SAVE_ASYNC does in the background."""
+        if self.callback and self.callback.saver:
+            with contextlib.suppress(OSError):
+                self.callback.saver.cancel()
 
     def stop(self, outcome: Outcome) -> None:
         """Close the records, also if closing one of them fails."""

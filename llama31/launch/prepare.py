@@ -14,6 +14,7 @@ from llama31.common.errors import UserError
 from llama31.config import devices, mounts
 from llama31.config.resolve import Resolved, read
 from llama31.data.inputs import Data
+from llama31.estimates import host_memory
 from llama31.launch import cluster_needs, nsys
 from llama31.plan import validate
 from llama31.plan.plan import Plan
@@ -57,11 +58,17 @@ class Prepared:
 
 
 def check_space(experiments: Iterable[Prepared]) -> None:
-    """Raise UserError if this machine sees the disk and the checkpoints of all unfinished experiments do not fit."""
+    """Raise UserError if this machine sees the disk and the checkpoints of all unfinished experiments do not fit.
+
+    Also if the ranks are to run here and the host memory is too small for SAVE_ASYNC.
+    """
     left = [prepared.plan for prepared in experiments if not prepared.outcome]
     for plan in left[:1]:  # they differ in their seeds
         if plan.settings.save_ckpt and plan.data and not devices.is_through_ssh(plan.settings):
             disk_space.check(plan.settings, plan.data, len(left))
+            lines = [*host_memory.lacking(plan.settings, plan.data.vocab_size)]
+            if lines and not devices.is_elsewhere(plan.settings):
+                raise UserError(lines)
 
 
 def checked(assignments: Sequence[str], environment: Mapping[str, str]) -> tuple[Resolved, Data | None]:

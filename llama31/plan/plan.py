@@ -19,7 +19,7 @@ from llama31.config.resolve import Resolved
 from llama31.data import inputs, node_copy, run_tokenizer, tokenizer
 from llama31.data.inputs import Data
 from llama31.data.token_file import bin_path
-from llama31.estimates import disk, memory, speed
+from llama31.estimates import disk, host_memory, memory, speed
 from llama31.estimates.gpus import GB, GPUS
 from llama31.run_dir.start_point import Start
 from llama31.settings import Device, Profiler, RecomputeGranularity, Settings, shown, to_dict
@@ -245,6 +245,10 @@ class Plan:
             f"saves {every}at the end of the job, on SIGTERM and on SIGUSR1, to {settings.continual_ckpt}{about}; "
             f"keeps {settings.keep_last or 'all'}"
         )
+        if settings.save_async:
+            ids = self.vocab_size
+            needed = f", up to {size(host_memory.of_node(settings, ids))} on a node" if ids else ""
+            yield f"writes them in the background, from a copy of the state in host memory{needed}"
 
     def _data(self) -> Iterator[str]:
         if self.settings.mock_data:

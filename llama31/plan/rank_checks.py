@@ -1,4 +1,4 @@
-"""Checks that every rank makes, because their answer depends on its machine: data, kind of device, packages.
+"""Checks that every rank makes, because their answer depends on its machine: data, device, packages, host memory.
 
 The launcher validates a run once. What it found is in run.json, and each rank compares that with its own machine.
 """
@@ -16,6 +16,7 @@ from llama31.common.errors import UserError
 from llama31.config import devices, paths
 from llama31.data import inputs, run_tokenizer, token_file, token_manifest
 from llama31.data.inputs import Data
+from llama31.estimates import host_memory
 from llama31.run_dir import record
 from llama31.settings import Settings
 
@@ -45,6 +46,7 @@ def check(run_dir: Path, settings: Settings) -> Data:
     try:
         data = inputs.read_headers(settings, recorded["tokenizer"]["ids"])
         found = [*_other_device(recorded, settings), *_other_versions(recorded), *_other_data(recorded, settings, data)]
+        found += host_memory.lacking(settings, data.vocab_size)
     except UserError as error:
         found = error.lines
     if found:

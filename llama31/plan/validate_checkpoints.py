@@ -25,6 +25,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
     for name, needs, has in (
         ("save_every", "SAVE_CKPT", settings.save_ckpt),
         ("save_every_minutes", "SAVE_CKPT", settings.save_ckpt),
+        ("save_async", "SAVE_CKPT", settings.save_ckpt),
         ("keep_last", "SAVE_CKPT", settings.save_ckpt),
         ("start_steps", "USE_CKPT or FROM_HF", starts_from_one),
     ):

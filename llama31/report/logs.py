@@ -51,6 +51,7 @@ class LogData:
 class Metrics:
     """A run's metrics (`llama31.run_dir.metrics_file`): seconds and training loss of steps, seconds of checkpoints.
 
+    Of checkpoints, the seconds for which training waited; of older metrics, those of the whole save, which were equal.
     `slowest`: by rank, its times relative to the median rank's where it was the slowest of all.
     """
 
@@ -133,7 +134,8 @@ def read_metrics(path: Path, progress: Callable[[int], None]) -> Metrics:
                     ratios = metrics.slowest.setdefault(str(times.slowest[0]), array("d"))
                     ratios.append(times.slowest[0].seconds / times.median)
                 elif event["event"] == "checkpoint":
-                    metrics.checkpoints.add(event["seconds"], *position)
+                    blocked = event.get("blocked")
+                    metrics.checkpoints.add(event["seconds"] if blocked is None else blocked, *position)
             except (LookupError, ValueError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
                 metrics.damages.add(Damage(number, reason_of(error)))
     return metrics

@@ -105,6 +105,8 @@ class Saved:
     seconds: float
     stay: list[str] = field(default_factory=list)
     """A line for each older checkpoint that could not be removed."""
+    blocked: float | None = None
+    """Seconds for which training waited; fewer than `seconds` with SAVE_ASYNC. None: unknown."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ class Observer:
     """Base class of what records a run. Rank 0 calls the methods in this order:
 
     run_started; step_ended after each step; between two steps evaluation_started and evaluation_ended, then
-    checkpoint_saved; run_stopped once at the end, however the run ends.
+    checkpoint_saved, with SAVE_ASYNC some steps after the checkpoint's; run_stopped once at the end, however the run
+    ends.
     """
 
     def run_started(self, consumed_samples: int) -> None:

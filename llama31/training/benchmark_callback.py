@@ -14,7 +14,7 @@ from llama31 import rules
 from llama31.common.errors import RunAborted
 from llama31.model.device import peak_memory
 from llama31.run_dir import events, startup_log
-from llama31.run_dir.events import Evaluation, Observer, Outcome
+from llama31.run_dir.events import Evaluation, Observer, Outcome, Saved
 from llama31.run_dir.start_point import Start
 from llama31.settings import Settings
 from llama31.training.checkpoint_saver import Saver
@@ -212,16 +212,23 @@ class BenchmarkCallback(Callback):
         if self.saver is None:
             return
         is_last = self.outcome is not None or self.step >= self.last_step
-        if self.saver.is_due(self.step, is_last=is_last):
+        is_due = self.saver.is_due(self.step, is_last=is_last)
+        self._report_saved(self.saver.completed(wait=is_due))
+        if is_due:
             self._report_steps()  # for the metrics in the checkpoint
-            saved = self.saver.save(trainer, self.step, self.consumed_samples, self.outcome)
-            for observer in self.observers:
-                observer.checkpoint_saved(saved)
+            self._report_saved(self.saver.save(trainer, self.step, self.consumed_samples, self.outcome))
+            if is_last or self.saver.is_ending:
+                self._report_saved(self.saver.completed(wait=True))
             self._clock = time.perf_counter()
         if self.saver.is_ending and not is_last:
             reason = f"asked to end at step {self.step}; the checkpoint of this step is saved"
             self.outcome = Outcome(events.ABORTED, reason, events.INTERRUPTED, self.step, self.consumed_samples)
             trainer.should_stop = True
+
+    def _report_saved(self, saved: Saved | None) -> None:
+        if saved:
+            for observer in self.observers:
+                observer.checkpoint_saved(saved)
 
     def _allow_evaluation(self, trainer: Trainer) -> None:
         """Enable Lightning's evaluation only at steps that are due, by a number of batches above 0.

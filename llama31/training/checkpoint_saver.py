@@ -1,16 +1,14 @@
-"""Save checkpoints during training: when to save, how, and verification before a checkpoint gets its name."""
+"""Save checkpoints during training: when to save, and how."""
 
 import errno
 import os
 import shutil
 import signal
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
-from io import BytesIO
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,16 @@ import torch
 from lightning.pytorch import Trainer
 from nemo.lightning.io.pl import TrainerContext
 
-from llama31.checkpoint import removal, store
+from llama31.checkpoint import new_checkpoint, removal, store
 from llama31.checkpoint.formats import nemo
 from llama31.checkpoint.formats.safe_unpickle import read_table
+from llama31.checkpoint.new_checkpoint import Files, NewCheckpoint
 from llama31.checkpoint.store import CheckpointManifest
 from llama31.common.errors import UserError
-from llama31.common.files import PARTIAL, publish, size_and_sha256, sync, sync_tree
 from llama31.config import paths
 from llama31.run_dir.events import Outcome, Saved
 from llama31.settings import Settings
+from llama31.training.background_save import BackgroundSaver
 
 # Votes of the ranks after each step; the highest wins.
 CONTINUE, SAVE, SAVE_AND_END = range(3)
@@ -39,10 +38,10 @@ WRITE_ERRORS = {
 
 
 class Saver:
-    """Save the checkpoints of a job. `is_due` and `save` are collective.
+    """Save the checkpoints of a job. After each step `is_due` is called, then `completed`, then `save` if one is due.
 
-    The arguments other than `run_dir`, which has the MLPerf log and the metrics, are for `CheckpointManifest`. The
-    default of `run` is the name of `run_dir`.
+    All are collective. The arguments other than `run_dir`, which has the MLPerf log and the metrics, are for
+    `CheckpointManifest`. The default of `run` is the name of `run_dir`.
     """
 
     def __init__(
@@ -69,6 +68,7 @@ class Saver:
         under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
         self._signals = {signal.SIGUSR1} if under_torchrun else {signal.SIGUSR1, signal.SIGTERM}
         self._saved_at = time.monotonic()
+        self._background = BackgroundSaver() if settings.save_async else None
 
     def listen(self) -> None:
         """Make SIGUSR1, and without torchrun also SIGTERM, request a save and the end of the job.
@@ -96,54 +96,74 @@ class Saver:
         every = self.settings.save_every
         return is_last or agreed.item() > CONTINUE or bool(every and step % every == 0)
 
-    def save(self, trainer: Trainer, step: int, consumed_samples: int, outcome: Outcome | None) -> Saved:
+    def completed(self, *, wait: bool) -> Saved | None:
+        """Return what was saved in the background, if that has been completed since the last call.
+
+        With `wait`, wait for it. Raises UserError if it cannot be written.
+        """
+        if self._background is None or self._background.path is None:
+            return None
+        with _named_failures(self._background.path):
+            saved = self._background.completed(wait=wait)
+        if saved:
+            self._saved_at = time.monotonic()
+        return saved
+
+    def save(self, trainer: Trainer, step: int, consumed_samples: int, outcome: Outcome | None) -> Saved | None:
         """Save the state after `step`, and `outcome` if the run has ended. Return what was saved.
 
         The checkpoint gets its name once all of it is on disk and has been read back; until then the previous one is
-        the newest. Raises UserError if it cannot be written.
+        the newest. With SAVE_ASYNC this happens later, and `completed` returns what was saved. Raises UserError if it
+        cannot be written.
         """
-        began = time.monotonic()
-        stay: list[str] = []
+        began = self._saved_at = time.monotonic()
         path = self.root / store.name(int(self.settings.seeds), self.job, step)
-        partial = path.with_name(path.name + PARTIAL)
-        first = torch.distributed.get_rank() == 0
+        manifest = CheckpointManifest(
+            seed=int(self.settings.seeds),
+            job=self.job,
+            step=step,
+            consumed_samples=consumed_samples,
+            identity=self.identity,
+            departures=self.departures,
+            outcome=asdict(outcome) if outcome else None,
+            files={},
+            run=self.run,
+        )
+        new = NewCheckpoint(path, manifest, self.settings.keep_last)
         with _named_failures(path):
-            if first:
-                if os.path.lexists(partial):
-                    print(removal.clear(partial), flush=True)
-                partial.mkdir(parents=True)
+            if torch.distributed.get_rank() == 0:
+                if os.path.lexists(new.partial):
+                    print(removal.clear(new.partial), flush=True)
+                new.partial.mkdir(parents=True)
+                self._write_records(trainer, new.partial)
             torch.distributed.barrier()
+            if self._background:
+                self._background.start(trainer, new, began)
+                return None
             with _held(self._signals):
-                trainer.save_checkpoint(partial)
-            if first:
-                context = TrainerContext.from_trainer(trainer)
-                context.__io__ = deepcopy(
-                    context.__io__
-                )  # NeMo writes a path into it, and the run's tokenizer shares it
-                context.io_dump(partial / nemo.CONTEXT, yaml_attrs=["model"])
-                for name in (paths.MLPERF_LOG, paths.METRICS):
-                    shutil.copyfile(self.run_dir / name, partial / name)
+                trainer.save_checkpoint(new.partial)
             torch.distributed.barrier()
-            files = _read_back(partial)
-            if first:
-                manifest = CheckpointManifest(
-                    seed=int(self.settings.seeds),
-                    job=self.job,
-                    step=step,
-                    consumed_samples=consumed_samples,
-                    identity=self.identity,
-                    departures=self.departures,
-                    outcome=asdict(outcome) if outcome else None,
-                    files=files,
-                    run=self.run,
-                )
-                store.write_manifest(partial, manifest)
-                publish(partial, path)
-                stay = removal.prune(self.root, manifest.seed, self.settings.keep_last, path)
+            files, stay = _read_back(new.partial), []
+            if torch.distributed.get_rank() == 0:
+                stay = new_checkpoint.publish(new, files)
             torch.distributed.barrier()
         self._saved_at = time.monotonic()
-        size = sum(bytes_ for bytes_, _ in files.values())
-        return Saved(step, consumed_samples, str(path), size, self._saved_at - began, stay)
+        seconds = self._saved_at - began
+        return Saved(step, consumed_samples, str(path), new_checkpoint.total(files), seconds, stay, blocked=seconds)
+
+    def cancel(self) -> None:
+        """Stop a save in the background, since the run has failed: its ranks cannot agree on a checkpoint any more."""
+        if self._background and self._background.path:
+            self._background.cancel()
+            print(f"{self._background.path}: the run failed, so this checkpoint is not completed", flush=True)
+
+    def _write_records(self, trainer: Trainer, partial: Path) -> None:
+        """Write what NeMo builds a model from, the MLPerf log and the metrics, as they are now, into a checkpoint."""
+        context = TrainerContext.from_trainer(trainer)
+        context.__io__ = deepcopy(context.__io__)  # NeMo writes a path into it, and the run's tokenizer shares it
+        context.io_dump(partial / nemo.CONTEXT, yaml_attrs=["model"])
+        for name in (paths.MLPERF_LOG, paths.METRICS):
+            shutil.copyfile(self.run_dir / name, partial / name)
 
 
 @contextmanager
@@ -161,43 +181,19 @@ def _held(signals: set[signal.Signals]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
-def _read_back(partial: Path) -> dict[str, tuple[int, str]]:
-    """Return bytes and SHA-256 of all files of a new checkpoint, each read back by one rank; collective.
-
-    torch stores a CRC-32 of each tensor, computed from memory. The bytes that the disk returns are checked against it.
-    """
+def _read_back(partial: Path) -> Files:
+    """Return bytes and SHA-256 of all files of a new checkpoint, each read back by one rank; collective."""
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    stored: dict[str, list[Any]] = {}
+    blobs: dict[str, list[tuple[int, int]]] = {}
     for info in read_table(partial / nemo.WEIGHTS).storage_data.values():
-        stored.setdefault(info.relative_path, []).append(info)
+        blobs.setdefault(f"{nemo.WEIGHTS}/{info.relative_path}", []).append((info.offset, info.length))
     # One rank lists them: other nodes may see new files with a delay.
-    listed = [[str(file.relative_to(partial)) for file in store.files_of(partial)] if rank == 0 else None]
+    listed = [new_checkpoint.names(partial) if rank == 0 else None]
     torch.distributed.broadcast_object_list(listed)
-    found = {}
-    for name in (listed[0] or [])[rank::world]:
-        file = partial / name
-        sync(file)
-        found[name] = size_and_sha256(file, from_disk=True)
-        for info in stored.get(file.name, ()) if file.parent.name == nemo.WEIGHTS else ():
-            _check_blob(file, info.offset, info.length)
+    found = new_checkpoint.read_back(partial, (listed[0] or [])[rank::world], blobs)
     ranks: list[Any] = [None] * world
     torch.distributed.all_gather_object(ranks, found)
-    if rank == 0:
-        sync_tree(partial, directories_only=True)
     return {name: entry for files in ranks for name, entry in files.items()}
-
-
-def _check_blob(file: Path, offset: int, length: int) -> None:
-    """Raise UserError if a tensor or object in a file, a zip archive of its own, fails its CRC-32."""
-    with open(file, "rb") as source:
-        source.seek(offset)
-        blob = source.read(length)
-    try:
-        wrong = zipfile.ZipFile(BytesIO(blob)).testzip()
-    except (zipfile.BadZipFile, EOFError) as error:
-        wrong = str(error)
-    if wrong:
-        raise UserError(f"{file}: what the disk gives back is not what was written to it: {wrong}, from byte {offset}")
 
 
 @contextmanager

@@ -101,7 +101,11 @@ class ConsoleProgress(Observer):
         )
 
     def checkpoint_saved(self, saved: Saved) -> None:
-        self._line(f"saved after step {saved.step:,}: {saved.path}, {size(saved.bytes)} in {saved.seconds:.1f} s")
+        waited = ""
+        if saved.blocked is not None and saved.blocked < saved.seconds:
+            waited = f", for {saved.blocked:.1f} s of which training waited"
+        what = f"{size(saved.bytes)} in {saved.seconds:.1f} s{waited}"
+        self._line(f"saved after step {saved.step:,}: {saved.path}, {what}")
         for line in saved.stay:
             self._line(line)
 

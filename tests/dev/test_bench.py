@@ -16,7 +16,7 @@ from dev.bench import start, watched_run
 from llama31.run_dir import startup_log
 
 BENCHES = [
-    "convert_memory", "copy_data", "gpu_step", "growth", "index", "loader", "read_logs", "start", "tokenize",
+    "convert_memory", "copy_data", "gpu_step", "growth", "index", "loader", "read_logs", "save", "start", "tokenize",
     "train_step",
 ]  # fmt: skip
 
@@ -57,6 +57,13 @@ def test_training_steps_take_turns() -> None:
     assert shape.startswith("27.8 million parameters, 4 x 64 tokens, fp32")
     assert [loop.split()[0] for loop in loops] == ["peer", "bare", "ours"]
     assert re.fullmatch(r"data, NeMo, Lightning.* add -?[\d.]+ \(.*\) ms to bare, -?[\d.]+%", added)
+
+
+@pytest.mark.slow
+def test_saves_take_turns() -> None:
+    quiet, titles, *modes = bench("save", "--rounds", "1", "--quiet", "2", "SIZE=tiny", "SEQ_LENGTH=32").splitlines()
+    assert re.fullmatch(r"[\d.]+ s per quiet step", quiet) and "/ synchronous" in titles
+    assert [mode.split()[0] for mode in modes] == ["synchronous", "ours", "peer"]
 
 
 def test_parts_of_a_start_are_those_of_the_last_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

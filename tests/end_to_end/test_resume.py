@@ -79,14 +79,17 @@ def target(in_one_go: Chain) -> float:
 def in_three_jobs(
     ranks: int, target: float, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Chain:
-    """The last job saves every 5 steps, and ends at the target. Recomputation and overlap are free: they change."""
+    """The last job saves every 5 steps, and ends at the target.
+
+    Recomputation, overlap and saving in the background are free: they change.
+    """
     chain = Chain([], tmp_path_factory.mktemp("in three jobs"))
     these = {**settings, "GPUS_PER_NODE": ranks, "CONTINUAL_CKPT": chain.checkpoints, "TARGET": target, "KEEP_LAST": 0}
     overlap = {"OVERLAP_GRAD_REDUCE": 1} if ranks > 1 else {}
     jobs = (
-        {"STOP_AT_STEP": CUTS[0]},
+        {"STOP_AT_STEP": CUTS[0], "SAVE_ASYNC": 1},
         {"STOP_AT_STEP": CUTS[1], "RECOMPUTE_GRANULARITY": "full"},
-        {"SAVE_EVERY": 5, **overlap},
+        {"SAVE_EVERY": 5, "SAVE_ASYNC": 1, **overlap},
     )
     for settings_of_job in jobs:
         with pytest.MonkeyPatch.context() as patch:

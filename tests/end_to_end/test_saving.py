@@ -92,12 +92,16 @@ def assert_saved_and_ended(run: Run, root: Path) -> None:
     assert oracle.mlperf_events(run.run_dir / paths.MLPERF_LOG)[-1]["metadata"]["status"] == "aborted"
 
 
-def test_killed_at_random_moments(settings: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_background", [0, 1])
+def test_killed_at_random_moments(in_background: int, settings: dict[str, Any], tmp_path: Path) -> None:
     """Run dev/kill_saves.py with two kills instead of 30, and an uninterrupted run as its reference."""
     reference = run_forked({**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path / "reference", "STOP_AT_STEP": 16})
     assert reference.exit_code == TARGET_NOT_REACHED, reference.printed + reference.logs()
     these = {name: value for name, value in settings.items() if name not in ("JOB_DIR", "SEEDS")}
-    command = [sys.executable, "-m", "dev.kill_saves", tmp_path, "--kills", "2", *arguments(these)]
+    these["SAVE_ASYNC"] = in_background
+    # Saves in the background let the steps of the run end sooner.
+    options = ["--kills", "2", *(["--seconds", "1"] if in_background else [])]
+    command = [sys.executable, "-m", "dev.kill_saves", tmp_path, *options, *arguments(these)]
     done = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False
     )

@@ -316,6 +316,16 @@ def test_save_every_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+def test_save_async(trained: tuple[Run, Path], settings_of_trained: dict[str, Any], tmp_path: Path) -> None:
+    """Training continues before a checkpoint is complete."""
+    given = {**settings_of_trained, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path, "SAVE_EVERY": 2, "SAVE_ASYNC": 1}
+    run = run_forked({**given, "STOP_AT_STEP": 3})
+    first, _ = run.events("checkpoint")
+    assert first["step"] == 2
+    assert first["blocked"] < first["seconds"]
+
+
+@pytest.mark.slow
 def test_keep_last(trained: tuple[Run, Path]) -> None:
     """The run saved after each of its 8 steps."""
     run, checkpoint = trained

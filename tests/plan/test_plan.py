@@ -158,6 +158,7 @@ PLANNED: dict[str, tuple[str, dict[str, str]]] = {
     "SAVE_EVERY": ("9", SAVING),
     "SAVE_EVERY_MINUTES": ("9", SAVING),
     "KEEP_LAST": ("9", SAVING),
+    "SAVE_ASYNC": ("1", SAVING),
 }
 """Settings that change what the plan says beside its list of settings: the value, and what it takes besides.
 

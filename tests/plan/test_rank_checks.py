@@ -17,6 +17,7 @@ from runs import REPOSITORY, SUPPORT, TIMEOUT, arguments, environment, finished,
 from llama31.common.errors import UserError
 from llama31.config import devices, paths
 from llama31.data import token_file, token_manifest, tokenizer
+from llama31.estimates import host_memory
 from llama31.plan import rank_checks, validate
 from llama31.run_dir import record
 from llama31.run_dir.events import BAD_INPUT
@@ -51,6 +52,18 @@ def refusal(run_dir: Path) -> list[str]:
 def test_an_equal_machine_gets_the_data_that_was_validated(run_dir: Path) -> None:
     settings = record.load_settings(run_dir)
     assert rank_checks.check(run_dir, settings) == validate.check(settings)
+
+
+def test_too_little_host_memory_for_saves_in_the_background(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving = {**settings, "SAVE_CKPT": "1", "CONTINUAL_CKPT": str(tmp_path / "c"), "SAVE_ASYNC": "1"}
+    run_dir, _, _ = prepared_run(saving)
+    rank_checks.check(run_dir, record.load_settings(run_dir))
+    monkeypatch.setattr(host_memory, "available", lambda: 1_000_000)
+    (line,) = refusal(run_dir)
+    copy = "SAVE_ASYNC=1: the copy of the state takes "
+    assert line.startswith(copy) and line.endswith(" of host memory, 1 MB are available; SAVE_ASYNC=0 works")
 
 
 def _other_data(settings: Settings) -> None:
