@@ -15,16 +15,16 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from llama31.common.errors import UserError
-from llama31.corpus.exactness import ambiguous_texts, unproven_reason
+from llama31.corpus.exactness import unproven_reason
+from llama31.corpus.texts import LONGEST_TEXT, SEPARATOR, Texts, unassigned
 from llama31.data.token_file import TokenType
 from llama31.data.tokenizer import contradictions, tokenizer_file, vocabulary_size
 
 Encoded = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]
 """The ids of all texts, concatenated, and the number of ids of each text."""
 
-LONGEST_TEXT = 4 << 20  # characters; Hugging Face's library needs at least 150 bytes of memory for each
 CHECK_EVERY = 4096  # one document in this many is compared with Hugging Face's ids; costs about 1.5% of the time
-CHECK_CHARACTERS = 1 << 16  # longer documents are not compared: the comparison needs 200 bytes for each character
+CHECK_BYTES = 1 << 16  # longer documents are not compared: the comparison needs 200 bytes for each character
 CACHE_BYTES = 256 << 20  # gigatoken caches each word; it is reloaded when its cache is larger than this
 
 PROBES = (
@@ -54,7 +54,7 @@ class Encoder(Protocol):
     def refusal(self, text: str) -> str:
         """Return why a text needs more memory than the encoder may use; empty if it does not."""
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
+    def encode(self, texts: Texts) -> Encoded:
         """Return the ids of the texts."""
 
 
@@ -79,8 +79,12 @@ class ExactEncoder:
         self.vocabulary: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         """Size of the vocabulary with added tokens; Megatron chooses the type of the ids by it."""
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        rows = [row.ids for row in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def encode(self, texts: Texts) -> Encoded:
+        return self.encode_list(texts.all())
+
+    def encode_list(self, texts: list[str]) -> Encoded:
+        """Return the ids of a list of texts."""
+        rows = [row.ids for row in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return np.fromiter((number for row in rows for number in row), np.uint32, int(lengths.sum())), lengths
 
@@ -126,18 +130,18 @@ class FastEncoder:
         self._exact = exact
         self._documents = 0
         self._load()
-        probes = [*exact.probes(), *sample]
+        probes = Texts.of([*exact.probes(), *sample])
         self._compare(probes, self._encode(probes), range(len(probes)))
 
     def refusal(self, text: str) -> str:
-        return (refusal := self._exact.refusal(text)) and (refusal if ambiguous_texts([text]) else "")
+        return (refusal := self._exact.refusal(text)) and (refusal if unassigned([text]) else "")
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
+    def encode(self, texts: Texts) -> Encoded:
         if _resident_bytes() > self._base + CACHE_BYTES:
             self._load()
         encoded = self._encode(texts)
         due = range(-self._documents % CHECK_EVERY, len(texts), CHECK_EVERY)
-        self._compare(texts, encoded, [number for number in due if len(texts[number]) <= CHECK_CHARACTERS])
+        self._compare(texts, encoded, [number for number in due if texts.lengths[number] <= CHECK_BYTES])
         self._documents += len(texts)
         return encoded
 
@@ -149,23 +153,24 @@ class FastEncoder:
             self._tokenizer = gigatoken.Tokenizer.from_json(self._exact.path.read_bytes())
         self._base = _resident_bytes()
 
-    def _encode(self, texts: Sequence[str]) -> Encoded:
+    def _encode(self, texts: Texts) -> Encoded:
         with _failures_as_inexact():
             import awkward
+            from gigatoken.gigatoken_rs import BytesSource
 
-            rows = self._tokenizer.encode_batch(list(texts), parallel=True)
+            rows = self._tokenizer.encode_batch(BytesSource(texts.joined, SEPARATOR), parallel=True)
             encoded = np.asarray(awkward.flatten(rows, axis=1)), np.asarray(awkward.num(rows))
-        numbers = ambiguous_texts(texts)
-        return _replaced(encoded, numbers, self._exact.encode([texts[n] for n in numbers])) if numbers else encoded
+        numbers = texts.ambiguous()
+        return _replaced(encoded, numbers, self._exact.encode_list(texts.at(numbers))) if numbers else encoded
 
-    def _compare(self, texts: Sequence[str], encoded: Encoded, numbers: Sequence[int]) -> None:
+    def _compare(self, texts: Texts, encoded: Encoded, numbers: Sequence[int]) -> None:
         ids, lengths = encoded
         if len(lengths) != len(texts) or lengths.sum() != len(ids):
             raise Inexact("it dropped ids")
         if not numbers:
             return
         ends = np.cumsum(lengths)
-        expected, expected_lengths = self._exact.encode([texts[number] for number in numbers])
+        expected, expected_lengths = self._exact.encode_list(texts.at(numbers))
         found = np.concatenate([ids[ends[number] - lengths[number] : ends[number]] for number in numbers])
         if not (np.array_equal(lengths[list(numbers)], expected_lengths) and np.array_equal(found, expected)):
             raise Inexact("its ids differ on a sample")

@@ -6,7 +6,7 @@ inputs. No BOS or EOS is added, even if the tokenizer's post-processor would; an
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,9 @@ from llama31.common.units import size
 from llama31.corpus import documents, records, token_writer, tokenize_checkpoint
 from llama31.corpus.documents import InputChanged
 from llama31.corpus.encoder import Encoded, Encoder, ExactEncoder, FastEncoder, Inexact
+from llama31.corpus.pipeline import InOrder, prefetched
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped
+from llama31.corpus.texts import Texts
 from llama31.corpus.token_writer import DamagedExtent, TokenWriter
 from llama31.corpus.tokenize_checkpoint import TokenizeCheckpoint
 from llama31.corpus.tokenize_job import TokenizeJob
@@ -102,9 +104,9 @@ def _write(job: TokenizeJob, exact: ExactEncoder, quiet: bool) -> tuple[str, Ski
 def _sample(job: TokenizeJob) -> list[str]:
     """Return the beginnings of the first texts."""
     block = next(documents.blocks(job.inputs[0]))
-    sample = replace(block, lines=block.lines[:SAMPLE_TEXTS])
+    sample = replace(block, data=b"\n".join(block.lines[:SAMPLE_TEXTS]))
     texts, _ = records.texts(sample, job.json_key, lambda _: "", NOTHING_SKIPPED, job.bad_line_limit)
-    return [text[:SAMPLE_CHARACTERS] for text in texts]
+    return [text[:SAMPLE_CHARACTERS] for text in texts.all()]
 
 
 def _resume_or_restart(
@@ -133,26 +135,33 @@ def _write_from(
     eod: int | None = job.identity["eod_id"]
     position, largest_id, skipped = start.position, start.largest_id, start.skipped
     due = time.monotonic() + CHECKPOINT_SECONDS
+
+    def write(encoded: Encoded) -> None:
+        nonlocal largest_id
+        ids, lengths = _documents(encoded, eod)
+        if len(ids):
+            largest_id = max(largest_id, int(ids.max()))
+            exact.check_id(largest_id)
+            writer.write(as_bytes(ids, token_type), as_bytes(lengths, TokenType.int32))
+
     with (
         Progress("tokenize", sum(job.input_bytes), start.position.bytes_read, quiet) as progress,
         TokenWriter(job.prefix, token_type, start.extent) as writer,
+        InOrder(write) as writing,
     ):
 
         def save() -> None:
+            writing.wait()
             reached = TokenizeCheckpoint(job.identity, encoder.name, position, writer.sync(), largest_id, skipped)
             tokenize_checkpoint.store(job.prefix, reached)
 
-        for block, position in documents.prefetched(documents.read(job.inputs, start.position)):
-            texts, skipped = records.texts(block, job.json_key, encoder.refusal, skipped, job.bad_line_limit)
-            ids, lengths = _documents(encoder.encode(texts), eod)
-            if len(ids):
-                largest_id = max(largest_id, int(ids.max()))
-                exact.check_id(largest_id)
-                writer.write(as_bytes(ids, token_type), as_bytes(lengths, TokenType.int32))
+        for texts, skipped, position in prefetched(_parsed(job, encoder, start)):  # noqa: B007 (save)
+            writing.put(encoder.encode(texts))
             progress.reach(position.bytes_read, f"{writer.documents:,} documents, {writer.tokens:,} tokens")
             if time.monotonic() >= due:
                 save()
                 due = time.monotonic() + CHECKPOINT_SECONDS
+        writing.wait()
         if not writer.documents:
             raise UserError(f"{', '.join(map(str, job.inputs))}: no text in any record")
         save()
@@ -175,6 +184,16 @@ def _write_from(
     )
     tokenize_checkpoint.discard(job.prefix)
     return skipped
+
+
+def _parsed(
+    job: TokenizeJob, encoder: Encoder, start: TokenizeCheckpoint
+) -> Iterator[tuple[Texts, Skipped, documents.Position]]:
+    """Yield the texts of each block, with the bad lines up to its end and the position there."""
+    skipped = start.skipped
+    for block, position in prefetched(documents.read(job.inputs, start.position)):
+        texts, skipped = records.texts(block, job.json_key, encoder.refusal, skipped, job.bad_line_limit)
+        yield texts, skipped, position
 
 
 def _documents(encoded: Encoded, eod: int | None) -> Encoded:
