@@ -111,8 +111,8 @@ def check_inputs(paths: Sequence[Path]) -> None:
         raise UserError(problems)
 
 
-def read(paths: Sequence[Path], start: Position = START) -> Iterator[tuple[LineBlock, Position]]:
-    """Yield the blocks of several files from a position on, each with the position after it.
+def read(paths: Sequence[Path], start: Position = START, block_bytes: int = 0) -> Iterator[tuple[LineBlock, Position]]:
+    """Yield the blocks of several files from a position on, each with the position after it; sizes as for `blocks`.
 
     Raises the exceptions of `blocks`, and InputChanged if a file that was read before has changed.
     """
@@ -121,7 +121,7 @@ def read(paths: Sequence[Path], start: Position = START) -> Iterator[tuple[LineB
             raise InputChanged(f"{path}: changed since it was read")
     position = start
     for path in paths[len(start.finished) :]:
-        for block in blocks(path, position.place):
+        for block in blocks(path, position.place, block_bytes):
             position = replace(position, place=block.end)
             yield block, position
         end = position.place

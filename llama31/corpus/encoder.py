@@ -5,7 +5,7 @@ their own ids, and nothing added before or after a text.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +15,9 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from llama31.common.errors import UserError
+from llama31.common.parallel import cores
 from llama31.corpus.exactness import unproven_reason
-from llama31.corpus.texts import LONGEST_TEXT, SEPARATOR, Texts, unassigned
+from llama31.corpus.texts import SEPARATOR, Texts, too_long, too_long_and_ambiguous
 from llama31.data.token_file import TokenType
 from llama31.data.tokenizer import contradictions, tokenizer_file, vocabulary_size
 
@@ -51,8 +52,9 @@ class Encoder(Protocol):
     name: str
     """Library that computes the ids."""
 
-    def refusal(self, text: str) -> str:
-        """Return why a text needs more memory than the encoder may use; empty if it does not."""
+    @property
+    def refusal(self) -> Callable[[str], str]:
+        """A function that returns why a text needs more memory than the encoder may use; empty if it does not."""
 
     def encode(self, texts: Texts) -> Encoded:
         """Return the ids of the texts."""
@@ -62,6 +64,7 @@ class ExactEncoder:
     """Encoder by Hugging Face's tokenizers library, with the properties of its tokenizer."""
 
     name = "tokenizers"
+    refusal = staticmethod(too_long)
 
     def __init__(self, tokenizer_dir: str | Path):
         """Raises UserError if the directory has no tokenizer, or one that the library reads unlike transformers."""
@@ -87,12 +90,6 @@ class ExactEncoder:
         rows = [row.ids for row in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return np.fromiter((number for row in rows for number in row), np.uint32, int(lengths.sum())), lengths
-
-    def refusal(self, text: str) -> str:
-        if len(text) <= LONGEST_TEXT:
-            return ""
-        limit = f"the tokenizers library takes at most {LONGEST_TEXT:,}, to bound its memory"
-        return f"a text of {len(text):,} characters; {limit}"
 
     def check_id(self, number: int) -> None:
         """Raise UserError if an id exceeds the vocabulary or the range of the token file's type."""
@@ -122,6 +119,7 @@ class FastEncoder:
     """
 
     name = "gigatoken"
+    refusal = staticmethod(too_long_and_ambiguous)
 
     def __init__(self, exact: ExactEncoder, sample: Sequence[str] = ()):
         """Compare the two libraries on `sample` and on the tokenizer's probes."""
@@ -132,9 +130,6 @@ class FastEncoder:
         self._load()
         probes = Texts.of([*exact.probes(), *sample])
         self._compare(probes, self._encode(probes), range(len(probes)))
-
-    def refusal(self, text: str) -> str:
-        return (refusal := self._exact.refusal(text)) and (refusal if unassigned([text]) else "")
 
     def encode(self, texts: Texts) -> Encoded:
         if _resident_bytes() > self._base + CACHE_BYTES:
@@ -158,7 +153,7 @@ class FastEncoder:
             import awkward
             from gigatoken.gigatoken_rs import BytesSource
 
-            rows = self._tokenizer.encode_batch(BytesSource(texts.joined, SEPARATOR), parallel=True)
+            rows = self._tokenizer.encode_batch(BytesSource(texts.joined, SEPARATOR), parallel=_threads() > 2)
             encoded = np.asarray(awkward.flatten(rows, axis=1)), np.asarray(awkward.num(rows))
         numbers = texts.ambiguous()
         return _replaced(encoded, numbers, self._exact.encode_list(texts.at(numbers))) if numbers else encoded
@@ -202,6 +197,14 @@ def use_threads(threads: int) -> None:
     """Make both libraries encode with `threads` threads. Has no effect after a first parallel encoding."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+
+
+def _threads() -> int:
+    """Return the number of threads that the libraries encode with.
+
+    With two, gigatoken 0.10.0 took as long as with one and 1.4 times the CPU time, which other stages need.
+    """
+    return int(os.environ.get("RAYON_NUM_THREADS") or cores())
 
 
 def _resident_bytes() -> int:

@@ -1,6 +1,6 @@
 """Stages of work that run at the same time, each in a thread of its own, in order and with bounded memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -8,14 +8,21 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-def prefetched(items: Iterator[T]) -> Iterator[T]:
-    """Yield `items`, with a thread that computes the next one while the caller uses the current one."""
+def prefetched(items: Iterator[T]) -> Generator[T, None, None]:
+    """Yield `items`, with a thread that computes the next one while the caller uses the current one.
+
+    Closing it closes a generator that it was given.
+    """
     end = object()
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(next, items, end)
-        while (item := following.result()) is not end:
+    try:
+        with ThreadPoolExecutor(1) as pool:
             following = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]
+            while (item := following.result()) is not end:
+                following = pool.submit(next, items, end)
+                yield item  # type: ignore[misc]
+    finally:
+        if isinstance(items, Generator):
+            items.close()
 
 
 class InOrder(Generic[T]):

@@ -30,6 +30,15 @@ class Texts:
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         return Texts(SEPARATOR.join(encoded), lengths, unassigned(texts))
 
+    @staticmethod
+    def joint(parts: Sequence["Texts"]) -> "Texts":
+        """Return the texts of all parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        joined = SEPARATOR.join([part.joined for part in parts if len(part)])
+        lengths = np.concatenate([part.lengths for part in parts])
+        return Texts(joined, lengths, frozenset().union(*(part.unassigned for part in parts)))
+
     def __len__(self) -> int:
         return len(self.lengths)
 
@@ -73,3 +82,16 @@ def unassigned(texts: Iterable[str]) -> frozenset[str]:
     """Return the code points in texts that Python's Unicode does not assign. ASCII texts cost nothing."""
     others = "".join([text for text in texts if not text.isascii()])
     return unassigned_codes(np.frombuffer(others.encode("utf-32-le"), "<u4"))
+
+
+def too_long(text: str) -> str:
+    """Return why Hugging Face's library cannot take a text; empty if it can."""
+    if len(text) <= LONGEST_TEXT:
+        return ""
+    limit = f"the tokenizers library takes at most {LONGEST_TEXT:,}, to bound its memory"
+    return f"a text of {len(text):,} characters; {limit}"
+
+
+def too_long_and_ambiguous(text: str) -> str:
+    """Return why Hugging Face's library, which must take a text with unassigned code points, cannot."""
+    return (reason := too_long(text)) and (reason if unassigned([text]) else "")

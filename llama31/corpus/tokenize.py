@@ -6,7 +6,7 @@ inputs. No BOS or EOS is added, even if the tokenizer's post-processor would; an
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +20,11 @@ from llama31.common.files import failures_named
 from llama31.common.progress import Progress
 from llama31.common.units import size
 from llama31.corpus import documents, records, token_writer, tokenize_checkpoint
+from llama31.corpus.batches import Batches, Reading
 from llama31.corpus.documents import InputChanged
 from llama31.corpus.encoder import Encoded, Encoder, ExactEncoder, FastEncoder, Inexact
-from llama31.corpus.pipeline import InOrder, prefetched
+from llama31.corpus.pipeline import InOrder
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped
-from llama31.corpus.texts import Texts
 from llama31.corpus.token_writer import DamagedExtent, TokenWriter
 from llama31.corpus.tokenize_checkpoint import TokenizeCheckpoint
 from llama31.corpus.tokenize_job import TokenizeJob
@@ -64,7 +64,7 @@ def tokenize(
             tokenize_checkpoint.discard(job.prefix)
             _log(f"{job.prefix}: exists, made from the same inputs: {_counts(found)}", quiet)
             return found
-        encoder, skipped = _write(job, ExactEncoder(tokenizer_dir), quiet)
+        encoder, skipped = _write(job, quiet)
         found = summary(job.prefix)
     seconds = time.monotonic() - start
     figures = f"{size(sum(job.input_bytes))} in {seconds:,.1f} s by {encoder}"
@@ -82,23 +82,33 @@ def _log(line: str, quiet: bool = False) -> None:
         print(line, file=sys.stderr)
 
 
-def _write(job: TokenizeJob, exact: ExactEncoder, quiet: bool) -> tuple[str, Skipped]:
+def _write(job: TokenizeJob, quiet: bool) -> tuple[str, Skipped]:
     """Write the output, resuming from its checkpoint; return the library that encoded it, and the bad lines."""
     start = tokenize_checkpoint.load(job.prefix)
     if start and (start.job != job.identity or start.skipped.count > job.bad_line_limit):
         _log(f"{job.prefix}: the partial output is of other inputs or options; starting over", quiet)
         start = None
-    if start is None or start.encoder != exact.name:
-        try:
-            fast = FastEncoder(exact, _sample(job))
-            return fast.name, _resume_or_restart(job, fast, exact, start, quiet)
-        except Inexact as error:
-            _log(
-                f"WARNING: {job.tokenizer_dir}: {FastEncoder.name} is not exact for this tokenizer ({error}); "
-                f"encoding with {exact.name}, about 20 times slower"
-            )
-            start = None  # the partial output may be wrong
-    return exact.name, _resume_or_restart(job, exact, exact, start, quiet)
+    likely = ExactEncoder if start and start.encoder == ExactEncoder.name else FastEncoder
+    with Batches(_reading(job, likely.refusal, start)) as ahead:  # it reads while the tokenizers are loaded
+        exact = ExactEncoder(job.tokenizer_dir)
+        if start is None or start.encoder != exact.name:
+            try:
+                fast = FastEncoder(exact, _sample(job))
+                return fast.name, _resume_or_restart(job, fast, exact, start, ahead, quiet)
+            except Inexact as error:
+                _log(
+                    f"WARNING: {job.tokenizer_dir}: {FastEncoder.name} is not exact for this tokenizer ({error}); "
+                    f"encoding with {exact.name}, about 20 times slower"
+                )
+                start = None  # the partial output may be wrong
+        return exact.name, _resume_or_restart(job, exact, exact, start, ahead, quiet)
+
+
+def _reading(job: TokenizeJob, refusal: Callable[[str], str], start: TokenizeCheckpoint | None) -> Reading:
+    """Return what to read, from a checkpoint or from the beginning on."""
+    position, skipped = (start.position, start.skipped) if start else (documents.START, NOTHING_SKIPPED)
+    limit, batch_bytes = job.bad_line_limit, documents.BLOCK_BYTES
+    return Reading(tuple(job.inputs), job.json_key, limit, refusal, position, skipped, batch_bytes)
 
 
 def _sample(job: TokenizeJob) -> list[str]:
@@ -110,19 +120,35 @@ def _sample(job: TokenizeJob) -> list[str]:
 
 
 def _resume_or_restart(
-    job: TokenizeJob, encoder: Encoder, exact: ExactEncoder, start: TokenizeCheckpoint | None, quiet: bool
+    job: TokenizeJob,
+    encoder: Encoder,
+    exact: ExactEncoder,
+    start: TokenizeCheckpoint | None,
+    ahead: Batches,
+    quiet: bool,
 ) -> Skipped:
-    """Write the output, resuming from a checkpoint unless the inputs or the partial output have changed since."""
+    """Write the output, resuming from a checkpoint unless the inputs or the partial output have changed since.
+
+    `ahead` is used if it reads what is needed.
+    """
     from_scratch = TokenizeCheckpoint(job.identity, encoder.name)
+    reading = _reading(job, encoder.refusal, start)
     try:
-        return _write_from(job, encoder, exact, start or from_scratch, quiet)
+        with ahead if ahead.reading == reading else Batches(reading) as batches:
+            return _write_from(job, encoder, exact, start or from_scratch, batches, quiet)
     except (InputChanged, DamagedExtent) as error:
         _log(f"{job.prefix}: cannot resume ({error}); starting over", quiet)
-        return _write_from(job, encoder, exact, from_scratch, quiet)
+        with Batches(_reading(job, encoder.refusal, None)) as batches:
+            return _write_from(job, encoder, exact, from_scratch, batches, quiet)
 
 
 def _write_from(
-    job: TokenizeJob, encoder: Encoder, exact: ExactEncoder, start: TokenizeCheckpoint, quiet: bool
+    job: TokenizeJob,
+    encoder: Encoder,
+    exact: ExactEncoder,
+    start: TokenizeCheckpoint,
+    batches: Batches,
+    quiet: bool,
 ) -> Skipped:
     """Write the output from a checkpoint on; return the bad lines. Raises InputChanged or DamagedExtent."""
     if start.has_output:
@@ -155,7 +181,7 @@ def _write_from(
             reached = TokenizeCheckpoint(job.identity, encoder.name, position, writer.sync(), largest_id, skipped)
             tokenize_checkpoint.store(job.prefix, reached)
 
-        for texts, skipped, position in prefetched(_parsed(job, encoder, start)):  # noqa: B007 (save)
+        for texts, skipped, position in batches:  # noqa: B007 (save)
             writing.put(encoder.encode(texts))
             progress.reach(position.bytes_read, f"{writer.documents:,} documents, {writer.tokens:,} tokens")
             if time.monotonic() >= due:
@@ -186,16 +212,6 @@ def _write_from(
     return skipped
 
 
-def _parsed(
-    job: TokenizeJob, encoder: Encoder, start: TokenizeCheckpoint
-) -> Iterator[tuple[Texts, Skipped, documents.Position]]:
-    """Yield the texts of each block, with the bad lines up to its end and the position there."""
-    skipped = start.skipped
-    for block, position in prefetched(documents.read(job.inputs, start.position)):
-        texts, skipped = records.texts(block, job.json_key, encoder.refusal, skipped, job.bad_line_limit)
-        yield texts, skipped, position
-
-
 def _documents(encoded: Encoded, eod: int | None) -> Encoded:
     """Drop texts without ids, and append `eod` to the others."""
     ids, lengths = encoded
@@ -207,4 +223,7 @@ def _documents(encoded: Encoded, eod: int | None) -> Encoded:
 
 def as_bytes(numbers: npt.NDArray[Any], token_type: TokenType) -> memoryview:
     """Return the bytes of numbers in a token file's type."""
-    return numbers.astype(np.dtype(token_type.name).newbyteorder("<"), copy=False).data.cast("B")
+    wanted = np.dtype(token_type.name).newbyteorder("<")
+    if wanted.itemsize == numbers.itemsize:  # ids, which are unsigned, are smaller than what int32 holds
+        return numbers.view(wanted).data.cast("B")
+    return numbers.astype(wanted).data.cast("B")

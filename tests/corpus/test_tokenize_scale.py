@@ -11,6 +11,7 @@ import termios
 from pathlib import Path
 
 import gigatoken
+import psutil
 import pytest
 from tokenized_texts import ENDINGS, TEXTS, content, run, text_to_ids, theirs, write
 
@@ -87,6 +88,21 @@ def test_long_text_for_the_slow_library(
 
 
 @pytest.mark.parametrize("prefix", [".", "/", "..", "a/.."])
+def test_no_process_is_left_by_a_kill(tmp_path: Path, tokenizer_dir: Path) -> None:
+    """The process that reads ends when its pipe breaks; the next call resumes or starts over, with the same output."""
+    source = write(tmp_path / "in.json", TEXTS * 100_000)
+    prefix = tmp_path / "out"
+    arguments = [f"--input={source}", f"--output-prefix={prefix}", f"--tokenizer={tokenizer_dir}"]
+    with subprocess.Popen([sys.executable, "-m", "llama31", "tokenize", *arguments]) as process:
+        readers: list[psutil.Process] = []
+        while not readers:
+            readers = psutil.Process(process.pid).children()
+        process.kill()
+    psutil.wait_procs(readers)
+    assert run(*arguments).returncode == 0
+    assert tokenize([source], prefix, tokenizer_dir, quiet=True).documents == 300_000
+
+
 def test_prefix_without_a_name(tmp_path: Path, tokenizer_dir: Path, prefix: str) -> None:
     source = write(tmp_path / "in.json", TEXTS)
     with pytest.raises(UserError, match="a directory; add a name"):
