@@ -28,7 +28,9 @@ class Texts:
         """Join texts; drop empty ones."""
         encoded = [text.encode() for text in texts if text]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        return Texts(SEPARATOR.join(encoded), lengths, unassigned(texts))
+        joined = SEPARATOR.join(encoded)
+        is_ascii = lengths.sum() == sum(map(len, texts))
+        return Texts(joined, lengths, frozenset() if is_ascii else _unassigned_in(joined))
 
     @staticmethod
     def joint(parts: Sequence["Texts"]) -> "Texts":
@@ -76,6 +78,16 @@ def unassigned_codes(codes: npt.NDArray[np.uint32]) -> frozenset[str]:
         else:
             _assigned[code] = True  # each is looked up once
     return frozenset(found)
+
+
+def _unassigned_in(joined: bytes) -> frozenset[str]:
+    """Return the code points in joined texts that Python's Unicode does not assign.
+
+    In UTF-8, all bytes of a code point beyond ASCII are 128 or more, and all others less.
+    """
+    numbers = np.frombuffer(joined, np.uint8)
+    others = numbers[(numbers >= 128) & (numbers != SEPARATOR[0])].tobytes().decode()
+    return unassigned_codes(np.frombuffer(others.encode("utf-32-le"), "<u4"))
 
 
 def unassigned(texts: Iterable[str]) -> frozenset[str]:
