@@ -2,18 +2,18 @@
 
 Parsing JSON holds Python's lock for a quarter of the work of tokenising; in threads of one process, the stages would
 wait for each other. The process gets a pickled Reading through its standard input and answers through its standard
-output with pickled batches, then None or the UserError that stopped it. It ends with this process: its pipe breaks.
+output with pickled batches, then None or the UserError that stopped it. The texts themselves pass through shared
+memory (see `slots`). It ends with this process: its pipe breaks.
 """
 
 import contextlib
-import fcntl
 import os
 import pickle
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,11 +22,13 @@ from llama31.corpus import documents, records
 from llama31.corpus.documents import Position
 from llama31.corpus.pipeline import InOrder, prefetched
 from llama31.corpus.records import Skipped
-from llama31.corpus.texts import Texts
+from llama31.corpus.slots import COUNT, Slots
+from llama31.corpus.texts import SEPARATOR, Texts
 
 SMALL_BYTES = 4 << 20  # of all inputs on disk: fewer are read in this process, before another one would have started
 BLOCK_BYTES = 256 << 10  # of JSON, parsed at a time: what a core's cache holds; 6 MiB at a time take 1.2 times as long
-PIPE_BYTES = 1 << 20  # the largest pipe that Linux gives any user; it starts with 64 KiB
+SPARE_BYTES = 1 << 20  # of a slot beyond a batch: its last block; texts that need more pass through the pipe
+FREE = b"."  # sent to the process for each slot that was read, so that it may fill it again
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from llama31.corpus.batches import answer; answer()"
 
@@ -49,7 +51,12 @@ class Reading:
     """JSON of a batch, at least."""
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the texts, reading in this process.
+        """Yield the texts, reading in this process. Raises the exceptions of `parts`."""
+        for parts, skipped, position in self.parts():
+            yield Texts.joint(parts), skipped, position
+
+    def parts(self) -> Iterator[tuple[list[Texts], Skipped, Position]]:
+        """Yield the texts of each batch block by block, with the bad lines and the position at its end.
 
         Raises the exceptions of `documents.read` and `records.texts`.
         """
@@ -61,10 +68,10 @@ class Reading:
             parts.append(texts)
             pending += len(block.data)
             if pending >= self.batch_bytes:
-                yield Texts.joint(parts), skipped, position
+                yield parts, skipped, position
                 parts, pending = [], 0
         if parts:
-            yield Texts.joint(parts), skipped, position
+            yield parts, skipped, position
 
 
 class Batches:
@@ -74,19 +81,23 @@ class Batches:
         self.reading = reading
         self._process: subprocess.Popen[bytes] | None = None
         if sum(path.stat().st_size for path in reading.inputs) >= SMALL_BYTES:
+            self._slots = Slots.made(reading.batch_bytes + SPARE_BYTES)
+            descriptor = self._slots.descriptor
             self._process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[descriptor]
             )
-            assert self._process.stdin and self._process.stdout
-            with contextlib.suppress(OSError):  # a system may limit it to less
-                fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            with contextlib.suppress(BrokenPipeError):  # seen again when its answers are read
-                pickle.dump(reading, self._process.stdin)
-                self._process.stdin.close()
+            self._tell(pickle.dumps((reading, descriptor, self._slots.slot_bytes)))
         self._items = prefetched(self._received() if self._process else reading.batches())
 
     def __iter__(self) -> Iterator[Batch]:
         return self._items
+
+    def _tell(self, data: bytes) -> None:
+        """Send bytes to the process; if it has ended, that is seen when its answer is read."""
+        assert self._process and self._process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
 
     def _received(self) -> Iterator[Batch]:
         """Yield the batches that the process sends. Raises the UserError that stopped it."""
@@ -95,7 +106,11 @@ class Batches:
             while (answer := pickle.load(self._process.stdout)) is not None:  # noqa: S301 - of our own process
                 if isinstance(answer, UserError):
                     raise answer
-                yield answer
+                (texts, skipped, position), slot, size = answer
+                if slot is not None:
+                    texts = replace(texts, joined=self._slots.take(slot, size))
+                    self._tell(FREE)
+                yield texts, skipped, position
         except (EOFError, pickle.UnpicklingError):
             names = ", ".join(map(str, self.reading.inputs))
             raise UserError(f"{names}: the process that reads it ended, exit code {self._process.wait()}") from None
@@ -108,8 +123,11 @@ class Batches:
             self._process.kill()
             self._process.wait()
         self._items.close()
-        if self._process and self._process.stdout:
+        if self._process and self._process.stdin and self._process.stdout:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
             self._process.stdout.close()
+            self._slots.close()
 
 
 def answer() -> None:
@@ -117,23 +135,39 @@ def answer() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the process that asks, and so this one
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # for anything that prints
+    reading, descriptor, slot_bytes = pickle.load(sys.stdin.buffer)  # noqa: S301 - of the process that started this one
     try:
-        _answer(pickle.load(sys.stdin.buffer), output)  # noqa: S301 - of the process that started this one
+        _answer(reading, Slots(descriptor, slot_bytes), output)
     except BrokenPipeError:  # the process that asked has ended, or wants no more
         os._exit(1)
 
 
-def _answer(reading: Reading, output: BinaryIO) -> None:
-    def send(answer: Batch | UserError | None) -> None:
+def _answer(reading: Reading, slots: Slots, output: BinaryIO) -> None:
+    filled = 0
+
+    def send(answer: object) -> None:
         pickle.dump(answer, output, pickle.HIGHEST_PROTOCOL)
         output.flush()
 
-    with InOrder(send) as sending:
+    def send_batch(batch: tuple[list[Texts], Skipped, Position]) -> None:
+        nonlocal filled
+        parts, skipped, position = batch
+        size = sum(len(part.joined) + 1 for part in parts if len(part)) - 1
+        if not 0 < size <= slots.slot_bytes:
+            send(((Texts.joint(parts), skipped, position), None, 0))
+            return
+        if filled >= COUNT and sys.stdin.buffer.read(1) != FREE:
+            raise BrokenPipeError
+        slots.put(filled % COUNT, [part.joined for part in parts if len(part)], SEPARATOR)
+        send(((Texts.joint(parts, without_bytes=True), skipped, position), filled % COUNT, size))
+        filled += 1
+
+    with InOrder(send_batch) as sending:
         try:
-            for batch in reading.batches():
+            for batch in reading.parts():
                 sending.put(batch)
             end: UserError | None = None
         except UserError as error:
             end = error
-        sending.put(end)
         sending.wait()
+    send(end)

@@ -33,11 +33,9 @@ class Texts:
         return Texts(joined, lengths, frozenset() if is_ascii else _unassigned_in(joined))
 
     @staticmethod
-    def joint(parts: Sequence["Texts"]) -> "Texts":
-        """Return the texts of all parts, in order."""
-        if len(parts) == 1:
-            return parts[0]
-        joined = SEPARATOR.join([part.joined for part in parts if len(part)])
+    def joint(parts: Sequence["Texts"], without_bytes: bool = False) -> "Texts":
+        """Return the texts of all parts, in order. `without_bytes`: leave `joined` empty; the caller has the bytes."""
+        joined = b"" if without_bytes else SEPARATOR.join([part.joined for part in parts if len(part)])
         lengths = np.concatenate([part.lengths for part in parts])
         return Texts(joined, lengths, frozenset().union(*(part.unassigned for part in parts)))
 

@@ -87,7 +87,6 @@ def test_long_text_for_the_slow_library(
         tokenize([source], tmp_path / "out", tokenizer_dir, quiet=True)
 
 
-@pytest.mark.parametrize("prefix", [".", "/", "..", "a/.."])
 def test_no_process_is_left_by_a_kill(tmp_path: Path, tokenizer_dir: Path) -> None:
     """The process that reads ends when its pipe breaks; the next call resumes or starts over, with the same output."""
     source = write(tmp_path / "in.json", TEXTS * 100_000)
@@ -103,6 +102,7 @@ def test_no_process_is_left_by_a_kill(tmp_path: Path, tokenizer_dir: Path) -> No
     assert tokenize([source], prefix, tokenizer_dir, quiet=True).documents == 300_000
 
 
+@pytest.mark.parametrize("prefix", [".", "/", "..", "a/.."])
 def test_prefix_without_a_name(tmp_path: Path, tokenizer_dir: Path, prefix: str) -> None:
     source = write(tmp_path / "in.json", TEXTS)
     with pytest.raises(UserError, match="a directory; add a name"):
