@@ -94,16 +94,18 @@ class Batches:
 
     def _tell(self, data: bytes) -> None:
         """Send bytes to the process; if it has ended, that is seen when its answer is read."""
-        assert self._process and self._process.stdin
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(data)
-            self._process.stdin.flush()
+        process = self._process
+        if process and process.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(data)
+                process.stdin.flush()
 
     def _received(self) -> Iterator[Batch]:
         """Yield the batches that the process sends. Raises the UserError that stopped it."""
-        assert self._process and self._process.stdout
+        process = self._process
+        assert process and process.stdout
         try:
-            while (answer := pickle.load(self._process.stdout)) is not None:  # noqa: S301 - of our own process
+            while (answer := pickle.load(process.stdout)) is not None:  # noqa: S301 - of our own process
                 if isinstance(answer, UserError):
                     raise answer
                 (texts, skipped, position), slot, size = answer
@@ -113,20 +115,21 @@ class Batches:
                 yield texts, skipped, position
         except (EOFError, pickle.UnpicklingError):
             names = ", ".join(map(str, self.reading.inputs))
-            raise UserError(f"{names}: the process that reads it ended, exit code {self._process.wait()}") from None
+            raise UserError(f"{names}: the process that reads it ended, exit code {process.wait()}") from None
 
     def __enter__(self) -> "Batches":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process:
-            self._process.kill()
-            self._process.wait()
+        process, self._process = self._process, None  # it may be called twice
+        if process:
+            process.kill()
+            process.wait()
         self._items.close()
-        if self._process and self._process.stdin and self._process.stdout:
+        if process and process.stdin and process.stdout:
             with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
-            self._process.stdout.close()
+                process.stdin.close()
+            process.stdout.close()
             self._slots.close()
 
 

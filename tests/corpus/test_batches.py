@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tokenized_texts import TEXTS, write
+from tokenized_texts import TEXTS, content, write
 
 from llama31.common.errors import UserError
 from llama31.corpus import batches
@@ -14,6 +14,7 @@ from llama31.corpus.batches import Batch, Batches, Reading
 from llama31.corpus.documents import START, InputChanged
 from llama31.corpus.records import NOTHING_SKIPPED
 from llama31.corpus.texts import SEPARATOR, too_long
+from llama31.corpus.tokenize import tokenize
 
 pytestmark = pytest.mark.slow
 
@@ -84,3 +85,11 @@ def test_it_ends_with_the_context(tmp_path: Path, taken: int) -> None:
         for _ in range(taken):
             next(iter(opened))
     assert not process.is_running()
+
+
+def test_tokenize_with_either(tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "in.json.gz", TEXTS * 1000)
+    tokenize([source], tmp_path / "another", tokenizer_dir, quiet=True)
+    monkeypatch.setattr(batches, "SMALL_BYTES", 1 << 30)
+    tokenize([source], tmp_path / "this", tokenizer_dir, quiet=True)
+    assert content(tmp_path / "another") == content(tmp_path / "this")
