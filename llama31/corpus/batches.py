@@ -58,20 +58,26 @@ class Reading:
     def parts(self) -> Iterator[tuple[list[Texts], Skipped, Position]]:
         """Yield the texts of each batch block by block, with the bad lines and the position at its end.
 
-        Raises the exceptions of `documents.read` and `records.texts`.
+        Raises the exceptions of `documents.read` and `records.texts`, after the blocks before.
         """
-        skipped, position = self.skipped, self.position
+        skipped, reached = self.skipped, self.position
         parts: list[Texts] = []
         pending = 0  # bytes of JSON in these parts
-        for block, position in documents.read(self.inputs, self.position, min(BLOCK_BYTES, self.batch_bytes)):
-            texts, skipped = records.texts(block, self.json_key, self.refusal, skipped, self.bad_line_limit)
-            parts.append(texts)
-            pending += len(block.data)
-            if pending >= self.batch_bytes:
-                yield parts, skipped, position
-                parts, pending = [], 0
+        try:
+            for block, position in documents.read(self.inputs, self.position, min(BLOCK_BYTES, self.batch_bytes)):
+                texts, skipped = records.texts(block, self.json_key, self.refusal, skipped, self.bad_line_limit)
+                reached = position
+                parts.append(texts)
+                pending += len(block.data)
+                if pending >= self.batch_bytes:
+                    yield parts, skipped, reached
+                    parts, pending = [], 0
+        except UserError:
+            if parts:  # so that they are kept, and a later call resumes after them
+                yield parts, skipped, reached
+            raise
         if parts:
-            yield parts, skipped, position
+            yield parts, skipped, reached
 
 
 class Batches:
