@@ -16,7 +16,8 @@ from dev.bench import start, watched_run
 from llama31.run_dir import startup_log
 
 BENCHES = [
-    "convert_memory", "gpu_step", "growth", "index", "loader", "read_logs", "start", "tokenize", "train_step",
+    "convert_memory", "gpu_step", "growth", "index", "loader", "read_logs", "start", "tokenize", "tokenize_versions",
+    "train_step",
 ]  # fmt: skip
 
 
