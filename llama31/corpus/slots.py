@@ -7,7 +7,7 @@ import mmap
 import os
 from collections.abc import Sequence
 
-COUNT = 6  # so many batches are read ahead, above all while the tokenizers are loaded
+COUNT = 6  # batches that are read ahead, above all while the tokenizers are loaded
 
 
 class Slots:
