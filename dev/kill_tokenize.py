@@ -25,8 +25,9 @@ ENDINGS = (".bin", ".idx", ".manifest.json")
 CHILD = """
 import os, signal, sys
 from llama31.cli.main import main
-from llama31.corpus import documents, tokenize
+from llama31.corpus import batches, documents, tokenize
 
+batches.SMALL_BYTES = 0  # another process reads
 tokenize.CHECKPOINT_SECONDS = 0.05
 documents.BLOCK_BYTES = 1 << 18
 events = int(sys.argv.pop(1))

@@ -5,7 +5,7 @@ their own ids, and nothing added before or after a text.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,16 +15,17 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from llama31.common.errors import UserError
-from llama31.corpus.exactness import ambiguous_texts, unproven_reason
+from llama31.common.parallel import cores
+from llama31.corpus.exactness import unproven_reason
+from llama31.corpus.texts import SEPARATOR, Texts, too_long, too_long_and_ambiguous
 from llama31.data.token_file import TokenType
 from llama31.data.tokenizer import contradictions, tokenizer_file, vocabulary_size
 
 Encoded = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]
 """The ids of all texts, concatenated, and the number of ids of each text."""
 
-LONGEST_TEXT = 4 << 20  # characters; Hugging Face's library needs at least 150 bytes of memory for each
 CHECK_EVERY = 4096  # one document in this many is compared with Hugging Face's ids; costs about 1.5% of the time
-CHECK_CHARACTERS = 1 << 16  # longer documents are not compared: the comparison needs 200 bytes for each character
+CHECK_BYTES = 1 << 16  # longer documents are not compared: the comparison needs 200 bytes for each character
 CACHE_BYTES = 256 << 20  # gigatoken caches each word; it is reloaded when its cache is larger than this
 
 PROBES = (
@@ -51,10 +52,11 @@ class Encoder(Protocol):
     name: str
     """Library that computes the ids."""
 
-    def refusal(self, text: str) -> str:
-        """Return why a text needs more memory than the encoder may use; empty if it does not."""
+    @property
+    def refusal(self) -> Callable[[str], str]:
+        """A function that returns why a text needs more memory than the encoder may use; empty if it does not."""
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
+    def encode(self, texts: Texts) -> Encoded:
         """Return the ids of the texts."""
 
 
@@ -62,6 +64,7 @@ class ExactEncoder:
     """Encoder by Hugging Face's tokenizers library, with the properties of its tokenizer."""
 
     name = "tokenizers"
+    refusal = staticmethod(too_long)
 
     def __init__(self, tokenizer_dir: str | Path):
         """Raises UserError if the directory has no tokenizer, or one that the library reads unlike transformers."""
@@ -79,16 +82,14 @@ class ExactEncoder:
         self.vocabulary: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         """Size of the vocabulary with added tokens; Megatron chooses the type of the ids by it."""
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        rows = [row.ids for row in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def encode(self, texts: Texts) -> Encoded:
+        return self.encode_list(texts.all())
+
+    def encode_list(self, texts: list[str]) -> Encoded:
+        """Return the ids of a list of texts."""
+        rows = [row.ids for row in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return np.fromiter((number for row in rows for number in row), np.uint32, int(lengths.sum())), lengths
-
-    def refusal(self, text: str) -> str:
-        if len(text) <= LONGEST_TEXT:
-            return ""
-        limit = f"the tokenizers library takes at most {LONGEST_TEXT:,}, to bound its memory"
-        return f"a text of {len(text):,} characters; {limit}"
 
     def check_id(self, number: int) -> None:
         """Raise UserError if an id exceeds the vocabulary or the range of the token file's type."""
@@ -118,6 +119,7 @@ class FastEncoder:
     """
 
     name = "gigatoken"
+    refusal = staticmethod(too_long_and_ambiguous)
 
     def __init__(self, exact: ExactEncoder, sample: Sequence[str] = ()):
         """Compare the two libraries on `sample` and on the tokenizer's probes."""
@@ -126,18 +128,15 @@ class FastEncoder:
         self._exact = exact
         self._documents = 0
         self._load()
-        probes = [*exact.probes(), *sample]
+        probes = Texts.of([*exact.probes(), *sample])
         self._compare(probes, self._encode(probes), range(len(probes)))
 
-    def refusal(self, text: str) -> str:
-        return (refusal := self._exact.refusal(text)) and (refusal if ambiguous_texts([text]) else "")
-
-    def encode(self, texts: Sequence[str]) -> Encoded:
+    def encode(self, texts: Texts) -> Encoded:
         if _resident_bytes() > self._base + CACHE_BYTES:
             self._load()
         encoded = self._encode(texts)
         due = range(-self._documents % CHECK_EVERY, len(texts), CHECK_EVERY)
-        self._compare(texts, encoded, [number for number in due if len(texts[number]) <= CHECK_CHARACTERS])
+        self._compare(texts, encoded, [number for number in due if texts.lengths[number] <= CHECK_BYTES])
         self._documents += len(texts)
         return encoded
 
@@ -149,23 +148,24 @@ class FastEncoder:
             self._tokenizer = gigatoken.Tokenizer.from_json(self._exact.path.read_bytes())
         self._base = _resident_bytes()
 
-    def _encode(self, texts: Sequence[str]) -> Encoded:
+    def _encode(self, texts: Texts) -> Encoded:
         with _failures_as_inexact():
             import awkward
+            from gigatoken.gigatoken_rs import BytesSource
 
-            rows = self._tokenizer.encode_batch(list(texts), parallel=True)
+            rows = self._tokenizer.encode_batch(BytesSource(texts.joined, SEPARATOR), parallel=_threads() > 2)
             encoded = np.asarray(awkward.flatten(rows, axis=1)), np.asarray(awkward.num(rows))
-        numbers = ambiguous_texts(texts)
-        return _replaced(encoded, numbers, self._exact.encode([texts[n] for n in numbers])) if numbers else encoded
+        numbers = texts.ambiguous()
+        return _replaced(encoded, numbers, self._exact.encode_list(texts.at(numbers))) if numbers else encoded
 
-    def _compare(self, texts: Sequence[str], encoded: Encoded, numbers: Sequence[int]) -> None:
+    def _compare(self, texts: Texts, encoded: Encoded, numbers: Sequence[int]) -> None:
         ids, lengths = encoded
         if len(lengths) != len(texts) or lengths.sum() != len(ids):
             raise Inexact("it dropped ids")
         if not numbers:
             return
         ends = np.cumsum(lengths)
-        expected, expected_lengths = self._exact.encode([texts[number] for number in numbers])
+        expected, expected_lengths = self._exact.encode_list(texts.at(numbers))
         found = np.concatenate([ids[ends[number] - lengths[number] : ends[number]] for number in numbers])
         if not (np.array_equal(lengths[list(numbers)], expected_lengths) and np.array_equal(found, expected)):
             raise Inexact("its ids differ on a sample")
@@ -197,6 +197,14 @@ def use_threads(threads: int) -> None:
     """Make both libraries encode with `threads` threads. Has no effect after a first parallel encoding."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+
+
+def _threads() -> int:
+    """Return the number of threads that the libraries encode with.
+
+    With two, gigatoken 0.10.0 took as long as with one and 1.4 times the CPU time, which other stages need.
+    """
+    return int(os.environ.get("RAYON_NUM_THREADS") or cores())
 
 
 def _resident_bytes() -> int:

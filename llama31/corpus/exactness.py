@@ -4,18 +4,16 @@ Both split a text into words by the properties of its code points, each by its o
 has version 17, tokenizers 0.22.2 version 16. A code point that is a letter to one and a symbol to the other changes
 the words around it, and so their ids. Properties of assigned code points hardly ever change, so only code points that
 an older version leaves unassigned can differ; Python's own version (13 to 15 for Python 3.10 to 3.12) is older than
-both. tests/corpus/test_exactness.py compares the two libraries on every code point that is assigned in Python.
+both. `texts.Texts.ambiguous` finds such texts. tests/corpus/test_exactness.py compares the two libraries on every code
+point that is assigned in Python.
 """
 
 import json
-from collections.abc import Sequence
 from typing import Any
-from unicodedata import category
 
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import PreTokenizer
 
-ASCII = bytes(range(128))
 LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -29,15 +27,6 @@ PROVEN: tuple[Any, ...] = (
     {"type": "Sequence", "pretokenizers": [SPLIT, {**BYTE_LEVEL, "use_regex": False}]},
 )
 """Pre-tokenizers of tokenizer.json for which all code points were compared: GPT-2's and Llama 3's."""
-
-
-def ambiguous_texts(texts: Sequence[str]) -> list[int]:
-    """Return the indices of texts with a code point that Python's Unicode lacks. ASCII texts cost nothing."""
-    others = b"".join([text.encode() for text in texts if not text.isascii()]).translate(None, ASCII).decode()
-    unassigned = {character for character in set(others) if category(character) == "Cn"}
-    if not unassigned:
-        return []
-    return [number for number, text in enumerate(texts) if not unassigned.isdisjoint(text)]
 
 
 def unproven_reason(tokenizer: Tokenizer) -> str:

@@ -14,6 +14,7 @@ import orjson
 from llama31.common.errors import UserError
 from llama31.corpus.compressed_files import format_of
 from llama31.corpus.documents import LineBlock
+from llama31.corpus.texts import LONGEST_TEXT, Texts
 from llama31.data.token_manifest import TokenManifest
 
 MAX_LISTED = 100  # bad lines that a manifest lists at most
@@ -73,15 +74,30 @@ def skip_limit(on_bad_line: OnBadLine, limit: int | None) -> int:
 
 def texts(
     block: LineBlock, key: str, refusal: Callable[[str], str], skipped: Skipped, limit: int
-) -> tuple[list[str], Skipped]:
-    """Return the text of each line that is not blank, and the bad lines so far.
+) -> tuple[Texts, Skipped]:
+    """Return the texts of a block's lines, without empty ones, and the bad lines so far.
 
-    `refusal` returns why the encoder cannot take a text, empty if it can. Raises UserError, naming file and line, for
-    such a text, and for the first bad line beyond `limit`.
+    `refusal` returns why the encoder cannot take a text, empty if it can; it takes all up to LONGEST_TEXT characters.
+    Raises UserError, naming file and line, for such a text, and for the first bad line beyond `limit`.
     """
+    lines = block.lines
+    try:  # in one pass while all lines are well-formed
+        found = [orjson.loads(line)[key] for line in lines]
+        if all(type(text) is str for text in found) and max(map(len, found), default=0) <= LONGEST_TEXT:
+            return Texts.of(found), skipped
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        pass
+    found, skipped = _one_by_one(block, lines, key, refusal, skipped, limit)
+    return Texts.of(found), skipped
+
+
+def _one_by_one(
+    block: LineBlock, lines: list[bytes], key: str, refusal: Callable[[str], str], skipped: Skipped, limit: int
+) -> tuple[list[str], Skipped]:
+    """Return the text of each line that is not blank, and the bad lines so far."""
     found: list[str] = []
     bad: list[BadLine] = []
-    for number, line in enumerate(block.lines, block.first_line):
+    for number, line in enumerate(lines, block.first_line):
         try:
             text = orjson.loads(line)[key]
         except (orjson.JSONDecodeError, KeyError, TypeError):

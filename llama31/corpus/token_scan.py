@@ -15,7 +15,7 @@ import numpy.typing as npt
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.common.progress import Progress
-from llama31.corpus.documents import prefetched
+from llama31.corpus.pipeline import prefetched
 from llama31.data.token_file import HEADER, TokenFile, bin_path, idx_path
 
 BLOCK = 1 << 20  # numbers read at a time

@@ -6,7 +6,7 @@ inputs. No BOS or EOS is added, even if the tokenizer's post-processor would; an
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +20,10 @@ from llama31.common.files import failures_named
 from llama31.common.progress import Progress
 from llama31.common.units import size
 from llama31.corpus import documents, records, token_writer, tokenize_checkpoint
+from llama31.corpus.batches import Batches, Reading
 from llama31.corpus.documents import InputChanged
 from llama31.corpus.encoder import Encoded, Encoder, ExactEncoder, FastEncoder, Inexact
+from llama31.corpus.pipeline import InOrder
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped
 from llama31.corpus.token_writer import DamagedExtent, TokenWriter
 from llama31.corpus.tokenize_checkpoint import TokenizeCheckpoint
@@ -62,7 +64,7 @@ def tokenize(
             tokenize_checkpoint.discard(job.prefix)
             _log(f"{job.prefix}: exists, made from the same inputs: {_counts(found)}", quiet)
             return found
-        encoder, skipped = _write(job, ExactEncoder(tokenizer_dir), quiet)
+        encoder, skipped = _write(job, quiet)
         found = summary(job.prefix)
     seconds = time.monotonic() - start
     figures = f"{size(sum(job.input_bytes))} in {seconds:,.1f} s by {encoder}"
@@ -80,47 +82,73 @@ def _log(line: str, quiet: bool = False) -> None:
         print(line, file=sys.stderr)
 
 
-def _write(job: TokenizeJob, exact: ExactEncoder, quiet: bool) -> tuple[str, Skipped]:
+def _write(job: TokenizeJob, quiet: bool) -> tuple[str, Skipped]:
     """Write the output, resuming from its checkpoint; return the library that encoded it, and the bad lines."""
     start = tokenize_checkpoint.load(job.prefix)
     if start and (start.job != job.identity or start.skipped.count > job.bad_line_limit):
         _log(f"{job.prefix}: the partial output is of other inputs or options; starting over", quiet)
         start = None
-    if start is None or start.encoder != exact.name:
-        try:
-            fast = FastEncoder(exact, _sample(job))
-            return fast.name, _resume_or_restart(job, fast, exact, start, quiet)
-        except Inexact as error:
-            _log(
-                f"WARNING: {job.tokenizer_dir}: {FastEncoder.name} is not exact for this tokenizer ({error}); "
-                f"encoding with {exact.name}, about 20 times slower"
-            )
-            start = None  # the partial output may be wrong
-    return exact.name, _resume_or_restart(job, exact, exact, start, quiet)
+    likely = ExactEncoder if start and start.encoder == ExactEncoder.name else FastEncoder
+    with Batches(_reading(job, likely.refusal, start)) as ahead:  # it reads while the tokenizers are loaded
+        exact = ExactEncoder(job.tokenizer_dir)
+        if start is None or start.encoder != exact.name:
+            try:
+                fast = FastEncoder(exact, _sample(job))
+                return fast.name, _resume_or_restart(job, fast, exact, start, ahead, quiet)
+            except Inexact as error:
+                _log(
+                    f"WARNING: {job.tokenizer_dir}: {FastEncoder.name} is not exact for this tokenizer ({error}); "
+                    f"encoding with {exact.name}, about 20 times slower"
+                )
+                start = None  # the partial output may be wrong
+        return exact.name, _resume_or_restart(job, exact, exact, start, ahead, quiet)
+
+
+def _reading(job: TokenizeJob, refusal: Callable[[str], str], start: TokenizeCheckpoint | None) -> Reading:
+    """Return what to read, from a checkpoint or from the beginning on."""
+    position, skipped = (start.position, start.skipped) if start else (documents.START, NOTHING_SKIPPED)
+    limit, batch_bytes = job.bad_line_limit, documents.BLOCK_BYTES
+    return Reading(tuple(job.inputs), job.json_key, limit, refusal, position, skipped, batch_bytes)
 
 
 def _sample(job: TokenizeJob) -> list[str]:
     """Return the beginnings of the first texts."""
     block = next(documents.blocks(job.inputs[0]))
-    sample = replace(block, lines=block.lines[:SAMPLE_TEXTS])
+    sample = replace(block, data=b"\n".join(block.lines[:SAMPLE_TEXTS]))
     texts, _ = records.texts(sample, job.json_key, lambda _: "", NOTHING_SKIPPED, job.bad_line_limit)
-    return [text[:SAMPLE_CHARACTERS] for text in texts]
+    return [text[:SAMPLE_CHARACTERS] for text in texts.all()]
 
 
 def _resume_or_restart(
-    job: TokenizeJob, encoder: Encoder, exact: ExactEncoder, start: TokenizeCheckpoint | None, quiet: bool
+    job: TokenizeJob,
+    encoder: Encoder,
+    exact: ExactEncoder,
+    start: TokenizeCheckpoint | None,
+    ahead: Batches,
+    quiet: bool,
 ) -> Skipped:
-    """Write the output, resuming from a checkpoint unless the inputs or the partial output have changed since."""
+    """Write the output, resuming from a checkpoint unless the inputs or the partial output have changed since.
+
+    `ahead` is used if it reads what is needed.
+    """
     from_scratch = TokenizeCheckpoint(job.identity, encoder.name)
+    reading = _reading(job, encoder.refusal, start)
     try:
-        return _write_from(job, encoder, exact, start or from_scratch, quiet)
+        with ahead if ahead.reading == reading else Batches(reading) as batches:
+            return _write_from(job, encoder, exact, start or from_scratch, batches, quiet)
     except (InputChanged, DamagedExtent) as error:
         _log(f"{job.prefix}: cannot resume ({error}); starting over", quiet)
-        return _write_from(job, encoder, exact, from_scratch, quiet)
+        with Batches(_reading(job, encoder.refusal, None)) as batches:
+            return _write_from(job, encoder, exact, from_scratch, batches, quiet)
 
 
 def _write_from(
-    job: TokenizeJob, encoder: Encoder, exact: ExactEncoder, start: TokenizeCheckpoint, quiet: bool
+    job: TokenizeJob,
+    encoder: Encoder,
+    exact: ExactEncoder,
+    start: TokenizeCheckpoint,
+    batches: Batches,
+    quiet: bool,
 ) -> Skipped:
     """Write the output from a checkpoint on; return the bad lines. Raises InputChanged or DamagedExtent."""
     if start.has_output:
@@ -133,26 +161,33 @@ def _write_from(
     eod: int | None = job.identity["eod_id"]
     position, largest_id, skipped = start.position, start.largest_id, start.skipped
     due = time.monotonic() + CHECKPOINT_SECONDS
+
+    def write(encoded: Encoded) -> None:
+        nonlocal largest_id
+        ids, lengths = _documents(encoded, eod)
+        if len(ids):
+            largest_id = max(largest_id, int(ids.max()))
+            exact.check_id(largest_id)
+            writer.write(as_bytes(ids, token_type), as_bytes(lengths, TokenType.int32))
+
     with (
         Progress("tokenize", sum(job.input_bytes), start.position.bytes_read, quiet) as progress,
         TokenWriter(job.prefix, token_type, start.extent) as writer,
+        InOrder(write) as writing,
     ):
 
         def save() -> None:
+            writing.wait()
             reached = TokenizeCheckpoint(job.identity, encoder.name, position, writer.sync(), largest_id, skipped)
             tokenize_checkpoint.store(job.prefix, reached)
 
-        for block, position in documents.prefetched(documents.read(job.inputs, start.position)):
-            texts, skipped = records.texts(block, job.json_key, encoder.refusal, skipped, job.bad_line_limit)
-            ids, lengths = _documents(encoder.encode(texts), eod)
-            if len(ids):
-                largest_id = max(largest_id, int(ids.max()))
-                exact.check_id(largest_id)
-                writer.write(as_bytes(ids, token_type), as_bytes(lengths, TokenType.int32))
+        for texts, skipped, position in batches:  # noqa: B007 (save)
+            writing.put(encoder.encode(texts))
             progress.reach(position.bytes_read, f"{writer.documents:,} documents, {writer.tokens:,} tokens")
             if time.monotonic() >= due:
                 save()
                 due = time.monotonic() + CHECKPOINT_SECONDS
+        writing.wait()
         if not writer.documents:
             raise UserError(f"{', '.join(map(str, job.inputs))}: no text in any record")
         save()
@@ -188,4 +223,7 @@ def _documents(encoded: Encoded, eod: int | None) -> Encoded:
 
 def as_bytes(numbers: npt.NDArray[Any], token_type: TokenType) -> memoryview:
     """Return the bytes of numbers in a token file's type."""
-    return numbers.astype(np.dtype(token_type.name).newbyteorder("<"), copy=False).data.cast("B")
+    wanted = np.dtype(token_type.name).newbyteorder("<")
+    if wanted.itemsize == numbers.itemsize:  # ids, which are unsigned, are smaller than what int32 holds
+        return numbers.view(wanted).data.cast("B")
+    return numbers.astype(wanted).data.cast("B")

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from llama31.corpus.encoder import LONGEST_TEXT, ExactEncoder, FastEncoder, Inexact
-from llama31.corpus.exactness import LLAMA_3, ambiguous_texts
+from llama31.corpus.encoder import ExactEncoder, FastEncoder, Inexact
+from llama31.corpus.exactness import LLAMA_3
+from llama31.corpus.texts import LONGEST_TEXT, Texts
 
 CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
 ASSIGNED = [character for character in CHARACTERS if category(character) != "Cn"]
@@ -69,19 +70,20 @@ def test_every_assigned_code_point(tmp_path: Path, kind: str) -> None:
     alone = gigatoken.Tokenizer.from_json((tmp_path / "tokenizer.json").read_bytes())
     blocks = [ASSIGNED[start : start + BLOCK] for start in range(0, len(ASSIGNED), BLOCK)]
     texts = ["x".join(map(CONTEXTS.format, block)) for block in blocks]
-    assert not ambiguous_texts(texts)
-    ids, lengths = exact.encode(texts)
+    assert not Texts.of(texts).ambiguous()
+    ids, lengths = exact.encode_list(texts)
     found = alone.encode_batch(texts, parallel=True)
     for block, right, row in zip(blocks, np.split(ids, np.cumsum(lengths)), found, strict=False):
         assert np.array_equal(right, row), (
             f"gigatoken and tokenizers differ on a character from U+{ord(block[0]):04X} on: "
-            "exactness.ambiguous_texts must name it, so that the exact library encodes it"
+            "Texts.ambiguous must name it, so that the exact library encodes it"
         )
 
 
 def test_every_other_code_point_is_left_to_the_exact_library() -> None:
-    assert ambiguous_texts([f"a{character}" for character in UNASSIGNED]) == list(range(len(UNASSIGNED)))
-    assert ambiguous_texts(["", "a", UNASSIGNED[0], "\u00e9", f"{'a' * 1000}\u2019{UNASSIGNED[-1]}"]) == [2, 4]
+    assert Texts.of([f"a{character}" for character in UNASSIGNED]).ambiguous() == list(range(len(UNASSIGNED)))
+    texts = ["a", UNASSIGNED[0], "\u00e9", f"{'a' * 1000}\u2019{UNASSIGNED[-1]}{UNASSIGNED[-1]}", UNASSIGNED[0]]
+    assert Texts.of(texts).ambiguous() == [1, 3, 4]
 
 
 @pytest.mark.parametrize("kind", PROVEN)
@@ -91,7 +93,8 @@ def test_letters_that_only_one_library_knows(tmp_path: Path, kind: str) -> None:
     fast = FastEncoder(exact)
     texts = ["It's \u00e9.", "\ua7ce's", "", "x" * 500, "a\ua7cf1 \ua7ce\n\n", "\u1c89's", "the \u00df's end"]
     for batch in (texts, texts[1:2], texts[::-1], texts[:1], []):
-        (ids, lengths), (right, right_lengths) = fast.encode(batch), exact.encode(batch)
+        joined = Texts.of(batch)
+        (ids, lengths), (right, right_lengths) = fast.encode(joined), exact.encode_list(joined.all())
         assert lengths.tolist() == right_lengths.tolist()
         assert ids.tolist() == right.tolist()
 

@@ -14,6 +14,7 @@ from llama31.common.errors import UserError
 from llama31.corpus import documents
 from llama31.corpus.documents import LineBlock
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped, skip_limit, texts
+from llama31.corpus.texts import LONGEST_TEXT
 
 SUFFIXES = (".json", ".json.gz", ".json.zst")
 
@@ -22,12 +23,13 @@ BLANK = {*" \t\n\r\x0b\x0c", *b" \t\n\r\x0b\x0c"}  # of a line of text, and of o
 
 
 def nemos(path: Path) -> list[str]:
-    """Texts that NeMo's preprocess_data_for_megatron.py tokenises, without blank lines, on which it fails.
+    """Texts that NeMo's script tokenises, without blank lines, on which it fails, and empty texts.
 
     Blank is ASCII white space: str.strip() would also remove U+001C to U+001F, U+0085 and others.
     """
     with gzip.open(path, "r") if path.name.endswith(".gz") else open(path, encoding="utf-8") as lines:
-        return [tokenizable(json.loads(line)["text"]) for line in lines if set(line) - BLANK]
+        found = [tokenizable(json.loads(line)["text"]) for line in lines if set(line) - BLANK]
+        return [text for text in found if text]
 
 
 def tokenizable(text: Any) -> str:
@@ -40,7 +42,7 @@ def ours(path: Path, limit: int = 0) -> tuple[list[str], Skipped]:
     found, skipped = [], NOTHING_SKIPPED
     for block in documents.blocks(path):
         more, skipped = texts(block, "text", lambda _: "", skipped, limit)
-        found += more
+        found += more.all()
     return found, skipped
 
 
@@ -184,7 +186,7 @@ def test_a_bounded_number_of_bad_lines_is_listed(tmp_path: Path) -> None:
 
 
 def test_a_text_that_the_encoder_refuses_is_no_bad_line(tmp_path: Path) -> None:
-    block = LineBlock(tmp_path / "in.json", 7, [b'{"text":"a"}'], documents.BEGINNING)
+    block = LineBlock(tmp_path / "in.json", 7, b'{"text":"%s"}' % (b"a" * (LONGEST_TEXT + 1)), documents.BEGINNING)
     with pytest.raises(UserError, match=r"in\.json:7: too long$"):
         texts(block, "text", lambda _: "too long", NOTHING_SKIPPED, limit=9)
 

@@ -108,7 +108,7 @@ def test_end_of_text_token_that_changed(
             (tokenizer / file).write_text(json.dumps({**content_of, "eos_token": "<|eot_id|>"}))
     tokenize([source], prefix, tokenizer, append_eod=True)
     assert "is of other inputs or options; starting over" in capsys.readouterr().err
-    end = ExactEncoder(tokenizer).encode(["<|eot_id|>"])[0].tolist()
+    end = ExactEncoder(tokenizer).encode_list(["<|eot_id|>"])[0].tolist()
     theirs(tmp_path / "theirs", [text_to_ids(tokenizer, text) + end for text in texts])
     assert content(prefix) == content(tmp_path / "theirs")
     with pytest.raises(UserError, match="made with eod_id="):

@@ -11,6 +11,7 @@ import termios
 from pathlib import Path
 
 import gigatoken
+import psutil
 import pytest
 from tokenized_texts import ENDINGS, TEXTS, content, run, text_to_ids, theirs, write
 
@@ -84,6 +85,21 @@ def test_long_text_for_the_slow_library(
     source = write(tmp_path / "in.json", ["a", "b" * (5 << 20)])
     with pytest.raises(UserError, match=r"in\.json:2: a text of 5,242,880 characters; .* at most 4,194,304"):
         tokenize([source], tmp_path / "out", tokenizer_dir, quiet=True)
+
+
+def test_no_process_is_left_by_a_kill(tmp_path: Path, tokenizer_dir: Path) -> None:
+    """The process that reads ends when its pipe breaks; the next call resumes or starts over, with the same output."""
+    source = write(tmp_path / "in.json", TEXTS * 100_000)
+    prefix = tmp_path / "out"
+    arguments = [f"--input={source}", f"--output-prefix={prefix}", f"--tokenizer={tokenizer_dir}"]
+    with subprocess.Popen([sys.executable, "-m", "llama31", "tokenize", *arguments]) as process:
+        readers: list[psutil.Process] = []
+        while not readers:
+            readers = psutil.Process(process.pid).children()
+        process.kill()
+    psutil.wait_procs(readers)
+    assert run(*arguments).returncode == 0
+    assert tokenize([source], prefix, tokenizer_dir, quiet=True).documents == 300_000
 
 
 @pytest.mark.parametrize("prefix", [".", "/", "..", "a/.."])

@@ -17,7 +17,7 @@ from llama31.run_dir import startup_log
 
 BENCHES = [
     "convert_memory", "copy_data", "gpu_step", "growth", "index", "loader", "read_logs", "save", "start", "tokenize",
-    "train_step",
+    "tokenize_versions", "train_step",
 ]  # fmt: skip
 
 
