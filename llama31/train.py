@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from llama31.checkpoint import identity, store
+from llama31.common import light_imports
 from llama31.common.errors import RunAborted, UserError
 from llama31.config import paths
 from llama31.config.departures import departures
@@ -186,7 +187,7 @@ class _Run:
         for observer in self.observers:
             with contextlib.suppress(OSError):  # a full disk, which is in the outcome
                 observer.run_stopped(outcome)
-        if wandb := sys.modules.get("wandb"):
+        if (wandb := sys.modules.get("wandb")) and not light_imports.is_deferred("wandb"):
             with contextlib.suppress(Exception):  # a failure of Weights & Biases is not the run's
                 wandb.finish(exit_code=outcome.exit_code)
 
