@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import os
 import shutil
 import signal
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from llama31.checkpoint import identity, store
-from llama31.common import light_imports
 from llama31.common.errors import RunAborted, UserError
+from llama31.common.late_uses import is_executed
 from llama31.config import paths
 from llama31.config.departures import departures
 from llama31.config.parallel_layout import Layout
@@ -122,6 +123,7 @@ class _Run:
         if self.rank == 0:
             self._open_log(settings, data, departed)
         startup_log.reached(startup_log.CHECKED)
+        gc.disable()  # imports make a million objects, which stay
 
         import fiddle
 
@@ -154,6 +156,8 @@ class _Run:
                 self.log.describe_precision(lowest_precision(trainer.strategy, trainer.precision_plugin))
             trainer.callbacks += [vocabulary.CheckRows(settings, data.vocab_size), self.callback]
             load(trainer, self.start)
+            gc.freeze()  # collections during training need not look at these objects
+            gc.enable()
             pretrain()
         return self.callback.outcome
 
@@ -187,9 +191,9 @@ class _Run:
         for observer in self.observers:
             with contextlib.suppress(OSError):  # a full disk, which is in the outcome
                 observer.run_stopped(outcome)
-        if (wandb := sys.modules.get("wandb")) and not light_imports.is_deferred("wandb"):
+        if is_executed("wandb"):
             with contextlib.suppress(Exception):  # a failure of Weights & Biases is not the run's
-                wandb.finish(exit_code=outcome.exit_code)
+                sys.modules["wandb"].finish(exit_code=outcome.exit_code)
 
     def _saver(self, settings: Settings, data: Data, departed: list[str]) -> "Saver":
         """Return the saver of checkpoints; rank 0 locks them, and stores the process that the launcher signals."""
