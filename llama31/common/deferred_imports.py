@@ -160,7 +160,11 @@ class _Deferring(_Wrapped):
         if _entry(module.__name__) in _used:
             assert module.__spec__
             module.__spec__.loader = module.__loader__ = self.real
-            self.real.exec_module(module)
+            _executing.add(module.__name__)
+            try:
+                self.real.exec_module(module)
+            finally:
+                _executing.remove(module.__name__)
             if type(module) is _Deferred:  # some modules give themselves another class
                 module.__class__ = ModuleType  # type: ignore[assignment]
             if change := late_uses.CHANGES.get(module.__name__):
@@ -172,20 +176,25 @@ def _use(entry: str) -> None:
     """Execute the deferred modules of an entry, and import its modules as usual from now on."""
     with _lock:
         _used.add(entry)
-        for name in [name for name in _deferred if _entry(name) == entry]:
+        names = [name for name in _deferred if _entry(name) == entry]
+        # Not found in sys.modules, they are executed in the order in which they import each other.
+        for name in [*names, *_namespaces(entry)]:
+            sys.modules.pop(name, None)
+        for name in names:
             _execute(name)
         stand_in.replace(entry)
 
 
+def _namespaces(entry: str) -> list[str]:
+    """Return the packages of an entry without `__init__`: never deferred, and useless without those around them."""
+    held = {name: vars(module) for name, module in list(sys.modules.items()) if _entry(name) == entry}
+    return [name for name, names in held.items() if "__path__" in names and not names.get("__file__")]
+
+
 def _execute(name: str) -> None:
-    """Execute a deferred module, unless it is executed already or at this moment."""
+    """Execute a deferred module, unless it is executed already or in this moment."""
     if name in _deferred and name not in _executing:
-        _executing.add(name)
-        try:
-            sys.modules.pop(name, None)
-            importlib.import_module(name)
-        finally:
-            _executing.remove(name)
+        importlib.import_module(name)
 
 
 def _executed(module: ModuleType, name: str) -> Any:

@@ -64,10 +64,11 @@ def main() -> None:
     said["real"] = [real.__name__ for real in reals if inspect.isclass(real) or inspect.isfunction(real)]
     import pandas
     from nemo.collections import llm
+    from nemo.collections.llm.modelopt import Quantizer
     from sklearn.metrics import roc_curve
 
     said["used"] = [len(pandas.DataFrame({"a": [1, 2]})), roc_curve([0, 1], [0, 1])[0].tolist(), len(llm.__all__)]
-    said["used"] += [llm.Quantizer.__module__, llm.MixtralModel.__name__, llm.recipes.llama3_8b.__name__]
+    said["used"] += [Quantizer.__module__, llm.MixtralModel.__name__, llm.recipes.llama3_8b.__name__]
     print(json.dumps(said))
 
 
