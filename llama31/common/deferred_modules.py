@@ -47,6 +47,7 @@ UNUSED: dict[str, tuple[str, ...]] = {
     ),
     "torch.utils._sympy": ("torch's compiler",),
     "torch.utils.cpp_extension": ("compilation of C++ code",),
+    "tqdm.cli": ("tqdm's command line", "main"),
     "wandb": ("Weights & Biases; WANDB=1 uses it",),
 }
 """Modules, with all modules in them, that are executed when they are used: the reason, and names with stand-ins."""
