@@ -57,6 +57,7 @@ QUICK = {
 
 PROCESSOR = "processor seconds"
 RATIOS = {"the total": startup_log.STEPPED, "the launch": startup_log.RANK, "processor time": PROCESSOR}
+PROGRAMS = {"ours": "pretrain_llama31", "peer": "dev.bench.plain_nemo"}
 PLAIN = {
     "PYTHONPATH": str(paths.REPOSITORY),
     "OMP_NUM_THREADS": "1",
@@ -99,10 +100,12 @@ def count(data: dict[str, str], settings: dict[str, object], directory: Path) ->
     for name in start_counts.COUNTING:
         del os.environ[name]
     logs = {"ours": run.run_dir / paths.RANK_LOGS, "peer": peer}
-    modules = {
-        name: start_counts.modules((log / "rank-0.log").read_bytes(), startup_log.STEPPED) for name, log in logs.items()
+    modules = {  # the log begins after the imports of the program
+        name: start_counts.modules((log / "rank-0.log").read_bytes(), startup_log.STEPPED)
+        + start_counts.modules_of(f"import {PROGRAMS[name]}")
+        for name, log in logs.items()
     }
-    llm = start_counts.modules_of_llm()
+    llm = start_counts.modules_of(start_counts.LLM)
     print(
         f"modules that rank 0 imports to the first step: ours {modules['ours']:,}, peer {modules['peer']:,}, "
         f"ratio {modules['ours'] / modules['peer']:.2f}; "
@@ -113,7 +116,7 @@ def count(data: dict[str, str], settings: dict[str, object], directory: Path) ->
     calls = {
         "ours": start_counts.file_calls(ours, file, 3, runs.environment()),
         "peer": start_counts.file_calls(plain_command(data, peer), file, 0, environment),
-        "llm": start_counts.file_calls([sys.executable, *start_counts.LLM], file, 0, environment),
+        "llm": start_counts.file_calls([sys.executable, "-c", start_counts.LLM], file, 0, environment),
     }
     if None in calls.values():
         print("file-system calls: not counted; this needs strace (Debian's package strace) and the right to trace")

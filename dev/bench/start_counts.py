@@ -8,13 +8,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dev.bench.harness import REPOSITORY
+
 IMPORTED = re.compile(rb"^import time: +\d+", re.M)
 """A line that Python prints for each module with PYTHONPROFILEIMPORTTIME=1."""
 TOTAL = re.compile(r"^100\.00 +\S+ +\d+ +(\d+) .*total$", re.M)
 """The last line of strace's summary; the group is the number of calls."""
 COUNTING = {"PYTHONPROFILEIMPORTTIME": "1"}
-LLM = ["-W", "ignore", "-c", "from nemo.collections import llm"]
-"""Arguments of Python: what every script for NeMo does."""
+LLM = "from nemo.collections import llm"
+"""What every script for NeMo does."""
 
 
 def modules(log: bytes, before: str = "") -> int:
@@ -22,15 +24,10 @@ def modules(log: bytes, before: str = "") -> int:
     return len(IMPORTED.findall(log.partition(before.encode())[0] if before else log))
 
 
-def modules_of_llm() -> int:
-    """Return how many modules `from nemo.collections import llm` imports."""
-    done = subprocess.run(
-        [sys.executable, *LLM],
-        env={**os.environ, **COUNTING},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        check=True,
-    )
+def modules_of(program: str) -> int:
+    """Return how many modules a Python program imports, those of the interpreter included."""
+    environment = {**os.environ, **COUNTING, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
     return modules(done.stderr)
 
 
