@@ -15,6 +15,7 @@ A module that is not installed raises ModuleNotFoundError as ever, so that `try:
 """
 
 import ast
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -144,7 +145,8 @@ def _reexported(package: ModuleType, names: dict[str, tuple[str, str]], stars: S
             if name in UNUSED.get(star, ()) or name in getattr(module, "__all__", ()):
                 return getattr(module, name)
         raise AttributeError(f"module {package.__name__!r} has no attribute {name!r}")
-    vars(package)[name] = found
+    if not isinstance(found, stand_in.StandIn):
+        vars(package)[name] = found
     return found
 
 
@@ -181,7 +183,8 @@ def _use(entry: str) -> None:
         for name in [*names, *_namespaces(entry)]:
             sys.modules.pop(name, None)
         for name in names:
-            _execute(name)
+            with contextlib.suppress(ImportError):  # raised again where something reads this module
+                _execute(name)
         stand_in.replace(entry)
 
 

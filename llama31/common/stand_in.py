@@ -6,6 +6,7 @@ that `except name:` works. Calling it, reading an attribute or deriving from it 
 which also takes the place of the stand-in in the module that imported it.
 """
 
+import contextlib
 import sys
 import types
 from collections.abc import Callable
@@ -72,5 +73,6 @@ def replace(entry: str) -> None:
     for _, made, importer in [known for known in _made if known[0] == entry]:
         for name, value in list(importer.items()):
             if value is made:
-                importer[name] = made._real()
+                with contextlib.suppress(ImportError):  # raised again where something uses the stand-in
+                    importer[name] = made._real()
     _made[:] = [known for known in _made if known[0] != entry]
