@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from llama31.common import child_processes
+from llama31.common import child_processes, temporary_files
 from llama31.launch import nsys
 from llama31.train import train
 
@@ -24,6 +24,7 @@ def main() -> None:
         sys.stderr.flush()
     for child in multiprocessing.active_children():  # Megatron's checkpoint writer
         child.kill()
+    temporary_files.remove()
     # Threads of a broken process group may never end.
     os._exit(0 if orderly else 1)
 

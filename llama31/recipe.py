@@ -10,6 +10,7 @@ from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
 from nemo.collections import llm
 from nemo.collections.common.tokenizers import AutoTokenizer
+from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 from nemo.lightning.pytorch.callbacks.garbage_collection import GarbageCollectionCallback
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler, MegatronOptimizerModule
@@ -196,7 +197,7 @@ def precision(settings: Settings) -> run.Config[nl.MegatronMixedPrecision]:
     """Return the precision plugin: mixed precision with fp32 master weights, or fp32 throughout."""
     if settings.precision is Precision.fp32:
         return run.Config(nl.MegatronMixedPrecision, precision="32")
-    mixed = llm.recipes.precision.mixed_precision.bf16_mixed()
+    mixed = bf16_mixed()
     mixed.grad_reduce_in_fp32 = settings.grad_reduce_dtype is ReduceType.fp32
     for name, value in low_precision.arguments(settings).items():
         setattr(mixed, name, value)

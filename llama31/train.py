@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from llama31.checkpoint import identity, store
 from llama31.common.errors import RunAborted, UserError
+from llama31.common.late_uses import is_executed
 from llama31.config import paths
 from llama31.config.departures import departures
 from llama31.config.parallel_layout import Layout
@@ -130,6 +132,7 @@ class _Run:
         if self.rank == 0:
             self._open_log(settings, data, departed)
         startup_log.reached(startup_log.CHECKED)
+        gc.disable()  # imports make a million objects, which stay
 
         import fiddle
 
@@ -172,6 +175,8 @@ class _Run:
                 trainer.callbacks += [RankTimer(settings.log_interval, self.observers)]
             trainer.callbacks += [self.callback, *diagnosis.callbacks(settings, self.run_dir, self.rank)]
             load(trainer, self.start)
+            gc.freeze()  # collections during training need not look at these objects
+            gc.enable()
             pretrain()
         return self.callback.outcome
 
@@ -215,9 +220,9 @@ class _Run:
         for observer in self.observers:
             with contextlib.suppress(OSError):  # a full disk, which is in the outcome
                 observer.run_stopped(outcome)
-        if wandb := sys.modules.get("wandb"):
+        if is_executed("wandb"):
             with contextlib.suppress(Exception):  # a failure of Weights & Biases is not the run's
-                wandb.finish(exit_code=outcome.exit_code)
+                sys.modules["wandb"].finish(exit_code=outcome.exit_code)
         if mlflow_run := sys.modules.get("llama31.training.mlflow_run"):
             with contextlib.suppress(Exception):
                 mlflow_run.finish(outcome.exit_code)

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from llama31.common import skip_megatron_compile
+from llama31.common import deferred_imports, skip_megatron_compile
 from llama31.run_dir import startup_log
 
 
@@ -26,6 +26,7 @@ def main() -> None:
 
     settings = resolve([*sys.argv[2:], f"JOB_DIR={directory}"], {}).settings
     startup_log.reached(startup_log.CHECKED)
+    deferred_imports.remove()
     sys.modules.pop(skip_megatron_compile.NAME)  # stock Megatron tries to compile it
     import fiddle
     from lightning.pytorch import Callback

@@ -26,8 +26,14 @@ for verbs in (running, convert, results, submission, corpus):
 
 def main() -> None:
     """Run the verb. A user error is a line on standard error and exit code 2."""
+    arguments = sys.argv[1:] or ["--help"]
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+        if arguments[0] == "run" and not {"-h", "--help"} & set(arguments):
+            # All that follows belongs to the verb. Typer would import pydantic first, a third of the launcher's time.
+            from llama31.cli import launch
+
+            sys.exit(launch.run(arguments[1:]))
+        sys.exit(app(arguments, standalone_mode=False))
     except UserError as error:
         print("\n".join(error.lines), file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,7 @@
 """Run on this machine: start the ranks with torchrun, forward signals to them, report the outcome."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,16 @@ from llama31.plan.plan import Plan
 from llama31.run_dir import record
 from llama31.settings import Settings
 
+TORCHRUN = "torchrun"
+"""Directory for torchrun's own files, empty ones, which it would leave in the directory of temporary files."""
+
 
 def command(settings: Settings, directory: Path) -> list[str]:
     """Return the torchrun command with one process for each rank."""
     python, *rank = rank_command.command(directory)
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={settings.gpus_per_node}"]
-    return [python, *torchrun, *rank]
+    log_dir = f"--log-dir={directory / paths.RANK_LOGS / TORCHRUN}"
+    return [python, *torchrun, log_dir, *rank]
 
 
 def run(plan: Plan, arguments: Sequence[str]) -> int:
@@ -38,5 +43,6 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
                 started, stderr=errors, env=environment, start_new_session=True, pass_fds=(held.fileno(),)
             )
             returncode = signals.wait(torchrun, directory)
+        shutil.rmtree(log.with_name(TORCHRUN), ignore_errors=True)
         report = out_of_memory.kernel_report(log, kills)
         return run_directory.end(directory, settings, returncode, "torchrun", log=log, out_of_memory=report)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from runs import REPOSITORY
 
-from dev.bench import start, watched_run
+from dev.bench import start, start_counts, watched_run
 from llama31.run_dir import startup_log
 
 BENCHES = [
@@ -83,3 +83,11 @@ def test_parts_of_a_start_are_those_of_the_last_rank(tmp_path: Path, capsys: pyt
         startup_log.RANK: 2.0,
         startup_log.CHECKED: 0.5,
     }
+
+
+def test_modules_and_file_calls_are_counted(tmp_path: Path) -> None:
+    log = b"import time:       100 |        100 |   encodings\nimport time: self [us] | cumulative\nchatter\n"
+    assert start_counts.modules(log + log) == 2
+    assert start_counts.modules(log + b"... start: done\n" + log, "start: done") == 1
+    calls = start_counts.file_calls([sys.executable, "-c", "import json"], tmp_path / "calls")
+    assert calls is None or 100 < calls < 10_000, "None where strace is missing"

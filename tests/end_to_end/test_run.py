@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,13 @@ def test_target_reached(settings: dict[str, Any], tmp_path: Path, monkeypatch: p
     """With a tokenizer that only transformers 5 itself can load."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     saved = as_transformers_5_saves_it(Path(settings["TOKENIZER_PATH"]), tmp_path / "of transformers 5")
-    run = run_llama31({**settings, "TOKENIZER_PATH": saved, "GPUS_PER_NODE": 2, "TARGET": 6.5, "WANDB": 1})
+    with tempfile.TemporaryDirectory() as temporary:  # with a short name, as sockets need
+        monkeypatch.setenv("TMPDIR", temporary)
+        run = run_llama31({**settings, "TOKENIZER_PATH": saved, "GPUS_PER_NODE": 2, "TARGET": 6.5, "WANDB": 1})
+        left = [file.name for file in Path(temporary).iterdir() if not file.name.startswith("wandb-")]
+        monkeypatch.delenv("TMPDIR")
     assert run.exit_code == 0, run.printed + run.logs()
+    assert not left, "temporary files, except the socket of Weights & Biases' own process, which outlives the rank"
     evaluations = run.events("evaluation")
     assert [event["step"] for event in evaluations] == [3], "stops at the first evaluation at or below the target"
     assert run.outcome.status == "success"
