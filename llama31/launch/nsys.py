@@ -33,7 +33,10 @@ def enter(run_dir: Path) -> None:
     rank = os.environ.get("RANK", "0")
     if UNDER_NSYS in os.environ:
         return
-    settings = record.load_settings(run_dir)
+    try:
+        settings = record.load_settings(run_dir)
+    except UserError:  # the rank reports it
+        return
     if settings.profile is Profiler.nsys and rank in settings.profile_ranks.split():
         directory = run_dir / paths.PROFILE
         directory.mkdir(exist_ok=True)
