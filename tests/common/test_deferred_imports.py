@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from runs import REPOSITORY, SUPPORT
+from runs import REPOSITORY, SUPPORT, environment
 
 from llama31.common import deferred_imports, stand_in
 from llama31.common.deferred_modules import REEXPORTS, UNUSED
@@ -132,7 +132,8 @@ def test_reexports() -> None:
 def described(option: str) -> dict[str, Any]:
     """What a process that imports the recipe says, see recipe_objects.py."""
     command = [sys.executable, "-W", "ignore", str(SUPPORT / "recipe_objects.py"), option]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    env = {**environment(), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
