@@ -20,6 +20,7 @@ from llama31.run_dir import record
 from llama31.settings import (
     AmaxAlgorithm,
     Container,
+    CudaGraphs,
     Device,
     Division,
     Fp8Recipe,
@@ -256,6 +257,7 @@ OTHER_VALUES: dict[str, Any] = {
     "overlap_grad_reduce": False,
     "overlap_param_gather": True,
     "tp_comm_overlap": False,
+    "cuda_graphs": CudaGraphs.layer,
     "submission_division": Division.open,
     "submission_status": Status.research,
     "profile": Profiler.nsys,
