@@ -41,6 +41,11 @@ def param_gather(settings: Settings) -> bool:
     return not is_blockwise if settings.fp8_param_gather is None else settings.fp8_param_gather
 
 
+def gathers_in_gradients(settings: Settings) -> bool:
+    """Return whether weights are gathered in the memory of the gradients, as Megatron does with mxfp8."""
+    return param_gather(settings) and settings.fp8_recipe is Fp8Recipe.mxfp8
+
+
 def arguments(settings: Settings) -> dict[str, Any]:
     """Return the arguments of NeMo's MegatronMixedPrecision beside those of bf16."""
     found: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llama31.config import devices
+from llama31.config import devices, low_precision
 from llama31.config.parallel_layout import Layout
 from llama31.config.problem import Problem
 from llama31.settings import Device, Settings
@@ -22,7 +22,7 @@ class Overlap:
 
     @classmethod
     def of(cls, settings: Settings, *, on_gpu: bool) -> "Overlap":
-        """Return the overlap of checked settings. An empty setting means: on, if useful and possible with the layout.
+        """Return the overlap of checked settings. An empty setting means: on, if useful and possible.
 
         On the CPU it is off by default, since the threads of the collectives take cores from the model.
         """
@@ -30,7 +30,9 @@ class Overlap:
         within_a_node = 1 < settings.tensor_parallel_size <= settings.gpus_per_node
         return cls(
             grad_reduce=grad_reduce,
-            param_gather=_chosen(settings.overlap_param_gather, grad_reduce),
+            param_gather=_chosen(
+                settings.overlap_param_gather, grad_reduce and not low_precision.gathers_in_gradients(settings)
+            ),
             tensor_parallel=_chosen(settings.tp_comm_overlap, settings.sequence_parallel and within_a_node),
         )
 
@@ -58,6 +60,11 @@ def problems(settings: Settings) -> Iterator[Problem]:
     elif settings.overlap_param_gather and not planned(settings).grad_reduce:
         what = "OVERLAP_PARAM_GATHER=1: needs OVERLAP_GRAD_REDUCE, which is off here"
         yield Problem("overlap_param_gather", what, (None,), elsewhere=({"overlap_grad_reduce": True},))
+    # Megatron-Core leaves it to the training loop to copy the weights into the gradients' memory then, after it has been
+    # set to 0 (step_with_ready_grads of its optimizer). NeMo 2.7.3's loop does not: zeros would be gathered.
+    elif settings.overlap_param_gather and low_precision.gathers_in_gradients(settings):
+        what = "OVERLAP_PARAM_GATHER=1: NeMo gathers no weights so with FP8_RECIPE=mxfp8 and FP8_PARAM_GATHER"
+        yield Problem("overlap_param_gather", what, (None,), elsewhere=({"fp8_param_gather": False},))
     # NeMo's MegatronCommOverlapCallback would turn it off with a warning.
     if settings.tp_comm_overlap and not settings.sequence_parallel:
         what = "TP_COMM_OVERLAP=1: needs SEQUENCE_PARALLEL"

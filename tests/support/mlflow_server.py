@@ -27,8 +27,9 @@ def mlflow_server(directory: Path) -> Iterator[str]:
         sys.executable, "-m", "mlflow", "server", f"--backend-store-uri=sqlite:///{directory}/mlflow.db",
         f"--default-artifact-root={directory}/artifacts", "--host=127.0.0.1", f"--port={port}", "--workers=1",
     ]  # fmt: skip
+    env = {**os.environ, "TMPDIR": str(directory)}  # it leaves lock files
     with log.open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, cwd=directory)
+        server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, cwd=directory, env=env)
     try:
         _wait_for(address, server, log)
         yield address

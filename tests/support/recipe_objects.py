@@ -67,7 +67,11 @@ def main() -> None:
     from nemo.collections.llm.modelopt import Quantizer
     from sklearn.metrics import roc_curve
 
-    said["used"] = [len(pandas.DataFrame({"a": [1, 2]})), roc_curve([0, 1], [0, 1])[0].tolist(), "LlamaModel" in llm.__all__]
+    said["used"] = [
+        len(pandas.DataFrame({"a": [1, 2]})),
+        roc_curve([0, 1], [0, 1])[0].tolist(),
+        "LlamaModel" in llm.__all__,
+    ]
     said["used"] += [Quantizer.__module__, llm.MixtralModel.__name__, llm.recipes.llama3_8b.__name__]
     print(json.dumps(said))
 

@@ -16,6 +16,7 @@ from recipes import CUDA_WITH_ENGINE, recipe
 
 from llama31.common.errors import UserError
 from llama31.config import low_precision, transformer_engine
+from llama31.config.overlap import Overlap
 from llama31.config.resolve import resolve
 from llama31.estimates import memory
 from llama31.estimates.gpus import GPUS, recipes
@@ -193,3 +194,13 @@ def test_the_plans_words() -> None:
     assert described(precision=Precision.nvfp4, grad_reduce_dtype=ReduceType.bf16, **layers) == (
         "nvfp4, the first 1 and last 2 layers in bf16, gradients in bf16"
     )
+
+
+@pytest.mark.parametrize(("gathered", "overlapped"), [(None, False), (True, False), (False, True)])
+def test_mxfp8_weights_are_gathered_before_the_gradients_memory_is_set_to_0(
+    gathered: bool | None, overlapped: bool
+) -> None:
+    """NeMo's training loop lacks what Megatron's does after that, so gathering later would gather zeros."""
+    mxfp8 = Settings(gpus_per_node=8, precision=Precision.fp8, fp8_recipe=Fp8Recipe.mxfp8, fp8_param_gather=gathered)
+    assert Overlap.of(mxfp8, on_gpu=True) == Overlap(True, overlapped, False)
+    assert Overlap.of(replace(mxfp8, fp8_recipe=Fp8Recipe.tensorwise), on_gpu=True).param_gather
