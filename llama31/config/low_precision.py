@@ -42,7 +42,7 @@ def param_gather(settings: Settings) -> bool:
 
 
 def gathers_in_gradients(settings: Settings) -> bool:
-    """Return whether weights are gathered in the memory of the gradients, as Megatron does with mxfp8."""
+    """Return whether weights are gathered in the memory of the gradients: in Megatron, those of mxfp8."""
     return param_gather(settings) and settings.fp8_recipe is Fp8Recipe.mxfp8
 
 

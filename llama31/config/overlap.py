@@ -60,7 +60,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
     elif settings.overlap_param_gather and not planned(settings).grad_reduce:
         what = "OVERLAP_PARAM_GATHER=1: needs OVERLAP_GRAD_REDUCE, which is off here"
         yield Problem("overlap_param_gather", what, (None,), elsewhere=({"overlap_grad_reduce": True},))
-    # Megatron-Core leaves it to the training loop to copy the weights into the gradients' memory then, after it has been
+    # Megatron-Core leaves it to the training loop to copy the weights into the gradients' memory, after it has been
     # set to 0 (step_with_ready_grads of its optimizer). NeMo 2.7.3's loop does not: zeros would be gathered.
     elif settings.overlap_param_gather and low_precision.gathers_in_gradients(settings):
         what = "OVERLAP_PARAM_GATHER=1: NeMo gathers no weights so with FP8_RECIPE=mxfp8 and FP8_PARAM_GATHER"

@@ -54,10 +54,13 @@ def test_headings_are_unique(document: Path) -> None:
 
 @every_document
 def test_no_machine_is_named(document: Path) -> None:
-    """Absolute paths are examples, below /data, or the image's own; addresses are PyTorch's and MLCommons'."""
+    """Absolute paths are examples, below /data, or the image's own; addresses are public, or an example."""
     without_image = re.sub(rf"{IN_IMAGE}\b", "", text(document))
     assert set(re.findall(r"(?<![\w.:/>}-])/(\w+)/", without_image)) <= {"data"}
-    public = re.compile(r"https://(download\.pytorch\.org/whl/cpu|\w+\.mlcommons-storage\.org(/.*)?)")
+    public = re.compile(
+        r"https://(download\.pytorch\.org/whl/cpu|\w+\.mlcommons-storage\.org(/.*)?|github\.com/NVIDIA/Megatron-LM)"
+        r"|http://tracking:5000"
+    )
     assert all(public.fullmatch(url) for url in re.findall(r"https?://[^\s)`\"]+", code(document)))
 
 
