@@ -43,8 +43,7 @@ class Progress:
         with self._lock:
             self.done += count
             self._bar.update(count)
-            now = time.monotonic()
-            if self._every is not None and now - self._said >= self._every:
+            if self._every is not None and (now := time.monotonic()) - self._said >= self._every:
                 self._said = now
                 print(self._line(now - self._start), flush=True)
 

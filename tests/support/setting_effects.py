@@ -83,7 +83,7 @@ IN_THE_RECIPE = {
         True,
         {"data": SyntheticData}
         | dict.fromkeys(("data.train_prefixes[0]", "data.train_prefixes[1]"), GONE)
-        | dict.fromkeys(("data.validation_prefix", "data.index_root"), GONE),
+        | dict.fromkeys(("data.validation_prefix", "data.index_root", "data.copies"), GONE),
     ),
     "size": Acts(
         "tiny",
