@@ -29,6 +29,22 @@ def publish(partial: Path, path: Path) -> None:
     sync(path.parent)
 
 
+def rename_if_first(partial: Path, path: Path) -> None:
+    """Give the finished file `partial` the name `path`. Raises FileExistsError if another process was first.
+
+    Works without hard links, too, which exFAT and some FUSE file systems lack.
+    """
+    try:
+        os.link(partial, path)  # the only rename of POSIX that replaces nothing
+    except FileExistsError:
+        raise
+    except OSError:
+        path.with_name(f".{path.name}.first").mkdir()  # of several processes, one makes it
+        partial.rename(path)
+    else:
+        partial.unlink()
+
+
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Open a binary file that becomes `path` when the block succeeds and is removed when it fails.

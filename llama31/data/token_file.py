@@ -11,6 +11,7 @@ per document; other tools may write several, such as one per sentence.
 Standard library only. `summary` reads only a few bytes, so that planning is fast for any size.
 """
 
+import mmap
 import struct
 from array import array
 from dataclasses import dataclass
@@ -144,6 +145,13 @@ def summary(prefix: str | Path) -> TokenFile:
     if end == 0:
         raise UserError(f"{data}: holds no tokens")
     return TokenFile(prefix, ends - 1, sequences, end // token_type.itemsize, token_type)
+
+
+def require_mmap(prefix: Path) -> None:
+    """Raise OSError if the files cannot be mapped into memory, as Megatron-Core does: some FUSE mounts refuse it."""
+    for path in (idx_path(prefix), bin_path(prefix)):
+        with open(path, "rb") as file:
+            mmap.mmap(file.fileno(), 1, prot=mmap.PROT_READ).close()
 
 
 def _size(path: Path) -> int:

@@ -10,7 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named
+from llama31.common.files import atomic_writer, failures_named, rename_if_first
 from llama31.common.json_files import load_object, read_json_if_present, to_json, write_json
 from llama31.common.locks import is_locked, lock_file
 from llama31.config import paths
@@ -92,7 +92,7 @@ def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:
     temporary = run_dir / f".{paths.OUTCOME}.{os.getpid()}"
     try:
         temporary.write_text(to_json(outcome), encoding="utf-8")
-        os.link(temporary, run_dir / paths.OUTCOME)
+        rename_if_first(temporary, run_dir / paths.OUTCOME)
     except FileExistsError:
         return load_outcome(run_dir) or outcome
     finally:

@@ -1,5 +1,6 @@
 """Writing, syncing and hashing files, and finding space for them."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -106,3 +107,20 @@ def test_what_can_be_created(tmp_path: Path) -> None:
     if os.geteuid():
         tmp_path.chmod(0o500)
         assert not files.can_be_created(tmp_path / "a")
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_of_two_files_the_first_gets_the_name(has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    parts = [tmp_path / "a", tmp_path / "b"]
+    for part in parts:
+        part.write_text(part.name)
+    files.rename_if_first(parts[0], tmp_path / "file")
+    with pytest.raises(FileExistsError):
+        files.rename_if_first(parts[1], tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "a"
+    assert [part.exists() for part in parts] == [False, True]
