@@ -6,9 +6,12 @@ import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from llama31.checkpoint import locate
+from llama31.checkpoint.convert import logits_parity
+from llama31.checkpoint.convert.logits_parity import Difference
+from llama31.checkpoint.convert.source_logits import SourceLogits
 from llama31.checkpoint.formats import hugging_face, nemo
 from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint
 from llama31.checkpoint.formats.nemo import NemoCheckpoint
@@ -19,9 +22,6 @@ from llama31.common.json_files import load_json, write_json
 from llama31.common.locks import only_run_in
 from llama31.common.progress import Progress
 from llama31.common.units import size
-
-if TYPE_CHECKING:
-    from llama31.checkpoint.convert.logits_parity import Difference
 
 Format = Literal["nemo", "hf"]
 RECORD = "conversion.json"  # in the destination: the source, and how close the logits are
@@ -44,8 +44,13 @@ def convert(source_dir: Path, destination: Path, target: Format) -> int:
         print(f"{source_dir}: {contents}; {'resuming' if resumed else 'converting'}", file=sys.stderr)
         sink = io.StringIO()  # for what NeMo prints when it is imported, and its warnings
         work = 3 * total  # written once, read by two models
-        with Progress("convert, compare", work) as progress, redirect_stdout(sink), redirect_stderr(sink):
-            difference = _write_and_compare(source, partial, progress)
+        with (
+            SourceLogits(source) as expected,
+            Progress("convert, compare", work) as progress,
+            redirect_stdout(sink),
+            redirect_stderr(sink),
+        ):
+            difference = _write_and_compare(source, partial, expected, progress)
         print(
             f"logits of {difference.tokens} tokens, fp32: largest difference {difference.maximum:.2g}, "
             f"mean {difference.mean:.2g}"
@@ -122,18 +127,28 @@ def _start_or_resume(partial: Path, description: dict[str, Any]) -> bool:
 
 
 def _write_and_compare(
-    source: HuggingFaceCheckpoint | NemoCheckpoint, partial: Path, progress: Progress
-) -> "Difference":
+    source: HuggingFaceCheckpoint | NemoCheckpoint, partial: Path, expected: SourceLogits, progress: Progress
+) -> Difference:
     """Write the result, check it like any checkpoint, and compare its logits with the source's."""
-    from llama31.checkpoint.convert import logits_parity, to_hugging_face, to_nemo
-    from llama31.model.cpu_backend import one_rank
 
-    with one_rank():
-        if isinstance(source, HuggingFaceCheckpoint):
-            to_nemo.write(source, partial, progress.add)
-            return logits_parity.compare(source, nemo.inspect(partial), progress.add)
-        to_hugging_face.write(source, partial, progress.add)
-        return logits_parity.compare(hugging_face.inspect(partial), source, progress.add)
+    def add(count: int) -> None:
+        progress.add(count + expected.newly_read())
+
+    if isinstance(source, HuggingFaceCheckpoint):
+        from llama31.checkpoint.convert import logits_of_megatron, to_nemo
+        from llama31.model.cpu_backend import one_rank
+
+        with one_rank():
+            to_nemo.write(source, partial, add)
+            logits = logits_of_megatron.logits(nemo.inspect(partial), add)
+    else:
+        from llama31.checkpoint.convert import logits_of_transformers, to_hugging_face
+
+        to_hugging_face.write(source, partial, add)
+        logits = logits_of_transformers.logits(hugging_face.inspect(partial), add)
+    while not expected.wait():
+        add(0)
+    return logits_parity.difference(logits, expected.result())
 
 
 def _finish(partial: Path, destination: Path, record: dict[str, Any]) -> None:

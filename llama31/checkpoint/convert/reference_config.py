@@ -5,16 +5,17 @@ conversion, makes the logits differ.
 """
 
 from pathlib import Path
-
-import nemo_run as run
-import torch
-from nemo.collections.llm.gpt.model import llama
-from transformers import LlamaConfig
+from typing import TYPE_CHECKING
 
 from llama31.checkpoint.formats import nemo
 from llama31.checkpoint.formats.hugging_face import CONFIG
 from llama31.common.errors import UserError
 from llama31.common.json_files import load_json
+
+if TYPE_CHECKING:
+    import nemo_run as run
+    from nemo.collections.llm.gpt.model import llama
+    from transformers import LlamaConfig
 
 HUGGING_FACE = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -31,12 +32,14 @@ NEMO = (
 """Fields of model.yaml that affect the logits. All others concern training and its layout."""
 
 
-def of_hugging_face(checkpoint: Path) -> LlamaConfig:
+def of_hugging_face(checkpoint: Path) -> "LlamaConfig":
     """Return the pinned transformers' configuration, with RoPE read from config.json as transformers 5 does.
 
     transformers 5 prefers rope_scaling to rope_parameters, and the theta inside them to rope_theta. If only the older
     fields exist, transformers 4 reads the same.
     """
+    from transformers import LlamaConfig
+
     given = load_json(checkpoint / CONFIG)
     numbers = {name: given[name] for name in HUGGING_FACE if given.get(name) is not None}
     scaling = dict(given.get("rope_scaling") or given.get("rope_parameters") or {})
@@ -45,8 +48,12 @@ def of_hugging_face(checkpoint: Path) -> LlamaConfig:
     return LlamaConfig(**numbers, rope_theta=theta, rope_scaling=None if plain else scaling)
 
 
-def of_nemo(checkpoint: Path) -> run.Config[llama.LlamaConfig]:
+def of_nemo(checkpoint: Path) -> "run.Config[llama.LlamaConfig]":
     """Return NeMo's fp32 configuration of the class in model.yaml. Raises UserError if that is no Llama of NeMo's."""
+    import nemo_run as run
+    import torch
+    from nemo.collections.llm.gpt.model import llama
+
     given = nemo.read_model(checkpoint)["config"]
     name = str(given["_target_"]).rpartition(".")[2]
     kind = getattr(llama, name, None)

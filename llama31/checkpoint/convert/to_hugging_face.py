@@ -82,7 +82,7 @@ def _write_file(source: NemoCheckpoint, group: list[Location], path: Path) -> No
     for key, layer in group:
         parts = parameter_mapping.split(key, source.tensor(key, layer), source.architecture)
         names = parameter_mapping.hugging_face_names(key, layer)
-        tensors |= {name: part.clone() for name, part in zip(names, parts, strict=True)}
+        tensors |= {name: part.contiguous() for name, part in zip(names, parts, strict=True)}
     partial = path.parent / NOTES / path.name  # safetensors' temporary files survive a kill
     with failures_named(path):
         partial.parent.mkdir(exist_ok=True)

@@ -42,16 +42,21 @@ class NemoCheckpoint:
         """Return the type in which a parameter is stored, by torch's name."""
         return self.tensors[key].dtype
 
-    def tensor(self, key: str, layer: int) -> "Tensor":
-        """Read one parameter, joined from its shards; of one layer if it is layered."""
+    def tensor(self, key: str, layer: int, into: "Tensor | None" = None) -> "Tensor":
+        """Read one parameter, joined from its shards; of one layer if it is layered.
+
+        With `into`, a tensor of its shape and any type, it is copied there and `into` is returned.
+        """
         import torch
 
         contents = self.tensors[key]
         layered = parameter_mapping.is_layered(key)
-        whole = torch.empty(contents.shape[1:] if layered else contents.shape, dtype=getattr(torch, contents.dtype))
-        for chunk in contents.chunks:
-            if layered and chunk.offsets[0] != layer:
-                continue
+        shape = contents.shape[1:] if layered else contents.shape
+        chunks = [chunk for chunk in contents.chunks if not layered or chunk.offsets[0] == layer]
+        if into is None and len(chunks) == 1:
+            return self._read(chunks[0]).view(shape)
+        whole = torch.empty(shape, dtype=getattr(torch, contents.dtype)) if into is None else into
+        for chunk in chunks:
             block = [slice(start, start + size) for start, size in zip(chunk.offsets, chunk.sizes, strict=True)]
             part = self._read(chunk)
             whole[tuple(block[1:] if layered else block)].copy_(part[0] if layered else part)
