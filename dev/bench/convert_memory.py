@@ -1,12 +1,15 @@
 """Measure memory and time of converting a random Llama with the shape of Llama 3.2 1B, bf16, to NeMo and back.
 
-    python3 -m dev.bench.convert_memory DIRECTORY
+    python3 -m dev.bench.convert_memory DIRECTORY [--before CHECKOUT --rounds 3]
 
-Writes 8 GB to DIRECTORY and keeps them. The peak is that of the process (ru_maxrss), which includes pages of mapped
-files. It is printed next to the expected limit: the model once in its data type, plus the largest file of the source.
+Writes 8 GB to DIRECTORY and keeps them. With --before, conversions of an earlier commit take turns with ours. The peak
+is that of the largest process (ru_maxrss), which includes pages of mapped files. It is printed next to the expected
+limit: the model once in its data type, plus the largest file of the source.
 """
 
+import functools
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -66,20 +69,46 @@ def make(directory: Path) -> None:
     (directory / hugging_face.CONFIG).write_text(json.dumps(CONFIG))
 
 
+def conversions(directory: Path, checkout: Path) -> dict[str, tuple[Path, list[str]]]:
+    """Return, by direction, what is written and the command of a checkout; the first one's result is the second's."""
+    source, nemo, back = (directory / name for name in ("source", "nemo", "back"))
+    convert = ["env", "-C", str(checkout), f"PYTHONPATH={checkout}", sys.executable, "-m", "llama31", "convert"]
+    return {
+        "to NeMo": (nemo, [*convert, "--source", str(source), "--destination", str(nemo)]),
+        "to Hugging Face": (back, [*convert, "--source", str(nemo), "--destination", str(back), "--to", "hf"]),
+    }
+
+
 def main() -> None:
-    """Make the model unless it exists, convert it, and print the figures."""
-    directory = harness.parser(__doc__, directory=True).parse_args().directory
-    source, nemo, back = directory / "source", directory / "nemo", directory / "back"
-    if not source.exists():
-        make(source)
-    for name, arguments in {
-        "to NeMo": ("--source", str(source), "--destination", str(nemo)),
-        "to Hugging Face": ("--source", str(nemo), "--destination", str(back), "--to", "hf"),
-    }.items():
-        files = [file.stat().st_size for file in Path(arguments[1]).rglob("*") if file.is_file()]
-        seconds, peak = harness.measured([sys.executable, "-m", "llama31", "convert", *arguments])
+    """Make the model unless it exists, convert it in turns, and print the figures."""
+    parser = harness.parser(__doc__, directory=True)
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="an earlier commit of this repository")
+    parser.add_argument("--rounds", type=int, default=1)
+    arguments = parser.parse_args()
+    directory = arguments.directory
+    if not (directory / "source").exists():
+        make(directory / "source")
+    checkouts = {"ours": harness.REPOSITORY}
+    if arguments.before:
+        checkouts["before"] = arguments.before.absolute()
+
+    def measure(direction: str, checkout: Path) -> tuple[float, int]:
+        written, command = conversions(directory, checkout)[direction]
+        shutil.rmtree(written, ignore_errors=True)
+        return harness.measured(command)
+
+    for direction, (_, command) in conversions(directory, harness.REPOSITORY).items():
+        measures = {name: functools.partial(measure, direction, checkout) for name, checkout in checkouts.items()}
+        results = harness.alternate(measures, arguments.rounds)
+        files = [file.stat().st_size for file in Path(command[9]).rglob("*") if file.is_file()]
         limit = sum(files) + max(files)
-        print(f"{name}: {seconds:.0f} s, peak {peak / 1e9:.2f} GB; model and largest file {limit / 1e9:.2f} GB")
+        for name, runs in results.items():
+            seconds, peaks = zip(*runs, strict=True)
+            line = f"{direction}, {name}: {harness.spread(seconds, '.1f')} s, peak {max(peaks) / 1e9:.2f} GB"
+            if name != "ours":
+                ratios = harness.ratios([one for one, _ in results["ours"]], seconds)
+                line += f", ours takes {harness.spread(ratios, '.2f')} of it"
+            print(f"{line}; model and largest file {limit / 1e9:.2f} GB", flush=True)
 
 
 if __name__ == "__main__":
