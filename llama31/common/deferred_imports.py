@@ -179,8 +179,14 @@ def _use(entry: str) -> None:
     with _lock:
         _used.add(entry)
         names = [name for name in _deferred if _entry(name) == entry]
-        # Not found in sys.modules, they are executed in the order in which they import each other.
-        for name in [*names, *_namespaces(entry)]:
+        # Found neither in sys.modules nor in their packages, they are executed in the order in which they import each
+        # other.
+        found = [*names, *_namespaces(entry)]
+        for name in found:
+            parent, _, child = name.rpartition(".")
+            if holder := _deferred.get(parent) or sys.modules.get(parent):
+                vars(holder).pop(child, None)
+        for name in found:
             sys.modules.pop(name, None)
         for name in names:
             with contextlib.suppress(ImportError):  # raised again where something reads this module

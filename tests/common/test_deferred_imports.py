@@ -19,6 +19,11 @@ FILES = {
     "unused_one/__init__.py": "import executed\nexecuted.names.append(__name__)\nfrom unused_one.part import Thing\n",
     "unused_one/part.py": "import executed\nexecuted.names.append(__name__)\nclass Thing(ValueError):\n    size = 3\n",
     "unused_one/damaged.py": "raise ImportError('damaged')\n",
+    "unused_one/base.py": "import executed\nexecuted.names.append(__name__)\nready = 1\n",
+    "unused_one/upper.py": (
+        "import executed\nfrom unused_one import base\n"
+        "executed.names.append(__name__ if 'unused_one.base' in executed.names else 'too early')\n"
+    ),
     "executed.py": "names = []\n",
     "importer.py": (
         "import unused_one, unused_one.part\n"
@@ -137,6 +142,15 @@ def described(option: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def test_what_a_module_imports_is_executed_before_it() -> None:
+    """As protocol buffers need it, of which one's definition refers to the other's."""
+    upper, base = importlib.import_module("unused_one.upper"), importlib.import_module("unused_one.base")
+    assert base.ready == 1
+    import executed
+
+    assert executed.names[-2:] == ["unused_one.base", "unused_one.upper"], upper
 
 
 @pytest.mark.slow

@@ -114,7 +114,8 @@ def test_all_directories_that_are_set(run: Run, tmp_path: Path) -> None:
 
 
 def test_every_setting_arrives(run: Run) -> None:
-    values = {name: f"{name} $x" for name in names() if not re.search("PATH|DIR|CKPT|INDEX|FILENAME|DEVICE", name)}
+    others = re.compile("PATH|DIR|CKPT|INDEX|FILENAME|DEVICE|COPY_DATA_TO")
+    values = {name: f"{name} $x" for name in names() if not others.search(name)}
     call = run(**{**values, "IMAGE": "llama31", "DEVICE": "cpu"})
     assert {f"{name}={value}" for name, value in values.items() if name != "IMAGE"} <= set(call.values("--env="))
     assert "IMAGE=llama31" in call.values("--env="), "with PARTITION, a run submits from within"

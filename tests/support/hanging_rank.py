@@ -30,3 +30,7 @@ if __name__ == "__main__":
     if os.environ["RANK"] == "1" and HANG_AFTER in os.environ:
         hang_after(int(os.environ[HANG_AFTER]))
     pretrain_llama31.main()
+elif __name__ == "__mp_main__":  # multiprocessing spawned this process from a rank
+    from llama31.common import child_processes
+
+    child_processes.end_spawned()

@@ -26,3 +26,7 @@ if __name__ == "__main__":
     if os.environ["RANK"] == "1":
         slow_down()
     pretrain_llama31.main()
+elif __name__ == "__mp_main__":  # multiprocessing spawned this process from a rank
+    from llama31.common import child_processes
+
+    child_processes.end_spawned()
