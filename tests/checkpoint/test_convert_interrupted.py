@@ -77,7 +77,7 @@ def interrupt_at(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Progress, "add", interrupted)
 
 
-@pytest.mark.parametrize("count", [0, 2, 5, 20, 60])
+@pytest.mark.parametrize("count", [0, 2, 5, 20, 35])
 def test_an_interrupted_export_is_resumed(
     count: int, converted: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
