@@ -15,9 +15,9 @@ from llama31.train import train
 def main() -> None:
     """Train. A failing rank exits with 1, so that its launcher ends the others."""
     child_processes.end_children()
-    nsys.enter(Path(sys.argv[1]))
     if "TORCHELASTIC_RUN_ID" in os.environ:  # under srun, Slurm ends the remaining processes of a task
         child_processes.end_with(os.getppid())
+    nsys.enter(Path(sys.argv[1]))  # nsys then ends with torchrun, and this process, executed again, with nsys
     _, orderly = train(Path(sys.argv[1]))
     with contextlib.suppress(OSError):  # a full disk
         sys.stdout.flush()

@@ -69,13 +69,13 @@ def make(directory: Path) -> None:
     (directory / hugging_face.CONFIG).write_text(json.dumps(CONFIG))
 
 
-def conversions(directory: Path, checkout: Path) -> dict[str, tuple[Path, list[str]]]:
-    """Return, by direction, what is written and the command of a checkout; the first one's result is the second's."""
+def conversions(directory: Path, checkout: Path) -> dict[str, tuple[Path, Path, list[str]]]:
+    """Return, by direction, source, destination and the command of a checkout."""
     source, nemo, back = (directory / name for name in ("source", "nemo", "back"))
     convert = ["env", "-C", str(checkout), f"PYTHONPATH={checkout}", sys.executable, "-m", "llama31", "convert"]
     return {
-        "to NeMo": (nemo, [*convert, "--source", str(source), "--destination", str(nemo)]),
-        "to Hugging Face": (back, [*convert, "--source", str(nemo), "--destination", str(back), "--to", "hf"]),
+        "to NeMo": (source, nemo, [*convert, "--source", str(source), "--destination", str(nemo)]),
+        "to Hugging Face": (nemo, back, [*convert, "--source", str(nemo), "--destination", str(back), "--to", "hf"]),
     }
 
 
@@ -93,14 +93,14 @@ def main() -> None:
         checkouts["before"] = arguments.before.absolute()
 
     def measure(direction: str, checkout: Path) -> tuple[float, int]:
-        written, command = conversions(directory, checkout)[direction]
+        _, written, command = conversions(directory, checkout)[direction]
         shutil.rmtree(written, ignore_errors=True)
         return harness.measured(command)
 
-    for direction, (_, command) in conversions(directory, harness.REPOSITORY).items():
+    for direction, (origin, *_) in conversions(directory, harness.REPOSITORY).items():
         measures = {name: functools.partial(measure, direction, checkout) for name, checkout in checkouts.items()}
         results = harness.alternate(measures, arguments.rounds)
-        files = [file.stat().st_size for file in Path(command[9]).rglob("*") if file.is_file()]
+        files = [file.stat().st_size for file in origin.rglob("*") if file.is_file()]
         limit = sum(files) + max(files)
         for name, runs in results.items():
             seconds, peaks = zip(*runs, strict=True)

@@ -216,7 +216,8 @@ def range_problems(settings: Settings) -> dict[str, str]:
         )
     if not all(re.fullmatch("[0-9]{1,10}", seed) and int(seed) < 2**31 for seed in settings.seeds.split()):
         found["seeds"] = f"SEEDS={settings.seeds}: not whole numbers from 0 to {2**31 - 1}, such as 1234"
-    if not settings.profile_ranks.strip() or not all(map(str.isdecimal, settings.profile_ranks.split())):
+    ranks = settings.profile_ranks.split()
+    if not ranks or not all(re.fullmatch("0|[1-9][0-9]{0,9}", rank) for rank in ranks):
         found["profile_ranks"] = f"PROFILE_RANKS={settings.profile_ranks}: not ranks separated by spaces, such as 0 8"
     uri = settings.mlflow_tracking_uri
     if uri and (not re.match("https?://[^/\\s]", uri) or USER_IN_ADDRESS.search(uri)):

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 
 from llama31.common.units import size
@@ -24,7 +25,8 @@ def check(context: Context) -> Iterator[Finding]:
         return
     backend = "gloo" if devices.device(context.settings) is Device.cpu else "nccl"
     command = [*_starter(context), PROGRAM, backend, str(TORCH_SHARE * context.command_timeout)]
-    done = limits.output(command, context.command_timeout, _environment(context))
+    with tempfile.TemporaryDirectory() as directory:  # torchrun and the ranks leave directories behind
+        done = limits.output(command, context.command_timeout, {**_environment(context), "TMPDIR": directory})
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"rank"')]
     if not answers:
         rank = context.task.rank if context.task else 0

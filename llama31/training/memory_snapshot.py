@@ -1,5 +1,6 @@
 """Snapshots of the memory that PyTorch allocated on a rank's GPU, for https://pytorch.org/memory_viz."""
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -26,8 +27,9 @@ class MemorySnapshots(Callback):
         torch._C._cuda_attach_out_of_memory_observer(self._ran_out)
 
     def _ran_out(self, device: int, wanted: int, total: int, free: int) -> None:
-        print(f"out of memory: {wanted:,} bytes wanted, {free:,} free; snapshot: {self.file}", flush=True)
-        self._write()
+        with contextlib.suppress(OSError):  # a full disk; the failure itself is the outcome
+            print(f"out of memory: {wanted:,} bytes wanted, {free:,} free; snapshot: {self.file}", flush=True)
+            self._write()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a snapshot if the history was recorded."""

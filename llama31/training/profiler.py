@@ -1,5 +1,6 @@
 """Profile some steps of some ranks (PROFILE), with named ranges, into the run directory."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ class ProfileSteps(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End early: what led to a failure may be in the trace."""
-        self._end()
+        with contextlib.suppress(Exception):  # of a broken device or a full disk; the failure itself is the outcome
+            self._end()
 
     def _begin(self) -> None:
         RANGES.is_on = True

@@ -159,6 +159,7 @@ def test_booleans_are_0_and_1(written: str, value: bool) -> None:
         ("SAVE_CKPT=2", "SAVE_CKPT=2 (command line): not 0 or 1"),
         ("TRAIN_PARTS=6 8", "TRAIN_PARTS=6 8: not different part numbers from 0 to 7, such as 6 7"),
         ("TRAIN_PARTS=6 6", "TRAIN_PARTS=6 6: not different part numbers from 0 to 7, such as 6 7"),
+        ("PROFILE_RANKS=07", "PROFILE_RANKS=07: not ranks separated by spaces, such as 0 8"),
         ("PROFILE_RANKS=first", "PROFILE_RANKS=first: not ranks separated by spaces, such as 0 8"),
         ("SEEDS=1 -2", "SEEDS=1 -2: not whole numbers from 0 to 2147483647, such as 1234"),
         ("SEEDS=2147483648", "SEEDS=2147483648: not whole numbers from 0 to 2147483647, such as 1234"),

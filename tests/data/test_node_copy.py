@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-import time
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,16 +99,18 @@ def test_a_source_that_is_not_as_its_manifest_says_is_refused(settings: Settings
 
 
 def test_a_killed_copy_leaves_nothing_under_a_final_name(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = FORK.Semaphore(0)
+
     def hang(*_: object, **__: object) -> None:
-        time.sleep(600)
+        copied.release()
+        threading.Event().wait()
 
     with monkeypatch.context() as patch:
         patch.setattr(node_copy, "size_and_sha256", hang)
         process = FORK.Process(target=node_copy.ensure, args=(settings,))
         process.start()
-    while len(list(Path(settings.copy_data_to).glob("*.partial-*"))) < node_copy.AT_ONCE:
-        assert process.is_alive()
-        time.sleep(0.05)
+    for _ in range(node_copy.AT_ONCE):
+        assert copied.acquire(timeout=60), "a copy did not come to be read back"
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
     left = contents(settings.copy_data_to)
