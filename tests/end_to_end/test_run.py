@@ -21,6 +21,7 @@ from saved_tokenizers import as_transformers_5_saves_it
 from tiny import VOCABULARY, make_ids_beyond_the_vocabulary
 
 from llama31 import rules
+from llama31.common.units import size
 from llama31.config import paths
 from llama31.launch import provenance
 from llama31.mlperf.check import submission
@@ -122,7 +123,7 @@ def test_target_not_reached(settings: dict[str, Any]) -> None:
     run = run_forked({**settings, "STOP_AT_STEP": 7, "START_EVAL_AT": 40})
     assert_aborted(run, TARGET_NOT_REACHED, "TARGET=3.3", "STOP_AT_STEP=7")
     assert run.outcome.memory and run.outcome.memory >= run.events("evaluation")[-1]["memory"]
-    assert f"memory: {run.outcome.memory / 1e6:.1f} MB on the fullest rank" in run.printed
+    assert f"memory: {size(run.outcome.memory)} on the fullest rank" in run.printed
     assert [event["step"] for event in run.events("step")] == [1, 2, 3, 4, 5, 6, 7]
     assert [event["step"] for event in run.events("evaluation")] == [6], "none before START_EVAL_AT, none at the stop"
     assert [value for key, value in logged(run) if key == "eval_accuracy"] == [run.events("evaluation")[0]["loss"]]
