@@ -22,6 +22,7 @@ from llama31.config.overlap import Overlap
 from llama31.data.module import BenchmarkData, SyntheticData
 from llama31.model.device import Backend
 from llama31.model.llama import model_config
+from llama31.run_dir.start_point import NEW_RUN, Start
 from llama31.settings import CudaGraphs, Precision, ReduceType, Settings
 from llama31.training import loggers
 from llama31.training.loggers import LoggedSteps
@@ -31,7 +32,9 @@ from llama31.training.strategy import ResumableStrategy
 from llama31.training.warm_up import WarmUp
 
 
-def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Path, name: str = "") -> run.Partial:
+def pretrain_recipe(
+    settings: Settings, backend: Backend, seed: int, run_dir: Path, name: str = "", start: Start = NEW_RUN
+) -> run.Partial:
     """Return the recipe of one run.
 
     Args:
@@ -40,6 +43,7 @@ def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Pa
         seed: Seed of the initial weights and of the training data's order.
         run_dir: Run directory, for NeMo's and TensorBoard's logs.
         name: Name of the run for Weights & Biases. Default: the name of `run_dir`.
+        start: Starting point of this job.
 
     Returns:
         A nemo_run.Partial of `llm.pretrain`; `fiddle.build` builds the objects.
@@ -55,7 +59,7 @@ def pretrain_recipe(settings: Settings, backend: Backend, seed: int, run_dir: Pa
             nl.NeMoLogger,
             explicit_log_dir=str(run_dir / paths.NEMO_LOGS),
             update_logger_directory=False,
-            tensorboard=loggers.tensorboard(run_dir),
+            tensorboard=loggers.tensorboard(run_dir, start),
             extra_loggers=loggers.mlflow(settings.mlflow_tracking_uri, name or run_dir.name),
             wandb=loggers.weights_and_biases(run_dir, name or run_dir.name) if settings.wandb else None,
         ),

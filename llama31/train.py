@@ -105,7 +105,7 @@ class _Run:
     @property
     def name(self) -> str:
         """Name of the run, which all jobs of its chain share."""
-        return self.start.run or job_chain.run_name(self.run_dir)
+        return self.start.run or job_chain.run_dir_of(self.run_dir).name
 
     def warn(self, *_: Any) -> None:
         """Record the warning of the time limit (SIGUSR1), until the saver has its own handler."""
@@ -155,7 +155,7 @@ class _Run:
             directory = run_tokenizer.ensure(settings, self.run_dir)
             source = directory if settings.mock_data else Path(settings.tokenizer_path)
             used = replace(settings, tokenizer_path=str(directory))
-            recipe = pretrain_recipe(used, backend, int(settings.seeds), self.run_dir, self.name)
+            recipe = pretrain_recipe(used, backend, int(settings.seeds), self.run_dir, self.name, self.start)
             recipe.model.tokenizer = recipe.data.tokenizer = vocabulary.load(directory, source)
             pretrain = fiddle.build(recipe)
             available = data.available_samples(settings.seq_length)

@@ -67,16 +67,20 @@ class Cluster:
         """Return the state of a job, such as COMPLETED."""
         return self.shown(number)["JobState"]
 
-    def ended(self, number: str) -> str:
+    def ended(self, number: str, deadline: float = DEADLINE) -> str:
         """Wait for the end of a job and return its state."""
-        self.until(f"job {number} ends", lambda: self.state(number) in ENDED)
+        self.until(f"job {number} ends", lambda: self.state(number) in ENDED, deadline)
         return self.state(number)
 
-    def until(self, what: str, happened: Callable[[], object]) -> None:
-        """Wait until a condition holds. Each query of Slurm takes 10 ms, so there is no pause between them."""
-        end = time.monotonic() + DEADLINE
+    def until(self, what: str, happened: Callable[[], object], deadline: float = DEADLINE, pause: float = 0) -> None:
+        """Wait until a condition holds, at most `deadline` seconds.
+
+        Each query of Slurm takes 10 ms, so there is no pause between them by default.
+        """
+        end = time.monotonic() + deadline
         while not happened():
-            assert time.monotonic() < end, f"not within {DEADLINE} s: {what}\n{self.ask('squeue')}{self.ask('sinfo')}"
+            assert time.monotonic() < end, f"not within {deadline} s: {what}\n{self.ask('squeue')}{self.ask('sinfo')}"
+            time.sleep(pause)
 
     # Processes on the nodes
 

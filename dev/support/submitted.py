@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -15,6 +16,9 @@ from dev.support.runs import REPOSITORY, Run, arguments, environment
 from dev.support.slurm_cluster import ENDED, Cluster
 from llama31.config import paths
 from llama31.run_dir import job_chain, time_limit_warning
+from llama31.status import latest_step
+
+PAUSE = 0.2  # seconds between looks at a job that trains for long, to leave the cores to it
 
 
 @dataclass
@@ -53,6 +57,26 @@ class Submitted:
         lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
         events = [json.loads(line) for line in lines if line.endswith("\n")]
         return [event["step"] for event in events if event["event"] == "step"]
+
+    def latest_step(self, job: str, restarts: int = 0) -> int:
+        """Return the newest step in a job's metrics, which may be of an earlier job; 0 if there is none."""
+        recent = latest_step.read(self.job_dir(job, restarts) / paths.METRICS)
+        return recent.last_step.step if recent else 0
+
+    def reaches(self, step: int, job: str, restarts: int = 0) -> None:
+        """Wait for a step of a job, however long it takes. Raises AssertionError if the job ends before."""
+
+        def reached() -> bool:
+            is_over = self.cluster.state(job) in ENDED  # asked first: the step may come in between
+            has = self.latest_step(job, restarts) >= step
+            assert has or not is_over, self.log(job)
+            return has
+
+        self.cluster.until(f"job {job} reaches step {step}", reached, deadline=math.inf, pause=PAUSE)
+
+    def restarts(self, job: str) -> int:
+        """Return how often a job was queued again."""
+        return int(self.cluster.shown(job)["Restarts"])
 
     def after_a_step(self, job: str, restarts: int = 0) -> dict[int, int]:
         """Wait for the first step of this job and return the processes of its ranks, by rank."""

@@ -49,9 +49,9 @@ def chain(run_dir: Path, submission: Submission) -> list[int]:
     return list(dict.fromkeys([*submission.jobs, *map(job_of, job_dirs(run_dir))]))
 
 
-def run_name(run_dir: Path) -> str:
-    """Return the name of the run that a run directory, or a job directory within one, belongs to."""
-    return (run_dir.parent if JOB_DIR_NAME.fullmatch(run_dir.name) else run_dir).name
+def run_dir_of(directory: Path) -> Path:
+    """Return the run directory that a job directory is in; a run directory is returned as it is."""
+    return directory.parent if JOB_DIR_NAME.fullmatch(directory.name) else directory
 
 
 def job_dir_name(job_id: int, restarts: int) -> str:

@@ -61,6 +61,9 @@ class Start:
         return "starts from random weights"
 
 
+NEW_RUN = Start()
+
+
 def store(file: Path, start: Start) -> None:
     """Write start.json, for the ranks of a job."""
     write_json(file, start)
@@ -68,4 +71,4 @@ def store(file: Path, start: Start) -> None:
 
 def load(file: Path) -> Start:
     """Read start.json; random weights if it is missing. Raises UserError if it is damaged."""
-    return read_json_if_present(Start, file) or Start()
+    return read_json_if_present(Start, file) or NEW_RUN

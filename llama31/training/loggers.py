@@ -1,7 +1,6 @@
 """TensorBoard and Weights & Biases: their directories, the name of a run, and how steps are counted."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,20 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from llama31.config import paths
+from llama31.run_dir import job_chain
+from llama31.run_dir.start_point import Start
 
 LONGEST_ID = 128  # characters; the limit of Weights & Biases
 
 
-def tensorboard(run_dir: Path) -> run.Config[TensorBoardLogger]:
-    """Return TensorBoard's logger, which writes to the run directory."""
-    return run.Config(TensorBoardLogger, save_dir=str(run_dir), name=paths.TENSORBOARD, version="")
+def tensorboard(run_dir: Path, start: Start) -> run.Config[TensorBoardLogger]:
+    """Return TensorBoard's logger, which writes to the run directory; all jobs of a chain write to the same one.
+
+    A job that resumes tells readers to discard what an interrupted job logged beyond its last checkpoint.
+    """
+    purge = {"purge_step": start.step + 1} if start.resumes else {}
+    directory = job_chain.run_dir_of(run_dir)
+    return run.Config(TensorBoardLogger, save_dir=str(directory), name=paths.TENSORBOARD, version="", **purge)
 
 
 def weights_and_biases(run_dir: Path, name: str) -> run.Config[WandbLogger]:
@@ -56,21 +62,23 @@ class LoggedSteps(Callback):
         self.interval = interval
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make `pl_module.log` ignore the progress bar."""
+        """Make `pl_module.log` ignore the progress bar, and keep Lightning from logging steps itself."""
         log = pl_module.log
 
         def without_progress_bar(name: str, value: Any, prog_bar: bool = False, **options: Any) -> None:
             log(name, value, prog_bar=False, **options)
 
         pl_module.log = without_progress_bar
+        trainer._logger_connector.update_train_step_metrics = lambda: None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Set the step for the values logged next: of this training step and of an evaluation after it."""
+        """Log this step if it is due, and set the step for the values of an evaluation after it."""
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-        # Lightning would log before multiples of the interval, since it adds 1 to the count above.
-        trainer.log_every_n_steps = 1 if trainer.global_step % self.interval == 0 else sys.maxsize
         step = torch.tensor(float(trainer.global_step))  # on the CPU, to avoid a synchronisation
         for key in ("step", "global_step"):
             pl_module.log(key, step, batch_size=1)
+        if trainer.global_step % self.interval == 0:
+            connector = trainer._logger_connector
+            connector.log_metrics(connector.metrics["log"])

@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 from runs import REPOSITORY, TIMEOUT, Run, arguments, environment, prepared_run, run_forked, stopped_by
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dev.support.tensors import common, different, tensors
 from llama31.checkpoint import store
@@ -44,9 +45,12 @@ def test_a_warning_saves_within_a_step(settings: dict[str, Any], tmp_path: Path)
     assert_saved_and_ended(run, tmp_path)
 
 
-def test_slurms_warning_to_all_processes_of_a_rank(settings: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_background", [0, 1])
+def test_slurms_warning_to_all_processes_of_a_rank(
+    in_background: int, settings: dict[str, Any], tmp_path: Path
+) -> None:
     """A rank that srun starts, with SIGTERM to what it started too, such as Megatron's writers of checkpoints."""
-    saving = {**settings, "SAVE_CKPT": 1, "CONTINUAL_CKPT": tmp_path, "SAVE_EVERY": 1}
+    saving = {**settings, "SAVE_CKPT": 1, "SAVE_ASYNC": in_background, "CONTINUAL_CKPT": tmp_path, "SAVE_EVERY": 1}
     run_dir, _, of_ranks = prepared_run(saving)
     single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
@@ -227,3 +231,5 @@ def test_disk_that_fills_up_while_saving(settings: dict[str, Any], small_disk: P
     assert "par-1-4-steps: cannot be saved: No space left on device" in run.outcome.reason
     assert [checkpoint.step for checkpoint in store.listing(small_disk)] == [2]
     assert [checkpoint.step for checkpoint in store.listing(small_disk, suffix=PARTIAL)] == [4]
+    logged = EventAccumulator(str(run.run_dir / paths.TENSORBOARD)).Reload()
+    assert [event.step for event in logged.Scalars("reduced_train_loss")] == [1, 2, 3, 4], "logged before it is saved"

@@ -32,7 +32,7 @@ def test_what_is_stored_is_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("directory", ["8b-seed1", "8b-seed1/job-12", "8b-seed1/job-12-3"])
 def test_all_jobs_of_a_run_share_its_name(tmp_path: Path, directory: str) -> None:
-    assert job_chain.run_name(tmp_path / directory) == "8b-seed1"
+    assert job_chain.run_dir_of(tmp_path / directory) == tmp_path / "8b-seed1"
 
 
 @pytest.mark.parametrize(
