@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,12 +141,12 @@ def _write_and_compare(
 
         with one_rank():
             to_nemo.write(source, partial, add)
-            logits = logits_of_megatron.logits(nemo.inspect(partial), add)
+            logits = logits_of_megatron.logits(replace(nemo.inspect(partial), from_disk=True), add)
     else:
         from llama31.checkpoint.convert import logits_of_transformers, to_hugging_face
 
         to_hugging_face.write(source, partial, add)
-        logits = logits_of_transformers.logits(hugging_face.inspect(partial), add)
+        logits = logits_of_transformers.logits(replace(hugging_face.inspect(partial), from_disk=True), add)
     while not expected.wait():
         add(0)
     return logits_parity.difference(logits, expected.result())
