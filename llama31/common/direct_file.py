@@ -1,4 +1,4 @@
-"""Files that bypass the page cache: its memory takes longer to allocate than to fill, and it hides what the disk holds."""
+"""Files past the page cache, whose pages take longer to allocate than to fill, and which hides what the disk holds."""
 
 import errno
 import fcntl

@@ -19,6 +19,7 @@ from llama31.checkpoint.formats.nemo import NemoCheckpoint
 from llama31.common import training_packages
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, failures_named, nearest_existing, publish, sync_tree
+from llama31.common.heap import keep_freed_memory
 from llama31.common.json_files import load_json, write_json
 from llama31.common.locks import only_run_in
 from llama31.common.progress import Progress
@@ -43,6 +44,7 @@ def convert(source_dir: Path, destination: Path, target: Format) -> int:
         resumed = _start_or_resume(partial, description)
         contents = f"{len(source.architecture.shapes())} tensors, {size(total)}"
         print(f"{source_dir}: {contents}; {'resuming' if resumed else 'converting'}", file=sys.stderr)
+        keep_freed_memory()
         sink = io.StringIO()  # for what NeMo prints when it is imported, and its warnings
         work = 3 * total  # written once, read by two models
         with (

@@ -1,7 +1,7 @@
 """NeMo -> Hugging Face: safetensors of limited size, config.json, tokenizer.
 
-One of Megatron's parameters at a time is in memory, or the few from which the next file entries come. Each file gets its
-name once complete, so a resumed run skips it.
+One of Megatron's parameters at a time is in memory, or the few of which parts are still to be written. Each file gets
+its name once complete, so a resumed run skips it.
 """
 
 import math
