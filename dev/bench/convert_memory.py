@@ -119,7 +119,7 @@ def main() -> None:
     if arguments.before:
         checkouts["before"] = arguments.before.absolute()
 
-    def measure(direction: str, checkout: Path) -> tuple[float, int]:
+    def measure(direction: str, checkout: Path) -> tuple[float, float, int]:
         _, written, command = conversions(directory, checkout)[direction]
         shutil.rmtree(written, ignore_errors=True)
         return harness.measured(command)
@@ -130,11 +130,12 @@ def main() -> None:
         files = [file.stat().st_size for file in origin.rglob("*") if file.is_file()]
         limit = sum(files) + max(files)
         for name, runs in results.items():
-            seconds, peaks = zip(*runs, strict=True)
-            line = f"{direction}, {name}: {harness.spread(seconds, '.1f')} s, peak {max(peaks) / 1e9:.2f} GB"
+            seconds, cpu, peaks = zip(*runs, strict=True)
+            line = f"{direction}, {name}: {harness.spread(seconds, '.1f')} s, {harness.spread(cpu, '.1f')} CPU s, peak {max(peaks) / 1e9:.2f} GB"
             if name != "ours":
-                ratios = harness.ratios([one for one, _ in results["ours"]], seconds)
-                line += f", ours takes {harness.spread(ratios, '.2f')} of it"
+                ours, ours_cpu, _ = zip(*results["ours"], strict=True)
+                of_time, of_cpu = harness.ratios(ours, seconds), harness.ratios(ours_cpu, cpu)
+                line += f", ours takes {harness.spread(of_time, '.2f')} and {harness.spread(of_cpu, '.2f')} of it"
             print(f"{line}; model and largest file {limit / 1e9:.2f} GB", flush=True)
         _, written, command = conversions(directory, harness.REPOSITORY)[direction]
         shutil.rmtree(written)
