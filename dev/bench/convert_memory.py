@@ -131,7 +131,8 @@ def main() -> None:
         limit = sum(files) + max(files)
         for name, runs in results.items():
             seconds, cpu, peaks = zip(*runs, strict=True)
-            line = f"{direction}, {name}: {harness.spread(seconds, '.1f')} s, {harness.spread(cpu, '.1f')} CPU s, peak {max(peaks) / 1e9:.2f} GB"
+            times = f"{harness.spread(seconds, '.1f')} s, {harness.spread(cpu, '.1f')} CPU s"
+            line = f"{direction}, {name}: {times}, peak {max(peaks) / 1e9:.2f} GB"
             if name != "ours":
                 ours, ours_cpu, _ = zip(*results["ours"], strict=True)
                 of_time, of_cpu = harness.ratios(ours, seconds), harness.ratios(ours_cpu, cpu)
