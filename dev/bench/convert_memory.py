@@ -4,13 +4,16 @@
 
 Writes 8 GB to DIRECTORY and keeps them. With --before, conversions of an earlier commit take turns with ours. The peak
 is that of the largest process (ru_maxrss), which includes pages of mapped files. It is printed next to the expected
-limit: the model once in its data type, plus the largest file of the source.
+limit: the model once in its data type, plus the largest file of the source. One more conversion samples the sum of all
+processes' memory, shared pages counted once (PSS).
 """
 
 import functools
 import json
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -45,6 +48,7 @@ CONFIG = {
     "initializer_range": 0.02,
 }
 PER_FILE = 40  # tensors
+SAMPLE_SECONDS = 0.1
 
 
 def make(directory: Path) -> None:
@@ -79,6 +83,29 @@ def conversions(directory: Path, checkout: Path) -> dict[str, tuple[Path, Path, 
     }
 
 
+def peak_of_all(command: list[str]) -> int:
+    """Run a command; return the peak memory of it and its children together, in bytes. Raises ChildFailed."""
+    peak = 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            peak = max(peak, _memory(process.pid))
+            time.sleep(SAMPLE_SECONDS)
+    if process.returncode:
+        raise harness.ChildFailed(command, process.returncode, "")
+    return peak
+
+
+def _memory(process: int) -> int:
+    """Return the PSS of a process and its children, bytes; 0 for one that has ended."""
+    proc = Path("/proc", str(process))
+    try:
+        children = [int(child) for file in proc.glob("task/*/children") for child in file.read_text().split()]
+        own = harness.kilobytes(proc / "smaps_rollup", "Pss")
+    except (OSError, StopIteration):
+        return 0
+    return own + sum(map(_memory, children))
+
+
 def main() -> None:
     """Make the model unless it exists, convert it in turns, and print the figures."""
     parser = harness.parser(__doc__, directory=True)
@@ -92,7 +119,7 @@ def main() -> None:
     if arguments.before:
         checkouts["before"] = arguments.before.absolute()
 
-    def measure(direction: str, checkout: Path) -> tuple[float, int]:
+    def measure(direction: str, checkout: Path) -> tuple[float, float, int]:
         _, written, command = conversions(directory, checkout)[direction]
         shutil.rmtree(written, ignore_errors=True)
         return harness.measured(command)
@@ -103,12 +130,17 @@ def main() -> None:
         files = [file.stat().st_size for file in origin.rglob("*") if file.is_file()]
         limit = sum(files) + max(files)
         for name, runs in results.items():
-            seconds, peaks = zip(*runs, strict=True)
-            line = f"{direction}, {name}: {harness.spread(seconds, '.1f')} s, peak {max(peaks) / 1e9:.2f} GB"
+            seconds, cpu, peaks = zip(*runs, strict=True)
+            times = f"{harness.spread(seconds, '.1f')} s, {harness.spread(cpu, '.1f')} CPU s"
+            line = f"{direction}, {name}: {times}, peak {max(peaks) / 1e9:.2f} GB"
             if name != "ours":
-                ratios = harness.ratios([one for one, _ in results["ours"]], seconds)
-                line += f", ours takes {harness.spread(ratios, '.2f')} of it"
+                ours, ours_cpu, _ = zip(*results["ours"], strict=True)
+                of_time, of_cpu = harness.ratios(ours, seconds), harness.ratios(ours_cpu, cpu)
+                line += f", ours takes {harness.spread(of_time, '.2f')} and {harness.spread(of_cpu, '.2f')} of it"
             print(f"{line}; model and largest file {limit / 1e9:.2f} GB", flush=True)
+        _, written, command = conversions(directory, harness.REPOSITORY)[direction]
+        shutil.rmtree(written)
+        print(f"{direction}, ours: peak of all processes {peak_of_all(command) / 1e9:.2f} GB", flush=True)
 
 
 if __name__ == "__main__":

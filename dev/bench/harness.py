@@ -23,8 +23,9 @@ MEASURE = """
 import json, resource, subprocess, sys, time
 began = time.perf_counter()
 code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode
-peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(json.dumps({"code": code, "seconds": time.perf_counter() - began, "peak": peak}))
+seconds, used = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+cpu = used.ru_utime + used.ru_stime
+print(json.dumps({"code": code, "seconds": seconds, "cpu": cpu, "peak": 1024 * used.ru_maxrss}))
 """
 """A process between the bench and the command: the peak of a process counts the memory of the one that started it."""
 
@@ -156,15 +157,15 @@ def json_of(
     return found
 
 
-def measured(command: Sequence[str]) -> tuple[float, int]:
-    """Run a command in the repository; return its seconds and the peak memory in bytes of its largest process.
+def measured(command: Sequence[str]) -> tuple[float, float, int]:
+    """Run a command in the repository; return its seconds, its CPU seconds and the bytes of its largest process.
 
     Raises ChildFailed if it ends with an error.
     """
     found = json_of(["-c", MEASURE, *command])
     if found["code"]:
         raise ChildFailed(command, found["code"], "")
-    return found["seconds"], found["peak"]
+    return found["seconds"], found["cpu"], found["peak"]
 
 
 # Memory

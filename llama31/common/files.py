@@ -51,15 +51,21 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
     Raises UserError, naming `path`, if the file cannot be written.
     """
+    with published_when_complete(path) as partial, open(partial, "wb") as file:
+        yield file
+        sync_open(file)
+
+
+@contextmanager
+def published_when_complete(path: Path) -> Iterator[Path]:
+    """Yield the name of a file to write and sync, which becomes `path` as `atomic_writer` says."""
     if path.exists() and not path.is_file():  # a device would be replaced
         raise UserError(f"{path}: not a regular file, so it cannot be overwritten; name another")
     partial = path.with_name(path.name + PARTIAL)
     with failures_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(partial, "wb") as file:
-                yield file
-                sync_open(file)
+            yield partial
             publish(partial, path)
         finally:
             partial.unlink(missing_ok=True)

@@ -177,6 +177,8 @@ def test_nemo_reads_the_context(converted: Path, models: Path) -> None:
         {"rope_theta": 400_000.0},
         {"rope_scaling": None},
         {"rope_scaling": {**llamas.ROPE_SCALING, "factor": 4.0}},
+        # Shows only between positions that are thousands of tokens apart.
+        {"rope_scaling": {**llamas.ROPE_SCALING, "original_max_position_embeddings": 8193}},
         {"rms_norm_eps": 1e-4},
     ],
     ids=str,
@@ -191,6 +193,15 @@ def test_another_configuration_is_another_model(
         found = logits_of_megatron.logits(ours, lambda _: None)
     expected = logits_of_transformers.logits(theirs, lambda _: None)
     assert not logits_parity.difference(found, expected).passes
+
+
+@pytest.mark.parametrize(("context", "last"), [(40, 39), (64, 63), (65, 63), (2048, 2046), (131_072, 8190)])
+def test_positions_are_distinct_and_within_the_context(context: int, last: int, models: Path) -> None:
+    llama = replace(hugging_face.inspect(models / "3.1").architecture, max_position_embeddings=context)
+    positions = logits_parity.positions(llama)
+    assert positions.shape == logits_parity.tokens(llama)[0].shape
+    assert (positions[0], positions[-1]) == (0, last)
+    assert (positions.diff() > 0).all()
 
 
 def test_a_source_saved_by_transformers_5(models: Path, tmp_path: Path, tokens: torch.Tensor) -> None:

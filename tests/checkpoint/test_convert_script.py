@@ -38,7 +38,7 @@ def test_the_script_converts(models: Path, converted: Path, tmp_path: Path) -> N
     done = run_script(SRC_PATH=str(models / "3.1"), DST_PATH=str(destination))
     assert done.returncode == 0, done.stderr
     first, last = done.stdout.splitlines()
-    assert first.startswith("logits of 256 tokens, fp32: largest difference ")
+    assert first.startswith("logits of 64 tokens, fp32: largest difference ")
     assert last == f"{destination}: complete"
     bytes_ = size(hugging_face.inspect(models / "3.1").bytes())
     assert done.stderr.splitlines() == [f"{models / '3.1'}: 39 tensors, {bytes_}; converting"]

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from llama31.checkpoint.formats.nemo import NemoCheckpoint
 from llama31.common import training_packages
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, failures_named, nearest_existing, publish, sync_tree
+from llama31.common.heap import keep_freed_memory
 from llama31.common.json_files import load_json, write_json
 from llama31.common.locks import only_run_in
 from llama31.common.progress import Progress
@@ -42,6 +44,7 @@ def convert(source_dir: Path, destination: Path, target: Format) -> int:
         resumed = _start_or_resume(partial, description)
         contents = f"{len(source.architecture.shapes())} tensors, {size(total)}"
         print(f"{source_dir}: {contents}; {'resuming' if resumed else 'converting'}", file=sys.stderr)
+        keep_freed_memory()
         sink = io.StringIO()  # for what NeMo prints when it is imported, and its warnings
         work = 3 * total  # written once, read by two models
         with (
@@ -140,12 +143,12 @@ def _write_and_compare(
 
         with one_rank():
             to_nemo.write(source, partial, add)
-            logits = logits_of_megatron.logits(nemo.inspect(partial), add)
+            logits = logits_of_megatron.logits(replace(nemo.inspect(partial), from_disk=True), add)
     else:
         from llama31.checkpoint.convert import logits_of_transformers, to_hugging_face
 
         to_hugging_face.write(source, partial, add)
-        logits = logits_of_transformers.logits(hugging_face.inspect(partial), add)
+        logits = logits_of_transformers.logits(replace(hugging_face.inspect(partial), from_disk=True), add)
     while not expected.wait():
         add(0)
     return logits_parity.difference(logits, expected.result())

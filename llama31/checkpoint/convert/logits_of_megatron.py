@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from llama31.checkpoint.convert import logits_parity, megatron_model, reference_config
@@ -28,7 +29,15 @@ def logits(checkpoint: NemoCheckpoint, on_read: Callable[[int], object]) -> Tens
 
     load_on_demand(model, model.embedding.word_embeddings, model.output_layer, load, on_read)
     tokens = logits_parity.tokens(checkpoint.architecture)
-    positions = torch.arange(tokens.shape[1]).expand_as(tokens)
+    positions = logits_parity.positions(checkpoint.architecture)
+    _rotate_by(model, positions)
     with torch.inference_mode():
-        found: Tensor = model(tokens, positions, attention_mask=None)
+        found: Tensor = model(tokens, positions.expand_as(tokens), attention_mask=None)
     return found[..., : checkpoint.architecture.vocab_size]
+
+
+def _rotate_by(model: GPTModel, positions: Tensor) -> None:
+    """Have Megatron's RoPE use these positions, [sequence]; it would number the tokens from 0."""
+    rotary = model.rotary_pos_emb
+    rotary.register_forward_pre_hook(lambda _, arguments: (int(positions.max()) + 1, *arguments[1:]))
+    rotary.register_forward_hook(lambda _, __, angles: angles[positions])

@@ -28,6 +28,8 @@ def logits(checkpoint: HuggingFaceCheckpoint, on_read: Callable[[int], object]) 
         return stored if into is None else into.copy_(stored)
 
     load_on_demand(model, model.model.embed_tokens, model.lm_head, load, on_read)
+    tokens, positions = logits_parity.tokens(checkpoint.architecture), logits_parity.positions(checkpoint.architecture)
     with torch.inference_mode():
-        found: Tensor = model(logits_parity.tokens(checkpoint.architecture), use_cache=False).logits
+        # Without a mask, transformers takes a gap between positions for the start of another text.
+        found: Tensor = model(tokens, torch.ones_like(tokens), positions[None], use_cache=False).logits
     return found

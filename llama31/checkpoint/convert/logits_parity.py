@@ -8,7 +8,9 @@ from llama31.checkpoint.formats.architecture import Architecture
 if TYPE_CHECKING:
     from torch import Tensor
 
-TOKENS = 256  # in the batch; enough for RoPE's scaling to matter
+TOKENS = 64  # in the batch
+RUN = 16  # tokens at consecutive positions; near ones decide attention to neighbours, far ones show RoPE's scaling
+POSITIONS = 8192  # the tokens are spread over; the context of Llama 3.0, beyond which Llama 3.1 scales RoPE
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,19 @@ def tokens(llama: Architecture) -> "Tensor":
     import torch
 
     return torch.randint(llama.vocab_size, shape(llama)[:2], generator=torch.Generator().manual_seed(0))
+
+
+def positions(llama: Architecture) -> "Tensor":
+    """Return the positions of the tokens in their sequence, [sequence]: runs of neighbours, far apart, in order.
+
+    What RoPE does at a position thousands of tokens away is computed with as few tokens as are needed otherwise.
+    """
+    import torch
+
+    count = shape(llama)[1]
+    gaps = max(1, (count - 1) // RUN)
+    gap = (min(POSITIONS, llama.max_position_embeddings) - count) // gaps
+    return torch.arange(count) + torch.arange(count) // RUN * gap
 
 
 def difference(one: "Tensor", other: "Tensor") -> Difference:

@@ -1,6 +1,7 @@
 """NeMo -> Hugging Face: safetensors of limited size, config.json, tokenizer.
 
-Only one file's tensors are in memory at a time. Each file gets its name once complete, so a resumed run skips it.
+One of Megatron's parameters at a time is in memory, or the few of which parts are still to be written. Each file gets
+its name once complete, so a resumed run skips it.
 """
 
 import math
@@ -9,17 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig
 
-from llama31.checkpoint.formats import parameter_mapping
+from llama31.checkpoint.formats import parameter_mapping, safetensors_header
 from llama31.checkpoint.formats.hugging_face import GENERATION_CONFIG, INDEX, WEIGHTS, small_files
-from llama31.checkpoint.formats.nemo import NOTES, NemoCheckpoint
+from llama31.checkpoint.formats.nemo import NemoCheckpoint
 from llama31.checkpoint.formats.safetensors_header import ITEM_BYTES
+from llama31.common.direct_file import DirectWriter
 from llama31.common.errors import UserError
-from llama31.common.files import failures_named, publish, sync
+from llama31.common.files import failures_named, published_when_complete
 from llama31.common.json_files import load_json, write_json
 from llama31.data.tokenizer import TOKENIZER_FILE
 
@@ -78,23 +79,19 @@ def _groups(sizes: dict[Location, int]) -> Iterator[list[Location]]:
 
 
 def _write_file(source: NemoCheckpoint, group: list[Location], path: Path) -> None:
-    tensors: dict[str, Tensor] = {}
-    for key, layer in group:
-        parts = parameter_mapping.split(key, source.tensor(key, layer), source.architecture)
-        names = parameter_mapping.hugging_face_names(key, layer)
-        tensors |= {name: part.contiguous() for name, part in zip(names, parts, strict=True)}
-    partial = path.parent / NOTES / path.name  # safetensors' temporary files survive a kill
-    with failures_named(path):
-        partial.parent.mkdir(exist_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode
-        try:
-            save_file(tensors, partial, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise UserError(f"{path}: {error}") from error  # for instance a full disk
-        partial.chmod(mode)  # safetensors restricts it to the owner
-        sync(partial)
-        publish(partial, path)
+    """Write the parameters of a file one after another, with the same bytes as safetensors' own function."""
+    locations = {name: location for location in group for name in parameter_mapping.hugging_face_names(*location)}
+    shapes = source.architecture.shapes()
+    contents = {name: (source.dtype(key), shapes[name]) for name, (key, _) in locations.items()}
+    waiting: dict[str, Tensor] = {}  # parts of Megatron's parameters that were read and are not written yet
+    with published_when_complete(path) as partial, DirectWriter(partial) as file:
+        file.write(safetensors_header.header(contents))
+        for name in safetensors_header.in_order(contents):
+            if name not in waiting:
+                key, layer = locations[name]
+                parts = parameter_mapping.split(key, source.tensor(key, layer), source.architecture)
+                waiting |= zip(parameter_mapping.hugging_face_names(key, layer), parts, strict=True)
+            file.write(waiting.pop(name).contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _write_config(source: NemoCheckpoint, destination: Path) -> None:

@@ -37,7 +37,8 @@ from llama31.checkpoint.convert import megatron_model
 from llama31.checkpoint.formats import dcp_metadata, parameter_mapping
 from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint, small_files
 from llama31.checkpoint.formats.nemo import CONTEXT, NOTES, TOKENIZER, WEIGHTS
-from llama31.common.files import atomic_writer, failures_named
+from llama31.common.direct_file import DirectWriter
+from llama31.common.files import atomic_writer, failures_named, published_when_complete
 from llama31.data import run_tokenizer
 from llama31.model import vocabulary
 
@@ -200,7 +201,7 @@ def _write_items(
 def _write_file(items: list[WriteItem], planner: _Planner, path: Path, on_write: Callable[[int], object]) -> list[int]:
     """Write items one after another, in the form that torch's readers expect. Return their lengths, bytes."""
     lengths = []
-    with atomic_writer(path) as file:
+    with published_when_complete(path) as partial, DirectWriter(partial) as file:
         for item in items:
             start = file.tell()
             data = planner.resolve_data(item)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from llama31.checkpoint.formats import architecture, parameter_mapping, redundant
 from llama31.checkpoint.formats.architecture import Architecture
 from llama31.checkpoint.formats.safetensors_header import Stored, read_header, some
+from llama31.common.direct_file import open_to_read
 from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 from llama31.common.json_files import load_json, load_object
 from llama31.data import tokenizer
 
@@ -33,6 +35,8 @@ class HuggingFaceCheckpoint:
     tensors: dict[str, Stored]
     tokenizer_ids: int
     """Ids of the tokenizer; 0 if there is no tokenizer."""
+    from_disk: bool = False
+    """Whether to read weights around the page cache."""
 
     def dtype(self, key: str) -> str:
         """Return the type in which the parameters of one of Megatron's keys are stored, by torch's name."""
@@ -40,10 +44,15 @@ class HuggingFaceCheckpoint:
 
     def tensor(self, name: str) -> "Tensor":
         """Read one parameter."""
-        from safetensors import safe_open
+        import torch
 
-        with safe_open(self.tensors[name].file, framework="pt") as file:
-            return file.get_tensor(name)
+        stored = self.tensors[name]
+        contents = torch.empty(stored.size, dtype=torch.uint8)
+        with failures_named(stored.file), open_to_read(stored.file, from_disk=self.from_disk) as file:
+            file.seek(stored.start)
+            if file.readinto(contents.numpy()) != stored.size:
+                raise OSError("truncated")
+        return contents.view(getattr(torch, stored.dtype)).view(stored.shape)
 
     def files(self) -> list[Path]:
         """Return config.json and the weights' files."""

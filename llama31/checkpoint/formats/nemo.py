@@ -12,6 +12,7 @@ from llama31.checkpoint.formats import architecture, dcp_metadata, parameter_map
 from llama31.checkpoint.formats.architecture import Architecture
 from llama31.checkpoint.formats.dcp_metadata import StoredTensor
 from llama31.checkpoint.formats.safetensors_header import DTYPES, ITEM_BYTES
+from llama31.common.direct_file import open_to_read
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.common.json_files import load_json
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, CONTEXT = "weights", "context"
 TOKENIZER = "tokenizer"  # directory in the context, in checkpoints written here
-NOTES = "writing"  # directory for progress records, in a checkpoint of either format while it is converted
+NOTES = "writing"  # directory for progress records, in a checkpoint while it is written
 MODEL = "model.yaml"  # in the context: the complete configuration of the model
 BACKEND = "metadata.json"  # in the weights
 
@@ -37,6 +38,8 @@ class NemoCheckpoint:
     """Directory of the tokenizer and the generation settings; it may be missing."""
     tensors: dict[str, StoredTensor]
     """The model's parameters by key."""
+    from_disk: bool = False
+    """Whether to read weights around the page cache."""
 
     def dtype(self, key: str) -> str:
         """Return the type in which a parameter is stored, by torch's name."""
@@ -67,7 +70,8 @@ class NemoCheckpoint:
         import torch
         from torch.distributed.checkpoint.utils import _create_file_view
 
-        with open(self.path / WEIGHTS / chunk.file, "rb") as file:
+        file: Any
+        with open_to_read(self.path / WEIGHTS / chunk.file, from_disk=self.from_disk) as file:
             view = _create_file_view(file, chunk.offset, chunk.length)
             return torch.load(view, map_location="cpu", weights_only=True).view(chunk.sizes)
 

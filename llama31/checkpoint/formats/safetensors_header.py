@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # safetensors' name -> torch's
+WRITTEN = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # in the order of a file
 ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 SHOWN = 3  # names of tensors in a message
 MAX_HEADER = 100_000_000  # bytes; the safetensors format allows no more
@@ -66,6 +68,30 @@ def read_header(file: Path) -> dict[str, Stored]:
     if any(begin < 0 or end - begin != tensors[name].size for name, (begin, end) in ranges.items()):
         raise UserError(f"{file}: not a safetensors file: its header cannot be read")
     return tensors
+
+
+def in_order(contents: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[str]:
+    """Return the names of tensors in the order in which safetensors stores them: by type, then by name.
+
+    Args:
+        contents: By name, torch's name of the type, and the shape.
+    """
+    types = list(WRITTEN)
+    return sorted(contents, key=lambda name: (types.index(contents[name][0]), name))
+
+
+def header(contents: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """Return the start of a file that holds these tensors `in_order`, as safetensors writes it for torch."""
+    fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name in in_order(contents):
+        dtype, shape = contents[name]
+        end = start + ITEM_BYTES[dtype] * math.prod(shape)
+        fields[name] = {"dtype": WRITTEN[dtype], "shape": shape, "data_offsets": (start, end)}
+        start = end
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def some(names: list[str]) -> str:
