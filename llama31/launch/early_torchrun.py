@@ -104,9 +104,9 @@ def _run(reader: Connection, held: int, torchrun: int) -> None:
     reader.close()
     os.environ.update(environment)
     torch: Any = sys.modules["torch"]
-    if torch.cuda._is_in_bad_fork():  # a package that torch imports by itself has started CUDA, which no fork can use
+    if torch.cuda._is_in_bad_fork():  # a package that registers with torch has started CUDA, which no fork can use
         os.execvp(command[0], command)
-    np.random.seed()  # each rank its own, as Python's random does by itself
+    np.random.seed()  # each rank its own, as Python does for its random
     script = list(command[command.index("-u") + 1 :])
     sys.argv = script
     if not os.environ.get("PYTHONSAFEPATH"):
