@@ -57,13 +57,16 @@ def main(connection: socket.socket) -> None:
     if not (said["ranks"] and handler and hasattr(handler.SubprocessHandler, "_popen")):
         os.set_inheritable(held, True)
         os.execv(said["command"][0], said["command"])
-    waiting = [_Rank(held) for _ in range(said["ranks"])]
-    handler.SubprocessHandler._popen = lambda _, command, environment: waiting.pop(0).start(command, environment)
+    ranks: list[_Rank] = []
     try:
+        for _ in range(said["ranks"]):
+            ranks.append(_Rank(held))  # a signal in between finds those that exist
+        waiting = iter(ranks)
+        handler.SubprocessHandler._popen = lambda _, command, environment: next(waiting).start(command, environment)
         sys.modules[MODULE].main(said["command"][3:])
     finally:
-        for rank in waiting:
-            rank.process.kill()
+        for rank in ranks:
+            rank.process.kill()  # Python would wait for them
 
 
 class _Rank:
