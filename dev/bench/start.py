@@ -57,7 +57,11 @@ QUICK = {
 
 PROCESSOR = "processor seconds"
 RATIOS = {"the total": startup_log.STEPPED, "the launch": startup_log.RANK, "processor time": PROCESSOR}
-PROGRAMS = {"ours": "pretrain_llama31", "peer": "dev.bench.plain_nemo"}
+PROGRAMS = {
+    "ours": "from llama31.launch import early_torchrun; early_torchrun.preload(); import pretrain_llama31",
+    "peer": "import dev.bench.plain_nemo",
+}
+"""What a rank has imported before its log begins."""
 PLAIN = {
     "PYTHONPATH": str(paths.REPOSITORY),
     "OMP_NUM_THREADS": "1",
@@ -100,9 +104,9 @@ def count(data: dict[str, str], settings: dict[str, object], directory: Path) ->
     for name in start_counts.COUNTING:
         del os.environ[name]
     logs = {"ours": run.run_dir / paths.RANK_LOGS, "peer": peer}
-    modules = {  # the log begins after the imports of the program
+    modules = {
         name: start_counts.modules((log / "rank-0.log").read_bytes(), startup_log.STEPPED)
-        + start_counts.modules_of(f"import {PROGRAMS[name]}")
+        + start_counts.modules_of(PROGRAMS[name])
         for name, log in logs.items()
     }
     llm = start_counts.modules_of(start_counts.LLM)

@@ -1,5 +1,6 @@
 """Run on this machine, submit to Slurm, or show the plan: the verb `run`, which run_llama31.sh calls."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from llama31.config import paths
 from llama31.launch import local, prepare
 from llama31.launch.prepare import Prepared
 from llama31.launch.slurm import submit
+from llama31.launch.torchrun import Early
 from llama31.run_dir.events import INTERRUPTED, worst
 from llama31.settings import Settings
 
@@ -34,19 +36,23 @@ def run(arguments: Sequence[str]) -> int:
         prepare.refuse_missing_gpus(settings)
     command = submit.command(settings, RUN_DIR) if settings.partition else local.command(settings, RUN_DIR)
     runs_here = not is_dry and not settings.partition
-    experiments = [
-        prepare.prepare(experiment, data, allowed, command, thorough=runs_here)
-        for experiment in prepare.experiments(resolved, draws=not is_dry)
-    ]
+    with contextlib.ExitStack() as stack:
+        early = local.early(settings, command) if runs_here else None
+        if early:
+            stack.enter_context(early)
+        experiments = [
+            prepare.prepare(experiment, data, allowed, command, thorough=runs_here)
+            for experiment in prepare.experiments(resolved, draws=not is_dry)
+        ]
+        if runs_here:
+            return worst(_run_here(experiments, given, early))
     if is_dry:
         code = _show(settings, experiments, allowed)
         if missing:  # after the plan: who plans a machine has no data yet
             sys.stdout.flush()
             raise UserError(missing)
         return code
-    if settings.partition:
-        return submit.submit(experiments, given, allowed, wait="--wait" in options)
-    return worst(_run_here(experiments, given))
+    return submit.submit(experiments, given, allowed, wait="--wait" in options)
 
 
 def _parse(arguments: Sequence[str]) -> tuple[set[str], list[str], list[str]]:
@@ -80,7 +86,7 @@ def _show(requested: Settings, experiments: Sequence[Prepared], allowed: Sequenc
     return 0
 
 
-def _run_here(experiments: Sequence[Prepared], given: Sequence[str]) -> list[int]:
+def _run_here(experiments: Sequence[Prepared], given: Sequence[str], early: Early | None) -> list[int]:
     """Run the experiments in order; return their exit codes. An interrupted one ends the series."""
     codes: list[int] = []
     for number, prepared in enumerate(experiments, 1):
@@ -90,7 +96,7 @@ def _run_here(experiments: Sequence[Prepared], given: Sequence[str]) -> list[int
         if len(experiments) > 1:
             print(f"experiment {number} of {len(experiments)}: seed {prepared.plan.settings.seeds}", flush=True)
         prepared.make_room()
-        codes.append(local.run(prepared.plan, given))
+        codes.append(local.run(prepared.plan, given, early))
         if codes[-1] == INTERRUPTED:
             break
     return codes

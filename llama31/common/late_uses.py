@@ -4,6 +4,8 @@ The compiler of torch, 800 modules: torch and Megatron-Core decorate functions a
 step. Nothing is compiled on a CPU; on a GPU the first call of a function that is compiled imports the compiler.
 
 ModelOpt: NeMo asks it at each save and resume whether it has changed the model.
+
+Source files, of which torch asks 10,000 times whether they are there, for the names of a hundred lines.
 """
 
 import functools
@@ -92,6 +94,17 @@ def _break_graph_if_imported(module: ModuleType) -> None:
         vars(module)["_use_grad_for_differentiable"] = use_grad
 
 
+def _name_lines_by_frames(module: ModuleType) -> None:
+    """Have torch name the line that registers an operator without Python's `inspect`, which looks for all modules."""
+
+    def get_source(stacklevel: int) -> str:
+        frame = sys._getframe(stacklevel)
+        return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+    if "get_source" in vars(module):
+        vars(module)["get_source"] = get_source
+
+
 def _use_modelopt_if_imported(module: ModuleType) -> None:
     """Have NeMo ask a model for its state of ModelOpt only where there can be one: in a process that imported it."""
     from nemo.lightning.io.pl import ckpt_to_weights_subdir
@@ -117,6 +130,7 @@ CHANGES = {
     "nemo.collections.llm.modelopt.model_utils": _use_modelopt_if_imported,
     "megatron.core.jit": _compile_at_first_call,
     "torch._compile": _disable_if_imported,
+    "torch._library.utils": _name_lines_by_frames,
     "torch._dynamo.config": _suppress_errors,
     "torch.optim.optimizer": _break_graph_if_imported,
 }
