@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmark_run import SETTINGS
 from pages import array
 from report_figures import assert_steps, traces
 from report_logs import TOKEN, a_log, page_of
 
+from dev.support.benchmark_run import SETTINGS
 from llama31.config import paths
 from llama31.mlperf.log import reader as module
 

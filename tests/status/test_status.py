@@ -10,13 +10,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import benchmark_run
 import pytest
 from cluster import DEADLINE
 from light_imports import imported_by, is_light
 from runs import REPOSITORY, Run, run_llama31
 from status_rows import printed, row, write_run
 
+from dev.support import benchmark_run
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.config import paths

@@ -1,0 +1,165 @@
+"""One try: a command under a fault, the judgement, and the command again without it."""
+
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dev.faults import disks, judge, processes, shim
+from dev.faults.disks import Disk
+from dev.faults.fault import Fault, calls_of
+from dev.faults.judge import State
+from dev.faults.processes import Ended
+from dev.faults.target import Target
+from dev.support.runs import REPOSITORY, environment
+
+STOP_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a command does without a fault."""
+
+    before: State
+    right: State
+    calls: Mapping[tuple[str, str], int]
+    """Call and pattern of its path -> how often."""
+    written: tuple[int, int]
+    """Bytes and files that it adds."""
+    seconds: float
+
+
+@dataclass
+class Verdict:
+    """What came of a try."""
+
+    struck: bool
+    """Whether the command made the call at which the fault strikes."""
+    code: int
+    message: str
+    seconds: float
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The directories of a target's tries."""
+
+    root: Path
+    library: Path
+    stop_seconds: float = STOP_SECONDS
+
+    @property
+    def prepared(self) -> Path:
+        """The inputs; copied for each try."""
+        return self.root / "prepared"
+
+    @property
+    def work(self) -> Path:
+        """Where commands run. The same for all tries: paths are part of some results."""
+        return self.root / "work"
+
+
+def prepare(target: Target, place: Place) -> None:
+    """Make the inputs, unless an earlier campaign did."""
+    if not place.prepared.exists():
+        partial = place.root / "prepared.new"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        target.prepare(partial)
+        partial.rename(place.prepared)
+
+
+def undisturbed(target: Target, place: Place) -> Undisturbed:
+    """Run the command without a fault, twice. Exits with an error if it fails, or gives another result then."""
+    states = []
+    for _ in range(2):
+        with disks.mounted(None, place.prepared, place.work):
+            before = judge.state_of(target, place.work)
+            ended = _run(target, place, None)
+            if ended.code != target.code or ended.left or ended.timed_out:
+                raise SystemExit(
+                    f"{target.name}: exit code {ended.code}, left {ended.left}:\n{ended.errors}{ended.printed}"
+                )
+            states.append(judge.state_of(target, place.work, ended))
+            calls: Counter[tuple[str, str]] = calls_of(_log(place).read_text())
+            written = _bytes_and_files(place.work), _bytes_and_files(place.prepared)
+    if lines := list(judge.differences(*states)):
+        raise SystemExit(f"{target.name}: two undisturbed runs differ: {lines}")
+    added = written[0][0] - written[1][0], written[0][1] - written[1][1]
+    return Undisturbed(before, states[0], calls, added, ended.seconds)
+
+
+def attempt(target: Target, place: Place, fault: Fault, normal: Undisturbed) -> Verdict:
+    """Run the command under the fault, and again without it if it failed; judge both."""
+    with disks.mounted(fault, place.prepared, place.work) as disk:
+        ended = _run(target, place, fault, disk)
+        struck = [path for _, path in shim.strikes(_log(place))]
+        if fault.action == "read-only" and struck:
+            disk.repair()  # what the disk holds counts, not what was in memory
+        lines = ended.errors.strip() or ended.printed.strip()
+        verdict = Verdict(bool(struck), ended.code, lines.splitlines()[-1] if lines else "", ended.seconds)
+        if not struck:
+            return verdict
+        found = judge.state_of(target, place.work, ended)
+        verdict.problems += judge.of_words(target, fault, struck, ended)
+        verdict.problems += judge.of_result(target, normal.right, found, ended)
+        if ended.code == target.code and not verdict.problems:
+            return verdict
+        verdict.problems += judge.of_files(target, normal.before, normal.right, place.work)
+        if fault.action in ("full", "inodes"):
+            disk.repair()
+        if ended.code != target.code:
+            again = _run(target, place, None)
+            verdict.problems += judge.of_repeat(target, normal.right, place.work, again)
+            verdict.seconds += again.seconds
+    return verdict
+
+
+def _log(place: Place) -> Path:
+    return place.root / "calls"
+
+
+def _run(target: Target, place: Place, fault: Fault | None, disk: Disk | None = None) -> Ended:
+    log = _log(place)
+    variables = shim.variables(place.library, place.work, log, fault)
+    of_command = {**_clean(), "PYTHONPATH": str(REPOSITORY), **target.environment, **variables}
+    answered = 0
+
+    def watch(first: int) -> None:
+        """Do what a paused process waits for."""
+        nonlocal answered
+        if not fault or variables.get("FAULTS_ACTION") != "pause" or not log.stat().st_size:
+            return
+        for pid, _ in shim.strikes(log)[answered:]:
+            if not processes.is_stopped(pid):
+                return
+            answered += 1
+            tree = [first, *processes.descendants(first)]
+            victims = {"kill": [pid], "kill-all": tree, "kill-first": [first]}.get(fault.action, [])
+            if fault.action == "read-only":
+                assert disk
+                disk.abort()
+            elif fault.action == "stop":
+                time.sleep(place.stop_seconds)
+            for victim in victims:
+                processes.signal_to(victim, signal.SIGKILL)
+            processes.signal_to(pid, signal.SIGCONT)
+
+    with target.beside(place.work):
+        command = target.command(place.work)
+        return processes.run(command, place.work, of_command, place.root, target.timeout + place.stop_seconds, watch)
+
+
+def _clean() -> dict[str, str]:
+    """Return this environment without settings and without a shim."""
+    names = {name: value for name, value in environment().items() if not name.startswith("FAULTS")}
+    return {name: value for name, value in names.items() if name != "LD_PRELOAD"}
+
+
+def _bytes_and_files(directory: Path) -> tuple[int, int]:
+    paths = [path for path in directory.rglob("*") if not path.is_symlink()]
+    return sum(path.stat().st_size for path in paths if path.is_file()), len(paths)
