@@ -151,7 +151,7 @@ def _run(target: Target, place: Place, fault: Fault | None, disk: Disk | None = 
 
     with target.beside(place.work):
         command = target.command(place.work)
-        return processes.run(command, place.work, of_command, place.root, target.timeout + place.stop_seconds, watch)
+        return processes.run(command, REPOSITORY, of_command, place.root, target.timeout + place.stop_seconds, watch)
 
 
 def _clean() -> dict[str, str]:

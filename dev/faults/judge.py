@@ -38,7 +38,7 @@ def of_words(target: Target, fault: Fault, struck: list[str], ended: Ended) -> I
         yield f"left processes behind: {'; '.join(ended.left)}"
     if TRACEBACK in ended.printed + ended.errors:
         yield "prints a traceback"
-    if ended.code in (target.code, *target.codes_of_defects):
+    if ended.code == target.code:
         return
     if ended.code < 0:
         if not fault.action.startswith("kill"):
@@ -48,11 +48,13 @@ def of_words(target: Target, fault: Fault, struck: list[str], ended: Ended) -> I
         return  # which process said what cannot be known
     lines = (ended.errors.strip() or ended.printed.strip()).splitlines()
     last = lines[-1] if lines else ""
+    if not target.message_is_last or ended.code in target.codes_of_defects:
+        last = ended.printed + ended.errors
     names = {Path(path).name for path in struck} | {Path(path).parent.name for path in struck}
-    if len(last) > LONGEST_MESSAGE:
-        yield f"the last line has {len(last)} characters"
-    elif not any(word in last for word in (*fault.texts(), *names) if word not in ("", ".")):
-        yield f"the last line names neither the error nor the file: {last!r}"
+    if lines and len(lines[-1]) > LONGEST_MESSAGE:
+        yield f"the last line has {len(lines[-1])} characters"
+    if not any(word in last for word in (*fault.texts(), *names) if word not in ("", ".")):
+        yield f"names neither the error nor the file: {lines[-1:]}"
 
 
 def of_result(target: Target, right: State, found: State, ended: Ended) -> Iterator[str]:

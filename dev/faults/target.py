@@ -10,7 +10,7 @@ from pathlib import Path
 Files = dict[str, str]
 """What is compared: relative path or another name -> SHA-256 of a file, or another text that identifies the content."""
 
-UNFINISHED = re.compile(r"\.partial\b|\.first$|\.tmp\b|\.lock$|\.damaged-")
+UNFINISHED = re.compile(r"\.partial\b|\.first$|\.tmp\b|\.lock$|\.damaged-|\.checkpoint\.json|\.pieces$")
 """Names that nothing takes for complete."""
 
 
@@ -51,12 +51,14 @@ class Target:
     """Exit code of the undisturbed command."""
     codes_of_defects: frozenset[int] = frozenset()
     """Exit codes that say something is wrong, other than failures: the output then says what."""
+    message_is_last: bool = True
+    """Whether the last line says what failed, not an earlier one."""
     environment: Mapping[str, str] = field(default_factory=dict)
     view: Callable[[Path], Files] = files_of
     """Return what is compared of the files in a directory."""
     output: Callable[[str], str] = lambda _: ""
     """Return what is compared of the standard output."""
-    half_written: Callable[[Path], list[str]] = lambda _: []
+    half_written: Callable[[Path], Sequence[str]] = lambda _: ()
     """Return what is half-written among files that `view` does not compare."""
     may_remain: str = "$."
     """Expression for names of unfinished files that may remain after the repeated command."""

@@ -1,35 +1,24 @@
 """Targets that prepare data: compress, consolidate, tokenize, verify, index, download."""
 
 import random
-import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from dev.faults import inputs
-from dev.faults.target import Target
+from dev.faults.target import Target, files_of
+from dev.faults.targets.commands import llama31, without_seconds
 from dev.support.file_server import running
 from dev.support.runs import arguments
 from llama31 import rules
 
-SECONDS = re.compile(r"\d[\d.,]* (s|MB/s|kB/s|B/s|GB/s)\b")
+JOURNAL = ".downloaded.json"  # has times
 PORT = "18731"  # of the download's server; part of the URL, which is part of the result
 FILES = {
     "a/one.bin": random.Random(1).randbytes(300_000),
     "a/two.idx": random.Random(2).randbytes(1234),
     "LICENSE.txt": b"licence\n",
 }
-
-
-def llama31(*words: object) -> Sequence[str]:
-    """Return a command of the product."""
-    return [sys.executable, "-m", "llama31", *map(str, words)]
-
-
-def without_times(text: str) -> str:
-    """Return output without figures of time and speed."""
-    return SECONDS.sub("", text)
 
 
 def _compress_inputs(directory: Path) -> None:
@@ -71,7 +60,7 @@ CORPUS = [
         inputs.token_files,
         lambda work: llama31("verify", work / inputs.PREPROCESSED, "--tokenizer", work / inputs.TOKENIZER, "--head=2"),
         codes_of_defects=frozenset({1}),
-        output=without_times,
+        output=without_seconds,
     ),
     Target(
         "index",
@@ -84,6 +73,7 @@ CORPUS = [
         "download",
         lambda directory: (directory / "data").mkdir(),
         lambda work: llama31("download", f"http://127.0.0.1:{PORT}/metadata/set.uri", work / "data"),
+        view=lambda work: {name: content for name, content in files_of(work).items() if not name.endswith(JOURNAL)},
         beside=_server,
         timeout=180,
     ),
