@@ -65,7 +65,7 @@ class Disk:
             _copy(source, self.work)
 
     def _leave(self, left: int) -> None:
-        """Leave so many bytes, or inodes."""
+        """Leave the given number of bytes, or of inodes."""
         found = os.statvfs(self.work)
         if self.action == "full":
             used = (found.f_blocks - found.f_bfree) * found.f_frsize

@@ -21,7 +21,7 @@ ERRORS = {
     "link": ("EIO", "ENOSPC", "EDQUOT", "EPERM", "EOPNOTSUPP"),
     "unlink": ("EIO", "EACCES", "ESTALE", "EROFS"),
     "mkdir": ("ENOSPC", "EDQUOT", "EIO", "EACCES"),
-    "mmap": ("ENODEV", "EACCES", "EIO"),
+    "mmap": ("ENODEV", "EACCES", "EINVAL"),
     "stat": ("EIO", "EACCES", "ESTALE"),
     "statfs": ("EIO", "EACCES", "ESTALE"),
     "flock": ("ENOLCK", "EOPNOTSUPP", "EIO", "EINTR"),
@@ -29,6 +29,7 @@ ERRORS = {
 """Call -> what it can fail with."""
 ONCE = ("EINTR",)  # what every program repeats the call after, for ever
 LASTING = ("ENOSPC", "EDQUOT", "EROFS", "short")  # what usually stays so
+OF_FILE_SYSTEM = ("mmap", "flock", "link")  # what a file system either has or lacks, for all files
 PROCESSES = ("kill", "kill-all", "kill-first", "stop")
 """At a call: SIGKILL to its process, to all processes of the command or to the first one; SIGSTOP for a while."""
 DISKS = ("full", "inodes", "read-only")
@@ -102,8 +103,10 @@ def draw(calls: Mapping[tuple[str, str], int], written: tuple[int, int], chance:
     """Draw a fault. `written`: bytes and files that the undisturbed run adds."""
     chances = {what: weight for what, weight in CHANCES.items() if what != "disk" or disks}
     what = chance.choices(list(chances), list(chances.values()))[0]
-    call = chance.choice(sorted({call for call, _ in calls if call in ERRORS}))
-    path = chance.choice(sorted(path for of, path in calls if of == call))
+    written_to = {path for call, path in calls if call in ("create", "write")}
+    possible = {pair for pair in calls if pair[0] in ERRORS and (pair[0] != "close" or pair[1] in written_to)}
+    call = chance.choice(sorted({call for call, _ in possible}))
+    path = chance.choice(sorted(path for of, path in possible if of == call))
     first = chance.randint(1, calls[call, path])
     if what == "process":
         return Fault(call, chance.choice(PROCESSES), path, first)
@@ -113,5 +116,7 @@ def draw(calls: Mapping[tuple[str, str], int], written: tuple[int, int], chance:
             return Fault("any", action, "*", chance.randint(0, written[action == "inodes"] - 1), FOREVER)
         return Fault(call, "read-only", path, first)
     action = chance.choice(ERRORS[call])
+    if call in OF_FILE_SYSTEM and action not in ONCE:
+        return Fault(call, action, "*", 1, FOREVER)
     lasts = action not in ONCE and chance.random() < (0.7 if action in LASTING else 0.3)
     return Fault(call, action, path, first, FOREVER if lasts else 1)

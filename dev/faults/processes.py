@@ -74,7 +74,7 @@ def run(
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the ids of all descendants of a process, whichever of its threads started them."""
+    """Return the ids of all descendants of a process, started by any of its threads."""
     found: list[int] = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):

@@ -66,7 +66,7 @@ CORPUS = [
         "index",
         inputs.token_files,
         lambda work: llama31("index", *arguments(inputs.run_settings(work))),
-        may_remain=r"\.partial-|\.damaged-",  # another builder may be at work; removed after an hour
+        may_remain=r"\.partial-|\.damaged-",  # another builder may be running; removed after an hour
         timeout=120,
     ),
     Target(

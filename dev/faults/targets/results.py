@@ -75,12 +75,6 @@ def _submitted(work: Path) -> Files:
     return found
 
 
-def _half_submitted(work: Path) -> list[str]:
-    """Return run directories that have a script but no submission.json, which is written when jobs are queued."""
-    scripts = work.glob(f"runs/*/{paths.SCRIPT}")
-    return [f"{file}: of no job" for file in scripts if not (file.parent / paths.SUBMISSION).exists()]
-
-
 RESULTS = [
     Target(
         "check",
@@ -121,7 +115,7 @@ RESULTS = [
         _submit,
         environment={"PATH": f"{STAND_INS}:/usr/local/bin:/usr/bin:/bin"},
         view=_submitted,
-        half_written=_half_submitted,
+        may_remain=r"\.partial$",  # in the run directory of a killed submission
     ),
 ]
 assert len(EVALUATIONS) == rules.RUNS_PER_SUBMISSION
