@@ -2,6 +2,7 @@
 
     python3 -m dev.faults DIRECTORY [--target NAME ...] [--count 25] [--seed 0] [--minutes M]
     python3 -m dev.faults DIRECTORY --target NAME --fault FAULT
+    python3 -m dev.faults DIRECTORY --wrong
 
 Each command (dev/faults/targets/) runs undisturbed first, which tells its calls on files; then `count` times, each time
 under one random fault (fault.py). After each try a judge (judge.py) compares exit code, messages and files with the
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no try after this time")
     parser.add_argument("--stop-seconds", type=float, default=2, help="how long a stopped process stays so")
     parser.add_argument("--fault", help="this fault only")
+    parser.add_argument("--wrong", action="store_true", help="repeat the tries whose newest result is wrong")
     options = parser.parse_args()
     chosen = [TARGETS[name] for name in options.target or TARGETS]
     sys.exit(campaign.run(options.directory.absolute(), chosen, options))

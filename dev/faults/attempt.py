@@ -1,11 +1,12 @@
 """One try: a command under a fault, the judgement, and the command again without it."""
 
+import json
 import shutil
 import signal
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dev.faults import disks, judge, processes, shim
@@ -74,7 +75,13 @@ def prepare(target: Target, place: Place) -> None:
 
 
 def undisturbed(target: Target, place: Place) -> Undisturbed:
-    """Run the command without a fault, twice. Exits with an error if it fails, or gives another result then."""
+    """Return what the command does without a fault, from an earlier campaign in the same directory or by two runs.
+
+    Exits with an error if the command fails, or gives two results.
+    """
+    file = place.root / "undisturbed.json"
+    if file.exists():
+        return _loaded(file)
     states = []
     for _ in range(2):
         with disks.mounted(None, place.prepared, place.work):
@@ -90,7 +97,18 @@ def undisturbed(target: Target, place: Place) -> Undisturbed:
     if lines := list(judge.differences(*states)):
         raise SystemExit(f"{target.name}: two undisturbed runs differ: {lines}")
     added = written[0][0] - written[1][0], written[0][1] - written[1][1]
-    return Undisturbed(before, states[0], calls, added, ended.seconds)
+    found = Undisturbed(before, states[0], calls, added, ended.seconds)
+    stored = {**asdict(found), "calls": [[call, path, count] for (call, path), count in calls.items()]}
+    file.write_text(json.dumps(stored, indent=1))
+    return found
+
+
+def _loaded(file: Path) -> Undisturbed:
+    stored = json.loads(file.read_text())
+    calls = {(call, path): count for call, path, count in stored["calls"]}
+    before, right = State(**stored["before"]), State(**stored["right"])
+    bytes_added, files_added = stored["written"]
+    return Undisturbed(before, right, calls, (bytes_added, files_added), stored["seconds"])
 
 
 def attempt(target: Target, place: Place, fault: Fault, normal: Undisturbed) -> Verdict:

@@ -8,6 +8,7 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dev.faults import attempt, disks, fault, processes, shim
 from dev.faults.attempt import Place, Undisturbed, Verdict
@@ -48,11 +49,18 @@ def _missing(directory: Path, target: Target, options: Namespace) -> list[int]:
     """Return the numbers of the tries that have no result yet."""
     if options.fault:
         return [-1]
+    if options.wrong:
+        return sorted(number for number, found in last_results(directory, target.name).items() if found["problems"])
     done = {result["number"] for result in results(directory, target.name) if result["seed"] == options.seed}
     return [number for number in range(options.count) if number not in done]
 
 
-def results(directory: Path, name: str = "") -> list[dict[str, object]]:
+def last_results(directory: Path, name: str) -> dict[int, dict[str, Any]]:
+    """Return the newest result of each try of a target, by number."""
+    return {result["number"]: result for result in results(directory, name)}
+
+
+def results(directory: Path, name: str = "") -> list[dict[str, Any]]:
     """Return the results of a target, or of all."""
     file = directory / RESULTS
     found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -64,8 +72,8 @@ def _try(
 ) -> tuple[Fault, Verdict]:
     """Draw faults until one strikes."""
     chance = random.Random(f"{options.seed} {target.name} {number}")
-    if options.fault:
-        drawn = Fault.parse(options.fault)
+    if text := options.fault or (options.wrong and last_results(place.root.parent, target.name)[number]["fault"]):
+        drawn = Fault.parse(text)
         return drawn, attempt.attempt(target, place, drawn, normal)
     for _ in range(MISSES):
         drawn = fault.draw(normal.calls, normal.written, chance, disks)

@@ -26,6 +26,11 @@ class RunAborted(Exception):
         self.exit_code = exit_code
 
 
+def is_of_disk(error: UserError) -> bool:
+    """Return whether the operating system failed, not the content of a file; see `files.failures_named`."""
+    return isinstance(error.__cause__, OSError)
+
+
 def line_of(error: OSError) -> str:
     """Return a failure of the operating system as one line: with the file, or else with the place in our code."""
     reason = error.strerror or str(error) or type(error).__name__
