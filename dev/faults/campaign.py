@@ -87,7 +87,7 @@ def _record(directory: Path, target: Target, number: int, seed: int, drawn: Faul
     if number >= 0:
         result = {
             "target": target.name, "number": number, "seed": seed, "kind": drawn.kind, "fault": str(drawn),
-            "code": verdict.code, "message": verdict.message, "problems": verdict.problems,
+            "code": verdict.code, "struck": verdict.struck, "message": verdict.message, "problems": verdict.problems,
         }  # fmt: skip
         with (directory / RESULTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
