@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dev.faults import disks, judge, processes, shim
 from dev.faults.disks import Disk
-from dev.faults.fault import Fault, calls_of
+from dev.faults.fault import FILLED, Fault, calls_of
 from dev.faults.judge import State
 from dev.faults.processes import Ended
 from dev.faults.target import Target
@@ -118,9 +118,12 @@ def attempt(target: Target, place: Place, fault: Fault, normal: Undisturbed) -> 
         struck = [path for _, path in shim.strikes(_log(place))]
         if fault.action == "read-only" and struck:
             disk.repair()  # what the disk holds counts, not what was in memory
+        happened = bool(struck)
+        if fault.action in FILLED:
+            happened = disk.is_full() or ended.code != target.code
         lines = ended.errors.strip() or ended.printed.strip()
-        verdict = Verdict(bool(struck), ended.code, lines.splitlines()[-1] if lines else "", ended.seconds)
-        if not struck:
+        verdict = Verdict(happened, ended.code, lines.splitlines()[-1] if lines else "", ended.seconds)
+        if not happened:
             return verdict
         found = judge.state_of(target, place.work, ended)
         verdict.problems += judge.of_words(target, fault, struck, ended)
@@ -128,7 +131,7 @@ def attempt(target: Target, place: Place, fault: Fault, normal: Undisturbed) -> 
         if ended.code == target.code and not verdict.problems:
             return verdict
         verdict.problems += judge.of_files(target, normal.before, normal.right, place.work)
-        if fault.action in ("full", "inodes"):
+        if fault.action in FILLED:
             disk.repair()
         if ended.code != target.code:
             again = _run(target, place, None)

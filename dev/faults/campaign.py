@@ -71,7 +71,7 @@ def _try(
     target: Target, place: Place, normal: Undisturbed, number: int, options: Namespace, *, disks: bool
 ) -> tuple[Fault, Verdict]:
     """Draw faults until one strikes."""
-    chance = random.Random(f"{options.seed} {target.name} {number}")
+    chance = chance_of(options.seed, target.name, number)
     if text := options.fault or (options.wrong and last_results(place.root.parent, target.name)[number]["fault"]):
         drawn = Fault.parse(text)
         return drawn, attempt.attempt(target, place, drawn, normal)
@@ -81,6 +81,11 @@ def _try(
         if verdict.struck:
             return drawn, verdict
     raise SystemExit(f"{target.name}: {MISSES} faults in a row struck nothing")
+
+
+def chance_of(seed: int, name: str, number: int) -> random.Random:
+    """Return the random numbers of a try."""
+    return random.Random(f"{seed} {name} {number}")
 
 
 def _record(directory: Path, target: Target, number: int, seed: int, drawn: Fault, verdict: Verdict) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dev.faults.fault import Fault
+from dev.faults.fault import DISKS, FILLED, Fault
 
 PAGE = 4096  # bytes
 SPARE_BYTES = 64 << 20  # of the ext4 file system, beyond the files in it
@@ -47,7 +47,7 @@ class Disk:
     def make(self, source: Path, fault: Fault | None) -> None:
         """Make it and fill it with the files of `source`."""
         self.work.mkdir(parents=True)
-        if self.action in ("full", "inodes"):
+        if self.action in FILLED:
             assert fault
             _must("mount", "-t", "tmpfs", "tmpfs", str(self.work))
             _copy(source, self.work)
@@ -77,6 +77,11 @@ class Disk:
         given = ",".join(f"{name}={value}" for name, value in options.items())
         _must("mount", "-o", f"remount,{given}", str(self.work))
 
+    def is_full(self) -> bool:
+        """Return whether no byte or no inode is left."""
+        found = os.statvfs(self.work)
+        return not found.f_bavail or not found.f_ffree
+
     def abort(self) -> None:
         """Abort the journal, as the kernel does after a failed write: from now on the file system is read-only."""
         _must("mount", "-o", "remount,abort", str(self.work))
@@ -95,7 +100,7 @@ class Disk:
 
     def remove(self) -> None:
         """Remove it and all files."""
-        if self.action in ("full", "inodes", "read-only") and os.path.ismount(self.work):
+        if self.action in DISKS and os.path.ismount(self.work):
             _must("umount", str(self.work))
         self._image.unlink(missing_ok=True)
         shutil.rmtree(self.work)

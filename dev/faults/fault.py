@@ -34,6 +34,7 @@ PROCESSES = ("kill", "kill-all", "kill-first", "stop")
 """At a call: SIGKILL to its process, to all processes of the command or to the first one; SIGSTOP for a while."""
 DISKS = ("full", "inodes", "read-only")
 """A file system of its own: too few bytes or inodes are left, or it is aborted at a call, as by a failing disk."""
+FILLED = ("full", "inodes")
 CHANCES = {"call": 7, "process": 2, "disk": 1}
 
 VARYING = (
@@ -112,7 +113,7 @@ def draw(calls: Mapping[tuple[str, str], int], written: tuple[int, int], chance:
         return Fault(call, chance.choice(PROCESSES), path, first)
     if what == "disk":
         action = chance.choice(DISKS)
-        if action != "read-only" and min(written) > 0:
+        if action in FILLED and min(written) > 0:
             return Fault("any", action, "*", chance.randint(0, written[action == "inodes"] - 1), FOREVER)
         return Fault(call, "read-only", path, first)
     action = chance.choice(ERRORS[call])

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from dev.faults.fault import DISKS, PROCESSES, Fault
+from dev.faults.fault import DISKS, FILLED, PROCESSES, Fault
 
 SOURCE = Path(__file__).with_name("shim.c")
 
@@ -19,6 +19,8 @@ def build(directory: Path) -> Path:
 def variables(library: Path, under: Path, log: Path, fault: Fault | None) -> dict[str, str]:
     """Return the variables for a command: it logs all calls, or those that the fault strikes."""
     log.write_text("")
+    if fault and fault.action in FILLED:  # the file system itself fails
+        return {}
     given = {"LD_PRELOAD": str(library), "FAULTS_UNDER": str(under), "FAULTS_LOG": str(log)}
     if fault is None:
         return given
