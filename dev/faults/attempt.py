@@ -145,15 +145,16 @@ def _log(place: Place) -> Path:
 
 
 def _run(target: Target, place: Place, fault: Fault | None, disk: Disk | None = None) -> Ended:
-    log = _log(place)
-    variables = shim.variables(place.library, place.work, log, fault)
+    log, file = _log(place), place.root / "fault"
+    shim.strike(file, place.work, log, fault)
+    variables = shim.variables(place.library, file)
     of_command = {**_clean(), "PYTHONPATH": str(REPOSITORY), **target.environment, **variables}
     answered = 0
 
     def watch(first: int) -> None:
         """Do what a paused process waits for."""
         nonlocal answered
-        if not fault or variables.get("FAULTS_ACTION") != "pause" or not log.stat().st_size:
+        if not fault or not shim.pauses(fault) or not log.stat().st_size:
             return
         for pid, _ in shim.strikes(log)[answered:]:
             if not processes.is_stopped(pid):

@@ -38,6 +38,7 @@ FILLED = ("full", "inodes")
 CHANCES = {"call": 7, "process": 2, "disk": 1}
 
 VARYING = (
+    (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "*"),
     (re.compile(r"\d{8}T?-?\d{6}"), "*"),  # times
     (re.compile(r"(?<![0-9a-z])[0-9a-f]{8,}(?![0-9a-z])"), "*"),
     (re.compile(r"tmp\w{8}"), "tmp*"),

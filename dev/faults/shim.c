@@ -1,13 +1,15 @@
-/* Fails chosen calls to the C library on files below one directory; loaded by LD_PRELOAD (shim.py sets the variables).
+/* Fails chosen calls to the C library on files below one directory; loaded by LD_PRELOAD (shim.py).
  *
- *   FAULTS_UNDER    directory: calls on other files are passed on unseen
- *   FAULTS_LOG      file to which calls are written: all of them without FAULTS_CALL, else those that the fault struck
- *   FAULTS_COUNT    file of one integer, shared by all processes: matching calls so far
- *   FAULTS_CALL     kind of call to strike, such as write; "any" for every kind
- *   FAULTS_PATH     pattern (fnmatch) of the path, relative to FAULTS_UNDER
- *   FAULTS_FIRST, FAULTS_LAST   numbers of the matching calls that are struck, counted from 1
- *   FAULTS_ACTION   errno to fail with; "short": half of the bytes are read or written; "pause": the process stops
- *                   itself before the call, and waits for SIGCONT
+ * FAULTS_FILE names a file of lines, which is read at the start of each process and after each fork:
+ *
+ *   1  directory: calls on other files are passed on unseen; empty: all are
+ *   2  file to which calls are written: all of them if line 4 is empty, else those that the fault struck
+ *   3  file of one integer, shared by all processes: matching calls so far
+ *   4  kind of call to strike, such as write
+ *   5  pattern (fnmatch) of the path, relative to the directory
+ *   6, 7  first and last number of the matching calls that are struck, counted from 1
+ *   8  errno to fail with; "short": half of the bytes are read or written; "pause": the process stops itself before
+ *      the call, and waits for SIGCONT
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -16,6 +18,7 @@
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -33,25 +36,43 @@
 #define SHORT (-1)
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
+#define LINES 8
+
+static char content[4 * PATH_MAX];
 static const char *under, *log_file, *call_wanted, *pattern, *action;
 static long first, last, *count;
 
-__attribute__((constructor)) static void start(void) {
-    const char *count_file = getenv("FAULTS_COUNT");
-    log_file = getenv("FAULTS_LOG");
-    call_wanted = getenv("FAULTS_CALL");
-    pattern = getenv("FAULTS_PATH");
-    action = getenv("FAULTS_ACTION");
-    first = atol(getenv("FAULTS_FIRST") ? getenv("FAULTS_FIRST") : "0");
-    last = atol(getenv("FAULTS_LAST") ? getenv("FAULTS_LAST") : "0");
-    if (call_wanted && count_file) {
-        int file = syscall(SYS_openat, AT_FDCWD, count_file, O_RDWR);
-        void *shared = (void *)syscall(SYS_mmap, NULL, sizeof(long), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+static void configure(void) {
+    const char *name = getenv("FAULTS_FILE"), *line[LINES];
+    if (count) syscall(SYS_munmap, count, sizeof(long));
+    under = NULL;
+    count = NULL;
+    if (!name) return;
+    int file = syscall(SYS_openat, AT_FDCWD, name, O_RDONLY);
+    ssize_t size = file < 0 ? 0 : syscall(SYS_read, file, content, sizeof content - 1);
+    syscall(SYS_close, file);
+    if (size <= 0) return;
+    content[size] = 0;
+    char *rest = content;
+    for (int i = 0; i < LINES; i++) line[i] = rest ? strsep(&rest, "\n") : "";
+    log_file = line[1];
+    call_wanted = *line[3] ? line[3] : NULL;
+    pattern = line[4];
+    first = atol(line[5]);
+    last = atol(line[6]);
+    action = line[7];
+    if (call_wanted) {
+        file = syscall(SYS_openat, AT_FDCWD, line[2], O_RDWR);
+        count = (void *)syscall(SYS_mmap, NULL, sizeof(long), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
         syscall(SYS_close, file);
-        if (shared == MAP_FAILED) abort();
-        count = shared;
+        if (count == MAP_FAILED) abort();
     }
-    under = log_file ? getenv("FAULTS_UNDER") : NULL; /* set last: before that, nothing is seen */
+    under = *line[0] ? line[0] : NULL; /* set last: before that, nothing is seen */
+}
+
+__attribute__((constructor)) static void start(void) {
+    configure();
+    pthread_atfork(NULL, NULL, configure);
 }
 
 static void note(const char *call, const char *path) {
@@ -71,7 +92,7 @@ static int strike(const char *call, const char *path) {
         note(call, relative);
         return 0;
     }
-    if (strcmp(call_wanted, "any") && strcmp(call_wanted, call)) return 0;
+    if (strcmp(call_wanted, call)) return 0;
     if (fnmatch(pattern, relative, 0)) return 0;
     long number = __atomic_add_fetch(count, 1, __ATOMIC_SEQ_CST);
     if (number < first || number > last) return 0;

@@ -16,27 +16,29 @@ def build(directory: Path) -> Path:
     return library
 
 
-def variables(library: Path, under: Path, log: Path, fault: Fault | None) -> dict[str, str]:
-    """Return the variables for a command: it logs all calls, or those that the fault strikes."""
+def variables(library: Path, file: Path) -> dict[str, str]:
+    """Return the variables for a command that is struck by what `strike` wrote to a file."""
+    return {"LD_PRELOAD": str(library), "FAULTS_FILE": str(file)}
+
+
+def strike(file: Path, under: Path, log: Path, fault: Fault | None) -> None:
+    """Tell the library what to do below a directory: log all calls, or strike those of the fault and log them."""
     log.write_text("")
+    lines = [str(under), str(log)]
     if fault and fault.action in FILLED:  # the file system itself fails
-        return {}
-    given = {"LD_PRELOAD": str(library), "FAULTS_UNDER": str(under), "FAULTS_LOG": str(log)}
-    if fault is None:
-        return given
-    counter = log.with_suffix(".count")
-    counter.write_bytes(bytes(8))
-    pauses = fault.action in (*PROCESSES, *DISKS)
-    action = "pause" if pauses else str(fault.errno or fault.action)
-    return {
-        **given,
-        "FAULTS_COUNT": str(counter),
-        "FAULTS_CALL": fault.call,
-        "FAULTS_PATH": fault.path,
-        "FAULTS_FIRST": str(fault.first),
-        "FAULTS_LAST": str(fault.first + fault.times - 1),
-        "FAULTS_ACTION": action,
-    }
+        lines = []
+    elif fault:
+        counter = log.with_suffix(".count")
+        counter.write_bytes(bytes(8))
+        action = "pause" if pauses(fault) else fault.errno or fault.action
+        wanted = [fault.call, fault.path, fault.first, fault.first + fault.times - 1, action]
+        lines += map(str, [counter, *wanted])
+    file.write_text("\n".join(lines))
+
+
+def pauses(fault: Fault) -> bool:
+    """Return whether a process that makes the call waits until it is told to go on."""
+    return fault.action in (*PROCESSES, *DISKS) and fault.action not in FILLED
 
 
 def strikes(log: Path) -> list[tuple[int, str]]:
