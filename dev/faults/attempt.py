@@ -5,8 +5,9 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from dev.faults import disks, judge, processes, shim
@@ -15,9 +16,12 @@ from dev.faults.fault import FILLED, Fault, calls_of
 from dev.faults.judge import State
 from dev.faults.processes import Ended
 from dev.faults.target import Target
+from dev.support import forked_ranks
 from dev.support.runs import REPOSITORY, environment
 
 STOP_SECONDS = 2.0
+RANKS = "ranks"
+"""Directory beside the tries' for the socket of a process that forks ranks."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Place:
     root: Path
     library: Path
     stop_seconds: float = STOP_SECONDS
+    server: int | None = None
+    """Process that forks ranks."""
 
     @property
     def prepared(self) -> Path:
@@ -72,6 +78,25 @@ def prepare(target: Target, place: Place) -> None:
         partial.mkdir(parents=True)
         target.prepare(partial)
         partial.rename(place.prepared)
+
+
+@contextmanager
+def served(target: Target, place: Place) -> Iterator[Place]:
+    """Yield the place with a process that forks ranks beside it, if the target has such."""
+    if not target.ranks_import:
+        yield place
+        return
+    directory = place.root / RANKS
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    file = place.root / "fault"
+    file.write_text("")
+    of_server = {**_clean(), **shim.variables(place.library, file)}
+    server = forked_ranks.started(directory, of_server, target.ranks_import)
+    try:
+        yield replace(place, server=server.pid)
+    finally:
+        server.communicate()
 
 
 def undisturbed(target: Target, place: Place) -> Undisturbed:
@@ -151,7 +176,7 @@ def _run(target: Target, place: Place, fault: Fault | None, disk: Disk | None = 
     of_command = {**_clean(), "PYTHONPATH": str(REPOSITORY), **target.environment, **variables}
     answered = 0
 
-    def watch(first: int) -> None:
+    def watch(tree: list[int]) -> None:
         """Do what a paused process waits for."""
         nonlocal answered
         if not fault or not shim.pauses(fault) or not log.stat().st_size:
@@ -160,8 +185,7 @@ def _run(target: Target, place: Place, fault: Fault | None, disk: Disk | None = 
             if not processes.is_stopped(pid):
                 return
             answered += 1
-            tree = [first, *processes.descendants(first)]
-            victims = {"kill": [pid], "kill-all": tree, "kill-first": [first]}.get(fault.action, [])
+            victims = {"kill": [pid], "kill-all": tree, "kill-first": tree[:1]}.get(fault.action, [])
             if fault.action == "read-only":
                 assert disk
                 disk.abort()
@@ -173,7 +197,8 @@ def _run(target: Target, place: Place, fault: Fault | None, disk: Disk | None = 
 
     with target.beside(place.work):
         command = target.command(place.work)
-        return processes.run(command, REPOSITORY, of_command, place.root, target.timeout + place.stop_seconds, watch)
+        timeout = target.timeout + place.stop_seconds
+        return processes.run(command, REPOSITORY, of_command, place.root, timeout, watch, place.server)
 
 
 def _clean() -> dict[str, str]:

@@ -30,18 +30,21 @@ def run(directory: Path, targets: Sequence[Target], options: Namespace) -> int:
     for target in targets:
         place = Place(directory / target.name, library, options.stop_seconds)
         shutil.rmtree(place.work, ignore_errors=True)
+        missing = _missing(directory, target, options)
+        if not missing:
+            continue
         attempt.prepare(target, place)
-        normal = None
-        for number in _missing(directory, target, options):
-            if time.monotonic() - began > 60 * options.minutes:
-                print("out of time; repeat the command for the rest")
-                return wrong > 0
-            normal = normal or attempt.undisturbed(target, place)
-            drawn, verdict = _try(target, place, normal, number, options, disks=not lacks)
-            done += 1
-            wrong += bool(verdict.problems)
-            _record(directory, target, number, options.seed, drawn, verdict)
-            _say(directory, target, number, drawn, verdict, options, began, done)
+        with attempt.served(target, place) as place:
+            normal = attempt.undisturbed(target, place)
+            for number in missing:
+                if time.monotonic() - began > 60 * options.minutes:
+                    print("out of time; repeat the command for the rest")
+                    return wrong > 0
+                drawn, verdict = _try(target, place, normal, number, options, disks=not lacks)
+                done += 1
+                wrong += bool(verdict.problems)
+                _record(directory, target, number, options.seed, drawn, verdict)
+                _say(directory, target, number, drawn, verdict, options, began, done)
     return wrong > 0
 
 

@@ -43,9 +43,13 @@ def run(
     environment: Mapping[str, str],
     outputs: Path,
     timeout: float,
-    watch: Callable[[int], None] = lambda _: None,
+    watch: Callable[[list[int]], None] = lambda _: None,
+    server: int | None = None,
 ) -> Ended:
-    """Run a command and wait for all its processes. `watch` is called with its process id while it runs."""
+    """Run a command and wait for all its processes, also those that a server forks for it.
+
+    `watch` is called with their ids while it runs, the first one first.
+    """
     began = time.monotonic()
     out, err = outputs / "stdout", outputs / "stderr"
     with out.open("wb") as printed, err.open("wb") as errors:
@@ -60,15 +64,15 @@ def run(
         )
     timed_out = False
     while process.poll() is None:
-        watch(process.pid)
+        watch(_all_of(process.pid, server))
         if timed_out := time.monotonic() - began > timeout:
-            for pid in [process.pid, *descendants(process.pid)]:
+            for pid in _all_of(process.pid, server):
                 signal_to(pid, signal.SIGKILL)
             process.wait()
             break
         time.sleep(POLL_SECONDS)
     seconds = time.monotonic() - began
-    left = _reap()
+    left = _reap(server)
     read = [path.read_text(errors="replace") for path in (out, err)]
     return Ended(process.returncode, read[0], read[1], seconds, timed_out, left)
 
@@ -106,17 +110,22 @@ def command_line(pid: int) -> str:
         return ""
 
 
-def _reap() -> list[str]:
+def _all_of(first: int, server: int | None) -> list[int]:
+    return [first, *descendants(first), *(descendants(server) if server else ())]
+
+
+def _reap(server: int | None) -> list[str]:
     """Wait for the orphans that the command left; return those that had to be killed."""
     deadline = time.monotonic() + ORPHAN_SECONDS
     left: list[str] = []
-    while orphans := descendants(os.getpid()):
+    while orphans := [pid for pid in descendants(os.getpid()) if pid != server]:
         if time.monotonic() > deadline:
             left += [line for pid in orphans if (line := command_line(pid))]
             for pid in orphans:
                 signal_to(pid, signal.SIGKILL)
             deadline = float("inf")
-        with suppress(ChildProcessError):
-            os.waitpid(-1, os.WNOHANG)
+        for pid in orphans:
+            with suppress(ChildProcessError):  # not a child of this process, but of one of them
+                os.waitpid(pid, os.WNOHANG)
         time.sleep(POLL_SECONDS)
     return left

@@ -64,5 +64,7 @@ class Target:
     """Expression for names of unfinished files that may remain after the repeated command."""
     timeout: float = 60
     """Seconds, for a command that is not stopped."""
+    ranks_import: Sequence[str] = ()
+    """Modules that a process imports which forks the ranks (dev/support/forked_ranks.py), unless empty."""
     beside: Callable[[Path], AbstractContextManager[object]] = lambda _: nullcontext()
     """What runs beside each command, such as a server, for a directory with the inputs."""

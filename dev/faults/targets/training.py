@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dev.faults import inputs
+from dev.faults.attempt import RANKS
 from dev.faults.target import Files, Target
+from dev.support import forked_ranks
 from dev.support.runs import REPOSITORY, arguments, environment
 from llama31.checkpoint import store
 from llama31.config import paths
@@ -18,6 +21,13 @@ from llama31.run_dir.events import TARGET_NOT_REACHED
 
 CHECKPOINTS = "checkpoints"
 STEPS = 4
+IMPORTED = (
+    "fiddle", "llama31.mlperf.log.writer", "llama31.model.cpu_backend", "llama31.model.device",
+    "llama31.model.vocabulary", "llama31.recipe", "llama31.training.benchmark_callback",
+    "llama31.training.checkpoint_saver", "llama31.training.diagnosis", "llama31.training.lowest_precision",
+    "llama31.training.progress_callback", "llama31.training.rank_times",
+)  # fmt: skip
+"""What a rank imports."""
 LOGGED = ("eval_accuracy", "run_stop", "seed", "global_batch_size", "train_loss")
 """Keys of the MLPerf log that are compared."""
 
@@ -28,7 +38,10 @@ def _settings(work: Path, **more: object) -> list[str]:
 
 
 def _command(work: Path, **more: object) -> Sequence[str]:
-    return ["bash", str(REPOSITORY / "run_llama31.sh"), *_settings(work, **more)]
+    """Return llama31 run with forked ranks, as python -m llama31 run starts it."""
+    socket = work.parent / RANKS / forked_ranks.SOCKET
+    script = REPOSITORY / "pretrain_llama31.py"
+    return [sys.executable, forked_ranks.__file__, "run", str(socket), str(script), *_settings(work, **more)]
 
 
 def _saving(work: Path) -> dict[str, object]:
@@ -38,7 +51,8 @@ def _saving(work: Path) -> dict[str, object]:
 def _cut_run(directory: Path) -> None:
     """Train the first steps and save them."""
     inputs.token_files(directory)
-    command = _command(directory, **_saving(directory), STOP_AT_STEP=2)
+    settings = _settings(directory, **_saving(directory), STOP_AT_STEP=2)
+    command = ["bash", str(REPOSITORY / "run_llama31.sh"), *settings]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode != TARGET_NOT_REACHED:
         raise SystemExit(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
@@ -108,7 +122,7 @@ def half_written(work: Path) -> list[str]:
 def _target(name: str, prepare: Any, **more: Any) -> Target:
     return Target(
         name, prepare, code=TARGET_NOT_REACHED, message_is_last=False, view=results_of, half_written=half_written,
-        may_remain=r"\.partial|\.damaged", timeout=180, **more,
+        may_remain=r"\.partial|\.damaged|\.lock$", timeout=120, ranks_import=IMPORTED, **more,
     )  # fmt: skip
 
 
