@@ -3,7 +3,6 @@
 import json
 import random
 import shlex
-import shutil
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ def run(directory: Path, targets: Sequence[Target], options: Namespace) -> int:
     began, wrong, done = time.monotonic(), 0, 0
     for target in targets:
         place = Place(directory / target.name, library, options.stop_seconds)
-        shutil.rmtree(place.work, ignore_errors=True)
+        disks.clear(place.work)
         missing = _missing(directory, target, options)
         if not missing:
             continue

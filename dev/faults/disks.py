@@ -37,6 +37,13 @@ def mounted(fault: Fault | None, source: Path, work: Path) -> Iterator["Disk"]:
         disk.remove()
 
 
+def clear(work: Path) -> None:
+    """Remove what a killed campaign left."""
+    while os.path.ismount(work):
+        _must("umount", str(work))
+    shutil.rmtree(work, ignore_errors=True)
+
+
 class Disk:
     """The file system of a try."""
 

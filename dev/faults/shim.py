@@ -37,7 +37,7 @@ def strike(file: Path, under: Path, log: Path, fault: Fault | None) -> None:
 
 
 def pauses(fault: Fault) -> bool:
-    """Return whether a process that makes the call waits until it is told to go on."""
+    """Return whether a process that makes the call waits for a signal to continue."""
     return fault.action in (*PROCESSES, *DISKS) and fault.action not in FILLED
 
 
