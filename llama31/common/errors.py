@@ -37,7 +37,6 @@ def line_of(error: OSError) -> str:
     if error.filename is not None:
         return f"{error.filename}: {reason}"
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if PACKAGE in Path(frame.filename).parents]
-    where = (
-        f"{Path(ours[-1].filename).relative_to(PACKAGE.parent)}, line {ours[-1].lineno}" if ours else "no file named"
-    )
-    return f"{reason} ({where})"
+    if not ours:
+        return reason
+    return f"{reason} ({Path(ours[-1].filename).relative_to(PACKAGE.parent)}, line {ours[-1].lineno})"
