@@ -75,7 +75,7 @@ def results_of(work: Path) -> Files:
         "outcome": f"{outcome['status']}, step {outcome['step']}, {outcome['consumed_samples']} samples",
         "losses": str(losses),
         "MLPerf log": str(_logged(run_dir / paths.MLPERF_LOG)),
-        "TensorBoard": str(_drawn(run_dir / paths.TENSORBOARD)),
+        "TensorBoard": _drawn(run_dir, events),
     }
 
 
@@ -93,12 +93,19 @@ def _logged(log: Path) -> list[list[Any]]:
     return [[line["key"], line["metadata"].get("samples_count"), line["value"]] for line in said]
 
 
-def _drawn(directory: Path) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Return steps and values of the losses in TensorBoard's files."""
-    events = EventAccumulator(str(directory))
-    events.Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if "loss" in tag]
-    return [(tag, [(point.step, point.value) for point in events.Scalars(tag)]) for tag in sorted(tags)]
+def _drawn(run_dir: Path, events: list[dict[str, Any]]) -> str:
+    """Return whether TensorBoard's files have the losses of the steps of this job."""
+    first = json.loads((run_dir / paths.START).read_text())["step"]
+    files = EventAccumulator(str(run_dir / paths.TENSORBOARD))
+    files.Reload()
+    wrong = []
+    for tag, kind in (("reduced_train_loss", "step"), ("val_loss", "evaluation")):
+        points = [(point.step, point.value) for point in files.Scalars(tag)]
+        losses = [
+            (event["step"], event["loss"]) for event in events if event["event"] == kind and event["step"] > first
+        ]
+        wrong += [] if points == losses else [f"{tag} has {points}, not {losses}"]
+    return "; ".join(wrong) or "as the metrics"
 
 
 def half_written(work: Path) -> list[str]:
