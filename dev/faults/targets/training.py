@@ -65,7 +65,10 @@ def results_of(work: Path) -> Files:
     if not run_dirs:
         return found
     run_dir = run_dirs[-1].parent
-    outcome = json.loads((run_dir / paths.OUTCOME).read_text())
+    try:
+        outcome = json.loads((run_dir / paths.OUTCOME).read_text())
+    except ValueError:  # which `half_written` reports
+        return found
     if outcome["exit_code"] != TARGET_NOT_REACHED:
         return found
     events = [json.loads(line) for line in (run_dir / paths.METRICS).read_text().splitlines()]
