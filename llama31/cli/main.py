@@ -1,4 +1,4 @@
-"""Entry point: parse the command line, run the verb, and print user errors without a traceback."""
+"""Entry point: parse the command line, run the verb, and print user errors and failing disks without a traceback."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ except ModuleNotFoundError:  # most likely the system's python3
 from llama31.cli import convert, corpus, results, running
 from llama31.cli import package as submission
 from llama31.common import training_packages
-from llama31.common.errors import UserError
+from llama31.common.errors import UserError, line_of
 
 app = typer.Typer(
     add_completion=False,
@@ -50,3 +50,6 @@ def main() -> None:
     except BrokenPipeError:  # as in `run --dryrun | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a disk or file server that fails where nothing names the file
+        print(line_of(error), file=sys.stderr)
+        sys.exit(2)

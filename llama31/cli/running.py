@@ -66,7 +66,10 @@ def status(
         list[Path], typer.Argument(metavar="JOB_DIR...", help="Directories of runs, or run directories.")
     ],
 ) -> None:
-    """Show all runs in a directory. For each: job, state, steps, losses, speed, time left."""
+    """Show all runs in a directory. For each: job, state, steps, losses, speed, time left.
+
+    The exit code is 1 if files of a run cannot be read.
+    """
     from llama31.status import status as run_status
 
-    run_status.status(directories, sys.stdout)
+    raise typer.Exit(run_status.status(directories, sys.stdout))

@@ -27,32 +27,33 @@ def verify(path: Path, tokenizer_dir: Path | None, head: int) -> int:
     vocabulary = Vocabulary.of(tokenizer_dir) if tokenizer_dir else None
     if head and tokenizer_dir is None:
         raise UserError(f"--head={head}: needs the tokenizer; pass its directory as --tokenizer or TOKENIZER_PATH")
+    unread: list[str] = []
     if head and tokenizer_dir:
         tokenizer = ExactEncoder(tokenizer_dir)
         for prefix in prefixes:
-            for line in _first_documents(prefix, head, tokenizer):
-                print(line, flush=True)
+            try:
+                for line in _first_documents(prefix, head, tokenizer):
+                    print(line, flush=True)
+            except UserError as error:
+                unread += error.lines
     reports, figures = verify_files(prefixes, vocabulary)
     stale = stale_files(path)
     failed = sum(bool(report.problems) for report in reports)
     print("\n".join(_table(reports)))
-    for line in stale:
+    for line in (*stale, *(() if failed else unread)):  # of an incomplete file, the table says more
         print(f"PROBLEM: {line}")
     print(f"{_total(reports)}; bad: {failed}, stale files: {len(stale)}; read: {figures}")
-    return 1 if failed or stale else 0
+    return 1 if failed or stale or unread else 0
 
 
 def _first_documents(prefix: Path, count: int, tokenizer: ExactEncoder) -> Iterator[str]:
-    """Yield the first documents of a token file as text; nothing if it is incomplete, which the table reports."""
-    try:
-        file = summary(prefix)
-        with failures_named(idx_path(prefix)):
-            lengths = _lengths(file, count)
-        for number, (start, length) in enumerate(zip(accumulate(lengths, initial=0), lengths, strict=False)):
-            yield f"--- {prefix.name}, document {number:,}: {length:,} tokens"
-            yield _text(file, start, length, tokenizer)
-    except UserError:
-        return
+    """Yield the first documents of a token file as text. Raises UserError if it is incomplete or cannot be read."""
+    file = summary(prefix)
+    with failures_named(idx_path(prefix)):
+        lengths = _lengths(file, count)
+    for number, (start, length) in enumerate(zip(accumulate(lengths, initial=0), lengths, strict=False)):
+        yield f"--- {prefix.name}, document {number:,}: {length:,} tokens"
+        yield _text(file, start, length, tokenizer)
 
 
 def _lengths(file: TokenFile, count: int) -> list[int]:

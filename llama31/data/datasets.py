@@ -18,7 +18,7 @@ from megatron.core.datasets.utils import Split
 from torch.utils.data import Dataset
 
 from llama31.common.errors import UserError
-from llama31.data import order, token_file
+from llama31.data import file_arrays, order, token_file, token_reader
 
 NO_ID = -1
 
@@ -58,8 +58,8 @@ class TrainingSequences(GPTDataset):
 
     def _build_document_sample_shuffle_indices(self) -> tuple[np.ndarray, np.ndarray, range]:
         directory = Path(self.config.path_to_cache)
-        documents = np.load(directory / order.documents_file(self.dataset_path), mmap_mode="r")
-        ends = np.load(directory / order.ends_file(self.dataset_path), mmap_mode="r")
+        documents = file_arrays.load(directory / order.documents_file(self.dataset_path))
+        ends = file_arrays.load(directory / order.ends_file(self.dataset_path))
         # For a sequence, Megatron reads the row that the third array gives and the next one.
         return documents, ends, range(0, len(ends), 2)
 
@@ -79,7 +79,7 @@ class TrainingBlend(BlendedDataset):
 
     def _build_indices(self) -> tuple[np.ndarray, np.ndarray]:
         files = (Path(self.config.path_to_cache) / name for name in (order.DATASET_INDEX, order.DATASET_SAMPLE_INDEX))
-        parts, numbers = (np.load(file, mmap_mode="r") for file in files)
+        parts, numbers = map(file_arrays.load, files)
         return parts, numbers
 
 
@@ -87,9 +87,7 @@ def training_set(prefixes: list[str], config: GPTDatasetConfig) -> TrainingSeque
     """Return the training set of these parts, by the index in `config.path_to_cache`."""
     parts = [
         # The index selects the documents, so none are given here.
-        TrainingSequences(
-            GPTDataset.build_low_level_dataset(prefix, config), prefix, np.arange(0), None, Split.train, config
-        )
+        TrainingSequences(token_reader.opened(prefix), prefix, np.arange(0), None, Split.train, config)
         for prefix in prefixes
     ]
     return parts[0] if len(parts) == 1 else TrainingBlend(parts, [len(part) for part in parts], None, config)
@@ -117,7 +115,7 @@ class FirstSequences(Dataset):
         self.length = length
         self.vocab_size = vocab_size
         # Documents are stored contiguously.
-        self._tokens = np.memmap(token_file.bin_path(file.prefix), dtype=file.token_type.name, mode="r")
+        self._tokens = file_arrays.one_dimensional(token_file.bin_path(file.prefix), file.token_type.name)
 
     def __len__(self) -> int:
         return self.length

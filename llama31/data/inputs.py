@@ -113,14 +113,6 @@ def _token_files(settings: Settings, problems: list[str]) -> list[TokenFile]:
         if idx_path(prefix).exists():
             with _collecting(problems):
                 files.append(token_file.summary(prefix))
-    if files:
-        try:
-            token_file.require_mmap(files[-1].prefix)
-        except OSError as error:
-            problems.append(
-                f"PREPROCESSED_PATH={settings.preprocessed_path}: its file system cannot map files into memory "
-                f"({error.strerror}), as Megatron-Core does; name a copy on another one"
-            )
     return files
 
 

@@ -21,11 +21,10 @@ from pathlib import Path
 
 import numpy as np
 from megatron.core.datasets import helpers
-from megatron.core.datasets.indexed_dataset import IndexedDataset
 from numpy.lib import format as npy
 
 from llama31.common.progress import Progress
-from llama31.data import token_file
+from llama31.data import token_file, token_reader
 
 DATASET_INDEX, DATASET_SAMPLE_INDEX = "dataset_index.npy", "dataset_sample_index.npy"
 AT_ONCE = 65_536  # sequences whose documents are written at a time
@@ -67,7 +66,7 @@ def _write_blend(directory: Path, sizes: Sequence[int], samples: int) -> list[in
 
 def _lengths(prefix: str) -> np.ndarray:
     """Return the tokens of each document, int32 [documents]."""
-    file = IndexedDataset(prefix)  # its arrays are unmapped when it is deleted
+    file = token_reader.opened(prefix)  # its arrays are unmapped when it is deleted
     return file.sequence_lengths.copy()
 
 

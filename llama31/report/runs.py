@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from llama31.common.errors import UserError
+from llama31.common.errors import UserError, is_of_disk
 from llama31.common.files import failures_named
 from llama31.common.json_files import load_object
 from llama31.common.progress import Progress
@@ -63,7 +63,9 @@ def _read(log: Path, name: str, progress: Progress) -> ReportedRun:
     settings, problems = _settings(log.parent)
     try:
         described = load_object(log.parent / paths.RECORD)
-    except UserError:
+    except UserError as error:
+        if is_of_disk(error) and (log.parent / paths.RECORD).exists():
+            raise
         described = None
     return ReportedRun(name, log, mlperf, metrics, settings, described, problems)
 
@@ -74,12 +76,17 @@ def _size(file: Path) -> int:
 
 
 def _settings(run_dir: Path) -> tuple[Settings | None, list[str]]:
-    """Return the settings of a run, or None and why: damaged, or written by a version with other settings."""
+    """Return the settings of a run, or None and why: damaged, or written by a version with other settings.
+
+    Raises UserError if a disk or file server fails: the next report may have them.
+    """
     try:
         return record.load_settings(run_dir), []
     except UserError as error:
+        if is_of_disk(error):
+            raise
         return None, [f"{paths.SETTINGS}: {line}" for line in error.lines]
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, AttributeError, yaml.YAMLError) as error:
         return None, [f"{paths.SETTINGS}: {str(error).splitlines()[0]}"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from llama31 import rules
-from llama31.common.errors import UserError
+from llama31.common.errors import UserError, line_of
 from llama31.common.files import failures_named
 from llama31.common.units import duration
 from llama31.config import paths
@@ -37,10 +37,15 @@ class Row:
     """Its name, its current job, and its state."""
     figures: Sequence[str] = ()
     """The columns of HEADER; losses are in nats per token, tokens per second are those of the last steps."""
+    is_damaged: bool = False
+    """Whether files of the run cannot be read."""
 
 
-def status(directories: Iterable[Path], out: TextIO) -> None:
-    """Print the table, as wide as the terminal. Raises UserError if an argument is not a directory."""
+def status(directories: Iterable[Path], out: TextIO) -> int:
+    """Print the table, as wide as the terminal. Returns the exit code, 1 if files of a run cannot be read.
+
+    Raises UserError if an argument is not a directory.
+    """
     rows, notes = collect(directories)
     if not rows:
         notes.append("no runs yet")
@@ -53,6 +58,7 @@ def status(directories: Iterable[Path], out: TextIO) -> None:
         _print(INDENT + "  ".join(cells), out, None)
     for note in notes:
         _print(note, out, width)
+    return int(any(row.is_damaged for row in rows))
 
 
 def _print(text: str, out: TextIO, width: int | None) -> None:
@@ -139,7 +145,9 @@ def _row(run_dir: Path, submitted: Submission | UserError | None, chain: Sequenc
                 texts.append(f"slow: {', '.join(slow)} the median rank")
         last = _last_step(settings, job_dir)
     except UserError as error:
-        return Row(f"{run_dir.name}  damaged: {'; '.join(error.lines)}")
+        return Row(f"{run_dir.name}  damaged: {'; '.join(error.lines)}", is_damaged=True)
+    except OSError as error:  # a file server that answers late, or not at all
+        return Row(f"{run_dir.name}  damaged: {line_of(error)}", is_damaged=True)
     figures = (
         f"{now.last_step.step:,}" + (f"/{last:,}" if last else ""),
         f"{now.last_step.consumed_samples:,}",

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import forked_ranks
 import llamas
 import pytest
 import ranks_of_converted
@@ -23,6 +22,7 @@ from conversions import TIMEOUT, bits, logits, tensors
 from llamas import KINDS
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from dev.support import forked_ranks
 from llama31.checkpoint.convert import (
     convert,
     logits_of_megatron,

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmark_run import SETTINGS, open_log
 from mlperf_logging.rcp_checker import rcp_checker
 
+from dev.support.benchmark_run import SETTINGS, open_log
 from llama31 import rules
 from llama31.config import mlperf_names
 from llama31.plan import validate

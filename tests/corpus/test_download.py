@@ -12,8 +12,8 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from file_server import FileServer, running
 
+from dev.support.file_server import FileServer, running
 from llama31.common.errors import UserError
 from llama31.common.units import size
 from llama31.corpus.download import fetch, published, remote, retries, target, web

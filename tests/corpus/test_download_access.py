@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from file_server import LOGIN, FileServer, running
 
+from dev.support.file_server import LOGIN, FileServer, running
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.corpus.download import fetch, published, remote, retries

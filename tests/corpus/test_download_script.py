@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from checkout import REPOSITORY
-from file_server import DEADLINE, FileServer, running, wait_while
 
+from dev.support.file_server import DEADLINE, FileServer, running, wait_while
 from llama31 import rules
 from llama31.data.token_file import TokenFile, bin_path, idx_path, summary
 

@@ -9,7 +9,7 @@ from verified_files import DOCUMENTS, Damage, Output, problems, put, resize
 from llama31.common.errors import UserError
 from llama31.common.progress import Progress
 from llama31.corpus import token_scan, verify_table
-from llama31.data.token_file import HEADER, bin_path, idx_path, summary
+from llama31.data.token_file import HEADER, TokenFile, bin_path, idx_path, summary
 
 LENGTHS, POINTERS, ENDS = (HEADER.size + size * len(DOCUMENTS) for size in (0, 4, 12))  # parts of their index
 
@@ -101,3 +101,19 @@ def test_head_of_damaged_data(data: Path, tokenizer: Path, capsys: Output, damag
     damage(data)
     assert verify_table.verify(data, tokenizer, head=1) == 1
     assert capsys.readouterr().out.splitlines()[1] == text
+
+
+def test_documents_that_cannot_be_read_are_a_problem(
+    data: Path, tokenizer: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if the file server answers again when the whole file is read."""
+    stock, failures = verify_table.summary, [UserError(f"{data}.bin: Stale file handle")]
+
+    def summary(prefix: Path) -> TokenFile:
+        if failures:
+            raise failures.pop()
+        return stock(prefix)
+
+    monkeypatch.setattr(verify_table, "summary", summary)
+    assert verify_table.verify(data, tokenizer, head=1) == 1
+    assert "PROBLEM: " + f"{data}.bin: Stale file handle" in capsys.readouterr().out

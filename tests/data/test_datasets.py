@@ -1,5 +1,8 @@
 """The benchmark's data: which sequences are read, and in which order."""
 
+import errno
+import mmap
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +23,7 @@ from torch.utils.data import Dataset
 
 from llama31.common.errors import UserError
 from llama31.config import paths
-from llama31.data import order, token_file
+from llama31.data import file_arrays, order, token_file
 from llama31.data.datasets import FirstSequences, fingerprint, training_set
 from llama31.settings import Settings
 
@@ -228,3 +231,41 @@ def test_the_tokenizers_ids_are_counted_once(settings: Settings, monkeypatch: py
     for number in range(20):
         train[number]
     assert 1 <= len(counted) <= len(settings.train_parts.split()), "once for each part"
+
+
+# A file system that maps no files
+
+
+@pytest.fixture
+def no_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some mounts of FUSE and WekaFS: numpy and the product map by this function."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+
+
+def test_the_same_sequences_without_maps(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    mapped = built(settings)
+    expected = [items(mapped._train_ds), items(mapped._validation_ds)]
+    request.getfixturevalue("no_maps")
+    read = built(replace(settings, tmp_npy_index=str(tmp_path / "another index")))
+    assert [items(read._train_ds), items(read._validation_ds)] == expected
+    assert isinstance(read._validation_ds._tokens, file_arrays.ReadArray)
+
+
+def items(data: Dataset) -> list[list[int]]:
+    return [data[number]["tokens"].tolist() for number in range(len(data))]
+
+
+def test_what_is_read_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads of a file server may be short; Megatron's own reader takes them for whole."""
+    file = tmp_path / "file"
+    numbers = np.arange(1000, dtype="<i4")
+    numbers.tofile(file)
+    stock = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda of, views, at: stock(of, [views[0][:700]], at))
+    assert file_arrays.read(file, "<i4", 900, 400).tolist() == list(range(100, 1000))
+    with pytest.raises(UserError, match=r"ends within 1,000 numbers at byte 4$"):
+        file_arrays.read(file, "<i4", 1000, 4)

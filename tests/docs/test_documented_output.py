@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmark_run import SETTINGS, write_log
 from documents import page, table
 from submissions import ten_runs, write_run
 
+from dev.support.benchmark_run import SETTINGS, write_log
 from llama31 import rules
 from llama31.config import paths
 from llama31.mlperf.check import convergence, submission

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import benchmark_run
 import pytest
 from documents import README, REPOSITORY, blocks, exported_by, page
 from submissions import write_run
 
 from dev import prepare_demo
+from dev.support import benchmark_run
 from llama31 import rules
 from llama31.config import paths
 from llama31.corpus import verify_table

@@ -11,7 +11,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import benchmark_run
 import oracle
 import pytest
 import simulated_training
@@ -23,6 +22,7 @@ from recipes import differing, flat, recipe
 from runs import SUPPORT, Run, arguments, run_forked
 from setting_effects import CLOSED, GONE, IN_A_SUBMISSION, IN_THE_LOG, IN_THE_RECIPE
 
+from dev.support import benchmark_run
 from llama31 import train
 from llama31.checkpoint import resume, store
 from llama31.cli import launch

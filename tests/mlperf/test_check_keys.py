@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_run import write_log
 from edited_logs import KEYS, NOT_CHECKED, OPTIONAL, assert_named, changed, edited, index, key, verdict
 from submissions import NEWEST, TOKEN
 
+from dev.support.benchmark_run import write_log
 from llama31.mlperf.check.one_log import check
 from llama31.mlperf.check.own_rules import LEAST_WHOLE_NUMBER, POSITIVE_NUMBERS
 

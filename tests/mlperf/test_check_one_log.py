@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_run import SETTINGS, losses, write_log
 from edited_logs import assert_named, changed, edited, fields, index, key, lines_of, verdict
 from mlperf_logging.compliance_checker import mlp_compliance
 from submissions import NEWEST
 
+from dev.support.benchmark_run import SETTINGS, losses, write_log
 from llama31 import rules
 from llama31.mlperf.check import one_log as module
 from llama31.mlperf.check import submission

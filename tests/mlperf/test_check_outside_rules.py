@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_run import SETTINGS, write_log
 from edited_logs import (
     KEYS,
     NEWEST,
@@ -20,6 +19,7 @@ from edited_logs import (
     verdict,
 )
 
+from dev.support.benchmark_run import SETTINGS, write_log
 from llama31 import rules
 from llama31.config.departures import departures as departures_of
 from llama31.mlperf.check import one_log as module

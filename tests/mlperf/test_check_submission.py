@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmark_run import SETTINGS, losses
 from checkout import PUBLISHED_LOGS
 from judged_runs import judge, log, name, printed
 from submissions import (
@@ -18,6 +17,7 @@ from submissions import (
     write_run,
 )
 
+from dev.support.benchmark_run import SETTINGS, losses
 from llama31.common.errors import UserError
 from llama31.config import departures, paths
 from llama31.mlperf.check import submission

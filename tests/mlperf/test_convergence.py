@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmark_run import SETTINGS, losses, write_log
 from checkout import SHARED
 from mlperf_logging.rcp_checker import rcp_checker
 from submissions import NEWEST, edit, missed
 
+from dev.support.benchmark_run import SETTINGS, losses, write_log
 from llama31 import rules
 from llama31.mlperf.check import convergence, submission
 from llama31.mlperf.check.convergence import Points, Verdict

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import benchmark_run
 import pytest
-from benchmark_run import SAMPLES, SETTINGS, open_log, train, write_log
 from checkout import REPOSITORY
 from mlperf_logging.mllog import get_mllogger
 from mlperf_logging.rcp_checker import rcp_checker
 
+from dev.support import benchmark_run
+from dev.support.benchmark_run import SAMPLES, SETTINGS, open_log, train, write_log
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.mlperf.check import one_log

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_run import SETTINGS
 from changed_logs import FORMS, Logs, Record, event, lacking, late, said, with_one_more
 from mlperf_logging.rcp_checker import rcp_checker
 from submissions import NEWEST, edit, ten_runs, write_run
 
+from dev.support.benchmark_run import SETTINGS
 from llama31 import rules
 from llama31.config import paths
 from llama31.mlperf.check import submission

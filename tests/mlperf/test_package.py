@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmark_run import SETTINGS
 from mlperf_logging.result_summarizer import result_summarizer
 from packed_runs import IMPLEMENTATION, ORG, RESULTS, SYSTEM, edit_json, pack, runs_in
 from submissions import NEWEST, edit, missed, write_run
 
+from dev.support.benchmark_run import SETTINGS
 from llama31 import rules
 from llama31.config import paths
 from llama31.config.resolve import resolve

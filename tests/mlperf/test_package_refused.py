@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmark_run import SETTINGS
 from packed_runs import ORG, SYSTEM, describe, edit_json, pack, refusals, runs_in
 from submissions import edit, missed, ten_runs
 
+from dev.support.benchmark_run import SETTINGS
 from llama31 import rules
 from llama31.config import departures, paths
 from llama31.mlperf.package import code, system_description

@@ -1,6 +1,5 @@
 """Data, tokenizers and directories that a run cannot use: one line for each problem."""
 
-import errno
 import re
 import shutil
 from dataclasses import replace
@@ -13,7 +12,7 @@ from tiny import VOCABULARY, make_tokenizer, write_tokens
 from validated_settings import lines_of, suggested
 
 from llama31 import rules
-from llama31.data import inputs, token_file, token_manifest, tokenizer
+from llama31.data import inputs, token_manifest, tokenizer
 from llama31.data.token_file import bin_path, idx_path, summary
 
 
@@ -202,15 +201,3 @@ def test_copies_beside_their_sources(usual: dict[str, str], tmp_path: Path) -> N
 
 def test_directories_of_nodes_are_not_checked_where_a_job_is_submitted(usual: dict[str, str]) -> None:
     assert lines_of(usual, "PARTITION=debug", "TMP_NPY_INDEX=/dev/null/index", "COPY_DATA_TO=/dev/null/copies") == []
-
-
-def test_a_file_system_that_maps_no_files(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.ENODEV, "No such device")
-
-    monkeypatch.setattr(token_file.mmap, "mmap", refuse)
-    (line,) = lines_of(usual)
-    assert line == (
-        f"PREPROCESSED_PATH={usual['PREPROCESSED_PATH']}: its file system cannot map files into memory (No such "
-        "device), as Megatron-Core does; name a copy on another one"
-    )

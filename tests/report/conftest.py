@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_run import EVALUATIONS, SAMPLES, losses
 from report_logs import a_log, a_run_directory
 
+from dev.support.benchmark_run import EVALUATIONS, SAMPLES, losses
 from llama31.run_dir.events import Outcome
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark_run import SAMPLES, SETTINGS
 from checkout import PUBLISHED_LOGS, SHARED
 from mlperf_logging.compliance_checker.mlp_parser import ruleset_610
 from pages import array, figure
 from report_figures import Recomputed, assert_run, assert_steps, percentiles, traces
 from report_logs import FLOPS_PER_TOKEN, PEAKS, TOKEN, a_log, page_of
 
+from dev.support.benchmark_run import SAMPLES, SETTINGS
 from llama31.config import paths
 from llama31.mlperf.log import reader as module
 from llama31.run_dir import summary

@@ -1,8 +1,10 @@
 """`llama31 report` on logs that are damaged, mixed with other output or odd: it names what it skips."""
 
+import errno
 import gzip
 import io
 import json
+import os
 import random
 import re
 from collections.abc import Callable
@@ -10,13 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmark_run import SETTINGS
 from pages import array
 from report_figures import assert_steps, traces
 from report_logs import TOKEN, a_log, page_of
 
+from dev.support.benchmark_run import SETTINGS
+from llama31.common.errors import UserError
 from llama31.config import paths
 from llama31.mlperf.log import reader as module
+from llama31.report import command
 
 # --- Damage -------------------------------------------------------------------------------------------------------
 
@@ -152,6 +156,27 @@ def test_settings_that_cannot_be_read(run_directory: Path, tmp_path: Path, text:
     page = page_of(tmp_path / "report.html", directory)
     assert why in page.words
     assert page.table("Seed", "Validation loss")["run"]["Seed"] == "1234", "the log is read all the same"
+
+
+@pytest.mark.parametrize("name", [paths.SETTINGS, paths.RECORD])
+def test_a_file_server_that_fails_keeps_the_earlier_report(
+    run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The next report may have what cannot be read now."""
+    (run_directory / paths.RECORD).write_text("{}")
+    page = tmp_path / "report.html"
+    page.write_text("earlier")
+    stock = Path.read_bytes
+
+    def read(file: Path) -> bytes:
+        if file.name == name:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return stock(file)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(UserError, match=f"{name}: Stale file handle"):
+        command.report([run_directory], page, None, "")
+    assert page.read_text() == "earlier"
 
 
 def test_bytes_of_all_kinds(tmp_path: Path) -> None:

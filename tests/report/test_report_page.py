@@ -6,11 +6,11 @@ from pathlib import Path
 
 import debian
 import pytest
-from benchmark_run import SETTINGS
 from report_logs import a_log, a_run_directory
 
 from dev import browser as module
 from dev.browser import Page, browser
+from dev.support.benchmark_run import SETTINGS
 from llama31.report import command
 
 pytestmark = pytest.mark.slow

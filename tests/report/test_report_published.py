@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark_run import SETTINGS
 from checkout import SHARED
 from pages import array
 from report_figures import traces
 from report_logs import TOKEN, a_log, page_of
 
+from dev.support.benchmark_run import SETTINGS
 from llama31.config import paths
 from llama31.estimates.gpus import GPUS, key_of
 from llama31.report import published

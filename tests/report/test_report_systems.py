@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmark_run import SETTINGS, losses, write_log
 from pages import Page, array, figure
 from report_figures import Recomputed, percentiles, traces
 from report_logs import FLOPS_PER_TOKEN, PEAKS, TOKEN, page_of, spread
 
+from dev.support.benchmark_run import SETTINGS, losses, write_log
 from llama31.run_dir.events import Outcome
 from llama31.settings import Settings
 

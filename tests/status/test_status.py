@@ -1,5 +1,6 @@
 """`python3 -m llama31 status`: runs of this machine that train, have ended or are damaged. 20 s, most to train."""
 
+import io
 import json
 import os
 import shutil
@@ -10,13 +11,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import benchmark_run
 import pytest
 from cluster import DEADLINE
 from light_imports import imported_by, is_light
 from runs import REPOSITORY, Run, run_llama31
 from status_rows import printed, row, write_run
 
+from dev.support import benchmark_run
 from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.config import paths
@@ -273,6 +274,14 @@ def test_fifty_runs_and_nothing_heavy(trained: Run, tmp_path: Path) -> None:
     modules, returncode, _ = imported_by("status", str(tmp_path / "runs"))
     assert returncode == 0 and is_light(modules)
     assert sum("target not reached" in line for line in printed(tmp_path / "runs")) == 50
+
+
+def test_the_exit_code_says_whether_all_runs_could_be_read(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"run-{number}", 1) for number in (1, 2)]
+    assert status.status([tmp_path], io.StringIO()) == 0
+    (runs[0] / paths.SETTINGS).write_text("[")
+    assert status.status([tmp_path], out := io.StringIO()) == 1
+    assert f"run-1  damaged: {runs[0] / paths.SETTINGS}: damaged" in out.getvalue()
 
 
 @pytest.mark.slow

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import benchmark_run
 import pytest
 from cluster import DEADLINE, Cluster
 from status_rows import printed, row, write_run
 
+from dev.support import benchmark_run
 from llama31.config import paths
 from llama31.launch.slurm import job_states
 from llama31.run_dir import job_chain, record

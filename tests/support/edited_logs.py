@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmark_run import write_log
 from mlperf_logging.compliance_checker import mlp_compliance
 from submissions import NEWEST, TOKEN
 
+from dev.support.benchmark_run import write_log
 from llama31.mlperf.check import one_log as module
 from llama31.mlperf.check.one_log import Report, check
 

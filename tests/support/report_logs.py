@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmark_run import SAMPLES, SETTINGS, interval, losses, open_log, train, write_log
 from pages import Page
 
+from dev.support.benchmark_run import SAMPLES, SETTINGS, interval, losses, open_log, train, write_log
 from llama31.config import paths
 from llama31.mlperf.log.writer import MLPerfLog, copy_to_resume
 from llama31.report import command

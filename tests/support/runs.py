@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import forked_ranks
 from checkout import REPOSITORY, SUPPORT
 
+from dev.support import forked_ranks
 from dev.support.runs import Run, arguments, environment
 from llama31.launch import local, prepare, rank_command, run_directory
 from llama31.plan.plan import Plan
@@ -68,7 +68,7 @@ def run_llama31(settings: dict[str, Any], *options: str) -> Run:
 
 def forked_command(script: Path, *arguments: str) -> list[str | Path]:
     """Command of a run as `llama31 run`'s whose ranks are forked and run a script."""
-    return [sys.executable, SUPPORT / "forked_ranks.py", "run", forked_ranks.server(), script, *arguments]
+    return [sys.executable, forked_ranks.__file__, "run", forked_ranks.server(), script, *arguments]
 
 
 def run_forked(settings: dict[str, Any], *options: str, script: Path = REPOSITORY / "pretrain_llama31.py") -> Run:

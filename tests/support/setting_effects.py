@@ -4,13 +4,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import benchmark_run
 import pytest
 from lightning.pytorch.loggers import WandbLogger
 from nemo.collections.llm.gpt.model.llama import Llama31Config
 from nemo.lightning.pytorch.callbacks.garbage_collection import GarbageCollectionCallback
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
 
+from dev.support import benchmark_run
 from llama31.config.model_sizes import SIZES
 from llama31.data.module import SyntheticData
 from llama31.recipe import decay_all

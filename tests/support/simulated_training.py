@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import benchmark_run
 import torch
 
+from dev.support import benchmark_run
 from llama31.common.errors import RunAborted
 from llama31.config.departures import departures
 from llama31.run_dir.events import ABORTED, Evaluation, Observer, Outcome, Step

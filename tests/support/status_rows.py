@@ -4,8 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-import benchmark_run
-
+from dev.support import benchmark_run
 from llama31.config import paths
 from llama31.run_dir import record
 from llama31.run_dir.metrics_file import MetricsWriter

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
-from benchmark_run import SETTINGS, interval, losses, write_log
 from mlperf_logging.compliance_checker import mlp_compliance
 from mlperf_logging.package_checker import package_checker
 
+from dev.support.benchmark_run import SETTINGS, interval, losses, write_log
 from llama31 import rules
 from llama31.config import paths
 from llama31.run_dir import record

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import benchmark_run
 import pytest
 import simulated_training
 import torch
 from one_rank import one_rank
 from simulated_training import ENOUGH, FINGERPRINTS, SimulatedRun, Trainer
 
+from dev.support import benchmark_run
 from llama31 import rules
 from llama31.model import device
 from llama31.run_dir.events import ABORTED, SUCCESS, TARGET_NOT_REACHED, Outcome, Step

@@ -6,12 +6,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import benchmark_run
 import pytest
 import simulated_training
 from one_rank import one_rank
 from simulated_training import SimulatedRun
 
+from dev.support import benchmark_run
 from llama31.training import benchmark_callback as module
 from llama31.training.pending_steps import PendingSteps
 

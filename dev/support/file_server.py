@@ -159,13 +159,13 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def running(context: SSLContext | None = None) -> Iterator[FileServer]:
-    """A server while the block runs; with TLS if a context is given."""
+def running(context: SSLContext | None = None, port: int = 0) -> Iterator[FileServer]:
+    """A server while the block runs; with TLS if a context is given; at a free port unless one is given."""
 
     class Own(Handler):
         """A class of its own, for its state."""
 
-    with QuietServer(("127.0.0.1", 0), Own) as server:
+    with QuietServer(("127.0.0.1", port), Own) as server:
         if context:
             server.socket = context.wrap_socket(server.socket, server_side=True)
         Own.state = FileServer(f"http{'s' if context else ''}://127.0.0.1:{server.server_address[1]}")

@@ -1,14 +1,15 @@
 """Ranks that start at once: forked from one process that has imported NeMo, which takes each fresh process 10 s.
 
-For tests of what ranks compute. torchrun is real, except for the line that starts a process, and the ranks run
-the same scripts in the same environment. Tests of how ranks start, fail and are ended use run_llama31.sh as it is.
+For tests and tools of what ranks compute. torchrun is real, except for the line that starts a process, and the ranks
+run the same scripts in the same environment. Tests of how ranks start, fail and are ended use run_llama31.sh as it is.
 
-    forked_ranks.py serve SOCKET                   imports NeMo and forks torchruns until its standard input ends
+    forked_ranks.py serve SOCKET [MODULE ...]      imports torch and modules, forks torchruns until its input ends
     forked_ranks.py torchrun SOCKET ARGUMENTS      in the place of python -m torch.distributed.run ARGUMENTS
     forked_ranks.py run SOCKET SCRIPT ARGUMENTS    llama31 run ARGUMENTS with that torchrun, and ranks that run SCRIPT
 """
 
 import atexit
+import importlib
 import json
 import multiprocessing
 import os
@@ -20,35 +21,43 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-from checkout import REPOSITORY
+from dev.support.runs import REPOSITORY
 
 OUTPUTS = (1, 2)
 LARGEST_REQUEST = 1 << 20  # bytes
 READY = b"ready\n"
+SOCKET = "socket"
 
 
 @cache
 def server() -> str:
-    """The socket of a server that ends with this process."""
+    """Return the socket of a server that ends with this process."""
     directory = Path(tempfile.mkdtemp(prefix="ranks-"))
-    address, log = directory / "socket", directory / "log"
+    process = started(directory, os.environ)
+    atexit.register(shutil.rmtree, directory)
+    atexit.register(process.communicate)
+    return str(directory / SOCKET)
+
+
+def started(directory: Path, environment: Mapping[str, str], modules: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
+    """Start a server that ends when its standard input does; its socket is DIRECTORY/SOCKET."""
+    log = directory / "log"
     without_gpu = {"CUDA_VISIBLE_DEVICES": ""}  # as ranks.environment has it
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, __file__, "serve", address],
+            [sys.executable, __file__, "serve", directory / SOCKET, *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, **without_gpu, "PYTHONPATH": str(REPOSITORY)},
+            env={**environment, **without_gpu, "PYTHONPATH": str(REPOSITORY)},
         )
     assert process.stdout and READY in iter(process.stdout.readline, b""), f"ranks cannot be forked:\n{log.read_text()}"
-    atexit.register(shutil.rmtree, directory)
-    atexit.register(process.communicate)
-    return str(address)
+    return process
 
 
 def instead_of_torchrun(command: list[str], address: str) -> list[str]:
@@ -58,11 +67,14 @@ def instead_of_torchrun(command: list[str], address: str) -> list[str]:
     return [python, __file__, "torchrun", address, *torchrun[2:]]
 
 
-def serve(address: str) -> None:
-    """Forks a torchrun for each request."""
+def serve(address: str, modules: Sequence[str] = ()) -> None:
+    """Fork a torchrun for each request; ranks find these modules imported."""
     import torch.distributed.run  # noqa: F401
 
     import pretrain_llama31  # noqa: F401
+
+    for module in modules:
+        importlib.import_module(module)
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # avoids zombies: this process does not wait
     with socket.socket(socket.AF_UNIX) as listener:
@@ -77,7 +89,7 @@ def serve(address: str) -> None:
 
 
 def answer(connection: socket.socket) -> NoReturn:
-    """Is the torchrun of one request: its arguments, directory, environment and outputs."""
+    """Be the torchrun of one request: its arguments, directory, environment and outputs."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     content, outputs, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, len(OUTPUTS))
     request = json.loads(content)
@@ -125,7 +137,7 @@ class Forked:
 
 
 def run_script(script: tuple[str, ...], environment: dict[str, str]) -> None:
-    """Is the process of a rank."""
+    """Be the process of a rank."""
     import torch
     from lightning.pytorch.utilities import rank_zero_only
 
@@ -168,7 +180,7 @@ def run(address: str, script: str, arguments: list[str]) -> None:
 if __name__ == "__main__":
     role, socket_file, *rest = sys.argv[1:]
     if role == "serve":
-        serve(socket_file)
+        serve(socket_file, rest)
     elif role == "torchrun":
         sys.exit(ask(socket_file, rest))
     else:

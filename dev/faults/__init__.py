@@ -1,0 +1,1 @@
+"""Run the product's commands under injected faults, and judge what they leave behind."""
