@@ -10,6 +10,7 @@ breaks.
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -23,7 +24,7 @@ from llama31.common.errors import UserError
 from llama31.corpus import documents, records
 from llama31.corpus.documents import Position
 from llama31.corpus.encoder import NOTHING_KNOWN, Known, use_threads
-from llama31.corpus.pipeline import InOrder, prefetched
+from llama31.corpus.pipeline import prefetched
 from llama31.corpus.records import Skipped
 from llama31.corpus.reference import Facts, Reference
 from llama31.corpus.slots import COUNT, Slots
@@ -161,6 +162,7 @@ def _answer(reading: Reading, slots: Slots, pipe: Connection, theirs: Connection
     theirs.close()  # so that the pipe breaks when the other process ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the process that asks, and so this one
     use_threads(1)
+    gc.disable()  # records have no cycles
     try:
         _send(reading, slots, pipe)
     except (BrokenPipeError, ConnectionResetError, EOFError):  # the process that asked has ended, or wants no more
@@ -186,12 +188,10 @@ def _send(reading: Reading, slots: Slots, pipe: Connection) -> None:
         pipe.send(((Texts.joint(parts, without_bytes=True), *rest), filled % COUNT, size))
         filled += 1
 
-    with InOrder(send) as sending:
-        try:
-            for answer in reading.answers():
-                sending.put(answer)
-            end: UserError | None = None
-        except UserError as error:
-            end = error
-        sending.wait()
-    pipe.send(end)
+    try:
+        for answer in reading.answers():
+            send(answer)
+    except UserError as error:
+        pipe.send(error)
+    else:
+        pipe.send(None)
