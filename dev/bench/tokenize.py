@@ -38,7 +38,7 @@ from llama31.corpus import documents, records
 from llama31.corpus.encoder import ExactEncoder, use_threads
 from llama31.corpus.fast_encoder import FastEncoder
 from llama31.corpus.records import NOTHING_SKIPPED
-from llama31.corpus.reference import Reference
+from llama31.corpus.reference import TokenizerReference
 from llama31.corpus.token_writer import TokenWriter
 from llama31.corpus.tokenize import as_bytes
 from llama31.data.token_file import TokenType, summary
@@ -133,7 +133,7 @@ def timed(work: Callable[..., T], *arguments: Any) -> tuple[float, T]:
 
 def steps(source: Path, prefix: Path, tokenizer_dir: Path) -> dict[str, float]:
     """Return the seconds of each step of ours, run on one thread."""
-    reference = Reference(tokenizer_dir)
+    reference = TokenizerReference(tokenizer_dir)
     fast = FastEncoder(tokenizer_dir, lambda: reference.facts(source, "text", 0))
     token_type = fast.limits.token_type
     seconds: Counter[str] = Counter()

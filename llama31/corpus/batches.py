@@ -26,7 +26,7 @@ from llama31.corpus.documents import Position
 from llama31.corpus.encoder import NOTHING_KNOWN, Known, use_threads
 from llama31.corpus.pipeline import prefetched
 from llama31.corpus.records import Skipped
-from llama31.corpus.reference import Facts, Reference
+from llama31.corpus.reference import Facts, TokenizerReference
 from llama31.corpus.slots import COUNT, Slots
 from llama31.corpus.texts import SEPARATOR, Texts
 
@@ -58,9 +58,9 @@ class Reading:
     def answers(self) -> Iterator[Facts | tuple[list[Texts], Known, Skipped, Position]]:
         """Yield the Facts if there is a reference, then each batch, with its texts block by block.
 
-        Raises the exceptions of Reference, `documents.read` and `records.texts`, after the blocks before.
+        Raises the exceptions of TokenizerReference, `documents.read` and `records.texts`, after the blocks before.
         """
-        reference = Reference(self.reference_dir) if self.reference_dir else None
+        reference = TokenizerReference(self.reference_dir) if self.reference_dir else None
         if reference:
             yield reference.facts(self.inputs[0], self.json_key, self.bad_line_limit)
 
@@ -105,7 +105,7 @@ class Batches:
         self._answers = prefetched(answers)
 
     def facts(self) -> Facts:
-        """Return the facts of a reading with a reference, before any batch. Raises UserError as Reference does."""
+        """Return the facts of a reading with a reference, before any batch. Raises the exceptions of `answers`."""
         found = next(self._answers)
         assert isinstance(found, Facts)
         return found

@@ -86,10 +86,6 @@ PROBES = (
 """Texts on which tokenizers often differ; texts with the tokenizer's special tokens are added to them."""
 
 
-class Inexact(Exception):
-    """Raised if the fast encoder fails, or gives other ids than Hugging Face's library; the message says which."""
-
-
 class Encoder(Protocol):
     """Encoder of lists of texts."""
 

@@ -33,7 +33,7 @@ class Facts:
     """Their ids."""
 
 
-class Reference:
+class TokenizerReference:
     """Hugging Face's library, for a job whose texts another one encodes."""
 
     def __init__(self, tokenizer_dir: Path):

@@ -24,7 +24,7 @@ from llama31.corpus import documents, reference
 from llama31.corpus import tokenize as tokenize_module
 from llama31.corpus.encoder import ExactEncoder
 from llama31.corpus.fast_encoder import FastEncoder
-from llama31.corpus.reference import Reference
+from llama31.corpus.reference import TokenizerReference
 from llama31.corpus.texts import Texts
 from llama31.corpus.tokenize import tokenize
 from llama31.data import token_manifest
@@ -85,7 +85,7 @@ def huggingface(tokenizer_dir: Path) -> Any:
 
 
 @cache
-def fast(tokenizer_dir: Path) -> tuple[FastEncoder, Reference]:
+def fast(tokenizer_dir: Path) -> tuple[FastEncoder, TokenizerReference]:
     return of_both(tokenizer_dir)
 
 
