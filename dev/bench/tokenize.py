@@ -35,8 +35,10 @@ from dev.bench.harness import Column
 from llama31.common.files import atomic_writer
 from llama31.common.parallel import cores
 from llama31.corpus import documents, records
-from llama31.corpus.encoder import ExactEncoder, FastEncoder, use_threads
+from llama31.corpus.encoder import ExactEncoder, use_threads
+from llama31.corpus.fast_encoder import FastEncoder
 from llama31.corpus.records import NOTHING_SKIPPED
+from llama31.corpus.reference import TokenizerReference
 from llama31.corpus.token_writer import TokenWriter
 from llama31.corpus.tokenize import as_bytes
 from llama31.data.token_file import TokenType, summary
@@ -131,9 +133,9 @@ def timed(work: Callable[..., T], *arguments: Any) -> tuple[float, T]:
 
 def steps(source: Path, prefix: Path, tokenizer_dir: Path) -> dict[str, float]:
     """Return the seconds of each step of ours, run on one thread."""
-    exact = ExactEncoder(tokenizer_dir)
-    fast = FastEncoder(exact)
-    token_type = TokenType.for_vocabulary(exact.vocabulary)
+    reference = TokenizerReference(tokenizer_dir)
+    fast = FastEncoder(tokenizer_dir, lambda: reference.facts(source, "text", 0))
+    token_type = fast.limits.token_type
     seconds: Counter[str] = Counter()
 
     def step(name: str, work: Callable[..., T], *arguments: Any) -> T:
@@ -145,7 +147,8 @@ def steps(source: Path, prefix: Path, tokenizer_dir: Path) -> dict[str, float]:
     with TokenWriter(prefix, token_type) as writer:
         while block := step("gunzip, hash", next, blocks, None):
             texts, _ = step("parse", records.texts, block, "text", fast.refusal, NOTHING_SKIPPED, 0)
-            ids, lengths = step("encode, compare", fast.encode, texts)
+            known = step("sample", reference.known, [texts])
+            ids, lengths = step("encode, compare", fast.encode, texts, known)
             step("hash, write", writer.write, as_bytes(ids, token_type), as_bytes(lengths, TokenType.int32))
     return seconds
 

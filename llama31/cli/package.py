@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from llama31 import rules
-from llama31.config import paths
 
 app = typer.Typer()
 
@@ -33,10 +32,12 @@ def package(
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to create; it must not exist.")],
     ruleset: Annotated[str, typer.Option(help=f"One of {', '.join(rules.RULESETS)}.")] = rules.RULESETS[-1],
     code: Annotated[
-        Path, typer.Option(metavar="CHECKOUT", help="Checkout that has the commit of the runs.", show_default=False)
-    ] = paths.REPOSITORY,
+        Path | None,
+        typer.Option(metavar="CHECKOUT", help="Checkout with the commit of the runs; default: this one."),
+    ] = None,
 ) -> None:
     """Build a submission from ten runs. It is kept only if MLCommons' checkers accept it."""
+    from llama31.config import paths
     from llama31.mlperf.package import package as submission_package
 
-    raise typer.Exit(submission_package.package(org, system, runs, output, ruleset, code))
+    raise typer.Exit(submission_package.package(org, system, runs, output, ruleset, code or paths.REPOSITORY))

@@ -1,14 +1,14 @@
-"""Encoders from texts to token ids: a fast one where it is exact (see `exactness`), else Hugging Face's library.
+"""Encoder from texts to token ids by Hugging Face's library, and what the fast one has in common with it.
 
 The ids are those of NeMo's AutoTokenizer.text_to_ids: by tokenizer.json, with special tokens in a text encoded as
 their own ids, and nothing added before or after a text.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +17,60 @@ from tokenizers import Tokenizer
 from llama31.common.errors import UserError
 from llama31.common.parallel import cores
 from llama31.corpus.exactness import unproven_reason
-from llama31.corpus.texts import SEPARATOR, Texts, too_long, too_long_and_ambiguous
+from llama31.corpus.texts import Texts, too_long
 from llama31.data.token_file import TokenType
 from llama31.data.tokenizer import contradictions, tokenizer_file, vocabulary_size
 
 Encoded = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]
 """The ids of all texts, concatenated, and the number of ids of each text."""
 
-CHECK_EVERY = 4096  # one document in this many is compared with Hugging Face's ids; costs about 1.5% of the time
-CHECK_BYTES = 1 << 16  # longer documents are not compared: the comparison needs 200 bytes for each character
-CACHE_BYTES = 256 << 20  # gigatoken caches each word; it is reloaded when its cache is larger than this
+NO_IDS: Encoded = (np.empty(0, np.uint32), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a tokenizer's ids."""
+
+    path: Path
+    """Its tokenizer.json."""
+    ids: int
+    """Largest id + 1."""
+    vocabulary: int
+    """Size of the vocabulary with added tokens; Megatron chooses the type of the ids by it."""
+
+    @property
+    def token_type(self) -> TokenType:
+        """Type of the ids in a token file."""
+        return TokenType.for_vocabulary(self.vocabulary)
+
+    def check_id(self, number: int) -> None:
+        """Raise UserError if an id exceeds the vocabulary or the range of the token file's type."""
+        limit = min(self.ids, self.token_type.limit)
+        if number >= limit:
+            raise UserError(f"{self.path}: gives id {number}, beyond its vocabulary of {limit}")
+
+
+@dataclass(frozen=True)
+class ExactIds:
+    """Hugging Face's ids of some of a batch's texts."""
+
+    numbers: Sequence[int] = ()
+    """Indices of the texts."""
+    encoded: Encoded = NO_IDS
+
+
+@dataclass(frozen=True)
+class Known:
+    """What Hugging Face's library says of a batch."""
+
+    ambiguous: ExactIds = ExactIds()
+    """Texts that the fast encoder must not encode."""
+    sample: ExactIds = ExactIds()
+    """Texts whose ids the fast encoder's must equal."""
+
+
+NOTHING_KNOWN = Known()
+
 
 PROBES = (
     "",
@@ -42,10 +86,6 @@ PROBES = (
 """Texts on which tokenizers often differ; texts with the tokenizer's special tokens are added to them."""
 
 
-class Inexact(Exception):
-    """Raised if the fast encoder fails, or gives other ids than Hugging Face's library; the message says which."""
-
-
 class Encoder(Protocol):
     """Encoder of lists of texts."""
 
@@ -56,8 +96,12 @@ class Encoder(Protocol):
     def refusal(self) -> Callable[[str], str]:
         """A function that returns why a text needs more memory than the encoder may use; empty if it does not."""
 
-    def encode(self, texts: Texts) -> Encoded:
-        """Return the ids of the texts."""
+    @property
+    def limits(self) -> Limits:
+        """Limits of the ids."""
+
+    def encode(self, texts: Texts, known: Known) -> Encoded:
+        """Return the ids of the texts. `known`: what the exact library says of some of them."""
 
 
 class ExactEncoder:
@@ -82,7 +126,11 @@ class ExactEncoder:
         self.vocabulary: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         """Size of the vocabulary with added tokens; Megatron chooses the type of the ids by it."""
 
-    def encode(self, texts: Texts) -> Encoded:
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.path, self.ids, self.vocabulary)
+
+    def encode(self, texts: Texts, known: Known = NOTHING_KNOWN) -> Encoded:
         return self.encode_list(texts.all())
 
     def encode_list(self, texts: list[str]) -> Encoded:
@@ -90,12 +138,6 @@ class ExactEncoder:
         rows = [row.ids for row in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return np.fromiter((number for row in rows for number in row), np.uint32, int(lengths.sum())), lengths
-
-    def check_id(self, number: int) -> None:
-        """Raise UserError if an id exceeds the vocabulary or the range of the token file's type."""
-        limit = min(self.ids, TokenType.for_vocabulary(self.vocabulary).limit)
-        if number >= limit:
-            raise UserError(f"{self.path}: gives id {number}, beyond its vocabulary of {limit}")
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens included."""
@@ -112,104 +154,15 @@ class ExactEncoder:
         return [*PROBES, *(f"a{special} {special}\n{special}b" for special in specials)]
 
 
-class FastEncoder:
-    """Encoder by gigatoken, periodically compared with Hugging Face's library. Raises Inexact if it fails or differs.
-
-    Texts with code points that the two may classify differently are encoded by Hugging Face's library.
-    """
-
-    name = "gigatoken"
-    refusal = staticmethod(too_long_and_ambiguous)
-
-    def __init__(self, exact: ExactEncoder, sample: Sequence[str] = ()):
-        """Compare the two libraries on `sample` and on the tokenizer's probes."""
-        if reason := exact.unproven_reason():
-            raise Inexact(reason)
-        self._exact = exact
-        self._documents = 0
-        self._load()
-        probes = Texts.of([*exact.probes(), *sample])
-        self._compare(probes, self._encode(probes), range(len(probes)))
-
-    def encode(self, texts: Texts) -> Encoded:
-        if _resident_bytes() > self._base + CACHE_BYTES:
-            self._load()
-        encoded = self._encode(texts)
-        due = range(-self._documents % CHECK_EVERY, len(texts), CHECK_EVERY)
-        self._compare(texts, encoded, [number for number in due if texts.lengths[number] <= CHECK_BYTES])
-        self._documents += len(texts)
-        return encoded
-
-    def _load(self) -> None:
-        self._tokenizer: Any = None  # frees its memory before the next one is loaded
-        with _failures_as_inexact():
-            import gigatoken
-
-            self._tokenizer = gigatoken.Tokenizer.from_json(self._exact.path.read_bytes())
-        self._base = _resident_bytes()
-
-    def _encode(self, texts: Texts) -> Encoded:
-        with _failures_as_inexact():
-            import awkward
-            from gigatoken.gigatoken_rs import BytesSource
-
-            rows = self._tokenizer.encode_batch(BytesSource(texts.joined, SEPARATOR), parallel=_threads() > 2)
-            encoded = np.asarray(awkward.flatten(rows, axis=1)), np.asarray(awkward.num(rows))
-        numbers = texts.ambiguous()
-        return _replaced(encoded, numbers, self._exact.encode_list(texts.at(numbers))) if numbers else encoded
-
-    def _compare(self, texts: Texts, encoded: Encoded, numbers: Sequence[int]) -> None:
-        ids, lengths = encoded
-        if len(lengths) != len(texts) or lengths.sum() != len(ids):
-            raise Inexact("it dropped ids")
-        if not numbers:
-            return
-        ends = np.cumsum(lengths)
-        expected, expected_lengths = self._exact.encode_list(texts.at(numbers))
-        found = np.concatenate([ids[ends[number] - lengths[number] : ends[number]] for number in numbers])
-        if not (np.array_equal(lengths[list(numbers)], expected_lengths) and np.array_equal(found, expected)):
-            raise Inexact("its ids differ on a sample")
-
-
-def _replaced(encoded: Encoded, numbers: Sequence[int], others: Encoded) -> Encoded:
-    """Replace the ids of the texts with these indices by the ids of `others`."""
-    (ids, lengths), (other_ids, other_lengths) = encoded, others
-    rows = np.split(ids, np.cumsum(lengths)[:-1])
-    lengths = lengths.copy()
-    lengths[list(numbers)] = other_lengths
-    for number, row in zip(numbers, np.split(other_ids, np.cumsum(other_lengths)[:-1]), strict=True):
-        rows[number] = row
-    return np.concatenate(rows), lengths
-
-
-@contextmanager
-def _failures_as_inexact() -> Iterator[None]:
-    """Turn any exception of gigatoken into Inexact; a panic in its Rust code is a BaseException, not an Exception."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:
-        raise Inexact(f"{type(error).__name__}: {error}") from error
-
-
 def use_threads(threads: int) -> None:
     """Make both libraries encode with `threads` threads. Has no effect after a first parallel encoding."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
 
 
-def _threads() -> int:
+def threads() -> int:
     """Return the number of threads that the libraries encode with.
 
     With two, gigatoken 0.10.0 took as long as with one and 1.4 times the CPU time, which other stages need.
     """
     return int(os.environ.get("RAYON_NUM_THREADS") or cores())
-
-
-def _resident_bytes() -> int:
-    """Return the resident memory of this process; 0 without Linux's /proc, which leaves the cache unbounded."""
-    try:
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0

@@ -4,26 +4,17 @@ A pipe copies through pages of 4 KiB that the kernel allocates one by one.
 """
 
 import mmap
-import os
 from collections.abc import Sequence
 
-COUNT = 6  # batches that are read ahead, above all while the tokenizers are loaded
+COUNT = 10  # batches that are read ahead, above all while the encoder is loaded
 
 
 class Slots:
-    """COUNT areas of `slot_bytes` each, of the file `descriptor`, which has no name and lasts while one has it open."""
+    """COUNT areas of `slot_bytes` each, which a process that is forked later shares."""
 
-    def __init__(self, descriptor: int, slot_bytes: int):
-        self.descriptor = descriptor
+    def __init__(self, slot_bytes: int):
         self.slot_bytes = slot_bytes
-        self._memory = mmap.mmap(descriptor, COUNT * slot_bytes)
-
-    @staticmethod
-    def made(slot_bytes: int) -> "Slots":
-        """Make slots; the other process gets the descriptor."""
-        descriptor = os.memfd_create("slots")
-        os.ftruncate(descriptor, COUNT * slot_bytes)
-        return Slots(descriptor, slot_bytes)
+        self._memory = mmap.mmap(-1, COUNT * slot_bytes)
 
     def put(self, slot: int, pieces: Sequence[bytes], separator: bytes) -> None:
         """Write pieces, with separators between them, to a slot, which must be large enough."""
@@ -41,4 +32,3 @@ class Slots:
     def close(self) -> None:
         """Give the memory back."""
         self._memory.close()
-        os.close(self.descriptor)

@@ -26,11 +26,11 @@ class Texts:
     @staticmethod
     def of(texts: Sequence[str]) -> "Texts":
         """Join texts; drop empty ones."""
-        encoded = [text.encode() for text in texts if text]
+        texts = [text for text in texts if text]
+        encoded = [text.encode() for text in texts]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        joined = SEPARATOR.join(encoded)
-        is_ascii = lengths.sum() == sum(map(len, texts))
-        return Texts(joined, lengths, frozenset() if is_ascii else _unassigned_in(joined))
+        others = [data for data, text in zip(encoded, texts, strict=True) if not text.isascii()]  # it is looked up
+        return Texts(SEPARATOR.join(encoded), lengths, _unassigned_in(b"".join(others)) if others else frozenset())
 
     @staticmethod
     def joint(parts: Sequence["Texts"], without_bytes: bool = False) -> "Texts":
@@ -78,14 +78,14 @@ def unassigned_codes(codes: npt.NDArray[np.uint32]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _unassigned_in(joined: bytes) -> frozenset[str]:
-    """Return the code points in joined texts that Python's Unicode does not assign.
+def _unassigned_in(encoded: bytes) -> frozenset[str]:
+    """Return the code points in UTF-8 that Python's Unicode does not assign.
 
-    In UTF-8, all bytes of a code point beyond ASCII are 128 or more, and all others less.
+    All bytes of a code point beyond ASCII are 128 or more, and all others less.
     """
-    numbers = np.frombuffer(joined, np.uint8)
-    others = numbers[(numbers >= 128) & (numbers != SEPARATOR[0])].tobytes().decode()
-    return unassigned_codes(np.frombuffer(others.encode("utf-32-le"), "<u4"))
+    numbers = np.frombuffer(encoded, np.int8)
+    others = numbers[numbers < 0].tobytes()
+    return unassigned_codes(np.frombuffer(others.decode().encode("utf-32-le"), "<u4"))
 
 
 def unassigned(texts: Iterable[str]) -> frozenset[str]:

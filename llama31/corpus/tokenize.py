@@ -19,10 +19,11 @@ from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.common.progress import Progress
 from llama31.common.units import size
-from llama31.corpus import documents, records, token_writer, tokenize_checkpoint
+from llama31.corpus import documents, token_writer, tokenize_checkpoint
 from llama31.corpus.batches import Batches, Reading
 from llama31.corpus.documents import InputChanged
-from llama31.corpus.encoder import Encoded, Encoder, ExactEncoder, FastEncoder, Inexact
+from llama31.corpus.encoder import Encoded, Encoder, ExactEncoder
+from llama31.corpus.fast_encoder import FastEncoder, Inexact
 from llama31.corpus.pipeline import InOrder
 from llama31.corpus.records import NOTHING_SKIPPED, Skipped
 from llama31.corpus.token_writer import DamagedExtent, TokenWriter
@@ -32,8 +33,6 @@ from llama31.data import token_manifest
 from llama31.data.token_file import TokenFile, TokenType, summary
 from llama31.data.token_manifest import TokenManifest, manifest_path
 
-SAMPLE_TEXTS = 200  # first documents, on which the fast encoder is compared before it is used
-SAMPLE_CHARACTERS = 5000  # of each of these documents
 CHECKPOINT_SECONDS = 20.0  # between two checkpoints: the most work that a kill costs
 
 
@@ -88,64 +87,57 @@ def _write(job: TokenizeJob, quiet: bool) -> tuple[str, Skipped]:
     if start and (start.job != job.identity or start.skipped.count > job.bad_line_limit):
         _log(f"{job.prefix}: the partial output is of other inputs or options; starting over", quiet)
         start = None
-    likely = ExactEncoder if start and start.encoder == ExactEncoder.name else FastEncoder
-    with Batches(_reading(job, likely.refusal, start)) as ahead:  # it reads while the tokenizers are loaded
-        exact = ExactEncoder(job.tokenizer_dir)
-        if start is None or start.encoder != exact.name:
+    if start is None or start.encoder != ExactEncoder.name:
+        with Batches(_reading(job, FastEncoder.refusal, start)) as ahead:  # it reads while the encoder is loaded
             try:
-                fast = FastEncoder(exact, _sample(job))
-                return fast.name, _resume_or_restart(job, fast, exact, start, ahead, quiet)
+                fast = FastEncoder(job.tokenizer_dir, ahead.facts)
+                job = replace(job, tokenizer_sha256=fast.facts.fingerprint)
+                return fast.name, _resume_or_restart(job, fast, start, ahead, quiet)
             except Inexact as error:
                 _log(
                     f"WARNING: {job.tokenizer_dir}: {FastEncoder.name} is not exact for this tokenizer ({error}); "
-                    f"encoding with {exact.name}, about 20 times slower"
+                    f"encoding with {ExactEncoder.name}, about 20 times slower"
                 )
                 start = None  # the partial output may be wrong
-        return exact.name, _resume_or_restart(job, exact, exact, start, ahead, quiet)
+    exact = ExactEncoder(job.tokenizer_dir)
+    with Batches(_reading(job, exact.refusal, start)) as ahead:
+        return exact.name, _resume_or_restart(job, exact, start, ahead, quiet)
 
 
 def _reading(job: TokenizeJob, refusal: Callable[[str], str], start: TokenizeCheckpoint | None) -> Reading:
     """Return what to read, from a checkpoint or from the beginning on."""
     position, skipped = (start.position, start.skipped) if start else (documents.START, NOTHING_SKIPPED)
-    limit, batch_bytes = job.bad_line_limit, documents.BLOCK_BYTES
-    return Reading(tuple(job.inputs), job.json_key, limit, refusal, position, skipped, batch_bytes)
-
-
-def _sample(job: TokenizeJob) -> list[str]:
-    """Return the beginnings of the first texts."""
-    block = next(documents.blocks(job.inputs[0]))
-    sample = replace(block, data=b"\n".join(block.lines[:SAMPLE_TEXTS]))
-    texts, _ = records.texts(sample, job.json_key, lambda _: "", NOTHING_SKIPPED, job.bad_line_limit)
-    return [text[:SAMPLE_CHARACTERS] for text in texts.all()]
+    return Reading(
+        tuple(job.inputs),
+        job.json_key,
+        job.bad_line_limit,
+        refusal,
+        position,
+        skipped,
+        documents.BLOCK_BYTES,
+        job.tokenizer_dir if refusal is FastEncoder.refusal else None,
+    )
 
 
 def _resume_or_restart(
-    job: TokenizeJob,
-    encoder: Encoder,
-    exact: ExactEncoder,
-    start: TokenizeCheckpoint | None,
-    ahead: Batches,
-    quiet: bool,
+    job: TokenizeJob, encoder: Encoder, start: TokenizeCheckpoint | None, batches: Batches, quiet: bool
 ) -> Skipped:
-    """Write the output, resuming from a checkpoint unless the inputs or the partial output have changed since.
-
-    `ahead` is used if it reads what is needed.
-    """
+    """Write the output, resuming from a checkpoint unless the inputs or the partial output have changed since."""
     from_scratch = TokenizeCheckpoint(job.identity, encoder.name)
-    reading = _reading(job, encoder.refusal, start)
     try:
-        with ahead if ahead.reading == reading else Batches(reading) as batches:
-            return _write_from(job, encoder, exact, start or from_scratch, batches, quiet)
+        return _write_from(job, encoder, start or from_scratch, batches, quiet)
     except (InputChanged, DamagedExtent) as error:
         _log(f"{job.prefix}: cannot resume ({error}); starting over", quiet)
-        with Batches(_reading(job, encoder.refusal, None)) as batches:
-            return _write_from(job, encoder, exact, from_scratch, batches, quiet)
+    batches.close()
+    with Batches(_reading(job, encoder.refusal, None)) as all_batches:
+        if all_batches.reading.reference_dir:
+            all_batches.facts()  # known already; batches follow
+        return _write_from(job, encoder, from_scratch, all_batches, quiet)
 
 
 def _write_from(
     job: TokenizeJob,
     encoder: Encoder,
-    exact: ExactEncoder,
     start: TokenizeCheckpoint,
     batches: Batches,
     quiet: bool,
@@ -157,7 +149,7 @@ def _write_from(
         tokenize_checkpoint.discard(job.prefix)
     with failures_named(manifest_path(job.prefix)):
         manifest_path(job.prefix).unlink(missing_ok=True)  # of an output whose data was removed
-    token_type = TokenType.for_vocabulary(exact.vocabulary)
+    token_type = encoder.limits.token_type
     eod: int | None = job.identity["eod_id"]
     position, largest_id, skipped = start.position, start.largest_id, start.skipped
     due = time.monotonic() + CHECKPOINT_SECONDS
@@ -167,7 +159,7 @@ def _write_from(
         ids, lengths = _documents(encoded, eod)
         if len(ids):
             largest_id = max(largest_id, int(ids.max()))
-            exact.check_id(largest_id)
+            encoder.limits.check_id(largest_id)
             writer.write(as_bytes(ids, token_type), as_bytes(lengths, TokenType.int32))
 
     with (
@@ -181,8 +173,8 @@ def _write_from(
             reached = TokenizeCheckpoint(job.identity, encoder.name, position, writer.sync(), largest_id, skipped)
             tokenize_checkpoint.store(job.prefix, reached)
 
-        for texts, skipped, position in batches:  # noqa: B007 (save)
-            writing.put(encoder.encode(texts))
+        for texts, known, skipped, position in batches:  # noqa: B007 (save)
+            writing.put(encoder.encode(texts, known))
             progress.reach(position.bytes_read, f"{writer.documents:,} documents, {writer.tokens:,} tokens")
             if time.monotonic() >= due:
                 save()
@@ -197,7 +189,7 @@ def _write_from(
             **job.identity,
             input_bytes=job.input_bytes,
             input_sha256=[*position.finished, position.place.sha256],
-            vocabulary_size=exact.ids,
+            vocabulary_size=encoder.limits.ids,
             dtype=token_type.name,
             documents=writer.documents,
             tokens=writer.tokens,

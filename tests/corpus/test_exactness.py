@@ -11,10 +11,12 @@ from unicodedata import category
 import gigatoken
 import numpy as np
 import pytest
+from tokenized_texts import of_both
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from llama31.corpus.encoder import ExactEncoder, FastEncoder, Inexact
+from llama31.corpus.encoder import ExactEncoder
 from llama31.corpus.exactness import LLAMA_3
+from llama31.corpus.fast_encoder import Inexact
 from llama31.corpus.texts import LONGEST_TEXT, Texts
 
 CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
@@ -90,17 +92,20 @@ def test_every_other_code_point_is_left_to_the_exact_library() -> None:
 def test_letters_that_only_one_library_knows(tmp_path: Path, kind: str) -> None:
     """U+A7CE and U+A7CF came with Unicode 17, U+1C89 with 16; among texts that gigatoken encodes."""
     exact = ExactEncoder(probe(tmp_path, PROVEN[kind]()))
-    fast = FastEncoder(exact)
+    fast, reference = of_both(tmp_path)
     texts = ["It's \u00e9.", "\ua7ce's", "", "x" * 500, "a\ua7cf1 \ua7ce\n\n", "\u1c89's", "the \u00df's end"]
     for batch in (texts, texts[1:2], texts[::-1], texts[:1], []):
         joined = Texts.of(batch)
-        (ids, lengths), (right, right_lengths) = fast.encode(joined), exact.encode_list(joined.all())
+        (ids, lengths), (right, right_lengths) = (
+            fast.encode(joined, reference.known([joined])),
+            exact.encode_list(joined.all()),
+        )
         assert lengths.tolist() == right_lengths.tolist()
         assert ids.tolist() == right.tolist()
 
 
 def test_long_texts_for_the_exact_library_are_refused(tmp_path: Path) -> None:
-    fast = FastEncoder(ExactEncoder(probe(tmp_path, llama_3())))
+    fast, _ = of_both(probe(tmp_path, llama_3()))
     long = "a" * (LONGEST_TEXT + 1)
     assert not fast.refusal(long)
     assert not fast.refusal("\ua7ce")
@@ -124,7 +129,7 @@ UNPROVEN = {
 def test_other_tokenizers_are_left_to_the_exact_library(tmp_path: Path, name: str) -> None:
     pre_tokenizer, parts, reason = UNPROVEN[name]
     with pytest.raises(Inexact, match=reason):
-        FastEncoder(ExactEncoder(probe(tmp_path, pre_tokenizer(), **parts)))
+        of_both(probe(tmp_path, pre_tokenizer(), **parts))
 
 
 def test_added_tokens_that_take_in_spaces(tmp_path: Path) -> None:
@@ -132,4 +137,4 @@ def test_added_tokens_that_take_in_spaces(tmp_path: Path) -> None:
     tokenizer.add_special_tokens([AddedToken("<s>", lstrip=True)])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(Inexact, match="its added token '<s>' depends on the text around it"):
-        FastEncoder(ExactEncoder(tmp_path))
+        of_both(tmp_path)

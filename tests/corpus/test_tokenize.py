@@ -14,14 +14,17 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+from tokenized_texts import of_both
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from dev import demo_tokenizer
 from llama31.common.errors import UserError
-from llama31.corpus import documents, encoder
+from llama31.corpus import documents, reference
 from llama31.corpus import tokenize as tokenize_module
-from llama31.corpus.encoder import ExactEncoder, FastEncoder
+from llama31.corpus.encoder import ExactEncoder
+from llama31.corpus.fast_encoder import FastEncoder
+from llama31.corpus.reference import TokenizerReference
 from llama31.corpus.texts import Texts
 from llama31.corpus.tokenize import tokenize
 from llama31.data import token_manifest
@@ -82,8 +85,8 @@ def huggingface(tokenizer_dir: Path) -> Any:
 
 
 @cache
-def fast(tokenizer_dir: Path) -> FastEncoder:
-    return FastEncoder(ExactEncoder(tokenizer_dir))
+def fast(tokenizer_dir: Path) -> tuple[FastEncoder, TokenizerReference]:
+    return of_both(tokenizer_dir)
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:
@@ -158,7 +161,9 @@ SPECIALS = st.sampled_from(
 @given(texts=st.lists(st.lists(st.text(max_size=30) | SPECIALS, max_size=4).map("".join), min_size=1, max_size=20))
 def test_any_text(small: Path, texts: list[str]) -> None:
     tokenizer = huggingface(small)
-    ids, lengths = fast(small).encode(Texts.of(texts))
+    encoder, exact = fast(small)
+    joined = Texts.of(texts)
+    ids, lengths = encoder.encode(joined, exact.known([joined]))
     expected = [ids_of(tokenizer, text) for text in texts if text]
     assert lengths.tolist() == [len(row) for row in expected]
     assert ids.tolist() == [number for row in expected for number in row]
@@ -173,21 +178,21 @@ def test_slow_path_is_exact(
     texts = [f"text {number}" for number in range(3000)]
 
     def wrong(self: Any, source: Any, **options: Any) -> Any:
-        rows = right(self, source, **options)
-        is_far = any("text 2500" in self.decode(row).decode() for row in rows) if "far" in how else False
+        ids, lengths = right(self, source, **options)
+        is_far = "far" in how and "text 2500" in self.decode(ids).decode()
         if how == "it fails":
             raise ValueError("no such thing")
         if how == "it panics":
             raise BaseException("as Rust's panics do")
         if how == "too few":
-            return rows[:-1]
+            return ids[: -lengths[-1]], lengths[:-1]
         if how == "other ids far down" and not is_far:
-            return rows
-        return rows * 0
+            return ids, lengths
+        return ids * 0, lengths
 
     monkeypatch.setattr(gigatoken.Tokenizer, "encode_batch", wrong)
     monkeypatch.setattr(documents, "BLOCK_BYTES", 10_000)
-    monkeypatch.setattr(encoder, "CHECK_EVERY", 100)
+    monkeypatch.setattr(reference, "CHECK_EVERY", 100)
     monkeypatch.setattr(tokenize_module, "CHECKPOINT_SECONDS", 0)
     tokenize([write_lines(tmp_path / "in.json", texts)], tmp_path / "ours", small, quiet=True)
     (warning,) = capsys.readouterr().err.splitlines()

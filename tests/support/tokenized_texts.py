@@ -13,6 +13,9 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from transformers import AutoTokenizer
 
+from llama31.corpus.fast_encoder import FastEncoder
+from llama31.corpus.reference import TokenizerReference
+
 ENDINGS = (".bin", ".idx")
 TEXTS = ["It's a first text.", "", "The second <|eot_id|> one,\r\nof two lines.", "3"]
 
@@ -47,3 +50,10 @@ def content(prefix: Path, endings: Sequence[str] = ENDINGS) -> list[bytes]:
 def run(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "llama31", "tokenize", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def of_both(tokenizer_dir: Path) -> tuple[FastEncoder, TokenizerReference]:
+    """The fast encoder and the exact library."""
+    (empty := tokenizer_dir / "empty.json").touch()
+    reference = TokenizerReference(tokenizer_dir)
+    return FastEncoder(tokenizer_dir, lambda: reference.facts(empty, "text", 0)), reference
