@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -49,13 +50,14 @@ def _saving(work: Path) -> dict[str, object]:
 
 
 def _cut_run(directory: Path) -> None:
-    """Train the first steps and save them."""
+    """Train the first steps, and keep only their checkpoint."""
     inputs.token_files(directory)
     settings = _settings(directory, **_saving(directory), STOP_AT_STEP=2)
     command = ["bash", str(REPOSITORY / "run_llama31.sh"), *settings]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode != TARGET_NOT_REACHED:
         raise SystemExit(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+    shutil.rmtree(directory / "runs")  # the newest run is to be that of a try
 
 
 def results_of(work: Path) -> Files:
