@@ -7,8 +7,9 @@
 Each command (dev/faults/targets/) runs undisturbed first, which tells its calls on files; then `count` times, each time
 under one random fault (fault.py). After each try a judge (judge.py) compares exit code, messages and files with the
 undisturbed ones, and the command is repeated without the fault. For each wrong try, the command that repeats it is
-printed; it uses the second form. Results go to DIRECTORY/results.jsonl; another call continues. dev.faults.table
-makes a table of them. Needs a C compiler; faults of real file systems also need root. Exit code 1 if a try was wrong.
+printed; it uses the second form, which keeps output and files in DIRECTORY/NAME/faulted and kept. Results go to
+DIRECTORY/results.jsonl; another call continues. dev.faults.table makes a table of them. Needs a C compiler; faults of
+real file systems also need root. Exit code 1 if a try was wrong.
 """
 
 import argparse

@@ -56,6 +56,7 @@ class Place:
     root: Path
     library: Path
     stop_seconds: float = STOP_SECONDS
+    keeps: bool = False
     server: int | None = None
     """Process that forks ranks."""
 
@@ -63,6 +64,11 @@ class Place:
     def prepared(self) -> Path:
         """The inputs; copied for each try."""
         return self.root / "prepared"
+
+    @property
+    def kept(self) -> Path:
+        """What a command left under a fault, if it `keeps` that."""
+        return self.root / "kept"
 
     @property
     def work(self) -> Path:
@@ -140,6 +146,9 @@ def attempt(target: Target, place: Place, fault: Fault, normal: Undisturbed) -> 
     """Run the command under the fault, and again without it if it failed; judge both."""
     with disks.mounted(fault, place.prepared, place.work) as disk:
         ended = _run(target, place, fault, disk)
+        if place.keeps:
+            shutil.rmtree(place.kept, ignore_errors=True)
+            shutil.copytree(place.work, place.kept, symlinks=True)
         struck = [path for _, path in shim.strikes(_log(place))]
         if fault.action == "read-only" and struck:
             disk.repair()  # what the disk holds counts, not what was in memory
@@ -198,7 +207,9 @@ def _run(target: Target, place: Place, fault: Fault | None, disk: Disk | None = 
     with target.beside(place.work):
         command = target.command(place.work)
         timeout = target.timeout + place.stop_seconds
-        return processes.run(command, REPOSITORY, of_command, place.root, timeout, watch, place.server)
+        outputs = place.root / ("undisturbed" if fault is None else "faulted")
+        outputs.mkdir(exist_ok=True)
+        return processes.run(command, REPOSITORY, of_command, outputs, timeout, watch, place.server)
 
 
 def _clean() -> dict[str, str]:

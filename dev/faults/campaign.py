@@ -27,7 +27,7 @@ def run(directory: Path, targets: Sequence[Target], options: Namespace) -> int:
         print(f"no faults of real file systems: {lacks}")
     began, wrong, done = time.monotonic(), 0, 0
     for target in targets:
-        place = Place(directory / target.name, library, options.stop_seconds)
+        place = Place(directory / target.name, library, options.stop_seconds, bool(options.fault))
         disks.clear(place.work)
         missing = _missing(directory, target, options)
         if not missing:

@@ -10,6 +10,7 @@ from pathlib import Path
 from dev.faults.fault import DISKS, FILLED, Fault
 
 PAGE = 4096  # bytes
+ROOMY_BYTES, ROOMY_INODES = 1 << 30, 100_000
 SPARE_BYTES = 64 << 20  # of the ext4 file system, beyond the files in it
 
 
@@ -96,9 +97,9 @@ class Disk:
     def repair(self) -> None:
         """Make the file system work again."""
         if self.action == "full":
-            self._resize(size=0)
+            self._resize(size=ROOMY_BYTES)
         elif self.action == "inodes":
-            self._resize(nr_inodes=0)
+            self._resize(nr_inodes=ROOMY_INODES)
         elif self.action == "read-only":
             _must("umount", str(self.work))
             if (done := _call("e2fsck", "-p", str(self._image))).returncode > 1:

@@ -42,6 +42,7 @@ VARYING = (
     (re.compile(r"\d{8}T?-?\d{6}"), "*"),  # times
     (re.compile(r"(?<![0-9a-z])[0-9a-f]{8,}(?![0-9a-z])"), "*"),
     (re.compile(r"tmp\w{8}"), "tmp*"),
+    (re.compile(r"(?<=\.)\d{3,}(?=\.|$)"), "*"),  # process ids
     (re.compile(r"[\[\]?:\\]"), "?"),
 )
 """Parts of paths that differ from run to run, or are special to a pattern or in a Fault's text."""
@@ -85,7 +86,9 @@ class Fault:
 
     def texts(self) -> list[str]:
         """Return what a message about the fault may say."""
-        numbers = {"full": [errno.ENOSPC], "inodes": [errno.ENOSPC], "read-only": [errno.EROFS, errno.EIO]}
+        if self.action == "full":
+            return [os.strerror(errno.ENOSPC), " free"]
+        numbers = {"inodes": [errno.ENOSPC], "read-only": [errno.EROFS, errno.EIO]}
         return [os.strerror(number) for number in numbers.get(self.action, [self.errno] if self.errno else [])]
 
 

@@ -14,11 +14,6 @@ UNFINISHED = re.compile(r"\.partial\b|\.first$|\.tmp\b|\.lock$|\.damaged-|\.chec
 """Names that nothing takes for complete."""
 
 
-def no_change(text: str) -> str:
-    """Return a text as it is."""
-    return text
-
-
 def files_of(directory: Path) -> Files:
     """Return the files with final names below a directory; links are identified by their targets."""
     found: Files = {}

@@ -1,10 +1,9 @@
 """Disk space for checkpoints."""
 
-import shutil
 from pathlib import Path
 
 from llama31.common.errors import UserError
-from llama31.common.files import is_writable_directory, nearest_existing
+from llama31.common.files import free_bytes, is_writable_directory, nearest_existing
 from llama31.common.units import size
 from llama31.data.inputs import Data
 from llama31.estimates import disk
@@ -24,7 +23,7 @@ def check(settings: Settings, data: Data, runs: int = 1) -> None:
     needs = runs * estimate(settings, data)
     try:
         existing = nearest_existing(root)
-        free = shutil.disk_usage(existing).free
+        free = free_bytes(existing)
     except OSError as error:
         raise UserError(f"CONTINUAL_CKPT={root}: {error.strerror}") from error
     if not is_writable_directory(existing):

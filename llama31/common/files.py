@@ -1,7 +1,9 @@
 """Writing files that appear under their final name only when complete; syncing and hashing; free space."""
 
 import hashlib
+import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,6 +131,15 @@ def probe(path: Path) -> str:
         for start in sorted({last * piece // (PROBES - 1) for piece in range(PROBES)}):
             digest.update(os.pread(file.fileno(), PROBE_BYTES, start))
     return digest.hexdigest()
+
+
+def free_bytes(path: Path) -> float:
+    """Return the free space of a path's file system; infinity where it tells none, as some FUSE mounts. Raises OSError.
+
+    The path, or a parent of it, must exist.
+    """
+    found = shutil.disk_usage(nearest_existing(path))
+    return found.free if found.total else math.inf
 
 
 def nearest_existing(path: Path) -> Path:

@@ -11,7 +11,6 @@ import hashlib
 import math
 import os
 import secrets
-import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from llama31.common.files import (
     HASH_BYTES,
     PARTIAL,
     failures_named,
+    free_bytes,
     nearest_existing,
     probe,
     publish,
@@ -149,7 +149,7 @@ def _require_room(root: Path, copies: list[_Copy]) -> None:
     """Raise UserError if the disk of `root` is too full for the copies, or not writable."""
     try:
         existing = nearest_existing(root)
-        free = shutil.disk_usage(existing).free
+        free = free_bytes(existing)
     except OSError as error:
         raise UserError(f"COPY_DATA_TO={root}: {error.strerror}") from error
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):

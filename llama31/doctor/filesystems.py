@@ -1,7 +1,7 @@
 """Check the directories of a run: visible on all nodes, free space, write speed."""
 
+import math
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llama31.checkpoint import disk_space, store
 from llama31.common.file_systems import is_on_own_disk
-from llama31.common.files import nearest_existing, sync_open
+from llama31.common.files import free_bytes, nearest_existing, sync_open
 from llama31.common.units import scaled, size
 from llama31.config import devices, paths
 from llama31.data import node_copy
@@ -154,15 +154,16 @@ def room(context: Context) -> Iterator[Finding]:
         on_device[device] = on_device.get(device, Room()) + needed.get(directory.setting, Room())
     for directory, device in usable:
         if directory.written:
-            yield _compared(directory, shutil.disk_usage(nearest_existing(directory.path)).free, on_device[device])
+            yield _compared(directory, free_bytes(directory.path), on_device[device])
 
 
-def _compared(directory: Directory, free: int, room: Room) -> Finding:
+def _compared(directory: Directory, free: float, room: Room) -> Finding:
     if free < room.least:
         return troubles.FULL.found(**vars(directory), free=size(free), needed=size(room.least))
     if free < room.most:
         return troubles.FILLS_UP.found(**vars(directory), free=size(free), needed=size(room.most))
-    return ok(f"{directory.setting}={directory.path}: {size(free)} free, {size(room.most)} needed")
+    known = "unknown space" if math.isinf(free) else size(free)
+    return ok(f"{directory.setting}={directory.path}: {known} free, {size(room.most)} needed")
 
 
 def speed(context: Context) -> Iterator[Finding]:
@@ -185,7 +186,7 @@ def write_rate(directory: Path) -> float:
     Raises OSError.
     """
     probe = directory / f".llama31-doctor-{socket.gethostname()}-{os.getpid()}"
-    most = min(PROBE_BYTES, max(shutil.disk_usage(directory).free // 2, 1))
+    most = int(min(PROBE_BYTES, max(free_bytes(directory) / 2, 1)))
     block = os.urandom(min(BLOCK, most))  # incompressible
     written, start = 0, time.monotonic()
     with open(probe, "xb", buffering=0) as file:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,8 @@ from llama31.plan.plan import Plan
 from llama31.run_dir import hang, record, start_point, summary
 from llama31.run_dir.events import ABORTED, FAILED, Outcome
 from llama31.settings import Settings
+
+EXCEPTION = re.compile(r"[\w.]*(Error|Exception): ")
 
 
 def names(settings: Settings) -> list[str]:
@@ -82,5 +85,15 @@ def _killed(run_dir: Path, returncode: int, launcher: str, log: Path) -> Outcome
     has_printed = any(file.stat().st_size for file in of_ranks.iterdir())
     see = of_ranks if has_printed else log if log.exists() else None
     reason = f"all ranks exited without recording an outcome ({launcher}'s exit code {returncode})"
+    reason += f": {error}" if (error := _last_error(log)) else ""
     reason += f"; see {see}" if see else ""
     return record.store_outcome(run_dir, Outcome(ABORTED, reason, FAILED, 0, 0))
+
+
+def _last_error(log: Path) -> str:
+    """Return the exception that the launcher ended with, as its log's last line has it; empty if there is none."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
+    except OSError:
+        return ""
+    return lines[0] if lines and EXCEPTION.match(lines[0]) else ""

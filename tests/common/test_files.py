@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
+import math
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,13 @@ def test_of_two_files_the_first_gets_the_name(has_links: bool, tmp_path: Path, m
         files.rename_if_first(parts[1], tmp_path / "file")
     assert (tmp_path / "file").read_text() == "a"
     assert [part.exists() for part in parts] == [False, True]
+
+
+def test_a_file_system_without_a_size_is_not_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As FUSE file systems without statfs, and a tmpfs without a limit: all figures are 0."""
+    usage = shutil.disk_usage(tmp_path)
+    assert 0 < files.free_bytes(tmp_path / "none") < math.inf
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=0, free=0))
+    assert files.free_bytes(tmp_path) == math.inf
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    assert files.free_bytes(tmp_path) == 0

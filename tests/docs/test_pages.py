@@ -12,7 +12,7 @@ from dev import settings_table, troubles_table
 """Directory of this repository in the image."""
 EXPECTED = {
     "architecture", "benchmark", "checkpoints", "container", "data", "gpu", "memory-and-layout", "performance",
-    "results", "running", "settings", "slurm", "submission", "troubleshooting", "tutorial",
+    "reliability", "results", "running", "settings", "slurm", "submission", "troubleshooting", "tutorial",
 }  # fmt: skip
 WITHOUT_COMMANDS = {"architecture", "benchmark", "settings", "troubleshooting"}
 LINK = re.compile(r"\]\((?!https://)([^)]+)\)")

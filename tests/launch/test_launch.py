@@ -337,6 +337,16 @@ def test_ranks_that_exit_without_recording_an_outcome(
     )
 
 
+def test_a_launcher_that_fails_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As torchrun, where it cannot make its own directory."""
+    log = tmp_path / paths.RANK_LOGS / "torchrun.log"
+    log.parent.mkdir()
+    log.write_text("Traceback (most recent call last):\nOSError: [Errno 28] No space left on device: '/data/runs'\n")
+    assert run_directory.end(tmp_path, Settings(), 1, "torchrun", log=log) == FAILED
+    said = "(torchrun's exit code 1): OSError: [Errno 28] No space left on device: '/data/runs'; see"
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("clean")
 def test_a_run_is_refused_where_the_gpus_are_missing(usual: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: 0)

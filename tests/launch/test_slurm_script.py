@@ -324,7 +324,7 @@ def test_the_script_forwards_a_warning_at_once_and_keeps_the_exit_code(
     text = script.render(replace(JOB, max_retries=2), RUN_DIR, [], {})
     functions = text[text.index("max_retries=") : text.index("fail() {")]
     file = text[text.index("if ((warnings))") :].partition("\n")[0]
-    step = 'until [[ -s "$job_dir/.warned" ]]; do :; done; exit 7'
+    step = 'until [[ -s "$job_dir/.warned" && -e "$job_dir/sent" ]]; do :; done; exit 7'
     heard = f"until ((warnings == {len(signals)})); do :; done" if when.startswith("before") else ":"
     steps = f"run bash -c {shlex.quote(step)} || code=$?\necho $code $max_retries"
     body = f"{functions}\necho ready\n{heard}\n{file}\n{steps}"
@@ -334,6 +334,7 @@ def test_the_script_forwards_a_warning_at_once_and_keeps_the_exit_code(
             assert bash.stdout and bash.stdout.readline() == "ready\n"
             for signum in signals:
                 bash.send_signal(signum)
+            (tmp_path / "sent").touch()
             printed, _ = bash.communicate(timeout=60)
         finally:
             bash.kill()

@@ -74,11 +74,11 @@ def results_of(work: Path) -> Files:
     if outcome["exit_code"] != TARGET_NOT_REACHED:
         return found
     events = [json.loads(line) for line in (run_dir / paths.METRICS).read_text().splitlines()]
-    losses = [[event["event"], event["step"], event["loss"]] for event in events if "loss" in event]
+    recorded = [[event["event"], event["step"], event.get("loss")] for event in events]
     return {
         **found,
         "outcome": f"{outcome['status']}, step {outcome['step']}, {outcome['consumed_samples']} samples",
-        "losses": str(losses),
+        "metrics": str(recorded),
         "MLPerf log": str(_logged(run_dir / paths.MLPERF_LOG)),
         "TensorBoard": _drawn(run_dir, events),
     }

@@ -18,8 +18,12 @@ from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint
 from llama31.checkpoint.formats.nemo import NemoCheckpoint
 from llama31.common import training_packages
 from llama31.common.errors import UserError
+<<<<<<< HEAD
 from llama31.common.files import PARTIAL, failures_named, nearest_existing, publish, sync_tree
 from llama31.common.heap import keep_freed_memory
+=======
+from llama31.common.files import PARTIAL, failures_named, free_bytes, publish, sync_tree
+>>>>>>> faults
 from llama31.common.json_files import load_json, write_json
 from llama31.common.locks import only_run_in
 from llama31.common.progress import Progress
@@ -98,7 +102,7 @@ def _prepare(source: HuggingFaceCheckpoint | NemoCheckpoint, destination: Path, 
             if not (partial / RECORD).is_file() and any(partial.iterdir()):
                 raise UserError(f"{partial}: exists, but not from a conversion; remove it")
             written = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-        free, missing = shutil.disk_usage(nearest_existing(partial)).free, source.bytes() - written
+        free, missing = free_bytes(partial), source.bytes() - written
         if free < missing:
             raise UserError(f"{destination}: needs {size(missing)} more, and {size(free)} are free on its disk")
         training_packages.require("convert")

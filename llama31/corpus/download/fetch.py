@@ -1,14 +1,13 @@
 """Download published files to a directory, in pieces that are fetched in parallel and never twice."""
 
 import re
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
 
 from llama31.common.errors import UserError
-from llama31.common.files import failures_named
+from llama31.common.files import failures_named, free_bytes
 from llama31.common.locks import only_run_in
 from llama31.common.parallel import run_all
 from llama31.common.progress import Progress
@@ -83,7 +82,7 @@ def _fetch(
     """Fetch the missing bytes of the targets and check them; return bytes, time and rate."""
     missing = sum(target.missing for target in targets)
     to_hash = sum(target.to_hash for target in targets)
-    free = shutil.disk_usage(directory).free
+    free = free_bytes(directory)
     if missing > free:
         raise UserError(f"{directory}: {size(missing)} to fetch, and {size(free)} of disk space are free")
     for target in targets:
