@@ -28,11 +28,7 @@ def test_a_failure_names_its_file_or_the_place_in_our_code(tmp_path: Path, monke
     assert line_of(OSError("5 requested and 0 written")) == "5 requested and 0 written"
 
 
-<<<<<<< HEAD
-def test_failures_of_disks_differ_from_damage(tmp_path: Path) -> None:
-=======
 def test_failures_of_disks_are_not_damage(tmp_path: Path) -> None:
->>>>>>> faults
     with pytest.raises(UserError) as failed, failures_named(tmp_path):
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     assert is_of_disk(failed.value)
@@ -40,11 +36,7 @@ def test_failures_of_disks_are_not_damage(tmp_path: Path) -> None:
 
 
 def test_no_command_shows_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-<<<<<<< HEAD
-    """Path.exists raises errors that it does not expect, such as ESTALE."""
-=======
     """Path.exists raises what it does not expect, such as ESTALE."""
->>>>>>> faults
 
     def fail(*_: object) -> None:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/data/tokens.idx")

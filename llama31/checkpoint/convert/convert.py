@@ -18,12 +18,8 @@ from llama31.checkpoint.formats.hugging_face import HuggingFaceCheckpoint
 from llama31.checkpoint.formats.nemo import NemoCheckpoint
 from llama31.common import training_packages
 from llama31.common.errors import UserError
-<<<<<<< HEAD
-from llama31.common.files import PARTIAL, failures_named, nearest_existing, publish, sync_tree
-from llama31.common.heap import keep_freed_memory
-=======
 from llama31.common.files import PARTIAL, failures_named, free_bytes, publish, sync_tree
->>>>>>> faults
+from llama31.common.heap import keep_freed_memory
 from llama31.common.json_files import load_json, write_json
 from llama31.common.locks import only_run_in
 from llama31.common.progress import Progress
