@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +21,8 @@ TORCHRUN = "torchrun"
 def command(settings: Settings, directory: Path) -> list[str]:
     """Return the torchrun command with one process for each rank."""
     python, *rank = rank_command.command(directory)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={settings.gpus_per_node}"]
     log_dir = f"--log-dir={directory / paths.RANK_LOGS / TORCHRUN}"
-    return [python, *torchrun, log_dir, *rank]
+    return [python, *rank_command.torchrun(settings.gpus_per_node), log_dir, *rank]
 
 
 def run(plan: Plan, arguments: Sequence[str]) -> int:
@@ -39,10 +39,12 @@ def run(plan: Plan, arguments: Sequence[str]) -> int:
         with record.claim(directory) as held, log.open("wb") as errors:
             if refusal := node_steps.prepare(directory, settings):
                 return run_directory.end(directory, settings, refusal.exit_code, "torchrun", log=log)
-            torchrun = subprocess.Popen(
-                started, stderr=errors, env=environment, start_new_session=True, pass_fds=(held.fileno(),)
-            )
-            returncode = signals.wait(torchrun, directory)
+            with tempfile.TemporaryDirectory(prefix="llama31-") as own:
+                environment[rank_command.STORE] = str(Path(own, "store"))
+                torchrun = subprocess.Popen(
+                    started, stderr=errors, env=environment, start_new_session=True, pass_fds=(held.fileno(),)
+                )
+                returncode = signals.wait(torchrun, directory)
         shutil.rmtree(log.with_name(TORCHRUN), ignore_errors=True)
         report = out_of_memory.kernel_report(log, kills)
         return run_directory.end(directory, settings, returncode, "torchrun", log=log, out_of_memory=report)
