@@ -1,6 +1,5 @@
 """Only tasks of the same step are accepted by the doctor's first task, and nothing that they send does harm."""
 
-import json
 import os
 import re
 import socket
@@ -71,9 +70,9 @@ def is_closed(connection: Peer) -> bool:
 
 @pytest.mark.parametrize("environment", [{}, {"LLAMA31_TOKEN": "secret"}])
 def test_tasks_with_a_secret_in_common(port: int, tmp_path: Path, environment: dict[str, str]) -> None:
-    with first_task(port, token(tmp_path, **environment)) as first:
-        with Group(task(1, port), WAIT, token(tmp_path, **environment)):
-            assert first.result().unproven == set()
+    first, second = token(tmp_path, **environment), token(tmp_path, **environment)
+    with first_task(port, first) as opened, Group(task(1, port), WAIT, second):
+        assert opened.result().unproven == set()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -212,9 +211,9 @@ def test_a_secret_that_others_can_read_or_that_is_a_link_is_none(
     assert token(tmp_path).find() == ""
     assert token(tmp_path).create() not in ("", written), "a link is replaced, not followed"
     token(tmp_path).remove()
-    assert os.listdir(tmp_path) == ["other"]
+    assert [file.name for file in tmp_path.iterdir()] == ["other"]
     os.mkfifo(file, 0o600)
-    assert token(tmp_path).find() == "", "a pipe of somebody else is not waited for"
+    assert token(tmp_path).find() == "", "another user's pipe is not waited for"
 
 
 def test_answers_of_another_form_count_as_none(port: int, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,10 +237,10 @@ def test_answers_of_another_form_count_as_none(port: int, capsys: pytest.Capture
     assert re.search(r"^failed   nodes: +n2: no answer \(rank 1\)", said, re.M)
 
 
-@pytest.mark.parametrize(
-    "value", [1, "x", [1], [["ok"]], [["ok", 1, "", None]], [["ok", "", "", "x"]], [[[], "", "", 1]]]
-)
+ODD = (1, "x", [1], [["ok"]], [["ok", 1, "", None]], [["ok", "", "", "x"]], [[[], "", "", 1]])
+
+
+@pytest.mark.parametrize("value", ODD)
 def test_findings_of_another_form(value: object) -> None:
-    json.dumps(value)
     with pytest.raises((TypeError, ValueError)):
         from_json(value)  # type: ignore[arg-type]
