@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from llama31.common.printable import printable
+
 
 class UserError(Exception):
     """One or more mistakes of the user, a line each: what is wrong, its value, and what would work.
@@ -10,7 +12,7 @@ class UserError(Exception):
     """
 
     def __init__(self, lines: str | Iterable[str]):
-        self.lines = [lines] if isinstance(lines, str) else list(lines)
+        self.lines = [printable(line) for line in ([lines] if isinstance(lines, str) else lines)]
         super().__init__("\n".join(self.lines))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from llama31.common.printable import printable
 from llama31.common.units import scaled
 
 SHOWN = 3  # nodes or packages named in a line
@@ -57,7 +58,7 @@ def shown(text: str) -> str:
     """Return the text of another task without what could steer a terminal. Raises TypeError if it is none."""
     if not isinstance(text, str):
         raise TypeError("not a text")
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return printable(text)
 
 
 def lines(check: str, found: Mapping[str, Sequence[Finding]]) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """Headers of safetensors files: the tensors and their offsets. Standard library only."""
 
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
+from llama31.common.json_files import parsed
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # safetensors' name -> torch's
 ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -47,7 +47,7 @@ def read_header(file: Path) -> dict[str, Stored]:
             raise UserError(f"{file}: truncated or not a safetensors file: {size:,} bytes are too few for its header")
         text = stream.read(length)
     try:
-        header = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
+        header = {name: entry for name, entry in parsed(text).items() if name != "__metadata__"}
         offsets = {name: entry["data_offsets"] for name, entry in header.items()}
         found = {name: (entry["dtype"], tuple(map(int, entry["shape"]))) for name, entry in header.items()}
         ranges = {name: (int(begin), int(end)) for name, (begin, end) in offsets.items()}
