@@ -20,13 +20,13 @@ SCALARS: tuple[Any, ...] = (
 )  # fmt: skip
 YAML = (
     "!!python/object/apply:os.mkdir [executed]", "!!python/name:os.system", "!!binary x", "!!timestamp 9999-99-99",
-    "*a", "&a [*a]", "{? : }", "? [1, [2]]", "<<: 1", "1_000:61", "0o8", "2001-01-01", "[", "}", "|", "'", "!!set {a}", "~",
-    "- -", "!!float x", "!!int 0x", ".inf", "1e400", "${oc.env:HOME}", "${a}", "???",
+    "*a", "&a [*a]", "{? : }", "? [1, [2]]", "<<: 1", "1_000:61", "0o8", "2001-01-01", "[", "}", "|", "'", "!!set {a}",
+    "~", "- -", "!!float x", "!!int 0x", ".inf", "1e400", "${oc.env:HOME}", "${a}", "???",
 )  # fmt: skip
 
 
 def mutate(content: bytes, chance: random.Random, others: list[bytes]) -> bytes:
-    """Return a changed copy; `others` are other files of its kind, to splice."""
+    """Return a changed copy; `others` are other files, to splice."""
     kinds: list[Callable[[bytes, random.Random], bytes]] = [_bytes, _bytes, _lines]
     if content[:1] in (b"{", b"["):
         kinds += [_json] * 6
@@ -204,7 +204,7 @@ def _yaml(content: bytes, chance: random.Random) -> bytes:
 
 
 def _safetensors(content: bytes, chance: random.Random) -> bytes:
-    """Change the header, and state its length rightly."""
+    """Change the header, and state its correct length."""
     length = int.from_bytes(content[:8], "little")
     header = _json(content[8 : 8 + length], chance)
     return len(header).to_bytes(8, "little") + header + content[8 + length :]

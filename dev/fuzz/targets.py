@@ -83,7 +83,7 @@ def results(directory: Path, output: Path) -> None:
 
 
 def run_directory(directory: Path, output: Path) -> None:
-    """A run directory of somebody: settings.yaml, run.json, start.json, metrics, outcome, log."""
+    """A run directory of another user: settings.yaml, run.json, start.json, metrics, outcome, log."""
     verb("status", directory)
     for run in sorted(path for path in directory.iterdir() if path.is_dir()):
         verb("summary", run)
