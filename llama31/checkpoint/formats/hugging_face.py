@@ -10,6 +10,7 @@ from llama31.checkpoint.formats import architecture, parameter_mapping, redundan
 from llama31.checkpoint.formats.architecture import Architecture
 from llama31.checkpoint.formats.safetensors_header import Stored, read_header, some
 from llama31.common.errors import UserError
+from llama31.common.files import failures_named
 from llama31.common.json_files import load_json, load_object
 from llama31.data import tokenizer
 
@@ -39,11 +40,15 @@ class HuggingFaceCheckpoint:
         return self.tensors[parameter_mapping.hugging_face_names(key)[0]].dtype
 
     def tensor(self, name: str) -> "Tensor":
-        """Read one parameter."""
-        from safetensors import safe_open
+        """Read one parameter. Raises UserError if the file has another form than its header says."""
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(self.tensors[name].file, framework="pt") as file:
-            return file.get_tensor(name)
+        file = self.tensors[name].file
+        try:
+            with safe_open(file, framework="pt") as opened:
+                return opened.get_tensor(name)
+        except SafetensorError as error:
+            raise UserError(f"{file}: {name} cannot be read: {error}") from error
 
     def files(self) -> list[Path]:
         """Return config.json and the weights' files."""
@@ -104,7 +109,9 @@ def _weight_files(path: Path) -> dict[Path, list[str]]:
         if not isinstance(file, str) or Path(file).name != file:
             raise UserError(f"{path / INDEX}: {name} is in {file!r}, which is not a file name in that directory")
         names[path / file].append(name)
-    if missing := [file for file in sorted(names) if not file.is_file()]:
+    with failures_named(path / INDEX):  # for instance a name that is too long
+        missing = [file for file in sorted(names) if not file.is_file()]
+    if missing:
         raise UserError(f"{path / INDEX}: names {file.name}, which is missing; download it again" for file in missing)
     return dict(sorted(names.items()))
 

@@ -47,9 +47,12 @@ def read_header(file: Path) -> dict[str, Stored]:
             raise UserError(f"{file}: truncated or not a safetensors file: {size:,} bytes are too few for its header")
         text = stream.read(length)
     try:
-        header = {name: entry for name, entry in parsed(text).items() if name != "__metadata__"}
+        header = parsed(text)
+        notes = header.pop("__metadata__", {})
+        if not all(isinstance(word, str) for word in (*notes, *notes.values())):
+            raise TypeError("the metadata are not texts by names")
         offsets = {name: entry["data_offsets"] for name, entry in header.items()}
-        found = {name: (entry["dtype"], tuple(map(int, entry["shape"]))) for name, entry in header.items()}
+        found = {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in header.items()}
         ranges = {name: (int(begin), int(end)) for name, (begin, end) in offsets.items()}
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"{file}: not a safetensors file: its header cannot be read") from error
