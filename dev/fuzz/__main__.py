@@ -1,4 +1,4 @@
-"""Fuzz what reads files of others: python3 -m dev.fuzz [--target NAME] [--minutes N] [--seed N] [--tally FILE].
+"""Fuzz what reads files of others: python3 -m dev.fuzz [--target NAME] [--minutes N] [--seed N] ...
 
 Each target reads changed copies of a small corpus, for so many minutes of CPU time. An input is right if the product
 succeeds or fails in one line; a finding is anything else: another exception, more than 10 s or 1 GB, code that is run,
@@ -33,6 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 -m dev.fuzz", description="Fuzz what reads files of others.")
     parser.add_argument("--target", choices=TARGETS, help="default: all, one after the other")
     parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes of each target in all")
+    parser.add_argument("--inputs", type=int, default=10**9, help="inputs of each target in all, if fewer")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, metavar="NUMBER", help="read one input again")
     parser.add_argument("--tally", type=Path, default=Path("fuzz.json"), help="file with what was done so far")
@@ -56,7 +57,11 @@ def main() -> int:
             tally = tallies.setdefault(f"{name} {given.seed}", {})
             campaign = Campaign(name, given.seed, corpus, sandbox, tally)
             while (left := 60 * given.minutes - campaign.tally["cpu_seconds"]) > 0:
-                campaign.run(["--first", str(campaign.tally["next"]), "--cpu-seconds", str(left)])
+                first = campaign.tally["next"]
+                if first >= given.inputs:
+                    break
+                how_long = ["--first", first, "--count", given.inputs - first, "--cpu-seconds", left]
+                campaign.run([str(word) for word in how_long])
                 given.tally.write_text(json.dumps(tallies, indent=2) + "\n")
             print(campaign.summary(), flush=True)
     return 1 if any(tally["findings"] for tally in tallies.values()) else 0

@@ -94,6 +94,8 @@ def read_manifest(path: Path) -> CheckpointManifest:
         with _transient_named(file):
             manifest = parse_json(CheckpointManifest, file.read_bytes(), file)
         sizes = [(int(size), str(digest)) for size, digest in manifest.files.values()]
+        if odd := [file for file in manifest.files if "\0" in file]:
+            raise ValueError(f"{odd[0]!r} is no file name")
         if manifest.outcome is not None:
             from_json(Outcome, manifest.outcome)
     except FileNotFoundError:

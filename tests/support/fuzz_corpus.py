@@ -13,7 +13,11 @@ from packed_runs import describe
 from report_logs import a_run_directory
 from submissions import ten_runs, write_run
 
+from llama31.common.files import sha256_of
 from llama31.config import paths
+from llama31.data import token_file, token_manifest
+from llama31.data import tokenizer as tokenizer_files
+from llama31.data.token_manifest import TokenManifest
 from llama31.run_dir import job_chain, record, start_point
 from llama31.run_dir.events import Outcome, Step
 from llama31.run_dir.job_chain import Submission
@@ -23,8 +27,18 @@ from llama31.run_dir.start_point import Start
 
 @cache
 def data(directory: Path) -> dict[str, str]:
-    """Tokenizer and token files, as small as they can be."""
-    return tiny.make_data(directory)
+    """Tokenizer and token files with manifests, as small as they can be."""
+    given = tiny.make_data(directory)
+    tokenizer_hash = tokenizer_files.fingerprint(given["TOKENIZER_PATH"])
+    for prefix in sorted(path.with_suffix("") for path in Path(given["PREPROCESSED_PATH"]).glob("*.bin")):
+        file = token_file.summary(prefix)
+        hashes = [sha256_of(path(prefix)) for path in (token_file.bin_path, token_file.idx_path)]
+        ids = (tiny.VOCABULARY, False, None, file.token_type.name, file.documents, file.tokens, tiny.VOCABULARY - 1)
+        made = TokenManifest(
+            ["a.json.gz"], [1], ["0" * 64], "text", tokenizer_hash, *ids, *hashes, {"gigatoken": "0.10.0"}
+        )
+        token_manifest.write(prefix, made)
+    return given
 
 
 def small_run(directory: Path, seed: int = 1) -> Path:
