@@ -102,7 +102,7 @@ def read_manifest(path: Path) -> CheckpointManifest:
         raise DamagedCheckpoint(f"{path}: incomplete: it has no {MANIFEST}") from None
     except DamagedJson as error:
         raise DamagedCheckpoint(error.lines) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError) as error:
         raise DamagedCheckpoint(f"{file}: cannot be read: {error!r}") from error
     assert len(sizes) == len(manifest.files)
     return manifest

@@ -169,7 +169,7 @@ def _train_samples(log: Path) -> int | None:
         if b'"key": "train_samples"' in line:
             try:
                 return int(parsed(line[line.index(b"{") :])["value"])
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, ArithmeticError) as error:
                 raise UserError(f"{log}: damaged: train_samples is not a number") from error
     return None
 

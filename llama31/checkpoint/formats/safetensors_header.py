@@ -54,7 +54,7 @@ def read_header(file: Path) -> dict[str, Stored]:
         offsets = {name: entry["data_offsets"] for name, entry in header.items()}
         found = {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in header.items()}
         ranges = {name: (int(begin), int(end)) for name, (begin, end) in offsets.items()}
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
         raise UserError(f"{file}: not a safetensors file: its header cannot be read") from error
     expected = 8 + length + max((end for _, end in ranges.values()), default=0)
     if size != expected:
