@@ -92,7 +92,7 @@ class Worker:
         """Load the tokenizer."""
         from transformers import AutoTokenizer
 
-        cls.tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True)
+        cls.tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True, trust_remote_code=False)
 
     @classmethod
     def ids(cls, line: bytes) -> list[int]:

@@ -94,13 +94,15 @@ def read_manifest(path: Path) -> CheckpointManifest:
         with _transient_named(file):
             manifest = parse_json(CheckpointManifest, file.read_bytes(), file)
         sizes = [(int(size), str(digest)) for size, digest in manifest.files.values()]
+        if odd := [file for file in manifest.files if "\0" in file]:
+            raise ValueError(f"{odd[0]!r} is no file name")
         if manifest.outcome is not None:
             from_json(Outcome, manifest.outcome)
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{path}: incomplete: it has no {MANIFEST}") from None
     except DamagedJson as error:
         raise DamagedCheckpoint(error.lines) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError) as error:
         raise DamagedCheckpoint(f"{file}: cannot be read: {error!r}") from error
     assert len(sizes) == len(manifest.files)
     return manifest

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from llama31.common.printable import printable
+
 app = typer.Typer()
 # Settings are not options; a misspelt option is reported together with invalid settings.
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -33,7 +35,7 @@ def plan(
     if replay:
         from llama31.launch import provenance
 
-        print("\n".join(provenance.replay(replay, context.args)))
+        print("\n".join(map(printable, provenance.replay(replay, context.args))))
         return
     from llama31.cli import launch
 

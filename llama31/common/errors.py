@@ -4,6 +4,8 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+from llama31.common.printable import printable
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -14,7 +16,7 @@ class UserError(Exception):
     """
 
     def __init__(self, lines: str | Iterable[str]):
-        self.lines = [lines] if isinstance(lines, str) else list(lines)
+        self.lines = [printable(line) for line in ([lines] if isinstance(lines, str) else lines)]
         super().__init__("\n".join(self.lines))
 
 

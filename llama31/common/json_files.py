@@ -34,9 +34,17 @@ def load_json(file: Path) -> Any:
     with failures_named(file):
         content = file.read_bytes()
     try:
-        return json.loads(content)
+        return parsed(content)
     except ValueError as error:
         raise DamagedJson(f"{file}: not JSON: {error}") from error
+
+
+def parsed(content: bytes | str) -> Any:
+    """Return the value of a JSON text. Raises ValueError if it is none, or nested too deeply to be read."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def load_object(file: Path) -> dict[str, Any]:
@@ -67,7 +75,7 @@ def read_json_if_present(kind: type[T], file: Path) -> T | None:
 def parse_json(kind: type[T], content: bytes | str, file: Path) -> T:
     """Return the dataclass in the content of a JSON file. Raises DamagedJson, naming the file, if it is damaged."""
     try:
-        return from_json(kind, json.loads(content))
+        return from_json(kind, parsed(content))
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedJson(f"{file}: damaged ({type(error).__name__}: {error})") from error
 

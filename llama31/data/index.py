@@ -82,6 +82,10 @@ class IndexContents:
         return sum(size for size, _ in self.files.values())
 
 
+NEVER = IndexContents({CONTENTS: [-1, ""]}, {}, {})
+"""Contents that no directory has."""
+
+
 def ensure(index: Index) -> tuple[IndexContents, bool]:
     """Build the index if it is missing or damaged. Return its contents and whether it was built.
 
@@ -201,11 +205,19 @@ def _read(directory: Path) -> IndexContents | None:
     """Return index.json: None if missing, contents that never match if damaged. Raises OSError if it cannot be read."""
     file = directory / CONTENTS
     try:
-        return parse_json(IndexContents, file.read_bytes(), file)
+        found = parse_json(IndexContents, file.read_bytes(), file)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except DamagedJson:
-        return IndexContents({CONTENTS: [-1, ""]}, {}, {})
+        return NEVER
+    return found if all(_is_entry(*entry) for entry in found.files.items()) else NEVER
+
+
+def _is_entry(name: str, entry: Any) -> bool:
+    """Return whether an entry of index.json is a file within the directory, with its bytes and SHA-256."""
+    if not isinstance(entry, list) or [type(part) for part in entry] != [int, str]:
+        return False
+    return Path(name).name == name and entry[0] >= 0
 
 
 def _missing(directory: Path, contents: IndexContents) -> list[str]:

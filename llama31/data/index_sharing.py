@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from llama31.common import rank_messages
 from llama31.common.errors import UserError
 from llama31.common.file_systems import is_on_own_disk
-from llama31.common.json_files import write_json
+from llama31.common.json_files import from_json, write_json
 from llama31.data import index
 from llama31.data.index import Index, IndexContents
 
@@ -26,21 +27,18 @@ def ensure(wanted: Index | None) -> tuple[Path, tuple[str, ...]]:
     other file system it waits for them. Raises UserError if an index cannot be built, written or seen.
     """
     is_first = torch.distributed.get_rank() == 0
-    agreed: list[Any] = [None]
+    agreed: Any = None
     if is_first:
         assert wanted
         contents, _ = index.ensure(wanted)
-        agreed = [(wanted.directory, wanted.prefixes, asdict(contents))]
-    torch.distributed.broadcast_object_list(agreed)
-    directory, prefixes, fields = agreed[0]
-    contents = IndexContents(**fields)
+        agreed = (str(wanted.directory), wanted.prefixes, asdict(contents))
+    path, prefixes, fields = rank_messages.broadcast(agreed)
+    directory, contents = Path(path), from_json(IndexContents, fields)
     receives = not is_first and os.environ.get("LOCAL_RANK") == "0" and _is_missing_here(directory, contents)
-    asked: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(asked, receives)
-    if any(asked):
+    if any(rank_messages.all_gather(receives)):
         _send(directory, contents, receives=receives)
     index.wait_for(directory)
-    return directory, prefixes
+    return directory, tuple(prefixes)
 
 
 def _is_missing_here(directory: Path, contents: IndexContents) -> bool:
@@ -76,9 +74,8 @@ def _pieces(contents: IndexContents) -> Iterator[tuple[str, int]]:
 
 def _broadcast(file: Path | None, start: int) -> bytes:
     """Return a piece, which rank 0 reads from `file`."""
-    piece: list[Any] = [None]
+    piece = b""
     if file:
         with open(file, "rb") as opened:
-            piece = [os.pread(opened.fileno(), PIECE, start)]
-    torch.distributed.broadcast_object_list(piece)
-    return piece[0]
+            piece = os.pread(opened.fileno(), PIECE, start)
+    return rank_messages.broadcast_bytes(piece)

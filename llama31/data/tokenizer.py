@@ -64,7 +64,7 @@ def _format_named(path: Path) -> Iterator[None]:
     """Turn errors from JSON of another shape into a UserError of one line that names `path`."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not of the format of Hugging Face's tokenizers library ({error!r})") from error
 
 

@@ -25,8 +25,12 @@ def check(context: Context) -> Iterator[Finding]:
         return
     backend = "gloo" if devices.device(context.settings) is Device.cpu else "nccl"
     command = [*_starter(context), PROGRAM, backend, str(TORCH_SHARE * context.command_timeout)]
-    with tempfile.TemporaryDirectory() as directory:  # torchrun and the ranks leave directories behind
-        done = limits.output(command, context.command_timeout, {**_environment(context), "TMPDIR": directory})
+    with tempfile.TemporaryDirectory() as directory:  # torchrun and the ranks leave files behind
+        done = limits.output(
+            command,
+            context.command_timeout,
+            {**_environment(context), "TMPDIR": directory, rank_command.STORE: f"{directory}/store"},
+        )
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"rank"')]
     if not answers:
         rank = context.task.rank if context.task else 0
@@ -49,8 +53,7 @@ def _starter(context: Context) -> list[str]:
     """Return the start of the command: torchrun, but under srun each task is a rank."""
     if context.task:
         return [sys.executable, "-m"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*torchrun, f"--nproc-per-node={context.settings.gpus_per_node}", "-m"]
+    return [sys.executable, *rank_command.torchrun(context.settings.gpus_per_node), "-m"]
 
 
 def _environment(context: Context) -> Mapping[str, str]:

@@ -1,5 +1,6 @@
 """Input of every check."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from llama31.data.inputs import Data
@@ -19,6 +20,7 @@ class Context:
     timeout: float  # of a check, seconds
     task: StepTask | None = None  # None on one machine without Slurm
     data: Data | None = None  # set by the check of the inputs, for those after it
+    unproven: Collection[int] = ()  # ranks that could not prove to be of this step
 
     @property
     def command_timeout(self) -> float:

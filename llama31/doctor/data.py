@@ -38,7 +38,7 @@ def tokenizer(context: Context) -> Iterator[Finding]:
         with tempfile.TemporaryDirectory() as directory:
             copy = run_tokenizer.ensure(context.settings, Path(directory))
             with run_tokenizer.loading(source):
-                loaded = AutoTokenizer.from_pretrained(copy)
+                loaded = AutoTokenizer.from_pretrained(copy, trust_remote_code=False)
         run_tokenizer.check(loaded, source)
         ids = loaded.encode(SAMPLE, add_special_tokens=False)
         yield ok(f"{source}: loads; {len(loaded):,} ids, {len(ids)} for {len(SAMPLE)} characters")

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from llama31.common import training_packages
 from llama31.common.errors import UserError
@@ -14,8 +15,9 @@ from llama31.config import devices
 from llama31.config.resolve import resolve
 from llama31.doctor import collectives, data, filesystems, gpus, limits, tools, troubles, versions
 from llama31.doctor.context import GRACE, Context
-from llama31.doctor.findings import Finding, Severity, failed, from_json, lines, ok, to_json
+from llama31.doctor.findings import Finding, Severity, failed, from_json, lines, ok, shown, to_json
 from llama31.doctor.group import Disconnected, Group, is_task, step_task
+from llama31.doctor.step_token import StepToken
 from llama31.launch import prepare
 
 VERIFY_LIMIT = 7200.0  # seconds: enough for 170 GB at 25 MB/s
@@ -71,7 +73,8 @@ def doctor(arguments: Sequence[str], *, verify: bool, timeout: float) -> int:
     if not devices.is_through_ssh(settings):
         training_packages.require("doctor")
     try:
-        with Group(here, timeout) as group:
+        with Group(here, timeout, StepToken(Path(settings.job_dir), here.step) if here else None) as group:
+            context.unproven = group.unproven
             return examine(context, group, list(checks(context, verify)))
     except Disconnected as error:
         assert here, "a single process has no connections"
@@ -97,17 +100,27 @@ def examine(context: Context, group: Group, wanted: Sequence[Check]) -> int:
             answers = group.exchange([node, found], limit + GRACE)
         if not group.leads:
             continue
-        nodes |= {rank: name for rank, (name, _) in answers.items()}
-        lost = set(range(context.task.size if context.task else 1)) - answers.keys() - missing
+        understood = {rank: answer for rank, value in answers.items() if (answer := _understood(value))}
+        nodes |= {rank: name for rank, (name, _) in understood.items()}
+        lost = set(range(context.task.size if context.task else 1)) - understood.keys() - missing
         missing |= lost
         by_node: dict[str, list[Finding]] = {}  # without nodes that did not run the check
-        for name, values in answers.values():
-            if values is not None:
-                by_node.setdefault(name, []).extend(from_json(values))
+        for name, findings in understood.values():
+            if findings is not None:
+                by_node.setdefault(name, []).extend(findings)
         failures += sum(finding.severity is Severity.failed for found in by_node.values() for finding in found)
         for line in (*_lost(context, lost, nodes), *lines(check.title, by_node)):
             print(line, flush=True)
     return 1 if failures or missing else 0
+
+
+def _understood(answer: Any) -> tuple[str, list[Finding] | None] | None:
+    """Return a task's node and findings, None for tasks that did not run the check; None if it sent something else."""
+    try:
+        name, values = answer
+        return shown(name), None if values is None else from_json(values)
+    except (TypeError, ValueError):
+        return None
 
 
 def _found(check: Check, context: Context, limit: float) -> list[Finding]:
@@ -139,10 +152,12 @@ def _lost(context: Context, lost: Collection[int], nodes: Mapping[int, str]) -> 
 
 
 def _shape(context: Context) -> Iterator[Finding]:
-    """Check that srun started as many tasks as a run would."""
+    """Check that srun started as many tasks as a run would, and that they have recognized each other."""
     task, settings = context.task, context.settings
     assert task
     nodes = len(task.node_names)
+    if context.unproven:
+        yield troubles.UNPROVEN.found(ranks=", ".join(map(str, sorted(context.unproven))), job_dir=settings.job_dir)
     if (nodes, task.size) == (settings.nnodes, settings.nnodes * settings.gpus_per_node):
         yield ok(f"{nodes} nodes, {task.size} ranks")
         return

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from llama31.common.printable import printable
 from llama31.common.units import scaled
 
 SHOWN = 3  # nodes or packages named in a line
@@ -46,8 +47,18 @@ def to_json(findings: Sequence[Finding]) -> list[list[Any]]:
 
 
 def from_json(values: Sequence[Sequence[Any]]) -> list[Finding]:
-    """Return findings from the values of `to_json`."""
-    return [Finding(Severity[name], says, remedy, rate) for name, says, remedy, rate in values]
+    """Return findings from the values of `to_json`. Raises ValueError or TypeError for anything else."""
+    return [
+        Finding(Severity(name), shown(says), shown(remedy), None if rate is None else float(rate))
+        for name, says, remedy, rate in values
+    ]
+
+
+def shown(text: str) -> str:
+    """Return the text of another task without what could steer a terminal. Raises TypeError if it is none."""
+    if not isinstance(text, str):
+        raise TypeError("not a text")
+    return printable(text)
 
 
 def lines(check: str, found: Mapping[str, Sequence[Finding]]) -> Iterator[str]:

@@ -1,22 +1,30 @@
 """Communication between the tasks of a Slurm step that runs the doctor.
 
 JSON lines over sockets to the first task, using only the standard library: if torch is missing or a collective hangs,
-this can still report on which node.
+this can still report on which node. The first task accepts only tasks that know the step's secret (`step_token`). One
+that cannot see it is accepted if its address is that of a node of the step; the doctor says so.
 """
 
-import json
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from llama31.doctor.peer import Peer, greet, introduce
+from llama31.doctor.step_token import StepToken
 
 PORTS = range(20_000, 30_000, 2)  # below Linux's ephemeral ports
 LAST_STEP = 0xFFFFFFF0
 """Highest step id of srun; higher ones are batch scripts and interactive shells (slurm.h, SLURM_MAX_NORMAL_STEP_ID)."""
-GREETING = 5  # seconds for a connected task to send its rank
+POLL = 0.1  # seconds
+GREETED_AT_ONCE = 64  # connections, so that silent ones do not delay the others
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,15 @@ class StepTask:
     def address(self) -> str:
         """The first node, which runs the first task."""
         return self.node_names[0]
+
+    @cached_property
+    def addresses(self) -> frozenset[str]:
+        """All addresses of the step's nodes."""
+        found: set[str] = set()
+        for name in self.node_names:
+            with suppress(OSError):
+                found.update(str(entry[4][0]) for entry in socket.getaddrinfo(name, None))
+        return frozenset(found)
 
 
 def is_task(environment: Mapping[str, str] = os.environ) -> bool:
@@ -82,19 +99,23 @@ class Disconnected(Exception):
 class Group:
     """All tasks of the step, or a single process; all must call `exchange` in the same order."""
 
-    def __init__(self, task: StepTask | None, timeout: float):
+    def __init__(self, task: StepTask | None, timeout: float, token: StepToken | None = None):
         """Connect to the other tasks within `timeout` seconds; later ones are ignored.
 
         Raises Disconnected if the first task cannot be reached, or its port is in use.
         """
         self.task = task
-        self._peers: dict[int, _Peer] = {}
+        self.unproven: set[int] = set()
+        """Ranks that were accepted for their address only: they and the first task have no secret in common."""
+        self._peers: dict[int, Peer] = {}
+        self._is_complete = False
+        self._lock = threading.Lock()
         deadline = time.monotonic() + timeout
         try:
             if task and task.rank:
-                self._peers[0] = _connected(task, deadline)
+                self._peers[0] = _connected(task, deadline, token)
             elif task:
-                self._accept(task, deadline)
+                self._accept(task, deadline, token)
         except OSError as error:
             raise Disconnected(str(error)) from error
 
@@ -137,53 +158,54 @@ class Group:
         for peer in self._peers.values():
             peer.close()
 
-    def _accept(self, task: StepTask, deadline: float) -> None:
-        with socket.create_server(("", task.port), backlog=task.size) as server:
-            while len(self._peers) < task.size - 1 and (left := deadline - time.monotonic()) > 0:
-                server.settimeout(left)
-                try:
-                    peer = _Peer(server.accept()[0])
-                    rank, step = peer.receive(time.monotonic() + GREETING)
-                except (OSError, ValueError, TypeError):  # too late, or a port scan
-                    continue
-                if step == task.step:
-                    self._peers[rank] = peer
+    def _accept(self, task: StepTask, deadline: float, token: StepToken | None) -> None:
+        secret = token.create() if token else ""
+        try:
+            with socket.create_server(("", task.port), backlog=task.size + GREETED_AT_ONCE) as server:
+                server.settimeout(POLL)  # while it waits, the last one may be greeted
+                threads = ThreadPoolExecutor(GREETED_AT_ONCE)
+                while len(self._peers) < task.size - 1 and time.monotonic() < deadline:
+                    with suppress(TimeoutError):
+                        threads.submit(self._greet, task, server.accept()[0], secret)
+                threads.shutdown(wait=False, cancel_futures=True)
+        finally:
+            with self._lock:
+                self._is_complete = True
+            if token:
+                token.remove()
+
+    def _greet(self, task: StepTask, connection: socket.socket, secret: str) -> None:
+        try:
+            peer = Peer(connection)
+            rank, is_proven = greet(peer, task.step, task.size, secret)
+            if not is_proven and peer.address not in task.addresses:
+                raise ValueError("from another node")
+        except (OSError, ValueError):  # too late, or a port scan
+            connection.close()
+            return
+        with self._lock:
+            is_double = rank in self._peers and not (is_proven and rank in self.unproven)
+            if is_double or self._is_complete:
+                peer.close()
+                return
+            if rank in self._peers:
+                self._peers[rank].close()
+            self._peers[rank] = peer
+            (self.unproven.discard if is_proven else self.unproven.add)(rank)
 
 
-def _connected(task: StepTask, deadline: float) -> "_Peer":
+def _connected(task: StepTask, deadline: float, token: StepToken | None) -> Peer:
     """Connect to the first task, which may start later than this one."""
     while True:
         try:
-            peer = _Peer(socket.create_connection((task.address, task.port), timeout=1))
-            peer.send([task.rank, task.step])
-            return peer
-        except OSError:
-            if time.monotonic() > deadline:
+            peer = Peer(socket.create_connection((task.address, task.port), timeout=1))
+            try:
+                introduce(peer, task.step, task.rank, token.find() if token else "")
+            except (OSError, ValueError):
+                peer.close()
                 raise
+            return peer
+        except (OSError, ValueError) as error:
+            if time.monotonic() > deadline:
+                raise error if isinstance(error, OSError) else ConnectionError(str(error)) from error
             time.sleep(0.1)
-
-
-class _Peer:
-    """Connection to another task, with a JSON value on each line."""
-
-    def __init__(self, connection: socket.socket):
-        self._connection = connection
-        self._received = b""
-
-    def send(self, value: Any) -> None:
-        self._connection.settimeout(GREETING)
-        self._connection.sendall(json.dumps(value).encode() + b"\n")
-
-    def receive(self, deadline: float) -> Any:
-        """Return the next value. Raises OSError if none arrives in time, ValueError if it is not JSON."""
-        while b"\n" not in self._received:
-            self._connection.settimeout(max(deadline - time.monotonic(), 0.001))
-            more = self._connection.recv(1 << 16)
-            if not more:
-                raise ConnectionError("the other task has ended")
-            self._received += more
-        line, _, self._received = self._received.partition(b"\n")
-        return json.loads(line)
-
-    def close(self) -> None:
-        self._connection.close()

@@ -31,6 +31,12 @@ DISCONNECTED = Trouble(
     "{node}: cannot reach the first task at {address}, port {port}: {error}",
     "see srun's output if it exited; else allow the nodes to connect to it",
 )
+UNPROVEN = Trouble(
+    "could not authenticate rank {ranks}, only compare addresses with those of the nodes: JOB_DIR={job_dir} cannot be "
+    "written, or they do not see what the first task writes there",
+    'export LLAMA31_TOKEN="$(openssl rand -hex 32)" before srun authenticates them',
+    Severity.warning,
+)
 WRONG_SHAPE = Trouble(
     "srun started {tasks} tasks on {nodes} nodes, the settings ask for {settings}",
     "use the run's: srun --nodes={wanted_nodes} --ntasks-per-node={wanted_tasks}",

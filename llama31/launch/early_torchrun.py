@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from llama31.common import child_processes
+from llama31.launch import rank_command
 
 MODULE = "torch.distributed.run"
 HANDLER = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler"
@@ -50,6 +51,7 @@ def main(connection: socket.socket) -> None:
     if not content:
         return
     said = json.loads(content)
+    os.environ[rank_command.STORE] = said["store"]
     log, held = files
     os.dup2(log, sys.stderr.fileno())
     os.close(log)

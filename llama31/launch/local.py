@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,8 +48,9 @@ def run(plan: Plan, arguments: Sequence[str], early: Early | None) -> int:
         with record.claim(directory) as held, log.open("wb") as errors:
             if refusal := node_steps.prepare(directory, settings):
                 return run_directory.end(directory, settings, refusal.exit_code, "torchrun", log=log)
-            ranks = torchrun.start(started, environment, errors, held, early)
-            returncode = signals.wait(ranks, directory)
+            with tempfile.TemporaryDirectory(prefix="llama31-") as own:
+                ranks = torchrun.start(started, environment, Path(own, "store"), errors, held, early)
+                returncode = signals.wait(ranks, directory)
         shutil.rmtree(log.with_name(TORCHRUN), ignore_errors=True)
         report = out_of_memory.kernel_report(log, kills)
         return run_directory.end(directory, settings, returncode, "torchrun", log=log, out_of_memory=report)

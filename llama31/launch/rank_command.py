@@ -15,6 +15,20 @@ def command(run_dir: Path) -> list[str]:
     return [sys.executable, str(paths.REPOSITORY / "pretrain_llama31.py"), str(run_dir)]
 
 
+STORE = "PET_RDZV_ENDPOINT"
+"""Variable from which torchrun takes the file of its state, on a disk of this machine: it needs locks. By default it
+makes one in the directory of temporary files, and leaves it there."""
+
+
+def torchrun(ranks: int) -> list[str]:
+    """Return the start of the command that starts ranks on this machine, with torchrun's state in a file.
+
+    By default that is a pickle in a store which other machines can reach, and unpickling runs what a pickle names.
+    """
+    rendezvous = ["--rdzv-backend=c10d", "--rdzv-conf=store_type=file", "--local-addr=localhost"]
+    return ["-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={ranks}"]
+
+
 def environment(settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the ranks: the given one, with this machine's cores divided among CPU ranks.
 

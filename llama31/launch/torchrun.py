@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from llama31.launch import rank_command
+
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 EARLY = "llama31.launch.early_torchrun"
 
 
 def command(ranks: int, log_dir: Path) -> list[str]:
     """Return the command of torchrun on this machine, which the command of a rank completes."""
-    return [*TORCHRUN, "--standalone", f"--nproc-per-node={ranks}", f"--log-dir={log_dir}"]
+    return [sys.executable, *rank_command.torchrun(ranks), f"--log-dir={log_dir}"]
 
 
 class Early:
@@ -35,10 +37,10 @@ class Early:
                 start_new_session=True,
             )
 
-    def become(self, command: Sequence[str], log: BinaryIO, held: TextIO) -> subprocess.Popen:
+    def become(self, command: Sequence[str], store: Path, log: BinaryIO, held: TextIO) -> subprocess.Popen:
         """Become the torchrun of a command; see `start`."""
         self.waits = False
-        said = json.dumps({"ranks": self._ranks, "command": command}).encode()
+        said = json.dumps({"ranks": self._ranks, "command": command, "store": str(store)}).encode()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its exit code tells what it was
             socket.send_fds(self._ours, [said], [log.fileno(), held.fileno()])
         return self._process
@@ -54,17 +56,24 @@ class Early:
 
 
 def start(
-    command: Sequence[str], environment: Mapping[str, str], log: BinaryIO, held: TextIO, early: Early | None
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    store: Path,
+    log: BinaryIO,
+    held: TextIO,
+    early: Early | None,
 ) -> subprocess.Popen:
     """Start the ranks of a run.
 
     Args:
         command: Of torchrun and the ranks.
         environment: Theirs.
+        store: File for torchrun's state.
         log: Gets torchrun's standard error.
         held: A file that torchrun keeps open.
         early: Becomes this torchrun, if it still waits and has the same environment.
     """
     if early and early.waits and early.environment == environment:
-        return early.become(command, log, held)
-    return subprocess.Popen(command, stderr=log, env=environment, start_new_session=True, pass_fds=(held.fileno(),))
+        return early.become(command, store, log, held)
+    own = {**environment, rank_command.STORE: str(store)}
+    return subprocess.Popen(command, stderr=log, env=own, start_new_session=True, pass_fds=(held.fileno(),))

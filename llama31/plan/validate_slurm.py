@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llama31.config import mounts, paths
 from llama31.config.problem import Problem, assignment
+from llama31.config.ssh_names import is_ssh_name
 from llama31.plan import sbatch_options
 from llama31.settings import Container, Settings
 
@@ -98,7 +99,7 @@ def _ssh(settings: Settings) -> Iterator[Problem]:
         yield Problem("ssh_user", f"SSH_USER={settings.ssh_user}: needs HOST", ("",))
     for name in ("host", "ssh_user"):
         value = getattr(settings, name)
-        if value.startswith("-") or re.search(r"\s", value):  # ssh would read it as an option or a command
+        if value and not is_ssh_name(value):
             yield Problem(name, f"{name.upper()}={value}: not a name that ssh accepts", ("",))
 
 

@@ -9,6 +9,7 @@ from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.common.json_files import read_json_if_present, write_json
 from llama31.config import paths
+from llama31.config.ssh_names import is_ssh_name
 
 JOB_DIR_NAME = re.compile(r"job-(\d+)(?:-(\d+))?")
 
@@ -39,8 +40,10 @@ def load(run_dir: Path) -> Submission | None:
     """Read submission.json; None for a run that was not submitted. Raises UserError if it is damaged."""
     file = run_dir / paths.SUBMISSION
     submission = read_json_if_present(Submission, file)
-    if submission and not all(isinstance(job, int) for job in submission.jobs):
-        raise UserError(f"{file}: damaged (jobs={submission.jobs})")
+    if submission and not (submission.jobs and all(type(job) is int and job > 0 for job in submission.jobs)):
+        raise UserError(f"{file}: damaged (jobs={submission.jobs!r:.100})")
+    if submission and submission.destination and not is_ssh_name(submission.destination):
+        raise UserError(f"{file}: damaged (destination={submission.destination!r:.100})")
     return submission
 
 

@@ -6,13 +6,13 @@ import socket
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
 from omegaconf import OmegaConf
 
 from llama31.common.errors import UserError
 from llama31.common.files import atomic_writer, failures_named, rename_if_first
 from llama31.common.json_files import load_object, read_json_if_present, to_json, write_json
 from llama31.common.locks import is_locked, lock_file
+from llama31.common.yaml_files import parsed
 from llama31.config import paths
 from llama31.config.resolve import from_dict
 from llama31.run_dir.events import Outcome
@@ -42,9 +42,9 @@ def load_settings(run_dir: Path) -> Settings:
         raise UserError(f"{run_dir}: no run directory, it has no {paths.SETTINGS}")
     try:
         with failures_named(file):
-            stored = yaml.load(file.read_bytes(), Loader=yaml.CSafeLoader)  # ten times faster than OmegaConf's loader
+            stored = parsed(file.read_bytes())  # ten times faster than OmegaConf's loader
         values = {str(name): value for name, value in stored.items()}
-    except (ValueError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, AttributeError) as error:
         raise UserError(f"{file}: damaged, these are no settings ({type(error).__name__})") from error
     try:
         return from_dict(values)

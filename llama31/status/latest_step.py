@@ -1,6 +1,5 @@
 """Read a run's progress from the end of its metrics file. Imports only the standard library."""
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import TypeVar
 
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
-from llama31.common.json_files import from_json
+from llama31.common.json_files import from_json, parsed
 from llama31.run_dir.events import Evaluation, RankTimes, Step
 
 TAIL = 512 << 10  # bytes to read: about 3,000 steps, several times as many as between two evaluations
@@ -50,7 +49,7 @@ def read(file: Path) -> Recent | None:
         evaluation = next(_newest(lines, "evaluation", Evaluation), None)
         ranks = next(_newest(lines, "ranks", RankTimes), None)
         if newline:
-            json.loads(lines[-1])["event"]
+            parsed(lines[-1])["event"]
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise UserError(f"{file}: damaged: a line is not an event ({error!r})") from error
     if not steps:
@@ -62,4 +61,4 @@ def read(file: Path) -> Recent | None:
 def _newest(lines: Sequence[bytes], event: str, kind: type[T]) -> Iterator[T]:
     """Yield events of one kind, newest first."""
     marker = f'"event": "{event}"'.encode()
-    return (from_json(kind, json.loads(line)) for line in reversed(lines) if marker in line)
+    return (from_json(kind, parsed(line)) for line in reversed(lines) if marker in line)

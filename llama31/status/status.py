@@ -1,6 +1,5 @@
 """`python3 -m llama31 status`: a table of the runs in a directory: job, state, progress and time left."""
 
-import json
 import math
 import shutil
 import textwrap
@@ -12,6 +11,8 @@ from typing import TextIO
 from llama31 import rules
 from llama31.common.errors import UserError, line_of
 from llama31.common.files import failures_named
+from llama31.common.json_files import parsed
+from llama31.common.printable import printable
 from llama31.common.units import duration
 from llama31.config import paths
 from llama31.launch.slurm import job_states
@@ -63,6 +64,7 @@ def status(directories: Iterable[Path], out: TextIO) -> int:
 
 def _print(text: str, out: TextIO, width: int | None) -> None:
     """Print a text unless it is blank, in lines of `width` columns. Paths are kept whole for copying."""
+    text = printable(text)
     lines = [text.rstrip()]
     if width is not None:
         lines = textwrap.wrap(text, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
@@ -174,8 +176,8 @@ def _train_samples(log: Path) -> int | None:
     for line in head.splitlines():
         if b'"key": "train_samples"' in line:
             try:
-                return int(json.loads(line[line.index(b"{") :])["value"])
-            except (ValueError, KeyError, TypeError) as error:
+                return int(parsed(line[line.index(b"{") :])["value"])
+            except (ValueError, KeyError, TypeError, ArithmeticError) as error:
                 raise UserError(f"{log}: damaged: train_samples is not a number") from error
     return None
 

@@ -5,6 +5,7 @@ The ranks vote after each step whether all of their processes are done; they lea
 
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from llama31.checkpoint.new_checkpoint import NewCheckpoint
+from llama31.common import rank_messages
 from llama31.common.errors import UserError
 from llama31.run_dir.events import Saved
 from llama31.training.save_process import FOR_THE_USER, Completed, Failure, SaveJob, SaveProcess
@@ -81,9 +83,9 @@ class BackgroundSaver:
 
     def _raise_failure(self) -> NoReturn:
         """Raise the failure of any rank, on all of them."""
-        ranks = [self._result] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(ranks, self._result)
-        worst = min((of_rank for of_rank in ranks if isinstance(of_rank, Failure)), key=lambda failure: failure.kind)
+        mine = asdict(self._result) if isinstance(self._result, Failure) else None
+        failures = [Failure(**of_rank) for of_rank in rank_messages.all_gather(mine) if of_rank]
+        worst = min(failures, key=lambda failure: failure.kind)
         raise UserError(worst.text) if worst.kind == FOR_THE_USER else SaveFailed(f"{self.path}: {worst.text}")
 
     def cancel(self) -> None:

@@ -22,6 +22,7 @@ from llama31.checkpoint.formats import nemo
 from llama31.checkpoint.formats.safe_unpickle import read_table
 from llama31.checkpoint.new_checkpoint import Files, NewCheckpoint
 from llama31.checkpoint.store import CheckpointManifest
+from llama31.common import rank_messages
 from llama31.common.errors import UserError
 from llama31.config import paths
 from llama31.run_dir.events import Outcome, Saved
@@ -188,12 +189,9 @@ def _read_back(partial: Path) -> Files:
     for info in read_table(partial / nemo.WEIGHTS).storage_data.values():
         blobs.setdefault(f"{nemo.WEIGHTS}/{info.relative_path}", []).append((info.offset, info.length))
     # One rank lists them: other nodes may see new files with a delay.
-    listed = [new_checkpoint.names(partial) if rank == 0 else None]
-    torch.distributed.broadcast_object_list(listed)
-    found = new_checkpoint.read_back(partial, (listed[0] or [])[rank::world], blobs)
-    ranks: list[Any] = [None] * world
-    torch.distributed.all_gather_object(ranks, found)
-    return {name: entry for files in ranks for name, entry in files.items()}
+    listed = rank_messages.broadcast(new_checkpoint.names(partial) if rank == 0 else None)
+    found = new_checkpoint.read_back(partial, listed[rank::world], blobs)
+    return {name: (size, digest) for files in rank_messages.all_gather(found) for name, (size, digest) in files.items()}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from megatron.core.utils import get_model_config
 
+from llama31.common import rank_messages
 from llama31.run_dir.events import Observer, RankTime, RankTimes
 
 SLOWEST = 3  # ranks to report
@@ -38,9 +39,7 @@ class RankTimer(Callback):
         """Collect the names of all ranks, and wrap the reduction of gradients; collective."""
         self._on_gpu = torch.cuda.is_available()  # False within cpu_backend(), also on a machine with GPUs
         device = f"GPU {os.environ.get('LOCAL_RANK', '0')}" if self._on_gpu else "CPU"
-        names: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(names, (socket.gethostname(), device))
-        self._names = names
+        self._names = [(host, name) for host, name in rank_messages.all_gather([socket.gethostname(), device])]
         config = get_model_config(pl_module)
         reduce_gradients = config.finalize_model_grads_func
 

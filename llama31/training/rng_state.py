@@ -1,5 +1,6 @@
 """Random states: seeded for the initial weights, and saved in checkpoints so that a resumed run draws the same."""
 
+import io
 import random
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from nemo.lightning import megatron_init
+
+from llama31.common import rank_messages
 
 
 class SeedWeights(Callback):
@@ -36,9 +39,10 @@ class RandomStates(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all ranks; collective, the same on each rank."""
-        ranks: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(ranks, states())
-        return {"ranks": ranks}
+        stored = io.BytesIO()
+        torch.save(states(), stored)
+        ranks = rank_messages.all_gather_bytes(stored.getvalue())
+        return {"ranks": [torch.load(io.BytesIO(of_rank), weights_only=True) for of_rank in ranks]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep this rank's states until training starts, since loading data draws numbers."""

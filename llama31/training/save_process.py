@@ -16,7 +16,7 @@ import queue
 import signal
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -25,11 +25,14 @@ from typing import Any
 import torch
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch.distributed.checkpoint.storage import WriteResult
 
 from llama31.checkpoint import new_checkpoint
 from llama31.checkpoint.formats import nemo
 from llama31.checkpoint.new_checkpoint import Files, NewCheckpoint
-from llama31.common import child_processes
+from llama31.common import child_processes, rank_messages
 from llama31.common.errors import UserError
 from llama31.common.shared_memory import SharedMemory
 from llama31.training.state_copy import Bucket, StateCopy
@@ -159,17 +162,32 @@ def _save(job: SaveJob, memory: SharedMemory) -> Completed | Failure:
     """Write a checkpoint, together with the other ranks' processes; all return the same."""
     try:
         _exchange(job.state, memory)
-        mine: Any = _write(job, memory)
+        results, files = _write(job, memory)
+        mine: Any = {"results": [_as_json(result) for result in results], "files": files}
     except Exception as error:  # noqa: BLE001 - the others learn of it
         traceback.print_exc()
-        mine = Failure.of(error)
-    rank = torch.distributed.get_rank()
-    parts: Any = [None] * torch.distributed.get_world_size() if rank == 0 else None
-    torch.distributed.gather_object(mine, parts)
-    result = [_publish(job, parts) if rank == 0 else None]
-    torch.distributed.broadcast_object_list(result)
-    assert result[0]
-    return result[0]
+        mine = {"failure": asdict(Failure.of(error))}
+    parts = rank_messages.gather(mine)
+    published = asdict(_publish(job, parts)) if parts else None
+    found = rank_messages.broadcast(published)
+    return Failure(**found) if "kind" in found else Completed(**found)
+
+
+def _as_json(result: WriteResult) -> list[Any]:
+    """Return what `_from_json` makes the same result of."""
+    index, stored = result.index, result.storage_data
+    return [
+        index.fqn,
+        index.offset,
+        index.index,
+        result.size_in_bytes,
+        [getattr(stored, field.name) for field in fields(stored)],
+    ]
+
+
+def _from_json(value: list[Any]) -> WriteResult:
+    name, offset, index, size, stored = value
+    return WriteResult(MetadataIndex(name, offset, index), size, _StorageInfo(*stored))
 
 
 def _exchange(state: StateCopy, memory: SharedMemory) -> None:
@@ -182,10 +200,10 @@ def _exchange(state: StateCopy, memory: SharedMemory) -> None:
                 torch.distributed.recv(piece, move.peer)
 
 
-def _write(job: SaveJob, memory: SharedMemory) -> tuple[list[Any], Files]:
+def _write(job: SaveJob, memory: SharedMemory) -> tuple[list[WriteResult], Files]:
     """Write this rank's files, and read them back. Return torch's results (`WriteResult`) and the files."""
 
-    def write(bucket: Bucket) -> tuple[list[Any], Files]:
+    def write(bucket: Bucket) -> tuple[list[WriteResult], Files]:
         tensors = [(item, stored.within(memory)) for item, stored in bucket.tensors]
         output: queue.SimpleQueue = queue.SimpleQueue()
         count: queue.Queue = queue.Queue()
@@ -209,12 +227,13 @@ def _write(job: SaveJob, memory: SharedMemory) -> tuple[list[Any], Files]:
 
 def _publish(job: SaveJob, parts: list[Any]) -> Completed | Failure:
     """Complete the checkpoint from what the ranks wrote, or return why this fails. Of rank 0."""
-    if failures := [part for part in parts if isinstance(part, Failure)]:
+    if failures := [Failure(**part["failure"]) for part in parts if "failure" in part]:
         return min(failures, key=lambda failure: failure.kind)
     try:
         new = job.checkpoint
-        FileSystemWriter(new.partial / nemo.WEIGHTS).finish(job.state.metadata, [results for results, _ in parts])
-        files = {name: entry for _, written in parts for name, entry in written.items()}
+        results = [list(map(_from_json, part["results"])) for part in parts]
+        FileSystemWriter(new.partial / nemo.WEIGHTS).finish(job.state.metadata, results)
+        files = {name: (size, digest) for part in parts for name, (size, digest) in part["files"].items()}
         rest = [name for name in new_checkpoint.names(new.partial) if name not in files]
         files |= new_checkpoint.read_back(new.partial, rest)
         stay = new_checkpoint.publish(new, files)

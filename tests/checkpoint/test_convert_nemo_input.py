@@ -1,5 +1,6 @@
 """NeMo checkpoints that `convert` refuses; nothing in them is executed."""
 
+import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from refused_conversions import refusal
 
 from llama31.checkpoint.convert import convert
 from llama31.checkpoint.formats import dcp_metadata, nemo
+from llama31.common.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +136,17 @@ def test_nothing_in_a_checkpoint_is_executed(made: Path, tmp_path: Path) -> None
     (line,) = refusal(tmp_path / "source", tmp_path / "out", "--to=hf")
     assert "cannot be read as the table" in line
     assert not victim.exists()
+
+
+@pytest.mark.slow
+def test_code_of_a_tokenizer_is_not_run(made: Path, tmp_path: Path) -> None:
+    """Without an answer of its caller, transformers asks on the terminal whether to run it."""
+    source = Path(shutil.copytree(made, tmp_path / "source"))
+    configuration = source / "context" / "tokenizer" / "tokenizer_config.json"
+    described = {"tokenizer_class": "Strange", "auto_map": {"AutoTokenizer": ["tokenizer_own.Strange", None]}}
+    configuration.write_text(json.dumps({**json.loads(configuration.read_text()), **described}))
+    own = configuration.with_name("tokenizer_own.py")  # a name that a conversion copies
+    own.write_text(f"open({str(tmp_path / 'executed')!r}, 'w').close()\nclass Strange: pass\n")
+    with pytest.raises(UserError, match=r"transformers cannot load the tokenizer: .*custom code") as error:
+        convert.convert(source, tmp_path / "out", "hf")
+    assert len(error.value.lines) == 1 and not (tmp_path / "executed").exists()

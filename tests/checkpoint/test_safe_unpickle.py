@@ -14,7 +14,7 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, Met
 from torch.distributed.checkpoint.planner import SavePlan, WriteItemType
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from llama31.checkpoint.formats import dcp_metadata
+from llama31.checkpoint.formats import dcp_metadata, pickle_memo
 from llama31.checkpoint.formats.safe_unpickle import read_table
 from llama31.common.errors import UserError
 
@@ -106,3 +106,28 @@ def test_nothing_else_comes_through_getattr(call: tuple[Any, ...], names: str, t
     with pytest.raises(UserError) as error:
         read_table(tmp_path)
     assert names in str(error.value)
+
+
+@pytest.mark.parametrize("opcode", [b"r" + (60_000_000).to_bytes(4, "little"), b"p60000000\n", b"px\n"], ids=str)
+def test_a_table_that_would_take_much_memory(opcode: bytes, tmp_path: Path) -> None:
+    """It numbers an object 60 million, for which Python's unpickler would make a list of a gigabyte."""
+    (tmp_path / dcp_metadata.FILE).write_bytes(b"\x80\x04N" + opcode + b".")
+    with pytest.raises(UserError, match=r"cannot be read as the table .*(numbers more objects|invalid literal)"):
+        read_table(tmp_path)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_what_pickle_writes_is_not_refused(protocol: int) -> None:
+    value = [
+        "x" * 300,
+        b"y" * 70_000,
+        {"a": (1, 2.5, None, True, -(2**70))},
+        bytearray(b"z"),
+        {1, 2},
+        Path("/x"),
+        "é\n",
+    ]
+    content = pickle.dumps([value, value, *range(300), *map(str, range(300))], protocol)
+    pickle_memo.check(content)
+    with pytest.raises(pickle.UnpicklingError, match="truncated"):
+        pickle_memo.check(content[:-1])

@@ -108,3 +108,11 @@ def test_a_file_that_cannot_be_read_is_not_damaged(tmp_path: Path) -> None:
             json_files.read_json(Outer, path)
         assert error.value.lines == [f"{path}: {reason}"]
         assert not isinstance(error.value, DamagedJson)
+
+
+def test_json_that_is_too_deep_to_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "file.json"
+    file.write_text("[" * 100_000)
+    for read in (json_files.load_json, lambda path: json_files.read_json(Outer, path)):
+        with pytest.raises(DamagedJson, match="nested too deeply"):
+            read(file)

@@ -160,6 +160,18 @@ def rewrite(settings: Settings) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "files", [{"../outside": [0, ""]}, {"x": 1}, {"x": [1]}, {"x": ["1", ""]}, {"x": [-1, ""]}, {"": [0, ""]}]
+)
+def test_a_list_of_other_files_is_not_followed(files: dict[str, object], settings: Settings) -> None:
+    """Nodes with disks of their own write the files that it names."""
+    wanted = index_of(settings)
+    wanted.directory.mkdir(parents=True)
+    (wanted.directory / index.CONTENTS).write_text(json.dumps({"files": files, "probes": {}, "of": {}}))
+    contents, built_again = index.ensure(wanted)
+    assert built_again and all("/" not in name for name in contents.files)
+
+
 def test_data_rewritten_under_its_index_is_refused(settings: Settings, tmp_path: Path) -> None:
     settings = copy_of(settings, tmp_path / "data")
     trained_on(settings)

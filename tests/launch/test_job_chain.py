@@ -37,7 +37,17 @@ def test_all_jobs_of_a_run_share_its_name(tmp_path: Path, directory: str) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    ['{"jobs": [12', "[]", "null", '{"jobs": [12]}', json.dumps({**vars(SUBMITTED), "jobs": ["12"]}), "\xff"],
+    [
+        '{"jobs": [12',
+        "[]",
+        "null",
+        '{"jobs": [12]}',
+        json.dumps({**vars(SUBMITTED), "jobs": ["12"]}),
+        "\xff",
+        *(json.dumps({**vars(SUBMITTED), "jobs": jobs}) for jobs in ([], [True], [-1], [[12]])),
+        # ssh would run it
+        *(json.dumps({**vars(SUBMITTED), "destination": name}) for name in ("-oProxyCommand=x", "a b", "a\n-b")),
+    ],
 )
 def test_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / paths.SUBMISSION

@@ -55,7 +55,7 @@ def start(directory: Path, code: int, early: Early | None) -> tuple[int, str, li
     command = [*torchrun.command(RANKS, directory / "logs"), str(script), str(directory), str(code)]
     log = directory / "log"
     with log.open("wb") as errors, (directory / "held").open("w") as held:
-        process = torchrun.start(command, ENVIRONMENT, errors, held, early)
+        process = torchrun.start(command, ENVIRONMENT, directory / "store", errors, held, early)
     returncode = process.wait(TIMEOUT)
     said = [json.loads((directory / f"rank-{rank}").read_text()) for rank in range(RANKS)]
     assert {f"child-{rank}" for rank in range(RANKS)} <= {path.name for path in directory.iterdir()}, log.read_text()

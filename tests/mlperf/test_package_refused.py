@@ -170,3 +170,12 @@ def test_the_verb(fresh: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"-o {fresh / 'out'}: already exists; name a new directory\n"
     assert departures.departures(SETTINGS) == [], "the runs of these tests are the closed division's"
+
+
+@pytest.mark.parametrize("commit", ["--output=/x", "HEAD; true", ["a"], 7, "x"])
+def test_a_recorded_commit_that_is_none(commit: object, fresh: Path) -> None:
+    """It comes from run.json, and must not be an option of git."""
+    for run in runs_in(fresh):
+        record.store_record(run, {"commit": commit})
+    (line,) = refusals(fresh)
+    assert line == f"a run recorded the commit {commit!r}, which is none; its run.json is damaged"

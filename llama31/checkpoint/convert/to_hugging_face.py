@@ -99,9 +99,9 @@ def _write_config(source: NemoCheckpoint, destination: Path) -> None:
     tokens: dict[str, Any] = {}
     if (destination / TOKENIZER_FILE).exists():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(destination)
+            tokenizer = AutoTokenizer.from_pretrained(destination, trust_remote_code=False)  # else it asks
         except ValueError as error:  # for instance if it needs custom code
-            line = str(error).splitlines()[0]
+            line = " ".join(str(error).split())
             raise UserError(f"{source.tokenizer}: transformers cannot load the tokenizer: {line}") from error
         tokens = {name: getattr(tokenizer, name) for name in TOKEN_IDS}
     if (destination / GENERATION_CONFIG).exists():

@@ -11,6 +11,9 @@ from llama31.checkpoint.formats.rope import Rope, RopeScaling
 from llama31.common.errors import UserError
 from llama31.config import model_sizes
 
+MOST = {"layers": 4096, "head_size": 1 << 16}
+"""Largest numbers that are believed: the parameters of each layer are listed, and the frequencies of a head."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -177,6 +180,9 @@ def from_nemo(config: Mapping[str, Any], tokenizer_ids: int, path: Path) -> Arch
 
 
 def _checked(architecture: Architecture, path: Path) -> Architecture:
+    for name, most in MOST.items():
+        if (value := getattr(architecture, name)) > most:
+            raise UserError(f"{path}: {value:,} {name.replace('_', ' ')}: no Llama has more than {most:,}")
     heads, groups = architecture.attention_heads, architecture.key_value_heads
     if heads % groups:
         raise UserError(f"{path}: {heads} attention heads cannot share {groups} key-value heads evenly")

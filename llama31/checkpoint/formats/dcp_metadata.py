@@ -4,6 +4,7 @@ It is a pickle of torch's and Megatron's classes, and unpickling calls what a pi
 inert record, so that untrusted checkpoints can be inspected, and torch is not imported.
 """
 
+import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llama31.checkpoint.formats import pickle_memo
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 
@@ -104,5 +106,8 @@ def load(directory: Path, unpickler: type[InertUnpickler] = InertUnpickler) -> A
     Raises UserError if it is missing or damaged, or if the unpickler refuses a name in it.
     """
     path = directory / FILE
-    with failures_named(path), open(path, "rb") as file, _parse_errors_named(path):
-        return unpickler(file).load()
+    with failures_named(path):
+        content = path.read_bytes()
+    with _parse_errors_named(path):
+        pickle_memo.check(content)
+        return unpickler(io.BytesIO(content)).load()

@@ -1,6 +1,6 @@
 """Validated access to the fields of a checkpoint's configuration. Standard library only."""
 
-import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from llama31.common.errors import UserError
 
 REQUIRED = object()
+LARGEST = 1 << 63
 
 
 class Fields:
@@ -41,14 +42,14 @@ class Fields:
     def positive(self, name: str, default: Any = REQUIRED) -> int:
         """Return a field that must be a whole number, 1 or more."""
         value = self.value(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < LARGEST:
             raise self.error(name, f"is {str(value)[:80]}; it must be a whole number, 1 or more")
         return value
 
     def number(self, name: str, default: Any = REQUIRED) -> float:
         """Return a field that must be a number above 0."""
         value = self.value(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
             raise self.error(name, f"is {str(value)[:80]}; it must be a number above 0")
         return float(value)
 

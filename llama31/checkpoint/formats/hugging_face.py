@@ -113,7 +113,9 @@ def _weight_files(path: Path) -> dict[Path, list[str]]:
         if not isinstance(file, str) or Path(file).name != file:
             raise UserError(f"{path / INDEX}: {name} is in {file!r}, which is not a file name in that directory")
         names[path / file].append(name)
-    if missing := [file for file in sorted(names) if not file.is_file()]:
+    with failures_named(path / INDEX):  # for instance a name that is too long
+        missing = [file for file in sorted(names) if not file.is_file()]
+    if missing:
         raise UserError(f"{path / INDEX}: names {file.name}, which is missing; download it again" for file in missing)
     return dict(sorted(names.items()))
 

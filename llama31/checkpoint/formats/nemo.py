@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from llama31.checkpoint.formats import architecture, dcp_metadata, parameter_mapping
 from llama31.checkpoint.formats.architecture import Architecture
 from llama31.checkpoint.formats.dcp_metadata import StoredTensor
@@ -16,6 +14,7 @@ from llama31.common.direct_file import open_to_read
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
 from llama31.common.json_files import load_json
+from llama31.common.yaml_files import parsed
 from llama31.data import tokenizer
 
 if TYPE_CHECKING:
@@ -66,14 +65,19 @@ class NemoCheckpoint:
         return whole
 
     def _read(self, chunk: dcp_metadata.Chunk) -> "Tensor":
-        """Read one block; torch.load unpickles nothing but tensors here."""
+        """Read one block; torch.load unpickles nothing but tensors here. Raises UserError if it is damaged."""
         import torch
         from torch.distributed.checkpoint.utils import _create_file_view
 
+        path = self.path / WEIGHTS / chunk.file
         file: Any
-        with open_to_read(self.path / WEIGHTS / chunk.file, from_disk=self.from_disk) as file:
-            view = _create_file_view(file, chunk.offset, chunk.length)
-            return torch.load(view, map_location="cpu", weights_only=True).view(chunk.sizes)
+        try:
+            with open_to_read(path, from_disk=self.from_disk) as file:
+                view = _create_file_view(file, chunk.offset, chunk.length)
+                return torch.load(view, map_location="cpu", weights_only=True).view(chunk.sizes)
+        except Exception as error:  # of many types, for a file of another form
+            line = str(error).partition("\n")[0]
+            raise UserError(f"{path}: cannot be read at byte {chunk.offset:,}: {line[:100]}; get it again") from error
 
     def files(self) -> list[Path]:
         """Return the weights' files and their table of contents."""
@@ -114,9 +118,9 @@ def read_model(checkpoint: Path) -> dict[str, Any]:
     with failures_named(path):
         text = path.read_bytes()
     try:
-        model = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())[:100]}") from error
+        model = parsed(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not YAML: {error}") from error
     if not isinstance(model, dict) or not isinstance(model.get("config"), dict):
         raise UserError(f"{path}: has no configuration of a model")
     return model

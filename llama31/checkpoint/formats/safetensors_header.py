@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llama31.common.errors import UserError
 from llama31.common.files import failures_named
+from llama31.common.json_files import parsed
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # safetensors' name -> torch's
 WRITTEN = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # in the order of a file
@@ -49,11 +50,14 @@ def read_header(file: Path) -> dict[str, Stored]:
             raise UserError(f"{file}: truncated or not a safetensors file: {size:,} bytes are too few for its header")
         text = stream.read(length)
     try:
-        header = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
+        header = parsed(text)
+        notes = header.pop("__metadata__", {})
+        if not all(isinstance(word, str) for word in (*notes, *notes.values())):
+            raise TypeError("the metadata are not texts by names")
         offsets = {name: entry["data_offsets"] for name, entry in header.items()}
-        found = {name: (entry["dtype"], tuple(map(int, entry["shape"]))) for name, entry in header.items()}
+        found = {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in header.items()}
         ranges = {name: (int(begin), int(end)) for name, (begin, end) in offsets.items()}
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
         raise UserError(f"{file}: not a safetensors file: its header cannot be read") from error
     expected = 8 + length + max((end for _, end in ranges.values()), default=0)
     if size != expected:

@@ -1,6 +1,7 @@
 """benchmarks/ of a submission: the code of its runs, and scripts to repeat them."""
 
 import io
+import re
 import shlex
 import subprocess
 import tarfile
@@ -19,6 +20,8 @@ LOCAL = (
     "clear_caches_command", "seeds", "nexp", "mlflow_tracking_uri", "tag", "config_filename",
 )  # fmt: skip
 """Settings of the submitter's site or of one run; set differently when the runs are repeated."""
+
+_COMMIT = re.compile("[0-9a-f]{4,64}")
 
 SETUP = """#!/usr/bin/env bash
 # Create the environment, code/.venv; a container built from code/Dockerfile already has it.
@@ -107,6 +110,8 @@ def commit_of(recorded: Sequence[str | None], checkout: Path = paths.REPOSITORY)
     """
     if not paths.is_checkout(checkout):
         raise UserError(f"{checkout}: not a checkout of this repository; name one that has the runs' code with --code")
+    if odd := [one for one in recorded if not (one is None or (isinstance(one, str) and _COMMIT.fullmatch(one)))]:
+        raise UserError(f"a run recorded the commit {odd[0]!r:.80}, which is none; its run.json is damaged")
     commits = set(recorded)
     if len(commits) > 1:
         raise UserError(f"the runs ran different code: commits {', '.join(sorted(map(str, commits)))}")
