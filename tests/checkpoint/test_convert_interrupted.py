@@ -1,5 +1,7 @@
 """Conversions that are killed, interrupted, out of disk space or started twice: the next one resumes."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +119,30 @@ def test_a_full_disk_is_reported_and_the_conversion_can_be_resumed(
         convert.convert(models / "3.1", tmp_path / "out", "nemo")
     assert error.value.lines == [f"{weights / '__0_3.distcp'}: No space left on device"]
     assert convert.convert(models / "3.1", tmp_path / "out", "nemo") == 0
+
+
+def test_notes_that_cannot_be_removed_are_not_published(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refusing(os.unlink))
+        with pytest.raises(UserError, match="Input/output error"):
+            convert.convert(models / "3.1", destination, "nemo")
+    assert not destination.exists()
+    assert convert.convert(models / "3.1", destination, "nemo") == 0
+    assert sorted(path.name for path in destination.iterdir()) == ["context", "conversion.json", "weights"]
+
+
+def refusing(unlink: Any) -> Any:
+    """os.unlink that fails on the notes of a conversion."""
+
+    def refused(path: Any, **options: Any) -> None:
+        if str(path).endswith(".distcp.json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(path, **options)
+
+    return refused
 
 
 def test_one_conversion_at_a_time(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

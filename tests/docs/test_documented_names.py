@@ -26,7 +26,7 @@ OF_LIBRARIES = {"SBATCH_ACCOUNT", "SBATCH_TIMELIMIT", "WANDB_MODE"}
 PACKAGE = REPOSITORY / "llama31"
 OVERVIEW = "architecture"
 """The page on the package: its paths start there, and it need not name a setting or a command."""
-WITHOUT_RUNS = {OVERVIEW, "benchmark", "container", "data", "results", "settings", "troubleshooting"}
+WITHOUT_RUNS = {OVERVIEW, "benchmark", "container", "data", "reliability", "results", "settings", "troubleshooting"}
 """Pages whose commands start no run."""
 
 

@@ -156,8 +156,9 @@ def _write_and_compare(
 
 def _finish(partial: Path, destination: Path, record: dict[str, Any]) -> None:
     """Sync the result to disk and rename it to `destination`."""
-    shutil.rmtree(partial / nemo.NOTES, ignore_errors=True)
     write_json(partial / RECORD, record)
     with failures_named(destination):
+        if (notes := partial / nemo.NOTES).exists():
+            shutil.rmtree(notes)
         sync_tree(partial)
         publish(partial, destination)
