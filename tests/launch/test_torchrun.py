@@ -43,6 +43,8 @@ if __name__ == "__main__":
         "holds": is_held(Path(directory, "held")), "child": spawned.exitcode, {DRAWN!r}: numpy.random.rand(),
     }}
     Path(directory, "rank-" + os.environ["RANK"]).write_text(json.dumps(said))
+    while int(code) and not Path(directory, "rank-0").exists():  # torchrun ends the others when one fails
+        pass
     sys.exit(int(code) * int(os.environ["RANK"]))
 """
 
