@@ -62,7 +62,8 @@ def train(run_dir: Path) -> tuple[Outcome, bool]:
         run.watch.stop()
     with contextlib.suppress(OSError):  # a full disk: space is reserved for the outcome, not for the traceback
         outcome = record.store_outcome(run_dir, outcome)
-        if not orderly:
+    if not orderly:
+        with contextlib.suppress(OSError):
             print(trace, file=sys.stderr, flush=True)
     run.stop(outcome)
     return outcome, orderly

@@ -21,7 +21,6 @@ COLUMNS = {
     "rename, link, unlink": ("rename", "link", "unlink"),
     "killed": ("kill", "kill-all", "kill-first"),
     "stopped": ("stop",),
-    "network": ("cut",),
     "disk full, aborted": ("file system: full", "file system: inodes", "file system: read-only"),
 }
 TITLES = ("target", *COLUMNS, "tried", "right", "wrong at first", "fixed")

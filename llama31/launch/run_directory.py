@@ -17,7 +17,7 @@ from llama31.run_dir import hang, record, start_point, summary
 from llama31.run_dir.events import ABORTED, FAILED, Outcome
 from llama31.settings import Settings
 
-EXCEPTION = re.compile(r"[\w.]*(Error|Exception): ")
+EXCEPTION = re.compile(r"[\w.]*(Error|Exception): .")
 
 
 def names(settings: Settings) -> list[str]:
@@ -91,9 +91,9 @@ def _killed(run_dir: Path, returncode: int, launcher: str, log: Path) -> Outcome
 
 
 def _last_error(log: Path) -> str:
-    """Return the exception that the launcher ended with, as its log's last line has it; empty if there is none."""
+    """Return the last exception in the launcher's log, its own or of a rank that has no log; empty if there is none."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
-    return lines[0] if lines and EXCEPTION.match(lines[0]) else ""
+    return next((line for line in reversed(lines) if EXCEPTION.match(line)), "")

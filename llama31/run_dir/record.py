@@ -18,7 +18,7 @@ from llama31.config.resolve import from_dict
 from llama31.run_dir.events import Outcome
 from llama31.settings import Settings, to_dict
 
-RESERVE = ".reserve"
+RESERVE, RESERVED_NAME = ".reserve", ".reserved-name"
 SAVER = ".saver"
 CLAIM = ".claim"
 RESERVED_BYTES = 8192  # an outcome, and the entries of two names for it
@@ -67,8 +67,12 @@ def load_record(run_dir: Path) -> dict[str, Any]:
 
 
 def reserve_outcome(run_dir: Path) -> None:
-    """Reserve disk space for the outcome, so that it can be written even when the disk is full."""
+    """Reserve disk space for the outcome, so that it can be written even when the disk is full.
+
+    Also two inodes: on tmpfs, a second name needs one too.
+    """
     (run_dir / RESERVE).write_bytes(bytes(RESERVED_BYTES))
+    (run_dir / RESERVED_NAME).touch()
 
 
 def store_saver(run_dir: Path) -> None:
@@ -88,7 +92,8 @@ def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:
 
     When one rank fails the others fail after it, so the first outcome has the reason.
     """
-    (run_dir / RESERVE).unlink(missing_ok=True)
+    for name in (RESERVE, RESERVED_NAME):
+        (run_dir / name).unlink(missing_ok=True)
     temporary = run_dir / f".{paths.OUTCOME}.{os.getpid()}"
     try:
         temporary.write_text(to_json(outcome), encoding="utf-8")

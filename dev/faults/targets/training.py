@@ -74,7 +74,10 @@ def results_of(work: Path) -> Files:
     if outcome["exit_code"] != TARGET_NOT_REACHED:
         return found
     events = [json.loads(line) for line in (run_dir / paths.METRICS).read_text().splitlines()]
-    recorded = [[event["event"], event["step"], event.get("loss")] for event in events]
+    # A checkpoint holds the metrics before the event of its own saving.
+    recorded = [
+        [event["event"], event["step"], event.get("loss")] for event in events if event["event"] != "checkpoint"
+    ]
     return {
         **found,
         "outcome": f"{outcome['status']}, step {outcome['step']}, {outcome['consumed_samples']} samples",
