@@ -54,9 +54,11 @@ def change_directory(root: Path, chance: random.Random) -> list[str]:
     contents = [path.read_bytes() for path in chance.sample(files, min(3, len(files)))]
     for _ in range(chance.choice((1, 1, 1, 2))):
         path = chance.choice(files)
+        if not path.is_file():  # replaced by the change before
+            continue
         if chance.random() < 0.06:
             done.append(f"{path.relative_to(root)}: {_entry(path, chance)}")
-        elif path.is_file():
+        else:
             path.write_bytes(mutate(path.read_bytes(), chance, contents))
             done.append(f"{path.relative_to(root)}: content")
     return done
@@ -68,9 +70,7 @@ def _entry(path: Path, chance: random.Random) -> str:
     if how == "copied":
         shutil.copyfile(path, path.with_name(f"{path.name}{chance.choice(('', '.partial', '-1', '~'))}x"))
         return how
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+    path.unlink()
     if how == "empty":
         path.touch()
     elif how == "a directory":

@@ -11,6 +11,7 @@ from llama31.common.errors import UserError
 from llama31.common.files import atomic_writer, failures_named
 
 INDENT = 2
+LARGEST = 1 << 63  # of whole numbers: arithmetic and formatting fail far above
 T = TypeVar("T")
 
 
@@ -101,6 +102,8 @@ def _converted(name: str, value: Any, wanted: Any) -> Any:
     if get_origin(wanted) is tuple and isinstance(value, list):
         item, _ = get_args(wanted)
         return tuple(_converted(name, one, item) for one in value)
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise TypeError(f"{name} has {len(str(value))} digits")
     if not any(_is_of(value, one) for one in (get_args(wanted) if get_origin(wanted) is UnionType else (wanted,))):
         raise TypeError(f"{name}={value!r}")
     return value

@@ -19,6 +19,8 @@ from llama31.common.errors import UserError
 from llama31.config.environment import LIBRARIES, USER_IN_ADDRESS
 from llama31.settings import Settings, names, shown
 
+LARGEST = 1 << 63  # of whole numbers: arithmetic and formatting fail far above
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -101,6 +103,8 @@ def _typed(given: Mapping[str, tuple[Any, str]]) -> tuple[Settings, dict[str, st
         if not wrong:
             try:
                 OmegaConf.update(schema, name, value)
+                if isinstance(number := schema[name], int) and abs(number) >= LARGEST:
+                    wrong, schema[name] = f"not below {LARGEST:,}", getattr(Settings(), name)
             except OmegaConfBaseException:
                 wrong = _expected(name)
         if wrong:

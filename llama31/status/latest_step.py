@@ -1,5 +1,6 @@
 """Read a run's progress from the end of its metrics file. Imports only the standard library."""
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -50,6 +51,9 @@ def read(file: Path) -> Recent | None:
         ranks = next(_newest(lines, "ranks", RankTimes), None)
         if newline:
             parsed(lines[-1])["event"]
+        times = [step.seconds for step in steps] + ([ranks.median] if ranks else [])
+        if not all(0 < seconds < math.inf for seconds in times) or (evaluation and not evaluation.seconds < math.inf):
+            raise ValueError("a time that cannot be")
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise UserError(f"{file}: damaged: a line is not an event ({error!r})") from error
     if not steps:

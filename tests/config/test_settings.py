@@ -144,6 +144,7 @@ def test_booleans_are_0_and_1(written: str, value: bool) -> None:
     ("argument", "line"),
     [
         ("GBS=x", "GBS=x (command line): not a whole number, such as 32"),
+        (f"GBS={2**63}", f"GBS={2**63} (command line): not below 9,223,372,036,854,775,808"),
         ("GBS=32.0", "GBS=32.0 (command line): not a whole number, such as 32"),
         ("WARMUP_STEPS=None", "WARMUP_STEPS=None (command line): not a whole number, such as 512"),
         ("MIN_LR=low", "MIN_LR=low (command line): not a number, such as 8e-05"),

@@ -23,7 +23,7 @@ from llama31.common.errors import UserError
 from llama31.config import paths
 from llama31.launch.slurm.job_states import JobState
 from llama31.run_dir import record, summary
-from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Outcome
+from llama31.run_dir.events import ABORTED, BAD_INPUT, FAILED, INTERRUPTED, SUCCESS, TARGET_NOT_REACHED, Outcome, Step
 from llama31.status import run_state, status
 from llama31.status.run_state import ChainJob
 
@@ -193,9 +193,14 @@ def test_outcomes(outcome: Outcome, words: str, tmp_path: Path) -> None:
 # --- What is damaged, and what is no run ---
 
 
+def step(seconds: float) -> str:
+    return json.dumps({"event": "step", **vars(Step(1, 32, 4.0, 1e-4, seconds))}) + "\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        (paths.SETTINGS, "[" * 10_000),
         (paths.SETTINGS, "gbs: [8"),
         (paths.SETTINGS, "- 8"),
         (paths.SETTINGS, "\0\0"),
@@ -207,6 +212,10 @@ def test_outcomes(outcome: Outcome, words: str, tmp_path: Path) -> None:
         (paths.METRICS, "\0\0\0\n"),
         (paths.METRICS, '{"event": "step", "step": "one"}\n'),
         (paths.METRICS, "[1]\n"),
+        (paths.METRICS, step(0.0)),
+        (paths.METRICS, step(float("inf"))),
+        (paths.METRICS, step(1.0).replace("32", str(10**30))),
+        (paths.METRICS, "[" * 10_000 + "\n"),
         (paths.MLPERF_LOG, ':::MLLOG {"key": "train_samples", "value": \n'),
         (paths.SUBMISSION, "{"),
     ],
