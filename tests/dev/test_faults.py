@@ -18,7 +18,8 @@ from dev.faults.fault import ERRORS, Fault
 pytestmark = pytest.mark.slow
 
 SHORT = (
-    ("--count=7", "compress", "consolidate", "tokenize", "verify", "download", "status", "submit"),
+    ("--count=7", "compress", "consolidate", "tokenize", "verify"),
+    ("--count=7", "download", "status", "submit"),
     ("--count=3", "report", "index", "check"),
     ("--count=2", "run"),
 )
