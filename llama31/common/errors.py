@@ -16,7 +16,8 @@ class UserError(Exception):
     """
 
     def __init__(self, lines: str | Iterable[str]):
-        self.lines = [printable(line) for line in ([lines] if isinstance(lines, str) else lines)]
+        given = [lines] if isinstance(lines, str) else lines
+        self.lines = [printable(line) for text in given for line in text.split("\n")]
         super().__init__("\n".join(self.lines))
 
 

@@ -1,5 +1,6 @@
 """`python3 -m llama31 report`: write a page on run directories and logs."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -
     if not is_writable_directory(parent):
         raise UserError(f"-o {output}: {parent} is not a writable directory")
     logs = find_logs.find(given)
-    if page_file in {log.resolve() for log in logs}:
+    if page_file in {Path(os.path.realpath(log)) for log in logs}:
         raise UserError(f"-o {output}: is one of the logs to read; name another file")
 
     from llama31.report import runs

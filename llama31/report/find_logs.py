@@ -22,7 +22,7 @@ def find(given: Iterable[Path]) -> list[Path]:
     for path in given:
         with failures_named(path):
             for log in _logs_at(path):
-                found.setdefault(log.resolve(), log)
+                found.setdefault(Path(os.path.realpath(log)), log)  # Path.resolve raises at a link to itself
     return list(found.values())
 
 
@@ -49,7 +49,8 @@ def _number(result: Path) -> tuple[int, str]:
 
 def names(logs: Sequence[Path]) -> list[str]:
     """Return short, unique names: paths below the common directory, without a suffix that they share."""
-    stems = [log.parent if log.name == paths.MLPERF_LOG else log.with_suffix("") for log in map(Path.resolve, logs)]
+    real = [Path(os.path.realpath(log)) for log in logs]
+    stems = [log.parent if log.name == paths.MLPERF_LOG else log.with_suffix("") for log in real]
     if len(stems) == 1:
         return [stems[0].name]
     common = os.path.commonpath([stem.parent for stem in stems])

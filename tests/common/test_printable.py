@@ -19,4 +19,7 @@ from llama31.common.printable import printable
 )
 def test_characters(text: str, shown: str) -> None:
     assert printable(text) == shown
-    assert UserError([text, "x"]).lines == [shown, "x"]
+
+
+def test_lines_of_an_error() -> None:
+    assert UserError(["a\x1b[31m", "two\nlines\r"]).lines == ["a?[31m", "two", "lines?"]

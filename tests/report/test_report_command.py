@@ -117,3 +117,9 @@ def test_rules_of_the_score_are_the_benchmarks() -> None:
     assert rules.RUNS_PER_SUBMISSION == 10
     with pytest.raises(UserError):
         find_logs.find([Path("/nonexistent")])
+
+
+def test_a_log_that_links_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "result_0.txt").symlink_to("result_0.txt")
+    with pytest.raises(UserError, match=r"result_0.txt: Too many levels of symbolic links$"):
+        command.report([tmp_path], tmp_path / "page.html", None, "")
