@@ -19,11 +19,11 @@ LONGEST_ID = 128  # characters; the limit of Weights & Biases
 def tensorboard(run_dir: Path, start: Start) -> run.Config[TensorBoardLogger]:
     """Return TensorBoard's logger, which writes to the run directory; all jobs of a chain write to the same one.
 
-    A job that resumes tells readers to discard what an interrupted job logged beyond its last checkpoint.
+    Readers discard what an interrupted job logged beyond its last checkpoint, or all of it without a checkpoint.
     """
-    purge = {"purge_step": start.step + 1} if start.resumes else {}
-    directory = job_chain.run_dir_of(run_dir)
-    return run.Config(TensorBoardLogger, save_dir=str(directory), name=paths.TENSORBOARD, version="", **purge)
+    purge_step = start.step + 1 if start.resumes else 0
+    directory = str(job_chain.run_dir_of(run_dir))
+    return run.Config(TensorBoardLogger, save_dir=directory, name=paths.TENSORBOARD, version="", purge_step=purge_step)
 
 
 def weights_and_biases(run_dir: Path, name: str) -> run.Config[WandbLogger]:
