@@ -1,4 +1,4 @@
-"""Bind a rank to the NUMA node of its GPU (NUMA_BINDING), before it imports anything that starts threads.
+"""Bind a rank to the NUMA node of its GPU (NUMA_BINDING), before it starts threads.
 
 Threads run on the cores of that node only. Memory follows without a policy of its own: the kernel takes a page from the
 node of the core that first touches it (kernel: admin-guide/mm/numa_memory_policy.rst, "local allocation").
@@ -6,6 +6,7 @@ node of the core that first touches it (kernel: admin-guide/mm/numa_memory_polic
 
 import ctypes
 import os
+import sys
 from pathlib import Path
 
 from llama31.common.errors import UserError
@@ -40,6 +41,8 @@ def bind(local_rank: int) -> str:
             f"only use {mine}; request whole nodes with EXCLUSIVE=1"
         )
     os.sched_setaffinity(0, usable)
+    if "OMP_NUM_THREADS" not in os.environ and (torch := sys.modules.get("torch")):
+        torch.set_num_threads(len(usable))  # a fork, in which it counted the cores when all were usable
     return f"GPU {address}: bound to {len(usable)} cores of NUMA node {node}, {of_node}"
 
 

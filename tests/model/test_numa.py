@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lacking
 import pytest
+import torch
 
 from llama31.common.errors import UserError
 from llama31.model import numa
@@ -68,6 +69,29 @@ def test_a_rank_and_its_threads_stay_on_the_cores_near_its_gpu(machine: Path) ->
     assert mine == of_thread == {CORES[-1]}
     assert line == f"GPU 0000:29:00.0: bound to 1 cores of NUMA node 1, {CORES[-1]},600-601"
     assert sorted(os.sched_getaffinity(0)) == CORES, "only that process"
+
+
+def _counted(said: "multiprocessing.SimpleQueue[int]") -> None:
+    numa.bind(1)
+    said.put(torch.get_num_threads())
+
+
+@pytest.mark.skipif(len(CORES) == 1, reason="needs a core to leave out")
+@pytest.mark.parametrize("given", [None, str(len(CORES))], ids=["unset", "OMP_NUM_THREADS"])
+def test_torch_that_was_imported_before_has_as_many_threads_as_cores(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    """As in the ranks that torchrun forks."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    before = torch.get_num_threads()
+    context = multiprocessing.get_context("fork")
+    said = context.SimpleQueue()
+    process = context.Process(target=_counted, args=(said,))
+    process.start()
+    assert said.get() == (before if given else 1)
+    process.join()
 
 
 def test_what_cannot_be_bound_is_one_line(machine: Path) -> None:
