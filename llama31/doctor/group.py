@@ -165,8 +165,12 @@ class Group:
                 server.settimeout(POLL)  # while it waits, the last one may be greeted
                 threads = ThreadPoolExecutor(GREETED_AT_ONCE)
                 while len(self._peers) < task.size - 1 and time.monotonic() < deadline:
-                    with suppress(TimeoutError):
+                    try:
                         threads.submit(self._greet, task, server.accept()[0], secret)
+                    except TimeoutError:
+                        pass
+                    except OSError:  # too many are open, until silent ones are closed
+                        time.sleep(POLL)
                 threads.shutdown(wait=False, cancel_futures=True)
         finally:
             with self._lock:

@@ -3,6 +3,8 @@
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -168,6 +170,34 @@ def test_silent_strangers_do_not_delay_the_tasks(port: int) -> None:
             assert first.result(peer.GREETING / 2).unproven == {1}
         for stranger in silent:
             stranger.close()
+
+
+FIRST = """
+import resource, sys
+from llama31.doctor.group import Group, StepTask
+port, limit, wait = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+with Group(StepTask(0, 2, 0, "n1", ("localhost",), "1.0", port), wait) as first:
+    print(first.exchange("one", wait))
+"""
+
+
+def test_more_strangers_than_open_files(port: int) -> None:
+    """The first task accepts more when some have gone, and finally the other task."""
+    limit, more = 40, 20
+    arguments = [str(port), str(limit), str(int(WAIT))]
+    with subprocess.Popen([sys.executable, "-c", FIRST, *arguments], text=True, stdout=subprocess.PIPE) as process:
+        strangers = [connected(port) for _ in range(limit + more)]
+        end = time.monotonic() + WAIT
+        for stranger in strangers[:more]:  # for each that goes, one more is accepted
+            while len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < limit:
+                assert time.monotonic() < end and process.poll() is None
+            stranger.close()
+        for stranger in strangers[more:]:
+            stranger.close()
+        with Group(task(1, port), WAIT) as second:
+            assert second.exchange("two", WAIT) == {0: "one"}
+        assert process.communicate(timeout=WAIT) == ("{0: 'one', 1: 'two'}\n", None)
 
 
 def test_a_line_without_end_takes_no_memory() -> None:
