@@ -20,7 +20,7 @@ class Ended:
     """How a command ended."""
 
     code: int
-    """Exit code; the negative number of a signal; None if it did not end in time and was killed."""
+    """Exit code, or the negative number of a signal; after a timeout it is killed by SIGKILL."""
     printed: str
     """Standard output."""
     errors: str
