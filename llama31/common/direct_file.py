@@ -12,6 +12,8 @@ from typing import Any
 
 BLOCK = 4096  # bytes; O_DIRECT transfers whole blocks, between addresses that are multiples of it
 BUFFER = 8 << 20  # bytes
+NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
+"""Errors of a file system without direct I/O, or with larger blocks."""
 SMALL = 64 << 10  # bytes that are read at least, for tables in small pieces
 
 
@@ -25,7 +27,7 @@ def _open(path: Path, flags: int) -> int:
     try:
         return os.open(path, flags | os.O_CLOEXEC | os.O_DIRECT, 0o666)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in NOT_DIRECT:
             raise
         return os.open(path, flags | os.O_CLOEXEC, 0o666)
 
@@ -35,7 +37,7 @@ def _cached_if_need_be(file: int, transfer: Callable[[], int]) -> int:
     try:
         return transfer()
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in NOT_DIRECT:
             raise
         fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) & ~os.O_DIRECT)
         return transfer()

@@ -6,7 +6,16 @@ _STEER = {"Cc", "Cf", "Cs"}  # control characters, invisible ones that change th
 
 
 def printable(text: str) -> str:
-    """Return a text in one line, in which nothing can steer a terminal: such characters become question marks."""
+    """Return a text in one line, in which nothing can steer a terminal.
+
+    White space becomes a space; other characters that steer become question marks.
+    """
     if text.isascii() and text.isprintable():
         return text
-    return "".join("?" if unicodedata.category(letter) in _STEER else letter for letter in text)
+    return "".join(_printable(letter) for letter in text)
+
+
+def _printable(letter: str) -> str:
+    if unicodedata.category(letter) not in _STEER:
+        return letter
+    return " " if letter.isspace() else "?"

@@ -26,7 +26,7 @@ def torchrun(ranks: int) -> list[str]:
     By default that is a pickle in a store which other machines can reach, and unpickling runs what a pickle names.
     """
     rendezvous = ["--rdzv-backend=c10d", "--rdzv-conf=store_type=file", "--local-addr=localhost"]
-    return ["-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={ranks}"]
+    return ["-m", "torch.distributed.run", *rendezvous, "--max-restarts=0", f"--nproc-per-node={ranks}"]
 
 
 def environment(settings: Settings, given: Mapping[str, str]) -> dict[str, str]:

@@ -12,16 +12,21 @@ from llama31.common import direct_file
 from llama31.common.direct_file import BLOCK, BUFFER, DirectReader, DirectWriter
 
 
-def refuse_to_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def refuse_to_open(monkeypatch: pytest.MonkeyPatch, error: int = errno.EINVAL) -> None:
     """As file systems without O_DIRECT do."""
     real = os.open
 
     def opened(path: Path, flags: int, *mode: int) -> int:
         if flags & os.O_DIRECT:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise OSError(error, os.strerror(error))
         return real(path, flags, *mode)
 
     monkeypatch.setattr(os, "open", opened)
+
+
+def refuse_as_servers_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some servers in user space do."""
+    refuse_to_open(monkeypatch, errno.EOPNOTSUPP)
 
 
 def refuse_transfers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +36,8 @@ def refuse_transfers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(
-    params=[lambda _: None, refuse_to_open, refuse_transfers], ids=["direct", "no O_DIRECT", "large blocks"]
+    params=[lambda _: None, refuse_to_open, refuse_as_servers_do, refuse_transfers],
+    ids=["direct", "no O_DIRECT", "not supported", "large blocks"],
 )
 def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     change: Callable[[pytest.MonkeyPatch], None] = request.param

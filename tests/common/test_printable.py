@@ -12,7 +12,7 @@ from llama31.common.printable import printable
         ("plain", "plain"),
         ("Zürich, 10\u00a0°C: 世界 🙂", "Zürich, 10\u00a0°C: 世界 🙂"),
         ("\x1b]0;title\x07\x1b[31mred", "?]0;title??[31mred"),
-        ("two\nlines\r", "two?lines?"),
+        ("two\nlines\r", "two lines "),
         ("a\u202eb\u200b", "a?b?"),
         ("half \ud83d", "half ?"),
     ],
@@ -22,4 +22,4 @@ def test_characters(text: str, shown: str) -> None:
 
 
 def test_lines_of_an_error() -> None:
-    assert UserError(["a\x1b[31m", "two\nlines\r"]).lines == ["a?[31m", "two", "lines?"]
+    assert UserError(["a\x1b[31m", "two\nlines\r"]).lines == ["a?[31m", "two", "lines "]
