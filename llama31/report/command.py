@@ -35,7 +35,7 @@ def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -
     found = runs.read(logs)
     page = render([Figures(run, devices, known or "") for run in found])
     with atomic_writer(page_file) as file:
-        file.write(page.encode())
+        file.write(page.encode(errors="replace"))  # JSON can hold half a surrogate pair
     for run in found:
         for line in run.damages:
             print(f"{run.path.parent}: {line}")

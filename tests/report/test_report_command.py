@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from light_imports import imported_by, is_light
 from pages import Page
-from report_logs import TOKEN, a_log
+from report_logs import TOKEN, a_log, a_run_directory
 from runs import REPOSITORY, call
 
 from dev.bench import read_logs
@@ -17,6 +17,7 @@ from llama31.cli import main as cli
 from llama31.common.errors import UserError
 from llama31.config import paths
 from llama31.report import command, find_logs
+from llama31.run_dir import record
 from llama31.status import status
 
 # --- Speed and memory ---------------------------------------------------------------------------------------------
@@ -123,3 +124,10 @@ def test_a_log_that_links_to_itself(tmp_path: Path) -> None:
     (tmp_path / "result_0.txt").symlink_to("result_0.txt")
     with pytest.raises(UserError, match=r"result_0.txt: Too many levels of symbolic links$"):
         command.report([tmp_path], tmp_path / "page.html", None, "")
+
+
+def test_a_record_with_half_a_surrogate_pair(tmp_path: Path) -> None:
+    run = a_run_directory(tmp_path / "run")
+    record.store_record(run, {"versions": {"torch": "2.13\ud800"}, "commit": "0123abc", "host": "node7"})
+    command.report([run], tmp_path / "page.html", None, "")
+    assert "2.13?" in (tmp_path / "page.html").read_text(encoding="utf-8")
