@@ -7,6 +7,7 @@ own work is watched.
 import contextlib
 import importlib
 import io
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,7 +108,8 @@ def tokenizer(directory: Path, output: Path) -> None:
     """A tokenizer directory: the plan, what a rank and the doctor load, and the encoder of `tokenize`."""
     from transformers import AutoTokenizer
 
-    from llama31.corpus import encoder
+    from llama31.corpus.fast_encoder import FastEncoder, Inexact
+    from llama31.corpus.reference import TokenizerReference
     from llama31.data import run_tokenizer
 
     source = directory / "tokenizer"
@@ -120,9 +122,11 @@ def tokenizer(directory: Path, output: Path) -> None:
         run_tokenizer.check(ours, source)
 
     def encoded() -> None:
-        exact = encoder.ExactEncoder(source)
-        with contextlib.suppress(encoder.Inexact):
-            encoder.FastEncoder(exact, TEXTS)
+        texts = output / "texts.json"
+        texts.write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
+        facts = TokenizerReference(source).facts(texts, "text", 0)
+        with contextlib.suppress(Inexact):
+            FastEncoder(source, lambda: facts)
 
     call(loaded, lambda: run_tokenizer.ignored_entries(source), encoded)
 
@@ -203,7 +207,7 @@ TARGETS = {
     "run-directory": Target(run_directory, (*RUNS, *DATA)),
     "token-files": Target(token_files, DATA),
     "index": Target(index, (*DATA, *INDEX)),
-    "tokenizer": Target(tokenizer, (*DATA, "transformers", "llama31.corpus.encoder", "llama31.data.run_tokenizer")),
+    "tokenizer": Target(tokenizer, (*DATA, "transformers", "llama31.corpus.tokenize", "llama31.data.run_tokenizer")),
     "hugging-face": Target(hugging_face, (*MODELS, *CONVERT)),
     "nemo": Target(nemo, (*MODELS, *CONVERT, "nemo.collections.llm", "torch.distributed.checkpoint")),
     "checkpoints": Target(checkpoints, DATA),

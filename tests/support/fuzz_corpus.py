@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import tiny
-from benchmark_run import SETTINGS
 from packed_runs import describe
 from report_logs import a_run_directory
 from submissions import ten_runs, write_run
 
+from dev.support.benchmark_run import SETTINGS
 from llama31.common.files import sha256_of
 from llama31.config import paths
 from llama31.data import token_file, token_manifest
