@@ -8,7 +8,7 @@ from llama31.checkpoint import locate, removal, store, weights_only
 from llama31.checkpoint.identity import TOKENIZER, changes, current_tokenizer_hash, identity
 from llama31.checkpoint.store import Checkpoint, CheckpointManifest, DamagedCheckpoint
 from llama31.common.errors import UserError
-from llama31.common.files import PARTIAL
+from llama31.common.files import PARTIAL, real_path
 from llama31.common.progress import Progress
 from llama31.data.inputs import Data
 from llama31.run_dir.events import Outcome
@@ -80,8 +80,8 @@ def _from_saved(
 
 def _refuse_older(settings: Settings, newest: Path, damaged: Sequence[Path]) -> None:
     """Raise UserError if MODEL_CKPT names an intact checkpoint of the run that is not its newest."""
-    wanted = Path(settings.model_ckpt).resolve()
-    latest = [path.resolve() for path in (newest, *damaged)]
+    wanted = real_path(Path(settings.model_ckpt))
+    latest = [real_path(path) for path in (newest, *damaged)]
     if settings.use_ckpt and not settings.from_hf and wanted.parent == latest[0].parent and wanted not in latest:
         raise UserError(
             f"MODEL_CKPT={settings.model_ckpt}: not the run's newest checkpoint, {newest.name}; "

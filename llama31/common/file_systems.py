@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from llama31.common.files import nearest_existing
+from llama31.common.files import nearest_existing, real_path
 
 LOCAL = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
 """Types of file systems that no other machine writes to: what is missing there does not appear by waiting."""
@@ -12,7 +12,7 @@ MOUNTS = Path("/proc/self/mountinfo")
 
 def is_on_own_disk(path: Path) -> bool:
     """Return whether the file system of `path`, or of its nearest parent that exists, is one of LOCAL."""
-    real = nearest_existing(path).resolve()
+    real = real_path(nearest_existing(path))
     deepest, found = -1, ""
     for line in MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         mount, _, of_system = line.partition(" - ")

@@ -142,6 +142,14 @@ def free_bytes(path: Path) -> float:
     return found.free if found.total else math.inf
 
 
+def real_path(path: Path) -> Path:
+    """Return an absolute path without links.
+
+    A link to itself is returned as it is, so that opening it fails; `Path.resolve` raises RuntimeError for it.
+    """
+    return Path(os.path.realpath(path))
+
+
 def nearest_existing(path: Path) -> Path:
     """Return `path`, or its nearest parent that exists. Raises OSError if one cannot be examined."""
     return next(parent for parent in (path, *path.absolute().parents) if parent.exists())

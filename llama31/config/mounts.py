@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from llama31.common.files import real_path
 from llama31.config import paths
 from llama31.settings import Settings
 
@@ -45,7 +46,7 @@ def written(settings: Settings) -> list[Path]:
 def absolute(path: str | Path) -> Path:
     """Return the absolute path, with any `..` resolved: the container does not have the directories before it."""
     named = Path(path).absolute()
-    return named.resolve() if ".." in named.parts else named
+    return real_path(named) if ".." in named.parts else named
 
 
 def outermost(directories: Iterable[Path]) -> list[Path]:
@@ -79,4 +80,4 @@ def _pair(mount: str) -> str:
 
 
 def _shows(outer: Path, directory: Path) -> bool:
-    return directory.is_relative_to(outer) and directory.resolve() == outer.resolve() / directory.relative_to(outer)
+    return directory.is_relative_to(outer) and real_path(directory) == real_path(outer) / directory.relative_to(outer)

@@ -1,11 +1,10 @@
 """`python3 -m llama31 report`: write a page on run directories and logs."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from llama31.common.errors import UserError
-from llama31.common.files import atomic_writer, failures_named, is_writable_directory, nearest_existing
+from llama31.common.files import atomic_writer, failures_named, is_writable_directory, nearest_existing, real_path
 from llama31.estimates.gpus import GPUS, key_of
 from llama31.report import find_logs
 
@@ -20,12 +19,12 @@ def report(given: Sequence[Path], output: Path, devices: int | None, gpu: str) -
             raise UserError(f"-o {output}: is a directory; name a file in it, such as {output / 'report.html'}")
         if output.exists() and not output.is_file():  # /dev/null, say, which the page would replace
             raise UserError(f"-o {output}: not a regular file; name another")
-        page_file = output.resolve()  # so that a link is kept
+        page_file = real_path(output)  # so that a link is kept
         parent = nearest_existing(page_file.parent)  # missing ones are created
     if not is_writable_directory(parent):
         raise UserError(f"-o {output}: {parent} is not a writable directory")
     logs = find_logs.find(given)
-    if page_file in {Path(os.path.realpath(log)) for log in logs}:
+    if page_file in {real_path(log) for log in logs}:
         raise UserError(f"-o {output}: is one of the logs to read; name another file")
 
     from llama31.report import runs

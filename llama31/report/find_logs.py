@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llama31.common.errors import UserError
-from llama31.common.files import failures_named
+from llama31.common.files import failures_named, real_path
 from llama31.config import paths
 
 RESULTS = "result_*.txt"
@@ -22,7 +22,7 @@ def find(given: Iterable[Path]) -> list[Path]:
     for path in given:
         with failures_named(path):
             for log in _logs_at(path):
-                found.setdefault(Path(os.path.realpath(log)), log)  # Path.resolve raises at a link to itself
+                found.setdefault(real_path(log), log)
     return list(found.values())
 
 
@@ -49,7 +49,7 @@ def _number(result: Path) -> tuple[int, str]:
 
 def names(logs: Sequence[Path]) -> list[str]:
     """Return short, unique names: paths below the common directory, without a suffix that they share."""
-    real = [Path(os.path.realpath(log)) for log in logs]
+    real = [real_path(log) for log in logs]
     stems = [log.parent if log.name == paths.MLPERF_LOG else log.with_suffix("") for log in real]
     if len(stems) == 1:
         return [stems[0].name]

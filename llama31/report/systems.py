@@ -9,6 +9,7 @@ import numpy as np
 from mlperf_logging.mllog import constants
 
 from llama31 import rules
+from llama31.common.files import real_path
 from llama31.config import paths
 from llama31.report.figures import Figures
 
@@ -134,7 +135,7 @@ def _directory(run: Figures) -> Path:
 
     The jobs of a run that was submitted to Slurm have subdirectories in the run directory.
     """
-    log = run.run.path.resolve()
+    log = real_path(run.run.path)
     if log.name != paths.MLPERF_LOG:
         return log.parent
     above = log.parent.parent
@@ -145,4 +146,4 @@ def _name(run: Figures) -> str:
     """Name a system by organisation and platform, or else by directory, and by batch size."""
     stated = [run.log.value(key) for key in (constants.SUBMISSION_ORG, constants.SUBMISSION_PLATFORM)]
     names = [str(name) for name in stated if name and name != "unset" and "PLACEHOLDER" not in str(name)]
-    return f"{', '.join(names) or run.run.path.resolve().parent.name}, GBS {run.batch or 'unknown'}"
+    return f"{', '.join(names) or real_path(run.run.path).parent.name}, GBS {run.batch or 'unknown'}"

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from llama31 import rules
 from llama31.common.errors import UserError, line_of
-from llama31.common.files import failures_named
+from llama31.common.files import failures_named, real_path
 from llama31.common.json_files import parsed
 from llama31.common.printable import printable
 from llama31.common.units import duration
@@ -91,7 +91,7 @@ def run_dirs_of(directory: Path) -> list[Path]:
     with failures_named(directory):
         if not directory.is_dir():
             raise UserError(f"{directory}: no such directory; name a JOB_DIR or a run directory")
-        directory = directory.resolve()
+        directory = real_path(directory)
         if _is_run(directory):
             return [directory]
         return [path for path in directory.iterdir() if path.is_dir() and not path.is_symlink() and _is_run(path)]

@@ -50,6 +50,19 @@ def test_the_same_log_twice_is_a_mistake(three: list[Path]) -> None:
         judge([*three, three[0] / ".." / three[0].name])
 
 
+def test_a_log_that_links_to_itself_is_one_line(three: list[Path], tmp_path: Path) -> None:
+    (link := tmp_path / "log.txt").symlink_to(link)
+    with pytest.raises(UserError, match=f"^{link}: "):
+        judge([*three, link])
+
+
+def test_a_key_cannot_steer_the_terminal(three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    edit(log(three[1]), "gradient_accumulation_steps", lambda line: line | {"key": "\x1b[31m"})
+    assert submission.check(three, NEWEST) == 1
+    out = capsys.readouterr().out
+    assert "?[31m: found" in out and "\x1b" not in out
+
+
 def test_a_missing_seed_is_named(three: list[Path]) -> None:
     edit(log(three[1]), "seed", lambda _: None)
     assert judge(three).failures == [f"{name(three[1])}: seed: found none; wants exactly one line"]

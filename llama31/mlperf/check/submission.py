@@ -16,6 +16,8 @@ from mlperf_logging.mllog import constants
 
 from llama31 import rules
 from llama31.common.errors import UserError
+from llama31.common.files import real_path
+from llama31.common.printable import printable
 from llama31.config import paths
 from llama31.mlperf.check import compare_logs, official, one_log, score
 from llama31.mlperf.check.one_log import Report
@@ -192,13 +194,13 @@ class SubmissionCheck:
 def check(runs: Sequence[Path], ruleset: str) -> int:
     """Check logs, given as files or run directories, and print the report. Return 0 if they pass, else 1."""
     found = judge(runs, ruleset)
-    print("\n".join(lines(found)))
+    print("\n".join(printable(line) for text in lines(found) for line in text.split("\n")))
     return 0 if found.passes else 1
 
 
 def judge(runs: Sequence[Path], ruleset: str) -> SubmissionCheck:
     """Check logs, given as files or run directories. Raises UserError if one is missing or given twice."""
-    resolved = [run.resolve() for run in runs]
+    resolved = [real_path(run) for run in runs]
     if twice := [str(run) for run in dict.fromkeys(resolved) if resolved.count(run) > 1]:
         raise UserError(f"{', '.join(twice)}: given more than once")
     return SubmissionCheck(ruleset, [one_log.check(run, ruleset) for run in runs])
