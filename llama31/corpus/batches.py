@@ -120,6 +120,7 @@ class Batches:
 
     def _received(self) -> Iterator[Facts | Batch]:
         """Yield the answers that the process sends. Raises the UserError that stopped it."""
+        process = self._process  # `close`, in another thread, forgets it
         try:
             while (answer := self._pipe.recv()) is not None:
                 if isinstance(answer, UserError):
@@ -134,10 +135,9 @@ class Batches:
                         self._pipe.send(None)  # it may fill the slot again
                 yield texts, *rest
         except (EOFError, ConnectionResetError):
-            self._process.join()
+            process.join()
             names = ", ".join(map(str, self.reading.inputs))
-            code = self._process.exitcode
-            raise UserError(f"{names}: the process that reads it ended, exit code {code}") from None
+            raise UserError(f"{names}: the process that reads it ended, exit code {process.exitcode}") from None
 
     def __enter__(self) -> "Batches":
         return self
