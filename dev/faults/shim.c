@@ -158,6 +158,13 @@ ssize_t pread64(int file, void *data, size_t size, off64_t at) {
     HALVED(at_descriptor("read", file), size); return REAL(pread64)(file, data, size, at); }
 ssize_t readv(int file, const struct iovec *parts, int number) {
     FAIL_AS(at_descriptor("read", file), -1); return REAL(readv)(file, parts, number); }
+#define PREADV(name, offset, MORE, more) ssize_t name(int file, const struct iovec *parts, int number, offset at MORE) { \
+    struct iovec only = number == 1 ? *parts : (struct iovec){0}; /* several parts are not halved */ \
+    HALVED(at_descriptor("read", file), only.iov_len); \
+    return REAL(name)(file, number == 1 ? &only : parts, number, at more); }
+#define COMMA ,
+PREADV(preadv, off_t, , ) PREADV(preadv64, off64_t, , )
+PREADV(preadv2, off_t, COMMA int flags, COMMA flags) PREADV(preadv64v2, off64_t, COMMA int flags, COMMA flags)
 ssize_t write(int file, const void *data, size_t size) {
     HALVED(at_descriptor("write", file), size); return REAL(write)(file, data, size); }
 ssize_t pwrite(int file, const void *data, size_t size, off_t at) {

@@ -50,7 +50,6 @@ class Guard:
         self.sandbox = os.path.realpath(sandbox)
         self.found: list[str] = []
         self._watches = False
-        self._peak = 0
         sys.addaudithook(self._audit)
         signal.signal(signal.SIGPROF, self._hang)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -60,7 +59,7 @@ class Guard:
     def watching(self) -> Iterator[list[str]]:
         """Yield the list of what happens that must not. Raises Hang in this context if it takes too long."""
         self.found = []
-        start = _peak_memory()
+        start = _forget_peak_memory()
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         self._watches = True
         try:
@@ -125,7 +124,18 @@ def _is_expected(command: list[str]) -> bool:
 
 
 def _peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    """Return the most memory, in bytes, since the last _forget_peak_memory().
+
+    Not ru_maxrss: a process inherits that of the one which started it.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
+def _forget_peak_memory() -> int:
+    """Let the peak be the memory of now (proc(5), clear_refs), and return it in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _peak_memory()
 
 
 def use_sandbox(sandbox: Path) -> None:
