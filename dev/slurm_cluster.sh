@@ -12,9 +12,13 @@
 #                                                     installed in ROOT (default: DIRECTORY/RELEASE) in a minute;
 #     LLAMA31_SLURM_RELEASE=RELEASE[:ROOT]            makes the tests use it
 #
+#     bash dev/slurm_cluster.sh start --networks [DIRECTORY]
+#     bash dev/slurm_networks.sh cut DIRECTORY n2     n1 and n2 have networks of their own, one of which is cut off
+#
 # DIRECTORY (default: /tmp/llama31-slurm) holds the whole cluster: settings, munge's key and socket, state, logs.
 # Several clusters can run at the same time in different directories. Needs root, because slurmd starts jobs as their
-# users. Outside of DIRECTORY, except for packages, it only adds a line to /etc/hosts with the address of n1 and n2.
+# users. Outside of DIRECTORY, except for packages and networks, it only adds a line to /etc/hosts with the address of n1
+# and n2.
 # Further settings are read from DIRECTORY/more.conf, and those of a node, such as Gres=gpu:4, from DIRECTORY/more.n1.
 # Exit code 2: not possible here; a line says why. Start: 3 s, and 15 s to install the packages.
 #
@@ -116,6 +120,14 @@ sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]
 print(*(s.getsockname()[1] for s in sockets))' "$1"
 }
 
+address_of() { # NODE
+    if [[ -f $dir/networks ]]; then sed -n "s/^$1 //p" "$dir/networks"; else echo 127.0.0.1; fi
+}
+
+on() { # NODE COMMAND...: in the node's network, if it has one
+    if [[ -f $dir/networks ]]; then bash "$here/slurm_networks.sh" run "$dir" "$@"; else "${@:2}"; fi
+}
+
 more() { # NAME: prints DIRECTORY/more.NAME, if it exists
     if [[ -f $dir/more.$1 ]]; then cat -- "$dir/more.$1"; fi
 }
@@ -129,7 +141,7 @@ write_settings() {
     {
         cat <<CONF
 ClusterName=llama31
-SlurmctldHost=$host(127.0.0.1)
+SlurmctldHost=$host($(address_of this-machine))
 SlurmctldPort=${ports[0]}
 SlurmUser=root
 AuthType=auth/munge
@@ -155,8 +167,8 @@ KillWait=2
 MinJobAge=3600
 CONF
         for ((i = 0; i < ${#nodes[@]}; i++)); do
-            echo "NodeName=${nodes[i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[i + 1]} CPUs=2 RealMemory=4000" \
-                "$(more "${nodes[i]}")"
+            echo "NodeName=${nodes[i]} NodeHostname=$host NodeAddr=$(address_of "${nodes[i]}") Port=${ports[i + 1]}" \
+                "CPUs=2 RealMemory=4000 $(more "${nodes[i]}")"
         done
         echo "PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO"
         more conf
@@ -189,10 +201,11 @@ start() {
     # Daemons must not inherit the lock. Without --force, munged refuses logs and sockets below /tmp.
     in_root munged --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" \
         --seed-file="$dir/munge.seed" --log-file="$dir/munged.log" 2>>"$dir/munged.log" 9>&-
+    if [[ $networks == yes ]]; then bash "$here/slurm_networks.sh" make "$dir" "${nodes[@]}" >"$dir/networks"; fi
     write_settings
     slurmctld -f "$dir/slurm.conf" 9>&-
     local node
-    for node in "${nodes[@]}"; do slurmd -f "$dir/slurm.conf" -N "$node" 9>&-; done
+    for node in "${nodes[@]}"; do on "$node" slurmd -f "$dir/slurm.conf" -N "$node" 9>&-; done
     wait_for "nodes ${nodes[*]}" is_running
     say_ready
 }
@@ -215,6 +228,10 @@ stop_daemons() {
             wait_for "end of $name" gone "$name"
         fi
     done
+    if [[ -f $dir/networks ]]; then
+        bash "$here/slurm_networks.sh" remove "$dir"
+        rm -- "$dir/networks"
+    fi
 }
 
 stop() {
@@ -232,7 +249,7 @@ stop() {
 
 main() {
     local arguments=()
-    release=""
+    release="" networks=no
     while (($#)); do
         case "$1" in
             --release)
@@ -241,6 +258,7 @@ main() {
                 shift
                 ;;
             --release=*) release="${1#*=}" ;;
+            --networks) networks=yes ;;
             *) arguments+=("$1") ;;
         esac
         shift

@@ -1,10 +1,12 @@
 """Train for long in a chain of jobs that are interrupted at random, and check that it equals an undisturbed run.
 
-    python3 -m dev.soak DIRECTORY [--steps 2000] [--cuts 19] [--seed 0] [--minutes M] [NAME=value ...]
+    python3 -m dev.soak DIRECTORY [--steps 2000] [--cuts 19] [--networks] [--way WAY ...] [--seed 0] [--minutes M]
+        [NAME=value ...]
 
 On a real Slurm of two nodes (dev/slurm_cluster.sh, which needs root) a reference run trains in one job. The same run is
 then submitted as a chain, both saving every 5 steps. The jobs of the chain are interrupted at random steps: by the time
-limit, by scancel, by losing a node, or by SIGKILL or SIGTERM to a rank. Each job must resume from the newest complete
+limit, by scancel, by losing a node, by SIGKILL or SIGTERM to a rank, or, with --networks, by cutting a node off, which
+the ranks notice after HANG_MINUTES. Each job must resume from the newest complete
 checkpoint. The last job is not interrupted. Then must hold:
 
 - losses, evaluations, weights, optimizer, schedule and random states equal the reference's to the bit;
@@ -23,7 +25,7 @@ import time
 from pathlib import Path
 
 from dev.support import rank_memory, same_run
-from dev.support.interruptions import SIGNAL_BEFORE_END, WAYS, interrupt
+from dev.support.interruptions import CUT_NETWORK, SIGNAL_BEFORE_END, WAYS, interrupt
 from dev.support.slurm_cluster import Cluster
 from dev.support.submitted import Submitted, submit
 from llama31.config import paths
@@ -75,7 +77,7 @@ def cut_chain(run: Submitted, root: Path, options: argparse.Namespace, done: int
         if time.monotonic() - began > 60 * options.minutes:
             raise SystemExit(f"{number - 1} of {options.cuts} cuts; repeat the command for the rest")
         chance = random.Random(f"{options.seed} {number}")
-        way, step = chance.choice(list(WAYS)), round(between * (number - chance.random()))
+        way, step = chance.choice(options.ways), round(between * (number - chance.random()))
         before = same_run.newest(root)
         run.after_a_step(job, restarts)
         check_start(run, job, restarts, before)
@@ -138,10 +140,15 @@ def main() -> None:
     parser.add_argument("--cuts", type=int, default=19, help="interruptions; one job more than this trains")
     parser.add_argument("--seed", type=int, default=0, help="of the random steps and ways")
     parser.add_argument("--minutes", type=float, default=math.inf, help="interrupt no job after this time")
+    parser.add_argument("--networks", action="store_true", help="nodes in networks of their own, which are cut")
+    parser.add_argument(
+        "--way", action="append", dest="ways", choices=WAYS, metavar="WAY", help=f"of {', '.join(WAYS)}; default: all"
+    )
     options, given = parser.parse_known_args()
+    options.ways = options.ways or [way for way in WAYS if way != CUT_NETWORK or options.networks]
     directory = options.directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    cluster = Cluster(directory / "slurm")
+    cluster = Cluster(directory / "slurm", options.networks)
     cluster.control("start")
     try:
         campaign(cluster, directory, options, dict(setting.split("=", 1) for setting in given))

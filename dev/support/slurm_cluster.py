@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from dev.support.runs import REPOSITORY
@@ -20,17 +20,18 @@ ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 
 
 class Cluster:
-    """A Slurm of two nodes, with settings, logs and state in `directory`."""
+    """A Slurm of two nodes, with settings, logs and state in `directory`. `networks`: so that `cut` can be used."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, networks: bool = False):
         self.directory = directory
+        self.options = [f"--release={RELEASE}", *["--networks"] * networks]
         self.bin = directory / "bin"
         """Slurm's programs, if they are from another RELEASE."""
 
     def control(self, command: str) -> None:
         """Run `start`, `stop` or `status` of dev/slurm_cluster.sh."""
         subprocess.run(
-            ["bash", REPOSITORY / "dev" / "slurm_cluster.sh", command, f"--release={RELEASE}", self.directory],
+            ["bash", REPOSITORY / "dev" / "slurm_cluster.sh", command, *self.options, self.directory],
             check=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -102,8 +103,26 @@ class Cluster:
 
     def bring_back(self, node: str) -> None:
         """Start a lost node again; it registers with Slurm and accepts jobs (ReturnToService=2)."""
-        self.ask("slurmd", "-f", self.directory / "slurm.conf", "-N", node)
+        start = ["slurmd", "-f", self.directory / "slurm.conf", "-N", node]
+        self.ask(*(self._network("run", node, *start) if self.has_networks else start))
         self.until(f"{node} is back", lambda: self.ask("sinfo", "-hN", "-n", node, "-o", "%T") in ("idle\n", "mixed\n"))
+
+    @property
+    def has_networks(self) -> bool:
+        """Return whether the nodes have networks of their own."""
+        return (self.directory / "networks").exists()
+
+    @contextlib.contextmanager
+    def cut(self, node: str) -> Iterator[None]:
+        """Cut a node off within this context. Its processes keep running; nothing tells either side."""
+        self.ask(*self._network("cut", node))
+        try:
+            yield
+        finally:
+            self.ask(*self._network("heal", node))
+
+    def _network(self, command: str, node: str, *more: str | Path) -> list[str | Path]:
+        return ["bash", REPOSITORY / "dev" / "slurm_networks.sh", command, self.directory, node, *more]
 
 
 def _keepers(tasks: Iterable[int]) -> set[int]:
