@@ -51,6 +51,8 @@ def train_reference(cluster: Cluster, settings: dict[str, object], root: Path, s
     (run,) = submit(cluster, {**settings, "CONTINUAL_CKPT": root}, OMP_NUM_THREADS="1")
     first, last = rank_memory.watch(run, run.jobs[0], min(SETTLED, steps // 2))
     check_end(run, run.jobs[0])
+    if (end := run.latest_step(run.jobs[0])) < steps:
+        raise SystemExit(f"the data ends after step {end}; give more of it, or --steps={end}")
     between = f"from step {first.step} to step {last.step}"
     return [
         f"memory of rank {rank}: {last.held[rank] / 1e6:.1f} MB, {grown:+.2%} {between}"

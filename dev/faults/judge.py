@@ -79,8 +79,9 @@ def of_files(target: Target, before: State, right: State, directory: Path) -> It
 def of_repeat(target: Target, right: State, directory: Path, ended: Ended) -> Iterator[str]:
     """Judge the same command without the fault."""
     if ended.code != target.code:
-        lines = (ended.errors or ended.printed).strip().splitlines()
-        yield f"repeated: exit code {ended.code}: {lines[-1] if lines else ''}"
+        last = "".join((ended.errors or ended.printed).strip().splitlines()[-1:])
+        if not (target.refuses_when_done and "exists" in last and target.view(directory) == right.files):
+            yield f"repeated: exit code {ended.code}: {last}"
         return
     yield from (f"repeated: {line}" for line in differences(right, state_of(target, directory, ended)))
     for name in leftovers_of(directory):

@@ -57,6 +57,8 @@ class Target:
     """Return what is half-written among files that `view` does not compare."""
     may_remain: str = "$."
     """Expression for names of unfinished files that may remain after the repeated command."""
+    refuses_when_done: bool = False
+    """Whether the repeated command refuses to replace a complete result, which a killed one may leave."""
     timeout: float = 60
     """Seconds, for a command that is not stopped."""
     ranks_import: Sequence[str] = ()

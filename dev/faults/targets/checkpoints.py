@@ -48,6 +48,7 @@ CHECKPOINTS = [
         _llama,
         lambda work: llama31("convert", "--source", work / LLAMA, "--destination", work / NEMO),
         may_remain=r"\.partial",
+        refuses_when_done=True,
         timeout=180,
     ),
     Target(
@@ -55,6 +56,7 @@ CHECKPOINTS = [
         _nemo,
         lambda work: llama31("convert", "--source", work / NEMO, "--destination", work / "back", "--to", "hf"),
         may_remain=r"\.partial",
+        refuses_when_done=True,
         timeout=180,
     ),
 ]

@@ -92,6 +92,7 @@ RESULTS = [
         ),
         codes_of_defects=frozenset({1}),
         output=without_seconds,
+        refuses_when_done=True,
         timeout=120,
     ),
     Target(
