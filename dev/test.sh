@@ -92,7 +92,8 @@ elif (($#)); then
     check "pytest" run_pytest "$@"
 else
     check "pytest, quick tests" run_pytest "${parallel[@]}" -m "$quick_tests"
-    check "pytest, other tests" run_pytest -m "not ($quick_tests)" # one by one: a run trains on all cores
+    # Two at a time, though a run trains on all cores: many wait for Slurm's time limits, or import on one core.
+    check "pytest, other tests" run_pytest --numprocesses=2 --dist=loadfile -m "not ($quick_tests)"
 fi
 if ((skipped_tests == 1)); then skipped+=("1 test"); elif ((skipped_tests)); then skipped+=("$skipped_tests tests"); fi
 if [[ $quick == yes ]]; then skipped+=("tests that are slow or need Slurm or a GPU"); fi

@@ -1,9 +1,12 @@
 """Programs of Debian that some tests need."""
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import lacking
 
@@ -14,9 +17,11 @@ def install(*packages: str) -> str:
     if os.geteuid() or not shutil.which("apt-get"):
         return f"install {' '.join(packages)} to run it (Debian: apt-get install {' '.join(packages)})"
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["apt-get", "update", "-q"], env=environment, capture_output=True, check=False)
     command = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
-    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    with Path(tempfile.gettempdir(), "llama31-apt.lock").open("w") as lock:  # tests run in two processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["apt-get", "update", "-q"], env=environment, capture_output=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)
     return f"apt-get install {' '.join(packages)} failed" if done.returncode else ""
 
 
