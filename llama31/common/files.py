@@ -18,11 +18,16 @@ PROBES, PROBE_BYTES = 64, 65_536  # pieces of a file that `probe` hashes, evenly
 
 @contextmanager
 def failures_named(path: Path) -> Iterator[None]:
-    """Turn an OSError into a one-line UserError that names `path`: disk full, permission denied, ..."""
+    """Turn an OSError into a one-line UserError that names `path`: disk full, permission denied, ...
+
+    An unrelated file, such as one that is copied to `path`, is named after it.
+    """
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
+        failed = error.filename if isinstance(error.filename, str) else ""
+        is_other = failed.startswith("/") and not (failed.startswith(str(path)) or str(path).startswith(failed))
+        raise UserError(f"{path}: {f'{failed}: ' * is_other}{error.strerror or error}") from error
 
 
 def publish(partial: Path, path: Path) -> None:

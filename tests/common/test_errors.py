@@ -28,6 +28,22 @@ def test_a_failure_names_its_file_or_the_place_in_our_code(tmp_path: Path, monke
     assert line_of(OSError("5 requested and 0 written")) == "5 requested and 0 written"
 
 
+@pytest.mark.parametrize(
+    ("failed", "said"),
+    [
+        ("/data/run/mlperf.log", "/data/out: /data/run/mlperf.log: Input/output error"),
+        ("/data/out", "/data/out: Input/output error"),
+        ("/data/out.1234.partial/code", "/data/out: Input/output error"),
+        ("/data", "/data/out: Input/output error"),
+        (None, "/data/out: Input/output error"),
+    ],
+)
+def test_what_was_copied_is_named_too(failed: str | None, said: str) -> None:
+    with pytest.raises(UserError) as error, failures_named(Path("/data/out")):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), failed)
+    assert error.value.lines == [said]
+
+
 def test_failures_of_disks_are_not_damage(tmp_path: Path) -> None:
     with pytest.raises(UserError) as failed, failures_named(tmp_path):
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))

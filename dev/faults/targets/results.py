@@ -93,6 +93,7 @@ RESULTS = [
         codes_of_defects=frozenset({1}),
         output=without_seconds,
         refuses_when_done=True,
+        may_remain=r"requirements\.lock$",
         timeout=120,
     ),
     Target(
