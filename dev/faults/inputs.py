@@ -1,14 +1,13 @@
 """Small inputs of the product's commands: texts, a tokenizer, shards, token files, settings of a run."""
 
-import ast
 import gzip
 import json
-import sysconfig
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from dev import demo_tokenizer
+from dev.support.docstrings import docstrings
 from llama31 import rules
 from llama31.corpus.parts import part_shards
 from llama31.corpus.tokenize import tokenize
@@ -23,13 +22,7 @@ TOKENIZER, PREPROCESSED = "tokenizer", "preprocessed"
 @cache
 def texts() -> tuple[str, ...]:
     """Return docstrings of the standard library."""
-    library = Path(sysconfig.get_paths()["stdlib"])
-    found = []
-    for module in MODULES:
-        for node in ast.walk(ast.parse((library / f"{module}.py").read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
-                found.append(text)
-    return tuple(found)
+    return tuple(docstrings(MODULES))
 
 
 def lines(chosen: Sequence[str]) -> bytes:

@@ -1,15 +1,14 @@
 """Small real data for tests: sentences of the standard library's sources, a tokenizer trained on them, token files."""
 
-import ast
 import json
 import shutil
-import sysconfig
 from array import array
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from dev.support.docstrings import docstrings
 from llama31 import rules
 from llama31.corpus.token_writer import TokenWriter
 from llama31.data.token_file import TokenType
@@ -33,13 +32,7 @@ WEIGHTS_BESIDE = "model-00001-of-00001.safetensors"
 
 def texts() -> list[str]:
     """Docstrings of a few modules of the standard library, in the order of their sources."""
-    library = Path(sysconfig.get_paths()["stdlib"])
-    found = []
-    for module in MODULES:
-        for node in ast.walk(ast.parse((library / f"{module}.py").read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
-                found.append(text)
-    return found
+    return docstrings(MODULES)
 
 
 def make_tokenizer(directory: Path, vocabulary: int = VOCABULARY) -> Path:

@@ -20,7 +20,7 @@ from llama31.common import training_packages
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, failures_named, free_bytes, publish, sync_tree
 from llama31.common.heap import keep_freed_memory
-from llama31.common.json_files import load_json, write_json
+from llama31.common.json_files import load_object, write_json
 from llama31.common.locks import only_run_in
 from llama31.common.progress import Progress
 from llama31.common.units import size
@@ -119,7 +119,7 @@ def _start_or_resume(partial: Path, description: dict[str, Any]) -> bool:
     """Return whether the working directory holds an interrupted run of this conversion; if not, empty it."""
     record = partial / RECORD
     if record.is_file():
-        recorded = load_json(record)
+        recorded = load_object(record)
         if {name: recorded.get(name) for name in description} == description:
             return True
     with failures_named(partial):
