@@ -2,8 +2,10 @@
 
 import contextlib
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from dev.support.slurm_cluster import ENDED
 from dev.support.submitted import PAUSE, Submitted
@@ -15,30 +17,50 @@ KINDS = ("RssAnon", "RssShmem")  # of memory, in /proc/PID/status
 class Sample:
     """Bytes that each rank holds for itself, after a step."""
 
-    step: int = 0
-    held: dict[int, int] = field(default_factory=dict)
+    step: int
+    held: dict[int, int]
 
 
-def watch(run: Submitted, job: str, from_step: int) -> tuple[Sample, Sample]:
-    """Wait for a job to end. Return the memory of its ranks at `from_step`, and shortly before the end."""
+@dataclass(frozen=True)
+class Change:
+    """Memory of a rank, bytes: medians of the first and the last samples, which vary by a percent with each save."""
+
+    first: float
+    last: float
+
+    @property
+    def grown(self) -> float:
+        """By how much of the first it has grown."""
+        return self.last / self.first - 1
+
+
+def watch(run: Submitted, job: str, from_step: int) -> list[Sample]:
+    """Wait for a job to end. Return the memory of its ranks from a step on, sampled several times a second."""
     run.after_a_step(job)
     run.reaches(from_step, job)
-    first = last = _sample(run, job)
+    samples = [_sample(run, job)]
 
     def has_ended() -> bool:
-        nonlocal last
         with contextlib.suppress(OSError, KeyError):  # a rank ends
             sample = _sample(run, job)
-            last = sample if sample.held.keys() == first.held.keys() else last
+            if sample.held.keys() == samples[0].held.keys():
+                samples.append(sample)
         return run.cluster.state(job) in ENDED
 
     run.cluster.until(f"job {job} ends", has_ended, deadline=math.inf, pause=PAUSE)
-    return first, last
+    return samples
 
 
-def growth(first: Sample, last: Sample) -> dict[int, float]:
-    """Return by how much of it the memory of each rank has grown."""
-    return {rank: last.held[rank] / held - 1 for rank, held in first.held.items()}
+def changes(samples: Sequence[Sample], steps: int) -> dict[int, Change]:
+    """Return the change of each rank's memory from the first `steps` steps to the last ones."""
+    start, end = samples[0].step + steps, samples[-1].step - steps
+    return {
+        rank: Change(
+            median(sample.held[rank] for sample in samples if sample.step <= start),
+            median(sample.held[rank] for sample in samples if sample.step >= end),
+        )
+        for rank in samples[0].held
+    }
 
 
 def _sample(run: Submitted, job: str) -> Sample:
