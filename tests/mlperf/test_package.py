@@ -15,6 +15,7 @@ from submissions import NEWEST, edit, missed, write_run
 
 from dev.support.benchmark_run import SETTINGS
 from llama31 import rules
+from llama31.common.errors import UserError
 from llama31.config import paths
 from llama31.config.resolve import resolve
 from llama31.mlperf.package import code, official_checkers
@@ -210,3 +211,18 @@ def test_an_interruption_leaves_nothing(fresh: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(KeyboardInterrupt):
         pack(fresh)
     assert sorted(fresh.iterdir()) == before
+
+
+def test_what_a_killed_call_left_is_removed(fresh: Path) -> None:
+    """In the directory `new.partial`; one with other files is of somebody else."""
+    before = sorted(fresh.iterdir())
+    (fresh / "new.partial" / "new" / ORG).mkdir(parents=True)
+    (fresh / "new.lock").touch()
+    assert pack(fresh) == 0
+    assert sorted(fresh.iterdir()) == sorted([*before, fresh / "new"])
+    shutil.rmtree(fresh / "new")
+    (fresh / "new.partial").mkdir()
+    (fresh / "new.partial" / "thesis.tex").touch()
+    with pytest.raises(UserError, match=r"new\.partial: exists, but not from an interrupted call; remove it"):
+        pack(fresh)
+    assert (fresh / "new.partial" / "thesis.tex").exists()

@@ -10,8 +10,8 @@ MLCommons' checkers accept it.
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from llama31 import rules
 from llama31.common.errors import UserError
 from llama31.common.files import PARTIAL, failures_named, publish
 from llama31.common.json_files import load_object
+from llama31.common.locks import temporary_lock
 from llama31.config import paths
 from llama31.config.mlperf_names import are_same, directory_name, is_name
 from llama31.mlperf.check import submission
@@ -77,8 +78,7 @@ def package(
     output, name = output.absolute(), system_file.stem
     with failures_named(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{output.name}.", suffix=PARTIAL, dir=output.parent) as directory:
-            tree = Path(directory) / output.name
+        with _unfinished(output) as tree:
             _write(tree, org, system_file, runs, commit, checkout)
             checked = official_checkers.check(tree, org, name, ruleset)
             # package_checker writes the scaling of the score here, and will again at MLCommons.
@@ -97,6 +97,25 @@ def package(
     print("\n".join(_lines(runs, found, checked, notes)))
     print(f"{output}: {'complete' if accepted else 'not written: the checkers do not accept it'}")
     return 0 if accepted else 1
+
+
+@contextmanager
+def _unfinished(output: Path) -> Iterator[Path]:
+    """Yield the path of the tree while it is written, in a directory that is removed afterwards.
+
+    A killed call leaves that directory, and the next one removes it. Raises UserError if another process uses it.
+    """
+    partial = output.with_name(output.name + PARTIAL)
+    with temporary_lock(output.with_name(f"{output.name}.lock"), f"{output}: another process is writing it"):
+        if partial.exists():
+            if {path.name for path in partial.iterdir()} - {output.name}:
+                raise UserError(f"{partial}: exists, but not from an interrupted call; remove it")
+            shutil.rmtree(partial)
+        partial.mkdir()
+        try:
+            yield partial / output.name
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _logged(found: SubmissionCheck, key: str) -> str:
