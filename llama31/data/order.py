@@ -18,8 +18,10 @@ For a blend of several parts (megatron.core.datasets.blended_dataset), for each 
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from megatron.core.datasets import helpers
 from numpy.lib import format as npy
 
@@ -59,8 +61,8 @@ def _write_blend(directory: Path, sizes: Sequence[int], samples: int) -> list[in
     """Write the part of each sequence. Return the sequences to write for each part, at least 1: no file is empty."""
     part, number = np.zeros(sum(sizes), dtype=np.int16), np.zeros(sum(sizes), dtype=np.int64)
     helpers.build_exhaustive_blending_indices(part, number, list(sizes), len(sizes))
-    np.save(directory / DATASET_INDEX, part[:samples])
-    np.save(directory / DATASET_SAMPLE_INDEX, number[:samples])
+    _save(directory / DATASET_INDEX, part[:samples])
+    _save(directory / DATASET_SAMPLE_INDEX, number[:samples])
     return [max(1, int(count)) for count in np.bincount(part[:samples], minlength=len(sizes))]
 
 
@@ -68,6 +70,13 @@ def _lengths(prefix: str) -> np.ndarray:
     """Return the tokens of each document, int32 [documents]."""
     file = token_reader.opened(prefix)  # its arrays are unmapped when it is deleted
     return file.sequence_lengths.copy()
+
+
+def _save(file: Path, array: npt.NDArray[Any]) -> None:
+    """Write a .npy file. Raises OSError; numpy's own writers say how much they wrote, but not why no more."""
+    with file.open("wb") as out:
+        npy.write_array_header_1_0(out, npy.header_data_from_array_1_0(array))
+        out.write(np.ascontiguousarray(array).data)
 
 
 def _write_part(directory: Path, prefix: str, seq_length: int, seed: int, count: int, progress: Progress) -> None:
@@ -89,11 +98,11 @@ def _write_part(directory: Path, prefix: str, seq_length: int, seed: int, count:
     rows = np.empty((2 * count, 2), dtype=dtype)
     rows[0::2, 0], rows[0::2, 1] = positions[:-1], begins[:, 1]
     rows[1::2, 0], rows[1::2, 1] = positions[1:] - 1, ends[:, 1]
-    np.save(directory / ends_file(prefix), rows)
+    _save(directory / ends_file(prefix), rows)
     with open(directory / documents_file(prefix), "wb") as out:
         npy.write_array_header_1_0(out, {"descr": "<i4", "fortran_order": False, "shape": (int(positions[-1]),)})
         for first in range(0, count, AT_ONCE):
             here = slice(first, first + AT_ONCE)
             shifts = np.repeat(begins[here, 0] - positions[:-1][here], counts[here])
-            documents[shifts + np.arange(positions[first], positions[first] + len(shifts))].tofile(out)
+            out.write(documents[shifts + np.arange(positions[first], positions[first] + len(shifts))].data)
     progress.add(lengths.nbytes)

@@ -107,6 +107,13 @@ def test_another_source_starts_from_scratch(
     assert nemo.inspect(tmp_path / "out").architecture.vocab_size == 501
 
 
+def test_a_kill_before_there_is_a_record(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / f"{convert.RECORD}.partial").write_text('{"to"')
+    assert convert.convert(models / "3.1", tmp_path / "out", "nemo") == 0
+    assert not (tmp_path / "out" / f"{convert.RECORD}.partial").exists()
+
+
 def test_a_full_disk_is_reported_and_the_conversion_can_be_resumed(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,15 +213,13 @@ def test_data_with_a_manifest_is_known_by_its_content(settings: Settings, tmp_pa
     assert len(list(paths.index_root(settings).iterdir())) == 1
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
+def test_a_full_disk_is_one_line_and_leaves_nothing(settings: Settings, small_disk: Path) -> None:
+    full = replace(settings, tmp_npy_index=str(small_disk / "index"))
+    (small_disk / "others").write_bytes(bytes(shutil.disk_usage(small_disk).free - (8 << 10)))
     with pytest.raises(UserError, match=r"/index: the training index cannot be written: No space left") as failure:
-        built(settings)
+        built(full)
     assert len(failure.value.lines) == 1
-    assert not list(paths.index_root(settings).iterdir())
+    assert not list(paths.index_root(full).iterdir())
 
 
 def test_a_place_that_is_no_directory_is_one_line(settings: Settings, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ def without_seconds(text: str) -> str:
 
 
 def without_numbers(text: str) -> str:
-    """Return output without any figures."""
-    return NUMBERS.sub("", text)
+    """Return output without any figures, and the units of speeds."""
+    return NUMBERS.sub("", without_seconds(text))
 
 
 def without_times(text: str) -> str:

@@ -95,7 +95,7 @@ def _prepare(source: HuggingFaceCheckpoint | NemoCheckpoint, destination: Path, 
     with failures_named(partial):
         written = 0
         if partial.exists():
-            if not (partial / RECORD).is_file() and any(partial.iterdir()):
+            if not (partial / RECORD).is_file() and {path.name for path in partial.iterdir()} - {RECORD + PARTIAL}:
                 raise UserError(f"{partial}: exists, but not from a conversion; remove it")
             written = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
         free, missing = free_bytes(partial), source.bytes() - written
