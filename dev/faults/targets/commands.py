@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 SECONDS = re.compile(r"\d[\d.,]* ?(s|ms|[kMG]?B/s)\b")
-NUMBERS = re.compile(r"\d[\d.,]*")
+NUMBERS = re.compile(r"\d[\d.,]*( [kMGT]?B\b)?")
 TIMES = re.compile(r"\d{8}-\d{6}|\d{4}-\d\d-\d\dT[\d:.+-]*Z?")
 
 
@@ -20,7 +20,7 @@ def without_seconds(text: str) -> str:
 
 
 def without_numbers(text: str) -> str:
-    """Return output without any figures, and the units of speeds."""
+    """Return output without any figures, and the units of sizes and speeds."""
     return NUMBERS.sub("", without_seconds(text))
 
 
