@@ -49,11 +49,15 @@ class DirectWriter:
     A file system without O_DIRECT gets an ordinary file. Raises OSError.
     """
 
-    def __init__(self, path: Path):
-        """Create or truncate a file."""
-        self._file = _open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    def __init__(self, path: Path, start: int = 0):
+        """Create or truncate a file; with `start`, keep this many of its bytes and append to them."""
+        begun = _last_block(path, start)
+        if start:
+            os.truncate(path, start)
+        self._file = _open(path, os.O_WRONLY | os.O_CREAT | (0 if start else os.O_TRUNC))
         self._buffer = mmap.mmap(-1, BUFFER)
-        self._filled = self._written = 0
+        self._written = start - len(begun)
+        self._keep(begun)
 
     def __enter__(self) -> "DirectWriter":
         return self
@@ -61,9 +65,9 @@ class DirectWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is None:
-                self._finish()
+                self.sync()
         finally:
-            os.close(self._file)
+            self.close()
 
     def write(self, data: "bytes | bytearray | memoryview") -> int:
         """Append bytes and return how many."""
@@ -75,7 +79,7 @@ class DirectWriter:
             self._filled += len(part)
             rest = rest[len(part) :]
             if self._filled == BUFFER:
-                self._flush(BUFFER)
+                self._flush()
         return size
 
     def tell(self) -> int:
@@ -83,20 +87,43 @@ class DirectWriter:
         return self._written + self._filled
 
     def flush(self) -> None:
-        """Do nothing: only whole buffers are written before the end."""
+        """Do nothing: only `sync` writes less than a whole buffer."""
 
-    def _flush(self, size: int) -> None:
-        done = 0
+    def sync(self) -> None:
+        """Have the bytes so far on the disk. More may follow."""
+        size, begun = self.tell(), self._buffer[self._filled // BLOCK * BLOCK : self._filled]
+        self._flush()
+        os.ftruncate(self._file, size)
+        os.fsync(self._file)
+        self._written -= len(begun)
+        self._keep(begun)
+
+    def close(self) -> None:
+        """Close the file, without what was written since the last `sync`."""
+        os.close(self._file)
+
+    def _keep(self, begun: bytes) -> None:
+        """Put the bytes of a block that is not full into the buffer, to write the block again when more follow."""
+        self._buffer[: len(begun)] = begun
+        self._filled = len(begun)
+
+    def _flush(self) -> None:
+        size, done = -(-self._filled // BLOCK) * BLOCK, 0
         while done < size:
             with memoryview(self._buffer) as whole, whole[done:size] as part:
-                done += _cached_if_need_be(self._file, partial(os.write, self._file, part))
+                write = partial(os.pwrite, self._file, part, self._written + done)
+                done += _cached_if_need_be(self._file, write)
         self._written += self._filled
         self._filled = 0
 
-    def _finish(self) -> None:
-        self._flush(-(-self._filled // BLOCK) * BLOCK)
-        os.ftruncate(self._file, self._written)
-        os.fsync(self._file)
+
+def _last_block(path: Path, size: int) -> bytes:
+    """Return the last block of a file's first `size` bytes if it is not full, else nothing."""
+    if not size % BLOCK:
+        return b""
+    with open(path, "rb") as file:
+        file.seek(size // BLOCK * BLOCK)
+        return file.read(size % BLOCK)
 
 
 class DirectReader(io.RawIOBase):

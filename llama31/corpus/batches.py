@@ -75,7 +75,7 @@ class Reading:
                 texts, skipped = records.texts(block, self.json_key, self.refusal, skipped, self.bad_line_limit)
                 reached = position
                 parts.append(texts)
-                pending += len(block.data)
+                pending += block.size
                 if pending >= self.batch_bytes:
                     yield batch()
                     parts, pending = [], 0

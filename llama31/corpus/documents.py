@@ -6,13 +6,12 @@ newlines, and reads compressed files as bytes, where only a line feed ends a lin
 
 import errno
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
-
-import numpy as np
 
 from llama31.common.errors import UserError
 from llama31.common.files import sha256_of
@@ -69,16 +68,17 @@ class LineBlock:
     path: Path
     first_line: int
     """Number of the first line, from 1."""
-    data: bytes
+    ended_lines: list[bytes]
     """The lines, each ended by a line feed; the last one may have none."""
+    size: int
+    """Their bytes."""
     end: LinePosition
     """Position after the last line."""
 
     @property
     def lines(self) -> list[bytes]:
         """The lines without line ends."""
-        lines = self.data.split(b"\n")
-        return lines if lines[-1] else lines[:-1]
+        return [line.removesuffix(b"\n") for line in self.ended_lines]
 
 
 def check_inputs(paths: Sequence[Path]) -> None:
@@ -193,8 +193,9 @@ def _blocks(path: Path, raw: BinaryIO, start: LinePosition, block_bytes: int) ->
         data = b"".join(pieces)
         if is_text and b"\r" in data:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        place = LinePosition(first_line + _count_lines(data), *stream.locate(back), file.hashed, file.sha256)
-        return LineBlock(path, first_line, data, place)
+        lines = io.BytesIO(data).readlines()  # 3 times as fast as bytes.split
+        place = LinePosition(first_line + len(lines), *stream.locate(back), file.hashed, file.sha256)
+        return LineBlock(path, first_line, lines, len(data), place)
 
     line = start.line
     unfinished: list[bytes] = []  # pieces of a line that is not complete yet
@@ -219,12 +220,6 @@ def _length_of_whole_lines(data: bytes, is_text: bool) -> int:
     if is_text:  # a carriage return as the last byte may be the first half of a line end
         length = max(length, data.rfind(b"\r", length, -1) + 1)
     return length
-
-
-def _count_lines(data: bytes) -> int:
-    """Return the number of lines; the last one may have no line end."""
-    ends = int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n")))  # 5 times as fast as bytes.count
-    return ends + (bool(data) and not data.endswith(b"\n"))
 
 
 def _verified_reader(path: Path, raw: BinaryIO, place: LinePosition) -> _HashingReader:

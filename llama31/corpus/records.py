@@ -80,24 +80,25 @@ def texts(
     `refusal` returns why the encoder cannot take a text, empty if it can; it takes all up to LONGEST_TEXT characters.
     Raises UserError, naming file and line, for such a text, and for the first bad line beyond `limit`.
     """
-    lines = block.lines
-    try:  # in one pass while all lines are well-formed
-        found = [orjson.loads(line)[key] for line in lines]
-        if all(type(text) is str for text in found) and max(map(len, found), default=0) <= LONGEST_TEXT:
-            return Texts.of(found), skipped
+    try:  # in one pass while all lines are well-formed; orjson ignores line ends
+        found = [orjson.loads(line)[key] for line in block.ended_lines]
+        if {*map(type, found)} <= {str}:
+            joined = Texts.of(found)
+            if joined.lengths.max(initial=0) <= LONGEST_TEXT:  # bytes; no text has more characters
+                return joined, skipped
     except (orjson.JSONDecodeError, KeyError, TypeError):
         pass
-    found, skipped = _one_by_one(block, lines, key, refusal, skipped, limit)
+    found, skipped = _one_by_one(block, key, refusal, skipped, limit)
     return Texts.of(found), skipped
 
 
 def _one_by_one(
-    block: LineBlock, lines: list[bytes], key: str, refusal: Callable[[str], str], skipped: Skipped, limit: int
+    block: LineBlock, key: str, refusal: Callable[[str], str], skipped: Skipped, limit: int
 ) -> tuple[list[str], Skipped]:
     """Return the text of each line that is not blank, and the bad lines so far."""
     found: list[str] = []
     bad: list[BadLine] = []
-    for number, line in enumerate(lines, block.first_line):
+    for number, line in enumerate(block.lines, block.first_line):
         try:
             text = orjson.loads(line)[key]
         except (orjson.JSONDecodeError, KeyError, TypeError):

@@ -46,7 +46,7 @@ class TokenizerReference:
         """Return the facts, with a sample of `source`. Raises the exceptions of `documents.blocks`, `records.texts`."""
         exact = self._exact
         block = next(documents.blocks(source))
-        sample = replace(block, data=b"\n".join(block.lines[:SAMPLE_TEXTS]))
+        sample = replace(block, ended_lines=block.ended_lines[:SAMPLE_TEXTS])
         texts, _ = records.texts(sample, json_key, lambda _: "", NOTHING_SKIPPED, bad_line_limit)
         probes = [text for text in (*exact.probes(), *(text[:SAMPLE_CHARACTERS] for text in texts.all())) if text]
         return Facts(exact.limits, self._fingerprint, exact.unproven_reason(), probes, exact.encode_list(probes))

@@ -26,7 +26,7 @@ class Texts:
     @staticmethod
     def of(texts: Sequence[str]) -> "Texts":
         """Join texts; drop empty ones."""
-        texts = [text for text in texts if text]
+        texts = texts if all(texts) else [text for text in texts if text]
         encoded = [text.encode() for text in texts]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         others = [data for data, text in zip(encoded, texts, strict=True) if not text.isascii()]  # it is looked up

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from llama31.common.direct_file import DirectWriter
 from llama31.common.files import PARTIAL, failures_named, publish, sync_open
 from llama31.common.locks import temporary_lock
 from llama31.data.token_file import HEADER, MAGIC, VERSION, TokenType, bin_path, idx_path
@@ -76,28 +77,34 @@ class TokenWriter:
     def __enter__(self) -> "TokenWriter":
         with failures_named(self._bin_path):
             self.prefix.parent.mkdir(parents=True, exist_ok=True)
-            self._bin = _open_or_create(partial(self._bin_path))
-        with failures_named(self._idx_path):
-            self._idx = _open_or_create(partial(self._idx_path))
+            self._verify_start()
+            self._bin = DirectWriter(partial(self._bin_path), self.bin_bytes)
         try:
-            self._restore_start()
+            with failures_named(self._idx_path):
+                self._idx = self._index_to_append()
         except BaseException:
-            self._close()
+            self._bin.close()
             raise
         return self
 
-    def _restore_start(self) -> None:
-        with failures_named(self._bin_path):
-            for data in _blocks(self._bin, 0, self.bin_bytes):
+    def _verify_start(self) -> None:
+        with _open_or_create(partial(self._bin_path)) as file:
+            for data in _blocks(file, 0, self.bin_bytes):
                 self._bin_sha256.update(data)
-            if self.bin_sha256 != self._start.bin_sha256:
-                raise DamagedExtent(f"{partial(self._bin_path)} is damaged")
-            _resize(self._bin, self.bin_bytes)
-        with failures_named(self._idx_path):
+        if self.bin_sha256 != self._start.bin_sha256:
+            raise DamagedExtent(f"{partial(self._bin_path)} is damaged")
+
+    def _index_to_append(self) -> BinaryIO:
+        file = _open_or_create(partial(self._idx_path))
+        try:
             end = HEADER.size + 4 * self.documents
-            if self._resumable and os.fstat(self._idx.fileno()).st_size < end:
+            if self._resumable and os.fstat(file.fileno()).st_size < end:
                 raise DamagedExtent(f"{partial(self._idx_path)} is truncated")
-            _resize(self._idx, end)
+            _resize(file, end)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def write(self, tokens: Buffer, lengths: Buffer) -> None:
         """Append documents, none empty: their concatenated ids, in the file's type, and the number of each (int32)."""
@@ -112,7 +119,7 @@ class TokenWriter:
     def sync(self) -> Extent:
         """Flush everything written so far to disk; return the Extent to resume from after a crash."""
         with failures_named(self._bin_path):
-            sync_open(self._bin)
+            self._bin.sync()
         with failures_named(self._idx_path):
             sync_open(self._idx)
         self._resumable = True
@@ -134,7 +141,7 @@ class TokenWriter:
             self._complete_index()
             sync_open(self._idx)
         with failures_named(self._bin_path):
-            sync_open(self._bin)
+            self._bin.sync()
             self._idx_path.unlink(missing_ok=True)  # an older index must not describe the new .bin, even for a moment
             publish(partial(self._bin_path), self._bin_path)
         with failures_named(self._idx_path):
@@ -166,11 +173,11 @@ class TokenWriter:
         self._idx_sha256.update(entries.data)
 
     def _close(self) -> None:
-        for file in (self._bin, self._idx):
-            try:
-                file.close()
-            except OSError:
-                pass  # after a full disk, flushing the rest of the buffer fails again
+        self._bin.close()
+        try:
+            self._idx.close()
+        except OSError:
+            pass  # after a full disk, flushing the rest of the buffer fails again
 
 
 def partial(path: Path) -> Path:

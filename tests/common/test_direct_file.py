@@ -61,6 +61,26 @@ def test_it_writes_and_reads_what_it_was_given(size: int, tmp_path: Path) -> Non
             assert read.read(length) == contents[start : start + length]
 
 
+@pytest.mark.usefixtures("file_system")
+@pytest.mark.parametrize("size", [1, BLOCK, BUFFER + 1, 2 * BUFFER + 12345])
+def test_it_appends_to_what_it_synced(size: int, tmp_path: Path) -> None:
+    numbers, contents, path = random.Random(size), random.Random(size).randbytes(2 * size), tmp_path / "file"
+    file = DirectWriter(path)
+    done = 0
+    for end in sorted({*numbers.choices(range(2 * size), k=10), size, 2 * size}):
+        file.write(contents[done:end])
+        file.sync()
+        assert path.read_bytes() == contents[:end], "it is as long as it says"
+        done = end
+        if numbers.random() < 0.5:  # the process is killed, having written more, and another one resumes
+            file.write(contents)
+            file.close()
+            file = DirectWriter(path, done)
+            assert file.tell() == done == path.stat().st_size
+    file.close()
+    assert path.read_bytes() == contents
+
+
 def test_a_full_disk_raises() -> None:
     with pytest.raises(OSError, match="No space left") as error, DirectWriter(Path("/dev/full")) as file:
         file.write(b"x")

@@ -186,7 +186,8 @@ def test_a_bounded_number_of_bad_lines_is_listed(tmp_path: Path) -> None:
 
 
 def test_a_text_that_the_encoder_refuses_is_no_bad_line(tmp_path: Path) -> None:
-    block = LineBlock(tmp_path / "in.json", 7, b'{"text":"%s"}' % (b"a" * (LONGEST_TEXT + 1)), documents.BEGINNING)
+    line = b'{"text":"%s"}' % (b"a" * (LONGEST_TEXT + 1))
+    block = LineBlock(tmp_path / "in.json", 7, [line], len(line), documents.BEGINNING)
     with pytest.raises(UserError, match=r"in\.json:7: too long$"):
         texts(block, "text", lambda _: "too long", NOTHING_SKIPPED, limit=9)
 
