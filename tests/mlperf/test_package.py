@@ -214,7 +214,7 @@ def test_an_interruption_leaves_nothing(fresh: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_a_killed_call_left_is_removed(fresh: Path) -> None:
-    """In the directory `new.partial`; one with other files is of somebody else."""
+    """In the directory `new.partial`; one with other files is of another user."""
     before = sorted(fresh.iterdir())
     (fresh / "new.partial" / "new" / ORG).mkdir(parents=True)
     (fresh / "new.lock").touch()

@@ -101,7 +101,7 @@ def package(
 
 @contextmanager
 def _unfinished(output: Path) -> Iterator[Path]:
-    """Yield the path of the tree while it is written, in a directory that is removed afterwards.
+    """Yield the path of the tree while it is written, in a directory that is removed at the end.
 
     A killed call leaves that directory, and the next one removes it. Raises UserError if another process uses it.
     """
