@@ -35,31 +35,32 @@ def run(directory: Path, targets: Sequence[Target], options: Namespace) -> int:
         attempt.prepare(target, place)
         with attempt.served(target, place) as place:
             normal = attempt.undisturbed(target, place)
-            for number in missing:
+            for seed, number in missing:
                 if time.monotonic() - began > 60 * options.minutes:
                     print("out of time; repeat the command for the rest")
                     return wrong > 0
-                drawn, verdict = _try(target, place, normal, number, options, disks=not lacks)
+                drawn, verdict = _try(target, place, normal, (seed, number), options, disks=not lacks)
                 done += 1
                 wrong += bool(verdict.problems)
-                _record(directory, target, number, options.seed, drawn, verdict)
+                _record(directory, target, number, seed, drawn, verdict)
                 _say(directory, target, number, drawn, verdict, options, began, done)
     return wrong > 0
 
 
-def _missing(directory: Path, target: Target, options: Namespace) -> list[int]:
-    """Return the numbers of the tries that have no result yet."""
+def _missing(directory: Path, target: Target, options: Namespace) -> list[tuple[int, int]]:
+    """Return seed and number of the tries that have no result yet, or a wrong one."""
     if options.fault:
-        return [-1]
+        return [(options.seed, -1)]
+    done = last_results(directory, target.name)
     if options.wrong:
-        return sorted(number for number, found in last_results(directory, target.name).items() if found["problems"])
-    done = {result["number"] for result in results(directory, target.name) if result["seed"] == options.seed}
-    return [number for number in range(options.count) if number not in done]
+        return sorted(this for this, found in done.items() if found["problems"])
+    wanted = [(options.seed, number) for number in range(options.count)]
+    return [this for this in wanted if this not in done]
 
 
-def last_results(directory: Path, name: str) -> dict[int, dict[str, Any]]:
-    """Return the newest result of each try of a target, by number."""
-    return {result["number"]: result for result in results(directory, name)}
+def last_results(directory: Path, name: str) -> dict[tuple[int, int], dict[str, Any]]:
+    """Return the newest result of each try of a target, by seed and number."""
+    return {(result["seed"], result["number"]): result for result in results(directory, name)}
 
 
 def results(directory: Path, name: str = "") -> list[dict[str, Any]]:
@@ -70,11 +71,12 @@ def results(directory: Path, name: str = "") -> list[dict[str, Any]]:
 
 
 def _try(
-    target: Target, place: Place, normal: Undisturbed, number: int, options: Namespace, *, disks: bool
+    target: Target, place: Place, normal: Undisturbed, this: tuple[int, int], options: Namespace, *, disks: bool
 ) -> tuple[Fault, Verdict]:
     """Draw faults until one strikes."""
-    chance = chance_of(options.seed, target.name, number)
-    if text := options.fault or (options.wrong and last_results(place.root.parent, target.name)[number]["fault"]):
+    seed, number = this
+    chance = chance_of(seed, target.name, number)
+    if text := options.fault or (options.wrong and last_results(place.root.parent, target.name)[this]["fault"]):
         drawn = Fault.parse(text)
         return drawn, attempt.attempt(target, place, drawn, normal)
     for _ in range(MISSES):
