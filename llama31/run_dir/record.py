@@ -1,5 +1,6 @@
 """Settings, record (run.json), outcome and lock of a run directory. Standard library and OmegaConf only."""
 
+import contextlib
 import math
 import os
 import socket
@@ -93,7 +94,8 @@ def store_outcome(run_dir: Path, outcome: Outcome) -> Outcome:
     When one rank fails the others fail after it, so the first outcome has the reason.
     """
     for name in (RESERVE, RESERVED_NAME):
-        (run_dir / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there may be room without it
+            (run_dir / name).unlink(missing_ok=True)
     temporary = run_dir / f".{paths.OUTCOME}.{os.getpid()}"
     try:
         temporary.write_text(to_json(outcome), encoding="utf-8")

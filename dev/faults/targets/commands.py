@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 SECONDS = re.compile(r"\d[\d.,]* ?(s|ms|[kMG]?B/s)\b")
 NUMBERS = re.compile(r"\d[\d.,]*( [kMGT]?B\b)?")
-TIMES = re.compile(r"\d{8}-\d{6}|\d{4}-\d\d-\d\dT[\d:.+-]*Z?")
+TIMES = re.compile(r"\d{8}-\d{6}(-\d{1,3}\b)?|\d{4}-\d\d-\d\dT[\d:.+-]*Z?")
 
 
 def llama31(*words: object) -> Sequence[str]:
