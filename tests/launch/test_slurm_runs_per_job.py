@@ -73,7 +73,7 @@ def test_a_chain_resumes_where_the_time_of_a_job_ended(
         "RUNS_PER_JOB": 2,
         "NPAR": 2,
         "SEEDS": "1 2",
-        "EVAL_EVERY": 160,  # after 20 steps
+        "EVAL_EVERY": 800,  # after 100 steps: the first run must not end before it is held
         "SAVE_CKPT": 1,
         "CONTINUAL_CKPT": tmp_path / "checkpoints",
         "JOB_DIR": tmp_path / "runs",
@@ -94,4 +94,4 @@ def test_a_chain_resumes_where_the_time_of_a_job_ended(
     rest = [run.ended(second) for run in runs]
     assert [one.outcome.exit_code for one in rest] == [0, 0], rest[0].printed + rest[1].printed
     assert f"resumes after step {cut.outcome.step} " in rest[0].printed
-    assert runs[0].steps(second) == runs[1].steps(second) == list(range(1, 21))
+    assert runs[0].steps(second) == runs[1].steps(second) == list(range(1, 101))
