@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 LARGEST = 9_000_000  # bytes of a changed file
+LARGEST_NUMBER = 1e300  # to change by arithmetic: Python converts none that is much larger to a float or a text
 NUMBERS = (0, 1, -1, 2, 127, 128, 255, 256, 65_535, 2**31 - 1, 2**31, -(2**31), 2**32 - 1, 2**63 - 1, 2**63, 10**30)
 SCALARS: tuple[Any, ...] = (
     None, True, False, "", " ", "x", "0", "1e999", "nan", "\x00", "\x1b[31m", "a\nb", "\ud800", "é" * 300, "a" * 70_000,
@@ -179,7 +180,7 @@ def changed_value(value: Any, chance: random.Random) -> Any:
             case _:
                 items[at] = changed_value(items[at], chance)
         return items
-    if isinstance(value, int | float) and chance.random() < 0.5:
+    if isinstance(value, int | float) and chance.random() < 0.5 and abs(value) < LARGEST_NUMBER:
         return chance.choice((-value, value + 1, value * 2, value * 10**9, str(value), float(value) / 3, [value]))
     if isinstance(value, str) and value and chance.random() < 0.3:
         at = chance.randrange(len(value))

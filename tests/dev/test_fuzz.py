@@ -54,6 +54,11 @@ CONTENTS = {
 }  # fmt: skip
 
 
+def test_large_numbers_are_changed() -> None:
+    found = [mutation.changed_value(10**4000, random.Random(seed)) for seed in range(50)]
+    assert any(one != 10**4000 for one in found)
+
+
 @pytest.mark.parametrize("kind", CONTENTS)
 def test_changes(kind: str) -> None:
     """The same seed makes the same change, different ones different changes; the size is limited."""
